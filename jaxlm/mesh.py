@@ -1,0 +1,258 @@
+"""The device mesh, the one table of logical-axis rules, process setup and global arrays.
+
+Arrays name their axes by what they mean ("embed", "heads", "batch"); the table `RULES` says on which mesh
+axes each meaning is split. A model never names a mesh axis, so one model runs on any mesh:
+
+    mesh = MeshConfig(data=2, fsdp=-1).build()
+    with jax.set_mesh(mesh):
+        x = shard(x, "batch", "length", "act_embed")
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxlm.config import Config, UserError, field
+
+AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")  # slowest network first
+BATCH_AXES = ("data", "fsdp", "expert")  # a batch is split over all of these
+
+# Logical axis -> mesh axes. `None` is replicated by decision; an axis that is not in the table is an error.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    # parameters
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "gates": "tensor",
+    "hidden": "fsdp",
+    "norm": None,
+    "pos": None,
+    "labels": None,
+    "layers": "stage",
+    "experts": "expert",
+    # activations
+    "batch": BATCH_AXES,
+    "length": "context",
+    "act_embed": None,
+    "act_heads": "tensor",
+    "act_kv_heads": "tensor",
+    "act_mlp": "tensor",
+    "act_gates": "tensor",
+    "act_vocab": "tensor",
+    "act_hidden": None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig(Config):
+    """How many devices stand on each axis of the mesh; one of them may be -1: all that remain."""
+
+    data: int = field(-1, "replicas of the model, each with its part of the batch", ge=-1)
+    fsdp: int = field(1, "parts that parameters, optimizer state and batch are split into", ge=-1)
+    tensor: int = field(1, "parts that heads, ffn and vocabulary are split into", ge=-1)
+    context: int = field(1, "parts that the sequence is split into", ge=-1)
+    expert: int = field(1, "parts that the experts are split into", ge=-1)
+    stage: int = field(1, "pipeline stages", ge=-1)
+    num_devices: int | None = field(None, "how many devices to use; null: all there are", ge=1)
+
+    def validate(self) -> None:
+        sizes = {axis: getattr(self, axis) for axis in AXES}
+        if 0 in sizes.values():
+            raise UserError(f"{_axis_of(sizes, 0)}: 0 devices make no mesh; set it to 1 or more, or -1")
+        if list(sizes.values()).count(-1) > 1:
+            raise UserError("more than one axis is -1; let only one take the remaining devices")
+        for axis in ("context", "expert", "stage"):
+            if sizes[axis] not in (1, -1):
+                raise UserError(f"{axis}: only 1 is supported in this version; split data, fsdp or tensor")
+
+    def shape(self, num_devices: int) -> dict[str, int]:
+        """Devices on each axis when there are `num_devices` in all, -1 filled in."""
+        if self.num_devices is not None:
+            if self.num_devices > num_devices:
+                raise UserError(
+                    f"mesh.num_devices: {self.num_devices} asked for but {num_devices} exist; "
+                    f"set it to at most {num_devices}"
+                )
+            num_devices = self.num_devices
+        sizes = {axis: getattr(self, axis) for axis in AXES}
+        fixed = math.prod(size for size in sizes.values() if size != -1)
+        if -1 in sizes.values():
+            if num_devices % fixed:
+                raise UserError(
+                    f"mesh: {num_devices} devices cannot be split by {_show(sizes)}; "
+                    f"make the fixed axes' product ({fixed}) divide {num_devices}"
+                )
+            sizes[_axis_of(sizes, -1)] = num_devices // fixed
+        elif fixed != num_devices:
+            mend = (
+                f"set mesh.num_devices={fixed} or let one axis be -1"
+                if fixed < num_devices
+                else "use smaller axes, or start with more devices"
+            )
+            raise UserError(f"mesh: {_show(sizes)} takes {fixed} devices but {num_devices} exist; {mend}")
+        return sizes
+
+    def build(self, devices: Sequence[Any] | None = None) -> Mesh:
+        """The mesh over `devices` (all there are, over all processes, by default)."""
+        devices = list(jax.devices() if devices is None else devices)
+        sizes = self.shape(len(devices))
+        devices = devices[: math.prod(sizes.values())]
+        return jax.make_mesh(
+            tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+        )
+
+
+def _axis_of(sizes: Mapping[str, int], size: int) -> str:
+    return next(axis for axis, s in sizes.items() if s == size)
+
+
+def _show(sizes: Mapping[str, int]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size != 1) or "1 device"
+
+
+# ------------------------------------------------------------------------------------ logical axes
+
+
+def spec_of(axes: Sequence[str | None], *, without: Sequence[str] = ()) -> PartitionSpec:
+    """The partition of an array with these logical axes; mesh axes in `without` are left out."""
+    parts: list[Any] = []
+    for axis in axes:
+        if axis is not None and axis not in RULES:
+            raise UserError(f"logical axis {axis!r}: not in the rule table; use one of {', '.join(RULES)}")
+        rule = RULES[axis] if axis is not None else None
+        names = (rule,) if isinstance(rule, str) else (rule or ())
+        names = tuple(name for name in names if name not in without)
+        parts.append(names[0] if len(names) == 1 else (names or None))
+    return PartitionSpec(*parts)
+
+
+def shard(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Constrains an activation to the sharding of its logical axes; without a mesh, `x` itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec_of(axes))
+
+
+def gather_weight(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
+    """A parameter in the compute dtype, gathered over fsdp, right before its matmul.
+
+    The cast stands before the gather, so the network carries the narrow dtype; stating the gathered
+    sharding keeps the partitioner from moving activations instead of weights.
+    """
+    weight = weight.astype(dtype)
+    if jax.sharding.get_abstract_mesh().empty:
+        return weight
+    return jax.lax.with_sharding_constraint(weight, spec_of(axes, without=("fsdp",)))
+
+
+def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for each parameter of a nested dict, from its logical axes.
+
+    Raises `UserError` that names the parameter, the axis and sizes that divide, where one does not.
+    """
+    from jaxlm.nn.params import map_with_path
+
+    def one(path: str, leaf: Any, names: Sequence[str]) -> NamedSharding:
+        spec = spec_of(names)
+        for dim, (size, part) in enumerate(zip(leaf.shape, spec, strict=True)):
+            check_divides(size, part, mesh, f"parameter {path}: dim {dim} ({names[dim]})")
+        return NamedSharding(mesh, spec)
+
+    return map_with_path(one, abstract, axes)
+
+
+def check_divides(size: int, part: Any, mesh: Mesh, what: str) -> None:
+    """Raises `UserError` where `size` is not a multiple of the devices that `part` splits it over."""
+    names = (part,) if isinstance(part, str) else tuple(part or ())
+    count = math.prod(mesh.shape[name] for name in names)
+    if size % count:
+        fits = [str(n) for n in range(1, count) if size % n == 0]
+        raise UserError(
+            f"{what} of size {size} cannot be split over {count} devices of mesh axis "
+            f"{'+'.join(names)}; use {' or '.join(fits)} there, or a size that {count} divides"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
+    """Rows over the batch axes, length over context, the rest whole."""
+    return NamedSharding(mesh, spec_of(("batch", "length", None, None)[:ndim] if ndim else ()))
+
+
+def check_batch(batch_size: int, mesh: Mesh, what: str) -> None:
+    """Raises `UserError` where the mesh does not divide the batch."""
+    check_divides(batch_size, BATCH_AXES, mesh, what)
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> slice:
+    """The contiguous rows of a global batch that this process's devices hold."""
+    sharding = batch_sharding(mesh, 1)
+    spans = [
+        index[0].indices(batch_size)[:2]
+        for index in sharding.addressable_devices_indices_map((batch_size,)).values()
+    ]
+    start, stop = min(a for a, _ in spans), max(b for _, b in spans)
+    covered = {row for a, b in spans for row in range(a, b)}
+    assert len(covered) == stop - start, "a process's rows must be contiguous"
+    return slice(start, stop)
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows as arrays over the whole mesh. Does not wait for the transfer."""
+    out = {}
+    for name, rows in batch.items():
+        sharding = batch_sharding(mesh, rows.ndim)
+        if jax.process_count() == 1:
+            out[name] = jax.device_put(rows, sharding)
+        else:
+            out[name] = jax.make_array_from_process_local_data(sharding, rows)
+    return out
+
+
+# ----------------------------------------------------------------------------------------- processes
+
+
+def init_processes(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the processes of a run: by explicit arguments, else as TPU pods, Slurm or the environment say.
+
+    The environment is JAXLM_COORDINATOR ("host:port"), JAXLM_NUM_PROCESSES and JAXLM_PROCESS_ID. Nothing
+    happens where none of these says that there is more than one process.
+    """
+    coordinator = coordinator or os.environ.get("JAXLM_COORDINATOR")
+    if num_processes is None and "JAXLM_NUM_PROCESSES" in os.environ:
+        num_processes = int(os.environ["JAXLM_NUM_PROCESSES"])
+    if process_id is None and "JAXLM_PROCESS_ID" in os.environ:
+        process_id = int(os.environ["JAXLM_PROCESS_ID"])
+    given = (coordinator, num_processes, process_id)
+    if any(value is not None for value in given):
+        if any(value is None for value in given):
+            raise UserError(
+                "processes: give all of --coordinator, --num-processes and --process-id, or none of them"
+            )
+        if num_processes != 1:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif _on_cluster():
+        jax.distributed.initialize()
+
+
+def _on_cluster() -> bool:
+    """Whether the environment says that this is one of several processes (TPU pod or Slurm)."""
+    tpu_hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
+    return len(tpu_hosts) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ or slurm_tasks > 1

@@ -1,0 +1,195 @@
+"""The words that every part shares: the shape legend, the batch, metrics, and the bases of the configs.
+
+Shapes are written with these letters, in comments and in einsum strings alike:
+
+    B batch   T query length   S key length   D hidden size   F ffn size   N query heads   K kv heads
+    H head size   V vocabulary   L layers   E experts
+
+This module imports neither jax nor flax, so that the CLI and the data workers start fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from jaxlm.config import Config
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+    from flax import nnx
+
+# A batch is a flat dict of arrays (numpy on the host, jax on the device):
+#
+#   tokens          [B, T] int32    inputs
+#   targets         [B, T] int32    what to predict at each position (the next token)
+#   loss_weights    [B, T] float32  0 where the target does not count
+#   segment_ids     [B, T] int32    documents of a row, from 1; 0 is padding
+#   positions       [B, T] int32    place within the document; 0 starts one
+#   num_bytes       [B] int32       UTF-8 bytes of the targets that count
+#   num_chars       [B] int32       characters of the targets that count
+#   labels          [B] int32       classes, for classification
+#   example_weights [B] float32     0 for a row that only fills the batch
+Batch = Mapping[str, Any]
+
+# A metric is (sum, weight): nothing is divided before the last reduction, so micro-batches, ragged masks
+# and any number of hosts give the same number as one big batch.
+Metrics = Mapping[str, tuple[Any, Any]]
+
+Cache = Any  # a pytree: keys and values for attention, the hidden state for recurrences
+
+
+class LanguageModel(Protocol):
+    """What an objective, the generator and the evaluator ask of a model (a Flax NNX module)."""
+
+    config: ModelConfig
+
+    def __call__(
+        self,
+        tokens: jax.Array,  # [B, T]
+        *,
+        positions: jax.Array,  # [B, T]
+        segment_ids: jax.Array,  # [B, T]
+        cache: Cache | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache | None]:  # [B, T, D] after the final norm
+        """Hidden states, and the cache after these tokens; `key` switches dropout on."""
+        ...
+
+    def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V] float32
+        ...
+
+    def head(self) -> Any:  # kernels.cross_entropy.HeadParams
+        ...
+
+    def init_cache(self, batch_size: int, max_len: int) -> Cache: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """A model's shape; `build` makes the NNX module."""
+
+    registry: ClassVar = {
+        "transformer": "jaxlm.models.transformer:TransformerConfig",
+        "rnn": "jaxlm.models.rnn:RNNConfig",
+    }
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether training passes the recurrent state on from one window to the next."""
+        return False
+
+    def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(Config):
+    """A tokenizer: trained on the corpus, loaded from a file, or fixed."""
+
+    registry: ClassVar = {
+        "sentencepiece": "jaxlm.data.tokenizers:SentencePiece",
+        "characters": "jaxlm.data.tokenizers:Characters",
+        "bytes": "jaxlm.data.tokenizers:Bytes",
+        "huggingface": "jaxlm.data.tokenizers:HuggingFace",
+        "saved": "jaxlm.data.tokenizers:Saved",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(Config):
+    """Where documents or labelled examples come from."""
+
+    registry: ClassVar = {
+        "text": "jaxlm.data.sources:TextFiles",
+        "jsonl": "jaxlm.data.sources:JsonLines",
+        "csv": "jaxlm.data.sources:Csv",
+        "parquet": "jaxlm.data.sources:Parquet",
+        "array_record": "jaxlm.data.sources:ArrayRecord",
+        "package": "jaxlm.data.sources:PackageFiles",
+        "stdlib": "jaxlm.data.sources:StandardLibrary",
+        "synthetic": "jaxlm.data.sources:Synthetic",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """A dataset of rows at random access: what `prepare` writes once and a batch is drawn from."""
+
+    registry: ClassVar = {
+        "text": "jaxlm.data.text:TextData",
+        "tokens": "jaxlm.data.text:TokenData",
+        "examples": "jaxlm.data.examples:ExampleData",
+        "mixture": "jaxlm.data.mixture:MixtureData",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Config):
+    """What is learnt: a host transform and a device loss under one name."""
+
+    registry: ClassVar = {
+        "causal_lm": "jaxlm.objectives.causal_lm:CausalLM",
+        "sequence_classification": "jaxlm.objectives.sequence_classification:SequenceClassification",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Config):
+    """How gradients become updates."""
+
+    registry: ClassVar = {
+        "sgd": "jaxlm.train.optimizer:SGD",
+        "adam": "jaxlm.train.optimizer:Adam",
+        "adamw": "jaxlm.train.optimizer:AdamW",
+        "adafactor": "jaxlm.train.optimizer:Adafactor",
+        "lion": "jaxlm.train.optimizer:Lion",
+        "muon": "jaxlm.train.optimizer:Muon",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Config):
+    """A factor in [0, 1] of the peak learning rate, by step."""
+
+    registry: ClassVar = {
+        "constant": "jaxlm.train.schedule:Constant",
+        "linear": "jaxlm.train.schedule:Linear",
+        "cosine": "jaxlm.train.schedule:Cosine",
+        "wsd": "jaxlm.train.schedule:WarmupStableDecay",
+        "inverse_sqrt": "jaxlm.train.schedule:InverseSquareRoot",
+    }
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `token_bytes[i]` is what id i adds to the text (b"" for special ids)."""
+
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int
+    token_bytes: list[bytes]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: Any) -> str: ...
+
+    def fingerprint(self) -> str: ...
+
+    def save(self, folder: Any) -> None: ...
+
+
+class RowDataset(Protocol):
+    """Rows at random access: row i is a pure function of (seed, i), for every i >= 0.
+
+    A row is a dict of numpy arrays with the batch's keys (without B), and "id", an int64 that names the
+    sample. Rows repeat epoch after epoch, reshuffled; `rows_per_epoch` rows make one.
+    """
+
+    rows_per_epoch: int
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
