@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.config import Config, UserError, field
+from jaxlm.tree import map_with_path
 
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")  # slowest network first
 BATCH_AXES = ("data", "fsdp", "expert")  # a batch is split over all of these
@@ -161,8 +162,6 @@ def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
 
     Raises `UserError` that names the parameter, the axis and sizes that divide, where one does not.
     """
-    from jaxlm.nn.params import map_with_path
-
     def one(path: str, leaf: Any, names: Sequence[str]) -> NamedSharding:
         spec = spec_of(names)
         for dim, (size, part) in enumerate(zip(leaf.shape, spec, strict=True)):
