@@ -197,6 +197,17 @@ def check_batch(batch_size: int, mesh: Mesh, what: str) -> None:
     check_divides(batch_size, BATCH_AXES, mesh, what)
 
 
+def check_accumulation(batch_size: int, accumulation: int, mesh: Mesh) -> None:
+    """Raises `UserError` where the batch cannot be cut into micro-batches that the mesh divides."""
+    if batch_size % accumulation:
+        raise UserError(
+            f"train.batch_size: {batch_size} rows cannot be cut into {accumulation} micro-batches; "
+            f"set train.batch_size to a multiple of train.accumulation"
+        )
+    what = "train.batch_size" if accumulation == 1 else "train.batch_size / train.accumulation"
+    check_batch(batch_size // accumulation, mesh, what)
+
+
 def local_rows(batch_size: int, mesh: Mesh) -> slice:
     """The contiguous rows of a global batch that this process's devices hold."""
     sharding = batch_sharding(mesh, 1)

@@ -77,6 +77,11 @@ class ModelConfig(Config):
     }
 
     @property
+    def output_size(self) -> int:
+        """Size of the hidden states that the model returns (D)."""
+        raise NotImplementedError
+
+    @property
     def carries_state(self) -> bool:
         """Whether training passes the recurrent state on from one window to the next."""
         return False
