@@ -1,0 +1,287 @@
+"""Where a run's numbers go: metrics.jsonl and TensorBoard, and W&B or trackio when asked for.
+
+`metrics.jsonl` holds one JSON object a line: `step` (updates applied so far), `time` (unix seconds), and
+the metrics by name ("train/loss", "eval/bits_per_byte"). JSON has no NaN, so a number that is not finite
+is written as the string "NaN", "Infinity" or "-Infinity", which Python's `float` reads back. A line with
+`event` in place of metrics marks where a process took the run up ("start", "resume").
+
+    with MetricsWriter(run_dir, LoggingConfig()) as writer:
+        writer.write(10, {"train/loss": 4.2, "train/learning_rate": 1e-3})
+    read_metrics(run_dir / "metrics.jsonl")  # [{"step": 0, ...}, {"step": 10, "train/loss": 4.2, ...}]
+
+Every line is handed to the operating system before `write` returns, so a killed process loses none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config import Config, UserError, field
+
+FILE_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig(Config):
+    """What is logged, how often, and where to."""
+
+    every_steps: int = field(10, "steps between two lines of metrics", ge=1)
+    print_every_steps: int = field(50, "steps between two printed lines off a terminal", ge=1)
+    tensorboard: bool = field(True, "write TensorBoard events to <run>/tensorboard")
+    wandb: str | None = field(None, "W&B project to log to; needs jaxlm[wandb]")
+    trackio: str | None = field(None, "trackio project to log to; needs jaxlm[trackio]")
+
+
+def finalize(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+    """Each (sum, weight) pair as the number sum / weight; NaN where nothing was counted (weight 0).
+
+    The pairs may be device arrays: reading one waits for the device, so pass those of the step before.
+    """
+    values = {}
+    for name, (total, weight) in metrics.items():
+        total, weight = float(total), float(weight)
+        values[name] = total / weight if weight else math.nan
+    return values
+
+
+class MetricsWriter:
+    """Appends metrics to every sink of `config`, from one process of a run.
+
+    `resume_step` is the step that was restored (None for a fresh run): what an earlier process logged
+    beyond it is taken back, since those steps are about to be run again. `run_config`, plain values, is
+    shown by W&B and trackio.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: LoggingConfig,
+        *,
+        resume_step: int | None = None,
+        run_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        run_dir = Path(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._path = run_dir / FILE_NAME
+        if resume_step is not None:
+            truncate_metrics(self._path, resume_step)
+        # Trackers first: a missing package should stop the run before it leaves a trace.
+        self._sinks: list[_Sink] = []
+        if config.wandb is not None:
+            self._sinks.append(_wandb_sink(config.wandb, run_dir, run_config))
+        if config.trackio is not None:
+            self._sinks.append(_trackio_sink(config.trackio, run_dir, run_config))
+        if config.tensorboard:
+            self._sinks.append(_tensorboard_sink(run_dir / "tensorboard", resume_step))
+        self._file = self._path.open("a", encoding="utf-8")
+        event = "start" if resume_step is None else "resume"
+        self._line({"step": resume_step or 0, "time": time.time(), "event": event})
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs `values`, host numbers by name, as those of `step`."""
+        now = time.time()
+        numbers = {name: float(value) for name, value in values.items()}
+        self._line({"step": int(step), "time": now, **numbers})
+        for sink in self._sinks:
+            sink.write(int(step), numbers, now)
+
+    def flush(self) -> None:
+        """Hands all sinks' buffers to the operating system; worth a call before a checkpoint."""
+        self._file.flush()
+        for sink in self._sinks:
+            sink.flush()
+
+    def close(self) -> None:
+        """Closes every sink; a second call does nothing."""
+        self._file.close()
+        while self._sinks:
+            self._sinks.pop().close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _line(self, record: Mapping[str, Any]) -> None:
+        self._file.write(encode(record) + "\n")
+        self._file.flush()
+
+
+# --------------------------------------------------------------------------------- reading and mending
+
+
+def encode(record: Mapping[str, Any]) -> str:
+    """`record` as one line of valid JSON: a number that is not finite becomes a string."""
+    plain = {name: _finite(value) for name, value in record.items()}
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl in order, non-finite numbers as floats; [] if there is no file.
+
+    A line cut short at the end is what a killed process leaves and is dropped; other lines that are no
+    JSON object are skipped with a warning.
+    """
+    records, bad = [], []
+    lines = _lines(Path(path))
+    for number, line in enumerate(lines, 1):
+        record = _decode(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):
+            bad.append(number)
+    if bad:
+        warnings.warn(
+            f"{path}: skipped {len(bad)} unreadable lines, the first is {bad[0]}", stacklevel=2
+        )
+    return records
+
+
+def truncate_metrics(path: Path, last_step: int) -> None:
+    """Removes the lines beyond `last_step` and unreadable ones; a crash leaves the old file or the new."""
+    lines = _lines(path)
+    decoded = ((line, _decode(line)) for line in lines)
+    kept = [line for line, record in decoded if record is not None and record["step"] <= last_step]
+    if kept == lines:
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _lines(path: Path) -> list[str]:
+    # Not splitlines(): that also breaks at characters such as U+2028, which JSON allows in strings.
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        return list(file)
+
+
+def _decode(line: str) -> dict[str, Any] | None:
+    """The record of a line, None where it is cut short or no object with a step."""
+    try:
+        record = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return None
+    return {
+        name: float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+        for name, value in record.items()
+    }
+
+
+def _finite(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+# ----------------------------------------------------------------------------------------------- sinks
+
+
+@dataclass(frozen=True)
+class _Sink:
+    """One place beside metrics.jsonl that numbers go to."""
+
+    write: Callable[[int, Mapping[str, float], float], None]  # step, values, unix time
+    flush: Callable[[], None]
+    close: Callable[[], None]
+
+
+def _tensorboard_sink(folder: Path, resume_step: int | None) -> _Sink:
+    from tensorboardX import SummaryWriter
+
+    # TensorBoard reads a folder's files in the order of their names and hides, from `purge_step` on, what
+    # earlier ones hold. A name carries seconds only: the suffix keeps two quick restarts apart.
+    earlier = len(list(folder.glob("events.out.tfevents.*")))
+    writer = SummaryWriter(
+        logdir=str(folder),
+        purge_step=None if resume_step is None else resume_step + 1,
+        filename_suffix=f".{earlier:05d}",
+        flush_secs=10,
+    )
+
+    def write(step: int, values: Mapping[str, float], now: float) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step, walltime=now)
+
+    return _Sink(write, writer.flush, writer.close)
+
+
+def _wandb_sink(project: str, run_dir: Path, run_config: Mapping[str, Any] | None) -> _Sink:
+    wandb = _import_extra("wandb")
+    run = wandb.init(
+        project=project,
+        name=run_dir.name,
+        id=_tracker_id(run_dir),
+        dir=str(run_dir),
+        resume="allow",
+        config=dict(run_config or {}),
+    )
+    # W&B's own step may never go back, but ours does after a restore: chart against a metric instead.
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return _Sink(
+        write=lambda step, values, _: run.log({"step": step, **values}),
+        flush=lambda: None,
+        close=run.finish,
+    )
+
+
+def _trackio_sink(project: str, run_dir: Path, run_config: Mapping[str, Any] | None) -> _Sink:
+    trackio = _import_extra("trackio")
+    trackio.init(
+        project=project,
+        name=f"{run_dir.name}-{_tracker_id(run_dir)}",  # a run is found again by its name
+        resume="allow",
+        config=dict(run_config or {}),
+    )
+    return _Sink(
+        write=lambda step, values, _: trackio.log(dict(values), step=step),
+        flush=lambda: None,
+        close=trackio.finish,
+    )
+
+
+def _import_extra(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"logging.{name}: the package {name} is not installed; "
+            f"pip install 'jaxlm[{name}]', or remove logging.{name}"
+        ) from None
+
+
+def _tracker_id(run_dir: Path) -> str:
+    """A name that a resumed run shares with its first process, and no other run has."""
+    path = run_dir / "tracker_id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """The steps and values of one metric, in the order logged; non-numbers are left out."""
+    pairs = [
+        (record["step"], float(record[name]))
+        for record in records
+        if isinstance(record.get(name), (int, float))
+    ]
+    return [step for step, _ in pairs], [value for _, value in pairs]
