@@ -1,0 +1,138 @@
+"""The loss of a language model's head, per token, from hidden states.
+
+For logits z = softcap(hidden @ kernel + bias) and target t, with L = logsumexp(z):
+
+    nll  = L - z_t
+    loss = (1 - s) nll + s (L - mean(z)) + c L**2      s: label smoothing, c: z-loss
+
+(smoothing as in Szegedy et al. 2016, z-loss as in PaLM, Chowdhery et al. 2022, section 5). Nothing
+is reduced over tokens: the objective weighs, sums and divides at the very end.
+
+    losses = cross_entropy(hidden, model.head(), targets, z_loss=1e-4)
+    loss_sum = (losses.loss * weights).sum()
+
+The target's logit is taken by comparing with an iota, which fuses into the reductions forward and
+backward: no gather, no scatter, no one-hot in memory, and a vocabulary split over devices stays
+split.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.kernels.registry import Kernel
+
+CHUNK = 512  # tokens of a row whose logits "chunked" holds at a time
+
+cross_entropy_kernels = Kernel("cross_entropy")
+
+
+class HeadParams(NamedTuple):
+    """What turns hidden states into logits."""
+
+    kernel: jax.Array  # [D, V], compute dtype
+    bias: jax.Array | None = None  # [V]
+    softcap: float | None = None  # z -> softcap * tanh(z / softcap)
+
+
+class TokenLoss(NamedTuple):
+    """Per token, float32."""
+
+    loss: jax.Array  # [B, T] with smoothing and z-loss: what is trained on
+    nll: jax.Array  # [B, T] -log p(target): what is reported
+    correct: jax.Array  # [B, T] 1 where the target is the argmax
+
+
+def logits(hidden: jax.Array, head: HeadParams) -> jax.Array:
+    """Float32 logits [..., V] of hidden states [..., D]; the matmul accumulates in float32."""
+    z = jax.lax.dot_general(
+        hidden,
+        head.kernel,
+        (((hidden.ndim - 1,), (0,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    if head.bias is not None:
+        z = z + head.bias.astype(jnp.float32)
+    if head.softcap is not None:
+        z = head.softcap * jnp.tanh(z / head.softcap)
+    return z
+
+
+def cross_entropy(
+    hidden: jax.Array,  # [B, T, D]
+    head: HeadParams,
+    targets: jax.Array,  # [B, T] int, in [0, V) wherever the token counts
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    impl: str = "auto",
+) -> TokenLoss:
+    """Loss, negative log likelihood and correctness of every token.
+
+    `impl`: "reference" forms all logits; "chunked" forms those of `CHUNK` tokens a row at a time
+    and again in the backward pass, so memory does not grow with length times vocabulary; "auto"
+    picks.
+    """
+    function = cross_entropy_kernels.pick(impl)
+    return function(hidden, head, targets, label_smoothing=label_smoothing, z_loss=z_loss)
+
+
+@cross_entropy_kernels.register("reference", auto_on=("cpu",))
+def _reference(
+    hidden: jax.Array,
+    head: HeadParams,
+    targets: jax.Array,
+    *,
+    label_smoothing: float,
+    z_loss: float,
+) -> TokenLoss:
+    z = logits(hidden, head)  # [B, T, V]
+    index = jax.lax.broadcasted_iota(targets.dtype, z.shape, z.ndim - 1)
+    target = targets[..., None]
+    lse = jax.nn.logsumexp(z, axis=-1)
+    z_target = jnp.sum(jnp.where(index == target, z, 0.0), axis=-1)
+    nll = lse - z_target
+    loss = nll
+    if label_smoothing:
+        loss = (1 - label_smoothing) * nll + label_smoothing * (lse - jnp.mean(z, axis=-1))
+    if z_loss:
+        loss = loss + z_loss * jnp.square(lse)
+    # argmax == target, as a plain sum: nothing larger, and nothing equal before it
+    z, best = jax.lax.stop_gradient((z, z_target))
+    ahead = (z > best[..., None]) | ((z == best[..., None]) & (index < target))
+    correct = (jnp.sum(ahead, axis=-1) == 0).astype(jnp.float32)
+    return TokenLoss(loss, nll, correct)
+
+
+@cross_entropy_kernels.register("chunked", auto_on=("tpu", "gpu"))
+def _chunked(
+    hidden: jax.Array,
+    head: HeadParams,
+    targets: jax.Array,
+    *,
+    label_smoothing: float,
+    z_loss: float,
+) -> TokenLoss:
+    batch, length, dim = hidden.shape
+    count = -(-length // CHUNK)
+    pad = count * CHUNK - length
+    if count == 1:
+        return _reference(hidden, head, targets, label_smoothing=label_smoothing, z_loss=z_loss)
+    # chunks are cut from the length, so that the split of the batch over devices stands
+    hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0))).reshape(batch, count, CHUNK, dim)
+    targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, count, CHUNK)
+
+    @jax.checkpoint
+    def one(chunk: tuple[jax.Array, jax.Array], head: HeadParams) -> TokenLoss:
+        x, t = chunk
+        return _reference(x, head, t, label_smoothing=label_smoothing, z_loss=z_loss)
+
+    arrays = HeadParams(head.kernel, head.bias)
+    chunks = (jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(targets, 1, 0))
+    out = jax.lax.map(lambda chunk: one(chunk, arrays._replace(softcap=head.softcap)), chunks)
+    return TokenLoss(
+        *(jnp.moveaxis(x, 0, 1).reshape(batch, count * CHUNK)[:, :length] for x in out)
+    )

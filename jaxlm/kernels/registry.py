@@ -1,0 +1,111 @@
+"""Implementations of a kernel, registered by name and platform.
+
+A kernel is one signature with several implementations. `auto` takes the first one registered for
+the platform, falls back on "reference" (plain jnp, right everywhere), and logs once what it took:
+
+    attention_kernels = Kernel("attention")
+
+    @attention_kernels.register("reference")
+    def _reference(...): ...
+
+    attention_kernels.pick("auto")(...)
+
+An implementation may decline what it cannot do: `supports(**what)` is asked before `auto` takes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import difflib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxlm.config import UserError
+
+logger = logging.getLogger("jaxlm.kernels")
+
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def target_platform(name: str) -> Iterator[None]:
+    """Within it `auto` picks for platform `name`: "cpu", "gpu" or "tpu"."""
+    token = _platform.set(name)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
+def platform() -> str:
+    """The platform that kernels are picked for."""
+    return _platform.get() or jax.default_backend()
+
+
+class Implementation(NamedTuple):
+    name: str
+    function: Callable[..., Any]
+    auto_on: tuple[str, ...]  # the platforms where `auto` may take it
+    supports: Callable[..., bool]
+
+
+class Kernel:
+    """One signature and its implementations by name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.implementations: dict[str, Implementation] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    def register(
+        self,
+        name: str,
+        *,
+        auto_on: tuple[str, ...] = (),
+        supports: Callable[..., bool] = lambda **_: True,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Adds the decorated function, which `auto` takes on `auto_on` if it supports `what`."""
+
+        def add(function: Callable[..., Any]) -> Callable[..., Any]:
+            assert name not in self.implementations, f"{self.name}: {name} is registered twice"
+            self.implementations[name] = Implementation(name, function, auto_on, supports)
+            return function
+
+        return add
+
+    def pick(self, name: str = "auto", **what: Any) -> Callable[..., Any]:
+        """The implementation called `name`, or the platform's best one that supports `what`."""
+        if name == "auto":
+            return self._auto(**what)
+        if name not in self.implementations:
+            known = ["auto", *sorted(self.implementations)]
+            near = difflib.get_close_matches(name, known, n=1)
+            mend = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+            raise UserError(f"{self.name} implementation {name!r}: not registered; {mend}")
+        chosen = self.implementations[name]
+        if not chosen.supports(**what):
+            raise UserError(
+                f"{self.name} implementation {name!r}: cannot do {_show(what)}; "
+                "use auto or reference"
+            )
+        return chosen.function
+
+    def _auto(self, **what: Any) -> Callable[..., Any]:
+        here = platform()
+        chosen = self.implementations["reference"]
+        for candidate in self.implementations.values():
+            if here in candidate.auto_on and candidate.supports(**what):
+                chosen = candidate
+                break
+        if (here, chosen.name) not in self._told:
+            self._told.add((here, chosen.name))
+            logger.info("%s on %s: %s", self.name, here, chosen.name)
+        return chosen.function
+
+
+def _show(what: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in what.items())

@@ -1,0 +1,70 @@
+"""A linear map over named dims: y = x @ kernel + bias.
+
+The kernel keeps its dims apart, so that sharding rules can name each of them:
+
+    query = Dense({"embed": D}, {"heads": N, "head_dim": H}, rngs=rngs)     # 'BTD,DNH->BTNH'
+    out = Dense({"heads": N, "head_dim": H}, {"embed": D}, rngs=rngs)       # 'BTNH,NHD->BTD'
+    up = Dense({"embed": D}, {"mlp": F}, bias=True, rngs=rngs)              # 'BTD,DF->BTF'
+
+Initialisation: normal with a standard deviation of `std`, or of 1/sqrt(fan in) where `std` is None,
+so that outputs have the inputs' variance; both times `scale`. A map whose output is added to the
+residual stream takes scale = 1/sqrt(2L), which keeps the stream's variance independent of depth
+(GPT-2, Radford et al. 2019, section 2.3). Biases start at 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.mesh import gather_weight
+
+
+class Dense(nnx.Module):
+    """Contracts the last dims of x with the kernel's first ones."""
+
+    def __init__(
+        self,
+        inputs: Mapping[str, int],  # logical axis -> size, in order
+        outputs: Mapping[str, int],
+        *,
+        bias: bool = False,
+        std: float | None = None,
+        scale: float = 1.0,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.num_inputs = len(inputs)
+        self.dtype = jnp.dtype(dtype)
+        shape = (*inputs.values(), *outputs.values())
+        if std is None:
+            std = 1 / math.sqrt(math.prod(inputs.values()))
+        kernel = std * scale * jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.kernel = nnx.Param(kernel, axes=(*inputs, *outputs))
+        if bias:
+            zeros = jnp.zeros(tuple(outputs.values()), jnp.float32)
+            self.bias = nnx.Param(zeros, axes=tuple(outputs))
+        else:
+            self.bias = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [..., *inputs] -> [..., *outputs]
+        """The map in the compute dtype. `x` ends in the dims that the kernel begins with."""
+        k = self.num_inputs
+        y = jax.lax.dot_general(
+            x.astype(self.dtype),
+            weight(self.kernel, self.dtype),
+            ((tuple(range(x.ndim - k, x.ndim)), tuple(range(k))), ((), ())),
+        )
+        if self.bias is not None:
+            y = y + weight(self.bias, self.dtype)
+        return y
+
+
+def weight(param: nnx.Param, dtype: Any) -> jax.Array:
+    """A parameter as its matmul wants it: in the compute dtype, gathered over fsdp."""
+    return gather_weight(param.get_value(), param.get_metadata()["axes"], dtype)

@@ -1,0 +1,33 @@
+"""Dropout (Srivastava et al. 2014) as a function of an explicit key.
+
+    x = dropout(x, 0.1, key)                       # key None: x itself
+    x = dropout(x, 0.3, key, shared_dims=(1,))     # one mask for all of T (variational, Gal 2016)
+
+Keys are passed in, never held by a module: a mask is a pure function of (key, shape), so it depends
+neither on the mesh nor on which loop the layer stands in.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def dropout(
+    x: jax.Array, rate: float, key: jax.Array | None, *, shared_dims: tuple[int, ...] = ()
+) -> jax.Array:
+    """Zeroes each element with probability `rate` in [0, 1) and divides the rest by 1 - rate.
+
+    Elements along `shared_dims` share one draw. Without a key, or at rate 0, returns x.
+    """
+    if key is None or rate == 0.0:
+        return x
+    shared = {dim % x.ndim for dim in shared_dims}
+    shape = tuple(1 if dim in shared else size for dim, size in enumerate(x.shape))
+    keep = jax.random.bernoulli(key, 1.0 - rate, shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def split_key(key: jax.Array | None, count: int) -> tuple[jax.Array | None, ...]:
+    """`count` independent keys, or that many None."""
+    return (None,) * count if key is None else tuple(jax.random.split(key, count))

@@ -1,0 +1,43 @@
+"""The token embedding: a table [V, D] that is looked up, and serves as the head when tied.
+
+    embed = Embedding(vocab_size, dim, rngs=rngs)
+    x = embed(tokens)            # [B, T] -> [B, T, D]
+    kernel = embed.attend()      # [D, V], for a tied head
+
+The lookup reads the table in the compute dtype; a vocabulary split over devices stays split.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.nn.dense import weight
+
+
+class Embedding(nnx.Module):
+    """A table of vectors, normal with standard deviation `std` at the start."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int,
+        *,
+        std: float = 0.02,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.dtype = jnp.dtype(dtype)
+        table = std * jax.random.normal(rngs.params(), (vocab_size, dim), jnp.float32)
+        self.table = nnx.Param(table, axes=("vocab", "embed"))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:  # [B, T] -> [B, T, D]
+        """The rows of the table; an id that is not in it gives NaN, not another row."""
+        return jnp.take(weight(self.table, self.dtype), tokens, axis=0, mode="fill")
+
+    def attend(self) -> jax.Array:
+        """The table as the kernel [D, V] of a tied head, in the compute dtype."""
+        return weight(self.table, self.dtype).T
