@@ -61,6 +61,11 @@ def field(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def key_of(spec: dataclasses.Field) -> str:
+    """The YAML key of a field: its name, less the underscore of one that is a Python keyword (`from_`)."""
+    return spec.name.removesuffix("_")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The base of every config. `registry` is set on a polymorphic base: {type: "module:Class"}."""
@@ -258,7 +263,7 @@ def _build(cls: type, values: Any, path: str, marks: Mapping[str, Mark]) -> Any:
     values = dict(values)
     cls = _resolve_type(cls, values, path, marks)
     hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
+    known = {key_of(f): f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
             raise _error(_join(path, key), marks, "unknown key", suggest(key, known))
@@ -266,8 +271,8 @@ def _build(cls: type, values: Any, path: str, marks: Mapping[str, Mark]) -> Any:
     for name, spec in known.items():
         here = _join(path, name)
         if name in values:
-            arguments[name] = _value(hints[name], values[name], here, marks)
-            _check_bounds(arguments[name], spec, here, marks)
+            arguments[spec.name] = _value(hints[spec.name], values[name], here, marks)
+            _check_bounds(arguments[spec.name], spec, here, marks)
         elif spec.default is REQUIRED and spec.default_factory is REQUIRED:
             raise _error(here, marks, "is required", f"set it to {spec.metadata['doc']}")
     config = cls(**arguments)
@@ -384,7 +389,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     if name is not None:
         values["type"] = name
     for spec in dataclasses.fields(config):
-        values[spec.name] = _to_plain(getattr(config, spec.name))
+        values[key_of(spec)] = _to_plain(getattr(config, spec.name))
     return values
 
 
@@ -424,7 +429,7 @@ def describe(config: Config, path: str = "") -> Iterable[tuple[str, Any, str]]:
     if name is not None:
         yield _join(path, "type"), name, (type(config).__doc__ or "").strip().split("\n")[0]
     for spec in dataclasses.fields(config):
-        yield from _describe(getattr(config, spec.name), _join(path, spec.name), spec.metadata["doc"])
+        yield from _describe(getattr(config, spec.name), _join(path, key_of(spec)), spec.metadata["doc"])
 
 
 def _describe(value: Any, path: str, doc: str) -> Iterable[tuple[str, Any, str]]:

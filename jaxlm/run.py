@@ -1,0 +1,150 @@
+"""A run is one YAML: the config tree of a run, and how a file becomes one.
+
+    resolved = load_run("configs/quickstart.yaml", ["train.steps=100"])
+    resolved.config.optimizer.learning_rate
+
+With `init.from` the source run's model and tokenizer lie below the file, so a second stage names only what
+it changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxlm import config as configs
+from jaxlm.config import REQUIRED, Config, Layer, Mark, Resolved, UserError, field
+from jaxlm.mesh import MeshConfig
+from jaxlm.train.checkpoint import CheckpointConfig
+from jaxlm.train.metrics import LoggingConfig
+from jaxlm.types import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TokenizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """How long, how much at once, and how the batches are fed."""
+
+    steps: int | None = field(None, "optimizer steps of the whole run; null: from epochs", ge=1)
+    epochs: float | None = field(None, "passes over the training rows, where steps is null", gt=0)
+    batch_size: int = field(32, "rows of one step, over all devices and micro-batches", ge=1)
+    accumulation: int = field(1, "micro-batches that a step's rows are taken in", ge=1)
+    prefetch: int = field(8, "batches made ahead of the step", ge=0)
+    data_threads: int = field(1, "threads that make batches", ge=1)
+    data_workers: int = field(0, "processes that make batches; 0: threads alone", ge=0)
+    max_bad_steps: int = field(5, "steps in a row with a non-finite loss before the run stops", ge=1)
+    ledger: bool = field(False, "write the ids of every step's samples to ledger.jsonl")
+
+    def validate(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError("steps, epochs: set exactly one of the two")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Config):
+    """When the validation split is measured, and how much of it."""
+
+    every_steps: int | None = field(None, "measure every N steps; null: at the end alone", ge=1)
+    batch_size: int | None = field(None, "rows of one batch; null: that of training", ge=1)
+    max_batches: int | None = field(None, "batches measured during training; null: all", ge=1)
+    at_end: bool = field(True, "measure the whole split after the last step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Config):
+    """Text that the model writes while it trains."""
+
+    every_steps: int | None = field(None, "write every N steps; null: at the end alone", ge=1)
+    prompts: tuple[str, ...] = field((), "texts to continue; none: no samples")
+    max_tokens: int = field(128, "tokens written after each prompt", ge=1)
+    temperature: float = field(0.8, "0 is greedy; higher is more varied", ge=0)
+    top_k: int | None = field(None, "draw from the k likeliest tokens", ge=1)
+    top_p: float | None = field(None, "draw from the likeliest tokens of this total probability", gt=0, le=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig(Config):
+    """Where the weights come from at step 0."""
+
+    from_: str | None = field(None, "run directory whose weights are taken; null: from scratch")
+    step: int | None = field(None, "checkpoint of that run; null: the last", ge=0)
+    use_ema: bool = field(True, "take the average of the weights, where that run kept one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """Everything that makes a run."""
+
+    run_dir: str | None = field(None, "where the run is kept; null: runs/ and the config file's name")
+    seed: int = field(0, "of initialisation, dropout and data order", ge=0, lt=2**31)
+    cache_dir: str | None = field(None, "where corpora and token stores are kept; null: the user's cache")
+    tokenizer: TokenizerConfig = field(REQUIRED, "text to tokens")
+    data: DataConfig = field(REQUIRED, "what is trained on")
+    model: ModelConfig = field(REQUIRED, "the model's shape")
+    objective: ObjectiveConfig = field(REQUIRED, "what is learnt")
+    optimizer: OptimizerConfig = field(REQUIRED, "how gradients become updates")
+    mesh: MeshConfig = field(MeshConfig, "how devices are arranged")
+    train: TrainConfig = field(REQUIRED, "how long and how much at once")
+    eval: EvalConfig = field(EvalConfig, "when the validation split is measured")
+    sample: SampleConfig = field(SampleConfig, "text written while training")
+    checkpoint: CheckpointConfig = field(CheckpointConfig, "when the state is saved, and what is kept")
+    logging: LoggingConfig = field(LoggingConfig, "where metrics go")
+    init: InitConfig = field(InitConfig, "where the weights come from")
+
+
+# What may differ between two starts of one run: none of it changes the weights that the run ends in.
+EXECUTION = {"run_dir", "cache_dir", "mesh", "eval", "sample", "checkpoint", "logging"}
+EXECUTION_TRAIN = {"prefetch", "data_threads", "data_workers", "ledger"}
+
+
+def trajectory(config: RunConfig) -> RunConfig:
+    """The config with all that cannot change the weights set to its default."""
+    plain = {
+        spec.name: spec.default if spec.default is not REQUIRED else spec.default_factory()  # type: ignore[misc]
+        for spec in dataclasses.fields(config)
+        if spec.name in EXECUTION
+    }
+    train = {s.name: s.default for s in dataclasses.fields(config.train) if s.name in EXECUTION_TRAIN}
+    return config.replace(**plain, train=config.train.replace(**train))
+
+
+def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
+    """The RunConfig of a YAML file under dotted overrides. Raises `ConfigError`."""
+    path = Path(path)
+    top = configs.read_yaml(path)
+    top.merge(configs.read_overrides(overrides))
+    init = top.values.get("init")
+    source = init.get("from") if isinstance(init, dict) else None
+    layer = _inherited(Path(source)) if isinstance(source, str) else Layer({})
+    layer.merge(top)
+    layer.values.setdefault("run_dir", None)
+    if layer.values["run_dir"] is None:
+        layer.values["run_dir"] = f"runs/{path.stem}"
+        layer.marks["run_dir"] = Mark("name of the config file")
+    return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
+
+
+def _inherited(source: Path) -> Layer:
+    """The model and tokenizer of the run that weights are taken from."""
+    path = source / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"init.from: {source} is not a run directory (no config.yaml); name a finished run")
+    base = configs.read_yaml(path)
+    mark = Mark(str(path))
+    values = {
+        "model": base.values["model"],
+        "tokenizer": {"type": "saved", "path": str(source / "tokenizer")},
+    }
+    return Layer(values, {key: mark for key in (*values, *(f"model.{k}" for k in values["model"]))})
+
+
+def load_saved(run_dir: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
+    """The config that a run directory keeps, under dotted overrides; `run_dir` is where it lies now."""
+    path = Path(run_dir) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir}: not a run directory (no config.yaml); `jaxlm train CONFIG` makes one")
+    layer = configs.read_yaml(path)
+    layer.merge(configs.read_overrides(overrides))
+    layer.merge(Layer({"run_dir": str(run_dir)}, {"run_dir": Mark("command line")}))
+    return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
