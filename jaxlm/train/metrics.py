@@ -1,15 +1,16 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard, and W&B or trackio when asked for.
 
-`metrics.jsonl` holds one JSON object a line: `step` (updates applied so far), `time` (unix seconds), and
-the metrics by name ("train/loss", "eval/bits_per_byte"). JSON has no NaN, so a number that is not finite
-is written as the string "NaN", "Infinity" or "-Infinity", which Python's `float` reads back. A line with
-`event` in place of metrics marks where a process took the run up ("start", "resume").
+`metrics.jsonl` holds one JSON object a line: `step` (updates applied so far), `time` (unix
+seconds), and the metrics by name ("train/loss", "eval/bits_per_byte"). JSON has no NaN, so a number
+that is not finite is written as the string "NaN", "Infinity" or "-Infinity", which Python's `float`
+reads back. A line with `event` in place of metrics marks where a process took the run up ("start",
+"resume").
 
     with MetricsWriter(run_dir, LoggingConfig()) as writer:
         writer.write(10, {"train/loss": 4.2, "train/learning_rate": 1e-3})
-    read_metrics(run_dir / "metrics.jsonl")  # [{"step": 0, ...}, {"step": 10, "train/loss": 4.2, ...}]
+    read_metrics(run_dir / "metrics.jsonl")[-1]  # {"step": 10, "time": ..., "train/loss": 4.2, ...}
 
-Every line is handed to the operating system before `write` returns, so a killed process loses none.
+A line is handed to the operating system before `write` returns, so a killed process loses none.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class LoggingConfig(Config):
 def finalize(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     """Each (sum, weight) pair as the number sum / weight; NaN where nothing was counted (weight 0).
 
-    The pairs may be device arrays: reading one waits for the device, so pass those of the step before.
+    The pairs may be device arrays: reading one waits for the device, so pass those of the last step
+    but one.
     """
     values = {}
     for name, (total, weight) in metrics.items():
@@ -56,9 +58,9 @@ def finalize(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
 class MetricsWriter:
     """Appends metrics to every sink of `config`, from one process of a run.
 
-    `resume_step` is the step that was restored (None for a fresh run): what an earlier process logged
-    beyond it is taken back, since those steps are about to be run again. `run_config`, plain values, is
-    shown by W&B and trackio.
+    `resume_step` is the step that was restored, None where training starts from nothing: what an
+    earlier process logged beyond it is taken back, since those steps are about to be run again.
+    `run_config`, plain values, is shown by W&B and trackio.
     """
 
     def __init__(
@@ -72,8 +74,8 @@ class MetricsWriter:
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / FILE_NAME
-        if resume_step is not None:
-            truncate_metrics(self._path, resume_step)
+        last_step = -1 if resume_step is None else resume_step
+        truncate_metrics(self._path, last_step)
         # Trackers first: a missing package should stop the run before it leaves a trace.
         self._sinks: list[_Sink] = []
         if config.wandb is not None:
@@ -81,7 +83,7 @@ class MetricsWriter:
         if config.trackio is not None:
             self._sinks.append(_trackio_sink(config.trackio, run_dir, run_config))
         if config.tensorboard:
-            self._sinks.append(_tensorboard_sink(run_dir / "tensorboard", resume_step))
+            self._sinks.append(_tensorboard_sink(run_dir / "tensorboard", last_step))
         self._file = self._path.open("a", encoding="utf-8")
         event = "start" if resume_step is None else "resume"
         self._line({"step": resume_step or 0, "time": time.time(), "event": event})
@@ -117,7 +119,7 @@ class MetricsWriter:
         self._file.flush()
 
 
-# --------------------------------------------------------------------------------- reading and mending
+# ------------------------------------------------------------------------------ reading and mending
 
 
 def encode(record: Mapping[str, Any]) -> str:
@@ -127,10 +129,10 @@ def encode(record: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl in order, non-finite numbers as floats; [] if there is no file.
+    """The records of a metrics.jsonl in order, NaN and infinities as floats; [] without a file.
 
-    A line cut short at the end is what a killed process leaves and is dropped; other lines that are no
-    JSON object are skipped with a warning.
+    A line cut short at the end is what a killed process leaves and is dropped; other lines that are
+    no JSON object are skipped with a warning.
     """
     records, bad = [], []
     lines = _lines(Path(path))
@@ -141,14 +143,23 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         elif number < len(lines):
             bad.append(number)
     if bad:
-        warnings.warn(
-            f"{path}: skipped {len(bad)} unreadable lines, the first is {bad[0]}", stacklevel=2
-        )
+        message = f"{path}: skipped {len(bad)} unreadable lines, the first is line {bad[0]}"
+        warnings.warn(message, stacklevel=2)
     return records
 
 
+def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """The steps and values of one metric, in the order logged; non-numbers are left out."""
+    pairs = [
+        (record["step"], float(record[name]))
+        for record in records
+        if isinstance(record.get(name), (int, float))
+    ]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
 def truncate_metrics(path: Path, last_step: int) -> None:
-    """Removes the lines beyond `last_step` and unreadable ones; a crash leaves the old file or the new."""
+    """Removes the lines beyond `last_step` and unreadable ones, all at once or not at all."""
     lines = _lines(path)
     decoded = ((line, _decode(line)) for line in lines)
     kept = [line for line, record in decoded if record is not None and record["step"] <= last_step]
@@ -190,7 +201,7 @@ def _finite(value: Any) -> Any:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-# ----------------------------------------------------------------------------------------------- sinks
+# -------------------------------------------------------------------------------------------- sinks
 
 
 @dataclass(frozen=True)
@@ -202,15 +213,16 @@ class _Sink:
     close: Callable[[], None]
 
 
-def _tensorboard_sink(folder: Path, resume_step: int | None) -> _Sink:
+def _tensorboard_sink(folder: Path, last_step: int) -> _Sink:
     from tensorboardX import SummaryWriter
 
-    # TensorBoard reads a folder's files in the order of their names and hides, from `purge_step` on, what
-    # earlier ones hold. A name carries seconds only: the suffix keeps two quick restarts apart.
+    # TensorBoard reads a folder's files in the order of their names and hides, from `purge_step`
+    # on, what earlier ones hold. A name carries seconds only: the suffix keeps two quick restarts
+    # apart.
     earlier = len(list(folder.glob("events.out.tfevents.*")))
     writer = SummaryWriter(
         logdir=str(folder),
-        purge_step=None if resume_step is None else resume_step + 1,
+        purge_step=last_step + 1,
         filename_suffix=f".{earlier:05d}",
         flush_secs=10,
     )
@@ -232,7 +244,7 @@ def _wandb_sink(project: str, run_dir: Path, run_config: Mapping[str, Any] | Non
         resume="allow",
         config=dict(run_config or {}),
     )
-    # W&B's own step may never go back, but ours does after a restore: chart against a metric instead.
+    # W&B's own step may never go back, but ours does after a restore: chart against a metric.
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return _Sink(
@@ -275,13 +287,3 @@ def _tracker_id(run_dir: Path) -> str:
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
-
-
-def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """The steps and values of one metric, in the order logged; non-numbers are left out."""
-    pairs = [
-        (record["step"], float(record[name]))
-        for record in records
-        if isinstance(record.get(name), (int, float))
-    ]
-    return [step for step, _ in pairs], [value for _, value in pairs]
