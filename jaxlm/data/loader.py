@@ -1,0 +1,111 @@
+"""Batches from rows, ahead of time, by threads or worker processes.
+
+    loader = Loader(rows, transform, batch_size=16, local_rows=slice(0, 8), threads=2, prefetch=4)
+    batches = loader.batches(start_step=1000)
+    batch = next(batches)            # {"tokens": [8, T] ..., "id": [8]}
+    loader.close()
+
+Batch s holds rows s * batch_size + local_rows, whatever the number of threads, workers or hosts: only who
+computes it, and how early, depends on them. Starting at any step costs nothing. Reading ahead is grain's:
+a `MapDataset` of batches under `ReadOptions` (threads) and `mp_prefetch` (processes).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from jaxlm.types import RowDataset
+
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Loader:
+    """Draws this process's part of every global batch.
+
+    rows: row i is a pure function of i. transform: raw row -> batch row (the objective's); "id" is kept.
+    batch_size: rows of the global batch. local_rows: which of them are this process's.
+    threads, prefetch: threads that read ahead, and how many batches ahead; 0 reads when asked.
+    workers: processes that read ahead (0: none), for transforms that hold the interpreter's lock.
+    """
+
+    def __init__(
+        self,
+        rows: RowDataset,
+        transform: Transform,
+        batch_size: int,
+        local_rows: slice | None = None,
+        *,
+        threads: int = 1,
+        prefetch: int = 2,
+        workers: int = 0,
+    ) -> None:
+        places = range(batch_size)[local_rows if local_rows is not None else slice(None)]
+        assert len(places) > 0, f"no local rows in {local_rows} of a batch of {batch_size}"
+        self._rows, self._transform = rows, transform
+        self._batch_size, self._places = batch_size, places
+        # A thread that has no batch to read ahead would idle: grain warns of it.
+        self._threads, self._prefetch = min(threads, prefetch), prefetch
+        self._workers = workers
+        self._open: list[Any] = []
+
+    def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Endless batches from `start_step` on; close the loader (or the iterator) to end its threads."""
+        dataset = BatchDataset(self._rows, self._transform, self._batch_size, self._places, start_step)
+        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)
+        stream = dataset.to_iter_dataset(options)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():  # grain's workers read absl flags, which only an absl app parses
+                flags.FLAGS.mark_as_parsed()
+            ahead = max(1, -(-self._prefetch // self._workers))
+            stream = stream.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)
+            )
+        iterator = iter(stream)
+        self._open.append(iterator)
+        return iterator
+
+    def close(self) -> None:
+        """Ends the threads and processes of every iterator that is still open."""
+        while self._open:
+            self._open.pop().close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+class BatchDataset(grain.MapDataset):
+    """Batches at random access: element i is this process's part of batch start_step + i."""
+
+    def __init__(
+        self, rows: RowDataset, transform: Transform, batch_size: int, places: range, start_step: int
+    ) -> None:
+        super().__init__()
+        self._rows, self._transform = rows, transform
+        self._batch_size, self._places, self._start = batch_size, places, start_step
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch_size - self._start
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        first = (self._start + index) * self._batch_size
+        return stack([self._row(first + place) for place in self._places])
+
+    def _row(self, index: int) -> dict[str, Any]:
+        raw = self._rows[index]
+        return {**self._transform(raw), "id": raw["id"]}
+
+
+def stack(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """One array a key, with a leading dimension of rows."""
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
