@@ -233,6 +233,12 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return out
 
 
+def to_global_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Arrays that every process holds whole, as arrays with their rows split over the mesh."""
+    rows = {name: local_rows(len(x), mesh) for name, x in batch.items()}
+    return to_global({name: x[rows[name]] for name, x in batch.items()}, mesh)
+
+
 # ----------------------------------------------------------------------------------------- processes
 
 

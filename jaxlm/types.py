@@ -82,6 +82,11 @@ class ModelConfig(Config):
         raise NotImplementedError
 
     @property
+    def max_positions(self) -> int | None:
+        """The longest text that the model has positions for; None: no limit."""
+        return None
+
+    @property
     def carries_state(self) -> bool:
         """Whether training passes the recurrent state on from one window to the next."""
         return False

@@ -86,9 +86,10 @@ class Program:
             state["carry"] = self.init_carry()
         return state
 
-    def init_carry(self) -> Any:
-        """The recurrent state before the first batch, one row each of the global batch."""
-        return nnx.merge(self.graphdef, self.abstract_params).init_cache(self.batch_size, 0)
+    def init_carry(self, batch_size: int | None = None) -> Any:
+        """The recurrent state before the first batch, one for each row of the global batch."""
+        model = nnx.merge(self.graphdef, self.abstract_params)
+        return model.init_cache(batch_size or self.batch_size, 0)
 
     def shardings(self, abstract_state: State) -> State:
         """The sharding of every array of the state."""

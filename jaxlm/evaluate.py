@@ -1,0 +1,89 @@
+"""Measures a model over a whole validation split: sums on the device, one read at the end.
+
+    evaluator = Evaluator(program, rows, transform, batch_size)
+    values, tables = evaluator(params)          # {"loss": ..., "bits_per_byte": ...}, {"confusion": ...}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm import mesh as meshes
+from jaxlm.data.loader import Loader
+from jaxlm.train.state import Program
+from jaxlm.types import RowDataset
+
+
+class OnePass:
+    """Each row once; rows past the end are padding, so that the last batch is full and counts right."""
+
+    def __init__(self, rows: RowDataset):
+        self.rows, self.rows_per_epoch = rows, rows.rows_per_epoch
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if index < self.rows_per_epoch:
+            return self.rows[index]
+        blank = {"segment_ids", "weight"}
+        return {k: np.zeros_like(v) if k in blank else v for k, v in self.rows[0].items()}
+
+
+class Evaluator:
+    """The metrics of an objective over a split, at any parameters."""
+
+    def __init__(
+        self,
+        program: Program,
+        rows: RowDataset,
+        transform: Callable[[Mapping[str, Any]], dict[str, Any]],
+        batch_size: int,
+    ):
+        mesh = program.mesh
+        meshes.check_batch(batch_size, mesh, "eval.batch_size")
+        self.program, self.batch_size = program, batch_size
+        self.num_batches = -(-rows.rows_per_epoch // batch_size)
+        self.loader = Loader(
+            OnePass(rows), transform, batch_size, meshes.local_rows(batch_size, mesh), threads=1, prefetch=2
+        )
+
+    def __call__(self, params: Any, max_batches: int | None = None) -> tuple[dict[str, float], dict]:
+        """(figures, tables) over the split, or over its first `max_batches` batches."""
+        count = min(self.num_batches, max_batches or self.num_batches)
+        total, carry = None, self._carry()
+        batches = self.loader.batches(0)
+        try:
+            with jax.set_mesh(self.program.mesh):
+                for _ in range(count):
+                    batch = next(batches)
+                    batch.pop("id")
+                    batch = meshes.to_global(batch, self.program.mesh)
+                    total, carry = self._step(params, batch, carry, total)
+        finally:
+            batches.close()
+        sums = jax.device_get(total)
+        objective = self.program.objective
+        return objective.summarize(sums), objective.tables(sums)
+
+    def _carry(self) -> Any:
+        if not self.program.model.carries_state:
+            return None
+        sharding = meshes.NamedSharding(self.program.mesh, meshes.spec_of((None, "batch", None)))
+        shapes = jax.eval_shape(lambda: self.program.init_carry(self.batch_size))
+        make = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
+        return jax.jit(make, out_shardings=jax.tree.map(lambda _: sharding, shapes))()
+
+    @cached_property
+    def _step(self) -> Any:
+        def step(params: Any, batch: Any, carry: Any, total: Any) -> tuple[Any, Any]:
+            metrics, carry = self.program.eval_step(params, batch, carry)
+            if total is not None:
+                metrics = jax.tree.map(jnp.add, total, metrics)
+            return metrics, carry
+
+        whole = meshes.replicated(self.program.mesh)
+        return jax.jit(step, out_shardings=(whole, None))
