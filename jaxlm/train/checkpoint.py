@@ -1,0 +1,379 @@
+"""Checkpoints: saved in the background, checksummed, committed whole or not at all, restored onto any mesh.
+
+    saver = Checkpointer(run.checkpoints, config.checkpoint)
+    saver.clean()                                  # once the run's lock is held
+    step = saver.latest()                          # None: there is none yet
+    state = saver.restore(step, abstract_state)    # ShapeDtypeStructs with shardings
+    while training:
+        if saver.due(step, time.time()):
+            saver.save(step, state, {"data.json": b"...", "tokenizer": run.tokenizer})
+    saver.save(step, state, files, force=True)     # False: it failed, and status() says why
+    saver.close()
+
+A checkpoint is a folder `00000100/`: `orbax/` with the arrays, `state.json` with their names, dtypes and
+shapes, the caller's files, and `checksums.json`, which is written last. The state is stored as nested
+dicts under the "/"-joined paths of its leaves, whatever containers it is made of, so that a part of it
+("params") can be read without the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config import Config, UserError, field
+from jaxlm.train import checkpoint_dir as dirs
+from jaxlm.train import state_io
+from jaxlm.train.agree import decide, processes
+from jaxlm.train.checkpoint_dir import SAVING, CheckpointInfo, step_folder
+from jaxlm.train.checksums import CHECKSUMS, checksums_text, digest_files, file_names, find_damage
+from jaxlm.train.run_dir import fsync_folder, write_atomic
+from jaxlm.train.state_io import StateMetadata
+
+_LONG_WAIT = 1.0  # seconds; a shorter wait for the save before is not worth a line
+_CLOCK_STEPS = 10  # several processes ask process 0's clock only at every tenth step
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(Config):
+    """When to save, and what to keep."""
+
+    every_steps: int | None = field(
+        500, "save at every multiple of this step; null: not by steps", ge=1
+    )
+    every_minutes: float | None = field(None, "save when this long has passed since the last", gt=0)
+    keep_last: int = field(3, "how many of the newest checkpoints stay", ge=1)
+    keep_every: int | None = field(None, "checkpoints at multiples of this step stay forever", ge=1)
+    async_save: bool = field(True, "write in the background while training goes on")
+
+
+class Checkpointer:
+    """Writes and reads the checkpoints of one folder. All processes of a run make the same calls.
+
+    `report` gets one line for each thing that a user should hear of, always in the caller's thread.
+    A reader beside a running trainer passes `read_only=True`: it renames and removes nothing.
+    """
+
+    _made = itertools.count()
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: CheckpointConfig | None = None,
+        *,
+        report: Callable[[str], None] = print,
+        read_only: bool = False,
+    ) -> None:
+        self.folder = Path(folder).absolute()
+        self.config = config or CheckpointConfig()
+        self.seconds_blocked = 0.0  # how long save() and wait() have held up their caller
+        self._report = report
+        self._read_only = read_only
+        self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._status = ""
+        self._failed = False
+        self._held: set[int] = set()  # steps known to be on disk as this run has them
+        self._last_time: float | None = None
+        self._name = f"checkpoints/{next(self._made)}"
+        self._calls = itertools.count()
+
+    # ---------------------------------------------------------------------------------------- saving
+
+    def due(self, step: int, now: float) -> bool:
+        """Whether the state after `step` steps should be saved; `now` in seconds of any steady clock."""
+        self._drain()
+        if self._last_time is None:
+            self._last_time = now
+        due = bool(self.config.every_steps and step and step % self.config.every_steps == 0)
+        due = due or self._due_by_clock(step, now)
+        if due:
+            self._last_time = now
+        return due
+
+    def _due_by_clock(self, step: int, now: float) -> bool:
+        if self.config.every_minutes is None:
+            return False
+        assert self._last_time is not None
+        passed = now - self._last_time >= 60 * self.config.every_minutes
+        if processes()[1] == 1:
+            return passed
+        if step % _CLOCK_STEPS:
+            return False
+        return decide(self._key(f"due-{step}"), str(int(passed)), lambda texts: texts[0]) == "1"
+
+    def save(
+        self, step: int, state: Any, files: Mapping[str, bytes | Path], *, force: bool = False
+    ) -> bool:
+        """Saves a pytree of jax arrays and some files. On return the state may be donated.
+
+        A save still under way is waited for: none is ever skipped. With `force` (the last save, and that
+        of a preemption), or where the config says so, it returns when the checkpoint is committed.
+        False means that it failed, as far as is known on return; the checkpoints before it stand.
+        """
+        assert not self._read_only, "a reader must not save"
+        with self._blocking():
+            self._join(f"the save of step {step}")
+            if step in self._held:
+                return True
+            key = self._key(f"save-{step}")
+            self._status, self._failed = f"saving {step}", False
+            try:
+                decide(f"{key}/begin", "", lambda _: self._begin(step))
+                folder = step_folder(self.folder, step, SAVING)
+                metadata, finish = state_io.start_writing(folder, step, state)
+            except Exception as error:
+                self._note_failure(step, error)
+                return False
+            arguments = (key, step, metadata, finish, dict(files))
+            self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
+            self._thread.start()
+            if force or not self.config.async_save:
+                self._join()
+            return not self._failed
+
+    def wait(self) -> bool:
+        """Waits for the save under way; whether the last one was committed."""
+        with self._blocking():
+            self._join()
+        return not self._failed
+
+    def status(self) -> str:
+        """For the progress line: "saved 400", "saving 500", "failed 500: no space left on device"."""
+        self._drain()
+        return self._status
+
+    def close(self) -> None:
+        self.wait()
+
+    def _begin(self, step: int) -> str:
+        """Process 0: an empty folder to write into."""
+        dirs.clean(self.folder)
+        step_folder(self.folder, step, SAVING).mkdir(parents=True)
+        return ""
+
+    def _finish(
+        self,
+        key: str,
+        step: int,
+        metadata: StateMetadata,
+        finish: Callable[[], None],
+        files: Mapping[str, bytes | Path],
+    ) -> None:
+        """In the background: waits for the arrays, adds the files and checksums, commits, prunes."""
+        folder = step_folder(self.folder, step, SAVING)
+        index, count = processes()
+        try:
+            finish()
+
+            def write(_: list[str]) -> str:
+                _write_files(folder, {**files, state_io.METADATA: metadata.to_json()})
+                return json.dumps(file_names(folder))
+
+            names = json.loads(decide(f"{key}/files", "", write))
+            mine = _attempt(lambda: digest_files(folder, names[index::count], flush=True))
+            decide(f"{key}/commit", mine, lambda texts: self._commit(step, folder, texts))
+            self._held.add(step)
+            self._status = f"saved {step}"
+        except BaseException as error:
+            self._note_failure(step, error)
+
+    def _commit(self, step: int, folder: Path, texts: list[str]) -> str:
+        """Process 0: the checksums, the final name, and what may go now that this one is safe."""
+        sums: dict[str, list] = {}
+        for text in texts:
+            part = json.loads(text)
+            if "error" in part:
+                raise OSError(part["error"])
+            sums.update(part["value"])
+        for path in folder.rglob("*"):
+            if path.is_dir():
+                fsync_folder(path)
+        write_atomic(folder / CHECKSUMS, checksums_text(sums))
+        dirs.publish(self.folder, step)
+        dirs.prune(self.folder, step, self.config.keep_last, self.config.keep_every)
+        return ""
+
+    def _note_failure(self, step: int, error: BaseException) -> None:
+        if processes()[0] == 0:
+            shutil.rmtree(step_folder(self.folder, step, SAVING), ignore_errors=True)
+        self._failed = True
+        self._status = f"failed {step}: {_reason(error)}"
+        self._messages.put(
+            f"checkpoint {step}: not saved, {_reason(error)}; the checkpoints before it stand, "
+            f"and the next save tries again ({self.folder})"
+        )
+
+    def _join(self, waiting: str = "") -> None:
+        if self._thread is not None:
+            started, before = time.perf_counter(), self._status
+            self._thread.join()
+            self._thread = None
+            seconds = time.perf_counter() - started
+            if waiting and seconds > _LONG_WAIT:
+                self._messages.put(
+                    f"{waiting} waited {seconds:.1f} s for the one before ({before}); "
+                    "raise checkpoint.every_steps or every_minutes"
+                )
+        self._drain()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._report(self._messages.get_nowait())
+
+    @contextlib.contextmanager
+    def _blocking(self) -> Any:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds_blocked += time.perf_counter() - started
+
+    def _key(self, what: str) -> str:
+        return f"{self._name}/{next(self._calls)}-{what}"
+
+    # --------------------------------------------------------------------------------------- reading
+
+    def clean(self) -> list[str]:
+        """Removes and reports what killed saves left. For the run's one writer, once it has the lock."""
+        assert not self._read_only, "a reader must not clean"
+        text = decide(self._key("clean"), "", lambda _: json.dumps(dirs.clean(self.folder)))
+        names = json.loads(text)
+        for name in names:
+            self._report(f"checkpoints/{name}: removed, left by a save or removal that was killed")
+        return names
+
+    def list(self) -> list[CheckpointInfo]:
+        """Every checkpoint, oldest first, half-written and set-aside ones too; imports no jax."""
+        return dirs.list_checkpoints(self.folder, self.config.keep_last, self.config.keep_every)
+
+    def latest(self, verify: bool = True) -> int | None:
+        """The newest step whose every byte is as written; None where nothing was ever saved.
+
+        A damaged one is reported with the file and reason, renamed to `00000100.corrupt`, and passed
+        over. Raises `UserError` where there are checkpoints but not one is good: a run never starts
+        from scratch on its own.
+        """
+        steps = self._steps()
+        bad = []
+        for step in reversed(steps):
+            damage = self._damage(step, verify)
+            if damage is None:
+                return step
+            bad.append(f"{step} ({damage})")
+            self._set_aside(step, damage)
+        aside = [i.path.name for i in self.list() if i.path.suffix.startswith(dirs.CORRUPT)]
+        if not bad and not aside:
+            return None
+        raise UserError(
+            f"{self.folder}: no good checkpoint among {', '.join(bad or aside)}; put back a copy of one, "
+            "or start again in another run folder"
+        )
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of a checkpoint, straight into the dtypes and shardings of `abstract_state`.
+
+        `abstract_state` is the pytree with `jax.ShapeDtypeStruct` leaves that carry their sharding, on any
+        mesh. Raises `UserError` that lists the leaves that are missing, left over or of another shape.
+        """
+        state = state_io.read(step_folder(self.folder, step), abstract_state, whole=True)
+        self._held.add(step)
+        return state
+
+    def restore_partial(self, step: int, abstract_state: Any) -> Any:
+        """As `restore`, for a part of the tree ({"params": ...}): nothing else is read from the disk."""
+        return state_io.read(step_folder(self.folder, step), abstract_state, whole=False)
+
+    def read_metadata(self, step: int) -> StateMetadata:
+        """Names, dtypes and shapes of the arrays of a checkpoint; imports no jax."""
+        return state_io.read_metadata(step_folder(self.folder, step))
+
+    def read_file(self, step: int, name: str) -> bytes:
+        """One of the files saved with a checkpoint ("data.json", "tokenizer/config.json")."""
+        path = step_folder(self.folder, step) / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path}: not in the checkpoint; choose another step") from None
+
+    def path(self, step: int) -> Path:
+        return step_folder(self.folder, step)
+
+    def _steps(self) -> list[int]:
+        """The committed steps as process 0 sees them."""
+        text = decide(
+            self._key("steps"), "", lambda _: json.dumps(dirs.committed_steps(self.folder))
+        )
+        return json.loads(text)
+
+    def _damage(self, step: int, verify: bool) -> str | None:
+        """What any of the processes found wrong, each having read its share of the files."""
+        index, count = processes()
+        path = step_folder(self.folder, step)
+        try:
+            if verify:
+                mine = find_damage(path, index, count) or ""
+            else:
+                mine = "" if (path / CHECKSUMS).exists() else f"{CHECKSUMS}: missing"
+        except PermissionError as error:
+            raise UserError(f"{error.filename}: {error.strerror}; make it readable") from None
+        found = decide(
+            self._key(f"damage-{step}"), mine, lambda texts: next(filter(None, texts), "")
+        )
+        return found or None
+
+    def _set_aside(self, step: int, damage: str) -> None:
+        path = step_folder(self.folder, step)
+        if self._read_only:
+            self._report(f"checkpoint {step}: damaged, {damage}; the one before it is used")
+            return
+        name = decide(self._key(f"aside-{step}"), "", lambda _: dirs.set_aside(path).name)
+        self._report(
+            f"checkpoint {step}: damaged, {damage}; set aside as {name}, the one before it is used"
+        )
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
+    """Writes bytes, copies files and folders, under their names."""
+    for name, content in files.items():
+        target = folder / name
+        assert name not in (CHECKSUMS, state_io.ARRAYS), f"{name} is the checkpoint's own"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            target.write_bytes(content)
+        elif content.is_dir():
+            shutil.copytree(content, target)
+        else:
+            shutil.copyfile(content, target)
+
+
+def _attempt(work: Callable[[], Any]) -> str:
+    """The JSON of a result, or of the error: process 0 must hear of either."""
+    try:
+        return json.dumps({"value": work()})
+    except OSError as error:
+        return json.dumps({"error": _reason(error)})
+
+
+def _reason(error: BaseException) -> str:
+    """The error in a few words."""
+    text = str(error)
+    for phrase in (
+        "no space left on device",
+        "permission denied",
+        "read-only file system",
+        "file too large",
+    ):
+        if phrase in text.lower():
+            return phrase
+    return (text.strip().splitlines() or [""])[0][:200] or type(error).__name__

@@ -1,0 +1,152 @@
+"""The folder of a run's checkpoints: names, listing, retention, and what a killed save leaves behind.
+
+    00000100          committed: whole, with checksums.json
+    00000100.saving   a save under way, or what a killed one left
+    00000100.corrupt  set aside: a check of its bytes failed
+    00000100.removing on its way out
+
+Nothing here imports jax, so that `jaxlm info` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxlm.train.checksums import CHECKSUMS
+from jaxlm.train.run_dir import fsync_folder
+
+SAVING, CORRUPT, REMOVING = ".saving", ".corrupt", ".removing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """One folder of checkpoints/. `time` is the unix second of the commit; `kept_reason` why it stays."""
+
+    step: int
+    path: Path
+    size_bytes: int
+    time: float
+    committed: bool
+    kept_reason: str
+
+
+def step_folder(folder: Path, step: int, suffix: str = "") -> Path:
+    return folder / f"{step:08d}{suffix}"
+
+
+def committed_steps(folder: Path) -> list[int]:
+    """Steps whose folder carries no suffix, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if re.fullmatch(r"\d{8,}", p.name))
+
+
+def list_checkpoints(
+    folder: Path, keep_last: int | None = None, keep_every: int | None = None
+) -> list[CheckpointInfo]:
+    """All folders with a step's name, oldest first, set-aside and half-written ones included."""
+    reasons = keep_reasons(committed_steps(folder), keep_last, keep_every)
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        match = re.fullmatch(r"(\d{8,})(\.\w+)?", path.name)
+        if not match:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # pruned by the running trainer meanwhile
+            found.append(_info(path, int(match[1]), match[2], reasons))
+    return found
+
+
+def _info(path: Path, step: int, suffix: str | None, reasons: dict[int, str]) -> CheckpointInfo:
+    sums = path / CHECKSUMS
+    committed = suffix is None and sums.exists()
+    other = {SAVING: "being saved, or left by a killed save", CORRUPT: "set aside as corrupt"}
+    return CheckpointInfo(
+        step=step,
+        path=path,
+        size_bytes=sum(p.stat().st_size for p in path.rglob("*") if p.is_file()),
+        time=(sums if sums.exists() else path).stat().st_mtime,
+        committed=committed,
+        kept_reason=reasons.get(step, "to be removed")
+        if committed
+        else other.get(suffix or "", "unfinished"),
+    )
+
+
+def keep_reasons(
+    steps: Iterable[int], keep_last: int | None, keep_every: int | None
+) -> dict[int, str]:
+    """{step: why it stays}; steps that are not in it may go. The newest always stays."""
+    steps = sorted(steps)
+    last = steps[-max(keep_last, 1) :] if keep_last is not None else steps
+    reasons = {
+        step: f"every {keep_every}" for step in steps if keep_every and step % keep_every == 0
+    }
+    for step in last:
+        reasons[step] = "newest" if step == steps[-1] else f"one of the last {len(last)}"
+    return reasons
+
+
+def prune(folder: Path, newest: int, keep_last: int, keep_every: int | None) -> list[int]:
+    """Removes the checkpoints that retention does not keep, never `newest`; returns their steps."""
+    steps = committed_steps(folder)
+    keep = {newest, *keep_reasons(steps, keep_last, keep_every)}
+    gone = [step for step in steps if step not in keep]
+    for step in gone:
+        remove(step_folder(folder, step))
+    return gone
+
+
+def publish(folder: Path, step: int) -> None:
+    """Gives a save that has its checksums its final name, in place of an older one of that step."""
+    final = step_folder(folder, step)
+    if final.exists():
+        doomed = step_folder(folder, step, REMOVING)
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(final, doomed)
+    os.rename(step_folder(folder, step, SAVING), final)
+    fsync_folder(folder)
+    shutil.rmtree(step_folder(folder, step, REMOVING), ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint; renamed first, so that a kill half-way leaves no half checkpoint."""
+    doomed = path.with_name(path.name.partition(".")[0] + REMOVING)
+    shutil.rmtree(doomed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clean(folder: Path) -> list[str]:
+    """Removes what killed saves and removals left; returns the names of what went.
+
+    A save killed between its last byte (the checksums) and its final name is whole: it gets the name.
+    """
+    names = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (
+            path.suffix == SAVING
+            and (path / CHECKSUMS).exists()
+            and not path.with_suffix("").exists()
+        ):
+            publish(folder, int(path.stem))
+        elif path.suffix in (SAVING, REMOVING):
+            shutil.rmtree(path, ignore_errors=True)
+            names.append(path.name)
+    return names
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a bad checkpoint out of the way, never over an earlier one; returns its new place."""
+    target, number = path.with_name(path.name + CORRUPT), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}{CORRUPT}{number}")
+    os.rename(path, target)
+    return target

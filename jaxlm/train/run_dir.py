@@ -1,0 +1,139 @@
+"""A run's folder: its named files, the lock against a second writer, and writes that cannot tear.
+
+run = RunDir("runs/tiny")
+with run.lock():
+    run.config.write_text(...)
+    truncate_jsonl(run.metrics, max_step=100)  # on resume, what came after the checkpoint goes
+
+config.yaml  environment.json  data_manifest.json  tokenizer/  checkpoints/  metrics.jsonl  ledger.jsonl
+samples.jsonl  tensorboard/  report.html  log.txt  run.lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxlm.config import UserError
+
+
+class RunDir:
+    """The paths of a run; none of them need exist yet."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.environment = self.path / "environment.json"
+        self.data_manifest = self.path / "data_manifest.json"
+        self.tokenizer = self.path / "tokenizer"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.ledger = self.path / "ledger.jsonl"
+        self.samples = self.path / "samples.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.report = self.path / "report.html"
+        self.log = self.path / "log.txt"
+        self.lock_file = self.path / "run.lock"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @contextlib.contextmanager
+    def lock(self, process_index: int = 0) -> Iterator[None]:
+        """Holds the run against a second writer; the folder is made. Ends with the process, even by SIGKILL.
+
+        Of several processes of one run only number 0 takes the lock. Raises `UserError` that names the
+        holder's pid and host.
+        """
+        if process_index != 0:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            _take(handle, self)
+            yield
+        finally:
+            # The file stays: removing it would let two writers hold locks on two files of one name.
+            os.close(handle)
+
+
+def _take(handle: int, run: RunDir) -> None:
+    """Locks the open lock file and writes who holds it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise UserError(
+                f"{run.lock_file}: cannot be locked ({error.strerror}); "
+                "use a run folder on a file system with locks"
+            ) from None
+        holder = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip() or "another process"
+        raise UserError(
+            f"{run}: the run is being written by {holder}; wait for it, stop it, or use another run folder"
+        ) from None
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Writes a whole file or nothing: beside it, flushed to the disk, then renamed over it."""
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(path: str | Path) -> None:
+    """Flushes the names in a folder to the disk, so that a rename outlives a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def truncate_jsonl(path: str | Path, max_step: int) -> int:
+    """Drops the lines whose "step" is above `max_step`, and a torn last line; returns how many went.
+
+    Lines without a "step" stay. A file that does not exist is left so. Raises `UserError` for a line in
+    the middle that is not JSON: that is no torn write, and nothing is dropped on a guess.
+    """
+    path = Path(path)
+    if not path.exists():
+        return 0
+    kept: list[bytes] = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                continue
+            raise UserError(
+                f"{path}:{number}: is not JSON; mend or remove the line, then resume"
+            ) from None
+        step = record.get("step") if isinstance(record, dict) else None
+        if step is None or step <= max_step:
+            kept.append(line if line.endswith(b"\n") else line + b"\n")
+    if b"".join(kept) != b"".join(lines):
+        write_atomic(path, b"".join(kept))
+    return len(lines) - len(kept)
