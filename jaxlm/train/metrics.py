@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 import uuid
 import warnings
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config import Config, UserError, field
+from jaxlm.train.run_dir import truncate_jsonl
 
 FILE_NAME = "metrics.jsonl"
 
@@ -45,8 +45,8 @@ class LoggingConfig(Config):
 def finalize(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     """Each (sum, weight) pair as the number sum / weight; NaN where nothing was counted (weight 0).
 
-    The pairs may be device arrays: reading one waits for the device, so pass those of the last step
-    but one.
+    The pairs may be device arrays: reading one waits for the device, so pass those of an earlier
+    step.
     """
     values = {}
     for name, (total, weight) in metrics.items():
@@ -75,7 +75,6 @@ class MetricsWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / FILE_NAME
         last_step = -1 if resume_step is None else resume_step
-        truncate_metrics(self._path, last_step)
         # Trackers first: a missing package should stop the run before it leaves a trace.
         self._sinks: list[_Sink] = []
         if config.wandb is not None:
@@ -84,29 +83,28 @@ class MetricsWriter:
             self._sinks.append(_trackio_sink(config.trackio, run_dir, run_config))
         if config.tensorboard:
             self._sinks.append(_tensorboard_sink(run_dir / "tensorboard", last_step))
+        self._warned = False
+        truncate_jsonl(self._path, last_step)
         self._file = self._path.open("a", encoding="utf-8")
         event = "start" if resume_step is None else "resume"
         self._line({"step": resume_step or 0, "time": time.time(), "event": event})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs `values`, host numbers by name, as those of `step`."""
+        """Logs `values`, host numbers by name, as those of `step`.
+
+        A full disk does not end a run: it is said once, and lines may be missing.
+        """
         now = time.time()
         numbers = {name: float(value) for name, value in values.items()}
-        self._line({"step": int(step), "time": now, **numbers})
+        self._guarded(lambda: self._line({"step": int(step), "time": now, **numbers}))
         for sink in self._sinks:
-            sink.write(int(step), numbers, now)
-
-    def flush(self) -> None:
-        """Hands all sinks' buffers to the operating system; worth a call before a checkpoint."""
-        self._file.flush()
-        for sink in self._sinks:
-            sink.flush()
+            self._guarded(lambda sink=sink: sink.write(int(step), numbers, now))
 
     def close(self) -> None:
         """Closes every sink; a second call does nothing."""
-        self._file.close()
+        self._guarded(self._file.close)
         while self._sinks:
-            self._sinks.pop().close()
+            self._guarded(self._sinks.pop().close)
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -114,12 +112,20 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"{self._path}: metrics are not written: {error}", stacklevel=3)
+
     def _line(self, record: Mapping[str, Any]) -> None:
         self._file.write(encode(record) + "\n")
         self._file.flush()
 
 
-# ------------------------------------------------------------------------------ reading and mending
+# ------------------------------------------------------------------------------------------ reading
 
 
 def encode(record: Mapping[str, Any]) -> str:
@@ -158,21 +164,6 @@ def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], 
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def truncate_metrics(path: Path, last_step: int) -> None:
-    """Removes the lines beyond `last_step` and unreadable ones, all at once or not at all."""
-    lines = _lines(path)
-    decoded = ((line, _decode(line)) for line in lines)
-    kept = [line for line, record in decoded if record is not None and record["step"] <= last_step]
-    if kept == lines:
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def _lines(path: Path) -> list[str]:
     # Not splitlines(): that also breaks at characters such as U+2028, which JSON allows in strings.
     if not path.exists():
@@ -209,29 +200,32 @@ class _Sink:
     """One place beside metrics.jsonl that numbers go to."""
 
     write: Callable[[int, Mapping[str, float], float], None]  # step, values, unix time
-    flush: Callable[[], None]
     close: Callable[[], None]
 
 
 def _tensorboard_sink(folder: Path, last_step: int) -> _Sink:
-    from tensorboardX import SummaryWriter
+    # The event file alone, not tensorboardX's SummaryWriter: that one hands events through a queue
+    # to a thread, so a kill loses them, and a thread that dies (no space left) blocks the loop.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
 
-    # TensorBoard reads a folder's files in the order of their names and hides, from `purge_step`
-    # on, what earlier ones hold. A name carries seconds only: the suffix keeps two quick restarts
-    # apart.
+    # TensorBoard reads a folder's files in the order of their names. A name carries seconds only:
+    # the suffix keeps two quick restarts apart.
+    folder.mkdir(parents=True, exist_ok=True)
     earlier = len(list(folder.glob("events.out.tfevents.*")))
-    writer = SummaryWriter(
-        logdir=str(folder),
-        purge_step=last_step + 1,
-        filename_suffix=f".{earlier:05d}",
-        flush_secs=10,
-    )
+    file = EventsWriter(str(folder / "events"), f".{earlier:05d}")
+    # From the step of a START on, TensorBoard hides what earlier files hold.
+    start = SessionLog(status=SessionLog.START)
+    file.write_event(Event(wall_time=time.time(), step=last_step + 1, session_log=start))
+    file.flush()
 
     def write(step: int, values: Mapping[str, float], now: float) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step, walltime=now)
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        file.write_event(Event(wall_time=now, step=step, summary=Summary(value=points)))
+        file.flush()
 
-    return _Sink(write, writer.flush, writer.close)
+    return _Sink(write, file.close)
 
 
 def _wandb_sink(project: str, run_dir: Path, run_config: Mapping[str, Any] | None) -> _Sink:
@@ -249,7 +243,6 @@ def _wandb_sink(project: str, run_dir: Path, run_config: Mapping[str, Any] | Non
     run.define_metric("*", step_metric="step")
     return _Sink(
         write=lambda step, values, _: run.log({"step": step, **values}),
-        flush=lambda: None,
         close=run.finish,
     )
 
@@ -264,7 +257,6 @@ def _trackio_sink(project: str, run_dir: Path, run_config: Mapping[str, Any] | N
     )
     return _Sink(
         write=lambda step, values, _: trackio.log(dict(values), step=step),
-        flush=lambda: None,
         close=trackio.finish,
     )
 

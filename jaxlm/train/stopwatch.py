@@ -7,9 +7,9 @@
             save()
     watch.shares()  # {"setup": 0.0, ..., "eval": 61.2, "save": 35.1, "other": 3.7}, sums to 100
 
-What no block claims is "other". Time is counted in whole nanoseconds, so the categories add up to the
-wall time exactly. `save` and `load` carry the account over the processes of a run: it is the time
-all of them spent, up to the last `save` of one that was killed. For one thread only.
+What no block claims is "other". Time is counted in whole nanoseconds, so the categories add up to
+the wall time exactly. `save` and `load` carry the account over the processes of a run: it is the
+time all of them spent, of a killed one up to its last `save`. For one thread only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from jaxlm.train.run_dir import write_atomic
 
 CATEGORIES = ("setup", "compile", "data", "step", "eval", "save", "sample", "other")
 FILE_NAME = "timing.json"
@@ -90,10 +92,7 @@ class Stopwatch:
 
     def save(self, run_dir: Path) -> None:
         """Writes timing.json; a crash leaves the old file or the new."""
-        path = Path(run_dir) / FILE_NAME
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_atomic(Path(run_dir) / FILE_NAME, json.dumps(self.to_dict()) + "\n")
 
     @classmethod
     def load(cls, run_dir: Path, clock: Callable[[], int] = time.perf_counter_ns) -> Stopwatch:
