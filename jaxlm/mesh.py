@@ -1,7 +1,8 @@
 """The device mesh, the one table of logical-axis rules, process setup and global arrays.
 
-Arrays name their axes by what they mean ("embed", "heads", "batch"); the table `RULES` says on which mesh
-axes each meaning is split. A model never names a mesh axis, so one model runs on any mesh:
+Arrays name their axes by what they mean ("embed", "heads", "batch"); the table `RULES` says on
+which mesh axes each meaning is split. A model never names a mesh axis, so one model runs on any
+mesh:
 
     mesh = MeshConfig(data=2, fsdp=-1).build()
     with jax.set_mesh(mesh):
@@ -26,7 +27,7 @@ from jaxlm.tree import map_with_path
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")  # slowest network first
 BATCH_AXES = ("data", "fsdp", "expert")  # a batch is split over all of these
 
-# Logical axis -> mesh axes. `None` is replicated by decision; an axis that is not in the table is an error.
+# Logical axis -> mesh axes. `None` is replicated by decision; an axis not in the table is an error.
 RULES: dict[str, str | tuple[str, ...] | None] = {
     # parameters
     "embed": "fsdp",
@@ -70,12 +71,16 @@ class MeshConfig(Config):
     def validate(self) -> None:
         sizes = {axis: getattr(self, axis) for axis in AXES}
         if 0 in sizes.values():
-            raise UserError(f"{_axis_of(sizes, 0)}: 0 devices make no mesh; set it to 1 or more, or -1")
+            raise UserError(
+                f"{_axis_of(sizes, 0)}: 0 devices make no mesh; set it to 1 or more, or -1"
+            )
         if list(sizes.values()).count(-1) > 1:
             raise UserError("more than one axis is -1; let only one take the remaining devices")
         for axis in ("context", "expert", "stage"):
             if sizes[axis] not in (1, -1):
-                raise UserError(f"{axis}: only 1 is supported in this version; split data, fsdp or tensor")
+                raise UserError(
+                    f"{axis}: only 1 is supported in this version; split data, fsdp or tensor"
+                )
 
     def shape(self, num_devices: int) -> dict[str, int]:
         """Devices on each axis when there are `num_devices` in all, -1 filled in."""
@@ -101,7 +106,9 @@ class MeshConfig(Config):
                 if fixed < num_devices
                 else "use smaller axes, or start with more devices"
             )
-            raise UserError(f"mesh: {_show(sizes)} takes {fixed} devices but {num_devices} exist; {mend}")
+            raise UserError(
+                f"mesh: {_show(sizes)} takes {fixed} devices but {num_devices} exist; {mend}"
+            )
         return sizes
 
     def build(self, devices: Sequence[Any] | None = None) -> Mesh:
@@ -130,7 +137,9 @@ def spec_of(axes: Sequence[str | None], *, without: Sequence[str] = ()) -> Parti
     parts: list[Any] = []
     for axis in axes:
         if axis is not None and axis not in RULES:
-            raise UserError(f"logical axis {axis!r}: not in the rule table; use one of {', '.join(RULES)}")
+            raise UserError(
+                f"logical axis {axis!r}: not in the rule table; use one of {', '.join(RULES)}"
+            )
         rule = RULES[axis] if axis is not None else None
         names = (rule,) if isinstance(rule, str) else (rule or ())
         names = tuple(name for name in names if name not in without)
@@ -162,6 +171,7 @@ def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
 
     Raises `UserError` that names the parameter, the axis and sizes that divide, where one does not.
     """
+
     def one(path: str, leaf: Any, names: Sequence[str]) -> NamedSharding:
         spec = spec_of(names)
         for dim, (size, part) in enumerate(zip(leaf.shape, spec, strict=True)):
@@ -172,7 +182,7 @@ def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
 
 
 def check_divides(size: int, part: Any, mesh: Mesh, what: str) -> None:
-    """Raises `UserError` where `size` is not a multiple of the devices that `part` splits it over."""
+    """Raises `UserError` where the devices that `part` splits over do not divide `size`."""
     names = (part,) if isinstance(part, str) else tuple(part or ())
     count = math.prod(mesh.shape[name] for name in names)
     if size % count:
@@ -239,16 +249,16 @@ def to_global_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, ja
     return to_global({name: x[rows[name]] for name, x in batch.items()}, mesh)
 
 
-# ----------------------------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------------------------- processes
 
 
 def init_processes(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the processes of a run: by explicit arguments, else as TPU pods, Slurm or the environment say.
+    """Joins the processes of a run: by arguments, else as the environment, pod or Slurm say.
 
-    The environment is JAXLM_COORDINATOR ("host:port"), JAXLM_NUM_PROCESSES and JAXLM_PROCESS_ID. Nothing
-    happens where none of these says that there is more than one process.
+    The environment is JAXLM_COORDINATOR ("host:port"), JAXLM_NUM_PROCESSES and JAXLM_PROCESS_ID.
+    Nothing happens where none of these says that there is more than one process.
     """
     coordinator = coordinator or os.environ.get("JAXLM_COORDINATOR")
     if num_processes is None and "JAXLM_NUM_PROCESSES" in os.environ:
@@ -259,7 +269,8 @@ def init_processes(
     if any(value is not None for value in given):
         if any(value is None for value in given):
             raise UserError(
-                "processes: give all of --coordinator, --num-processes and --process-id, or none of them"
+                "processes: --coordinator, --num-processes and --process-id go together; "
+                "give all three or none"
             )
         if num_processes != 1:
             jax.distributed.initialize(coordinator, num_processes, process_id)

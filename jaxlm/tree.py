@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def map_with_path(function: Callable[..., Any], tree: Mapping[str, Any], *rest: Any, path: str = "") -> Any:
+def map_with_path(
+    function: Callable[..., Any], tree: Mapping[str, Any], *rest: Any, path: str = ""
+) -> Any:
     """`function("a/b", leaf, ...)` over nested dicts of the same keys."""
     out = {}
     for key, value in tree.items():
