@@ -1,8 +1,8 @@
 """How the processes of a run come to one decision from any thread, without touching a device.
 
-The distributed runtime's key-value store carries small texts between processes. A collective on the
-devices would do as well, but not from a background thread: it could meet the train step's collectives in
-another order on another host, and hang them all.
+The distributed runtime's key-value store carries small texts between processes. A collective on
+the devices would do as well, but not from a background thread: it could meet the train step's
+collectives in another order on another host, and hang them all.
 
     total = decide("rows/7", "12", lambda texts: str(sum(map(int, texts))))
 """
@@ -23,11 +23,11 @@ def processes() -> tuple[int, int]:
 
 
 def decide(key: str, mine: str, combine: Callable[[list[str]], str]) -> str:
-    """What `combine` makes of every process's text, in all of them; `combine` runs in process 0 only.
+    """What `combine`, run in process 0, makes of every process's text; the same in all of them.
 
-    Every process calls this with the same `key`, which must be new in the run. Raises what `combine`
-    raises in process 0, and RuntimeError with its text in the others; also where a process is not heard
-    of in 20 minutes.
+    Every process calls this with the same `key`, which must be new in the run. Raises what
+    `combine` raises in process 0, and RuntimeError with its text in the others; also where a
+    process is not heard of in 20 minutes.
     """
     index, count = processes()
     if count == 1:

@@ -1,8 +1,8 @@
-"""Checkpoints: saved in the background, checksummed, committed whole or not at all, restored onto any mesh.
+"""Checkpoints: saved in the background, checksummed, committed whole or not at all.
 
     saver = Checkpointer(run.checkpoints, config.checkpoint)
     saver.clean()                                  # once the run's lock is held
-    step = saver.latest()                          # None: there is none yet
+    step = saver.latest()                          # None: nothing was ever saved
     state = saver.restore(step, abstract_state)    # ShapeDtypeStructs with shardings
     while training:
         if saver.due(step, time.time()):
@@ -10,32 +10,32 @@
     saver.save(step, state, files, force=True)     # False: it failed, and status() says why
     saver.close()
 
-A checkpoint is a folder `00000100/`: `orbax/` with the arrays, `state.json` with their names, dtypes and
-shapes, the caller's files, and `checksums.json`, which is written last. The state is stored as nested
-dicts under the "/"-joined paths of its leaves, whatever containers it is made of, so that a part of it
-("params") can be read without the rest.
+A checkpoint is a folder `00000100/`: `orbax/` with the arrays, `state.json` with their names,
+dtypes and shapes, the caller's files, and `checksums.json`, which is written last. The state is
+stored as nested dicts under the "/"-joined paths of its leaves, whatever containers it is made of,
+so that a part of it ("params") can be read without the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import Config, UserError, field
+from jaxlm.config import Config, field
 from jaxlm.train import checkpoint_dir as dirs
 from jaxlm.train import state_io
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint_dir import SAVING, CheckpointInfo, step_folder
-from jaxlm.train.checksums import CHECKSUMS, checksums_text, digest_files, file_names, find_damage
+from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.checksums import CHECKSUMS, checksums_text, digest_files, file_names
 from jaxlm.train.run_dir import fsync_folder, write_atomic
 from jaxlm.train.state_io import StateMetadata
 
@@ -56,14 +56,12 @@ class CheckpointConfig(Config):
     async_save: bool = field(True, "write in the background while training goes on")
 
 
-class Checkpointer:
+class Checkpointer(CheckpointReader):
     """Writes and reads the checkpoints of one folder. All processes of a run make the same calls.
 
-    `report` gets one line for each thing that a user should hear of, always in the caller's thread.
-    A reader beside a running trainer passes `read_only=True`: it renames and removes nothing.
+    There is one for a run, in the processes that hold its lock. `report` gets one line for each
+    thing that a user should hear of, always in the caller's thread.
     """
-
-    _made = itertools.count()
 
     def __init__(
         self,
@@ -71,26 +69,19 @@ class Checkpointer:
         config: CheckpointConfig | None = None,
         *,
         report: Callable[[str], None] = print,
-        read_only: bool = False,
     ) -> None:
-        self.folder = Path(folder).absolute()
+        super().__init__(folder, report=report)
         self.config = config or CheckpointConfig()
         self.seconds_blocked = 0.0  # how long save() and wait() have held up their caller
-        self._report = report
-        self._read_only = read_only
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._status = ""
         self._failed = False
         self._held: set[int] = set()  # steps known to be on disk as this run has them
         self._last_time: float | None = None
-        self._name = f"checkpoints/{next(self._made)}"
-        self._calls = itertools.count()
-
-    # ---------------------------------------------------------------------------------------- saving
 
     def due(self, step: int, now: float) -> bool:
-        """Whether the state after `step` steps should be saved; `now` in seconds of any steady clock."""
+        """Whether to save the state after `step` steps; `now` in seconds of any steady clock."""
         self._drain()
         if self._last_time is None:
             self._last_time = now
@@ -116,11 +107,11 @@ class Checkpointer:
     ) -> bool:
         """Saves a pytree of jax arrays and some files. On return the state may be donated.
 
-        A save still under way is waited for: none is ever skipped. With `force` (the last save, and that
-        of a preemption), or where the config says so, it returns when the checkpoint is committed.
-        False means that it failed, as far as is known on return; the checkpoints before it stand.
+        A save still under way is waited for: none is ever skipped. With `force` (the last save,
+        and that of a preemption), or where the config says so, it returns when the checkpoint is
+        committed. False means that it failed, as far as is known on return; the checkpoints
+        before it stand.
         """
-        assert not self._read_only, "a reader must not save"
         with self._blocking():
             self._join(f"the save of step {step}")
             if step in self._held:
@@ -148,12 +139,28 @@ class Checkpointer:
         return not self._failed
 
     def status(self) -> str:
-        """For the progress line: "saved 400", "saving 500", "failed 500: no space left on device"."""
+        """For the progress line: "saved 400", "saving 500" or "failed 500: no space left"."""
         self._drain()
         return self._status
 
     def close(self) -> None:
         self.wait()
+
+    def clean(self) -> Sequence[str]:
+        """Removes and reports what killed saves left; call it once, when the lock is held."""
+        text = decide(self._key("clean"), "", lambda _: json.dumps(dirs.clean(self.folder)))
+        names = json.loads(text)
+        for name in names:
+            self._report(f"checkpoints/{name}: removed, left by a save or removal that was killed")
+        return names
+
+    def list(self) -> list[CheckpointInfo]:
+        return dirs.list_checkpoints(self.folder, self.config.keep_last, self.config.keep_every)
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        state = super().restore(step, abstract_state)
+        self._held.add(step)
+        return state
 
     def _begin(self, step: int) -> str:
         """Process 0: an empty folder to write into."""
@@ -169,7 +176,7 @@ class Checkpointer:
         finish: Callable[[], None],
         files: Mapping[str, bytes | Path],
     ) -> None:
-        """In the background: waits for the arrays, adds the files and checksums, commits, prunes."""
+        """In the background: waits for the arrays, adds files and checksums, commits, prunes."""
         folder = step_folder(self.folder, step, SAVING)
         index, count = processes()
         try:
@@ -187,7 +194,7 @@ class Checkpointer:
         except BaseException as error:
             self._note_failure(step, error)
 
-    def _commit(self, step: int, folder: Path, texts: list[str]) -> str:
+    def _commit(self, step: int, folder: Path, texts: Sequence[str]) -> str:
         """Process 0: the checksums, the final name, and what may go now that this one is safe."""
         sums: dict[str, list] = {}
         for text in texts:
@@ -232,111 +239,16 @@ class Checkpointer:
                 self._report(self._messages.get_nowait())
 
     @contextlib.contextmanager
-    def _blocking(self) -> Any:
+    def _blocking(self) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield
         finally:
             self.seconds_blocked += time.perf_counter() - started
 
-    def _key(self, what: str) -> str:
-        return f"{self._name}/{next(self._calls)}-{what}"
-
-    # --------------------------------------------------------------------------------------- reading
-
-    def clean(self) -> list[str]:
-        """Removes and reports what killed saves left. For the run's one writer, once it has the lock."""
-        assert not self._read_only, "a reader must not clean"
-        text = decide(self._key("clean"), "", lambda _: json.dumps(dirs.clean(self.folder)))
-        names = json.loads(text)
-        for name in names:
-            self._report(f"checkpoints/{name}: removed, left by a save or removal that was killed")
-        return names
-
-    def list(self) -> list[CheckpointInfo]:
-        """Every checkpoint, oldest first, half-written and set-aside ones too; imports no jax."""
-        return dirs.list_checkpoints(self.folder, self.config.keep_last, self.config.keep_every)
-
-    def latest(self, verify: bool = True) -> int | None:
-        """The newest step whose every byte is as written; None where nothing was ever saved.
-
-        A damaged one is reported with the file and reason, renamed to `00000100.corrupt`, and passed
-        over. Raises `UserError` where there are checkpoints but not one is good: a run never starts
-        from scratch on its own.
-        """
-        steps = self._steps()
-        bad = []
-        for step in reversed(steps):
-            damage = self._damage(step, verify)
-            if damage is None:
-                return step
-            bad.append(f"{step} ({damage})")
-            self._set_aside(step, damage)
-        aside = [i.path.name for i in self.list() if i.path.suffix.startswith(dirs.CORRUPT)]
-        if not bad and not aside:
-            return None
-        raise UserError(
-            f"{self.folder}: no good checkpoint among {', '.join(bad or aside)}; put back a copy of one, "
-            "or start again in another run folder"
-        )
-
-    def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state of a checkpoint, straight into the dtypes and shardings of `abstract_state`.
-
-        `abstract_state` is the pytree with `jax.ShapeDtypeStruct` leaves that carry their sharding, on any
-        mesh. Raises `UserError` that lists the leaves that are missing, left over or of another shape.
-        """
-        state = state_io.read(step_folder(self.folder, step), abstract_state, whole=True)
-        self._held.add(step)
-        return state
-
-    def restore_partial(self, step: int, abstract_state: Any) -> Any:
-        """As `restore`, for a part of the tree ({"params": ...}): nothing else is read from the disk."""
-        return state_io.read(step_folder(self.folder, step), abstract_state, whole=False)
-
-    def read_metadata(self, step: int) -> StateMetadata:
-        """Names, dtypes and shapes of the arrays of a checkpoint; imports no jax."""
-        return state_io.read_metadata(step_folder(self.folder, step))
-
-    def read_file(self, step: int, name: str) -> bytes:
-        """One of the files saved with a checkpoint ("data.json", "tokenizer/config.json")."""
-        path = step_folder(self.folder, step) / name
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path}: not in the checkpoint; choose another step") from None
-
-    def path(self, step: int) -> Path:
-        return step_folder(self.folder, step)
-
-    def _steps(self) -> list[int]:
-        """The committed steps as process 0 sees them."""
-        text = decide(
-            self._key("steps"), "", lambda _: json.dumps(dirs.committed_steps(self.folder))
-        )
-        return json.loads(text)
-
-    def _damage(self, step: int, verify: bool) -> str | None:
-        """What any of the processes found wrong, each having read its share of the files."""
-        index, count = processes()
-        path = step_folder(self.folder, step)
-        try:
-            if verify:
-                mine = find_damage(path, index, count) or ""
-            else:
-                mine = "" if (path / CHECKSUMS).exists() else f"{CHECKSUMS}: missing"
-        except PermissionError as error:
-            raise UserError(f"{error.filename}: {error.strerror}; make it readable") from None
-        found = decide(
-            self._key(f"damage-{step}"), mine, lambda texts: next(filter(None, texts), "")
-        )
-        return found or None
-
-    def _set_aside(self, step: int, damage: str) -> None:
-        path = step_folder(self.folder, step)
-        if self._read_only:
-            self._report(f"checkpoint {step}: damaged, {damage}; the one before it is used")
-            return
+    def _pass_over(self, step: int, damage: str) -> None:
+        """Renames a damaged checkpoint to `00000100.corrupt`; nothing is deleted."""
+        path = self.path(step)
         name = decide(self._key(f"aside-{step}"), "", lambda _: dirs.set_aside(path).name)
         self._report(
             f"checkpoint {step}: damaged, {damage}; set aside as {name}, the one before it is used"

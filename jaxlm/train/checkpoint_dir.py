@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: names, listing, retention, and what a killed save leaves behind.
+"""The folder of a run's checkpoints: names, listing, retention, and what a killed save leaves.
 
     00000100          committed: whole, with checksums.json
     00000100.saving   a save under way, or what a killed one left
@@ -26,7 +26,7 @@ SAVING, CORRUPT, REMOVING = ".saving", ".corrupt", ".removing"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """One folder of checkpoints/. `time` is the unix second of the commit; `kept_reason` why it stays."""
+    """One folder of checkpoints/; `time` is the unix second of its commit."""
 
     step: int
     path: Path
@@ -126,7 +126,8 @@ def remove(path: Path) -> None:
 def clean(folder: Path) -> list[str]:
     """Removes what killed saves and removals left; returns the names of what went.
 
-    A save killed between its last byte (the checksums) and its final name is whole: it gets the name.
+    A save killed between its last byte (the checksums) and its final name is whole: it gets the
+    name.
     """
     names = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():

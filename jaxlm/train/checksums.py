@@ -1,8 +1,8 @@
-"""Checksums of a checkpoint's files, written last: with them a checkpoint is committed, without them not.
+"""Checksums of a checkpoint's files, written last: with them it is committed, without them not.
 
-Orbax does not checksum the bytes of arrays, so a flipped bit would load silently. `checksums.json` holds
-the size and SHA-256 of every file of the folder, and a SHA-256 of itself; its bytes are canonical, so a
-change of any bit of any file, this one included, is found.
+Orbax does not checksum the bytes of arrays, so a flipped bit would load silently.
+`checksums.json` holds the size and SHA-256 of every file of the folder, and a SHA-256 of itself;
+its bytes are canonical, so a change of any bit of any file, this one included, is found.
 
     parts = digest_files(folder, file_names(folder))
     commit_text = checksums_text(parts)
@@ -23,7 +23,7 @@ _THREADS = 4  # hashing leaves the interpreter's lock; a disk queue deeper than 
 
 
 def file_names(folder: Path) -> list[str]:
-    """The "/"-joined names of all files below a folder, sorted, without the checksums themselves."""
+    """The "/"-joined names of all files below a folder, sorted, without `checksums.json`."""
     names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     return sorted(name for name in names if name != CHECKSUMS)
 
@@ -55,10 +55,11 @@ def checksums_text(files: Mapping[str, list]) -> str:
 
 
 def find_damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
-    """What is wrong with a committed checkpoint, "file: reason", or None where every byte is as written.
+    """What is wrong with a checkpoint, "file: reason", or None where all is as it was written.
 
-    All sizes are checked, and the contents of every `parts`-th file from number `part` on: so several
-    processes share the reading. Raises PermissionError, which says nothing about the bytes.
+    All sizes are checked, and the contents of every `parts`-th file from number `part` on: so
+    several processes share the reading. Raises PermissionError, which says nothing about the
+    bytes.
     """
     try:
         files = read_checksums(folder)
@@ -68,11 +69,11 @@ def find_damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
         return f"{CHECKSUMS}: {error}"
     for name, (size, _) in files.items():
         try:
-            actual = (folder / name).stat().st_size
+            found = (folder / name).stat().st_size
         except FileNotFoundError:
             return f"{name}: missing"
-        if actual != size:
-            return f"{name}: {actual} bytes where {size} were written"
+        if found != size:
+            return f"{name}: {found} bytes where {size} were written"
     chosen = list(files)[part::parts]
     try:
         actual = digest_files(folder, chosen, threads=_THREADS)

@@ -1,7 +1,7 @@
 """One SHA-256 for a model's parameters, the same on every mesh and for any number of processes.
 
-The hash runs over the parameters in the sorted order of their "/"-joined paths; for each one over a line
-of JSON [path, dtype, shape] and then its bytes, little-endian, rows first:
+The hash runs over the parameters in the sorted order of their "/"-joined paths; for each one over
+a line of JSON [path, dtype, shape] and then its bytes, little-endian, rows first:
 
     param_sha256({"embed": {"table": jnp.zeros((4, 2))}})
 """
@@ -31,7 +31,7 @@ def param_sha256(params: Mapping[str, Any]) -> str:
         digest.update(json.dumps(header, separators=(",", ":")).encode() + b"\n")
         if array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -1,12 +1,14 @@
 """A run's folder: its named files, the lock against a second writer, and writes that cannot tear.
 
-run = RunDir("runs/tiny")
-with run.lock():
-    run.config.write_text(...)
-    truncate_jsonl(run.metrics, max_step=100)  # on resume, what came after the checkpoint goes
+    run = RunDir("runs/tiny")
+    with run.lock():
+        run.config.write_text(...)
+        truncate_jsonl(run.metrics, max_step=100)  # on resume, what came after goes
 
-config.yaml  environment.json  data_manifest.json  tokenizer/  checkpoints/  metrics.jsonl  ledger.jsonl
-samples.jsonl  tensorboard/  report.html  log.txt  run.lock
+The folder holds
+
+    config.yaml  environment.json  data_manifest.json  tokenizer/  checkpoints/  metrics.jsonl
+    ledger.jsonl  samples.jsonl  tensorboard/  report.html  log.txt  run.lock
 """
 
 from __future__ import annotations
@@ -47,10 +49,10 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self, process_index: int = 0) -> Iterator[None]:
-        """Holds the run against a second writer; the folder is made. Ends with the process, even by SIGKILL.
+        """Holds the run against a second writer, and makes its folder; ends with the process.
 
-        Of several processes of one run only number 0 takes the lock. Raises `UserError` that names the
-        holder's pid and host.
+        The system frees the lock even of a killed process. Of several processes of one run only
+        number 0 takes it. Raises `UserError` that names the holder's pid and host.
         """
         if process_index != 0:
             yield
@@ -77,7 +79,8 @@ def _take(handle: int, run: RunDir) -> None:
             ) from None
         holder = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip() or "another process"
         raise UserError(
-            f"{run}: the run is being written by {holder}; wait for it, stop it, or use another run folder"
+            f"{run}: the run is being written by {holder}; "
+            "wait for it, stop it, or use another run folder"
         ) from None
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     os.ftruncate(handle, 0)
@@ -112,10 +115,10 @@ def fsync_folder(path: str | Path) -> None:
 
 
 def truncate_jsonl(path: str | Path, max_step: int) -> int:
-    """Drops the lines whose "step" is above `max_step`, and a torn last line; returns how many went.
+    """Drops lines whose "step" is above `max_step`, and a torn last line; returns how many.
 
-    Lines without a "step" stay. A file that does not exist is left so. Raises `UserError` for a line in
-    the middle that is not JSON: that is no torn write, and nothing is dropped on a guess.
+    Lines without a "step" stay. A file that does not exist is left so. Raises `UserError` for a
+    line in the middle that is not JSON: that is no torn write, and nothing is dropped on a guess.
     """
     path = Path(path)
     if not path.exists():

@@ -1,8 +1,10 @@
-"""The arrays of a checkpoint: a thin wrapper of Orbax that writes and reads a pytree by the paths of its leaves.
+"""The arrays of a checkpoint: Orbax behind two functions that know a leaf by its path.
 
-metadata, finish = start_writing(folder, 100, state)   # the state may be donated from here on
-finish()                                               # in another thread
-state = read(folder, abstract_state, whole=True)
+A leaf at state["opt_state"][0].mu["kernel"] is stored as "opt_state/0/mu/kernel":
+
+    metadata, finish = start_writing(folder, 100, state)  # the state may be donated from here on
+    finish()                                              # in another thread
+    state = read(folder, abstract_state, whole=True)
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class ArrayInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class StateMetadata:
-    """What a checkpoint holds: its step, the unix second of the save, and every array by its path."""
+    """What a checkpoint holds: its step, the unix second of its save, its arrays by path."""
 
     step: int
     time: float
@@ -64,8 +66,9 @@ def read_metadata(folder: Path) -> StateMetadata:
 def start_writing(folder: Path, step: int, state: Any) -> tuple[StateMetadata, Callable[[], None]]:
     """Takes the state to the host and begins to write it; the second result waits for the end.
 
-    On return the arrays may be donated. On a CPU Orbax holds views of the arrays' own memory instead of
-    copies; jax gives a buffer that is viewed to no donation, so the views keep their values.
+    On return the arrays may be donated. On a CPU Orbax holds views of the arrays' own memory
+    instead of copies; jax gives a buffer that is viewed to no donation, so the views keep their
+    values.
     """
     import jax
     from orbax.checkpoint import v1 as ocp
@@ -77,7 +80,7 @@ def start_writing(folder: Path, step: int, state: Any) -> tuple[StateMetadata, C
     arrays = {path: ArrayInfo(leaf.dtype.name, tuple(leaf.shape)) for path, leaf in leaves.items()}
     context = ocp.Context()
     context.array.saving.use_compression = False  # weights are noise: 8% smaller for 4 x the time
-    # Sharing replicas among the writers compiles a slice for each shape: worth it over a network only.
+    # Sharing replicas among writers compiles a slice for each shape: for several hosts only.
     context.array.saving.use_replica_parallel = jax.process_count() > 1
     with context:
         response = ocp.save_async(folder / ARRAYS, unflatten(leaves))
@@ -85,7 +88,7 @@ def start_writing(folder: Path, step: int, state: Any) -> tuple[StateMetadata, C
 
 
 def read(folder: Path, abstract_state: Any, *, whole: bool) -> Any:
-    """Reads the leaves of `abstract_state` into their shardings; `whole`: there must be no others."""
+    """Reads the leaves of `abstract_state` into their shardings; `whole`: there are no others."""
     import jax
     from orbax.checkpoint import v1 as ocp
 
@@ -135,7 +138,8 @@ def _check_tree(
     found = [f"{kind}: {_some(paths)}" for kind, paths in kinds.items() if paths]
     if found:
         raise UserError(
-            f"{folder}: holds another model or optimizer; {'; '.join(found)}; use the config it was saved with"
+            f"{folder}: holds another model or optimizer; {'; '.join(found)}; "
+            "use the config it was saved with"
         )
 
 
