@@ -67,7 +67,8 @@ def test_a_line_keeps_to_its_width_and_drops_the_least_first():
     )
     assert full.endswith("data 0.3%  saving 123000  32m02s left")
     assert progress.line(len(full) - 1) == full.replace("  ", " ")
-    assert progress.line(30) == "123456/1000000 loss 1.834"
+    assert progress.line(26) == "123456/1000000  loss 1.834"
+    assert progress.line(25) == "123456/1000000 loss 1.834"
 
 
 def test_not_a_number_is_shown_as_it_is():
