@@ -114,13 +114,13 @@ class SourceConfig(Config):
 
     registry: ClassVar = {
         "text": "jaxlm.data.sources:TextFiles",
-        "jsonl": "jaxlm.data.sources:JsonLines",
-        "csv": "jaxlm.data.sources:Csv",
-        "parquet": "jaxlm.data.sources:Parquet",
-        "array_record": "jaxlm.data.sources:ArrayRecord",
-        "package": "jaxlm.data.sources:PackageFiles",
-        "stdlib": "jaxlm.data.sources:StandardLibrary",
-        "synthetic": "jaxlm.data.sources:Synthetic",
+        "jsonl": "jaxlm.data.tables:JsonLines",
+        "csv": "jaxlm.data.tables:Csv",
+        "parquet": "jaxlm.data.tables:Parquet",
+        "array_record": "jaxlm.data.tables:ArrayRecord",
+        "package": "jaxlm.data.corpora:PackageFiles",
+        "stdlib": "jaxlm.data.corpora:StandardLibrary",
+        "synthetic": "jaxlm.data.corpora:Synthetic",
     }
 
 
@@ -130,7 +130,7 @@ class DataConfig(Config):
 
     registry: ClassVar = {
         "text": "jaxlm.data.text:TextData",
-        "tokens": "jaxlm.data.text:TokenData",
+        "tokens": "jaxlm.data.tokens:TokenData",
         "examples": "jaxlm.data.examples:ExampleData",
         "mixture": "jaxlm.data.mixture:MixtureData",
     }

@@ -1,12 +1,93 @@
-"""What is really in the rows: decoded segment by segment, with the share of padding."""
+"""What is really in the rows: decoded segment by segment, with the share of padding.
+
+print(inspect(prepared, "train", rows=2))
+
+train: 37 documents, 1,402,000 tokens, 5,477 rows of 257, 0.01% padding
+row 0, id 4711: 257 tokens, 2 segments, 0 padding
+  segment 1, 180 tokens, positions 512..691: "...end of one play"
+  segment 2, 77 tokens, positions 0..76: "beginning of the next..."
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
+from jaxlm.data.order import Row
 from jaxlm.data.prepared import Prepared
+
+MAX_CHARS = 400  # of a segment's text that are shown
 
 
 def inspect(
-    prepared: Prepared, split: str = "train", *, rows: int = 4, seed: int = 0, batch_size: int = 1
+    prepared: Prepared,
+    split: str = "train",
+    *,
+    rows: int = 4,
+    seed: int = 0,
+    batch_size: int = 1,
+    start: int = 0,
 ) -> str:
-    """`rows` rows of a split as text for a terminal."""
-    raise NotImplementedError
+    """Rows start .. start + rows - 1 of a split as text for a terminal, in the order that training
+    draws them.
+    """
+    dataset = prepared.rows(split, batch_size=batch_size, seed=seed)
+    lines = [f"{split}: {_summary(prepared.splits[split].counts)}"]
+    for index in range(start, start + rows):
+        lines += _row_lines(index, dataset[index], prepared)
+    return "\n".join(lines)
+
+
+def segments(row: Row) -> list[dict[str, Any]]:
+    """The segments of a row, padding left out: {"segment", "tokens" (ids), "positions" (first,
+    last)}.
+    """
+    ids = row["segment_ids"]
+    found = []
+    for segment in np.unique(ids[ids > 0]):
+        places = np.flatnonzero(ids == segment)
+        positions = row["positions"][places]
+        found.append(
+            {
+                "segment": int(segment),
+                "tokens": row["tokens"][places].tolist(),
+                "positions": (int(positions[0]), int(positions[-1])),
+            }
+        )
+    return found
+
+
+def _row_lines(index: int, row: Row, prepared: Prepared) -> list[str]:
+    padding = int((row["segment_ids"] == 0).sum())
+    size = len(row["tokens"])
+    parts = segments(row)
+    label = ""
+    if "label" in row:
+        label = f", class {prepared.classes[row['label']]} ({int(row['label'])})"
+    lines = [
+        f"row {index}, id {int(row['id'])}: {size} tokens, {len(parts)} segments, "
+        f"{padding} padding ({padding / size:.1%}){label}"
+    ]
+    for part in parts:
+        text = prepared.tokenizer.decode(part["tokens"])
+        if len(text) > MAX_CHARS:
+            text = f"{text[: MAX_CHARS // 2]} ... {text[-MAX_CHARS // 2 :]}"
+        first, last = part["positions"]
+        size = len(part["tokens"])
+        lines.append(
+            f"  segment {part['segment']}, {size} tokens, positions {first}..{last}: {text!r}"
+        )
+    return lines
+
+
+def _summary(counts: dict[str, Any]) -> str:
+    words = []
+    for key, value in counts.items():
+        if key == "padding":
+            words.append(f"{value:.2%} padding")
+        elif isinstance(value, dict):
+            words.append(f"{key} " + " ".join(f"{k}={v:,}" for k, v in value.items()))
+        else:
+            words.append(f"{value:,} {key}")
+    return ", ".join(words)

@@ -5,30 +5,32 @@
     batch = next(batches)            # {"tokens": [8, T] ..., "id": [8]}
     loader.close()
 
-Batch s holds rows s * batch_size + local_rows, whatever the number of threads, workers or hosts: only who
-computes it, and how early, depends on them. Starting at any step costs nothing. Reading ahead is grain's:
-a `MapDataset` of batches under `ReadOptions` (threads) and `mp_prefetch` (processes).
+Batch s holds rows s * batch_size + local_rows, whatever the number of threads, workers or hosts:
+only who computes it, and how early, depends on them. Starting at any step costs nothing. Reading
+ahead is grain's: a `MapDataset` of batches under `ReadOptions` (threads) and `mp_prefetch`
+(processes). Grain is imported when the first iterator is made, because it imports jax where jax is
+installed.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import grain
 import numpy as np
-from absl import flags
 
 from jaxlm.types import RowDataset
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
+LAST_STEP = 2**48
 
 
 class Loader:
     """Draws this process's part of every global batch.
 
-    rows: row i is a pure function of i. transform: raw row -> batch row (the objective's); "id" is kept.
+    rows: row i is a pure function of i. transform: raw row -> batch row (the objective's); "id" is
+    kept.
     batch_size: rows of the global batch. local_rows: which of them are this process's.
     threads, prefetch: threads that read ahead, and how many batches ahead; 0 reads when asked.
     workers: processes that read ahead (0: none), for transforms that hold the interpreter's lock.
@@ -47,24 +49,32 @@ class Loader:
     ) -> None:
         places = range(batch_size)[local_rows if local_rows is not None else slice(None)]
         assert len(places) > 0, f"no local rows in {local_rows} of a batch of {batch_size}"
-        self._rows, self._transform = rows, transform
-        self._batch_size, self._places = batch_size, places
+        self._make_batch = MakeBatch(rows, transform, batch_size, places)
         # A thread that has no batch to read ahead would idle: grain warns of it.
         self._threads, self._prefetch = min(threads, prefetch), prefetch
         self._workers = workers
         self._open: list[Any] = []
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """Endless batches from `start_step` on; close the loader (or the iterator) to end its threads."""
-        dataset = BatchDataset(self._rows, self._transform, self._batch_size, self._places, start_step)
+        """Endless batches from `start_step` on; close the loader (or the iterator) to end its
+        threads.
+        """
+        import grain
+        from absl import flags
+
+        dataset = grain.MapDataset.range(start_step, LAST_STEP).map(self._make_batch)
         options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)
         stream = dataset.to_iter_dataset(options)
         if self._workers:
-            if not flags.FLAGS.is_parsed():  # grain's workers read absl flags, which only an absl app parses
+            if (
+                not flags.FLAGS.is_parsed()
+            ):  # grain's workers read absl flags, which only an absl app parses
                 flags.FLAGS.mark_as_parsed()
             ahead = max(1, -(-self._prefetch // self._workers))
             stream = stream.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)
+                grain.MultiprocessingOptions(
+                    num_workers=self._workers, per_worker_buffer_size=ahead
+                )
             )
         iterator = iter(stream)
         self._open.append(iterator)
@@ -82,28 +92,21 @@ class Loader:
         self.close()
 
 
-class BatchDataset(grain.MapDataset):
-    """Batches at random access: element i is this process's part of batch start_step + i."""
+@dataclass(frozen=True)
+class MakeBatch:
+    """Step -> this process's part of that global batch."""
 
-    def __init__(
-        self, rows: RowDataset, transform: Transform, batch_size: int, places: range, start_step: int
-    ) -> None:
-        super().__init__()
-        self._rows, self._transform = rows, transform
-        self._batch_size, self._places, self._start = batch_size, places, start_step
+    rows: RowDataset
+    transform: Transform
+    batch_size: int
+    places: range
 
-    def __len__(self) -> int:
-        return sys.maxsize // self._batch_size - self._start
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return self.slice(index)
-        first = (self._start + index) * self._batch_size
-        return stack([self._row(first + place) for place in self._places])
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        return stack([self._row(step * self.batch_size + place) for place in self.places])
 
     def _row(self, index: int) -> dict[str, Any]:
-        raw = self._rows[index]
-        return {**self._transform(raw), "id": raw["id"]}
+        raw = self.rows[index]
+        return {**self.transform(raw), "id": raw["id"]}
 
 
 def stack(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:

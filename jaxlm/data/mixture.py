@@ -1,19 +1,50 @@
-"""Several datasets drawn from at fixed rates."""
+"""Several datasets drawn from at fixed rates.
+
+    data:
+      type: mixture
+      parts:
+        web:   {weight: 3, data: {type: text, ...}}
+        books: {weight: 1, data: {type: text, ...}}
+
+Which part row i belongs to is a closed form (see `Interleaved`), so that the rates are exact in the
+long run, at most one row a part off at any time, and any place is found at once. A part is
+reshuffled in its own
+epochs: a small one begins anew while a large one is still in its first. One tokenizer, trained on
+the training texts of all parts, serves them all. Validation is every part's, one after the other,
+and "validation/<part>" each alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import field as attribute
+from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from jaxlm.config import REQUIRED, Config, UserError, field
-from jaxlm.data.prepared import PreparableData
-from jaxlm.types import DataConfig
+from jaxlm.data.order import Row, derive_seed
+from jaxlm.data.prepared import PreparableData, Prepared, Report, Split
+from jaxlm.types import DataConfig, RowDataset, Tokenizer
+
+PART_BITS = 40  # a part's ids lie in [part << 40, part + 1 << 40)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part(Config):
     """One dataset of a mixture and how often it is drawn from."""
 
-    weight: float = field(1.0, "rows from this part, in proportion to the other parts' weights", gt=0)
+    weight: float = field(
+        1.0, "rows from this part, in proportion to the other parts' weights", gt=0
+    )
     data: DataConfig = field(REQUIRED, "the dataset")
 
 
@@ -26,3 +57,175 @@ class MixtureData(PreparableData):
     def validate(self) -> None:
         if not self.parts:
             raise UserError("parts is empty; name at least one dataset")
+        for name, part in self.parts.items():
+            if isinstance(part.data, MixtureData):
+                raise UserError(
+                    f"parts.{name} is a mixture; name its parts here, weights multiplied"
+                )
+            if getattr(part.data, "order", "shuffle") == "stream":
+                raise UserError(
+                    f"parts.{name}: a mixture has no consecutive windows; set order: shuffle"
+                )
+
+    @property
+    def _data(self) -> dict[str, PreparableData]:
+        return {name: part.data for name, part in self.parts.items()}  # type: ignore[misc]
+
+    def training_texts(self) -> Iterator[str]:
+        for data in self._data.values():
+            yield from data.training_texts()
+
+    def corpus_fingerprint(self) -> str:
+        facts = {name: data.corpus_fingerprint() for name, data in self._data.items()}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def tokenise(
+        self, tokenizer: Tokenizer, cache_dir: Path, *, workers: int = 0, report: Report = print
+    ) -> Prepared:
+        parts = {}
+        for name, data in self._data.items():
+            try:
+                parts[name] = data.tokenise(tokenizer, cache_dir, workers=workers, report=report)
+            except UserError as error:
+                raise UserError(f"parts.{name}: {error}") from None
+        _check_alike("seq_len", {name: part.seq_len for name, part in parts.items()})
+        _check_alike("classes", {name: part.classes for name, part in parts.items()})
+        weights = [part.weight for part in self.parts.values()]
+        first = next(iter(parts.values()))
+        splits: dict[str, Split] = {
+            "train": MixedSplit({n: p.splits["train"] for n, p in parts.items()}, weights)
+        }
+        held = {n: p.splits["validation"] for n, p in parts.items() if "validation" in p.splits}
+        if held:
+            splits["validation"] = ChainedSplit(held, list(parts))
+            splits.update({f"validation/{name}": split for name, split in held.items()})
+        manifest = {
+            "tokenizer": tokenizer.fingerprint(),
+            "parts": {n: {"weight": self.parts[n].weight, **p.manifest} for n, p in parts.items()},
+            "splits": {name: split.counts for name, split in splits.items()},
+        }
+        return Prepared(tokenizer, splits, manifest, first.seq_len, first.classes)
+
+
+def _check_alike(what: str, values: dict[str, Any]) -> None:
+    if len(set(values.values())) > 1:
+        listing = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise UserError(f"parts: {what} differs ({listing}); set the same in every part")
+
+
+# -------------------------------------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True)
+class MixedSplit:
+    """The training rows of all parts, interleaved."""
+
+    parts: dict[str, Split]
+    weights: list[float]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return _sum_counts(self.parts)
+
+    def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
+        rows = [
+            split.dataset(batch_size=batch_size, seed=derive_seed(seed, name))
+            for name, split in self.parts.items()
+        ]
+        return Interleaved(rows, self.weights)
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Rows of several datasets; of the first i, part k has within one of i * weight_k / sum of
+    weights.
+
+    The parts are peeled off one by one: with p = weight_1 / sum, row i belongs to part 1 when
+    floor((i + 1) p) > floor(i p), as its row floor(i p); else it is row i - floor(i p) of what
+    remains. All
+    in whole numbers: a weight counts as the decimal number it is written as.
+    """
+
+    parts: list[RowDataset]
+    weights: list[float]
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """As many rows as the parts hold together (a part may then have been seen more or less than
+        once).
+        """
+        return sum(part.rows_per_epoch for part in self.parts)
+
+    def __getitem__(self, index: int) -> Row:
+        part, place = self.locate(index)
+        return with_part(self.parts[part][place], part)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(part, row of the part) of row `index` >= 0."""
+        for part, (weight, total) in enumerate(self._shares):
+            before = index * weight // total
+            if (index + 1) * weight // total > before:
+                return part, before
+            index -= before
+        raise AssertionError("the last part takes every row that is left")
+
+    @cached_property
+    def _shares(self) -> list[tuple[int, int]]:
+        """(weight, weight of this part and all later ones) as whole numbers."""
+        exact = [Fraction(str(weight)) for weight in self.weights]
+        scale = lcm(*(weight.denominator for weight in exact))
+        whole = [int(weight * scale) for weight in exact]
+        totals = list(accumulate(reversed(whole)))[::-1]
+        return list(zip(whole, totals, strict=True))
+
+
+@dataclass(frozen=True)
+class ChainedSplit:
+    """The validation rows of all parts, one part after the other."""
+
+    parts: dict[str, Split]
+    names: list[str] = attribute(repr=False)  # of all parts: their order gives the ids
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return _sum_counts(self.parts)
+
+    def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
+        rows = [split.dataset(batch_size=batch_size, seed=seed) for split in self.parts.values()]
+        return Chained(rows, [self.names.index(name) for name in self.parts])
+
+
+@dataclass(frozen=True)
+class Chained:
+    """One pass of each dataset after the other, again and again."""
+
+    parts: list[RowDataset]
+    numbers: list[int]
+
+    @property
+    def rows_per_epoch(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Row:
+        index %= self._ends[-1]
+        part = int(np.searchsorted(self._ends, index, "right"))
+        place = index - (self._ends[part - 1] if part else 0)
+        return with_part(self.parts[part][place], self.numbers[part])
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(part.rows_per_epoch for part in self.parts))
+
+
+def with_part(row: Row, part: int) -> Row:
+    """The row with an id that no other part has."""
+    assert 0 <= row["id"] < 1 << PART_BITS
+    return {**row, "id": np.int64(row["id"] + (part << PART_BITS))}
+
+
+def _sum_counts(parts: dict[str, Split]) -> dict[str, Any]:
+    counts = [split.counts for split in parts.values()]
+    keys = [
+        k for k in ("documents", "tokens", "bytes", "chars", "rows") if all(k in c for c in counts)
+    ]
+    return {key: sum(c[key] for c in counts) for key in keys}

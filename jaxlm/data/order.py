@@ -1,13 +1,16 @@
 """The order in which rows are drawn: in order, or shuffled anew in every epoch.
 
-Both wrap a finite set of rows and answer for every i >= 0 without state, so a run may start at any step:
+Both wrap a finite set of rows and answer for every i >= 0 without state, so a run may start at any
+step:
 
     rows = Shuffled(windows, seed=0)
     rows[10**9]                       # as quick as rows[0]; the same on every machine
 
-The shuffle is a pseudo-random permutation computed index by index (grain's `index_shuffle`, a Simon block
-cipher walked in a cycle until it falls inside the range): constant memory, no table. Its key is a hash of
-(seed, epoch), so that epoch 1 of seed 0 is not epoch 0 of seed 1.
+The shuffle is a pseudo-random permutation computed index by index: a Feistel cipher over the fewest
+bits that number the rows, walked in a cycle until it falls inside their range (Black and Rogaway,
+"Ciphers with arbitrary finite domains", 2002). It needs no table. Its key is a hash of (seed,
+epoch), so that epoch 1 of seed 0 is not epoch 0 of seed 1. It is written out here rather than taken
+from a library, because a run that is resumed after an upgrade must still find the same order.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 Row = dict[str, Any]
 
@@ -61,17 +63,42 @@ class Shuffled:
 
 
 def shuffled_index(index: int, length: int, seed: int) -> int:
-    """Which of `length` rows is drawn at place `index` >= 0 of an endless run of reshuffled epochs."""
-    assert index >= 0 and 0 < length <= 2**32
+    """Which of `length` rows is drawn at place `index` >= 0 of endless, reshuffled epochs."""
+    assert index >= 0 and length > 0
     epoch, place = divmod(index, length)
-    return index_shuffle(place, max_index=length - 1, seed=_key(seed, epoch), rounds=4)
+    bits = max(2, (length - 1).bit_length())
+    low = bits // 2
+    low_mask, high_mask = (1 << low) - 1, (1 << (bits - low)) - 1
+    keys = _round_keys(seed, epoch)
+    while True:
+        high, rest = place >> low, place & low_mask
+        for key in keys:  # each line is its own inverse, so every round is one to one
+            high ^= _mix(rest ^ key) & high_mask
+            rest ^= _mix(high ^ key ^ _GOLDEN) & low_mask
+        place = high << low | rest
+        if place < length:
+            return place
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = 2**64 - 1
+_ROUNDS = 4  # of two half rounds
+
+
+def _mix(x: int) -> int:
+    """Steele, Lea and Flood's 64-bit finaliser (SplitMix, 2014), cut to the shifts that low bits
+    need.
+    """
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
+    return x >> 31 ^ x
 
 
 @lru_cache(maxsize=256)
-def _key(seed: int, epoch: int) -> int:
-    """32 bits for one epoch's permutation."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little")
+def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
+    """Keys of 64 bits for one epoch's permutation."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8 * _ROUNDS).digest()
+    return tuple(int.from_bytes(digest[i : i + 8], "little") for i in range(0, len(digest), 8))
 
 
 def derive_seed(seed: int, name: str) -> int:

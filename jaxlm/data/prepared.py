@@ -1,8 +1,8 @@
 """What preparing a dataset leaves behind, and the steps that every dataset shares.
 
-A data config derives from `PreparableData` and supplies three things: the training texts (for a tokenizer
-that is trained), a fingerprint of the corpus, and `tokenise`, which writes what is to be written and
-returns the splits. `prepare` puts them together:
+A data config derives from `PreparableData` and supplies three things: the training texts (for a
+tokenizer that is trained), a fingerprint of the corpus, and `tokenise`, which writes what is to be
+written and returns the splits. `prepare` puts them together:
 
     prepared = config.prepare(Bytes(), Path("cache"), workers=2)
     rows = prepared.rows("train", batch_size=16, seed=0)
@@ -25,7 +25,9 @@ Report = Callable[[str], None]
 class Split(Protocol):
     """One split of a prepared dataset."""
 
-    counts: dict[str, Any]  # documents, tokens, rows, bytes, chars, share of padding: what the manifest says
+    counts: dict[
+        str, Any
+    ]  # documents, tokens, rows, bytes, chars, share of padding: what the manifest says
 
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         """The rows of the split, endless and at random access, in the split's own order."""
@@ -34,7 +36,9 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset that is ready to be read: its tokenizer, its splits and a manifest of what they came from."""
+    """A dataset that is ready to be read: its tokenizer, its splits and a manifest of what they
+    came from.
+    """
 
     tokenizer: Tokenizer
     splits: dict[str, Split]
@@ -43,13 +47,17 @@ class Prepared:
     classes: tuple[str, ...] = field(default=())
 
     def rows(self, split: str, *, batch_size: int, seed: int) -> RowDataset:
-        """The rows of "train" (reshuffled every epoch, or in lanes) or "validation" (one pass in order).
+        """The rows of "train" (reshuffled every epoch, or in lanes) or "validation" (one pass in
+        order).
 
-        `batch_size` is the global one: a stream of lanes is laid out by it. `rows_per_epoch` rows make a
-        pass; later ones repeat it. Raises UserError for a split that the dataset does not have.
+        `batch_size` is the global one: a stream of lanes is laid out by it. `rows_per_epoch` rows
+        make a pass; later ones repeat it. Raises UserError for a split that the dataset does not
+        have.
         """
         if split not in self.splits:
-            mend = "set data.validation_fraction or data.validation" if split == "validation" else None
+            mend = (
+                "set data.validation_fraction or data.validation" if split == "validation" else None
+            )
             raise UserError(f"data has no {split!r} split; {mend or suggest(split, self.splits)}")
         return self.splits[split].dataset(batch_size=batch_size, seed=seed)
 
@@ -68,8 +76,9 @@ class PreparableData(DataConfig):
     ) -> Prepared:
         """Builds (or finds) the tokenizer, writes (or finds) the token store, and opens it.
 
-        A trained tokenizer sees the training split only. `workers` processes tokenise (0: this one); the
-        result does not depend on their number. `report` gets a line for each thing that takes time.
+        A trained tokenizer sees the training split only. `workers` processes tokenise (0: this
+        one); the result does not depend on their number. `report` gets a line for each thing that
+        takes time.
         """
         cache_dir = Path(cache_dir)
         built = tokenizer.build(  # type: ignore[attr-defined]

@@ -1,13 +1,31 @@
-"""Running text as rows of tokens: documents from sources, or token files that exist already."""
+"""Running text as rows of tokens, from sources of documents.
+
+    data:
+      type: text
+      source: {type: text, files: "plays/*.txt"}
+      seq_len: 256
+      validation_fraction: 0.1
+
+Held-out documents are chosen by a hash of their name or text, so adding a document moves no other
+one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from jaxlm.config import REQUIRED, UserError, field
-from jaxlm.data.prepared import PreparableData
-from jaxlm.types import SourceConfig
+import numpy as np
+
+from jaxlm.config import UserError, field
+from jaxlm.data.corpus import Corpus
+from jaxlm.data.lm_split import language_splits
+from jaxlm.data.prepared import PreparableData, Prepared, Report
+from jaxlm.data.store import TokenStore
+from jaxlm.data.tokenise import Options, prepare_store
+from jaxlm.types import SourceConfig, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +35,17 @@ class TextData(PreparableData):
     source: SourceConfig | None = field(None, "where the documents come from")
     sources: dict[str, SourceConfig] = field(dict, "several sources by name, instead of `source`")
     validation: SourceConfig | None = field(None, "a source of its own for validation")
-    validation_fraction: float = field(0.1, "share of documents held out, without `validation`", ge=0, lt=1)
+    validation_fraction: float = field(
+        0.1, "share of documents held out, without `validation`", ge=0, lt=1
+    )
     split_by: Literal["name", "text"] = field(
         "name", "what is hashed to hold a document out: `text` keeps equal texts on one side"
     )
     split_salt: int = field(0, "changes which documents are held out")
     seq_len: int = field(256, "tokens that are predicted in a row", ge=1)
     order: Literal["shuffle", "stream"] = field(
-        "shuffle", "rows shuffled anew each epoch, or consecutive windows down each row of the batch"
+        "shuffle",
+        "rows shuffled anew each epoch, or consecutive windows down each row of the batch",
     )
     packing: Literal["split", "whole"] = field(
         "split", "cut the concatenated documents into rows, or fit whole documents into rows"
@@ -35,34 +56,70 @@ class TextData(PreparableData):
     def validate(self) -> None:
         if (self.source is None) == (not self.sources):
             raise UserError("needs either source or sources; set exactly one of them")
-        _validate_rows(self.order, self.packing)
+        if self.order == "stream" and self.packing == "whole":
+            raise UserError("order: stream needs consecutive windows; set packing: split")
+
+    @property
+    def corpus(self) -> Corpus:
+        sources: Any = self.sources or {"source": self.source}
+        fraction = 0.0 if self.validation is not None else self.validation_fraction
+        return Corpus(sources, fraction, self.split_by, self.split_salt)
+
+    def training_texts(self) -> Iterator[str]:
+        return self.corpus.training_texts()
+
+    def corpus_fingerprint(self) -> str:
+        return self.corpus.fingerprint()
+
+    def tokenise(
+        self, tokenizer: Tokenizer, cache_dir: Path, *, workers: int = 0, report: Report = print
+    ) -> Prepared:
+        options = Options(add_bos=self.add_bos, add_eos=self.add_eos)
+        corpus = self.corpus
+        store = prepare_store(
+            corpus.sources, tokenizer, options, cache_dir, workers=workers, report=report
+        )
+        stores = {"train": store}
+        documents = corpus.split(store)
+        if self.validation is not None:
+            source: Any = {"validation": self.validation}
+            held = prepare_store(
+                source, tokenizer, options, cache_dir, workers=workers, report=report
+            )
+            stores["validation"] = held
+            documents["validation"] = held.documents()
+            report_shared_texts(store, held, report)
+        counts = {
+            name: stores.get(name, store).counts(docs.index) for name, docs in documents.items()
+        }
+        splits = language_splits(
+            documents,
+            counts,
+            seq_len=self.seq_len,
+            order=self.order,
+            packing=self.packing,
+            pad_id=tokenizer.pad_id,
+        )
+        manifest = {
+            "tokenizer": tokenizer.fingerprint(),
+            "stores": {name: store_facts(s) for name, s in stores.items()},
+            "splits": {name: split.counts for name, split in splits.items()},
+        }
+        return Prepared(tokenizer, splits, manifest, self.seq_len)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenData(PreparableData):
-    """A token file that exists already: a jaxlm store, nanoGPT's .bin or Megatron's .bin/.idx."""
-
-    path: str = field(REQUIRED, "the store's folder, or the .bin file")
-    format: Literal["jaxlm", "nanogpt", "megatron"] = field(REQUIRED, "what wrote the file")
-    dtype: Literal["uint16", "uint32"] = field("uint16", "number type of a nanoGPT .bin")
-    eos_id: int | None = field(None, "id that ends a document in a nanoGPT .bin; none: one document", ge=0)
-    validation_path: str | None = field(None, "a store of its own for validation")
-    validation_fraction: float = field(
-        0.1, "share of documents held out, without `validation_path`", ge=0, lt=1
-    )
-    split_salt: int = field(0, "changes which documents are held out")
-    seq_len: int = field(256, "tokens that are predicted in a row", ge=1)
-    order: Literal["shuffle", "stream"] = field(
-        "shuffle", "rows shuffled anew each epoch, or consecutive windows down each row of the batch"
-    )
-    packing: Literal["split", "whole"] = field(
-        "split", "cut the concatenated documents into rows, or fit whole documents into rows"
-    )
-
-    def validate(self) -> None:
-        _validate_rows(self.order, self.packing)
+def store_facts(store: TokenStore) -> dict[str, Any]:
+    """What a run's manifest keeps of a store: where it is, what it came from, its hashes and
+    counts.
+    """
+    return {"folder": str(store.folder), **store.manifest}
 
 
-def _validate_rows(order: str, packing: str) -> None:
-    if order == "stream" and packing == "whole":
-        raise UserError("order: stream needs consecutive windows; set packing: split")
+def report_shared_texts(train: TokenStore, validation: TokenStore, report: Report) -> None:
+    """Says so where a validation text is a training text too."""
+    texts = [np.array(store.arrays["text_hashes"]) for store in (validation, train)]
+    shared = int(np.isin(*texts).sum())
+    if shared:
+        report(
+            f"warning: {shared} of {len(texts[0])} validation texts are in the training source too"
+        )

@@ -1,0 +1,325 @@
+"""Writes a token store: in parallel, resumable, and committed whole or not at all.
+
+Every unit of a source (a file, a row group) becomes a part of its own, written by one process. When
+all parts exist they are joined in the units' order, so the bytes do not depend on the number of
+processes. Work goes on in `<fingerprint>.partial`; a killed preparation finds its finished parts
+there. The folder is renamed to `<fingerprint>` when it is complete: a store that exists under its
+name is whole. One process writes at a time (a lock file beside the folder); others wait and use
+what it wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config import UserError
+from jaxlm.data.corpus import full_name
+from jaxlm.data.prepared import Report
+from jaxlm.data.sources import Document, Source, Unit, empty_corpus
+from jaxlm.data.split import hash64
+from jaxlm.data.store import (
+    ARRAYS,
+    FORMAT_VERSION,
+    TokenStore,
+    manifest_digest,
+    sha256_file,
+    token_dtype,
+)
+from jaxlm.data.tokenizers import load_tokenizer
+from jaxlm.types import Tokenizer
+
+BATCH_CHARS = 2**20  # characters that are tokenised and written at a time
+
+
+@dataclass(frozen=True)
+class Options:
+    """What else than texts and tokenizer decides the tokens."""
+
+    add_bos: bool = True
+    add_eos: bool = True
+    labelled: bool = False  # a document without a label is an error
+
+
+def prepare_store(
+    sources: dict[str, Source],
+    tokenizer: Tokenizer,
+    options: Options,
+    cache_dir: Path,
+    *,
+    workers: int = 0,
+    report: Report = print,
+) -> TokenStore:
+    """The store of these sources under this tokenizer: opened where it exists, else written.
+
+    sources: by name; names of documents get "name/" in front where there are several.
+    workers: processes that tokenise; 0 tokenises in this one.
+    """
+    origins = {
+        "format_version": FORMAT_VERSION,
+        "sources": {name: source.fingerprint() for name, source in sources.items()},
+        "tokenizer": tokenizer.fingerprint(),
+        "options": vars(options),
+    }
+    key = hashlib.sha256(json.dumps(origins, sort_keys=True).encode()).hexdigest()[:32]
+    root = Path(cache_dir) / "stores"
+    root.mkdir(parents=True, exist_ok=True)
+    final, partial = root / key, root / f"{key}.partial"
+    if not final.exists():
+        with _lock(root / f"{key}.lock", report):
+            if not final.exists():
+                _write(sources, tokenizer, options, origins, partial, workers, report)
+                os.rename(partial, final)
+                _sync(root)
+    return TokenStore.open(final)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, report: Report) -> Iterator[None]:
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"another process is preparing the same data; waiting for it ({path})")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(
+    sources: dict[str, Source],
+    tokenizer: Tokenizer,
+    options: Options,
+    origins: dict[str, Any],
+    folder: Path,
+    workers: int,
+    report: Report,
+) -> None:
+    units = [(name, unit) for name, source in sources.items() for unit in source.units()]
+    prefix = {name: name if len(sources) > 1 else "" for name in sources}
+    parts = folder / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    todo = [i for i in range(len(units)) if not _part(parts, i).exists()]
+    resumed = f", {len(units) - len(todo)} of them done before" if len(todo) < len(units) else ""
+    report(f"tokenising {len(units)} files or units{resumed}")
+    jobs = ((prefix[units[i][0]], units[i][1], options, _part(parts, i)) for i in todo)
+    if workers and len(todo) > 1:
+        tokenizer.save(folder / "tokenizer")
+        _run_in_processes(list(jobs), folder / "tokenizer", min(workers, len(todo)), report)
+    else:
+        for job in jobs:
+            tokenise_unit(tokenizer, *job)
+    _join(parts, [name for name, _ in units], sources, tokenizer, origins, folder)
+    report(f"token store written: {folder.with_suffix('')}")
+    shutil.rmtree(parts)
+    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+    _sync(folder)
+
+
+# ---------------------------------------------------------------------------------------- one unit
+
+
+def tokenise_unit(
+    tokenizer: Tokenizer, prefix: str, unit: Unit, options: Options, part: Path
+) -> None:
+    """Writes one unit's tokens and index as the folder `part`; the folder exists only when
+    complete.
+    """
+    work = part.with_suffix(".tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    dtype = token_dtype(tokenizer.vocab_size)
+    bos = [tokenizer.bos_id] if options.add_bos and tokenizer.bos_id is not None else []
+    eos = [tokenizer.eos_id] if options.add_eos and tokenizer.eos_id is not None else []
+    columns: dict[str, list[Any]] = {name: [] for name in ("lengths", *ARRAYS) if name != "offsets"}
+    labels: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    with (
+        open(work / "tokens.bin", "wb") as tokens,
+        open(work / "names.jsonl", "w", encoding="utf-8") as names,
+    ):
+        for batch in _batches(unit.documents(counts)):
+            encoded = tokenizer.encode_batch([document.text for document in batch])
+            for document, ids in zip(batch, encoded, strict=True):
+                length = len(bos) + len(ids) + len(eos)
+                if length == 0:
+                    counts["empty"] += 1
+                    continue
+                name = full_name(prefix, document)
+                array = np.fromiter(chain(bos, ids, eos), dtype=np.int64, count=length)
+                assert array.min() >= 0 and array.max() < tokenizer.vocab_size, (
+                    f"{name}: id out of range"
+                )
+                tokens.write(array.astype(dtype).tobytes())
+                names.write(json.dumps(name) + "\n")
+                data = document.text.encode("utf-8")
+                columns["lengths"].append(length)
+                columns["name_hashes"].append(hash64(name.encode("utf-8", "surrogateescape")))
+                columns["text_hashes"].append(hash64(data))
+                columns["num_bytes"].append(len(data))
+                columns["num_chars"].append(len(document.text))
+                columns["labels"].append(_label(document, labels, options))
+    for name, values in columns.items():
+        np.save(work / f"{name}.npy", np.array(values, ARRAYS.get(name, np.int64)))
+    notes = {"labels": list(labels), "left_out": dict(counts)}
+    (work / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+    os.rename(work, part)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Documents in runs of about BATCH_CHARS characters."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _label(document: Document, labels: dict[str, int], options: Options) -> int:
+    if document.label is None:
+        if options.labelled:
+            raise UserError(
+                f"{document.name}: has no label; name the source's label column, or drop the row"
+            )
+        return -1
+    return labels.setdefault(document.label, len(labels))
+
+
+# --------------------------------------------------------------------------------------- processes
+
+_tokenizer: Tokenizer | None = None  # of a worker process
+
+
+def _start_worker(folder: Path) -> None:
+    global _tokenizer
+    _tokenizer = load_tokenizer(folder)
+
+
+def _work(job: tuple) -> None:
+    assert _tokenizer is not None
+    tokenise_unit(_tokenizer, *job)
+
+
+def _run_in_processes(jobs: list[tuple], tokenizer: Path, workers: int, report: Report) -> None:
+    # "spawn": this process may have threads (an accelerator's runtime), which a fork would break.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tokenizer,))
+    pending: set[Future] = set()
+    done, told = 0, time.monotonic()
+    try:
+        pending = {pool.submit(_work, job) for job in jobs}
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+            done += len(finished)
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                report(f"tokenised {done} of {len(jobs)} units")
+    except BrokenProcessPool:
+        raise UserError(
+            "a tokenising process died (out of memory?); run again to go on, with fewer workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# -------------------------------------------------------------------------------------------- join
+
+
+def _part(parts: Path, i: int) -> Path:
+    return parts / f"{i:06d}"
+
+
+def _join(
+    parts: Path,
+    owners: list[str],
+    sources: dict[str, Source],
+    tokenizer: Tokenizer,
+    origins: dict[str, Any],
+    folder: Path,
+) -> None:
+    """The parts' tokens, names and columns as one store in `folder`, with its manifest.
+
+    owners: the name of each part's source.
+    """
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("lengths", *ARRAYS)}
+    left_out: dict[str, Counter[str]] = {name: Counter() for name in sources}
+    documents = dict.fromkeys(sources, 0)
+    labels: dict[str, int] = {}
+    with open(folder / "tokens.bin", "wb") as tokens, open(folder / "names.jsonl", "wb") as names:
+        for i, owner in enumerate(owners):
+            part = _part(parts, i)
+            _append(part / "tokens.bin", tokens)
+            _append(part / "names.jsonl", names)
+            notes = json.loads((part / "notes.json").read_text(encoding="utf-8"))
+            left_out[owner].update(notes["left_out"])
+            for name in columns.keys() - {"offsets", "labels"}:
+                columns[name].append(np.load(part / f"{name}.npy"))
+            documents[owner] += len(columns["lengths"][-1])
+            codes = [labels.setdefault(label, len(labels)) for label in notes["labels"]]
+            columns["labels"].append(np.array([*codes, -1], np.int32)[np.load(part / "labels.npy")])
+    for name, source in sources.items():
+        if documents[name] == 0:
+            raise empty_corpus(source, left_out[name])
+    arrays = {name: np.concatenate(values) for name, values in columns.items() if values}
+    lengths = arrays.pop("lengths")
+    arrays["offsets"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    for name, dtype in ARRAYS.items():
+        np.save(folder / f"{name}.npy", arrays[name].astype(dtype))
+    files = ["tokens.bin", "names.jsonl", *(f"{name}.npy" for name in ARRAYS)]
+    manifest = {
+        **origins,
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+        "vocab_size": tokenizer.vocab_size,
+        "documents": len(lengths),
+        "tokens": int(lengths.sum()),
+        "bytes": int(arrays["num_bytes"].sum()),
+        "chars": int(arrays["num_chars"].sum()),
+        "left_out": {name: dict(counts) for name, counts in left_out.items()},
+        "labels": list(labels),
+        "files": {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+            for name in files
+        },
+    }
+    for name in files:
+        _sync(folder / name)
+    manifest["self_sha256"] = manifest_digest(manifest)
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _sync(path)
+
+
+def _append(path: Path, target: Any) -> None:
+    with open(path, "rb") as file:
+        shutil.copyfileobj(file, target, 2**20)
+
+
+def _sync(path: Path) -> None:
+    """Makes a file or a folder's entries survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
