@@ -74,10 +74,11 @@ class MeshConfig(Config):
             raise UserError(
                 f"{_axis_of(sizes, 0)}: 0 devices make no mesh; set it to 1 or more, or -1"
             )
-        if list(sizes.values()).count(-1) > 1:
-            raise UserError("more than one axis is -1; let only one take the remaining devices")
+        rest = [axis for axis, size in sizes.items() if size == -1]
+        if len(rest) > 1:
+            raise UserError(f"{' and '.join(rest)} are -1; let only one take the remaining devices")
         for axis in ("context", "expert", "stage"):
-            if sizes[axis] not in (1, -1):
+            if sizes[axis] != 1:
                 raise UserError(
                     f"{axis}: only 1 is supported in this version; split data, fsdp or tensor"
                 )
@@ -115,7 +116,14 @@ class MeshConfig(Config):
         """The mesh over `devices` (all there are, over all processes, by default)."""
         devices = list(jax.devices() if devices is None else devices)
         sizes = self.shape(len(devices))
+        left_out = {d.process_index for d in devices}
         devices = devices[: math.prod(sizes.values())]
+        left_out -= {d.process_index for d in devices}
+        if left_out:
+            raise UserError(
+                f"mesh.num_devices: {len(devices)} devices leave process {min(left_out)} without any;"
+                " use more devices, or start fewer processes"
+            )
         return jax.make_mesh(
             tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
         )
@@ -261,10 +269,10 @@ def init_processes(
     Nothing happens where none of these says that there is more than one process.
     """
     coordinator = coordinator or os.environ.get("JAXLM_COORDINATOR")
-    if num_processes is None and "JAXLM_NUM_PROCESSES" in os.environ:
-        num_processes = int(os.environ["JAXLM_NUM_PROCESSES"])
-    if process_id is None and "JAXLM_PROCESS_ID" in os.environ:
-        process_id = int(os.environ["JAXLM_PROCESS_ID"])
+    if num_processes is None:
+        num_processes = _from_environment("JAXLM_NUM_PROCESSES")
+    if process_id is None:
+        process_id = _from_environment("JAXLM_PROCESS_ID")
     given = (coordinator, num_processes, process_id)
     if any(value is not None for value in given):
         if any(value is None for value in given):
@@ -272,10 +280,24 @@ def init_processes(
                 "processes: --coordinator, --num-processes and --process-id go together; "
                 "give all three or none"
             )
+        if process_id not in range(num_processes or 0):
+            raise UserError(
+                f"processes: --process-id {process_id} is not one of {num_processes} processes; "
+                f"number them from 0"
+            )
         if num_processes != 1:
             jax.distributed.initialize(coordinator, num_processes, process_id)
     elif _on_cluster():
         jax.distributed.initialize()
+
+
+def _from_environment(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is not None and not text.isdecimal():
+        raise UserError(
+            f"environment variable {name}: {text!r} is no whole number; set or unset it"
+        )
+    return None if text is None else int(text)
 
 
 def _on_cluster() -> bool:
