@@ -1,0 +1,242 @@
+"""Bytes of a file as checked text, documents and rows. No reader holds more than it must.
+
+Text is decoded strictly: a byte that does not belong is an error with the file and the byte's
+offset, never a replacement character. Line ends are kept as they are.
+
+    with open_file(Path("corpus.txt.zst")) as file:
+        for text in split_documents(decode(file, "corpus.txt.zst"), "<|endoftext|>"):
+            ...
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import gzip
+import importlib
+import itertools
+import json
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from jaxlm.config import UserError, suggest
+
+BLOCK = 1 << 20  # bytes read at a time
+
+
+def need(module: str, extra: str, what: str) -> Any:
+    """Imports an optional package; the error where it is missing names the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise UserError(
+            f"{what} needs the package {package}; install it: pip install 'jaxlm[{extra}]'"
+        ) from None
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a local file, decompressed by its ending (.gz, .zst)."""
+    with contextlib.ExitStack() as stack:
+        try:
+            raw: Any = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; check the path and its rights") from None
+        yield stack.enter_context(decompress(raw, path.name))
+
+
+@contextlib.contextmanager
+def decompress(raw: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """`raw` without the compression that the ending of `name` tells."""
+    if name.endswith(".gz"):
+        with gzip.GzipFile(fileobj=raw) as file:
+            yield file  # type: ignore[misc]
+    elif name.endswith(".zst"):
+        zstandard = need("zstandard", "formats", name)
+        with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as file:
+            yield file
+    else:
+        yield raw
+
+
+def uncompressed_name(name: str) -> str:
+    """`name` without .gz or .zst: "rows.tsv.gz" -> "rows.tsv"."""
+    return name.removesuffix(".gz").removesuffix(".zst")
+
+
+def decode(file: IO[bytes], where: str, encoding: str = "utf-8") -> Iterator[str]:
+    """Pieces of the file's text, without a leading byte order mark.
+
+    Raises `UserError` for a NUL (a binary file) and for bytes that are not `encoding`.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    done = 0
+    for block in itertools.chain(_blocks(file, where), [b""]):
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise _undecodable(where, encoding, block, done - held + error.start, error) from None
+        if "\0" in text:
+            raise _binary(where)
+        if text:
+            yield text if done else text.removeprefix("\ufeff")
+        done += len(block)
+
+
+def _blocks(file: IO[bytes], where: str) -> Iterator[bytes]:
+    """The file's bytes, a block at a time; damage in a compressed file is a `UserError`."""
+    while True:
+        try:
+            block = file.read(BLOCK)
+        except (OSError, EOFError, zlib.error) as error:
+            raise _damaged(where, error) from None
+        except Exception as error:
+            # zstandard's own error class cannot be named without importing it.
+            if type(error).__name__ != "ZstdError":
+                raise
+            raise _damaged(where, error) from None
+        if not block:
+            return
+        yield block
+
+
+def _damaged(where: str, error: Exception) -> UserError:
+    return UserError(f"{where}: cannot be read to its end ({error}); replace the damaged file")
+
+
+def _binary(where: str) -> UserError:
+    return UserError(f"{where}: a binary file (it holds NUL bytes); name text files only")
+
+
+def _undecodable(
+    where: str, encoding: str, block: bytes, offset: int, error: UnicodeDecodeError
+) -> UserError:
+    if b"\0" in block and not encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
+        return _binary(where)
+    byte = f"0x{error.object[error.start]:02x}"
+    return UserError(
+        f"{where}: byte {byte} at offset {offset} is not {encoding} ({error.reason}); "
+        "convert the file to UTF-8, or set the source's encoding (old files are often latin-1)"
+    )
+
+
+def split_documents(pieces: Iterable[str], separator: str | None) -> Iterator[str]:
+    """The documents between separators, which are dropped; the whole text without a separator."""
+    if separator is None:
+        yield "".join(pieces)
+        return
+    rest: list[str] = []  # of the document that is not yet complete
+    for piece in pieces:
+        # A separator may straddle two pieces: look for it from just before the border.
+        tail = rest.pop() if rest else ""
+        *complete, open_end = (tail + piece).split(separator)
+        if complete:
+            yield "".join([*rest, complete[0]])
+            yield from complete[1:]
+            rest = []
+        keep = len(separator) - 1
+        cut = max(0, len(open_end) - keep)
+        rest += [open_end[:cut], open_end[cut:]]
+    yield "".join(rest)
+
+
+def lines(pieces: Iterable[str]) -> Iterator[str]:
+    """The lines of a text, each with its "\\n"."""
+    rest: list[str] = []
+    for piece in pieces:
+        *complete, open_end = piece.split("\n")
+        if complete:
+            yield "".join([*rest, complete[0], "\n"])
+            for line in complete[1:]:
+                yield line + "\n"
+            rest = []
+        if open_end:
+            rest.append(open_end)
+    if rest:
+        yield "".join(rest)
+
+
+Row = tuple[str, Mapping[str, Any]]  # where it stands ("file:line"), and its columns
+
+
+def jsonl_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
+    """A JSON object a line; empty lines are passed over."""
+    for number, line in enumerate(lines(pieces), start=1):
+        if line.strip():
+            yield f"{where}:{number}", json_object(line, f"{where}:{number}")
+
+
+def json_object(line: str, here: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = getattr(error, "msg", "nested too deeply")
+        column = getattr(error, "colno", 1)
+        raise UserError(
+            f"{here}: not JSON ({reason} at column {column}); mend or remove the line"
+        ) from None
+    if not isinstance(row, dict):
+        raise UserError(
+            f"{here}: holds a {type(row).__name__}; a line must be a JSON object of named columns"
+        )
+    return row
+
+
+def csv_rows(
+    pieces: Iterable[str],
+    where: str,
+    *,
+    delimiter: str | None = None,
+    columns: Sequence[str] = (),
+    quotes: bool | None = None,
+) -> Iterator[Row]:
+    """Rows of a CSV or TSV file, named by `columns` or, where that is empty, by its first line.
+
+    The delimiter is by default a tab for .tsv, .tab and .txt, else a comma. With a tab a quotation
+    mark is by default an ordinary character, as most writers of TSV take it to be.
+    """
+    if delimiter is None:
+        is_tab = uncompressed_name(where).lower().endswith((".tsv", ".tab", ".txt"))
+        delimiter = "\t" if is_tab else ","
+    quotes = delimiter != "\t" if quotes is None else quotes
+    csv.field_size_limit(sys.maxsize)  # Python's limit of 128 KiB is less than many a document
+    reader = csv.reader(
+        lines(pieces),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        strict=quotes,
+    )
+    names = list(columns)
+    try:
+        for cells in reader:
+            here = f"{where}:{reader.line_num}"
+            if not cells:
+                continue
+            if not names:
+                names = cells
+                continue
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{here}: {len(cells)} cells for {len(names)} columns ({', '.join(names)}); "
+                    "mend the row, or set delimiter, quotes or columns"
+                )
+            yield here, dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"{where}:{reader.line_num}: not CSV ({error}); mend the row, or set quotes: false"
+        ) from None
+
+
+def cell(row: Mapping[str, Any], column: str, here: str) -> Any:
+    """The value of `column`; a missing column is an error that names the nearest one."""
+    try:
+        return row[column]
+    except KeyError:
+        known = [str(name) for name in row] or ["none"]
+        raise UserError(f"{here}: no column {column!r}; {suggest(column, known)}") from None

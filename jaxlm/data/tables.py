@@ -1,0 +1,224 @@
+"""Files of rows with named columns: JSON lines, CSV and TSV, Parquet, ArrayRecord.
+
+    source = Csv(files=("reviews.tsv",), columns=("id", "score", "text"), label_column="score",
+                 label_bins=(LabelBin(name="good", above=0.5), LabelBin(name="bad", below=-0.5)))
+
+One column is the text, another may give the class. A document's name is "file:line", and for
+Parquet and ArrayRecord "file:record", counted from 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from jaxlm.config import UserError, field
+from jaxlm.data.formats import Row, cell, csv_rows, decode, json_object, jsonl_rows, need, open_file
+from jaxlm.data.labels import Labels
+from jaxlm.data.sources import Document, FileSource, Unit, match_files, validate_text_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFiles(FileSource, Labels):
+    """Files of rows with named columns, one of them the text."""
+
+    text_column: str = field("text", "the column that holds the text")
+
+
+def row_documents(
+    rows: Iterable[Row], text_column: str, labels: Labels, name: str, counts: Counter[str]
+) -> Iterator[Document]:
+    """Rows as documents "name:line"; blank texts and rows without a usable label are counted."""
+    for here, row in rows:
+        text = cell(row, text_column, here)
+        if text is None or text == "":
+            counts["blank"] += 1
+            continue
+        if not isinstance(text, str):
+            raise UserError(
+                f"{here}: column {text_column!r} holds a {type(text).__name__}, not text; "
+                "set text_column to the column of the text"
+            )
+        if not text.strip():
+            counts["blank"] += 1
+            continue
+        _check_surrogates(text, here)
+        label = labels.label(row, here, counts) if labels.label_column else None
+        if label is not None or not labels.label_column:
+            yield Document(text, f"{name}:{here.rpartition(':')[2]}", label)
+
+
+def _check_surrogates(text: str, here: str) -> None:
+    """JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise UserError(f"{here}: half a surrogate pair ({half}); mend or remove the row") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLines(RowFiles):
+    """A JSON object a line, plain or .gz or .zst."""
+
+    encoding: str = field("utf-8", "of the files; every byte must be valid in it")
+
+    def validate(self) -> None:
+        super().validate()
+        validate_text_options(None, self.encoding)
+
+    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+        with open_file(unit.origin) as file:
+            where = str(unit.origin)
+            rows = jsonl_rows(decode(file, where, self.encoding), where)
+            yield from row_documents(rows, self.text_column, self, unit.name, counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Csv(RowFiles):
+    """CSV or TSV with a header line or given column names, plain or .gz or .zst."""
+
+    columns: tuple[str, ...] = field((), "names of the columns of a file without a header line")
+    delimiter: str | None = field(
+        None, "between cells; by default tab for .tsv and .txt, else comma"
+    )
+    quotes: bool | None = field(
+        None, "whether cells may be quoted; by default all but tab-separated"
+    )
+    encoding: str = field("utf-8", "of the files; every byte must be valid in it")
+
+    def validate(self) -> None:
+        super().validate()
+        validate_text_options(None, self.encoding)
+        validate_delimiter(self.delimiter)
+
+    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+        with open_file(unit.origin) as file:
+            where = str(unit.origin)
+            rows = csv_rows(
+                decode(file, where, self.encoding),
+                where,
+                delimiter=self.delimiter,
+                columns=self.columns,
+                quotes=self.quotes,
+            )
+            yield from row_documents(rows, self.text_column, self, unit.name, counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(RowFiles):
+    """Parquet files, read a row group at a time."""
+
+    def units(self) -> list[Unit]:
+        units = []
+        for name, path in match_files(self.files).items():
+            file, first = self._open(path), 0
+            for group in range(file.num_row_groups):
+                units.append(Unit(f"{name}#{group}", (name, path, group, first), self))
+                first += file.metadata.row_group(group).num_rows
+        return units
+
+    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+        name, path, group, first = unit.origin
+        yield from row_documents(
+            self._rows(path, group, first), self.text_column, self, name, counts
+        )
+
+    def _rows(self, path: Path, group: int, first: int) -> Iterator[Row]:
+        file = self._open(path)
+        known = dict.fromkeys(file.schema_arrow.names)
+        columns = [c for c in (self.text_column, self.label_column) if c is not None]
+        for column in columns:
+            cell(known, column, str(path))
+        number = first
+        try:
+            for batch in file.iter_batches(1024, row_groups=[group], columns=columns):
+                for row in batch.to_pylist():
+                    yield f"{path}:{number}", row
+                    number += 1
+        except (
+            OSError,
+            UnicodeDecodeError,
+            need("pyarrow", "formats", "Parquet").ArrowException,
+        ) as error:
+            raise UserError(
+                f"{path}: row group {group} cannot be read ({_one_line(error)}); replace the file"
+            ) from None
+
+    def _open(self, path: Path) -> Any:
+        parquet = need("pyarrow.parquet", "formats", "a Parquet source")
+        try:
+            return parquet.ParquetFile(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a Parquet file ({_one_line(error)})") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayRecord(RowFiles):
+    """ArrayRecord files whose records are UTF-8 text or JSON objects."""
+
+    record: Literal["text", "json"] = field("text", "what a record is: a text, or a JSON object")
+    records_per_unit: ClassVar[int] = 4096
+
+    def validate(self) -> None:
+        super().validate()
+        if self.record == "text" and self.label_column:
+            raise UserError("label_column needs columns; set record: json")
+
+    def units(self) -> list[Unit]:
+        units = []
+        for name, path in match_files(self.files).items():
+            reader = self._open(path)
+            total = reader.num_records()
+            reader.close()
+            for start in range(0, total, self.records_per_unit):
+                stop = min(start + self.records_per_unit, total)
+                units.append(Unit(f"{name}#{start}", (name, path, start, stop), self))
+        return units
+
+    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+        name, path, start, stop = unit.origin
+        reader = self._open(path)
+        try:
+            records = reader.read(start, stop)
+        except Exception as error:  # the reader raises bare C++ statuses
+            raise UserError(
+                f"{path}: cannot be read ({_one_line(error)}); replace the file"
+            ) from None
+        finally:
+            reader.close()
+        rows = self._rows(records, path, start)
+        yield from row_documents(rows, self.text_column, self, name, counts)
+
+    def _rows(self, records: list[bytes], path: Path, start: int) -> Iterator[Row]:
+        for number, record in enumerate(records, start=start):
+            here = f"{path}:{number}"
+            try:
+                text = record.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{here}: byte {error.start} of the record is not UTF-8; records must be texts"
+                ) from None
+            yield (
+                here,
+                json_object(text, here) if self.record == "json" else {self.text_column: text},
+            )
+
+    def _open(self, path: Path) -> Any:
+        module = need("array_record.python.array_record_module", "formats", "an ArrayRecord source")
+        try:
+            return module.ArrayRecordReader(str(path))
+        except Exception as error:  # the reader raises bare C++ statuses
+            raise UserError(f"{path}: not an ArrayRecord file ({_one_line(error)})") from None
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def validate_delimiter(delimiter: str | None) -> None:
+    if delimiter is not None and len(delimiter) != 1:
+        raise UserError(f"delimiter {delimiter!r}: must be one character")
