@@ -32,14 +32,8 @@ from jaxlm.data.formats import (
     open_file,
 )
 from jaxlm.data.labels import Labels
-from jaxlm.data.sources import (
-    Document,
-    Source,
-    Unit,
-    row_documents,
-    text_documents,
-    validate_text_options,
-)
+from jaxlm.data.sources import Document, Source, Unit, text_documents, validate_text_options
+from jaxlm.data.tables import row_documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +109,7 @@ class StandardLibrary(Source):
 
     include_tests: bool = field(False, "read the library's own tests too")
 
-    never: ClassVar = {"site-packages", "dist-packages", "__pycache__", "ensurepip"}
+    never: ClassVar = {"site-packages", "dist-packages", "__pycache__"}
     tests: ClassVar = {"test", "tests", "idle_test", "_test"}
 
     def units(self) -> list[Unit]:
