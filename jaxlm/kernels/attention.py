@@ -1,0 +1,207 @@
+"""Attention with grouped heads, documents, windows and soft caps: softmax(q k^T scale) v.
+
+Vaswani et al. 2017; grouped queries: Ainslie et al. 2023 (query head n reads key head n // (N/K),
+and keys are never repeated in memory); sliding window: Child et al. 2019, Beltagy et al. 2020.
+
+    out = attention(q, k, v, q_positions=p, k_positions=p, q_segment_ids=s, k_segment_ids=s,
+                    same_rows=True)
+
+A query sees a key of its own document (equal segment id, not 0) that is not later and lies within
+the window. A query that sees nothing gets zeros. Weights of unseen keys are exactly 0, so what
+stands in another document cannot change a single bit. Scores and softmax are float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.kernels.registry import Kernel
+
+MIN_BLOCK = 64  # queries in a block of "blocked": best of 32, 64, 128 on CPU at T 256
+MAX_BLOCKS = 16  # keeps the program small for long rows
+
+attention_kernels = Kernel("attention")
+
+
+def attention(
+    q: jax.Array,  # [B, T, N, H]
+    k: jax.Array,  # [B, S, K, H], K divides N
+    v: jax.Array,  # [B, S, K, H]
+    *,
+    q_positions: jax.Array,  # [B, T] int
+    k_positions: jax.Array,  # [B, S] int
+    q_segment_ids: jax.Array,  # [B, T] int, 0 sees nothing
+    k_segment_ids: jax.Array,  # [B, S] int, 0 is seen by nothing
+    causal: bool = True,
+    window: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    same_rows: bool = False,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    impl: str = "auto",
+) -> jax.Array:  # [B, T, N, H] in the dtype of v
+    """Attention of every query over the keys that it sees.
+
+    `window`: keys fewer than `window` positions away are seen, the query's own included. `softcap`:
+    scores become softcap * tanh(scores / softcap). `scale`: 1/sqrt(H) by default. `same_rows`
+    promises that q and k are the same tokens in the same order, with positions that increase within
+    each document; then nothing right of the diagonal is visible, and need not be computed.
+    `dropout_rate` zeroes attention weights when `dropout_key` is given.
+    """
+    assert q.shape[2] % k.shape[2] == 0, f"{q.shape[2]} query heads over {k.shape[2]} kv heads"
+    function = attention_kernels.pick(impl, causal=causal, same_rows=same_rows)
+    return function(
+        q,
+        k,
+        v,
+        q_positions=q_positions,
+        k_positions=k_positions,
+        q_segment_ids=q_segment_ids,
+        k_segment_ids=k_segment_ids,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        scale=q.shape[-1] ** -0.5 if scale is None else scale,
+        dropout_rate=0.0 if dropout_key is None else dropout_rate,
+        dropout_key=dropout_key,
+    )
+
+
+def visible(
+    q_positions: jax.Array,
+    k_positions: jax.Array,
+    q_segment_ids: jax.Array,
+    k_segment_ids: jax.Array,
+    *,
+    causal: bool,
+    window: int | None,
+) -> jax.Array:  # [B, T, S] bool
+    """Which key each query sees."""
+    q_segment_ids, k_segment_ids = q_segment_ids[:, :, None], k_segment_ids[:, None, :]
+    seen = (q_segment_ids == k_segment_ids) & (q_segment_ids != 0)
+    distance = q_positions[:, :, None] - k_positions[:, None, :]
+    if causal:
+        seen &= distance >= 0
+    if window is not None:
+        seen &= jnp.abs(distance) < window
+    return seen
+
+
+@attention_kernels.register("reference")
+def _reference(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    q_positions: jax.Array,
+    k_positions: jax.Array,
+    q_segment_ids: jax.Array,
+    k_segment_ids: jax.Array,
+    causal: bool,
+    window: int | None,
+    softcap: float | None,
+    scale: float,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """All scores at once; the keys stay in the layout of the cache."""
+    seen = visible(
+        *(q_positions, k_positions, q_segment_ids, k_segment_ids), causal=causal, window=window
+    )
+    grouped = _group(q, k.shape[2])
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32)
+    weights, total = _softmax(scores * scale, seen[:, None, None], softcap)
+    weights = _drop(weights / total, dropout_rate, dropout_key)
+    out = jnp.einsum("BKGTS,BSKH->BTKGH", weights.astype(v.dtype), v)
+    return out.reshape(q.shape)
+
+
+def _supports_blocked(*, causal: bool, same_rows: bool) -> bool:
+    return causal and same_rows
+
+
+@attention_kernels.register("blocked", auto_on=("cpu", "gpu", "tpu"), supports=_supports_blocked)
+def _blocked(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    q_positions: jax.Array,
+    k_positions: jax.Array,
+    q_segment_ids: jax.Array,
+    k_segment_ids: jax.Array,
+    causal: bool,
+    window: int | None,
+    softcap: float | None,
+    scale: float,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """Causal self-attention by blocks of queries, each over the keys that it may see at all.
+
+    Heads go before length, so that every product is a plain batched matmul, and the division by the
+    softmax's sum comes after the second one, on H columns instead of S.
+    """
+    batch, length, heads, dim = q.shape
+    block = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
+    grouped = jnp.transpose(_group(q * scale, k.shape[2]), (0, 2, 3, 1, 4))  # [B, K, G, T, H]
+    k, v = jnp.transpose(k, (0, 2, 1, 3)), jnp.transpose(v, (0, 2, 1, 3))  # [B, K, S, H]
+    out = []
+    for start in range(0, length, block):
+        stop = min(start + block, length)
+        # positions increase within a document, so a key `window` rows back is out of sight
+        first = 0 if window is None else max(0, start - window + 1)
+        first -= first % MIN_BLOCK
+        rows, keys = slice(start, stop), slice(first, stop)
+        seen = visible(
+            *(q_positions[:, rows], k_positions[:, keys]),
+            *(q_segment_ids[:, rows], k_segment_ids[:, keys]),
+            causal=causal,
+            window=window,
+        )
+        scores = jnp.einsum(
+            "BKGTH,BKSH->BKGTS",
+            *(grouped[:, :, :, rows], k[:, :, keys]),
+            preferred_element_type=jnp.float32,
+        )
+        weights, total = _softmax(scores, seen[:, None, None], softcap)
+        if dropout_rate:
+            weights = _drop(weights, dropout_rate, jax.random.fold_in(dropout_key, start))
+        part = jnp.einsum(
+            "BKGTS,BKSH->BKGTH",
+            *(weights.astype(v.dtype), v[:, :, keys]),
+            preferred_element_type=jnp.float32,
+        )
+        out.append((part / total).astype(v.dtype))
+    merged = jnp.transpose(jnp.concatenate(out, axis=3), (0, 3, 1, 2, 4))  # [B, T, K, G, H]
+    return merged.reshape(batch, length, heads, dim)
+
+
+def _group(q: jax.Array, num_kv_heads: int) -> jax.Array:
+    """[B, T, N, H] -> [B, T, K, G, H]: the G query heads of each kv head."""
+    batch, length, heads, dim = q.shape
+    return q.reshape(batch, length, num_kv_heads, heads // num_kv_heads, dim)
+
+
+def _softmax(scores: jax.Array, seen: jax.Array, softcap: float | None) -> tuple[Any, Any]:
+    """Softmax over the seen keys as (weights before division, their sum); 0 where none is seen."""
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    least = jnp.finfo(scores.dtype).min
+    scores = jnp.where(seen, scores, least)
+    # clipped at least / 2, so that a row that sees nothing has exp(least / 2) = 0 everywhere
+    top = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), least / 2)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(top))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return weights, jnp.maximum(total, jnp.finfo(scores.dtype).tiny)
+
+
+def _drop(weights: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    if not rate:
+        return weights
+    keep = jax.random.bernoulli(key, 1.0 - rate, weights.shape)
+    return jnp.where(keep, weights / (1.0 - rate), 0.0)

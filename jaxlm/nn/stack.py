@@ -1,0 +1,100 @@
+"""L layers of one kind as one module with stacked parameters [L, ...], run by a scan.
+
+A scan compiles one layer instead of L, and keeps one layer's gathered weights alive at a time:
+
+    layers = stack(lambda rngs: Block(config, rngs=rngs), num_layers, rngs=rngs)
+    x, caches = apply_stack(layers, body, x, (caches, keys), num_layers=num_layers)
+
+where `body(layer, x, xs, kind)` returns (x, ys) for one layer and its slice of xs. A pattern of
+layers (every sixth with full attention, say) is a `period`: `kind` is the layer's place in the
+period, known when compiling, while the parameters stay one stack whatever the pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Body = Callable[[Any, jax.Array, Any, int], tuple[jax.Array, Any]]
+
+# What the backward pass finds saved; the rest is computed again.
+_policies = jax.checkpoint_policies
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,  # everything is saved
+    "minimal": _policies.dots_saveable,  # results of all matmuls, attention scores among them
+    "dots": _policies.dots_with_no_batch_dims_saveable,  # results of matmuls with weights
+    "full": _policies.nothing_saveable,  # the layer's input alone
+}
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, *, rngs: nnx.Rngs) -> Any:
+    """One module whose parameters are those of `num_layers` independent ones, stacked in front."""
+    keys = jax.random.split(rngs.params(), num_layers)
+    return nnx.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
+
+
+def apply_stack(
+    layers: Any,
+    body: Body,
+    x: jax.Array,
+    xs: Any = None,
+    *,
+    num_layers: int,
+    period: int = 1,
+    scan: bool = True,
+    remat: str = "none",
+) -> tuple[jax.Array, Any]:
+    """Runs x through the layers; returns it with the ys of all layers, stacked.
+
+    `xs` is a pytree of arrays [L, ...]. `scan` False unrolls the loop: the same numbers from a
+    longer program. Layers that do not fill a last period follow it unrolled. `remat` is a key of
+    `REMAT`.
+    """
+    graphdef, state = nnx.split(layers)
+    data = (nnx.to_pure_dict(state), xs)
+    whole = num_layers // period if scan else 0
+
+    def layer(x: jax.Array, data: Any, kind: int, in_scan: bool) -> tuple[jax.Array, Any]:
+        def run(x: jax.Array, data: Any) -> tuple[jax.Array, Any]:
+            params, xs = data
+            return body(nnx.merge(graphdef, params), x, xs, kind)
+
+        if REMAT[remat] is not None:
+            run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=not in_scan)
+        return run(x, data)
+
+    def one_period(x: jax.Array, data: Any) -> tuple[jax.Array, Any]:
+        ys = []
+        for kind in range(period):
+            x, y = layer(x, _at(data, kind), kind, in_scan=True)
+            ys.append(y)
+        return x, _stacked(ys)
+
+    parts = []
+    if whole:
+        folded = jax.tree.map(
+            lambda a: a[: whole * period].reshape(whole, period, *a.shape[1:]), data
+        )
+        x, ys = jax.lax.scan(one_period, x, folded)
+        parts.append(jax.tree.map(lambda a: a.reshape(whole * period, *a.shape[2:]), ys))
+    rest = []
+    for index in range(whole * period, num_layers):
+        x, y = layer(x, _at(data, index), index % period, in_scan=False)
+        rest.append(y)
+    if rest:
+        parts.append(_stacked(rest))
+    if len(parts) == 1:
+        return x, parts[0]
+    return x, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *parts)
+
+
+def _at(data: Any, index: int) -> Any:
+    return jax.tree.map(lambda a: a[index], data)
+
+
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
