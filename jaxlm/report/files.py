@@ -1,0 +1,106 @@
+"""What a run directory holds, read as it is: a file that is missing is empty, a bad one is named.
+
+run = read_run(Path("runs/tiny"))
+run.metrics, run.samples, run.timing["nanoseconds"]["step"], run.problems
+
+config.yaml         the resolved configuration        marks.json      {dotted path: where it was set}
+environment.json    versions, devices, commit         result.json     {"final": {name: number}, and
+data_manifest.json  sources, tokens, hashes                            "confusion": {"classes", "table"}}
+metrics.jsonl       one object a line                 timing.json     the stopwatch's account
+samples.jsonl       {"step", "time", "samples": [{"prompt", "text"}]} a line
+checkpoints/        one folder a step
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config import UserError, read_yaml
+from jaxlm.train.checkpoint_dir import CheckpointInfo, list_checkpoints
+from jaxlm.train.metrics import read_metrics
+from jaxlm.train.run_dir import RunDir
+
+
+@dataclass(kw_only=True)
+class RunFiles:
+    """A run as its files tell it; `problems` are files that could not be read."""
+
+    name: str
+    config: dict[str, Any]
+    marks: dict[str, str]
+    environment: dict[str, Any]
+    manifest: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    timing: dict[str, Any]
+    result: dict[str, Any]
+    checkpoints: list[CheckpointInfo]
+    problems: list[str] = field(default_factory=list)
+
+    def last(self, name: str) -> float | None:
+        """The final value of a metric: the result's, else the last one logged."""
+        final = self.result.get("final", {})
+        for key in (name, name.removeprefix("eval/")):
+            if isinstance(final.get(key), (int, float)):
+                return final[key]
+        for record in reversed(self.metrics):
+            if isinstance(record.get(name), (int, float)):
+                return record[name]
+        return None
+
+    @property
+    def step(self) -> int:
+        """The last step that anything was logged of."""
+        return max((record["step"] for record in self.metrics), default=0)
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    """Reads a run directory. Raises UserError where there is none; reports bad files in `problems`."""
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: no such run directory; name one that `jaxlm train` made")
+    paths, problems = RunDir(run_dir), []
+
+    def read_json(path: Path) -> dict[str, Any]:
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name} could not be read: {error}")
+            return {}
+        if not isinstance(value, dict):
+            problems.append(f"{path.name} holds no JSON object")
+            return {}
+        return value
+
+    config: dict[str, Any] = {}
+    if paths.config.exists():
+        try:
+            config = read_yaml(paths.config).values
+        except UserError as error:
+            problems.append(f"config.yaml could not be read: {error}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        metrics = read_metrics(paths.metrics)
+        samples = read_metrics(paths.samples)  # the same rules: an object a line, each with a step
+    problems.extend(str(warning.message) for warning in caught)
+    settings = config.get("checkpoint") or {}
+    return RunFiles(
+        name=run_dir.resolve().name,
+        config=config,
+        marks={k: str(v) for k, v in read_json(run_dir / "marks.json").items()},
+        environment=read_json(paths.environment),
+        manifest=read_json(paths.data_manifest),
+        metrics=metrics,
+        samples=[record for record in samples if isinstance(record.get("samples"), list)],
+        timing=read_json(run_dir / "timing.json"),
+        result=read_json(run_dir / "result.json"),
+        checkpoints=list_checkpoints(
+            paths.checkpoints, settings.get("keep_last"), settings.get("keep_every")
+        ),
+        problems=problems,
+    )
