@@ -121,7 +121,7 @@ class MeshConfig(Config):
         left_out -= {d.process_index for d in devices}
         if left_out:
             raise UserError(
-                f"mesh.num_devices: {len(devices)} devices leave process {min(left_out)} without any;"
+                f"mesh.num_devices: {len(devices)} devices leave process {min(left_out)} none;"
                 " use more devices, or start fewer processes"
             )
         return jax.make_mesh(

@@ -339,4 +339,4 @@ def test_two_processes_of_two_devices_hold_one_batch():
         assert (found["processes"], found["devices"]) == (2, 4)
         assert found["data"] == found["mixed"] == [4 * i, 4 * i + 4, total]
         assert found["tensor"] == [0, 8, total]
-        assert "2 devices leave process 1 without any" in found["error"]
+        assert "2 devices leave process 1 none" in found["error"]
