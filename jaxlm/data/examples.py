@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config import REQUIRED, UserError, field
-from jaxlm.data.corpus import Corpus
 from jaxlm.data.order import InOrder, Row, Shuffled, padding_row
 from jaxlm.data.prepared import PreparableData, Prepared, Report
+from jaxlm.data.split import Corpus
 from jaxlm.data.store import Documents, TokenStore
 from jaxlm.data.text import report_shared_texts, store_facts
 from jaxlm.data.tokenise import Options, prepare_store

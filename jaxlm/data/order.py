@@ -82,7 +82,7 @@ def shuffled_index(index: int, length: int, seed: int) -> int:
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
-_ROUNDS = 4  # of two half rounds
+_ROUNDS = 3  # of two half rounds
 
 
 def _mix(x: int) -> int:

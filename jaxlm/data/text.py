@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxlm.config import UserError, field
-from jaxlm.data.corpus import Corpus
 from jaxlm.data.lm_split import language_splits
 from jaxlm.data.prepared import PreparableData, Prepared, Report
+from jaxlm.data.split import Corpus
 from jaxlm.data.store import TokenStore
 from jaxlm.data.tokenise import Options, prepare_store
 from jaxlm.types import SourceConfig, Tokenizer

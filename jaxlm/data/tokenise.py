@@ -30,10 +30,9 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config import UserError
-from jaxlm.data.corpus import full_name
 from jaxlm.data.prepared import Report
 from jaxlm.data.sources import Document, Source, Unit, empty_corpus
-from jaxlm.data.split import hash64
+from jaxlm.data.split import full_name, hash64
 from jaxlm.data.store import (
     ARRAYS,
     FORMAT_VERSION,

@@ -31,53 +31,69 @@ class Windows:
     pad_id: int
 
     def __len__(self) -> int:
-        return -(-(self.documents.num_tokens - 1) // self.seq_len)
+        return self._count
 
     def __getitem__(self, index: int) -> Row:
         return self.row(index)
 
     def row(self, index: int, *, restart: int = 0) -> Row:
-        """Window `index`; positions count from token `restart` of the concatenation at the
-        earliest.
-        """
-        assert 0 <= index < len(self), index
-        offsets, length = self.documents.offsets, self.seq_len + 1
+        """Window `index`; no position counts from before token `restart` of the concatenation."""
+        assert 0 <= index < self._count, index
+        offsets = self.documents.offsets
         start = index * self.seq_len
-        stop = min(start + length, self._num_tokens)
+        stop = min(start + self.seq_len + 1, self._num_tokens)
         first = int(offsets.searchsorted(start, "right")) - 1
         last = int(offsets.searchsorted(stop, "left"))  # documents first..last-1 are seen
-        row = padding_row(length, self.pad_id, index)
-        row["tokens"][: stop - start] = self._tokens(start, stop, first, last)
-        borders = offsets[first : last + 1].clip(start, stop) - start
-        sizes = np.diff(borders)
-        place = np.arange(stop - start, dtype=np.int32)
+        before = start - max(
+            int(offsets[first]), restart
+        )  # tokens of the first one, in earlier rows
+        borders = offsets[first : last + 1] - start
+        borders[0], borders[-1] = 0, stop - start
+        sizes = borders[1:] - borders[:-1]
         if last - first == 1:
-            row["segment_ids"][: stop - start] = 1
-            row["positions"][: stop - start] = place
+            segment_ids = np.ones(stop - start, np.int32)
+            positions = self._places[: stop - start] + np.int32(before)
         else:
-            row["segment_ids"][: stop - start] = np.arange(1, len(sizes) + 1).repeat(sizes)
-            row["positions"][: stop - start] = place - borders[:-1].repeat(sizes)
-        row["positions"][: sizes[0]] += start - max(int(offsets[first]), restart)
-        return row
+            segment_ids = self._places[1 : last - first + 1].repeat(sizes)
+            positions = self._places[: stop - start] - borders[:-1].astype(np.int32).repeat(sizes)
+            positions[: sizes[0]] += np.int32(before)
+        tokens = self._tokens(start, stop, first, last, sizes).astype(np.int32)
+        return {
+            "tokens": self._fill(tokens, self.pad_id),
+            "segment_ids": self._fill(segment_ids, 0),
+            "positions": self._fill(positions, 0),
+            "id": np.int64(index),
+        }
 
-    def _tokens(self, start: int, stop: int, first: int, last: int) -> np.ndarray:
-        """Tokens [start, stop) of the concatenation, which documents first..last-1 cover."""
-        documents = self.documents
-        begin = int(documents.starts[first]) + start - int(documents.offsets[first])
-        if last - first == 1 or self._gapless(first, last):
-            return documents.tokens[begin : begin + stop - start]
-        shift = documents.starts[first:last] - documents.offsets[first:last]
-        sizes = np.diff(documents.offsets[first : last + 1].clip(start, stop))
-        return documents.tokens[np.arange(start, stop) + shift.repeat(sizes)]
-
-    def _gapless(self, first: int, last: int) -> bool:
-        """Whether documents first..last-1 stand next to one another in the file."""
+    def _tokens(
+        self, start: int, stop: int, first: int, last: int, sizes: np.ndarray
+    ) -> np.ndarray:
+        """Tokens [start, stop) of the concatenation: `sizes` of documents first..last-1."""
         starts, offsets = self.documents.starts, self.documents.offsets
-        return bool(starts[last - 1] - starts[first] == offsets[last - 1] - offsets[first])
+        begin = int(starts[first]) + start - int(offsets[first])
+        if starts[last - 1] - starts[first] == offsets[last - 1] - offsets[first]:
+            return self.documents.tokens[begin : begin + stop - start]  # neighbours in the file
+        shift = starts[first:last] - offsets[first:last]
+        return self.documents.tokens[np.arange(start, stop) + shift.repeat(sizes)]
+
+    def _fill(self, values: np.ndarray, filler: int) -> np.ndarray:
+        """`values` with padding up to seq_len + 1."""
+        missing = self.seq_len + 1 - len(values)
+        if missing == 0:
+            return values
+        return np.concatenate([values, np.full(missing, filler, values.dtype)])
 
     @cached_property
     def _num_tokens(self) -> int:
         return self.documents.num_tokens
+
+    @cached_property
+    def _count(self) -> int:
+        return -(-(self._num_tokens - 1) // self.seq_len)
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        return np.arange(self.seq_len + 2, dtype=np.int32)
 
 
 @dataclass(frozen=True)
