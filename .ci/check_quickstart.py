@@ -1,4 +1,4 @@
-"""Fails where a run did not end under so many bits per character, or its report is missing or too big.
+"""Fails where a run ended over so many bits per character, or its report is missing or too big.
 
 python check_quickstart.py RUN_DIR MAX_BITS_PER_CHAR
 """
