@@ -276,7 +276,7 @@ def _matmul(h: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Arra
 
 
 def _clear(state: State, reset: jax.Array) -> State:
-    """`state` [..., H] with zeros where `reset` [...] is true; selects, so that not even NaN passes."""
+    """`state` [..., H] with zeros where `reset` [...] is true: a selection, so no NaN passes."""
     return {name: jnp.where(reset[..., None], 0, value) for name, value in state.items()}
 
 

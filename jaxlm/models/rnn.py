@@ -1,0 +1,295 @@
+"""The recurrent language model: embedding, stacked LSTM, GRU or Elman layers, head.
+
+With every kind of dropout on and tied embeddings it is AWD-LSTM (Merity et al. 2018,
+arXiv:1708.02182). There the last layer is as wide as the embedding, so that the head can be its
+transpose:
+
+    embedding_size=400, hidden_size=1150, num_layers=3:    400 -> 1150 -> 1150 -> 400
+
+Neighbouring layers of equal shape are stacked and scanned. Each such run of layers is a subtree of
+the parameters and of the cache: "layers", or "layers_0", "layers_1", ... named by its first layer.
+
+    model = RNNConfig(cell="lstm", hidden_size=512).build(vocab_size, rngs=nnx.Rngs(0))
+    hidden, cache = model(tokens, positions=positions, segment_ids=segment_ids, cache=cache)
+
+The state starts from zero wherever a position is 0. Without a cache it starts from zero at the
+row's first token too; with one, the row goes on from where the cache's last call ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.config import UserError, field, suggest
+from jaxlm.kernels import cross_entropy
+from jaxlm.kernels.cross_entropy import HeadParams
+from jaxlm.kernels.recurrence import Activation, State
+from jaxlm.mesh import shard
+from jaxlm.nn.dense import Dense, weight
+from jaxlm.nn.dropout import dropout, split_key
+from jaxlm.nn.embed import Embedding
+from jaxlm.nn.norm import LayerNorm, RMSNorm
+from jaxlm.nn.recurrent import CELLS, Initializer, Recurrent, word_dropout
+from jaxlm.nn.stack import apply_stack, stack
+from jaxlm.types import ModelConfig
+
+NORMS: dict[str, Callable[[int], nnx.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RNNConfig(ModelConfig):
+    """A recurrent language model: LSTM, GRU or Elman RNN."""
+
+    cell: str = field("lstm", "kind of layer: lstm, gru or elman")
+    hidden_size: int = field(512, "width of the recurrent layers", ge=1)
+    num_layers: int = field(2, "recurrent layers", ge=1)
+    embedding_size: int | None = field(
+        None, "width of the embedding, and of the last layer if tied; null: hidden_size", ge=1
+    )
+    vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
+    tie_embeddings: bool = field(True, "the head is the transpose of the embedding")
+    activation: Activation = field("tanh", "of the Elman cell")
+    residual: bool = field(False, "add each layer's input to its output")
+    norm: Literal["none", "layernorm", "rmsnorm"] = field(
+        "none", "normalises the input of every layer and the last output"
+    )
+    dropout: float = field(0.0, "on the last output", ge=0, lt=1)
+    dropout_input: float = field(0.0, "on the embeddings", ge=0, lt=1)
+    dropout_hidden: float = field(0.0, "on the output of every layer but the last", ge=0, lt=1)
+    dropout_embedding: float = field(0.0, "of whole words of the vocabulary", ge=0, lt=1)
+    dropout_recurrent: float = field(0.0, "of recurrent weights (DropConnect)", ge=0, lt=1)
+    variational: bool = field(
+        True, "dropout, dropout_input and dropout_hidden keep one mask over time"
+    )
+    carry_state: bool = field(
+        False, "training passes the state on to the next window of a document stream"
+    )
+    initializer: Initializer = field(
+        "uniform", "of the layers' kernels: +-1/sqrt(H), or orthogonal"
+    )
+    initializer_range: float = field(
+        0.05, "standard deviation of the embedding and of an untied head", gt=0
+    )
+    logit_softcap: float | None = field(None, "z -> cap * tanh(z / cap) on the logits", gt=0)
+    remat: Literal["none", "full"] = field(
+        "none", "what the backward pass computes again: nothing, or every layer"
+    )
+    unroll: int = field(1, "time steps in one iteration of the compiled loop", ge=1)
+    recurrence: str = field("auto", "implementation of the loop over time: auto, scan or reference")
+    dtype: Literal["bfloat16", "float32"] = field(
+        "bfloat16", "of activations and matmuls; the state is float32"
+    )
+
+    @property
+    def carries_state(self) -> bool:
+        return self.carry_state
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the embedding and then of every layer's output."""
+        embedding = self.embedding_size or self.hidden_size
+        last = embedding if self.tie_embeddings else self.hidden_size
+        return (embedding, *(self.hidden_size,) * (self.num_layers - 1), last)
+
+    @property
+    def output_size(self) -> int:
+        return self.widths[-1]
+
+    def validate(self) -> None:
+        if self.cell not in CELLS:
+            raise UserError(f"cell: unknown cell {self.cell!r}; {suggest(self.cell, CELLS)}")
+        if self.activation != "tanh" and self.cell != "elman":
+            raise UserError(f"activation: {self.cell} has its own; leave it out or use cell elman")
+        if self.hidden_size not in self.widths[1:]:
+            raise UserError(
+                "hidden_size: one layer with tied embeddings is as wide as the embedding; set it "
+                "to embedding_size, add a layer or set tie_embeddings to false"
+            )
+        if self.residual and len(set(self.widths)) > 1:
+            raise UserError(
+                "residual: layers must be as wide as their input; leave embedding_size out"
+            )
+
+    def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> RNN:
+        self.validate()
+        if self.vocab_size is not None and self.vocab_size < vocab_size:
+            raise UserError(
+                f"vocab_size: {self.vocab_size} is less than the tokenizer's {vocab_size}; set it "
+                f"to {vocab_size} or more, or leave it out"
+            )
+        return RNN(self, self.vocab_size or vocab_size, rngs=rngs)
+
+
+class RNN(nnx.Module):
+    """A recurrent `LanguageModel`."""
+
+    def __init__(self, config: RNNConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.vocab_size = vocab_size
+        embedding, *_, last = config.widths
+        std = config.initializer_range
+        self.embed = Embedding(vocab_size, embedding, std=std, dtype=config.dtype, rngs=rngs)
+        self.runs = _runs(config)
+        for run in self.runs:
+            setattr(self, run.name, stack(partial(Layer, config, run), run.count, rngs=rngs))
+        self.final_norm = _norm(config, last)
+        self.unembed = Output(config, last, vocab_size, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: jax.Array,  # [B, T]
+        *,
+        positions: jax.Array,  # [B, T]
+        segment_ids: jax.Array,  # [B, T], not needed: a document begins at position 0
+        cache: dict[str, State] | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, State] | None]:
+        """Hidden states [B, T, D] and, if there is a cache, the one after these tokens."""
+        config = self.config
+        words_key, input_key, layers_key, output_key = split_key(key, 4)
+        state = self.init_cache(tokens.shape[0], 0) if cache is None else cache
+        tokens, reset = tokens.T, positions.T == 0  # time-major from here on
+        x = self.embed(tokens)  # [T, B, E]
+        x = word_dropout(x, tokens, self.vocab_size, config.dropout_embedding, words_key)
+        x = shard(x, None, "batch", "act_embed")
+        x = _dropout(config, x, config.dropout_input, input_key)
+        after = {}
+        for run in self.runs:
+            x, after[run.name] = self._run(run, x, reset, state[run.name], layers_key)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        x = _dropout(config, x, config.dropout, output_key)
+        x = shard(x.swapaxes(0, 1), "batch", "length", "act_embed")  # [B, T, D]
+        return x, (None if cache is None else after)
+
+    def _run(
+        self, run: Run, x: jax.Array, reset: jax.Array, state: State, key: jax.Array | None
+    ) -> tuple[jax.Array, State]:
+        """The layers of one run, scanned; `state` [n, B, H]."""
+        keys = None
+        if key is not None:
+            keys = jax.random.split(key, self.config.num_layers)[run.first :][: run.count]
+        is_last = jnp.arange(run.first, run.first + run.count) == self.config.num_layers - 1
+
+        def body(layer: Layer, x: jax.Array, xs: Any, kind: int) -> tuple[jax.Array, State]:
+            state, key, is_last = xs
+            return layer(x, reset, state, key=key, is_last=is_last)
+
+        xs = (state, keys, is_last)
+        layers = getattr(self, run.name)
+        scan, remat = run.count > 1, self.config.remat
+        return apply_stack(layers, body, x, xs, num_layers=run.count, scan=scan, remat=remat)
+
+    def head(self) -> HeadParams:
+        """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
+        kernel = self.unembed.kernel
+        kernel = self.embed.attend() if kernel is None else weight(kernel, self.config.dtype)
+        return HeadParams(kernel, self.unembed.bias.get_value(), self.config.logit_softcap)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V]
+        """Float32 logits."""
+        logits = cross_entropy.logits(hidden, self.head())
+        return shard(logits, "batch", "length", "act_vocab")
+
+    def init_cache(self, batch_size: int, max_len: int) -> dict[str, State]:
+        """Zero states [n, B, H] of each run of n layers; a state's size knows no `max_len`."""
+        names = CELLS[self.config.cell].state_names
+        return {
+            run.name: {
+                name: jnp.zeros((run.count, batch_size, run.outputs), jnp.float32) for name in names
+            }
+            for run in self.runs
+        }
+
+    def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
+        """Forward FLOPs a token: 2 for each element of each kernel, whatever the length.
+
+        A backward pass costs twice as much again; `causal` has nothing to leave out.
+        """
+        state = nnx.to_pure_dict(nnx.state(self, nnx.Param))
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        weights = sum(math.prod(x.shape) for path, x in leaves if path[-1].key == "kernel")
+        if self.unembed.kernel is None:
+            weights += math.prod(self.embed.table.shape)
+        return 2.0 * weights
+
+
+class Layer(nnx.Module):
+    """[norm ->] recurrent layer -> dropout [-> + input]."""
+
+    def __init__(self, config: RNNConfig, run: Run, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.norm = _norm(config, run.inputs)
+        self.cell: Recurrent = CELLS[config.cell](
+            run.inputs,
+            run.outputs,
+            weight_dropout=config.dropout_recurrent,
+            activation=config.activation,
+            initializer=config.initializer,
+            dtype=config.dtype,
+            unroll=config.unroll,
+            impl=config.recurrence,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, x: jax.Array, reset: jax.Array, state: State, *, key: Any, is_last: jax.Array
+    ) -> tuple[jax.Array, State]:
+        config = self.config
+        weight_key, hidden_key = split_key(key, 2)
+        y = x if self.norm is None else self.norm(x)
+        y, state = self.cell(y, reset, state, key=weight_key)
+        # The last layer's output has a rate of its own; layers of one scan differ by data alone.
+        y = jnp.where(is_last, y, _dropout(config, y, config.dropout_hidden, hidden_key))
+        return (x + y if config.residual else y), state
+
+
+class Output(nnx.Module):
+    """The head's parameters: a bias [V] and, where it is not tied, a kernel [D, V]."""
+
+    def __init__(self, config: RNNConfig, dim: int, vocab_size: int, *, rngs: nnx.Rngs) -> None:
+        if config.tie_embeddings:
+            self.kernel = None
+        else:
+            std = config.initializer_range
+            self.kernel = Dense({"embed": dim}, {"vocab": vocab_size}, std=std, rngs=rngs).kernel
+        self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32), axes=("vocab",))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring layers of equal shape."""
+
+    name: str
+    first: int
+    count: int
+    inputs: int
+    outputs: int
+
+
+def _runs(config: RNNConfig) -> tuple[Run, ...]:
+    groups = [list(group) for _, group in itertools.groupby(itertools.pairwise(config.widths))]
+    runs, first = [], 0
+    for shapes in groups:
+        name = "layers" if len(groups) == 1 else f"layers_{first}"
+        runs.append(Run(name, first, len(shapes), *shapes[0]))
+        first += len(shapes)
+    return tuple(runs)
+
+
+def _norm(config: RNNConfig, dim: int) -> Any:
+    return None if config.norm == "none" else NORMS[config.norm](dim)
+
+
+def _dropout(config: RNNConfig, x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Dropout of [T, B, D]; variational dropout draws one mask for all T."""
+    return dropout(x, rate, key, shared_dims=(0,) if config.variational else ())
