@@ -100,10 +100,10 @@ class TokenizerConfig(Config):
     """A tokenizer: trained on the corpus, loaded from a file, or fixed."""
 
     registry: ClassVar = {
-        "sentencepiece": "jaxlm.data.tokenizers:SentencePiece",
+        "sentencepiece": "jaxlm.data.sentencepieces:SentencePiece",
         "characters": "jaxlm.data.tokenizers:Characters",
         "bytes": "jaxlm.data.tokenizers:Bytes",
-        "huggingface": "jaxlm.data.tokenizers:HuggingFace",
+        "huggingface": "jaxlm.data.huggingface:HuggingFace",
         "saved": "jaxlm.data.tokenizers:Saved",
     }
 

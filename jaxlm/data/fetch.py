@@ -53,7 +53,7 @@ def fetch(
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise UserError(f"sha256 {sha256!r}: not 64 hexadecimal digits; give the archive's SHA-256")
     folder = (cache_dir or default_cache_dir()) / "packages" / f"{name}-{version}-{sha256[:12]}"
-    with _lock(folder):
+    with locked(folder):
         cached = _cached(folder, sha256)
         if cached is None:
             _say(report, f"fetching {requirement} (once; cached in {folder})")
@@ -142,7 +142,7 @@ def file_sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One process at a time; the others wait and then find the archive in the cache."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
