@@ -69,7 +69,7 @@ def shuffled_index(index: int, length: int, seed: int) -> int:
     bits = max(2, (length - 1).bit_length())
     low = bits // 2
     low_mask, high_mask = (1 << low) - 1, (1 << (bits - low)) - 1
-    keys = _round_keys(seed, epoch)
+    keys = _round_keys(seed, epoch, max(3, 12 - bits))  # few rows need more rounds to be even
     while True:
         high, rest = place >> low, place & low_mask
         for key in keys:  # each line is its own inverse, so every round is one to one
@@ -82,22 +82,19 @@ def shuffled_index(index: int, length: int, seed: int) -> int:
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
-_ROUNDS = 3  # of two half rounds
 
 
 def _mix(x: int) -> int:
-    """Steele, Lea and Flood's 64-bit finaliser (SplitMix, 2014), cut to the shifts that low bits
-    need.
-    """
+    """Steele, Lea and Flood's 64-bit finaliser (SplitMix, 2014)."""
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
     return x >> 31 ^ x
 
 
 @lru_cache(maxsize=256)
-def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
+def _round_keys(seed: int, epoch: int, rounds: int) -> tuple[int, ...]:
     """Keys of 64 bits for one epoch's permutation."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8 * _ROUNDS).digest()
+    digest = hashlib.shake_128(f"{seed}/{epoch}".encode()).digest(8 * rounds)
     return tuple(int.from_bytes(digest[i : i + 8], "little") for i in range(0, len(digest), 8))
 
 
