@@ -21,6 +21,7 @@ from jaxlm.config import UserError
 from jaxlm.tree import flatten, unflatten
 
 ARRAYS, METADATA = "orbax", "state.json"
+_READ_BYTES = 256 << 20  # on the host at a time while reading; at least twice the largest array
 _SHOWN = 4  # paths of a kind that an error names
 
 
@@ -100,6 +101,9 @@ def read(folder: Path, abstract_state: Any, *, whole: bool) -> Any:
     }
     context = ocp.Context()
     context.pytree.loading.partial_load = not whole
+    # Without a limit all arrays are read at once, and lie on the host and on the devices together.
+    largest = max((x.size * x.dtype.itemsize for x in abstract.values()), default=0)
+    context.memory.read_concurrent_bytes = max(_READ_BYTES, 2 * largest)
     with context:
         tree = ocp.load(folder / ARRAYS, unflatten(abstract))
     arrays = flatten(tree)
