@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxlm.config import REQUIRED, UserError, field, suggest
 from jaxlm.data.formats import need
-from jaxlm.data.tokenizers import BaseTokenizer, Texts, special_ids
+from jaxlm.data.tokenizers import PROBES, BaseTokenizer, Texts, special_ids
 from jaxlm.types import Tokenizer, TokenizerConfig
 
 SPACE = "\u2581"
@@ -29,7 +29,6 @@ _USUAL = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"),
     "unk": ("<unk>", "[UNK]"),
 }
-_PROBES = ("a", " a  b ", "\n\n\n", "\tx\r\n", "\u212b e\u0301 \ufb01", SPACE, "\U0001f642", "A's")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         ids = special_ids({name: _find(name, names, vocabulary) for name in _USUAL})
         self.bos_id, self.eos_id, self.unk_id = ids["bos_id"], ids["eos_id"], ids["unk_id"]
         self.pad_id = ids["pad_id"] or 0
-        self.lossless = all(self.decode(self.encode(text)) == text for text in _PROBES)
+        self.lossless = all(self._returns(text) for text in PROBES)
 
     def _bytes_of_ids(self, spec: Any, vocabulary: Mapping[str, int]) -> list[bytes]:
         spell = _speller(spec)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlm.config import UserError, field
-from jaxlm.data.tokenizers import BaseTokenizer, Texts, special_ids, trained
+from jaxlm.data.tokenizers import PROBES, BaseTokenizer, Texts, special_ids, trained
 from jaxlm.types import Tokenizer, TokenizerConfig
 
 SPACE = "\u2581"  # how SentencePiece writes a space
@@ -31,7 +31,6 @@ _MAX_LINE = 2000  # characters; longer lines are trained in pieces
 _MAX_CHUNK = (
     50_000  # characters that are encoded at once: the library needs some 100 bytes for each
 )
-_PROBES = ("a", " a  b ", "\n\n\n", "\tx\r\n", "\u212b e\u0301 \ufb01", "\u2581", "\U0001f642")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         self._adds_space = p.encode("a", out_type=str)[0].startswith(SPACE)
         # Where a line break is a piece of its own, a text can be cut after it without other ids.
         self._breaks_lines = "\n" in p.encode("a\na", out_type=str)
-        self.lossless = all(self.decode(self.encode(text)) == text for text in _PROBES)
+        self.lossless = all(self._returns(text) for text in PROBES)
 
     def encode(self, text: str) -> list[int]:
         if self._adds_space or (SPACE not in text and len(text) <= _MAX_CHUNK):

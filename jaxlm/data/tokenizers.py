@@ -34,6 +34,17 @@ Texts = Callable[[], Iterator[str]]  # gives the corpus anew at each call
 
 TRAINING_VERSION = 1  # raise it when the same config and corpus come to give another tokenizer
 META = "jaxlm_tokenizer.json"
+# Texts that a lossy tokenizer does not return: normalisation, added or merged spaces, unknowns.
+PROBES = (
+    "a",
+    " a  b ",
+    "\n\n\n",
+    "\tx\r\n",
+    "\u212b e\u0301 \ufb01",
+    "A's",
+    "\u2581",
+    "\U0001f642",
+)
 KINDS = {
     "bytes": "jaxlm.data.tokenizers:ByteTokenizer",
     "characters": "jaxlm.data.tokenizers:CharacterTokenizer",
@@ -80,6 +91,11 @@ class BaseTokenizer:
                 )
             pieces.append(self.token_bytes[i])
         return b"".join(pieces)
+
+    def _returns(self, text: str) -> bool:
+        """Whether a text comes back, from its ids and from their bytes."""
+        ids = self.encode(text)
+        return self.decode(ids) == text and self.decode_bytes(ids) == text.encode()
 
     def files(self) -> dict[str, bytes]:
         """{file name: content}: all that the tokenizer is made of."""
