@@ -1,6 +1,6 @@
 """A run directory as training leaves it, with made-up numbers of a plausible shape.
 
-    python tests/fake_run.py FOLDER [classification]    # to look at its report.html in a browser
+python tests/fake_run.py FOLDER [classification]    # to look at its report.html in a browser
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ def make_run(
     spent = {"setup": 6.1, "compile": 14.2, "data": 0.9, "step": 221.5, "eval": 18.3, "save": 3.1}
     spent |= {"sample": 5.25, "other": 1.7}
     nanoseconds = {name: int(s * 1e9) + rng.randrange(10**6) for name, s in spent.items()}
-    _json(
-        folder / "timing.json", {"nanoseconds": nanoseconds, "processes": 1 + len(restarts)}
-    )
+    _json(folder / "timing.json", {"nanoseconds": nanoseconds, "processes": 1 + len(restarts)})
     with (folder / "metrics.jsonl").open("w") as file:
         for line in _metrics(rng, steps, every, restarts, nan_steps, classification):
             file.write(json.dumps(line) + "\n")

@@ -10,11 +10,12 @@ in per cent beside it, so that it stays readable at any width.
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from jaxlm.report.tables import escape
 
 MAX_POINTS = 1000
 SIZE = 1000  # the SVG's own units, in both directions
@@ -70,9 +71,9 @@ def line_chart(
     return "".join(
         [
             f'<figure class="chart{" wide" if wide else ""}"',
-            f' data-lines="{_escape(json.dumps(data))}" data-x="{first} {last}">',
-            f"<figcaption><b>{_escape(title)}</b>",
-            *(f'<span class="key {n.style}">{_escape(n.name)}</span>' for n in lines),
+            f' data-lines="{escape(json.dumps(data))}" data-x="{first} {last}">',
+            f"<figcaption><b>{escape(title)}</b>",
+            *(f'<span class="key {n.style}">{escape(n.name)}</span>' for n in lines),
             '<output></output></figcaption><div class="plot"><div class="ys">',
             *(
                 f'<span style="top:{y(t) / SIZE:.2%}">{label}</span>'
@@ -80,17 +81,18 @@ def line_chart(
             ),
             '</div><div class="area">',
             f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img"',
-            f' aria-label="{_escape(_spoken(title, lines))}">',
+            f' aria-label="{escape(_spoken(title, lines))}">',
             f'<path class="grid" d="{grid}"/>',
             f'<path class="mark" d="{dashes}"/>' if dashes else "",
             curves,
             '</svg><i class="cross" hidden></i></div><div class="xs">',
             *(
-                f'<span style="left:{x(t) / SIZE:.2%}">{label}</span>'
+                f"<span{' class=end' if x(t) > 0.97 * SIZE else ''} "
+                f'style="left:{x(t) / SIZE:.2%}">{label}</span>'
                 for t, label in zip(x_ticks, tick_labels(x_ticks), strict=True)
             ),
             "</div></div>",
-            f'<p class="note">{_escape(". ".join(notes))}.</p>' if notes else "",
+            f'<p class="note">{escape(". ".join(notes))}.</p>' if notes else "",
             "</figure>",
         ]
     )
@@ -172,11 +174,11 @@ def _thinned(line: Line) -> Line:
 def _frame(lines: Sequence[Line], from_zero: bool) -> tuple[float, float, str]:
     """(low, high, what lies outside): the range that shows how a run goes on, not how it began.
 
-    The first tenth of a run and one value in a hundred at either end do not widen the frame, if
+    The first twentieth of a run and one value in a hundred at either end do not widen the frame, if
     leaving them out makes the rest at least half as large again.
     """
     every = [v for line in lines for v in line.values if math.isfinite(v)]
-    begin = max(line.steps[-1] for line in lines) * 0.1
+    begin = max(line.steps[-1] for line in lines) * 0.05
     late = sorted(
         value
         for line in lines
@@ -194,10 +196,10 @@ def _frame(lines: Sequence[Line], from_zero: bool) -> tuple[float, float, str]:
         if far > near and (high - min(low, near)) > 1.5 * (far - near):
             parts = []
             if high > far:
-                parts.append(f"up to {high:.4g} above the frame")
+                parts.append(f"above the frame: up to {high:.4g}")
             if low < near:
-                parts.append(f"down to {low:.4g} below it")
-            note = f"Values lie {' and '.join(parts)}"
+                parts.append(f"below the frame: down to {low:.4g}")
+            note = f"Values {', '.join(parts)}"
             low, high = near, far
     if from_zero:
         low = min(low, 0.0)
@@ -260,7 +262,3 @@ def _plain(values: Sequence[float]) -> list[float | None]:
 def _power(value: float) -> str:
     digits, _, exponent = f"{value:.2e}".partition("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)

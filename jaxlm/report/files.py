@@ -3,25 +3,31 @@
 run = read_run(Path("runs/tiny"))
 run.metrics, run.samples, run.timing["nanoseconds"]["step"], run.problems
 
-config.yaml         the resolved configuration        marks.json      {dotted path: where it was set}
-environment.json    versions, devices, commit         result.json     {"final": {name: number}, and
-data_manifest.json  sources, tokens, hashes                            "confusion": {"classes", "table"}}
-metrics.jsonl       one object a line                 timing.json     the stopwatch's account
-samples.jsonl       {"step", "time", "samples": [{"prompt", "text"}]} a line
+config.yaml         the resolved configuration
+marks.json          {dotted path: where it was set}, the paths that were set
+environment.json    versions, devices, commit: any nested values
+data_manifest.json  sources, tokens, hashes: any nested values
+metrics.jsonl       what `jaxlm.train.metrics` writes
+samples.jsonl       {"step": , "time": , "samples": [{"prompt": , "text": }]} a line
+timing.json         what `jaxlm.train.stopwatch` writes
+result.json         {"final": {name: value}}, and of a classification
+                    "confusion": {"classes": [...], "table": [[...]]}, rows the true classes
 checkpoints/        one folder a step
 """
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jaxlm.config import UserError, read_yaml
 from jaxlm.train.checkpoint_dir import CheckpointInfo, list_checkpoints
-from jaxlm.train.metrics import read_metrics
+from jaxlm.train.metrics import read_metrics, series
 from jaxlm.train.run_dir import RunDir
 
 
@@ -52,6 +58,16 @@ class RunFiles:
                 return record[name]
         return None
 
+    def median(self, name: str) -> float | None:
+        """The median of a metric over the run; None where it was never finite."""
+        values = [v for v in series(self.metrics, name)[1] if math.isfinite(v)]
+        return median(values) if values else None
+
+    @property
+    def restarts(self) -> list[int]:
+        """The steps at which a process took the run up again."""
+        return [record["step"] for record in self.metrics if record.get("event") == "resume"]
+
     @property
     def step(self) -> int:
         """The last step that anything was logged of."""
@@ -59,7 +75,7 @@ class RunFiles:
 
 
 def read_run(run_dir: Path) -> RunFiles:
-    """Reads a run directory. Raises UserError where there is none; reports bad files in `problems`."""
+    """Reads a run directory. Raises UserError where there is none; `problems` names bad files."""
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run directory; name one that `jaxlm train` made")
     paths, problems = RunDir(run_dir), []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ MAX_ROWS = 200
 
 def escape(value: Any) -> str:
     """`value` as text that is safe in an element and in a quoted attribute."""
-    return html.escape(str(value), quote=True)
+    text = str(value).replace("\0", "\ufffd")
+    # A lone surrogate, which JSON can hold, has no UTF-8.
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"), quote=True)
 
 
 def show(value: Any) -> str:
@@ -56,8 +59,7 @@ def fields_table(
 ) -> str:
     """A row for each (dotted path, value), and where it was set if `sources` says so.
 
-    A path without a source of its own has that of the nearest one above it; `prefix` is put before a
-    path to look it up.
+    `prefix` is put before a path to look it up. An entry of a list has the source of the list.
     """
     rows = []
     for path, value in fields:
@@ -128,9 +130,8 @@ def _records(value: Any) -> list[tuple[str, Mapping[str, Any]]] | None:
 
 
 def _source(path: str, sources: Mapping[str, str]) -> str:
-    while path and path not in sources:
-        path = path.rpartition(".")[0]
-    return sources.get(path, "default") if path else "default"
+    whole = re.split(r"\.\d+(?:\.|$)", path)[0]
+    return sources.get(path) or sources.get(whole) or "default"
 
 
 def _limited(rows: list[str], columns: int) -> str:

@@ -96,9 +96,9 @@ class MetricsWriter:
         """
         now = time.time()
         numbers = {name: float(value) for name, value in values.items()}
-        self._guarded(lambda: self._line({"step": int(step), "time": now, **numbers}))
+        self._guarded(self._line, {"step": int(step), "time": now, **numbers})
         for sink in self._sinks:
-            self._guarded(lambda sink=sink: sink.write(int(step), numbers, now))
+            self._guarded(sink.write, int(step), numbers, now)
 
     def close(self) -> None:
         """Closes every sink; a second call does nothing."""
@@ -112,9 +112,9 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _guarded(self, act: Callable[[], None]) -> None:
+    def _guarded(self, act: Callable[..., None], *arguments: Any) -> None:
         try:
-            act()
+            act(*arguments)
         except OSError as error:
             if not self._warned:
                 self._warned = True
