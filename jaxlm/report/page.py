@@ -81,10 +81,10 @@ def headlines(run: RunFiles) -> list[tuple[str, str]]:
         if value is not None:
             found.append((label, form(value)))
 
-    add("accuracy", run.last("eval/accuracy"), lambda v: f"{v:.1%}")
-    add("macro F1", run.last("eval/macro_f1"), lambda v: f"{v:.3f}")
     add("bits per character", run.last("eval/bits_per_char"), lambda v: f"{v:.3f}")
     add("bits per byte", run.last("eval/bits_per_byte"), lambda v: f"{v:.3f}")
+    add("accuracy", run.last("eval/accuracy"), lambda v: f"{v:.1%}")
+    add("macro F1", run.last("eval/macro_f1"), lambda v: f"{v:.3f}")
     add("validation loss", run.last("eval/loss"), lambda v: f"{v:.3f}")
     add("training loss", run.last("train/loss"), lambda v: f"{v:.3f}")
     add("parameters", run.last("num_params"), human)

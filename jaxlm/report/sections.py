@@ -33,6 +33,19 @@ def curves(run: RunFiles) -> str:
     mfu = run.median("train/mfu")
     speed = [f"MFU {mfu:.1%}"] if mfu is not None else []
     speed += [f"waiting for data {wait:.1%} of the time"] if wait is not None else []
+    # Bits per character say of a language model what accuracy says of a classifier.
+    quality = line_chart(
+        "Bits per character",
+        [line("eval/bits_per_char", "validation", "b", False)],
+        marks=marks,
+    ) or line_chart(
+        "Accuracy",
+        [
+            line("eval/accuracy", "accuracy", "b", False),
+            line("eval/macro_f1", "macro F1", "c", False),
+        ],
+        marks=marks,
+    )
     charts = [
         line_chart(
             "Loss",
@@ -40,19 +53,7 @@ def curves(run: RunFiles) -> str:
             marks=marks,
             wide=True,
         ),
-        line_chart(
-            "Accuracy and F1",
-            [
-                line("eval/accuracy", "accuracy", "a", False),
-                line("eval/macro_f1", "macro F1", "c", False),
-            ],
-            marks=marks,
-        ),
-        line_chart(
-            "Bits per character",
-            [line("eval/bits_per_char", "validation", "b", False)],
-            marks=marks,
-        ),
+        quality,
         line_chart(
             "Learning rate",
             [line("train/learning_rate", "rate", smooth=False)],

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxlm.config import Config, UserError, field
 from jaxlm.train.run_dir import truncate_jsonl
 
@@ -45,11 +47,13 @@ class LoggingConfig(Config):
 def finalize(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     """Each (sum, weight) pair as the number sum / weight; NaN where nothing was counted (weight 0).
 
-    The pairs may be device arrays: reading one waits for the device, so pass those of an earlier
-    step.
+    Sums that are tables (a confusion table) are no numbers and are left out. The pairs may be
+    device arrays: reading one waits for the device, so pass those of an earlier step.
     """
     values = {}
     for name, (total, weight) in metrics.items():
+        if np.ndim(total):
+            continue
         total, weight = float(total), float(weight)
         values[name] = total / weight if weight else math.nan
     return values

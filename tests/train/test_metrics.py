@@ -82,10 +82,11 @@ def test_a_full_disk_does_not_end_the_run(tmp_path):
 
 
 def test_finalize_divides_last():
-    pairs = {"loss": (np.float32(6), np.float32(4)), "none": (0.0, 0.0)}
+    pairs = {"loss": (np.float32(6), np.float32(4)), "none": (0.0, 0.0), "table": (np.eye(2), 2.0)}
     values = finalize(pairs)
     assert values["loss"] == 1.5
     assert math.isnan(values["none"])
+    assert "table" not in values
 
 
 # -------------------------------------------------------------------------------------- TensorBoard
