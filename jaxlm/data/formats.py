@@ -174,7 +174,7 @@ def jsonl_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
 
 def json_object(line: str, here: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line.rstrip("\r\n"))
     except (json.JSONDecodeError, RecursionError) as error:
         reason = getattr(error, "msg", "nested too deeply")
         column = getattr(error, "colno", 1)

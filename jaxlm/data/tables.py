@@ -9,6 +9,7 @@ Parquet and ArrayRecord "file:record", counted from 0.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -171,9 +172,8 @@ class ArrayRecord(RowFiles):
     def units(self) -> list[Unit]:
         units = []
         for name, path in match_files(self.files).items():
-            reader = self._open(path)
-            total = reader.num_records()
-            reader.close()
+            with self._open(path) as reader:
+                total = reader.num_records()
             for start in range(0, total, self.records_per_unit):
                 stop = min(start + self.records_per_unit, total)
                 units.append(Unit(f"{name}#{start}", (name, path, start, stop), self))
@@ -181,15 +181,8 @@ class ArrayRecord(RowFiles):
 
     def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
         name, path, start, stop = unit.origin
-        reader = self._open(path)
-        try:
+        with self._open(path) as reader:
             records = reader.read(start, stop)
-        except Exception as error:  # the reader raises bare C++ statuses
-            raise UserError(
-                f"{path}: cannot be read ({_one_line(error)}); replace the file"
-            ) from None
-        finally:
-            reader.close()
         rows = self._rows(records, path, start)
         yield from row_documents(rows, self.text_column, self, name, counts)
 
@@ -207,12 +200,17 @@ class ArrayRecord(RowFiles):
                 json_object(text, here) if self.record == "json" else {self.text_column: text},
             )
 
-    def _open(self, path: Path) -> Any:
+    @contextlib.contextmanager
+    def _open(self, path: Path) -> Iterator[Any]:
         module = need("array_record.python.array_record_module", "formats", "an ArrayRecord source")
         try:
-            return module.ArrayRecordReader(str(path))
-        except Exception as error:  # the reader raises bare C++ statuses
-            raise UserError(f"{path}: not an ArrayRecord file ({_one_line(error)})") from None
+            reader = module.ArrayRecordReader(str(path))
+            yield reader
+            reader.close()
+        except Exception as error:  # the reader raises bare C++ statuses, some only on closing
+            raise UserError(
+                f"{path}: cannot be read as ArrayRecord ({_one_line(error)}); check or replace it"
+            ) from None
 
 
 def _one_line(error: Exception) -> str:
