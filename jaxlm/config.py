@@ -317,7 +317,7 @@ def parse(cls: type[C], values: Mapping[str, Any], marks: Mapping[str, Mark] | N
     return _build(cls, values, "", dict(marks or {}))
 
 
-def _build(cls: type, values: Any, path: str, marks: Mapping[str, Mark]) -> Any:
+def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark]) -> Any:
     if isinstance(values, cls):
         return values
     if not isinstance(values, Mapping):
@@ -352,7 +352,9 @@ def _build(cls: type, values: Any, path: str, marks: Mapping[str, Mark]) -> Any:
     return config
 
 
-def _resolve_type(cls: type, values: dict, path: str, marks: Mapping[str, Mark]) -> type:
+def _resolve_type(
+    cls: type[Config], values: dict, path: str, marks: Mapping[str, Mark]
+) -> type[Config]:
     """The class that `type:` names, for a polymorphic base; `cls` itself for a plain config."""
     registry = cls.__dict__.get("registry")
     if registry is None:

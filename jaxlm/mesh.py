@@ -229,10 +229,8 @@ def check_accumulation(batch_size: int, accumulation: int, mesh: Mesh) -> None:
 def local_rows(batch_size: int, mesh: Mesh) -> slice:
     """The contiguous rows of a global batch that this process's devices hold."""
     sharding = batch_sharding(mesh, 1)
-    spans = [
-        index[0].indices(batch_size)[:2]
-        for index in sharding.addressable_devices_indices_map((batch_size,)).values()
-    ]
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    spans = [index[0].indices(batch_size)[:2] for index in indices if index is not None]
     start, stop = min(a for a, _ in spans), max(b for _, b in spans)
     covered = {row for a, b in spans for row in range(a, b)}
     assert len(covered) == stop - start, "a process's rows must be contiguous"
