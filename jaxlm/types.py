@@ -1,9 +1,9 @@
-"""The words that every part shares: the shape legend, the batch, metrics, and the bases of the configs.
+"""The words that every part shares: the shape legend, the batch, metrics, the configs' bases.
 
 Shapes are written with these letters, in comments and in einsum strings alike:
 
-    B batch   T query length   S key length   D hidden size   F ffn size   N query heads   K kv heads
-    H head size   V vocabulary   L layers   E experts
+    B batch   T query length   S key length   D hidden size   F ffn size   N query heads
+    K kv heads   H head size   V vocabulary   L layers   E experts
 
 This module imports neither jax nor flax, so that the CLI and the data workers start fast.
 """
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 #   example_weights [B] float32     0 for a row that only fills the batch
 Batch = Mapping[str, Any]
 
-# A metric is (sum, weight): nothing is divided before the last reduction, so micro-batches, ragged masks
-# and any number of hosts give the same number as one big batch.
+# A metric is (sum, weight): nothing is divided before the last reduction, so micro-batches, ragged
+# masks and any number of hosts give the same number as one big batch.
 Metrics = Mapping[str, tuple[Any, Any]]
 
 Cache = Any  # a pytree: keys and values for attention, the hidden state for recurrences
@@ -142,7 +142,9 @@ class ObjectiveConfig(Config):
 
     registry: ClassVar = {
         "causal_lm": "jaxlm.objectives.causal_lm:CausalLM",
-        "sequence_classification": "jaxlm.objectives.sequence_classification:SequenceClassification",
+        "sequence_classification": (
+            "jaxlm.objectives.sequence_classification:SequenceClassification"
+        ),
     }
 
 
@@ -174,7 +176,7 @@ class ScheduleConfig(Config):
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. `token_bytes[i]` is what id i adds to the text (b"" for special ids)."""
+    """Text to ids and back. `token_bytes[i]` is what id i adds to the text (b"": special)."""
 
     vocab_size: int
     bos_id: int | None
@@ -196,8 +198,8 @@ class Tokenizer(Protocol):
 class RowDataset(Protocol):
     """Rows at random access: row i is a pure function of (seed, i), for every i >= 0.
 
-    A row is a dict of numpy arrays with the batch's keys (without B), and "id", an int64 that names the
-    sample. Rows repeat epoch after epoch, reshuffled; `rows_per_epoch` rows make one.
+    A row is a dict of numpy arrays with the batch's keys (without B), and "id", an int64 that names
+    the sample. Rows repeat epoch after epoch, reshuffled; `rows_per_epoch` rows make one.
     """
 
     rows_per_epoch: int

@@ -1,4 +1,4 @@
-"""Every test runs on eight simulated CPU devices; the settings must stand before jax is imported."""
+"""Every test runs on eight simulated CPU devices, which must be set before jax is imported."""
 
 import os
 
