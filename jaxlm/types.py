@@ -101,7 +101,7 @@ class TokenizerConfig(Config):
 
     registry: ClassVar = {
         "sentencepiece": "jaxlm.data.sentencepieces:SentencePiece",
-        "characters": "jaxlm.data.tokenizers:Characters",
+        "characters": "jaxlm.data.characters:Characters",
         "bytes": "jaxlm.data.tokenizers:Bytes",
         "huggingface": "jaxlm.data.huggingface:HuggingFace",
         "saved": "jaxlm.data.tokenizers:Saved",

@@ -89,6 +89,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self._special = {t["id"] for t in spec.get("added_tokens", ()) if t["special"]}
         self.token_bytes = self._bytes_of_ids(spec, vocabulary)
+        self.vocab_size = len(self.token_bytes)
         ids = special_ids({name: _find(name, names, vocabulary) for name in _USUAL})
         self.bos_id, self.eos_id, self.unk_id = ids["bos_id"], ids["eos_id"], ids["unk_id"]
         self.pad_id = ids["pad_id"] or 0

@@ -78,6 +78,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         p = self._processor
         self.token_bytes = [_piece_bytes(p, i) for i in range(p.get_piece_size())]
+        self.vocab_size = len(self.token_bytes)
         ids = special_ids(
             {"bos": p.bos_id(), "eos": p.eos_id(), "pad": p.pad_id(), "unk": p.unk_id()}
         )

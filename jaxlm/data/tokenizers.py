@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxlm import config as config_module
 from jaxlm.config import REQUIRED, UserError, field, import_name
@@ -47,7 +47,7 @@ PROBES = (
 )
 KINDS = {
     "bytes": "jaxlm.data.tokenizers:ByteTokenizer",
-    "characters": "jaxlm.data.tokenizers:CharacterTokenizer",
+    "characters": "jaxlm.data.characters:CharacterTokenizer",
     "sentencepiece": "jaxlm.data.sentencepieces:SentencePieceTokenizer",
     "huggingface": "jaxlm.data.huggingface:HuggingFaceTokenizer",
 }
@@ -64,11 +64,8 @@ class BaseTokenizer:
     )
     pad_id: int = 0
     lossless: bool = True  # decode(encode(text)) == text for every text
-    token_bytes: list[bytes]
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.token_bytes)
+    vocab_size: int
+    token_bytes: list[bytes]  # vocab_size of them
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without bos or eos."""
@@ -113,7 +110,8 @@ class BaseTokenizer:
         """Writes the tokenizer to `folder`, from which `load_tokenizer` reads it."""
         folder, files = Path(folder), self.files()
         folder.mkdir(parents=True, exist_ok=True)
-        meta = {"kind": self.kind, "files": sorted(files), "sha256": self.fingerprint()}
+        meta: dict[str, Any] = {"kind": self.kind, "files": sorted(files)}
+        meta["sha256"] = self.fingerprint()
         meta |= {"vocab_size": self.vocab_size, "lossless": self.lossless}
         # The description comes last: a folder that has one is complete.
         for name, content in [*files.items(), (META, (json.dumps(meta, indent=1) + "\n").encode())]:
@@ -197,10 +195,13 @@ class ByteTokenizer(BaseTokenizer):
     """Id b is byte b; then pad, bos, eos."""
 
     kind = "bytes"
-    pad_id, bos_id, eos_id = 256, 257, 258
+    pad_id: int = 256
+    bos_id: int | None = 257
+    eos_id: int | None = 258
 
     def __init__(self) -> None:
         self.token_bytes = [bytes([b]) for b in range(256)] + [b"", b"", b""]
+        self.vocab_size = len(self.token_bytes)
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8"))
@@ -211,69 +212,6 @@ class ByteTokenizer(BaseTokenizer):
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
         return cls()
-
-
-# -------------------------------------------------------------------------------------- characters
-
-
-@dataclass(frozen=True, kw_only=True)
-class Characters(TokenizerConfig):
-    """The characters of the corpus, in the order of their code points."""
-
-    byte_fallback: bool = field(
-        True, "256 more ids spell characters that the corpus lacks; without them those are an error"
-    )
-
-    def build(self, texts: Texts, corpus_fingerprint: str, cache_dir: Path) -> Tokenizer:
-        def train() -> Tokenizer:
-            characters: set[str] = set()
-            for text in texts():
-                characters.update(text)
-            return CharacterTokenizer("".join(sorted(characters)), self.byte_fallback)
-
-        return trained(self, corpus_fingerprint, cache_dir, train)
-
-
-class CharacterTokenizer(BaseTokenizer):
-    """pad, bos, eos, then the characters, then (with byte fallback) the 256 bytes."""
-
-    kind = "characters"
-    pad_id, bos_id, eos_id = 0, 1, 2
-
-    def __init__(self, characters: str, byte_fallback: bool) -> None:
-        assert list(characters) == sorted(set(characters))
-        self.characters, self.byte_fallback = characters, byte_fallback
-        self.token_bytes = [b"", b"", b"", *(c.encode() for c in characters)]
-        self._ids = {c: i for i, c in enumerate(characters, start=3)}
-        self._first_byte = len(self.token_bytes)
-        if byte_fallback:
-            self.token_bytes += [bytes([b]) for b in range(256)]
-
-    def encode(self, text: str) -> list[int]:
-        """Raises `UserError` for a character that the corpus lacks, without byte fallback."""
-        ids = [self._ids.get(c) for c in text]
-        if None not in ids:
-            return ids  # type: ignore[return-value]
-        out: list[int] = []
-        for c, i in zip(text, ids, strict=True):
-            if i is not None:
-                out.append(i)
-            elif self.byte_fallback:
-                out += [self._first_byte + b for b in c.encode()]
-            else:
-                raise UserError(
-                    f"character {c!r} (U+{ord(c):04X}) is not in the tokenizer's "
-                    f"{len(self.characters)} characters; set byte_fallback: true, or leave it out"
-                )
-        return out
-
-    def files(self) -> dict[str, bytes]:
-        values = {"characters": self.characters, "byte_fallback": self.byte_fallback}
-        return {"characters.json": json.dumps(values).encode()}
-
-    @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
-        return cls(**json.loads(files["characters.json"]))
 
 
 # ------------------------------------------------------------------------------------------- saved

@@ -14,9 +14,10 @@ import pytest
 
 from jaxlm.config import UserError, parse, to_dict
 from jaxlm.data import sentencepieces
+from jaxlm.data.characters import Characters
 from jaxlm.data.huggingface import HuggingFace
 from jaxlm.data.sentencepieces import SentencePiece
-from jaxlm.data.tokenizers import META, Bytes, Characters, Saved, load_tokenizer
+from jaxlm.data.tokenizers import META, Bytes, Saved, load_tokenizer
 from jaxlm.types import Tokenizer, TokenizerConfig
 
 HARD = [
@@ -37,8 +38,18 @@ HARD = [
     "def f(x):\n        return  x\n",
     "a" * 3000 + " " * 300,
 ]
-WORDS = "the cat sat on a mat and saw the other cat ; to be or not to be\tthat is ,".split(" ")
-WORDS += "12 345 ( x )".split(" ")
+WORDS = [
+    *["a", "x", "(", ")", ",", ";", "12", "345"],
+    "the",
+    "cat",
+    "mat",
+    "to",
+    "be",
+    "or",
+    "not",
+    "be\tthat",
+    "",
+]
 
 
 def random_texts(seed: int, count: int) -> list[str]:
