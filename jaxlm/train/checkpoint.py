@@ -77,6 +77,7 @@ class Checkpointer(CheckpointReader):
         self._thread: threading.Thread | None = None
         self._status = ""
         self._failed = False
+        self._attempts = 0
         self._held: set[int] = set()  # steps known to be on disk as this run has them
         self._last_time: float | None = None
 
@@ -117,15 +118,16 @@ class Checkpointer(CheckpointReader):
             if step in self._held:
                 return True
             key = self._key(f"save-{step}")
+            self._attempts += 1  # a folder that a failed save still writes into is not used again
+            folder = step_folder(self.folder, step, f"{SAVING}{self._attempts}")
             self._status, self._failed = f"saving {step}", False
             try:
-                decide(f"{key}/begin", "", lambda _: self._begin(step))
-                folder = step_folder(self.folder, step, SAVING)
+                decide(f"{key}/begin", "", lambda _: self._begin(folder))
                 metadata, finish = state_io.start_writing(folder, step, state)
             except Exception as error:
-                self._note_failure(step, error)
+                self._note_failure(step, folder, error)
                 return False
-            arguments = (key, step, metadata, finish, dict(files))
+            arguments = (key, step, folder, metadata, finish, dict(files))
             self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
             self._thread.start()
             if force or not self.config.async_save:
@@ -162,22 +164,22 @@ class Checkpointer(CheckpointReader):
         self._held.add(step)
         return state
 
-    def _begin(self, step: int) -> str:
+    def _begin(self, folder: Path) -> str:
         """Process 0: an empty folder to write into."""
         dirs.clean(self.folder)
-        step_folder(self.folder, step, SAVING).mkdir(parents=True)
+        folder.mkdir(parents=True)
         return ""
 
     def _finish(
         self,
         key: str,
         step: int,
+        folder: Path,
         metadata: StateMetadata,
         finish: Callable[[], None],
         files: Mapping[str, bytes | Path],
     ) -> None:
         """In the background: waits for the arrays, adds files and checksums, commits, prunes."""
-        folder = step_folder(self.folder, step, SAVING)
         index, count = processes()
         try:
             finish()
@@ -192,7 +194,7 @@ class Checkpointer(CheckpointReader):
             self._held.add(step)
             self._status = f"saved {step}"
         except BaseException as error:
-            self._note_failure(step, error)
+            self._note_failure(step, folder, error)
 
     def _commit(self, step: int, folder: Path, texts: Sequence[str]) -> str:
         """Process 0: the checksums, the final name, and what may go now that this one is safe."""
@@ -206,13 +208,13 @@ class Checkpointer(CheckpointReader):
             if path.is_dir():
                 fsync_folder(path)
         write_atomic(folder / CHECKSUMS, checksums_text(sums))
-        dirs.publish(self.folder, step)
+        dirs.publish(folder)
         dirs.prune(self.folder, step, self.config.keep_last, self.config.keep_every)
         return ""
 
-    def _note_failure(self, step: int, error: BaseException) -> None:
+    def _note_failure(self, step: int, folder: Path, error: BaseException) -> None:
         if processes()[0] == 0:
-            shutil.rmtree(step_folder(self.folder, step, SAVING), ignore_errors=True)
+            dirs.discard(folder)
         self._failed = True
         self._status = f"failed {step}: {_reason(error)}"
         self._messages.put(

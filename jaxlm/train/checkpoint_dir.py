@@ -1,7 +1,7 @@
 """The folder of a run's checkpoints: names, listing, retention, and what a killed save leaves.
 
     00000100          committed: whole, with checksums.json
-    00000100.saving   a save under way, or what a killed one left
+    00000100.saving1  a save under way, or what a killed one left; every attempt has its own
     00000100.corrupt  set aside: a check of its bytes failed
     00000100.removing on its way out
 
@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ def _info(path: Path, step: int, suffix: str | None, reasons: dict[int, str]) ->
     sums = path / CHECKSUMS
     committed = suffix is None and sums.exists()
     other = {SAVING: "being saved, or left by a killed save", CORRUPT: "set aside as corrupt"}
+    kind = (suffix or "").rstrip("0123456789")
     return CheckpointInfo(
         step=step,
         path=path,
@@ -74,7 +76,7 @@ def _info(path: Path, step: int, suffix: str | None, reasons: dict[int, str]) ->
         committed=committed,
         kept_reason=reasons.get(step, "to be removed")
         if committed
-        else other.get(suffix or "", "unfinished"),
+        else other.get(kind, "unfinished"),
     )
 
 
@@ -102,25 +104,33 @@ def prune(folder: Path, newest: int, keep_last: int, keep_every: int | None) -> 
     return gone
 
 
-def publish(folder: Path, step: int) -> None:
+def publish(path: Path) -> None:
     """Gives a save that has its checksums its final name, in place of an older one of that step."""
-    final = step_folder(folder, step)
+    final = path.with_suffix("")
+    doomed = path.with_suffix(REMOVING)
     if final.exists():
-        doomed = step_folder(folder, step, REMOVING)
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(final, doomed)
-    os.rename(step_folder(folder, step, SAVING), final)
-    fsync_folder(folder)
-    shutil.rmtree(step_folder(folder, step, REMOVING), ignore_errors=True)
+    os.rename(path, final)
+    fsync_folder(path.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
     """Removes a checkpoint; renamed first, so that a kill half-way leaves no half checkpoint."""
-    doomed = path.with_name(path.name.partition(".")[0] + REMOVING)
+    doomed = path.with_suffix(REMOVING)
     shutil.rmtree(doomed, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def discard(path: Path, seconds: float = 2.0) -> None:
+    """Removes a failed save, again where writes under way add files for a moment yet."""
+    limit = time.monotonic() + seconds
+    while path.exists() and time.monotonic() < limit:
+        shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.02)
 
 
 def clean(folder: Path) -> list[str]:
@@ -131,13 +141,10 @@ def clean(folder: Path) -> list[str]:
     """
     names = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (
-            path.suffix == SAVING
-            and (path / CHECKSUMS).exists()
-            and not path.with_suffix("").exists()
-        ):
-            publish(folder, int(path.stem))
-        elif path.suffix in (SAVING, REMOVING):
+        whole = (path / CHECKSUMS).exists() and not path.with_suffix("").exists()
+        if path.suffix.startswith(SAVING) and whole:
+            publish(path)
+        elif path.suffix.startswith((SAVING, REMOVING)):
             shutil.rmtree(path, ignore_errors=True)
             names.append(path.name)
     return names
