@@ -90,8 +90,8 @@ def _reference(
     z_loss: float,
 ) -> TokenLoss:
     z = logits(hidden, head)  # [B, T, V]
-    index = jax.lax.broadcasted_iota(targets.dtype, z.shape, z.ndim - 1)
-    target = targets[..., None]
+    index = jax.lax.broadcasted_iota(jnp.int32, z.shape, z.ndim - 1)
+    target = targets[..., None].astype(jnp.int32)
     lse = jax.nn.logsumexp(z, axis=-1)
     z_target = jnp.sum(jnp.where(index == target, z, 0.0), axis=-1)
     nll = lse - z_target

@@ -108,6 +108,14 @@ class TransformerConfig(ModelConfig):
             )
 
     @property
+    def output_size(self) -> int:
+        return self.hidden_size
+
+    @property
+    def max_positions(self) -> int | None:
+        return self.max_seq_len if self.position == "learned" else None
+
+    @property
     def kv_heads(self) -> int:
         return self.num_kv_heads or self.num_heads
 
@@ -132,7 +140,7 @@ class TransformerConfig(ModelConfig):
         """The model for a tokenizer of `vocab_size` ids."""
         if self.vocab_size is not None and self.vocab_size < vocab_size:
             raise UserError(
-                f"model.vocab_size: {self.vocab_size} is less than the tokenizer's {vocab_size} ids; "
+                f"model.vocab_size: {self.vocab_size} is less than the tokenizer's {vocab_size}; "
                 f"set it to at least {vocab_size}, or to null"
             )
         return Transformer(self, self.vocab_size or vocab_size, rngs=rngs)
@@ -188,23 +196,24 @@ class Transformer(nnx.Module):
         self.config, self.vocab_size = config, vocab_size
         self.dtype = jnp.dtype(c.dtype)
         std = 0.02 if c.initializer_range is None else c.initializer_range
-        self.embed = Embedding(vocab_size, c.hidden_size, std=std, dtype=self.dtype, rngs=rngs)
-        self.position = None
-        if c.position == "learned":
-            self.position = LearnedPositions(
-                c.max_seq_len, c.hidden_size, std=std, dtype=self.dtype, rngs=rngs
-            )
+        options = {"dtype": self.dtype, "rngs": rngs}
+        self.embed = Embedding(vocab_size, c.hidden_size, std=std, **options)
+        self.position = (
+            LearnedPositions(c.max_seq_len, c.hidden_size, std=std, **options)
+            if c.position == "learned"
+            else None
+        )
         self.layers = stack(lambda rngs: Block(c, rngs=rngs), c.num_layers, rngs=rngs)
         self.final_norm = _norm(c)
-        self.unembed = None
-        if not c.tie_embeddings:
-            self.unembed = Dense(
-                {"embed": c.hidden_size},
-                {"vocab": vocab_size},
+        self.unembed = (
+            None
+            if c.tie_embeddings
+            else Dense(
+                *({"embed": c.hidden_size}, {"vocab": vocab_size}),
                 std=c.initializer_range,
-                dtype=self.dtype,
-                rngs=rngs,
+                **options,
             )
+        )
 
     def __call__(
         self,
