@@ -13,6 +13,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ def examine(cache_dir: Path | None = None, seconds: float = 2.0) -> Found:
     test = found["self_test"]
     found["ok"] = test["matmul_agrees"] and test["all_reduce_agrees"] and found["cache"]["writable"]
     return found
+
+
+def environment() -> Found:
+    """What a run keeps of where it ran: versions, devices, the command and what steers XLA."""
+    steering = {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))}
+    return {
+        "command": " ".join(sys.argv),
+        "versions": _versions(),
+        "devices": _devices(),
+        "host": platform.node(),
+        "cores": os.cpu_count(),
+        "variables": steering,
+    }
 
 
 def render(found: Found) -> str:

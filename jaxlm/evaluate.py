@@ -87,3 +87,20 @@ class Evaluator:
 
         whole = meshes.replicated(self.program.mesh)
         return jax.jit(step, out_shardings=(whole, None))
+
+
+def evaluate_run(
+    run_dir: str, *, overrides: tuple[str, ...] = (), step: int | None = None, report: Any = print
+) -> tuple[int, dict[str, float], dict[str, Any]]:
+    """(step, figures, tables) of a run's checkpoint over its whole validation split."""
+    from jaxlm.config import UserError
+    from jaxlm.train.session import Session, load_trained, prepare_data
+
+    config, program, params, _, step = load_trained(
+        run_dir, overrides=overrides, step=step, report=report
+    )
+    evaluator = Session(config, prepare_data(config, report), program).evaluator()
+    if evaluator is None:
+        raise UserError(f"{run_dir}: its data has no validation split; add data.validation_fraction=0.1")
+    values, tables = evaluator(params)
+    return step, {f"eval/{name}": value for name, value in values.items()}, tables

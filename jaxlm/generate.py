@@ -23,6 +23,7 @@ from flax import nnx
 from jaxlm import mesh as meshes
 from jaxlm.config import UserError
 from jaxlm.train.state import SAMPLE_STREAM, Program, derive_key
+from jaxlm.types import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,27 @@ def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Ar
         least = jnp.where(before < sampling.top_p, ordered, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids that a document starting with `text` starts with."""
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return start + tokenizer.encode(text)
+
+
+def write_texts(
+    program: Program,
+    params: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+) -> list[str]:
+    """What the model writes after each prompt."""
+    generator = Generator(program, sampling, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+    ids = generator(params, [encode_prompt(tokenizer, text) for text in prompts], seed=seed)
+    return [tokenizer.decode(row) for row in ids]
 
 
 class Generator:

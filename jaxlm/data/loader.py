@@ -54,6 +54,7 @@ class Loader:
         self._threads, self._prefetch = min(threads, prefetch), prefetch
         self._workers = workers
         self._open: list[Any] = []
+        self.rows_per_epoch = rows.rows_per_epoch
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Endless batches from `start_step` on; close the loader (or the iterator) to end its
@@ -80,6 +81,10 @@ class Loader:
         self._open.append(iterator)
         return iterator
 
+    def row(self, index: int) -> dict[str, Any]:
+        """One batch row, made now: what the shapes of a batch are known from."""
+        return self._make_batch.row(index)
+
     def close(self) -> None:
         """Ends the threads and processes of every iterator that is still open."""
         while self._open:
@@ -102,9 +107,9 @@ class MakeBatch:
     places: range
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        return stack([self._row(step * self.batch_size + place) for place in self.places])
+        return stack([self.row(step * self.batch_size + place) for place in self.places])
 
-    def _row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> dict[str, Any]:
         raw = self.rows[index]
         return {**self.transform(raw), "id": raw["id"]}
 

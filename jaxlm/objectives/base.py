@@ -34,6 +34,11 @@ class Loss(NamedTuple):
 class Objective(ObjectiveConfig):
     """The base of every objective."""
 
+    @property
+    def generates(self) -> bool:
+        """Whether the trained model writes text."""
+        return False
+
     def resolve(self, prepared: Any) -> Objective:
         """The objective with what only the data can tell (the classes, say) filled in."""
         return self

@@ -35,6 +35,10 @@ class CausalLM(Objective):
     label_smoothing: float = field(0.0, "share of the target given to all tokens alike", ge=0, lt=1)
     z_loss: float = field(0.0, "weight of the squared log of the softmax's normaliser", ge=0)
 
+    @property
+    def generates(self) -> bool:
+        return True
+
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
         return model.build(model.vocab_size, rngs=rngs)
 

@@ -122,6 +122,11 @@ class Program:
             params = jax.jit(self.init_params, out_shardings=self.param_shardings)()
         return jax.jit(self.init_state, out_shardings=shardings)(params)
 
+    def flops_per_token(self, seq_len: int) -> float:
+        """Forward FLOPs of a token in rows of `seq_len`; attention counts the causal half."""
+        module = nnx.merge(self.graphdef, self.abstract_params)
+        return module.flops_per_token(seq_len, causal=True)
+
     # --------------------------------------------------------------------------------------- step
 
     def train_step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, dict]:
@@ -131,6 +136,8 @@ class Program:
         """
         assert self.optimizer is not None
         params, carry = state["params"], state.get("carry")
+        batch = dict(batch)
+        signal = batch.pop("signal", None)
         key = derive_key(self.seed, DROPOUT_STREAM, state["step"])
         grads, weight, metrics, carry = self._gradients(params, batch, carry, key)
         scale = 1.0 / jnp.maximum(weight, 1.0)
@@ -154,6 +161,8 @@ class Program:
             "learning_rate": (self.optimizer.schedule(state["step"]), 1),
             "bad_steps": (new["bad_steps"], 1),
         }
+        if signal is not None:
+            metrics["signal"] = (signal.max(), 1)  # what any process asks of all
         return new, metrics
 
     def _gradients(self, params: Any, batch: Mapping[str, jax.Array], carry: Any, key: Any) -> tuple:

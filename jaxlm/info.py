@@ -1,0 +1,83 @@
+"""What a run directory holds, as plain values: `jaxlm info RUN_DIR --json`.
+
+The parameter hash is computed from the newest good checkpoint's own bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxlm import config as configs
+from jaxlm.run import load_saved
+from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.hashing import param_sha256
+from jaxlm.train.run_dir import RunDir
+from jaxlm.train.session import program_of
+
+Found = dict[str, Any]
+
+
+def describe_run(path: Path) -> Found:
+    """Step, parameters and their hash, data position, checkpoints. Changes nothing."""
+    run = RunDir(path)
+    config = load_saved(path).config
+    problems: list[str] = []
+    reader = CheckpointReader(run.checkpoints, report=problems.append)
+    step = reader.latest()
+    found: Found = {
+        "run_dir": str(path),
+        "step": step or 0,
+        "total_steps": config.train.steps,
+        "num_params": None,
+        "param_sha256": None,
+        "config_sha256": configs.sha256(config),
+        "data": None,
+        "checkpoints": [
+            {
+                "step": info.step,
+                "size_bytes": info.size_bytes,
+                "committed": info.committed,
+                "kept": info.kept_reason,
+            }
+            for info in reader.list()
+        ],
+        "problems": problems,
+        "final": _result(path),
+    }
+    if step is not None:
+        # One device is enough to read parameters, whatever mesh the run was on.
+        mesh = configs.parse(type(config.mesh), {"data": 1, "num_devices": 1}).build()
+        program = program_of(config.replace(mesh=type(config.mesh)()), mesh, training=False)
+        params = reader.restore_partial(step, {"params": program.abstract_params})["params"]
+        found["num_params"] = reader.read_metadata(step).count("params/")
+        found["param_sha256"] = param_sha256(params)
+        found["data"] = json.loads(reader.read_file(step, "data.json"))
+    return found
+
+
+def _result(path: Path) -> dict[str, Any] | None:
+    file = path / "result.json"
+    return json.loads(file.read_text())["final"] if file.is_file() else None
+
+
+def render(found: Found) -> str:
+    """`describe_run`'s findings as aligned lines."""
+    data = found["data"]
+    rows: list[tuple[str, Any]] = [
+        ("run", found["run_dir"]),
+        ("step", f"{found['step']} of {found['total_steps']}"),
+        ("parameters", f"{found['num_params']:,}" if found["num_params"] else "no checkpoint yet"),
+        ("param_sha256", found["param_sha256"]),
+        ("config_sha256", found["config_sha256"]),
+        ("data", f"{data['rows']:,} rows, epoch {data['epoch']:.3f}" if data else None),
+    ]
+    for item in found["checkpoints"]:
+        size = f"{item['size_bytes'] / 2**20:.1f} MiB"
+        rows.append(("checkpoint", f"{item['step']:>8}  {size:>12}  {item['kept']}"))
+    rows += [("problem", text) for text in found["problems"]]
+    for name, value in (found["final"] or {}).items():
+        if isinstance(value, float):
+            rows.append((name, f"{value:.4f}"))
+    return "\n".join(f"{name:22} {value}" for name, value in rows if value is not None)

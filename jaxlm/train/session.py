@@ -1,0 +1,237 @@
+"""From a config to everything a run needs: data, program, run directory, state.
+
+A session is what `train`, `eval` and `generate` have in common. The order in which a state is found is
+fixed, and logged:
+
+    1. resume   the newest good checkpoint of the run directory
+    2. init     the weights of another run (`init.from`)
+    3. scratch  drawn from the seed
+
+A run directory that has checkpoints but no good one is an error; nothing falls through to a later line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlm import config as configs
+from jaxlm.config import UserError
+from jaxlm.data.fetch import default_cache_dir
+from jaxlm.data.loader import Loader
+from jaxlm.data.prepared import Prepared
+from jaxlm.data.tokenizers import Saved, load_tokenizer
+from jaxlm.mesh import check_accumulation, local_rows
+from jaxlm.run import RunConfig, load_saved, trajectory
+from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.run_dir import RunDir, write_atomic
+from jaxlm.train.state import Program, State, make_program
+from jaxlm.tree import flatten, unflatten
+
+log = logging.getLogger("jaxlm")
+
+
+def cache_dir(config: RunConfig) -> Path:
+    """Where corpora, token stores and compiled programs are kept."""
+    return Path(config.cache_dir) if config.cache_dir else default_cache_dir()
+
+
+def use_compilation_cache(config: RunConfig) -> None:
+    """Compiled programs are kept on disk, so that a resumed run starts sooner."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir(config) / "xla"))
+
+
+def prepare_data(config: RunConfig, report: Callable[[str], None]) -> Prepared:
+    """The dataset, with the run's own tokenizer where the run has one already."""
+    saved = RunDir(config.run_dir or "").tokenizer
+    tokenizer = Saved(path=str(saved)) if config.run_dir and saved.is_dir() else config.tokenizer
+    workers = config.train.data_workers
+    return config.data.prepare(tokenizer, cache_dir(config), workers=workers, report=report)
+
+
+def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """The config with what only the data can tell filled in: vocabulary, classes, steps.
+
+    Raises `UserError` where the model's vocabulary is smaller than the tokenizer's.
+    """
+    size, wanted = prepared.tokenizer.vocab_size, config.model.vocab_size
+    if wanted is not None and wanted < size:
+        raise UserError(
+            f"model.vocab_size: {wanted} but the tokenizer has {size} ids; "
+            f"set it to null or to at least {size}"
+        )
+    steps = config.train.steps
+    if steps is None:
+        rows = prepared.rows("train", batch_size=config.train.batch_size, seed=0).rows_per_epoch
+        steps = max(1, round(config.train.epochs * rows / config.train.batch_size))
+    return config.replace(
+        model=config.model.replace(vocab_size=wanted or size),
+        objective=config.objective.resolve(prepared),
+        train=config.train.replace(steps=steps, epochs=None),
+    )
+
+
+@dataclass(frozen=True)
+class Session:
+    """A resolved config with its data and its program, on a mesh."""
+
+    config: RunConfig
+    prepared: Prepared
+    program: Program
+
+    @classmethod
+    def open(cls, config: RunConfig, report: Callable[[str], None] = print) -> Session:
+        """Prepares the data and builds the program; allocates no parameter."""
+        use_compilation_cache(config)
+        mesh = config.mesh.build()  # first, so that a mesh that cannot be costs no preparation
+        check_accumulation(config.train.batch_size, config.train.accumulation, mesh)
+        prepared = prepare_data(config, report)
+        config = resolve(config, prepared)
+        return cls(config, prepared, program_of(config, mesh))
+
+    @cached_property
+    def transform(self) -> Any:
+        return self.config.objective.host_transform(self.prepared.tokenizer)
+
+    def train_loader(self) -> Loader:
+        train = self.config.train
+        return Loader(
+            self.prepared.rows("train", batch_size=train.batch_size, seed=self.config.seed),
+            self.transform,
+            train.batch_size,
+            local_rows(train.batch_size, self.program.mesh),
+            threads=train.data_threads,
+            prefetch=train.prefetch,
+            workers=train.data_workers,
+        )
+
+    def evaluator(self) -> Any:
+        """The evaluator of the validation split; None where the data has none."""
+        from jaxlm.evaluate import Evaluator
+
+        if "validation" not in self.prepared.splits:
+            return None
+        size = self.config.eval.batch_size or self.config.train.batch_size
+        rows = self.prepared.rows("validation", batch_size=size, seed=self.config.seed)
+        return Evaluator(self.program, rows, self.transform, size)
+
+
+def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Program:
+    """The program of a resolved config on a mesh."""
+    return make_program(
+        mesh=mesh,
+        model=config.model,
+        objective=config.objective,
+        optimizer=config.optimizer if training else None,
+        total_steps=config.train.steps or 1,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        accumulation=config.train.accumulation,
+    )
+
+
+def write_run_files(run: RunDir, session: Session, marks: Mapping[str, Any]) -> None:
+    """What makes a folder a run: its config, tokenizer, data manifest and environment."""
+    from jaxlm.doctor import environment
+
+    if not run.tokenizer.is_dir():
+        partial = run.path / ".tokenizer.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        session.prepared.tokenizer.save(partial)
+        partial.rename(run.tokenizer)
+    write_atomic(run.data_manifest, json.dumps(session.prepared.manifest, indent=1))
+    write_atomic(run.environment, json.dumps(environment(), indent=1))
+    write_atomic(run.path / "marks.json", json.dumps({k: str(m) for k, m in marks.items()}, indent=1))
+    write_atomic(run.config, configs.to_yaml(session.config))
+
+
+def check_same_run(run: RunDir, config: RunConfig) -> None:
+    """Raises `UserError`, with the differences, where the folder holds another config's run."""
+    if not run.config.is_file():
+        return
+    saved = load_saved(run.path).config
+    lines = configs.diff(trajectory(saved), trajectory(config))
+    if lines:
+        listed = "".join(f"\n  {line}" for line in lines)
+        raise UserError(
+            f"{run}: holds a run of another config; set run_dir to a new folder, or change back "
+            f"(saved -> now):{listed}"
+        )
+
+
+def find_state(program: Program, config: RunConfig, reader: CheckpointReader) -> tuple[State, int]:
+    """The state to train from and its step, in the order that the module's docstring gives."""
+    step = reader.latest()
+    if step is not None:
+        log.info("restore order: resume <- checkpoint %d of %s", step, config.run_dir)
+        return reader.restore(step, program.abstract_state()), step
+    if config.init.from_ is not None:
+        params = read_pretrained(program, config)
+        return program.create_state(params), 0
+    log.info("restore order: no checkpoint, no init.from: scratch, seed %d", config.seed)
+    return program.create_state(), 0
+
+
+def read_pretrained(program: Program, config: RunConfig) -> dict[str, Any]:
+    """Parameters from the run that `init.from` names; the objective says what starts fresh.
+
+    Raises `UserError` that lists parameters the source lacks or has in another shape.
+    """
+    source = RunDir(config.init.from_ or "")
+    reader = CheckpointReader(source.checkpoints, report=log.warning)
+    step = config.init.step if config.init.step is not None else reader.latest()
+    if step is None:
+        raise UserError(f"init.from: {source} has no checkpoint; name a run that has been trained")
+    wanted, fresh = {}, []
+    for path, leaf in flatten(program.abstract_params).items():
+        origin = config.objective.pretrained_path(path)
+        if origin is None:
+            fresh.append(path)
+        else:
+            wanted[origin] = (path, leaf)
+    part = params_part(reader, step, config.init.use_ema)
+    tree = unflatten({origin: leaf for origin, (_, leaf) in wanted.items()})
+    loaded = flatten(reader.restore_partial(step, {part: tree})[part])
+    params = {wanted[origin][0]: value for origin, value in loaded.items()}
+    if fresh:
+        made = jax.jit(program.init_params, out_shardings=program.param_shardings)()
+        params |= {path: flatten(made)[path] for path in fresh}
+    log.info(
+        "restore order: no checkpoint; init <- %s of step %d of %s: %d parameters taken, fresh: %s",
+        part, step, source, len(loaded), ", ".join(fresh) or "none",
+    )  # fmt: skip
+    return unflatten(params)
+
+
+def params_part(reader: CheckpointReader, step: int, use_ema: bool = True) -> str:
+    """Which subtree of a checkpoint's state is used: "ema" where it was kept, else "params"."""
+    return "ema" if use_ema and reader.read_metadata(step).count("ema/") else "params"
+
+
+def load_trained(
+    run_dir: str, *, overrides: tuple[str, ...] = (), step: int | None = None, report: Any = print
+) -> tuple[RunConfig, Program, Any, Any, int]:
+    """(config, program, parameters, tokenizer, step) of a run, for use without training.
+
+    Raises `UserError` where the folder is no run, or has no checkpoint (yet).
+    """
+    config = load_saved(run_dir, overrides).config
+    use_compilation_cache(config)
+    run = RunDir(run_dir)
+    reader = CheckpointReader(run.checkpoints, report=report)
+    step = step if step is not None else reader.latest()
+    if step is None:
+        raise UserError(f"{run_dir}: no checkpoint yet; train it first (`jaxlm resume {run_dir}`)")
+    program = program_of(config, config.mesh.build(), training=False)
+    part = params_part(reader, step)
+    params = reader.restore_partial(step, {part: program.abstract_params})[part]
+    return config, program, params, load_tokenizer(run.tokenizer), step

@@ -1,0 +1,70 @@
+"""How fast a run is: real tokens a second, and the share of the devices' peak that they use.
+
+    MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak FLOP/s of one)
+
+(Chowdhery et al. 2022, arXiv:2204.02311, appendix B: backward costs twice forward; recomputation does not
+count.) Attention counts the causal half. Padding is no token.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+# Dense peak of one jax device, in bfloat16 FLOP/s, from the makers' pages.
+PEAK_FLOPS = {
+    "TPU v2": 22.5e12,  # half a chip: a device is a core
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,  # half a chip: two devices a chip
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+
+
+@dataclass(frozen=True)
+class Peak:
+    """FLOP/s that all devices of a run could do, and where the figure is from."""
+
+    flops: float
+    source: str
+
+    def mfu(self, flops_per_token: float, tokens_per_second: float) -> float:
+        """Model FLOPs utilisation, 0 to 1, of training at this rate."""
+        return 3 * flops_per_token * tokens_per_second / self.flops
+
+
+def peak_of(devices: list[jax.Device]) -> Peak:
+    """The peak of these devices: from the table, or measured on this machine where it has none (CPUs)."""
+    kind = devices[0].device_kind
+    matches = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    if matches:
+        each = PEAK_FLOPS[max(matches, key=len)]
+        return Peak(len(devices) * each, f"{len(devices)} x {each / 1e12:g} TFLOP/s ({kind}, bfloat16)")
+    total = measured_flops() * jax.process_count()
+    return Peak(total, f"{total / 1e9:.0f} GFLOP/s (float32 matmul measured on this {kind})")
+
+
+def measured_flops(size: int = 1024, seconds: float = 0.3) -> float:
+    """FLOP/s of the best float32 matmul in `seconds`; simulated CPU devices share the one figure."""
+    device = jax.local_devices()[0]
+    x = jax.device_put(jnp.ones((size, size), jnp.float32), device)
+    matmul = jax.jit(lambda a: a @ a)
+    matmul(x).block_until_ready()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        matmul(x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
