@@ -2,7 +2,7 @@
 
     data:
       type: examples
-      source: {type: csv, files: reviews.csv, text: review, label: sentiment}
+      source: {type: csv, files: reviews.csv, text_column: review, label_column: sentiment}
 
 A row is [bos] text [eos], padded to seq_len; a longer text loses its end but keeps the eos, and the
 manifest counts how many did. Equal texts always fall into the same split.

@@ -128,17 +128,19 @@ def test_lanes_read_on_from_batch_to_batch(make_documents, random_texts, batch_s
     for epoch in range(2):
         for b in range(batch_size):
             rows = [
-                lanes[(epoch * lane + t) * batch_size + b]
-                for t in range(lane)
-                if b * lane + t < n
+                lanes[(epoch * lane + t) * batch_size + b] for t in range(lane) if b * lane + t < n
             ]
             seen += [int(row["id"]) for row in rows]
             if not rows:
                 continue
             start = b * lane * seq_len
             real = [(r["segment_ids"] > 0)[:seq_len] for r in rows]
-            inputs = np.concatenate([r["tokens"][:seq_len][m] for r, m in zip(rows, real, strict=True)])
-            places = np.concatenate([r["positions"][:seq_len][m] for r, m in zip(rows, real, strict=True)])
+            inputs = np.concatenate(
+                [r["tokens"][:seq_len][m] for r, m in zip(rows, real, strict=True)]
+            )
+            places = np.concatenate(
+                [r["positions"][:seq_len][m] for r, m in zip(rows, real, strict=True)]
+            )
             assert inputs.tolist() == flat[start : start + len(inputs)]
             for k, position in enumerate(places.tolist()):
                 document = begins[np.searchsorted(begins, start + k, "right") - 1]

@@ -1,0 +1,427 @@
+"""The token store: what is in it, who may write it, and what happens when it is damaged or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxlm.config import UserError
+from jaxlm.data.characters import Characters
+from jaxlm.data.foreign import read_megatron, read_nanogpt
+from jaxlm.data.sources import TextFiles
+from jaxlm.data.split import held_out
+from jaxlm.data.store import TokenStore, token_dtype
+from jaxlm.data.text import TextData
+from jaxlm.data.tokenise import Options, prepare_store
+from jaxlm.data.tokenizers import Bytes, ByteTokenizer
+from jaxlm.data.tokens import TokenData
+from jaxlm.types import TokenizerConfig
+
+
+def quiet(line: str) -> None:
+    """Reports nothing."""
+
+
+def write_store(pattern: str, cache: Path, tokenizer=None, **changes) -> TokenStore:
+    sources = {"source": TextFiles(files=(pattern,))}
+    arguments = {"workers": 0, "report": quiet, **changes}
+    return prepare_store(sources, tokenizer or ByteTokenizer(), Options(), cache, **arguments)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+# ------------------------------------------------------------------------------------ what is in it
+
+
+def test_documents_come_back(make_corpus, tmp_path) -> None:
+    store = write_store(make_corpus(9), tmp_path / "cache")
+    texts = [p.read_text(encoding="utf-8") for p in sorted((tmp_path / "corpus").iterdir())]
+    documents, tokenizer = store.documents(), ByteTokenizer()
+    assert store.names() == [f"{i:03d}.txt" for i in range(9)]
+    for i, text in enumerate(texts):
+        ids = documents.document(i).tolist()
+        assert ids == [tokenizer.bos_id, *text.encode(), tokenizer.eos_id]
+    counts = store.counts(np.arange(9))
+    assert counts == {
+        "documents": 9,
+        "tokens": sum(len(t.encode()) + 2 for t in texts),
+        "bytes": sum(len(t.encode()) for t in texts),
+        "chars": sum(map(len, texts)),
+    }
+    assert counts.items() <= store.manifest.items()
+
+
+def test_numbers_are_as_small_as_the_vocabulary_allows() -> None:
+    assert token_dtype(2**16) == np.uint16 and token_dtype(2**16 + 1) == np.uint32
+
+
+class Wide(ByteTokenizer):
+    """Bytes, moved past 2^16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vocab_size = 70_000 + 259
+
+    def fingerprint(self) -> str:
+        return "wide"
+
+    def encode(self, text: str) -> list[int]:
+        return [70_000 + b for b in super().encode(text)]
+
+
+def test_large_vocabularies(make_corpus, tmp_path) -> None:
+    store = write_store(make_corpus(1), tmp_path / "cache", Wide())
+    text = (tmp_path / "corpus" / "000.txt").read_bytes()
+    assert store.documents().document(0).tolist() == [257, *(70_000 + b for b in text), 258]
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(make_corpus, tmp_path) -> None:
+    pattern = make_corpus(7)
+    stores = [
+        write_store(pattern, tmp_path / f"cache{workers}", workers=workers) for workers in (0, 1, 3)
+    ]
+    assert contents(stores[0].folder) == contents(stores[1].folder) == contents(stores[2].folder)
+    assert len({store.folder.name for store in stores}) == 1
+
+
+def test_another_text_tokenizer_or_option_is_another_store(make_corpus, tmp_path) -> None:
+    pattern, cache = make_corpus(3), tmp_path / "cache"
+    first = write_store(pattern, cache)
+    assert write_store(pattern, cache).folder == first.folder
+    assert write_store(pattern, cache, Wide()).folder != first.folder
+    sources = {"source": TextFiles(files=(pattern,))}
+    no_bos = prepare_store(sources, ByteTokenizer(), Options(add_bos=False), cache, report=quiet)
+    assert no_bos.folder != first.folder and no_bos.documents().document(0)[0] != 257
+    (tmp_path / "corpus" / "001.txt").write_text("changed")
+    assert write_store(pattern, cache).folder not in (first.folder, no_bos.folder)
+
+
+def test_several_sources_have_names_of_their_own(make_corpus, tmp_path) -> None:
+    sources = {
+        name: TextFiles(files=(make_corpus(count, name),)) for name, count in (("a", 2), ("b", 3))
+    }
+    store = prepare_store(sources, ByteTokenizer(), Options(), tmp_path / "cache", report=quiet)
+    assert store.names() == ["a/000.txt", "a/001.txt", "b/000.txt", "b/001.txt", "b/002.txt"]
+    (tmp_path / "b" / "000.txt").unlink(), (tmp_path / "b" / "002.txt").unlink()
+    (tmp_path / "b" / "001.txt").write_text("  \n")
+    with pytest.raises(UserError, match="b/.*no documents"):
+        prepare_store(sources, ByteTokenizer(), Options(), tmp_path / "cache", report=quiet)
+
+
+# ------------------------------------------------------------------------- killed, shared, damaged
+
+
+class Counted(ByteTokenizer):
+    """Counts its calls and stops at one of them."""
+
+    def __init__(self, stop: int = -1) -> None:
+        super().__init__()
+        self.calls, self.stop = 0, stop
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        self.calls += 1
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        return super().encode_batch(texts)
+
+
+def test_a_stopped_preparation_goes_on_where_it_was(make_corpus, tmp_path) -> None:
+    pattern = make_corpus(6)
+    whole = write_store(pattern, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        write_store(pattern, tmp_path / "cache", Counted(stop=4))
+    again = Counted()
+    store = write_store(pattern, tmp_path / "cache", again)
+    assert again.calls == 3  # units 4, 5 and 6 of 6
+    assert contents(store.folder) == contents(whole.folder)
+
+
+KILLED = """
+import os, signal, sys
+from jaxlm.data.tokenizers import ByteTokenizer
+from jaxlm.data.tokenise import Options, prepare_store
+from jaxlm.data.sources import TextFiles
+import jaxlm.data.tokenise as tokenise
+calls = 0
+real = getattr(os, sys.argv[3])
+def deadly(*args):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args)
+setattr(os, sys.argv[3], deadly)
+prepare_store({"source": TextFiles(files=(sys.argv[1],))}, ByteTokenizer(), Options(), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(("call", "nth"), [("rename", 3), ("rename", 6), ("fsync", 2)])
+def test_killed_while_writing(make_corpus, tmp_path, call, nth) -> None:
+    """In the middle of the units, before the commit (the sixth rename), and while files are synced."""
+    pattern = make_corpus(5)
+    whole = write_store(pattern, tmp_path / "whole")
+    command = [sys.executable, "-c", KILLED, pattern, str(tmp_path / "cache"), call, str(nth)]
+    assert subprocess.run(command, cwd=os.getcwd()).returncode == -signal.SIGKILL
+    committed = [p for p in (tmp_path / "cache/stores").iterdir() if "." not in p.name]
+    assert committed == []
+    store = write_store(pattern, tmp_path / "cache")
+    assert contents(store.folder) == contents(whole.folder)
+    assert {p.name for p in store.folder.parent.iterdir()} == {
+        store.folder.name,
+        f"{store.folder.name}.lock",
+    }
+
+
+class Slow(Counted):
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        time.sleep(0.05)
+        return super().encode_batch(texts)
+
+
+def test_the_second_writer_waits_and_uses_what_the_first_wrote(make_corpus, tmp_path) -> None:
+    pattern, tokenizers, lines = make_corpus(5), [Slow(), Slow()], []
+    threads = [
+        threading.Thread(
+            target=write_store,
+            args=(pattern, tmp_path / "cache", t),
+            kwargs={"report": lines.append},
+        )
+        for t in tokenizers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(t.calls for t in tokenizers) == [0, 5]
+    assert sum("another process" in line for line in lines) == 1
+
+
+FILES = ["tokens.bin", "offsets.npy", "text_hashes.npy", "names.jsonl", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_store_is_one_line_that_names_file_and_mend(
+    make_corpus, tmp_path, name, damage
+) -> None:
+    folder = write_store(make_corpus(3), tmp_path / "cache").folder
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[:-1])
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=name) as error:
+        write_store(f"{tmp_path}/corpus/*.txt", tmp_path / "cache")
+    assert "\n" not in str(error.value)
+    if name != "manifest.json" or damage != "gone":
+        assert f"delete {folder}" in str(error.value)
+
+
+def test_large_files_are_hashed_on_request_only(make_corpus, tmp_path, monkeypatch) -> None:
+    folder = write_store(make_corpus(3), tmp_path / "cache").folder
+    data = bytearray((folder / "tokens.bin").read_bytes())
+    data[5] ^= 1
+    (folder / "tokens.bin").write_bytes(data)
+    monkeypatch.setattr("jaxlm.data.store.HASHED_AT_OPEN", 10)
+    TokenStore.open(folder)
+    with pytest.raises(UserError, match="tokens.bin"):
+        TokenStore.open(folder, full=True)
+
+
+# ------------------------------------------------------------------------------ files of elsewhere
+
+
+def write_megatron(base: Path, documents: list[list[list[int]]], dtype: str, code: int) -> None:
+    """Documents as lists of sequences, written by the format's definition."""
+    sequences = [s for document in documents for s in document]
+    with open(f"{base}.bin", "wb") as file:
+        for sequence in sequences:
+            file.write(np.array(sequence, dtype).tobytes())
+    sizes = [len(s) for s in sequences]
+    places = [sum(sizes[:i]) * np.dtype(dtype).itemsize for i in range(len(sizes))]
+    first = [sum(map(len, (d for d in documents[:i]))) for i in range(len(documents) + 1)]
+    with open(f"{base}.idx", "wb") as file:
+        file.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, code, len(sizes), len(first)))
+        file.write(struct.pack(f"<{len(sizes)}i", *sizes))
+        file.write(struct.pack(f"<{len(places)}q{len(first)}q", *places, *first))
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("int32", 4), ("uint16", 8), ("int64", 5)])
+def test_megatron(tmp_path, dtype, code) -> None:
+    parts = [[[1, 2, 3], [4]], [], [[5, 6]], [[7], [8], [9]]]
+    write_megatron(tmp_path / "data", parts, dtype, code)
+    for name in ("data", "data.bin", "data.idx"):
+        documents = read_megatron(tmp_path / name)
+        found = [documents.document(i).tolist() for i in range(len(documents))]
+        assert found == [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
+    index = (tmp_path / "data.idx").read_bytes()
+    (tmp_path / "data.idx").write_bytes(index[:-3])
+    with pytest.raises(UserError, match="shorter"):
+        read_megatron(tmp_path / "data")
+    (tmp_path / "data.idx").write_bytes(b"X" + index[1:])
+    with pytest.raises(UserError, match="MMIDIDX"):
+        read_megatron(tmp_path / "data")
+    (tmp_path / "data.idx").write_bytes(index)
+    (tmp_path / "data.bin").write_bytes((tmp_path / "data.bin").read_bytes()[:-1])
+    with pytest.raises(UserError, match="shorter"):
+        read_megatron(tmp_path / "data")
+
+
+def test_nanogpt(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("jaxlm.data.foreign.SCAN", 4)  # documents end across pieces of the file
+    path = tmp_path / "train.bin"
+    np.array([5, 6, 0, 7, 0, 0, 8, 9, 9, 9, 9], np.uint16).tofile(path)
+    one, many = read_nanogpt(path), read_nanogpt(path, eos_id=0)
+    assert one.document(0).tolist() == [5, 6, 0, 7, 0, 0, 8, 9, 9, 9, 9] and len(one) == 1
+    found = [many.document(i).tolist() for i in range(len(many))]
+    assert found == [[5, 6, 0], [7, 0], [0], [8, 9, 9, 9, 9]]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="whole number of uint16"):
+        read_nanogpt(path)
+
+
+def test_token_data(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    for name, size in (("train", 500), ("val", 90)):
+        rng.integers(0, 256, size).astype(np.uint16).tofile(tmp_path / f"{name}.bin")
+    data = TokenData(
+        path=f"{tmp_path}/train.bin",
+        validation_path=f"{tmp_path}/val.bin",
+        format="nanogpt",
+        seq_len=16,
+    )
+    prepared = data.prepare(Bytes(), tmp_path / "cache", report=quiet)
+    rows = prepared.rows("validation", batch_size=1, seed=0)
+    flat = [t for i in range(rows.rows_per_epoch) for t in rows[i]["tokens"][:16].tolist()]
+    assert flat[:89] == np.fromfile(tmp_path / "val.bin", np.uint16)[:89].tolist()
+    with pytest.raises(UserError, match="no tokenizer can be trained"):
+        data.prepare(Characters(), tmp_path / "cache", report=quiet)
+    np.array([3, 4, 259] * 20, np.uint16).tofile(tmp_path / "train.bin")
+    with pytest.raises(UserError, match="ids from 3 to 259, the tokenizer has 259"):
+        data.prepare(Bytes(), tmp_path / "cache", report=quiet)
+    with pytest.raises(UserError, match="one document cannot be split"):
+        data.replace(validation_path=None, path=f"{tmp_path}/val.bin").prepare(
+            Bytes(), tmp_path / "cache", report=quiet
+        )
+
+
+def test_a_store_of_ours_is_token_data_too(make_corpus, tmp_path) -> None:
+    store = write_store(make_corpus(20), tmp_path / "cache")
+    data = TokenData(path=str(store.folder), format="jaxlm", seq_len=16, validation_fraction=0.3)
+    prepared = data.prepare(Bytes(), tmp_path / "cache", report=quiet)
+    counts = [prepared.splits[name].counts["documents"] for name in ("train", "validation")]
+    assert sum(counts) == 20 and min(counts) > 0
+
+
+# --------------------------------------------------------------------------------------- the split
+
+
+def test_the_split_is_near_its_fraction_and_moves_with_the_salt() -> None:
+    hashes = np.random.default_rng(0).integers(0, 2**63, 20_000).astype(np.uint64)
+    masks = [held_out(hashes, 0.1, salt, "name") for salt in (0, 1)]
+    for mask in masks:
+        assert abs(mask.mean() - 0.1) < 0.01
+    assert abs((masks[0] & masks[1]).mean() - 0.01) < 0.005
+    more = held_out(hashes, 0.2, 0, "name")
+    assert (more | masks[0] == more).all()  # a larger fraction only adds
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.5, 0.999999999])
+def test_both_sides_get_a_document(fraction) -> None:
+    for first in range(30):
+        mask = held_out(np.array([first, first + 7, first], np.uint64), fraction, 0, "name")
+        assert mask.any() and not mask.all() and mask[0] == mask[2]
+
+
+def test_one_document_cannot_be_split(make_corpus, tmp_path) -> None:
+    data = TextData(source=TextFiles(files=(make_corpus(1),)), seq_len=8)
+    with pytest.raises(UserError, match="validation_fraction: 0"):
+        data.prepare(Bytes(), tmp_path / "cache", report=quiet)
+    prepared = data.replace(validation_fraction=0.0).prepare(Bytes(), tmp_path / "c", report=quiet)
+    assert list(prepared.splits) == ["train"]
+    with pytest.raises(UserError, match="validation"):
+        prepared.rows("validation", batch_size=1, seed=0)
+
+
+class Spy(Bytes):
+    """Bytes, after a look at the texts that it was to be trained on."""
+
+    seen: list[str] = []  # noqa: RUF012
+
+    def build(self, texts, corpus_fingerprint, cache_dir):
+        self.seen[:] = texts()
+        return ByteTokenizer()
+
+
+@pytest.mark.parametrize("split_by", ["name", "text"])
+def test_the_tokenizer_sees_the_training_split_only(make_corpus, tmp_path, split_by) -> None:
+    spy: TokenizerConfig = Spy()
+    source = TextFiles(files=(make_corpus(20),))
+    data = TextData(source=source, validation_fraction=0.3, split_by=split_by, seq_len=8)
+    prepared = data.prepare(spy, tmp_path / "cache", report=quiet)
+    trained = {
+        prepared.tokenizer.decode(documents.document(i).tolist())
+        for documents in [prepared.splits["train"].documents]
+        for i in range(len(documents))
+    }
+    assert set(Spy.seen) == trained and 0 < len(trained) < 20
+
+
+def test_equal_texts_on_one_side_by_text(make_corpus, tmp_path) -> None:
+    make_corpus(20)
+    for path in (tmp_path / "corpus").iterdir():
+        path.with_suffix(".copy.txt").write_bytes(path.read_bytes())
+    source = TextFiles(files=(f"{tmp_path}/corpus/*.txt",))
+    data = TextData(source=source, split_by="text", validation_fraction=0.4, seq_len=8)
+    prepared = data.prepare(Bytes(), tmp_path / "cache", report=quiet)
+    sides = [
+        {d.document(i).tobytes() for i in range(len(d))}
+        for d in (prepared.splits[s].documents for s in ("train", "validation"))
+    ]
+    assert not sides[0] & sides[1] and sum(map(len, sides)) == 20
+
+
+def test_a_validation_source_of_its_own(make_corpus, tmp_path) -> None:
+    train, held = make_corpus(4, "train"), make_corpus(2, "held")
+    lines: list[str] = []
+    data = TextData(
+        source=TextFiles(files=(train,)), validation=TextFiles(files=(held,)), seq_len=8
+    )
+    prepared = data.prepare(Bytes(), tmp_path / "cache", report=lines.append)
+    assert prepared.splits["train"].counts["documents"] == 4
+    assert prepared.splits["validation"].counts["documents"] == 2
+    assert any("2 of 2 validation texts are in the training source" in line for line in lines)
+    assert json.dumps(prepared.manifest)
+    assert set(prepared.manifest["stores"]) == {"train", "validation"}
+
+
+def test_longer_than_the_store(make_corpus, tmp_path) -> None:
+    data = TextData(source=TextFiles(files=(make_corpus(4),)), seq_len=10**6)
+    with pytest.raises(UserError, match="longer than the whole training split .* set seq_len"):
+        data.prepare(Bytes(), tmp_path / "cache", report=quiet)
+
+
+def test_mistakes_in_the_config() -> None:
+    source = TextFiles(files=("x",))
+    with pytest.raises(UserError, match="exactly one"):
+        TextData().validate()
+    with pytest.raises(UserError, match="exactly one"):
+        TextData(source=source, sources={"a": source}).validate()
+    with pytest.raises(UserError, match="packing: split"):
+        TextData(source=source, order="stream", packing="whole").validate()
