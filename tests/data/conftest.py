@@ -13,7 +13,7 @@ from jaxlm.data.store import Documents, TokenFile
 
 @pytest.fixture
 def make_documents(tmp_path: Path) -> Callable[..., Documents]:
-    """make_documents([[1, 2], [3]], keep=[True, False]) is a Documents over a file of all the tokens."""
+    """make_documents([[1, 2], [3]], keep=[True, False]) over a file of all tokens."""
 
     def make(tokens: list[list[int]], keep: list[bool] | None = None) -> Documents:
         path = tmp_path / "tokens.bin"
@@ -28,7 +28,7 @@ def make_documents(tmp_path: Path) -> Callable[..., Documents]:
 
 @pytest.fixture
 def random_texts() -> Callable[..., list[list[int]]]:
-    """random_texts(seed, 30, 1, 40): 30 documents of 1 to 40 tokens, each token unlike its neighbours."""
+    """random_texts(seed, 30, 1, 40): 30 documents of 1 to 40 tokens each."""
 
     def make(seed: int, count: int, low: int, high: int) -> list[list[int]]:
         rng = np.random.default_rng(seed)

@@ -91,16 +91,15 @@ def test_ids_have_no_gap_and_no_repeat_over_restarts(rows) -> None:
 
 
 def test_close_ends_the_threads(rows) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     loader = Loader(rows, double, BATCH, threads=3, prefetch=4)
     next(loader.batches())
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert started
     loader.close()
-    deadline = 50
-    while threading.active_count() > before and deadline:
-        threading.Event().wait(0.1)
-        deadline -= 1
-    assert threading.active_count() <= before
+    for thread in started:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
 
 
 def broken(row: dict) -> dict:

@@ -1,4 +1,4 @@
-"""The token store: what is in it, who may write it, and what happens when it is damaged or killed."""
+"""The token store: what is in it, who may write it; damage and kills in the middle."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ prepare_store({"source": TextFiles(files=(sys.argv[1],))}, ByteTokenizer(), Opti
 
 @pytest.mark.parametrize(("call", "nth"), [("rename", 3), ("rename", 6), ("fsync", 2)])
 def test_killed_while_writing(make_corpus, tmp_path, call, nth) -> None:
-    """In the middle of the units, before the commit (the sixth rename), and while files are synced."""
+    """Among the units, before the commit (the sixth rename), and while files are synced."""
     pattern = make_corpus(5)
     whole = write_store(pattern, tmp_path / "whole")
     command = [sys.executable, "-c", KILLED, pattern, str(tmp_path / "cache"), call, str(nth)]
