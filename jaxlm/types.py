@@ -202,6 +202,7 @@ class RowDataset(Protocol):
     the sample. Rows repeat epoch after epoch, reshuffled; `rows_per_epoch` rows make one.
     """
 
-    rows_per_epoch: int
+    @property
+    def rows_per_epoch(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...

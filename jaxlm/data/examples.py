@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.data.order import InOrder, Row, Shuffled, padding_row
-from jaxlm.data.prepared import PreparableData, Prepared, Report
+from jaxlm.data.prepared import PreparableData, Prepared, Report, Split
 from jaxlm.data.split import Corpus
 from jaxlm.data.store import Documents, TokenStore
 from jaxlm.data.text import report_shared_texts, store_facts
@@ -83,10 +83,10 @@ class ExampleData(PreparableData):
             report_shared_texts(store, held, report)
         classes = self.classes or find_classes(store, documents["train"])
         eos_id = tokenizer.eos_id if self.add_eos else None
-        splits: dict[str, ExampleSplit] = {}
+        splits: dict[str, Split] = {}
         for name, chosen in documents.items():
             origin = stores.get(name, store)
-            splits[name] = ExampleSplit(
+            split = ExampleSplit(
                 examples=Examples(
                     chosen,
                     class_ids(origin, chosen, classes, name),
@@ -97,14 +97,14 @@ class ExampleData(PreparableData):
                 shuffle=self.shuffle and name == "train",
                 counts=origin.counts(chosen.index),
             )
-            splits[name] = replace(splits[name], counts=splits[name].all_counts(classes))
+            splits[name] = replace(split, counts=split.all_counts(classes))
         manifest = {
             "tokenizer": tokenizer.fingerprint(),
             "classes": list(classes),
             "stores": {name: store_facts(s) for name, s in stores.items()},
             "splits": {name: split.counts for name, split in splits.items()},
         }
-        return Prepared(tokenizer, dict(splits), manifest, self.seq_len, classes)
+        return Prepared(tokenizer, splits, manifest, self.seq_len, classes)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ Report = Callable[[str], None]
 class Split(Protocol):
     """One split of a prepared dataset."""
 
-    counts: dict[
-        str, Any
-    ]  # documents, tokens, rows, bytes, chars, share of padding: what the manifest says
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What the manifest says of it: documents, tokens, rows, share of padding and the like."""
+        ...
 
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         """The rows of the split, endless and at random access, in the split's own order."""

@@ -47,7 +47,7 @@ class TokenFile:
     """A file of token ids, mapped when it is first read; in another process it is mapped anew."""
 
     def __init__(
-        self, path: Path, dtype: np.dtype | type, *, skip: int = 0, length: int | None = None
+        self, path: Path, dtype: np.dtype | type | str, *, skip: int = 0, length: int | None = None
     ):
         self.path, self.dtype, self._skip = Path(path), np.dtype(dtype), skip
         size = self.path.stat().st_size - skip

@@ -114,7 +114,7 @@ def check_vocabulary(path: str, ids: list[int], tokenizer: Tokenizer) -> None:
     """Raises UserError where a file's ids [least, greatest] are not the tokenizer's."""
     if ids[0] < 0 or ids[1] >= tokenizer.vocab_size:
         raise UserError(
-            f"{path}: holds ids from {ids[0]} to {ids[1]}, the tokenizer has {tokenizer.vocab_size}; "
+            f"{path}: ids from {ids[0]} to {ids[1]}, the tokenizer has {tokenizer.vocab_size}; "
             "use the tokenizer that made the file, and check format and dtype"
         )
 
