@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import golden_rnn
 import jax
 import jax.numpy as jnp
@@ -15,17 +17,26 @@ T, B, D, H = 6, 2, 5, 8
 
 
 def layer_of(cell: str, **options):
-    return CELLS[cell](D, H, rngs=nnx.Rngs(0), **options)
+    """(apply, params) of a layer: apply(params, x, state, key) -> (outputs, state), jitted."""
 
+    def make():
+        return CELLS[cell](D, H, rngs=nnx.Rngs(0), **options)
 
-def run(layer, x, state=None, key=None):
-    reset = jnp.zeros(x.shape[:2], bool)
-    return layer(x, reset, layer.init_state(x.shape[1]) if state is None else state, key=key)
+    graph = nnx.split(nnx.eval_shape(make))[0]
+    params = jax.jit(lambda: nnx.to_pure_dict(nnx.split(make())[1]))()
+
+    @jax.jit
+    def apply(params, x, state=None, key=None):
+        layer = nnx.merge(graph, params)
+        state = layer.init_state(x.shape[1]) if state is None else state
+        return layer(x, jnp.zeros(x.shape[:2], bool), state, key=key)
+
+    return apply, params
 
 
 @pytest.fixture
 def x():
-    return jax.random.normal(jax.random.key(1), (T, B, D))
+    return np.random.default_rng(0).standard_normal((T, B, D)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", golden_rnn.NAMES)
@@ -34,19 +45,16 @@ def test_two_layers_equal_torch_in_values_and_gradients(name):
     cell, _, activation = name.partition("_")
     hidden = golden["h_0"].shape[-1]
     widths = (golden["x"].shape[-1], hidden, hidden)
-    graphs = [
-        nnx.split(CELLS[cell](*widths[i:][:2], activation=activation or "tanh", rngs=nnx.Rngs(0)))[
-            0
-        ]
-        for i in range(2)
-    ]
+    options = {"activation": activation or "tanh", "rngs": nnx.Rngs(0)}
+    layers = [nnx.eval_shape(partial(CELLS[cell], *widths[i:][:2], **options)) for i in range(2)]
+    graphs = [nnx.split(layer)[0] for layer in layers]
     params = [golden_rnn.params(golden, i) for i in range(2)]
     states = [golden_rnn.state(golden, i) for i in range(2)]
 
     def loss(params, x, states):
         ends = []
         for graph, p, state in zip(graphs, params, states, strict=True):
-            x, end = run(nnx.merge(graph, p), x, state)
+            x, end = nnx.merge(graph, p)(x, jnp.zeros(x.shape[:2], bool), state)
             ends.append(end)
         total = (x * golden["d_outputs"]).sum()
         for i, end in enumerate(ends):
@@ -68,40 +76,40 @@ def test_two_layers_equal_torch_in_values_and_gradients(name):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_one_weight_mask_for_all_steps(cell, x):
-    layer, key = layer_of(cell, weight_dropout=0.5), jax.random.key(3)
-    outputs, end = run(layer, x, key=key)
-    state, steps = None, []
+    apply, params = layer_of(cell, weight_dropout=0.5)
+    key = jax.random.key(3)
+    outputs, end = apply(params, x, key=key)
+    state, steps = jax.tree.map(np.zeros_like, end), []
     for t in range(T):
-        y, state = run(layer, x[t : t + 1], state, key=key)
-        steps.append(y)
-    np.testing.assert_allclose(outputs, jnp.concatenate(steps), rtol=1e-6, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), end, state)
+        y, state = apply(params, x[t : t + 1], state, key)
+        steps.append(np.asarray(y))
+    close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
+    close(outputs, np.concatenate(steps))
+    jax.tree.map(close, end, state)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_weight_dropout_is_off_without_a_key_and_differs_by_key(cell, x):
-    layer = layer_of(cell, weight_dropout=0.5)
-    np.testing.assert_array_equal(run(layer, x).outputs, run(layer_of(cell), x).outputs)
-    dropped = [run(layer, x, key=jax.random.key(i)).outputs for i in (0, 0, 1)]
-    np.testing.assert_array_equal(dropped[0], dropped[1])
-    assert np.abs(dropped[0] - dropped[2]).max() > 1e-3
-    assert np.abs(dropped[0] - run(layer, x).outputs).max() > 1e-3
+    apply, params = layer_of(cell, weight_dropout=0.5)
+    plain = np.asarray(layer_of(cell)[0](params, x).outputs)
+    np.testing.assert_array_equal(apply(params, x).outputs, plain)
+    a, b, c = (np.asarray(apply(params, x, key=jax.random.key(i)).outputs) for i in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-3 and np.abs(a - plain).max() > 1e-3
     # the state is zero at the first step, so the recurrent weights do not matter yet
-    np.testing.assert_array_equal(dropped[0][0], dropped[2][0])
+    np.testing.assert_array_equal(a[0], c[0])
 
 
 def test_dropped_weights_get_no_gradient_and_kept_ones_are_scaled(x):
-    layer = layer_of("elman", weight_dropout=0.25)
-    graph, params = nnx.split(layer)
-    params, key = nnx.to_pure_dict(params), jax.random.key(5)
-    grad = jax.grad(lambda p: run(nnx.merge(graph, p), x, key=key).outputs.sum())(params)
+    apply, params = layer_of("elman", weight_dropout=0.25)
+    key = jax.random.key(5)
+    grad = jax.jit(jax.grad(lambda p: apply(p, x, key=key).outputs.sum()))(params)
     kept = np.asarray(grad["recurrent"]["kernel"] != 0)
     assert 0.6 < kept.mean() < 0.9
-    plain = layer_of("elman")
-    plain.recurrent.kernel.set_value(jnp.where(kept, params["recurrent"]["kernel"] / 0.75, 0))
-    np.testing.assert_allclose(
-        run(layer, x, key=key).outputs, run(plain, x).outputs, rtol=1e-6, atol=1e-6
-    )
+    kernel = np.where(kept, params["recurrent"]["kernel"] / 0.75, 0)
+    plain = layer_of("elman")[0](params | {"recurrent": {"kernel": kernel}}, x)
+    dropped = apply(params, x, key=key)
+    np.testing.assert_allclose(dropped.outputs, plain.outputs, rtol=1e-6, atol=1e-6)
 
 
 def test_word_dropout_drops_whole_words_everywhere():
@@ -119,16 +127,24 @@ def test_word_dropout_drops_whole_words_everywhere():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_initialisation(cell):
-    hidden = 64
-    uniform = CELLS[cell](D, hidden, rngs=nnx.Rngs(0))
-    for kernel in (uniform.input.kernel[...], uniform.recurrent.kernel[...]):
-        assert 0.95 / 8 < float(jnp.abs(kernel).max()) <= 1 / 8
-        assert abs(float(kernel.std()) - 1 / 8 / 3**0.5) < 0.01
-    orthogonal = CELLS[cell](D, hidden, initializer="orthogonal", rngs=nnx.Rngs(0))
-    for u in jnp.split(orthogonal.recurrent.kernel[...], orthogonal.num_gates, axis=1):
+    hidden, gates = 64, CELLS[cell].num_gates
+
+    @jax.jit
+    def build():
+        layers = [
+            CELLS[cell](D, hidden, initializer=name, rngs=nnx.Rngs(0))
+            for name in ("uniform", "orthogonal")
+        ]
+        return [nnx.to_pure_dict(nnx.split(layer)[1]) for layer in layers]
+
+    uniform, orthogonal = jax.device_get(build())
+    for part in ("input", "recurrent"):
+        kernel = uniform[part]["kernel"]
+        assert 0.95 / 8 < np.abs(kernel).max() <= 1 / 8
+        assert abs(kernel.std() - 1 / 8 / 3**0.5) < 0.01
+    for u in np.split(orthogonal["recurrent"]["kernel"], gates, axis=1):
         np.testing.assert_allclose(u @ u.T, np.eye(hidden), atol=1e-5)
-    bias = np.asarray(uniform.input.bias[...])
-    expected = np.zeros_like(bias)
+    expected = np.zeros(gates * hidden, np.float32)
     if cell == "lstm":
         expected[hidden : 2 * hidden] = 1
-    np.testing.assert_array_equal(bias, expected)
+    np.testing.assert_array_equal(uniform["input"]["bias"], expected)
