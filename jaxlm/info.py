@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm import config as configs
-from jaxlm.run import load_saved
+from jaxlm.run import config_sha256, load_saved
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.run_dir import RunDir
@@ -32,7 +32,7 @@ def describe_run(path: Path) -> Found:
         "total_steps": config.train.steps,
         "num_params": None,
         "param_sha256": None,
-        "config_sha256": configs.sha256(config),
+        "config_sha256": config_sha256(config),
         "data": None,
         "checkpoints": [
             {

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxlm import config as configs
 from jaxlm.config import REQUIRED, Config, Layer, Mark, Resolved, UserError, field
@@ -33,7 +34,9 @@ class TrainConfig(Config):
     prefetch: int = field(8, "batches made ahead of the step", ge=0)
     data_threads: int = field(1, "threads that make batches", ge=1)
     data_workers: int = field(0, "processes that make batches; 0: threads alone", ge=0)
-    max_bad_steps: int = field(5, "steps in a row with a non-finite loss before the run stops", ge=1)
+    max_bad_steps: int = field(
+        5, "steps in a row with a non-finite loss before the run stops", ge=1
+    )
     ledger: bool = field(False, "write the ids of every step's samples to ledger.jsonl")
 
     def validate(self) -> None:
@@ -60,7 +63,9 @@ class SampleConfig(Config):
     max_tokens: int = field(128, "tokens written after each prompt", ge=1)
     temperature: float = field(0.8, "0 is greedy; higher is more varied", ge=0)
     top_k: int | None = field(None, "draw from the k likeliest tokens", ge=1)
-    top_p: float | None = field(None, "draw from the likeliest tokens of this total probability", gt=0, le=1)
+    top_p: float | None = field(
+        None, "draw from the likeliest tokens of this total probability", gt=0, le=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +81,13 @@ class InitConfig(Config):
 class RunConfig(Config):
     """Everything that makes a run."""
 
-    run_dir: str | None = field(None, "where the run is kept; null: runs/ and the config file's name")
+    run_dir: str | None = field(
+        None, "where the run is kept; null: runs/ and the config file's name"
+    )
     seed: int = field(0, "of initialisation, dropout and data order", ge=0, lt=2**31)
-    cache_dir: str | None = field(None, "where corpora and token stores are kept; null: the user's cache")
+    cache_dir: str | None = field(
+        None, "where corpora and token stores are kept; null: the user's cache"
+    )
     tokenizer: TokenizerConfig = field(REQUIRED, "text to tokens")
     data: DataConfig = field(REQUIRED, "what is trained on")
     model: ModelConfig = field(REQUIRED, "the model's shape")
@@ -88,7 +97,9 @@ class RunConfig(Config):
     train: TrainConfig = field(REQUIRED, "how long and how much at once")
     eval: EvalConfig = field(EvalConfig, "when the validation split is measured")
     sample: SampleConfig = field(SampleConfig, "text written while training")
-    checkpoint: CheckpointConfig = field(CheckpointConfig, "when the state is saved, and what is kept")
+    checkpoint: CheckpointConfig = field(
+        CheckpointConfig, "when the state is saved, and what is kept"
+    )
     logging: LoggingConfig = field(LoggingConfig, "where metrics go")
     init: InitConfig = field(InitConfig, "where the weights come from")
 
@@ -100,13 +111,23 @@ EXECUTION_TRAIN = {"prefetch", "data_threads", "data_workers", "ledger"}
 
 def trajectory(config: RunConfig) -> RunConfig:
     """The config with all that cannot change the weights set to its default."""
-    plain = {
-        spec.name: spec.default if spec.default is not REQUIRED else spec.default_factory()  # type: ignore[misc]
-        for spec in dataclasses.fields(config)
-        if spec.name in EXECUTION
+    train = {
+        s.name: s.default for s in dataclasses.fields(config.train) if s.name in EXECUTION_TRAIN
     }
-    train = {s.name: s.default for s in dataclasses.fields(config.train) if s.name in EXECUTION_TRAIN}
+    plain = {s.name: default_of(s) for s in dataclasses.fields(config) if s.name in EXECUTION}
     return config.replace(**plain, train=config.train.replace(**train))
+
+
+def default_of(spec: dataclasses.Field) -> Any:
+    """The default of a field that has one."""
+    if spec.default_factory is not dataclasses.MISSING:
+        return spec.default_factory()
+    return spec.default
+
+
+def config_sha256(config: RunConfig) -> str:
+    """SHA-256 of a run's config, whatever folders it and its caches lie in."""
+    return configs.sha256(config.replace(run_dir=None, cache_dir=None))
 
 
 def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
@@ -129,7 +150,9 @@ def _inherited(source: Path) -> Layer:
     """The model and tokenizer of the run that weights are taken from."""
     path = source / "config.yaml"
     if not path.is_file():
-        raise UserError(f"init.from: {source} is not a run directory (no config.yaml); name a finished run")
+        raise UserError(
+            f"init.from: {source} is not a run directory (no config.yaml); name a finished run"
+        )
     base = configs.read_yaml(path)
     mark = Mark(str(path))
     values = {
@@ -143,7 +166,9 @@ def load_saved(run_dir: str | Path, overrides: Iterable[str] = ()) -> Resolved[R
     """The config that a run directory keeps, under dotted overrides; `run_dir` is where it lies now."""
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{run_dir}: not a run directory (no config.yaml); `jaxlm train CONFIG` makes one")
+        raise UserError(
+            f"{run_dir}: not a run directory (no config.yaml); `jaxlm train CONFIG` makes one"
+        )
     layer = configs.read_yaml(path)
     layer.merge(configs.read_overrides(overrides))
     layer.merge(Layer({"run_dir": str(run_dir)}, {"run_dir": Mark("command line")}))

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxlm import config as configs
 from jaxlm.config import Resolved, UserError
-from jaxlm.run import RunConfig
+from jaxlm.run import RunConfig, config_sha256
 from jaxlm.train import session as sessions
 from jaxlm.train.checkpoint import Checkpointer
 from jaxlm.train.feed import Feed, batch_spec
@@ -229,7 +229,7 @@ class Loop:
             **values,
             "num_params": sum(int(np.prod(x.shape)) for x in flatten(state["params"]).values()),
             "param_sha256": digest,
-            "config_sha256": configs.sha256(self.config),
+            "config_sha256": config_sha256(self.config),
         }
         result = {"step": step, "final": final, **tables}
         if self.first:
