@@ -18,32 +18,59 @@ when it is used.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import json
 import operator
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union
 
-import yaml
+from jaxlm.config_yaml import (
+    ConfigError,
+    Layer,
+    Mark,
+    UserError,
+    dump_yaml,
+    error_at,
+    join,
+    read_overrides,
+    read_yaml,
+    suggest,
+    where,
+)
+
+__all__ = [
+    "REQUIRED",
+    "Config",
+    "ConfigError",
+    "Layer",
+    "Mark",
+    "Resolved",
+    "Setting",
+    "UserError",
+    "describe",
+    "diff",
+    "field",
+    "import_name",
+    "key_of",
+    "load",
+    "parse",
+    "read_overrides",
+    "read_yaml",
+    "settings",
+    "sha256",
+    "suggest",
+    "to_dict",
+    "to_yaml",
+    "type_name",
+]
 
 C = TypeVar("C", bound="Config")
 REQUIRED = dataclasses.MISSING
-
-
-class UserError(ValueError):
-    """A user's mistake: one line that says what is wrong, where, and what to do instead."""
-
-
-class ConfigError(UserError):
-    """A mistake in a configuration."""
 
 
 def field(
@@ -84,211 +111,6 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-# --------------------------------------------------------------------------------------------- YAML
-
-
-class Mark(typing.NamedTuple):
-    """Where a value came from: "run.yaml:12", "command line", "runs/a/config.yaml"."""
-
-    source: str
-
-    def __str__(self) -> str:
-        return self.source
-
-
-@dataclasses.dataclass
-class Layer:
-    """A tree of plain values and, for each dotted path in it, where it came from."""
-
-    values: dict[str, Any]
-    marks: dict[str, Mark] = dataclasses.field(default_factory=dict)
-
-    def merge(self, other: Layer) -> None:
-        """Lays `other` over this layer. A mapping whose `type` changes is replaced, not merged.
-
-        A mapping over a list changes the elements that its keys count ("sources.0.weight=2").
-        """
-        if _same_type(self.values, other.values):
-            self._merge(self.values, other.values, "", other.marks)
-        else:
-            self.values, self.marks = copy.deepcopy(other.values), {}
-        self.marks.update(other.marks)
-
-    def _merge(self, mine: dict, theirs: Mapping, path: str, marks: Mapping[str, Mark]) -> None:
-        for key, value in theirs.items():
-            here = _join(path, key)
-            old = mine.get(key)
-            if isinstance(old, dict) and isinstance(value, Mapping) and _same_type(old, value):
-                self._merge(old, value, here, marks)
-            elif isinstance(old, list) and isinstance(value, Mapping) and _are_numbers(value):
-                elements = {str(i): element for i, element in enumerate(old)}
-                for index in value:
-                    if index not in elements:
-                        mend = f"it has {len(old)}, counted from 0"
-                        raise _error(_join(here, index), marks, "no such element of the list", mend)
-                self._merge(elements, value, here, marks)
-                mine[key] = list(elements.values())
-            else:
-                self.marks = {p: m for p, m in self.marks.items() if not p.startswith(here + ".")}
-                mine[key] = copy.deepcopy(value)
-
-
-def _same_type(old: Mapping, new: Mapping) -> bool:
-    return "type" not in new or "type" not in old or new["type"] == old["type"]
-
-
-def _are_numbers(keys: Iterable[str]) -> bool:
-    return bool(keys) and all(key.isdecimal() for key in keys)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of a scalar: 1e-3 is a number; `no`, `1:30` and `2024-01-01` are text."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Puts quotes around text that YAML 1.1 or 1.2 would read as something else."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_SCALARS = {  # tag: (pattern, the characters it may begin with)
-    "bool": (r"true|false|True|False", "tTfF"),
-    "int": (r"[-+]?(?:0|[1-9][\d_]*)|0x[\da-fA-F]+", "-+0123456789"),
-    "float": (
-        r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)"
-        r"|\.nan",
-        "-+0123456789.",
-    ),
-}
-_OTHERS = (":null", ":merge")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag.endswith(_OTHERS)]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _name, (_pattern, _first) in _SCALARS.items():
-    for _reader in (_Loader, _Dumper):
-        _reader.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first)
-        )
-
-
-def read_yaml(path: str | Path) -> Layer:
-    """Reads a YAML file with its `include:` entries (relative to the file, earlier ones lowest).
-
-    `include:` may stand in any mapping; what the mapping itself says overrides what it includes.
-    """
-    return _read_file(Path(path), ())
-
-
-def _read_file(path: Path, above: tuple[Path, ...], asker: str = "") -> Layer:
-    """`above`: the files that led here by `include:`; `asker`: the last one's "file:line: "."""
-    if path.resolve() in above:
-        raise ConfigError(f"{asker}{path} includes itself; remove the circular include")
-    text = _read_text(path, asker)
-    layer = Layer({}, {"": Mark(str(path))})
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return layer
-        value = _plain(node, "", path, layer.marks, (*above, path.resolve()), loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ConfigError(f"{where}: {problem}; mend the YAML") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: an alias holds itself; write the values out") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds a {type(value).__name__}; a config is a mapping of keys")
-    layer.values = value
-    return layer
-
-
-def _read_text(path: Path, asker: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, _siblings(path), n=1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        raise ConfigError(f"{asker}{path}: no such config file; {hint}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{asker}{path}: not UTF-8 text; a config is a YAML file") from None
-    except OSError as error:
-        mend = f"{(error.strerror or 'cannot be read').lower()}; name a YAML file"
-        raise ConfigError(f"{asker}{path}: {mend}") from None
-
-
-def _siblings(path: Path) -> list[str]:
-    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-
-
-def _plain(
-    node: Any, here: str, path: Path, marks: dict[str, Mark], above: tuple, loader: Any
-) -> Any:
-    """A YAML node as plain Python values; notes the line of every key and resolves `include:`."""
-    if isinstance(node, yaml.SequenceNode):
-        items = []
-        for i, child in enumerate(node.value):
-            marks[_join(here, i)] = Mark(f"{path}:{child.start_mark.line + 1}")
-            items.append(_plain(child, _join(here, i), path, marks, above, loader))
-        return items
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
-    layer, own = Layer({}), Layer({})
-    for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node))
-        line = Mark(f"{path}:{key_node.start_mark.line + 1}")
-        if key in own.values:
-            raise ConfigError(f"{line}: {_join(here, key)} is set twice; remove one")
-        if key == "include":
-            for name in _included(loader.construct_object(value_node, deep=True), line):
-                layer.merge(_read_file(path.parent / name, above, f"{line}: "))
-            continue
-        own.marks[key] = line
-        inner: dict[str, Mark] = {}
-        own.values[key] = _plain(value_node, _join(here, key), path, inner, above, loader)
-        prefix = len(here) + 1 if here else 0
-        own.marks.update({p[prefix:]: m for p, m in inner.items()})
-    layer.merge(own)
-    marks.update({_join(here, p): m for p, m in layer.marks.items() if p})
-    return layer.values
-
-
-def _included(names: Any, line: Mark) -> list[str]:
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{line}: include: expected file names, got {names!r}; name YAML files")
-    return names
-
-
-def read_overrides(overrides: Iterable[str]) -> Layer:
-    """`["optimizer.learning_rate=1e-3"]` as a layer; the right side is read as YAML."""
-    layer = Layer({})
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-            raise ConfigError(f"override {text!r}: write it as key.sub=value")
-        try:
-            plain = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError:
-            raise ConfigError(f"override {text!r}: {value!r} is not YAML; quote it") from None
-        tree: Any = plain
-        for part in reversed(key.split(".")):
-            tree = {part: tree}
-        layer.merge(Layer(tree, {path: Mark("command line") for path in _paths(plain, key)}))
-    return layer
-
-
-def _paths(value: Any, path: str) -> Iterable[str]:
-    """`path` and the paths of all that stands below it."""
-    yield path
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _paths(inner, _join(path, key))
-
-
 # --------------------------------------------------------------------------------- values -> config
 
 
@@ -321,7 +143,7 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
     if isinstance(values, cls):
         return values
     if not isinstance(values, Mapping):
-        raise _error(
+        raise error_at(
             path,
             marks,
             f"expected a mapping of keys, got {values!r}",
@@ -333,22 +155,22 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
     known = {key_of(f): f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
-            raise _error(_join(path, key), marks, "unknown key", suggest(key, known))
+            raise error_at(join(path, key), marks, "unknown key", suggest(key, known))
     arguments = {}
     for name, spec in known.items():
-        here = _join(path, name)
+        here = join(path, name)
         if name in values:
             arguments[spec.name] = _value(hints[spec.name], values[name], here, marks)
             _check_bounds(arguments[spec.name], spec, here, marks)
         elif spec.default is REQUIRED and spec.default_factory is REQUIRED:
-            raise _error(here, marks, "is required", f"set it to {spec.metadata['doc']}")
+            raise error_at(here, marks, "is required", f"set it to {spec.metadata['doc']}")
     config = cls(**arguments)
     try:
         config.validate()
     except ConfigError:
         raise
     except UserError as error:
-        raise ConfigError(f"{_where(path, marks)}{path + ': ' if path else ''}{error}") from None
+        raise ConfigError(f"{where(path, marks)}{path + ': ' if path else ''}{error}") from None
     return config
 
 
@@ -361,12 +183,12 @@ def _resolve_type(
         if "type" in values and values["type"] == type_name(cls):
             del values["type"]  # a concrete class whose type is stated all the same
         return cls
-    name, here = values.pop("type", cls.default_type), _join(path, "type")
+    name, here = values.pop("type", cls.default_type), join(path, "type")
     if name is None:
         mend = f"choose one of {', '.join(sorted(registry))}"
-        raise _error(here, marks, "is required", mend)
+        raise error_at(here, marks, "is required", mend)
     if str(name) not in registry:
-        raise _error(here, marks, f"unknown type {name!r}", suggest(str(name), registry))
+        raise error_at(here, marks, f"unknown type {name!r}", suggest(str(name), registry))
     return import_name(registry[name])
 
 
@@ -392,16 +214,16 @@ def _value(hint: Any, value: Any, path: str, marks: Mapping[str, Mark]) -> Any:
     if origin is Literal:
         if not any(value == a and type(value) is type(a) for a in args):
             mend = suggest(str(value), [str(a) for a in args])
-            raise _error(path, marks, f"unknown value {value!r}", mend)
+            raise error_at(path, marks, f"unknown value {value!r}", mend)
         return value
     if origin is tuple:
         return _tuple(args, value, path, marks)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise _error(
+            raise error_at(
                 path, marks, f"expected a mapping, got {value!r}", "write key: value lines below it"
             )
-        return {str(k): _value(args[1], v, _join(path, str(k)), marks) for k, v in value.items()}
+        return {str(k): _value(args[1], v, join(path, str(k)), marks) for k, v in value.items()}
     if isinstance(hint, type) and issubclass(hint, Config):
         return _build(hint, value, path, marks)
     return _scalar(hint, value, path, marks)
@@ -417,9 +239,9 @@ def _tuple(args: tuple, value: Any, path: str, marks: Mapping[str, Mark]) -> tup
         args = (args[0],) * len(value)
     elif len(args) != len(value):
         what = f"expected a list of {len(args)} values, got {len(value)}"
-        raise _error(path, marks, what, f"write {len(args)} values in brackets")
+        raise error_at(path, marks, what, f"write {len(args)} values in brackets")
     return tuple(
-        _value(hint, v, _join(path, i), marks)
+        _value(hint, v, join(path, i), marks)
         for i, (hint, v) in enumerate(zip(args, value, strict=True))
     )
 
@@ -436,7 +258,7 @@ def _scalar(hint: type, value: Any, path: str, marks: Mapping[str, Mark]) -> Any
         mend = f"write {int(value)}"
     elif hint is str and isinstance(value, (bool, int, float)):
         mend = "put it in quotes"
-    raise _error(path, marks, f"expected {name}, got {value!r}", mend)
+    raise error_at(path, marks, f"expected {name}, got {value!r}", mend)
 
 
 def _check_bounds(
@@ -444,38 +266,18 @@ def _check_bounds(
 ) -> None:
     if isinstance(value, (tuple, dict)):
         for key, item in _items(value).items():
-            _check_bounds(item, spec, _join(path, key), marks)
+            _check_bounds(item, spec, join(path, key), marks)
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     if value != value:
-        raise _error(path, marks, "is not a number (nan)", "set a finite number")
+        raise error_at(path, marks, "is not a number (nan)", "set a finite number")
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     for name, bound in spec.metadata.get("bounds", {}).items():
         if bound is not None and not getattr(operator, name)(value, bound):
-            raise _error(path, marks, f"{value!r} is out of range", f"set it {signs[name]} {bound}")
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """The mend for an unknown word: the nearest known ones, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
-
-
-def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _where(path: str, marks: Mapping[str, Mark]) -> str:
-    """The "file:line: " of the nearest enclosing path that was set, or nothing."""
-    while path and path not in marks:
-        path = path.rpartition(".")[0]
-    return f"{marks[path]}: " if path in marks else ""
-
-
-def _error(path: str, marks: Mapping[str, Mark], what: str, mend: str) -> ConfigError:
-    return ConfigError(f"{_where(path, marks)}{path or 'config'}: {what}; {mend}")
+            raise error_at(
+                path, marks, f"{value!r} is out of range", f"set it {signs[name]} {bound}"
+            )
 
 
 # --------------------------------------------------------------------------------- config -> values
@@ -513,8 +315,7 @@ def _to_plain(value: Any) -> Any:
 
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML that `load` reads back to an equal config."""
-    values = to_dict(config)
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return dump_yaml(to_dict(config))
 
 
 def sha256(config: Config) -> str:
@@ -561,10 +362,10 @@ def describe(config: Config, path: str = "") -> Iterable[tuple[str, Any, str]]:
     """(dotted path, value, meaning) of every leaf field, depth first."""
     name = type_name(type(config))
     if name is not None:
-        yield _join(path, "type"), name, (type(config).__doc__ or "").strip().split("\n")[0]
+        yield join(path, "type"), name, (type(config).__doc__ or "").strip().split("\n")[0]
     for spec in dataclasses.fields(config):
         yield from _describe(
-            getattr(config, spec.name), _join(path, key_of(spec)), spec.metadata["doc"]
+            getattr(config, spec.name), join(path, key_of(spec)), spec.metadata["doc"]
         )
 
 
@@ -575,7 +376,7 @@ def _describe(value: Any, path: str, doc: str) -> Iterable[tuple[str, Any, str]]
         isinstance(v, Config) for v in _items(value).values()
     ):
         for key, item in _items(value).items():
-            yield from _describe(item, _join(path, key), doc)
+            yield from _describe(item, join(path, key), doc)
     else:
         yield path, _to_plain(value), doc
 

@@ -1,7 +1,7 @@
 """Measures a model over a whole validation split: sums on the device, one read at the end.
 
-    evaluator = Evaluator(program, rows, transform, batch_size)
-    values, tables = evaluator(params)          # {"loss": ..., "bits_per_byte": ...}, {"confusion": ...}
+evaluator = Evaluator(program, rows, transform, batch_size)
+values, tables = evaluator(params)          # {"loss": ..., "bits_per_byte": ...}, {"confusion": ...}
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm import mesh as meshes
+from jaxlm.config import UserError
 from jaxlm.data.loader import Loader
+from jaxlm.train.session import Session, load_trained, prepare_data
 from jaxlm.train.state import Program
 from jaxlm.types import RowDataset
 
@@ -48,10 +50,17 @@ class Evaluator:
         self.program, self.batch_size = program, batch_size
         self.num_batches = -(-rows.rows_per_epoch // batch_size)
         self.loader = Loader(
-            OnePass(rows), transform, batch_size, meshes.local_rows(batch_size, mesh), threads=1, prefetch=2
+            OnePass(rows),
+            transform,
+            batch_size,
+            meshes.local_rows(batch_size, mesh),
+            threads=1,
+            prefetch=2,
         )
 
-    def __call__(self, params: Any, max_batches: int | None = None) -> tuple[dict[str, float], dict]:
+    def __call__(
+        self, params: Any, max_batches: int | None = None
+    ) -> tuple[dict[str, float], dict]:
         """(figures, tables) over the split, or over its first `max_batches` batches."""
         count = min(self.num_batches, max_batches or self.num_batches)
         total, carry = None, self._carry()
@@ -59,9 +68,9 @@ class Evaluator:
         try:
             with jax.set_mesh(self.program.mesh):
                 for _ in range(count):
-                    batch = next(batches)
-                    batch.pop("id")
-                    batch = meshes.to_global(batch, self.program.mesh)
+                    rows = dict(next(batches))
+                    rows.pop("id")
+                    batch = meshes.to_global(rows, self.program.mesh)
                     total, carry = self._step(params, batch, carry, total)
         finally:
             batches.close()
@@ -89,18 +98,27 @@ class Evaluator:
         return jax.jit(step, out_shardings=(whole, None))
 
 
+def evaluator_of(session: Session) -> Evaluator | None:
+    """The evaluator of a session's validation split; None where the data has none."""
+    if "validation" not in session.prepared.splits:
+        return None
+    config = session.config
+    size = config.eval.batch_size or config.train.batch_size
+    rows = session.prepared.rows("validation", batch_size=size, seed=config.seed)
+    return Evaluator(session.program, rows, session.transform, size)
+
+
 def evaluate_run(
     run_dir: str, *, overrides: tuple[str, ...] = (), step: int | None = None, report: Any = print
 ) -> tuple[int, dict[str, float], dict[str, Any]]:
     """(step, figures, tables) of a run's checkpoint over its whole validation split."""
-    from jaxlm.config import UserError
-    from jaxlm.train.session import Session, load_trained, prepare_data
-
     config, program, params, _, step = load_trained(
         run_dir, overrides=overrides, step=step, report=report
     )
-    evaluator = Session(config, prepare_data(config, report), program).evaluator()
+    evaluator = evaluator_of(Session(config, prepare_data(config, report), program))
     if evaluator is None:
-        raise UserError(f"{run_dir}: its data has no validation split; add data.validation_fraction=0.1")
+        raise UserError(
+            f"{run_dir}: its data has no validation split; add data.validation_fraction=0.1"
+        )
     values, tables = evaluator(params)
     return step, {f"eval/{name}": value for name, value in values.items()}, tables

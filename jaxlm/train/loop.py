@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxlm import config as configs
 from jaxlm.config import Resolved, UserError
+from jaxlm.evaluate import evaluator_of
 from jaxlm.run import RunConfig, config_sha256
 from jaxlm.train import session as sessions
 from jaxlm.train.checkpoint import Checkpointer
@@ -91,7 +92,7 @@ class Loop:
         self.several = jax.process_count() > 1
         self.stopping = False
         self.loader = session.train_loader()
-        self.evaluator = session.evaluator()
+        self.evaluator = evaluator_of(session)
         self.saver = Checkpointer(run.checkpoints, self.config.checkpoint, report=log.warning)
         self.unread: tuple[int, np.ndarray, Any] | None = None  # (step, ids, metrics) of the last step
         self.tokens = 0.0  # real tokens since the last line of metrics

@@ -29,6 +29,7 @@ from jaxlm.data.fetch import default_cache_dir
 from jaxlm.data.loader import Loader
 from jaxlm.data.prepared import Prepared
 from jaxlm.data.tokenizers import Saved, load_tokenizer
+from jaxlm.doctor import environment
 from jaxlm.mesh import check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, trajectory
 from jaxlm.train.checkpoint_reader import CheckpointReader
@@ -114,16 +115,6 @@ class Session:
             workers=train.data_workers,
         )
 
-    def evaluator(self) -> Any:
-        """The evaluator of the validation split; None where the data has none."""
-        from jaxlm.evaluate import Evaluator
-
-        if "validation" not in self.prepared.splits:
-            return None
-        size = self.config.eval.batch_size or self.config.train.batch_size
-        rows = self.prepared.rows("validation", batch_size=size, seed=self.config.seed)
-        return Evaluator(self.program, rows, self.transform, size)
-
 
 def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Program:
     """The program of a resolved config on a mesh."""
@@ -141,8 +132,6 @@ def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Progra
 
 def write_run_files(run: RunDir, session: Session, marks: Mapping[str, Any]) -> None:
     """What makes a folder a run: its config, tokenizer, data manifest and environment."""
-    from jaxlm.doctor import environment
-
     if not run.tokenizer.is_dir():
         partial = run.path / ".tokenizer.tmp"
         shutil.rmtree(partial, ignore_errors=True)
@@ -150,7 +139,9 @@ def write_run_files(run: RunDir, session: Session, marks: Mapping[str, Any]) -> 
         partial.rename(run.tokenizer)
     write_atomic(run.data_manifest, json.dumps(session.prepared.manifest, indent=1))
     write_atomic(run.environment, json.dumps(environment(), indent=1))
-    write_atomic(run.path / "marks.json", json.dumps({k: str(m) for k, m in marks.items()}, indent=1))
+    write_atomic(
+        run.path / "marks.json", json.dumps({k: str(m) for k, m in marks.items()}, indent=1)
+    )
     write_atomic(run.config, configs.to_yaml(session.config))
 
 
