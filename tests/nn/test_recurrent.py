@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import golden_rnn
 import jax
@@ -16,14 +16,17 @@ from jaxlm.nn.recurrent import CELLS, word_dropout
 T, B, D, H = 6, 2, 5, 8
 
 
-def layer_of(cell: str, **options):
+@cache
+def layer_of(cell: str, weight_dropout: float = 0.0):
     """(apply, params) of a layer: apply(params, x, state, key) -> (outputs, state), jitted."""
 
     def make():
-        return CELLS[cell](D, H, rngs=nnx.Rngs(0), **options)
+        return CELLS[cell](D, H, weight_dropout=weight_dropout, rngs=nnx.Rngs(0))
 
-    graph = nnx.split(nnx.eval_shape(make))[0]
-    params = jax.jit(lambda: nnx.to_pure_dict(nnx.split(make())[1]))()
+    graph, abstract = nnx.split(nnx.eval_shape(make))
+    rng = np.random.default_rng(1)
+    draw = lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32)  # noqa: E731
+    params = jax.tree.map(draw, nnx.to_pure_dict(abstract))
 
     @jax.jit
     def apply(params, x, state=None, key=None):
@@ -45,9 +48,11 @@ def test_two_layers_equal_torch_in_values_and_gradients(name):
     cell, _, activation = name.partition("_")
     hidden = golden["h_0"].shape[-1]
     widths = (golden["x"].shape[-1], hidden, hidden)
-    options = {"activation": activation or "tanh", "rngs": nnx.Rngs(0)}
-    layers = [nnx.eval_shape(partial(CELLS[cell], *widths[i:][:2], **options)) for i in range(2)]
-    graphs = [nnx.split(layer)[0] for layer in layers]
+
+    def make(i):
+        return CELLS[cell](*widths[i:][:2], activation=activation or "tanh", rngs=nnx.Rngs(0))
+
+    graphs = [nnx.split(nnx.eval_shape(partial(make, i)))[0] for i in range(2)]
     params = [golden_rnn.params(golden, i) for i in range(2)]
     states = [golden_rnn.state(golden, i) for i in range(2)]
 
@@ -76,7 +81,7 @@ def test_two_layers_equal_torch_in_values_and_gradients(name):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_one_weight_mask_for_all_steps(cell, x):
-    apply, params = layer_of(cell, weight_dropout=0.5)
+    apply, params = layer_of(cell, 0.5)
     key = jax.random.key(3)
     outputs, end = apply(params, x, key=key)
     state, steps = jax.tree.map(np.zeros_like, end), []
@@ -90,7 +95,7 @@ def test_one_weight_mask_for_all_steps(cell, x):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_weight_dropout_is_off_without_a_key_and_differs_by_key(cell, x):
-    apply, params = layer_of(cell, weight_dropout=0.5)
+    apply, params = layer_of(cell, 0.5)
     plain = np.asarray(layer_of(cell)[0](params, x).outputs)
     np.testing.assert_array_equal(apply(params, x).outputs, plain)
     a, b, c = (np.asarray(apply(params, x, key=jax.random.key(i)).outputs) for i in (0, 0, 1))
@@ -101,7 +106,7 @@ def test_weight_dropout_is_off_without_a_key_and_differs_by_key(cell, x):
 
 
 def test_dropped_weights_get_no_gradient_and_kept_ones_are_scaled(x):
-    apply, params = layer_of("elman", weight_dropout=0.25)
+    apply, params = layer_of("elman", 0.25)
     key = jax.random.key(5)
     grad = jax.jit(jax.grad(lambda p: apply(p, x, key=key).outputs.sum()))(params)
     kept = np.asarray(grad["recurrent"]["kernel"] != 0)

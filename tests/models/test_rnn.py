@@ -1,0 +1,357 @@
+"""The recurrent language model: against torch, over documents, windows, steps, meshes, dropouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from functools import cache, partial
+
+import golden_rnn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxlm.config import UserError
+from jaxlm.kernels.cross_entropy import cross_entropy
+from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
+from jaxlm.models.rnn import RNNConfig
+from jaxlm.nn.params import split
+from jaxlm.tree import flatten
+
+V, B, T = 32, 2, 8
+SMALL = RNNConfig(hidden_size=16, num_layers=2, initializer_range=0.5, dtype="float32")
+AWD = SMALL.replace(num_layers=3, embedding_size=8)  # 8 -> 16 -> 16 -> 8
+DROPOUTS = {
+    "dropout": 0.3,
+    "dropout_input": 0.3,
+    "dropout_hidden": 0.3,
+    "dropout_embedding": 0.3,
+    "dropout_recurrent": 0.3,
+}
+
+
+@cache
+def applier(config: RNNConfig):
+    """A jitted (params, tokens, positions, cache, key) -> (hidden, logits, cache)."""
+    graph = split(nnx.eval_shape(lambda: config.build(V, rngs=nnx.Rngs(0))))[0]
+
+    def apply(params, tokens, positions, cache=None, key=None):
+        model = nnx.merge(graph, params)
+        segments = jnp.ones_like(tokens)
+        hidden, cache = model(
+            tokens, positions=positions, segment_ids=segments, cache=cache, key=key
+        )
+        return hidden, model.logits(hidden), cache
+
+    return jax.jit(apply)
+
+
+def make_params(config: RNNConfig) -> dict:
+    """Random parameters; normal ones, so that biases are not all alike."""
+    abstract = split(nnx.eval_shape(lambda: config.build(V, rngs=nnx.Rngs(0))))[1]
+    rng = np.random.default_rng(0)
+    draw = lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32)  # noqa: E731
+    return jax.tree.map(draw, abstract)
+
+
+def init_cache(config: RNNConfig, batch: int = B):
+    return nnx.eval_shape(lambda: config.build(V, rngs=nnx.Rngs(0))).init_cache(batch, 0)
+
+
+def make_tokens(shape=(B, T), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, V, shape).astype(np.int32)
+
+
+def count(*lengths: int) -> np.ndarray:
+    """Positions [B, T] of rows that hold documents of these lengths."""
+    row = np.concatenate([np.arange(n) for n in lengths])
+    return np.tile(row, (B, 1)).astype(np.int32)
+
+
+close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", golden_rnn.NAMES)
+def test_layers_and_cache_equal_torch(name):
+    golden = golden_rnn.load(name)
+    cell, _, activation = name.partition("_")
+    x = golden["x"]  # [T, B, D]
+    length, batch, dim = x.shape
+    vocab, hidden = length * batch, golden["h_0"].shape[-1]
+    config = RNNConfig(
+        cell=cell,
+        hidden_size=hidden,
+        embedding_size=dim,
+        tie_embeddings=False,
+        activation=activation or "tanh",
+        dtype="float32",
+    )
+    config = config.replace(vocab_size=max(vocab, V))
+    apply, params = applier(config), make_params(config)
+    table = np.zeros_like(params["embed"]["table"])
+    table[:vocab] = x.reshape(vocab, dim)  # a word for every input vector
+    params = params | {"embed": {"table": table}}
+    state = {}
+    for i in range(2):
+        add_layer_dim = partial(jax.tree.map, lambda a: a[None])
+        params[f"layers_{i}"] = {"cell": add_layer_dim(golden_rnn.params(golden, i))}
+        state[f"layers_{i}"] = add_layer_dim(golden_rnn.state(golden, i))
+    tokens = np.arange(vocab, dtype=np.int32).reshape(length, batch).T
+    positions = np.ones_like(tokens)
+    outputs, _, state = apply(params, tokens, positions, state)
+    close(outputs, golden["outputs"].swapaxes(0, 1))
+    for i in range(2):
+        end = jax.tree.map(lambda a: a[0], state[f"layers_{i}"])
+        jax.tree.map(close, end, golden_rnn.state(golden, i, "n"))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
+def test_packed_documents_do_not_see_one_another(cell):
+    config = SMALL.replace(cell=cell)
+    apply, params = applier(config), make_params(config)
+    tokens, positions = make_tokens(), count(4, 4)
+    both = np.asarray(apply(params, tokens, positions)[1])
+    other_first, other_second = tokens.copy(), tokens.copy()
+    other_first[:, :4] = (tokens[:, :4] + 1) % V
+    other_second[:, 4:] = (tokens[:, 4:] + 1) % V
+    changed = np.asarray(apply(params, other_first, positions)[1])
+    np.testing.assert_array_equal(changed[:, 4:], both[:, 4:])
+    assert np.abs(changed[:, :4] - both[:, :4]).max() > 1e-3
+    changed = np.asarray(apply(params, other_second, positions)[1])
+    np.testing.assert_array_equal(changed[:, :4], both[:, :4])
+    close(apply(params, tokens[:, :4], count(4))[1], both[:, :4])
+    close(apply(params, tokens[:, 4:], count(4))[1], both[:, 4:])
+
+
+@pytest.mark.parametrize(
+    "config", [SMALL, AWD.replace(cell="gru", num_layers=2), SMALL.replace(cell="elman")]
+)
+def test_windows_and_single_steps_equal_one_long_row(config):
+    apply, params = applier(config), make_params(config)
+    tokens, positions = make_tokens(), count(6, 2)
+    _, whole, end = apply(params, tokens, positions, init_cache(config))
+    for width in (4, 1):
+        state, parts = init_cache(config), []
+        for i in range(0, T, width):
+            at = slice(i, i + width)
+            _, logits, state = apply(params, tokens[:, at], positions[:, at], state)
+            parts.append(np.asarray(logits))
+        close(np.concatenate(parts, axis=1), whole)
+        jax.tree.map(close, state, end)
+    # the cache matters: without what came before, the second window is another
+    fresh = apply(params, tokens[:, 4:], positions[:, 4:], init_cache(config))[1]
+    assert np.abs(fresh - whole[:, 4:]).max() > 1e-3
+
+
+def test_no_cache_is_an_empty_cache():
+    apply, params = applier(SMALL), make_params(SMALL)
+    tokens, positions = make_tokens(), count(T) + 5  # a document's later part
+    hidden, _, none = apply(params, tokens, positions)
+    assert none is None
+    np.testing.assert_array_equal(apply(params, tokens, positions, init_cache(SMALL))[0], hidden)
+
+
+def test_left_padding_changes_nothing():
+    config = SMALL
+    apply, params = applier(config), make_params(config)
+    tokens, pad = make_tokens(), 3
+    padded = np.concatenate([make_tokens((B, pad), seed=1), tokens], axis=1)
+    positions = np.concatenate([np.zeros((B, pad), np.int32), count(T)], axis=1)
+    _, plain, end = apply(params, tokens, count(T), init_cache(SMALL))
+    _, shifted, padded_end = apply(params, padded, positions, init_cache(SMALL))
+    close(shifted[:, pad:], plain)
+    jax.tree.map(close, padded_end, end)
+
+
+def test_without_a_key_there_is_no_dropout_and_keys_decide_masks():
+    config = SMALL.replace(**DROPOUTS)
+    apply, params = applier(config), make_params(config)
+    tokens, positions = make_tokens(), count(T)
+    plain = applier(SMALL)(params, tokens, positions)[1]
+    np.testing.assert_array_equal(apply(params, tokens, positions)[1], plain)
+    a, b, c = (apply(params, tokens, positions, None, jax.random.key(i))[1] for i in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-2 and np.abs(a - plain).max() > 1e-2
+
+
+@pytest.mark.parametrize("variational", [True, False])
+def test_output_mask_is_shared_over_time_if_variational(variational):
+    config = SMALL.replace(dropout=0.5, variational=variational)
+    apply, params = applier(config), make_params(config)
+    hidden = apply(params, make_tokens(), count(T), None, jax.random.key(0))[0]
+    dropped = np.asarray(hidden) == 0  # [B, T, D]
+    assert 0.25 < dropped.mean() < 0.75
+    assert (dropped == dropped[:, :1]).all() == variational
+    assert (dropped[0] != dropped[1]).any()  # rows have masks of their own
+
+
+def test_input_mask_is_shared_over_time_and_each_layer_has_its_own_masks():
+    """What was dropped has no gradient: units in the table's, weights in their own."""
+    config = SMALL.replace(
+        cell="elman", num_layers=3, dropout_input=0.5, dropout_hidden=0.5, dropout_recurrent=0.5
+    )
+    apply, params = applier(config), make_params(config)
+    key, tokens = jax.random.key(2), np.arange(B * T, dtype=np.int32).reshape(B, T)
+    loss = lambda p: (apply(p, tokens, count(T), None, key)[0] ** 2).sum()  # noqa: E731
+    grads = jax.device_get(jax.jit(jax.grad(loss))(params))
+    table = grads["embed"]["table"][: B * T].reshape(B, T, -1) == 0
+    assert 0.25 < table.mean() < 0.75 and (table == table[:, :1]).all()
+    weights = grads["layers"]["cell"]["recurrent"]["kernel"] == 0  # [L, H, H]
+    for i in range(3):
+        assert 0.35 < weights[i].mean() < 0.65
+        assert (weights[i] != weights[(i + 1) % 3]).mean() > 0.3
+    # units of layers 1 and 2 whose input is dropped in all rows get no input gradient
+    inputs = (grads["layers"]["cell"]["input"]["kernel"] == 0).all(axis=2)  # [L, D]
+    assert inputs[1].any() and inputs[2].any() and (inputs[1] != inputs[2]).any()
+
+
+def on_mesh(config: RNNConfig, tokens: np.ndarray):
+    """(mesh, params, tokens) spread over data 2, fsdp 2, tensor 2."""
+    axes = split(nnx.eval_shape(lambda: config.build(V, rngs=nnx.Rngs(0))))[2]
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
+    params = make_params(config)
+    params = jax.device_put(params, param_shardings(params, axes, mesh))
+    return mesh, params, jax.device_put(tokens, batch_sharding(mesh, 2))
+
+
+def test_sharded_equals_one_device():
+    rates = {"dropout_embedding": 0.3, "dropout_hidden": 0.3, "dropout_recurrent": 0.3}
+    config = SMALL.replace(norm="layernorm", **rates)
+    tokens, apply, key = make_tokens((8, T)), applier(config).__wrapped__, jax.random.key(0)
+    positions = np.tile(count(5, 3), (4, 1))
+
+    def loss(params, tokens):
+        hidden, _, state = apply(params, tokens, positions, init_cache(config, 8), key)
+        return (hidden**2).mean(), (hidden, state)
+
+    step = jax.value_and_grad(loss, has_aux=True)
+    alone = jax.jit(step)(make_params(config), tokens)
+    mesh, params, tokens = on_mesh(config, tokens)
+    with jax.set_mesh(mesh):
+        spread = jax.jit(step)(params, tokens)
+    assert len(spread[0][1][0].devices()) == 8
+    jax.tree.map(close, spread, alone)
+
+
+def test_no_collective_runs_at_every_time_step():
+    config = SMALL.replace(num_layers=1)  # one layer is not scanned, so all loops are over time
+    apply = applier(config).__wrapped__
+    mesh, params, tokens = on_mesh(config, make_tokens((8, T)))
+    with jax.set_mesh(mesh):
+        grad = jax.grad(lambda p, t: (apply(p, t, t)[0] ** 2).mean())
+        text = jax.jit(grad).lower(params, tokens).compile().as_text()
+    bodies = re.findall(r"body=(%[\w.-]+)", text)
+    assert len(bodies) == 2  # forward and backward
+    collective = re.compile(r" (all-\w+|reduce-scatter|collective-permute)(-start)?\(")
+    assert collective.search(text)
+    for name in bodies:
+        body = re.search(rf"^{re.escape(name)} .*?^}}", text, re.M | re.S)[0]
+        assert " dot(" in body or "fusion(" in body
+        assert not collective.search(body)
+
+
+CHANGES = {
+    "cell": ({}, "gru"),
+    "hidden_size": ({}, 8),
+    "num_layers": ({}, 3),
+    "embedding_size": ({}, 8),
+    "vocab_size": ({}, 40),
+    "tie_embeddings": ({}, False),
+    "activation": ({"cell": "elman"}, "relu"),
+    "residual": ({}, True),
+    "norm": ({}, "rmsnorm"),
+    "dropout": ({}, 0.1),
+    "dropout_input": ({}, 0.1),
+    "dropout_hidden": ({}, 0.1),
+    "dropout_embedding": ({}, 0.1),
+    "dropout_recurrent": ({}, 0.1),
+    "variational": ({"dropout": 0.1}, False),
+    "carry_state": ({}, True),
+    "initializer": ({}, "orthogonal"),
+    "initializer_range": ({}, 0.02),
+    "logit_softcap": ({}, 30.0),
+    "remat": ({}, "full"),
+    "unroll": ({}, 4),
+    "recurrence": ({}, "reference"),
+    "dtype": ({}, "bfloat16"),
+}
+
+
+@cache
+def program(config: RNNConfig) -> tuple[str, str]:
+    """The lowered init, and the lowered loss and gradient as a train step would run them."""
+    graph, abstract, _ = split(nnx.eval_shape(lambda: config.build(V, rngs=nnx.Rngs(0))))
+
+    def init():
+        return nnx.to_pure_dict(nnx.split(config.build(V, rngs=nnx.Rngs(0)))[1])
+
+    def loss(params, tokens, key, state):
+        model = nnx.merge(graph, params)
+        hidden, _ = model(tokens, positions=tokens, segment_ids=tokens, cache=state, key=key)
+        return cross_entropy(hidden, model.head(), tokens).loss.sum()
+
+    tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
+    state = jax.eval_shape(lambda: init_cache(config)) if config.carries_state else None
+    step = jax.jit(jax.grad(loss)).lower(abstract, tokens, jax.random.key(0), state)
+    return jax.jit(init).lower().as_text(), step.as_text()
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(RNNConfig)])
+def test_every_field_changes_parameters_or_program(name):
+    base, value = CHANGES[name]
+    config = SMALL.replace(**base)
+    assert getattr(config, name) != value
+    assert program(config.replace(**{name: value})) != program(config)
+
+
+def test_remat_changes_no_number():
+    tokens, positions, params = make_tokens(), count(5, 3), make_params(SMALL)
+
+    def grads(config):
+        loss = lambda p: (applier(config)(p, tokens, positions)[1] ** 2).mean()  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    jax.tree.map(close, grads(SMALL.replace(remat="full")), grads(SMALL))
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_state():
+    tokens, positions = make_tokens(), count(T)
+    exact = applier(SMALL)(make_params(SMALL), tokens, positions)[1]
+    config = SMALL.replace(dtype="bfloat16")
+    apply, params = applier(config), make_params(config)
+    hidden, logits, state = apply(params, tokens, positions, init_cache(SMALL))
+    assert hidden.dtype == jnp.bfloat16 and logits.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves((params, state))} == {jnp.dtype("float32")}
+    assert np.linalg.norm(logits - exact) / np.linalg.norm(exact) < 0.02
+
+
+def test_parameters_flops_and_widths():
+    model = nnx.eval_shape(lambda: AWD.build(V, rngs=nnx.Rngs(0)))
+    _, params, axes = split(model)
+    shapes = {path: x.shape for path, x in flatten(params).items()}
+    assert shapes["layers_0/cell/input/kernel"] == (1, 8, 64)
+    assert shapes["layers_2/cell/recurrent/kernel"] == (1, 8, 32)
+    assert flatten(axes)["layers_1/cell/recurrent/kernel"] == ("layers", "hidden", "gates")
+    assert AWD.output_size == 8
+    gates = 4 * (16 * (8 + 16) + 16 * (16 + 16) + 8 * (16 + 8))
+    assert model.flops_per_token(100) == 2 * (gates + 8 * V)
+    untied = nnx.eval_shape(lambda: SMALL.replace(tie_embeddings=False).build(V, rngs=nnx.Rngs(0)))
+    assert untied.flops_per_token(100) == 2 * (2 * 4 * 16 * 32 + 16 * V)
+    assert not SMALL.carries_state and SMALL.replace(carry_state=True).carries_state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cell": "lstn"}, "did you mean lstm"),
+        ({"activation": "relu"}, "activation: lstm has its own"),
+        ({"embedding_size": 8, "residual": True}, "residual"),
+        ({"embedding_size": 8, "num_layers": 1}, "hidden_size: one layer"),
+        ({"vocab_size": V - 1}, "vocab_size: 31 is less than the tokenizer's 32"),
+    ],
+)
+def test_mistakes_are_user_errors(change, message):
+    with pytest.raises(UserError, match=message):
+        SMALL.replace(**change).build(V, rngs=nnx.Rngs(0))
