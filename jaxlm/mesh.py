@@ -226,19 +226,21 @@ def check_accumulation(batch_size: int, accumulation: int, mesh: Mesh) -> None:
     check_batch(batch_size // accumulation, mesh, what)
 
 
-def local_rows(batch_size: int, mesh: Mesh) -> slice:
-    """The contiguous rows of a global batch that this process's devices hold."""
-    sharding = batch_sharding(mesh, 1)
-    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
-    spans = [index[0].indices(batch_size)[:2] for index in indices if index is not None]
-    start, stop = min(a for a, _ in spans), max(b for _, b in spans)
-    covered = {row for a, b in spans for row in range(a, b)}
-    assert len(covered) == stop - start, "a process's rows must be contiguous"
-    return slice(start, stop)
+def local_rows(batch_size: int, mesh: Mesh) -> list[int]:
+    """The rows of a global batch that this process's devices hold, in ascending order.
+
+    They need not be neighbours: on a pod the mesh follows the network, not the processes' numbers.
+    """
+    indices = batch_sharding(mesh, 1).addressable_devices_indices_map((batch_size,)).values()
+    spans = [index[0].indices(batch_size) for index in indices if index is not None]
+    return sorted({row for span in spans for row in range(*span)})
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows as arrays over the whole mesh. Does not wait for the transfer."""
+    """This process's rows (`local_rows`, in order) as arrays over the whole mesh.
+
+    Does not wait for the transfer.
+    """
     out = {}
     for name, rows in batch.items():
         sharding = batch_sharding(mesh, rows.ndim)

@@ -209,7 +209,7 @@ def test_a_global_batch_is_the_same_on_every_mesh(config):
         "tokens": rng.integers(0, 99, (16, 6), dtype=np.int32),
         "num_bytes": rng.integers(0, 99, 16, dtype=np.int32),
     }
-    assert local_rows(16, mesh) == slice(0, 16)
+    assert local_rows(16, mesh) == list(range(16))
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     for arrays in (to_global(batch, mesh), to_global_whole(batch, mesh)):
         for name, array in arrays.items():
@@ -292,16 +292,18 @@ init_processes(sys.argv[1], 2, int(sys.argv[2]))
 batch = np.random.default_rng(0).integers(0, 99, (8, 3), dtype=np.int32)
 found = {"processes": jax.process_count(), "devices": jax.device_count()}
 for name, config in {
-    "data": MeshConfig(), "mixed": MeshConfig(fsdp=2), "tensor": MeshConfig(data=1, tensor=4)
+    "data": MeshConfig(), "mixed": MeshConfig(fsdp=2), "tensor": MeshConfig(data=1, tensor=4),
+    "permuted": MeshConfig(),
 }.items():
-    mesh = config.build()
+    order = (0, 2, 3, 1) if name == "permuted" else range(4)  # as a pod's network may have it
+    mesh = config.build([jax.devices()[i] for i in order])
     rows = local_rows(8, mesh)
     array = to_global({"x": batch[rows]}, mesh)["x"]
     assert array.shape == (8, 3), array.shape
     for part in array.addressable_shards:
         np.testing.assert_array_equal(part.data, batch[part.index])
     total = jax.jit(lambda x: (x * np.arange(24).reshape(8, 3)).sum())(array)
-    found[name] = [rows.start, rows.stop, int(total)]
+    found[name] = [rows, int(total)]
 try:
     MeshConfig(num_devices=2).build()
 except UserError as error:
@@ -337,6 +339,8 @@ def test_two_processes_of_two_devices_hold_one_batch():
     for i, (out, _) in enumerate(outputs):
         found = json.loads(out.splitlines()[-1])
         assert (found["processes"], found["devices"]) == (2, 4)
-        assert found["data"] == found["mixed"] == [4 * i, 4 * i + 4, total]
-        assert found["tensor"] == [0, 8, total]
+        assert found["data"] == found["mixed"] == [[*range(4 * i, 4 * i + 4)], total]
+        assert found["tensor"] == [[*range(8)], total]
+        # device 1 is the last of the mesh, so process 0 holds its first and its last rows
+        assert found["permuted"] == [[[0, 1, 6, 7], [2, 3, 4, 5]][i], total]
         assert "2 devices leave process 1 none" in found["error"]

@@ -1,20 +1,20 @@
 """Batches from rows, ahead of time, by threads or worker processes.
 
-    loader = Loader(rows, transform, batch_size=16, local_rows=slice(0, 8), threads=2, prefetch=4)
+    loader = Loader(rows, transform, batch_size=16, local_rows=range(8), threads=2, prefetch=4)
     batches = loader.batches(start_step=1000)
     batch = next(batches)            # {"tokens": [8, T] ..., "id": [8]}
     loader.close()
 
-Batch s holds rows s * batch_size + local_rows, whatever the number of threads, workers or hosts:
-only who computes it, and how early, depends on them. Starting at any step costs nothing. Reading
-ahead is grain's: a `MapDataset` of batches under `ReadOptions` (threads) and `mp_prefetch`
+Batch s holds the rows s * batch_size + local_rows, whatever the number of threads, workers or
+hosts: only who computes it, and how early, depends on them. Starting at any step costs nothing.
+Reading ahead is grain's: a `MapDataset` of batches under `ReadOptions` (threads) and `mp_prefetch`
 (processes). Grain is imported when the first iterator is made, because it imports jax where jax is
 installed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Loader:
 
     rows: row i is a pure function of i. transform: raw row -> batch row (the objective's); "id" is
     kept.
-    batch_size: rows of the global batch. local_rows: which of them are this process's.
+    batch_size: rows of the global batch. local_rows: which of them are this process's (None: all).
     threads, prefetch: threads that read ahead, and how many batches ahead; 0 reads when asked.
     workers: processes that read ahead (0: none), for transforms that hold the interpreter's lock.
     """
@@ -41,14 +41,14 @@ class Loader:
         rows: RowDataset,
         transform: Transform,
         batch_size: int,
-        local_rows: slice | None = None,
+        local_rows: Sequence[int] | None = None,
         *,
         threads: int = 1,
         prefetch: int = 2,
         workers: int = 0,
     ) -> None:
-        places = range(batch_size)[local_rows if local_rows is not None else slice(None)]
-        assert len(places) > 0, f"no local rows in {local_rows} of a batch of {batch_size}"
+        places = range(batch_size) if local_rows is None else local_rows
+        assert places and set(places) <= set(range(batch_size)), f"{places} of {batch_size} rows"
         self._make_batch = MakeBatch(rows, transform, batch_size, places)
         # A thread that has no batch to read ahead would idle: grain warns of it.
         self._threads, self._prefetch = min(threads, prefetch), prefetch
@@ -104,7 +104,7 @@ class MakeBatch:
     rows: RowDataset
     transform: Transform
     batch_size: int
-    places: range
+    places: Sequence[int]
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         return stack([self.row(step * self.batch_size + place) for place in self.places])

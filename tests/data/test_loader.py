@@ -65,7 +65,7 @@ def test_hosts_together_have_the_global_batch(rows, hosts, lanes) -> None:
     dataset = Lanes(rows.rows, BATCH) if lanes else rows
     share = BATCH // hosts
     loaders = [
-        Loader(dataset, double, BATCH, slice(h * share, (h + 1) * share)) for h in range(hosts)
+        Loader(dataset, double, BATCH, range(h * share, (h + 1) * share)) for h in range(hosts)
     ]
     streams = [loader.batches(2) for loader in loaders]
     for step in range(2, 9):
@@ -74,6 +74,13 @@ def test_hosts_together_have_the_global_batch(rows, hosts, lanes) -> None:
         check(joined, expected(dataset, step))
     for loader in loaders:
         loader.close()
+
+
+def test_the_rows_of_a_process_need_not_be_neighbours(rows) -> None:
+    places = [1, 2, 6]
+    with Loader(rows, double, BATCH, places) as loader:
+        whole, part = expected(rows, 4), next(loader.batches(4))
+        check(part, {key: value[places] for key, value in whole.items()})
 
 
 def test_ids_have_no_gap_and_no_repeat_over_restarts(rows) -> None:
