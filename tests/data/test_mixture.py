@@ -79,6 +79,18 @@ def test_mixture_of_texts(make_corpus, tmp_path) -> None:
     assert n == size + prepared.manifest["parts"]["big"]["splits"]["train"]["rows"]
 
 
+def test_parts_of_one_size_are_shuffled_apart(make_corpus, tmp_path) -> None:
+    part = mixture(make_corpus).parts["big"].data
+    data = MixtureData(parts={"one": Part(data=part), "two": Part(data=part)})
+    rows = data.prepare(Bytes(), tmp_path / "cache", report=lambda line: None).rows(
+        "train", batch_size=1, seed=0
+    )
+    ids = [int(rows[i]["id"]) for i in range(rows.rows_per_epoch)]
+    mask = (1 << PART_BITS) - 1
+    orders = [[i & mask for i in ids if i >> PART_BITS == k] for k in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
+
+
 def test_validation_is_each_part_after_the_other(make_corpus, tmp_path) -> None:
     data = mixture(make_corpus)
     prepared = data.prepare(Bytes(), tmp_path / "cache", report=lambda line: None)

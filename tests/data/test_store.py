@@ -240,21 +240,27 @@ def test_large_files_are_hashed_on_request_only(make_corpus, tmp_path, monkeypat
     (folder / "tokens.bin").write_bytes(data)
     monkeypatch.setattr("jaxlm.data.store.HASHED_AT_OPEN", 10)
     TokenStore.open(folder)
-    with pytest.raises(UserError, match="tokens.bin"):
+    with pytest.raises(UserError, match="tokens.bin: does not match"):
         TokenStore.open(folder, full=True)
+    (folder / "tokens.bin").write_bytes(data[:-2])
+    with pytest.raises(UserError, match=f"tokens.bin: has {len(data) - 2} bytes instead"):
+        TokenStore.open(folder)
 
 
 # ------------------------------------------------------------------------------ files of elsewhere
 
 
-def write_megatron(base: Path, documents: list[list[list[int]]], dtype: str, code: int) -> None:
-    """Documents as lists of sequences, written by the format's definition."""
+def write_megatron(
+    base: Path, documents: list[list[list[int]]], dtype: str, code: int, skip: int = 0
+) -> None:
+    """Documents as lists of sequences, by the format's definition; `skip` tokens stand before."""
     sequences = [s for document in documents for s in document]
     with open(f"{base}.bin", "wb") as file:
+        file.write(bytes(skip * np.dtype(dtype).itemsize))
         for sequence in sequences:
             file.write(np.array(sequence, dtype).tobytes())
     sizes = [len(s) for s in sequences]
-    places = [sum(sizes[:i]) * np.dtype(dtype).itemsize for i in range(len(sizes))]
+    places = [(skip + sum(sizes[:i])) * np.dtype(dtype).itemsize for i in range(len(sizes))]
     first = [sum(map(len, (d for d in documents[:i]))) for i in range(len(documents) + 1)]
     with open(f"{base}.idx", "wb") as file:
         file.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, code, len(sizes), len(first)))
@@ -262,10 +268,12 @@ def write_megatron(base: Path, documents: list[list[list[int]]], dtype: str, cod
         file.write(struct.pack(f"<{len(places)}q{len(first)}q", *places, *first))
 
 
-@pytest.mark.parametrize(("dtype", "code"), [("int32", 4), ("uint16", 8), ("int64", 5)])
-def test_megatron(tmp_path, dtype, code) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "code", "skip"), [("int32", 4, 0), ("uint16", 8, 2), ("int64", 5, 0)]
+)
+def test_megatron(tmp_path, dtype, code, skip) -> None:
     parts = [[[1, 2, 3], [4]], [], [[5, 6]], [[7], [8], [9]]]
-    write_megatron(tmp_path / "data", parts, dtype, code)
+    write_megatron(tmp_path / "data", parts, dtype, code, skip)
     for name in ("data", "data.bin", "data.idx"):
         documents = read_megatron(tmp_path / name)
         found = [documents.document(i).tolist() for i in range(len(documents))]
