@@ -73,7 +73,7 @@ class Evaluator:
                     batch = meshes.to_global(rows, self.program.mesh)
                     total, carry = self._step(params, batch, carry, total)
         finally:
-            batches.close()
+            self.loader.close()
         sums = jax.device_get(total)
         objective = self.program.objective
         return objective.summarize(sums), objective.tables(sums)

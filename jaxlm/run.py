@@ -18,6 +18,7 @@ from typing import Any
 from jaxlm import config as configs
 from jaxlm.config import REQUIRED, Config, Layer, Mark, Resolved, UserError, field
 from jaxlm.mesh import MeshConfig
+from jaxlm.objectives.base import Objective
 from jaxlm.train.checkpoint import CheckpointConfig
 from jaxlm.train.metrics import LoggingConfig
 from jaxlm.types import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TokenizerConfig
@@ -102,6 +103,12 @@ class RunConfig(Config):
     )
     logging: LoggingConfig = field(LoggingConfig, "where metrics go")
     init: InitConfig = field(InitConfig, "where the weights come from")
+
+
+def objective_of(config: RunConfig) -> Objective:
+    """The run's objective, as what it is: every one in the registry is an `Objective`."""
+    assert isinstance(config.objective, Objective)
+    return config.objective
 
 
 # What may differ between two starts of one run: none of it changes the weights that the run ends in.

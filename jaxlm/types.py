@@ -10,13 +10,15 @@ This module imports neither jax nor flax, so that the CLI and the data workers s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from jaxlm.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import jax
     import numpy as np
     from flax import nnx
@@ -75,6 +77,9 @@ class ModelConfig(Config):
         "transformer": "jaxlm.models.transformer:TransformerConfig",
         "rnn": "jaxlm.models.rnn:RNNConfig",
     }
+
+    if TYPE_CHECKING:  # a field of every model's own, so that it has its place among the others
+        vocab_size: Any = None  # int | None; None: the tokenizer's
 
     @property
     def output_size(self) -> int:
@@ -135,6 +140,11 @@ class DataConfig(Config):
         "mixture": "jaxlm.data.mixture:MixtureData",
     }
 
+    def prepare(
+        self, tokenizer: TokenizerConfig, cache_dir: Path, *, workers: int = 0, report: Any = print
+    ) -> Any:  # jaxlm.data.prepared.Prepared
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig(Config):
@@ -173,6 +183,10 @@ class ScheduleConfig(Config):
         "wsd": "jaxlm.train.schedule:WarmupStableDecay",
         "inverse_sqrt": "jaxlm.train.schedule:InverseSquareRoot",
     }
+
+    def build(self, total_steps: int) -> Callable[[Any], jax.Array]:
+        """The factor at a step, for a run of `total_steps`."""
+        raise NotImplementedError
 
 
 class Tokenizer(Protocol):

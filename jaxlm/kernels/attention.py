@@ -170,6 +170,7 @@ def _blocked(
         )
         weights, total = _softmax(scores, seen[:, None, None], softcap)
         if dropout_rate:
+            assert dropout_key is not None
             weights = _drop(weights, dropout_rate, jax.random.fold_in(dropout_key, start))
         part = jnp.einsum(
             "BKGTS,BKSH->BKGTH",
@@ -203,5 +204,6 @@ def _softmax(scores: jax.Array, seen: jax.Array, softcap: float | None) -> tuple
 def _drop(weights: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if not rate:
         return weights
+    assert key is not None
     keep = jax.random.bernoulli(key, 1.0 - rate, weights.shape)
     return jnp.where(keep, weights / (1.0 - rate), 0.0)

@@ -266,7 +266,7 @@ def _scan_backward(cell, unroll, residuals, grads):  # type: ignore[no-untyped-d
     return dx, d_kernel.astype(kernel.dtype), d_bias, None, d_state
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+_scan.defvjp(_scan_forward, _scan_backward)  # type: ignore[attr-defined]
 
 
 def _matmul(h: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -191,8 +191,8 @@ class RNN(nnx.Module):
 
     def head(self) -> HeadParams:
         """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
-        kernel = self.unembed.kernel
-        kernel = self.embed.attend() if kernel is None else weight(kernel, self.config.dtype)
+        own = self.unembed.kernel
+        kernel = self.embed.attend() if own is None else weight(own, self.config.dtype)
         return HeadParams(kernel, self.unembed.bias.get_value(), self.config.logit_softcap)
 
     def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V]

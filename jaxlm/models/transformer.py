@@ -152,7 +152,7 @@ class Block(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> None:
         c = config
         # the sum of 2L contributions keeps its variance
-        options = {
+        options: dict[str, Any] = {
             "std": c.initializer_range,
             "out_scale": 1 / math.sqrt(2 * c.num_layers),
             "dtype": jnp.dtype(c.dtype),
@@ -196,11 +196,11 @@ class Transformer(nnx.Module):
         self.config, self.vocab_size = config, vocab_size
         self.dtype = jnp.dtype(c.dtype)
         std = 0.02 if c.initializer_range is None else c.initializer_range
-        options = {"dtype": self.dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": self.dtype, "rngs": rngs}
         self.embed = Embedding(vocab_size, c.hidden_size, std=std, **options)
         self.position = (
             LearnedPositions(c.max_seq_len, c.hidden_size, std=std, **options)
-            if c.position == "learned"
+            if c.position == "learned" and c.max_seq_len is not None
             else None
         )
         self.layers = stack(lambda rngs: Block(c, rngs=rngs), c.num_layers, rngs=rngs)
@@ -316,6 +316,7 @@ class Transformer(nnx.Module):
         if c.embedding_scale != 1.0:
             x = x * jnp.asarray(c.embedding_scale, x.dtype)
         if self.position is not None:
+            assert c.max_seq_len is not None
             if tokens.shape[1] > c.max_seq_len:
                 raise UserError(
                     f"model.max_seq_len: {c.max_seq_len} learned positions, but rows have "

@@ -130,7 +130,7 @@ class Attention(nnx.Module):
         q = shard(self.query(x), "batch", "length", "act_heads", None)
         k = shard(self.key(x), "batch", "length", "act_kv_heads", None)
         v = shard(self.value(x), "batch", "length", "act_kv_heads", None)
-        if self.query_norm is not None:
+        if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q = apply_rotary(q, rotary, interleaved=self.rotary_interleaved)

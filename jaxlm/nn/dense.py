@@ -46,11 +46,8 @@ class Dense(nnx.Module):
             std = 1 / math.sqrt(math.prod(inputs.values()))
         kernel = std * scale * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.kernel = nnx.Param(kernel, axes=(*inputs, *outputs))
-        if bias:
-            zeros = jnp.zeros(tuple(outputs.values()), jnp.float32)
-            self.bias = nnx.Param(zeros, axes=tuple(outputs))
-        else:
-            self.bias = None
+        zeros = jnp.zeros(tuple(outputs.values()), jnp.float32)
+        self.bias = nnx.Param(zeros, axes=tuple(outputs)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., *inputs] -> [..., *outputs]
         """The map in the compute dtype. `x` ends in the dims that the kernel begins with."""

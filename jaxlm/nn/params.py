@@ -26,7 +26,7 @@ def split(model: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     for path, variable in flat.items():
         names = tuple(variable.get_metadata()["axes"])
         ndim = len(variable.get_value().shape)
-        node = axes
+        node: Any = axes
         for part in path[:-1]:
             node = node.setdefault(part, {})
         node[path[-1]] = ("layers",) * (ndim - len(names)) + names

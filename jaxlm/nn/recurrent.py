@@ -125,6 +125,7 @@ class GRU(Recurrent):
     recurrent_bias = True  # of n alone: those of r and z would only add to the input's
 
     def _recur(self, gates: Any, kernel: Any, reset: Any, state: Any, **how: Any) -> Any:
+        assert self.recurrent.bias is not None
         bias = shard(self.recurrent.bias.get_value(), None)
         return recurrence.gru(gates, kernel, bias, reset, state, **how)
 

@@ -36,7 +36,7 @@ class SequenceClassifier(nnx.Module):
     ):
         self.config = model
         self.backbone = model.build(model.vocab_size, rngs=rngs)
-        scale = model.hidden_size**-0.5
+        scale = model.output_size**-0.5
         kernel = scale * jax.random.normal(rngs.params(), (model.output_size, num_classes))
         self.kernel = nnx.Param(kernel, axes=("embed", "labels"))  # [D, C]
         self.bias = nnx.Param(jnp.zeros(num_classes), axes=("labels",))

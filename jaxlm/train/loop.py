@@ -220,7 +220,8 @@ class Loop:
                     f"`jaxlm resume {self.run_dir}` goes on",
                 )
             )
-        values, tables = {}, {}
+        values: dict[str, float] = {}
+        tables: dict[str, Any] = {}
         if self.config.eval.at_end:
             values, tables = self._evaluate(state, step, None)
         self._sample(state, step)

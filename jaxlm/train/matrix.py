@@ -40,7 +40,7 @@ class FactoredState(NamedTuple):
     Where a parameter is not factored `row` is its whole second moment and `col` has size 1.
     """
 
-    count: jax.Array  # updates made
+    count: jax.Array  # type: ignore[assignment]  # updates made (hides tuple.count)
     row: Any
     col: Any
 

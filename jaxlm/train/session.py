@@ -31,7 +31,7 @@ from jaxlm.data.prepared import Prepared
 from jaxlm.data.tokenizers import Saved, load_tokenizer
 from jaxlm.doctor import environment
 from jaxlm.mesh import check_accumulation, local_rows
-from jaxlm.run import RunConfig, load_saved, trajectory
+from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.run_dir import RunDir, write_atomic
 from jaxlm.train.state import Program, State, make_program
@@ -47,7 +47,7 @@ def cache_dir(config: RunConfig) -> Path:
 
 def use_compilation_cache(config: RunConfig) -> None:
     """Compiled programs are kept on disk, so that a resumed run starts sooner."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_dir(config) / "xla"))
 
 
@@ -73,10 +73,11 @@ def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
     steps = config.train.steps
     if steps is None:
         rows = prepared.rows("train", batch_size=config.train.batch_size, seed=0).rows_per_epoch
-        steps = max(1, round(config.train.epochs * rows / config.train.batch_size))
+        epochs = config.train.epochs or 0.0  # one of the two is set: TrainConfig.validate
+        steps = max(1, round(epochs * rows / config.train.batch_size))
     return config.replace(
         model=config.model.replace(vocab_size=wanted or size),
-        objective=config.objective.resolve(prepared),
+        objective=objective_of(config).resolve(prepared),
         train=config.train.replace(steps=steps, epochs=None),
     )
 
@@ -101,7 +102,7 @@ class Session:
 
     @cached_property
     def transform(self) -> Any:
-        return self.config.objective.host_transform(self.prepared.tokenizer)
+        return objective_of(self.config).host_transform(self.prepared.tokenizer)
 
     def train_loader(self) -> Loader:
         train = self.config.train
@@ -121,7 +122,7 @@ def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Progra
     return make_program(
         mesh=mesh,
         model=config.model,
-        objective=config.objective,
+        objective=objective_of(config),
         optimizer=config.optimizer if training else None,
         total_steps=config.train.steps or 1,
         seed=config.seed,
@@ -184,7 +185,7 @@ def read_pretrained(program: Program, config: RunConfig) -> dict[str, Any]:
         raise UserError(f"init.from: {source} has no checkpoint; name a run that has been trained")
     wanted, fresh = {}, []
     for path, leaf in flatten(program.abstract_params).items():
-        origin = config.objective.pretrained_path(path)
+        origin = objective_of(config).pretrained_path(path)
         if origin is None:
             fresh.append(path)
         else:

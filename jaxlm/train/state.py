@@ -148,7 +148,9 @@ class Program:
         updates, opt_state = self.optimizer.tx.update(grads, state["opt_state"], params)
         new: State = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
         if "ema" in state:
-            new["ema"] = update_ema(state["ema"], new["params"], self.optimizer.config.ema_decay)
+            decay = self.optimizer.config.ema_decay
+            assert decay is not None
+            new["ema"] = update_ema(state["ema"], new["params"], decay)
         if "carry" in state:
             new["carry"] = carry
         new = {k: jax.tree.map(lambda a, b: jnp.where(good, a, b), v, state[k]) for k, v in new.items()}
