@@ -187,6 +187,16 @@ def test_output_mask_is_shared_over_time_if_variational(variational):
     assert (dropped[0] != dropped[1]).any()  # rows have masks of their own
 
 
+def test_hidden_dropout_spares_the_last_output():
+    config = SMALL.replace(dropout_hidden=0.5)
+    apply, params = applier(config), make_params(config)
+    plain, dropped = (
+        np.asarray(apply(params, make_tokens(), count(T), None, key)[0])
+        for key in (None, jax.random.key(0))
+    )
+    assert (dropped != 0).all() and np.abs(dropped - plain).max() > 1e-2
+
+
 def test_input_mask_is_shared_over_time_and_each_layer_has_its_own_masks():
     """What was dropped has no gradient: units in the table's, weights in their own."""
     config = SMALL.replace(
