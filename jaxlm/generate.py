@@ -63,6 +63,20 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     return start + tokenizer.encode(text)
 
 
+def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, limit: int | None) -> None:
+    """Raises `UserError` for an empty prompt, or one that passes the model's `limit` positions."""
+    if any(not prompt for prompt in prompts):
+        raise UserError("prompt: has no tokens and the tokenizer no start token; give some text")
+    longest = max(map(len, prompts), default=0)
+    if limit is not None and longest + max_tokens > limit:
+        room = limit - longest
+        mend = f"ask for at most {room} tokens" if room > 0 else "shorten the prompt"
+        raise UserError(
+            f"prompt: {longest} tokens and {max_tokens} new ones pass the model's "
+            f"{limit} positions; {mend}"
+        )
+
+
 def write_texts(
     program: Program,
     params: Any,
@@ -93,7 +107,7 @@ class Generator:
         if not prompts:
             return []
         longest = max(len(prompt) for prompt in prompts)
-        self._check(prompts, longest)
+        check_prompts(prompts, self.sampling.max_tokens, self.program.model.max_positions)
         length = self._bucket(longest)
         rows = len(prompts) + -len(prompts) % self._row_multiple
         tokens = np.full((rows, length), self.pad_id, np.int32)
@@ -106,16 +120,6 @@ class Generator:
             batch = meshes.to_global_whole({"tokens": tokens, "real": real}, self.program.mesh)
             out = self._compiled(params, batch["tokens"], batch["real"], key)
         return [self._until_end(row) for row in np.asarray(out)[: len(prompts)]]
-
-    def _check(self, prompts: Sequence[Sequence[int]], longest: int) -> None:
-        if min(len(prompt) for prompt in prompts) == 0:
-            raise UserError("prompt: has no tokens and the tokenizer no start token; give some text")
-        limit = self.program.model.max_positions
-        if limit is not None and longest + self.sampling.max_tokens > limit:
-            raise UserError(
-                f"prompt: {longest} tokens and {self.sampling.max_tokens} new ones pass the model's "
-                f"{limit} positions; ask for at most {max(limit - longest, 0)} tokens or shorten the prompt"
-            )
 
     def _bucket(self, longest: int) -> int:
         """The prompt length compiled for: the next power of two that the positions allow."""

@@ -90,6 +90,7 @@ class MixtureData(PreparableData):
                 raise UserError(f"parts.{name}: {error}") from None
         _check_alike("seq_len", {name: part.seq_len for name, part in parts.items()})
         _check_alike("classes", {name: part.classes for name, part in parts.items()})
+        _check_alike("row_kind", {name: part.row_kind for name, part in parts.items()})
         weights = [part.weight for part in self.parts.values()]
         first = next(iter(parts.values()))
         splits: dict[str, Split] = {
@@ -104,7 +105,9 @@ class MixtureData(PreparableData):
             "parts": {n: {"weight": self.parts[n].weight, **p.manifest} for n, p in parts.items()},
             "splits": {name: split.counts for name, split in splits.items()},
         }
-        return Prepared(tokenizer, splits, manifest, first.seq_len, first.classes)
+        return Prepared(
+            tokenizer, splits, manifest, first.seq_len, first.classes, first.row_kind
+        )
 
 
 def _check_alike(what: str, values: dict[str, Any]) -> None:

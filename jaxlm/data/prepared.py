@@ -46,6 +46,8 @@ class Prepared:
     manifest: dict[str, Any]
     seq_len: int
     classes: tuple[str, ...] = field(default=())
+    row_kind: str = "tokens"  # or "examples": one labelled text a row
+    consecutive: bool = False  # each row of a batch goes on where it ended in the batch before
 
     def rows(self, split: str, *, batch_size: int, seed: int) -> RowDataset:
         """The rows of "train" (reshuffled every epoch, or in lanes) or "validation" (one pass in

@@ -105,7 +105,9 @@ class TextData(PreparableData):
             "stores": {name: store_facts(s) for name, s in stores.items()},
             "splits": {name: split.counts for name, split in splits.items()},
         }
-        return Prepared(tokenizer, splits, manifest, self.seq_len)
+        return Prepared(
+            tokenizer, splits, manifest, self.seq_len, consecutive=self.order == "stream"
+        )
 
 
 def store_facts(store: TokenStore) -> dict[str, Any]:

@@ -100,7 +100,9 @@ class TokenData(PreparableData):
             "files": facts,
             "splits": {name: split.counts for name, split in splits.items()},
         }
-        return Prepared(tokenizer, splits, manifest, self.seq_len)
+        return Prepared(
+            tokenizer, splits, manifest, self.seq_len, consecutive=self.order == "stream"
+        )
 
     def _read(self, path: str) -> Documents:
         if self.format == "jaxlm":

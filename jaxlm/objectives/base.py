@@ -39,6 +39,11 @@ class Objective(ObjectiveConfig):
         """Whether the trained model writes text."""
         return False
 
+    @property
+    def row_kind(self) -> str:
+        """The rows it learns from: "tokens" (running text) or "examples" (labelled texts)."""
+        return "tokens"
+
     def resolve(self, prepared: Any) -> Objective:
         """The objective with what only the data can tell (the classes, say) filled in."""
         return self

@@ -78,10 +78,12 @@ class SequenceClassification(Objective):
     dropout: float = field(0.1, "dropout on the pooled vector", ge=0, lt=1)
     label_smoothing: float = field(0.0, "share of the target given to all classes alike", ge=0, lt=1)
 
+    @property
+    def row_kind(self) -> str:
+        return "examples"
+
     def resolve(self, prepared: Any) -> SequenceClassification:
-        found = tuple(getattr(prepared, "classes", None) or ())
-        if not found:
-            raise UserError("objective: the data has no labels; use data of type examples with a label")
+        found = prepared.classes
         if self.classes and self.classes != found:
             raise UserError(
                 f"objective.classes: {list(self.classes)} but the data has {list(found)}; "

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -28,13 +28,16 @@ from jaxlm.config import Resolved, UserError
 from jaxlm.evaluate import evaluator_of
 from jaxlm.run import RunConfig, config_sha256
 from jaxlm.train import session as sessions
+from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint import Checkpointer
+from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.metrics import MetricsWriter
 from jaxlm.train.progress import Progress
 from jaxlm.train.run_dir import RunDir, truncate_jsonl, write_atomic
 from jaxlm.train.session import Session
+from jaxlm.train.signals import Signals, Stopped
 from jaxlm.train.state import State, compile_train_step
 from jaxlm.train.stopwatch import Stopwatch
 from jaxlm.train.throughput import peak_of
@@ -47,6 +50,7 @@ NOT_FINITE = 65  # EX_DATAERR: the loss was not finite for too many steps in a r
 SAVE_FAILED = 74  # EX_IOERR: the last checkpoint could not be written
 INTERRUPTED = 75  # EX_TEMPFAIL: stopped by a signal and saved; `jaxlm resume` goes on
 
+RESULT = "result.json"  # written last: the run has ended
 STOP = 1  # the signal that a process puts beside its rows
 
 
@@ -72,20 +76,54 @@ def train(resolved: Resolved[RunConfig], *, must_exist: bool = False) -> Outcome
         stack.enter_context(run.lock(jax.process_index()))
         watch = Stopwatch.load(run.path)
         stack.enter_context(_logging_to(run, first))
-        with watch("setup"):
-            session = Session.open(resolved.config, report=log.info)
-            if not must_exist:
-                sessions.check_same_run(run, session.config)
-            if first:
-                sessions.write_run_files(run, session, resolved.marks)
-        return Loop(session, run, watch).run()
+        signals = stack.enter_context(Signals())
+        try:
+            with watch("setup"):
+                finished = _finished(run, resolved.config) if must_exist else None
+                if finished is not None:
+                    return finished
+                session = Session.open(resolved.config, report=log.info)
+                if not must_exist:
+                    sessions.check_same_run(run, session.config)
+                    finished = _finished(run, session.config)
+            return finished or Loop(session, run, watch, signals, resolved.marks).run()
+        except Stopped as name:
+            return Outcome(INTERRUPTED, f"stopped by {name}; the same command goes on with {run}")
+
+
+def _finished(run: RunDir, config: RunConfig) -> Outcome | None:
+    """What to tell of a run that has ended, if its last checkpoint stands; None of any other."""
+    try:
+        text = (run.path / RESULT).read_text()
+    except OSError:
+        text = "{}"
+    result = json.loads(decide("result", text, lambda texts: texts[0]))
+    step = result.get("step")
+    if step is None or step != config.train.steps:
+        return None
+    if CheckpointReader(run.checkpoints, report=log.warning).latest() != step:
+        return None
+    return Outcome(
+        DONE,
+        f"done already: step {step} of {step}, nothing was changed; `jaxlm eval {run}` measures it "
+        "again, another run_dir starts anew",
+        result,
+    )
 
 
 class Loop:
     """One process's part in a run. `state` is the only thing that training changes."""
 
-    def __init__(self, session: Session, run: RunDir, watch: Stopwatch):
-        self.session, self.run_dir, self.watch = session, run, watch
+    def __init__(
+        self,
+        session: Session,
+        run: RunDir,
+        watch: Stopwatch,
+        signals: Signals,
+        marks: Mapping[str, configs.Mark],
+    ):
+        self.session, self.run_dir, self.watch, self.marks = session, run, watch, marks
+        self.signals = signals
         self.config, self.program = session.config, session.program
         self.total = self.config.train.steps or 0
         self.first = jax.process_index() == 0
@@ -94,8 +132,11 @@ class Loop:
         self.loader = session.train_loader()
         self.evaluator = evaluator_of(session)
         self.saver = Checkpointer(run.checkpoints, self.config.checkpoint, report=log.warning)
-        self.unread: tuple[int, np.ndarray, Any] | None = None  # (step, ids, metrics) of the last step
+        self.unread: tuple[int, np.ndarray, Any] | None = (
+            None  # (step, ids, metrics) of the last step
+        )
         self.tokens = 0.0  # real tokens since the last line of metrics
+        self.unwritten: set[Path] = set()  # files that could not be written, each told once
 
     # ----------------------------------------------------------------------------------- the run
 
@@ -107,9 +148,12 @@ class Loop:
             with self.watch("setup"):
                 self.saver.clean()
                 with jax.set_mesh(self.program.mesh):
-                    state, step = sessions.find_state(self.program, config, self.saver)
+                    state, step = sessions.find_state(self.session, self.saver)
+                if self.first:  # not before: a config that cannot go on must not take the run over
+                    sessions.write_run_files(self.run_dir, self.session, self.marks)
                 self.peak = peak_of(list(self.program.mesh.devices.flat))
                 self._truncate(step)
+            self.ledger = stack.enter_context(self._open_ledger())
             resumed = step if step else None
             if self.first:
                 self.writer = stack.enter_context(
@@ -135,7 +179,6 @@ class Loop:
                 )
             )
             stack.enter_context(_messages_above(self.progress))
-            stack.enter_context(self._catching_signals())
             feed = stack.enter_context(
                 Feed(
                     self.loader,
@@ -146,8 +189,10 @@ class Loop:
                 )
             )
             stack.enter_context(jax.set_mesh(self.program.mesh))
-            state, step, bad = self._train(state, step, feed)
-            return self._end(state, step, bad)
+            with self.signals.waiting():
+                state, step, bad = self._train(state, step, feed)
+                saved = bad is None and self._save(state, step, force=True)
+            return self._end(state, step, bad, saved)
 
     def _train(self, state: State, step: int, feed: Feed) -> tuple[State, int, Outcome | None]:
         """The loop itself: (state, steps taken, why it stopped early)."""
@@ -162,9 +207,9 @@ class Loop:
                 step += 1
                 bad = self._read((step, ids, metrics))
             self._write_ledger(step, ids)
+            bad = bad or self._after(state, step)
             if bad is not None:
                 return state, step, bad
-            self._after(state, step)
         return state, step, self._read(None)
 
     def _read(self, latest: tuple[int, np.ndarray, Any] | None) -> Outcome | None:
@@ -193,23 +238,34 @@ class Loop:
             self._log_step(step, values)
         return None
 
-    def _after(self, state: State, step: int) -> None:
-        """What is due after a step: evaluation, samples, a save."""
-        last = step == self.total
-        if _due(self.config.eval.every_steps, step) and not last:
+    def _after(self, state: State, step: int) -> Outcome | None:
+        """What is due after a step: evaluation, samples, a save. Why to stop, if there is cause."""
+        if step == self.total:
+            return None
+        evaluate = _due(self.config.eval.every_steps, step)
+        sample = _due(self.config.sample.every_steps, step)
+        save = self.saver.due(step, time.monotonic())
+        if evaluate or sample or save:
+            # All of these wait for the step. Its line must be on disk before its checkpoint is: a
+            # run that is killed in between goes on behind the step and never tells of it again.
+            bad = self._read(None)
+            if bad is not None:
+                return bad
+        if evaluate:
             self._evaluate(state, step, self.config.eval.max_batches)
-        if _due(self.config.sample.every_steps, step) and not last:
+        if sample:
             self._sample(state, step)
-        if not last and self.saver.due(step, time.monotonic()):
+        if save:
             self._save(state, step)
         if self.first:
             self.progress.checkpoint(self.saver.status())
+        return None
 
-    def _end(self, state: State, step: int, bad: Outcome | None) -> Outcome:
-        """The last save, the last evaluation, the result."""
+    def _end(self, state: State, step: int, bad: Outcome | None, saved: bool) -> Outcome:
+        """After the last save: the last evaluation, the result."""
         if bad is not None:
             return self._close(bad)
-        if not self._save(state, step, force=True):
+        if not saved:
             why = self.saver.status()
             return self._close(Outcome(SAVE_FAILED, f"the last checkpoint was not written: {why}"))
         if step < self.total:
@@ -235,7 +291,8 @@ class Loop:
         }
         result = {"step": step, "final": final, **tables}
         if self.first:
-            write_atomic(self.run_dir.path / "result.json", json.dumps(result, indent=1))
+            with self._file(self.run_dir.path / RESULT) as path:
+                write_atomic(path, json.dumps(result, indent=1))
         outcome = Outcome(DONE, f"done: step {step} of {self.total}", result)
         return self._close(outcome)
 
@@ -246,15 +303,16 @@ class Loop:
 
             self.progress.close()
             self.writer.close()
-            self.watch.save(self.run_dir.path)
-            write_report(self.run_dir.path)
+            self._save_times()
+            with self._file(self.run_dir.report):
+                write_report(self.run_dir.path)
         return outcome
 
     # ------------------------------------------------------------------------------ what is due
 
     def _save(self, state: State, step: int, force: bool = False) -> bool:
         if self.first:
-            self.watch.save(self.run_dir.path)
+            self._save_times()
         files: dict[str, bytes | Path] = {
             "config.yaml": configs.to_yaml(self.config).encode(),
             "data.json": json.dumps(self._position(step)).encode(),
@@ -306,7 +364,7 @@ class Loop:
         if self.first:
             pairs = [{"prompt": p, "text": t} for p, t in zip(sample.prompts, texts, strict=True)]
             record = {"step": step, "time": time.time(), "samples": pairs}
-            with self.run_dir.samples.open("a", encoding="utf-8") as file:
+            with self._file(self.run_dir.samples) as path, path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     # -------------------------------------------------------------------------------- what is told
@@ -344,50 +402,57 @@ class Loop:
             f"peak = {self.peak.source}"
         )
 
+    def _open_ledger(self) -> IO[str]:
+        """Each process writes the ids of its own rows."""
+        return (self._ledger if self.config.train.ledger else Path(os.devnull)).open("a")
+
     def _write_ledger(self, step: int, ids: np.ndarray) -> None:
-        if self.config.train.ledger:
-            with self._ledger.open("a") as file:
-                file.write(json.dumps({"step": step, "ids": ids.tolist()}) + "\n")
+        with self._file(self._ledger):
+            self.ledger.write(json.dumps({"step": step, "ids": ids.tolist()}) + "\n")
+            self.ledger.flush()
 
     @property
     def _ledger(self) -> Path:
-        """Each process writes the ids of its own rows."""
         index = jax.process_index()
         return self.run_dir.ledger.with_suffix(f".{index}.jsonl") if index else self.run_dir.ledger
 
     def _truncate(self, step: int) -> None:
         """Takes back what a killed process told of steps that are about to be run again."""
         truncate_jsonl(self._ledger, step)
-        if self.first:
-            truncate_jsonl(self.run_dir.samples, step)
+        if not self.first:
+            return
+        (self.run_dir.path / RESULT).unlink(missing_ok=True)
+        last = step == self.total  # then it was killed in what follows the last step
+        truncate_jsonl(self.run_dir.samples, step - last)
+        if last and self.run_dir.metrics.exists():
+            lines = self.run_dir.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [x for x in lines if not (f'"step": {step},' in x and '"eval/' in x)]
+            write_atomic(self.run_dir.metrics, "".join(kept))
+
+    def _save_times(self) -> None:
+        with self._file(self.run_dir.path / "timing.json"):
+            self.watch.save(self.run_dir.path)
+
+    @contextmanager
+    def _file(self, path: Path) -> Iterator[Path]:
+        """A block that writes a file which the weights do not need: a full disk is told, once."""
+        try:
+            yield path
+        except OSError as error:
+            if path not in self.unwritten:
+                self.unwritten.add(path)
+                reason = (error.strerror or str(error)).lower()
+                log.warning("%s: not written, %s; the run goes on", path, reason)
 
     # ------------------------------------------------------------------------------------- signals
 
     def _must_stop(self) -> bool:
         """Alone, a process stops at once; among several, when all have read the signal."""
-        return self.stopping
+        return self.stopping or (self.signals.asked and not self.several)
 
     def _signals(self, rows: int) -> dict[str, np.ndarray]:
-        return {"signal": np.full(rows, self.asked * STOP, np.int32)} if self.several else {}
-
-    asked = False  # whether a signal has come to this process
-
-    @contextmanager
-    def _catching_signals(self) -> Iterator[None]:
-        def handle(number: int, _: Any) -> None:
-            if self.asked:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            self.asked = True
-            self.stopping |= not self.several
-            log.warning("%s: saving, then stopping; again to stop at once", signal.Signals(number).name)
-
-        before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        asked = self.signals.asked * STOP
+        return {"signal": np.full(rows, asked, np.int32)} if self.several else {}
 
 
 def _due(every: int | None, step: int) -> bool:
@@ -448,4 +513,3 @@ def _messages_above(progress: Progress | None) -> Iterator[None]:
         if progress is None:
             log.removeHandler(_SCREEN)
             log.propagate = True
-

@@ -57,8 +57,14 @@ class RunDir:
         if process_index != 0:
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"run_dir: {self.path}: {(error.strerror or 'cannot be made').lower()}; "
+                "set run_dir to a folder that can be written"
+            ) from None
         try:
             _take(handle, self)
             yield

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from jaxlm.doctor import environment
 from jaxlm.mesh import check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
 from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.fit import check_fit
 from jaxlm.train.run_dir import RunDir, write_atomic
 from jaxlm.train.state import Program, State, make_program
 from jaxlm.tree import flatten, unflatten
@@ -52,17 +54,39 @@ def use_compilation_cache(config: RunConfig) -> None:
 
 
 def prepare_data(config: RunConfig, report: Callable[[str], None]) -> Prepared:
-    """The dataset, with the run's own tokenizer where the run has one already."""
-    saved = RunDir(config.run_dir or "").tokenizer
-    tokenizer = Saved(path=str(saved)) if config.run_dir and saved.is_dir() else config.tokenizer
+    """The dataset, with the run's own tokenizer where the run has started already."""
+    run, folder = RunDir(config.run_dir or ""), cache_dir(config)
+    check_writable(folder)
+    tokenizer = Saved(path=str(run.tokenizer)) if has_started(run) else config.tokenizer
     workers = config.train.data_workers
-    return config.data.prepare(tokenizer, cache_dir(config), workers=workers, report=report)
+    return config.data.prepare(tokenizer, folder, workers=workers, report=report)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the cache's folder; raises `UserError` where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
+    except OSError as error:
+        reason = (error.strerror or "cannot be made").lower()
+    if reason:
+        raise UserError(
+            f"cache_dir: {folder}: {reason}; set cache_dir, or the variable JAXLM_CACHE, to a "
+            "folder that can be written"
+        )
+
+
+def has_started(run: RunDir) -> bool:
+    """Whether the folder holds a run to go on with: before its first save there is nothing to lose,
+    and whatever stands there gives way to the config that is started next.
+    """
+    return run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
 
 
 def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
     """The config with what only the data can tell filled in: vocabulary, classes, steps.
 
-    Raises `UserError` where the model's vocabulary is smaller than the tokenizer's.
+    Raises `UserError` where the parts do not fit one another.
     """
     size, wanted = prepared.tokenizer.vocab_size, config.model.vocab_size
     if wanted is not None and wanted < size:
@@ -75,6 +99,7 @@ def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
         rows = prepared.rows("train", batch_size=config.train.batch_size, seed=0).rows_per_epoch
         epochs = config.train.epochs or 0.0  # one of the two is set: TrainConfig.validate
         steps = max(1, round(epochs * rows / config.train.batch_size))
+    check_fit(config, prepared)
     return config.replace(
         model=config.model.replace(vocab_size=wanted or size),
         objective=objective_of(config).resolve(prepared),
@@ -133,7 +158,8 @@ def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Progra
 
 def write_run_files(run: RunDir, session: Session, marks: Mapping[str, Any]) -> None:
     """What makes a folder a run: its config, tokenizer, data manifest and environment."""
-    if not run.tokenizer.is_dir():
+    if not has_started(run):
+        shutil.rmtree(run.tokenizer, ignore_errors=True)
         partial = run.path / ".tokenizer.tmp"
         shutil.rmtree(partial, ignore_errors=True)
         session.prepared.tokenizer.save(partial)
@@ -148,7 +174,7 @@ def write_run_files(run: RunDir, session: Session, marks: Mapping[str, Any]) -> 
 
 def check_same_run(run: RunDir, config: RunConfig) -> None:
     """Raises `UserError`, with the differences, where the folder holds another config's run."""
-    if not run.config.is_file():
+    if not run.config.is_file() or not has_started(run):
         return
     saved = load_saved(run.path).config
     lines = configs.diff(trajectory(saved), trajectory(config))
@@ -160,25 +186,34 @@ def check_same_run(run: RunDir, config: RunConfig) -> None:
         )
 
 
-def find_state(program: Program, config: RunConfig, reader: CheckpointReader) -> tuple[State, int]:
+def find_state(session: Session, reader: CheckpointReader) -> tuple[State, int]:
     """The state to train from and its step, in the order that the module's docstring gives."""
+    program, config = session.program, session.config
     step = reader.latest()
     if step is not None:
         log.info("restore order: resume <- checkpoint %d of %s", step, config.run_dir)
         return reader.restore(step, program.abstract_state()), step
     if config.init.from_ is not None:
-        params = read_pretrained(program, config)
+        params = read_pretrained(session)
         return program.create_state(params), 0
     log.info("restore order: no checkpoint, no init.from: scratch, seed %d", config.seed)
     return program.create_state(), 0
 
 
-def read_pretrained(program: Program, config: RunConfig) -> dict[str, Any]:
+def read_pretrained(session: Session) -> dict[str, Any]:
     """Parameters from the run that `init.from` names; the objective says what starts fresh.
 
-    Raises `UserError` that lists parameters the source lacks or has in another shape.
+    Raises `UserError` that lists parameters the source lacks or has in another shape, and where the
+    source's tokenizer is not this run's: its ids would mean something else.
     """
+    program, config = session.program, session.config
     source = RunDir(config.init.from_ or "")
+    tokenizer = load_tokenizer(source.tokenizer)
+    if tokenizer.fingerprint() != session.prepared.tokenizer.fingerprint():
+        raise UserError(
+            f"tokenizer: is not the one that {source} (init.from) was trained with; leave "
+            "tokenizer out of the config, and that one is used"
+        )
     reader = CheckpointReader(source.checkpoints, report=log.warning)
     step = config.init.step if config.init.step is not None else reader.latest()
     if step is None:

@@ -1,0 +1,70 @@
+"""Whether the parts of a run fit one another: what no part can check alone.
+
+    check_fit(config, prepared)      # raises UserError; the model's vocabulary is resolved already
+
+Everything here is known before a parameter is allocated, so that a mistake costs no training.
+"""
+
+from __future__ import annotations
+
+from jaxlm.config import UserError, type_name
+from jaxlm.data.prepared import Prepared
+from jaxlm.generate import check_prompts, encode_prompt
+from jaxlm.run import RunConfig, objective_of
+
+
+def check_fit(config: RunConfig, prepared: Prepared) -> None:
+    """Raises `UserError` where model, data, objective and samples do not go together."""
+    _check_rows(config, prepared)
+    _check_positions(config, prepared)
+    _check_carried_state(config, prepared)
+    _check_samples(config, prepared)
+
+
+def _check_rows(config: RunConfig, prepared: Prepared) -> None:
+    objective = objective_of(config)
+    if objective.row_kind == prepared.row_kind:
+        return
+    kinds = {"tokens": "running text", "examples": "labelled texts"}
+    mends = {
+        "tokens": "use data of type text or tokens",
+        "examples": "use data of type examples, with a label for each text",
+    }
+    raise UserError(
+        f"objective: {type_name(type(objective))} learns from {kinds[objective.row_kind]} but "
+        f"data.type {type_name(type(config.data))} has {kinds[prepared.row_kind]}; "
+        f"{mends[objective.row_kind]}, or choose another objective"
+    )
+
+
+def _check_positions(config: RunConfig, prepared: Prepared) -> None:
+    limit = config.model.max_positions
+    if limit is not None and prepared.seq_len > limit:
+        raise UserError(
+            f"data.seq_len: rows of {prepared.seq_len} tokens are longer than the model's {limit} "
+            f"positions; set data.seq_len to at most {limit}, or raise model.max_seq_len"
+        )
+
+
+def _check_carried_state(config: RunConfig, prepared: Prepared) -> None:
+    if config.model.carries_state and not prepared.consecutive:
+        raise UserError(
+            "model.carry_state: state goes from a row to the next one of the same place, but "
+            "consecutive rows are unrelated; set data.order: stream, or model.carry_state: false"
+        )
+
+
+def _check_samples(config: RunConfig, prepared: Prepared) -> None:
+    sample = config.sample
+    if not sample.prompts:
+        return
+    objective = objective_of(config)
+    if not objective.generates:
+        raise UserError(
+            f"sample.prompts: the objective {type_name(type(objective))} writes no text; remove them"
+        )
+    prompts = [encode_prompt(prepared.tokenizer, text) for text in sample.prompts]
+    try:
+        check_prompts(prompts, sample.max_tokens, config.model.max_positions)
+    except UserError as error:
+        raise UserError(f"sample.{error}") from None
