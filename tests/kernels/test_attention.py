@@ -19,7 +19,7 @@ CASES = {"full": None, "window": 7}
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks, the last one ragged, in the rows of these tests."""
-    monkeypatch.setattr(module, "MIN_BLOCK", 12)
+    monkeypatch.setattr(module, "MIN_BLOCK", 16)
     monkeypatch.setattr(module, "MAX_BLOCKS", 4)
 
 
@@ -57,7 +57,7 @@ def test_values_and_gradients_are_torchs(impl, case):
 
 @pytest.mark.parametrize(
     "options",
-    [{"softcap": 2.0}, {"scale": 0.7, "window": 1}, {"softcap": 1.0, "window": 13}],
+    [{"scale": 0.7, "window": 1}, {"softcap": 1.0, "window": 13}],
     ids=str,
 )
 def test_blocked_is_reference(options):
