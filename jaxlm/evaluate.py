@@ -118,7 +118,8 @@ def evaluate_run(
     evaluator = evaluator_of(Session(config, prepare_data(config, report), program))
     if evaluator is None:
         raise UserError(
-            f"{run_dir}: its data has no validation split; add data.validation_fraction=0.1"
+            f"{run_dir}: its data has no validation split; "
+            "name texts that it was not trained on with data.validation (see `jaxlm config show`)"
         )
     values, tables = evaluator(params)
     return step, {f"eval/{name}": value for name, value in values.items()}, tables

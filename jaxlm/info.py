@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm import config as configs
+from jaxlm.config import UserError
 from jaxlm.run import config_sha256, load_saved
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
@@ -25,7 +26,11 @@ def describe_run(path: Path) -> Found:
     config = load_saved(path).config
     problems: list[str] = []
     reader = CheckpointReader(run.checkpoints, report=problems.append)
-    step = reader.latest()
+    step = None
+    try:
+        step = reader.latest()
+    except UserError as error:  # there are checkpoints, but none is good
+        problems.append(str(error))
     found: Found = {
         "run_dir": str(path),
         "step": step or 0,

@@ -3,8 +3,8 @@
     resolved = load_run("configs/quickstart.yaml", ["train.steps=100"])
     resolved.config.optimizer.learning_rate
 
-With `init.from` the source run's model and tokenizer lie below the file, so a second stage names only what
-it changes.
+With `init.from` the source run's model and tokenizer lie below the file, so a second stage names
+only what it changes.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def objective_of(config: RunConfig) -> Objective:
     return config.objective
 
 
-# What may differ between two starts of one run: none of it changes the weights that the run ends in.
+# What may differ between two starts of one run: none of it changes the weights that it ends in.
 EXECUTION = {"run_dir", "cache_dir", "mesh", "eval", "sample", "checkpoint", "logging"}
 EXECUTION_TRAIN = {"prefetch", "data_threads", "data_workers", "ledger"}
 
@@ -169,14 +169,21 @@ def _inherited(source: Path) -> Layer:
     return Layer(values, {key: mark for key in (*values, *(f"model.{k}" for k in values["model"]))})
 
 
-def load_saved(run_dir: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
-    """The config that a run directory keeps, under dotted overrides; `run_dir` is where it lies now."""
+def saved_config(run_dir: str | Path) -> Path:
+    """The config file of a run directory; raises `UserError` where it is none."""
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise UserError(
             f"{run_dir}: not a run directory (no config.yaml); `jaxlm train CONFIG` makes one"
         )
-    layer = configs.read_yaml(path)
+    return path
+
+
+def load_saved(run_dir: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
+    """The config that a run directory keeps, under dotted overrides; `run_dir` is where it lies
+    now.
+    """
+    layer = configs.read_yaml(saved_config(run_dir))
     layer.merge(configs.read_overrides(overrides))
     layer.merge(Layer({"run_dir": str(run_dir)}, {"run_dir": Mark("command line")}))
     return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)

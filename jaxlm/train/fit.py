@@ -61,7 +61,8 @@ def _check_samples(config: RunConfig, prepared: Prepared) -> None:
     objective = objective_of(config)
     if not objective.generates:
         raise UserError(
-            f"sample.prompts: the objective {type_name(type(objective))} writes no text; remove them"
+            f"sample.prompts: the objective {type_name(type(objective))} writes no text; "
+            "remove them"
         )
     prompts = [encode_prompt(prepared.tokenizer, text) for text in sample.prompts]
     try:

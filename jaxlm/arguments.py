@@ -1,0 +1,346 @@
+"""The words of the command line: its verbs, their options, their help.
+
+    arguments = parse(["train", "run.yaml", "train.steps=3", "--process-id", "0"])
+    arguments.verb, arguments.overrides     # "train", ["train.steps=3"]
+
+Options and settings may stand in any order. Nothing but the standard library is imported here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+MISTAKE = 2  # the exit code of a mistake in the command or the config
+
+DESCRIPTION = "Train every kind of language model, and never lose a run."
+EXIT_CODES = """\
+exit codes:
+  0   done
+  2   a mistake to mend: one line says what, where and how
+  65  the loss was not finite for too many steps in a row
+  74  the last checkpoint could not be written
+  75  stopped by SIGTERM or SIGINT, and saved: `jaxlm resume RUN_DIR` goes on
+  130 stopped by Ctrl-C before there was anything to save"""
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The verb and its options. Ends the process where help is asked for, or on a mistake."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    top = _Parser(
+        prog="jaxlm",
+        description=DESCRIPTION,
+        epilog=_examples(
+            ("train configs/quickstart.yaml", "the main job: trains, evaluates, writes a report"),
+            ("train configs/quickstart.yaml train.steps=50 model.num_layers=2", "other settings"),
+            ("resume runs/quickstart", "goes on where a run was stopped"),
+            ('generate runs/quickstart --prompt "ROMEO. "', "writes text"),
+            ("config show configs/quickstart.yaml", "every setting and what it means"),
+        )
+        + f"\n\n{EXIT_CODES}\n\n`jaxlm VERB --help` says more of each.",
+    )
+    from jaxlm import __version__
+
+    top.add_argument("--version", action="version", version=f"jaxlm {__version__}")
+    verbs = top.add_subparsers(metavar="VERB", title="verbs", parser_class=_Parser)
+    parsers = {name: add(verbs, name) for name, add in VERBS.items()}
+    if not words:
+        top.print_help()
+        raise SystemExit(MISTAKE)
+    if words[0].startswith("-"):
+        top.parse_args(words[:1])  # --help, --version, or an error
+    if words[0] not in parsers:
+        near = difflib.get_close_matches(words[0], parsers, n=1)
+        mend = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(parsers)}"
+        top.error(f"{words[0]!r} is no verb; {mend}")
+    arguments = parsers[words[0]].parse_intermixed_args(words[1:])
+    arguments.verb = words[0]
+    return arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a mistake, as everywhere else; examples stay as they are laid out."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        # the settings are optional, which argparse does not see where words and options mix
+        message = message.replace(", key.sub=value", "")
+        hint = "" if "; " in message else f"; `{self.prog} --help` shows what there is"
+        print(f"error: {message}{hint}", file=sys.stderr)
+        raise SystemExit(MISTAKE)
+
+
+# -------------------------------------------------------------------------------------------- verbs
+
+
+def _train(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "train the run of a config; goes on where it was stopped",
+        "Trains the run of a config, from the start or from its newest checkpoint. A folder that\n"
+        "holds another config's run is never written to.",
+        ("train configs/quickstart.yaml", "keeps the run in runs/quickstart"),
+        ("train configs/quickstart.yaml run_dir=/data/a optimizer.learning_rate=3e-4", ""),
+        ("train configs/quickstart.yaml mesh.fsdp=4 mesh.tensor=2", "on eight devices"),
+        codes=True,
+    )
+    _add_config(verb)
+    _add_processes(verb)
+    return verb
+
+
+def _finetune(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "start a second stage from the weights of a run (init.from=RUN_DIR)",
+        "Starts a run with the weights, model and tokenizer of another run; data, objective and\n"
+        "optimizer are the config's.",
+        ("finetune configs/finetune/sentiment_en.yaml init.from=runs/quickstart", ""),
+        codes=True,
+    )
+    _add_config(verb)
+    _add_processes(verb)
+    return verb
+
+
+def _resume(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "go on with a run, on any mesh",
+        "Goes on from a run's newest good checkpoint, with the config that the run keeps. The\n"
+        "mesh may be another than before.",
+        ("resume runs/quickstart", ""),
+        ("resume runs/quickstart mesh.fsdp=2", "on another mesh"),
+        codes=True,
+    )
+    _add_run(verb)
+    _add_overrides(verb)
+    _add_processes(verb)
+    return verb
+
+
+def _generate(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "write text with a trained model",
+        "Continues one or several prompts with a run's newest checkpoint.",
+        ('generate runs/quickstart --prompt "ROMEO. " --temperature 0.5', ""),
+        ("generate runs/quickstart --prompt A --prompt B --json", "a line of JSON for each"),
+    )
+    _add_run(verb)
+    verb.add_argument(
+        "--prompt",
+        action="append",
+        help="text to continue; several make a batch; none: from nothing",
+    )
+    verb.add_argument(
+        "--max-tokens", type=_whole, default=200, metavar="N", help="length of a text (default 200)"
+    )
+    verb.add_argument(
+        "--temperature", type=_ratio, default=0.8, metavar="X", help="0 is greedy (default 0.8)"
+    )
+    verb.add_argument("--top-k", type=_whole, metavar="K", help="draw from the K likeliest tokens")
+    verb.add_argument(
+        "--top-p", type=_share, metavar="P", help="draw from the likeliest of total probability P"
+    )
+    verb.add_argument(
+        "--seed", type=_count, default=0, metavar="N", help="of the draws (default 0)"
+    )
+    _add_step(verb)
+    _add_json(verb)
+    _add_overrides(verb)
+    return verb
+
+
+def _eval(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "measure a run on its whole validation split",
+        "Loss, perplexity and bits per byte; for classes accuracy, F1 and the confusion table.",
+        ("eval runs/quickstart", ""),
+        ("eval runs/quickstart --step 200 --json", "an earlier checkpoint, for a program"),
+    )
+    _add_run(verb)
+    _add_step(verb)
+    _add_json(verb)
+    _add_overrides(verb)
+    return verb
+
+
+def _report(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "write report.html of a run",
+        "Writes report.html of a run, one file that opens offline, and prints where it is.",
+        ("report runs/quickstart", ""),
+    )
+    _add_run(verb)
+    return verb
+
+
+def _info(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "what a run directory holds",
+        "Step, parameters and their SHA-256, configuration's SHA-256, data position, checkpoints.",
+        ("info runs/quickstart", ""),
+        ("info runs/quickstart --json", "for a program"),
+    )
+    _add_run(verb)
+    _add_json(verb)
+    return verb
+
+
+def _data(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "prepare the data of a config, or look at its rows",
+        "`prepare` fetches and tokenises what a config trains on, and prints the manifest.\n"
+        "`inspect` prints real rows, decoded, with their documents and the share of padding.",
+        ("data prepare configs/quickstart.yaml", "before a long run, or where there is a network"),
+        ("data inspect configs/quickstart.yaml --split validation --rows 2", ""),
+    )
+    verb.add_argument("action", choices=("prepare", "inspect"))
+    _add_config(verb)
+    verb.add_argument("--split", help="inspect: train or validation (default: all)")
+    verb.add_argument(
+        "--rows", type=_whole, default=3, metavar="N", help="inspect: how many (default 3)"
+    )
+    return verb
+
+
+def _tokenizer(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "train the tokenizer of a config and save it",
+        "Trains the tokenizer of a config on the training texts of its data, and saves it to a\n"
+        "folder. Use it by tokenizer.type=saved tokenizer.path=DIR.",
+        ("tokenizer train configs/quickstart.yaml --out my_tokenizer", ""),
+        ("tokenizer train configs/quickstart.yaml --out big tokenizer.vocab_size=8192", ""),
+    )
+    verb.add_argument("action", choices=("train",))
+    _add_config(verb)
+    verb.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    return verb
+
+
+def _config(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "show a config in full, with meanings and origins",
+        "Every setting of a config: its value, where that came from, and what it means.",
+        ("config show configs/quickstart.yaml train.steps=50", ""),
+        ("config show configs/quickstart.yaml --yaml > mine.yaml", "a file that can be run"),
+    )
+    verb.add_argument("action", choices=("show",))
+    _add_config(verb)
+    verb.add_argument("--yaml", action="store_true", help="plain YAML that can be run again")
+    return verb
+
+
+def _doctor(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "versions, devices, memory and a self-test",
+        "Looks at this machine: versions, devices, memory, disk, and a two-second self-test.",
+        ("doctor", ""),
+    )
+    _add_json(verb)
+    return verb
+
+
+VERBS: dict[str, Callable[[Any, str], argparse.ArgumentParser]] = {
+    "train": _train,
+    "finetune": _finetune,
+    "resume": _resume,
+    "generate": _generate,
+    "eval": _eval,
+    "report": _report,
+    "info": _info,
+    "data": _data,
+    "tokenizer": _tokenizer,
+    "config": _config,
+    "doctor": _doctor,
+}
+
+
+# ------------------------------------------------------------------------------------- common parts
+
+
+def _verb(
+    verbs: Any, name: str, summary: str, text: str, *examples: tuple[str, str], codes: bool = False
+) -> argparse.ArgumentParser:
+    epilog = _examples(*examples) + (f"\n\n{EXIT_CODES}" if codes else "")
+    return verbs.add_parser(name, help=summary, description=text, epilog=epilog)
+
+
+def _examples(*examples: tuple[str, str]) -> str:
+    lines = [f"  jaxlm {command}" + (f"    # {why}" if why else "") for command, why in examples]
+    return "\n".join(["examples:", *lines])
+
+
+def _add_config(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("config", metavar="CONFIG", help="a YAML file")
+    _add_overrides(verb)
+
+
+def _add_run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run_dir", metavar="RUN_DIR", help="the folder that a run is kept in")
+
+
+def _add_overrides(verb: argparse.ArgumentParser) -> None:
+    text = "dotted settings over the file's, such as optimizer.learning_rate=1e-3"
+    verb.add_argument("overrides", nargs="*", metavar="key.sub=value", help=text)
+
+
+def _add_processes(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("several processes (found by itself on TPU pods and Slurm)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num-processes", type=_whole, metavar="N", help="how many there are")
+    group.add_argument("--process-id", type=_count, metavar="I", help="which this is, from 0")
+
+
+def _add_step(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--step", type=_count, metavar="N", help="checkpoint to use (default: newest)"
+    )
+
+
+def _add_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="print JSON, for a program")
+
+
+def _number(kind: type, good: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not good(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}; write one")
+        return value
+
+    return read
+
+
+_whole = _number(int, lambda v: v >= 1, "a whole number from 1")
+_count = _number(int, lambda v: 0 <= v < 2**31, "a whole number from 0")
+_ratio = _number(float, lambda v: 0 <= v < float("inf"), "a number from 0")
+_share = _number(float, lambda v: 0 < v <= 1, "a number above 0, up to 1")
