@@ -1,0 +1,58 @@
+"""SIGTERM and SIGINT: the first asks a run to stop, the second ends the process at once.
+
+with Signals() as signals:
+    prepare()                   # a signal here raises `Stopped`: there is nothing to save
+    with signals.waiting():
+        while not signals.asked:    # a signal here is only noted: the step ends, the run saves
+            step()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+log = logging.getLogger("jaxlm")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal came where nothing has to be saved first. `str()` is its name."""
+
+
+class Signals:
+    """What has been asked of this process. For the main thread only."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._waiting = False
+
+    def __enter__(self) -> Signals:
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block that looks at `asked` itself: in it a signal raises nothing."""
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
+
+    def _handle(self, number: int, _: Any) -> None:
+        if self.asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.asked = True
+        name = signal.Signals(number).name
+        if not self._waiting:
+            raise Stopped(name)
+        log.warning("%s: saving, then stopping; again to stop at once", name)

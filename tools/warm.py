@@ -1,0 +1,194 @@
+"""Starts `jaxlm` commands in processes of their own, in a fraction of the time that imports take.
+
+    with WarmLauncher() as launcher:             # or FreshLauncher(): plain `python -m jaxlm`
+        process = launcher.start(["train", "run.yaml"], Path("log.txt"))
+        process.kill(signal.SIGKILL)
+        process.wait()                           # -9
+
+A warm launcher is a server that imports everything once and forks for each command. That is sound
+as long as the server has one thread and no jax backend, which it checks before every fork: what
+follows (devices, threads, compilation, files) is the child's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Process:
+    """A command under way; `pid` is its real process."""
+
+    def __init__(self, pid: int, reap: Any) -> None:
+        self.pid, self._reap, self._code = pid, reap, None
+        self._handle = os.pidfd_open(pid)
+
+    def running(self, wait_seconds: float = 0.0) -> bool:
+        """Whether it runs still; returns early when it ends within `wait_seconds`."""
+        if self._code is not None:
+            return False
+        ready, _, _ = select.select([self._handle], [], [], wait_seconds)
+        return not ready
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, number)
+
+    def wait(self, seconds: float = 600.0) -> int:
+        """Its exit code, or minus the signal that ended it; killed when it takes too long."""
+        if self._code is None:
+            if self.running(seconds):
+                self.kill()
+                self._code = self._reap()
+                raise TimeoutError(f"pid {self.pid}: still running after {seconds} s")
+            self._code = self._reap()
+            os.close(self._handle)
+        return self._code
+
+
+class FreshLauncher:
+    """Each command in an interpreter of its own, as a user starts it."""
+
+    name = "fresh"
+
+    def start(self, arguments: list[str], log: Path) -> Process:
+        with log.open("ab") as file:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "jaxlm", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+            )
+        return Process(child.pid, child.wait)
+
+    def __enter__(self) -> FreshLauncher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class WarmLauncher:
+    """Each command in a fork of a process that has imported everything."""
+
+    name = "warm"
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # OpenBLAS would start threads at numpy's import
+            env={**_environment(), "OPENBLAS_NUM_THREADS": "1"},
+        )
+
+    def start(self, arguments: list[str], log: Path) -> Process:
+        pid = self._ask({"start": arguments, "log": str(log), "cwd": os.getcwd()})
+        return Process(pid, lambda: self._ask({"reap": pid}))
+
+    def _ask(self, request: dict[str, Any]) -> int:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        reply = self._server.stdout.readline()
+        if not reply:
+            raise RuntimeError("the warm launcher has ended; its messages are above")
+        return int(reply)
+
+    def __enter__(self) -> WarmLauncher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.stdout.close()
+        self._server.wait()
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+# ------------------------------------------------------------------------------------------ server
+
+
+def serve() -> None:
+    """Answers requests, one JSON object a line, with a pid or an exit code."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing but replies may go where they go
+    _import_everything()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "reap" in request:
+            _, status = os.waitpid(request["reap"], 0)
+            answer = os.waitstatus_to_exitcode(status)
+        else:
+            _check_sound()
+            answer = os.fork()
+            if answer == 0:
+                _run(request)
+        replies.write(f"{answer}\n")
+        replies.flush()
+
+
+def _import_everything() -> None:
+    import grain  # noqa: F401
+    import tensorboardX.event_file_writer  # noqa: F401
+    from orbax.checkpoint import v1  # noqa: F401
+
+    import jaxlm
+
+    for module in pkgutil.walk_packages(jaxlm.__path__, "jaxlm."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # an extra that is not installed
+                importlib.import_module(module.name)
+
+
+def _check_sound() -> None:
+    from jax._src import xla_bridge
+
+    threads = len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"{threads} threads: a fork would copy their locks without them"
+    assert not xla_bridge._backends, "a jax backend is up: a fork would share its state"
+
+
+def _run(request: dict[str, Any]) -> None:
+    """In the child: the command, with its output in the log; never returns."""
+    code: Any = 1
+    try:
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(request["cwd"])
+        from jaxlm.cli import main
+
+        code = main(request["start"])
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    serve()
