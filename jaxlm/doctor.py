@@ -45,7 +45,9 @@ def examine(cache_dir: Path | None = None, seconds: float = 2.0) -> Found:
 
 def environment() -> Found:
     """What a run keeps of where it ran: versions, devices, the command and what steers XLA."""
-    steering = {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))}
+    steering = {
+        name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))
+    }
     return {
         "command": " ".join(sys.argv),
         "versions": _versions(),

@@ -1,7 +1,7 @@
 """Measures a model over a whole validation split: sums on the device, one read at the end.
 
 evaluator = Evaluator(program, rows, transform, batch_size)
-values, tables = evaluator(params)          # {"loss": ..., "bits_per_byte": ...}, {"confusion": ...}
+values, tables = evaluator(params)      # {"loss": ..., "bits_per_byte": ...}, {"confusion": ...}
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxlm.types import RowDataset
 
 
 class OnePass:
-    """Each row once; rows past the end are padding, so that the last batch is full and counts right."""
+    """Each row once; rows past the end are padding, so that the last batch is full."""
 
     def __init__(self, rows: RowDataset):
         self.rows, self.rows_per_epoch = rows, rows.rows_per_epoch

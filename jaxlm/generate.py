@@ -3,9 +3,9 @@
     generator = Generator(program, Sampling(max_tokens=64, temperature=0.8), eos_id=2, pad_id=0)
     generator(params, [[1, 17, 9], [1, 4]], seed=0)      # the new ids of each prompt
 
-Prompts of unequal length are padded on the left, so every row's next token stands in the same column; the
-padding is segment 0, which nothing attends to. Each prompt draws from a key of its own, so its text does
-not depend on what else is in the batch.
+Prompts of unequal length are padded on the left, so every row's next token stands in the same
+column; the padding is segment 0, which nothing attends to. Each prompt draws from a key of its own,
+so its text does not depend on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Sampling:
 def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
     """One id a row from logits [B, V] and one key a row [B].
 
-    Top-k keeps the k likeliest tokens; top-p (Holtzman et al. 2020, arXiv:1904.09751) the fewest whose
-    probability reaches p, the likeliest always among them.
+    Top-k keeps the k likeliest tokens; top-p (Holtzman et al. 2020, arXiv:1904.09751) the fewest
+    whose probability reaches p, the likeliest always among them.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1).astype(jnp.int32)
@@ -99,7 +99,9 @@ class Generator:
         self.program, self.sampling = program, sampling
         self.eos_id, self.pad_id = eos_id, pad_id
 
-    def __call__(self, params: Any, prompts: Sequence[Sequence[int]], *, seed: int = 0) -> list[list[int]]:
+    def __call__(
+        self, params: Any, prompts: Sequence[Sequence[int]], *, seed: int = 0
+    ) -> list[list[int]]:
         """The new ids of each prompt, without the end-of-text id.
 
         Raises `UserError` for an empty prompt, or one too long for the model's positions.
@@ -125,7 +127,9 @@ class Generator:
         """The prompt length compiled for: the next power of two that the positions allow."""
         length = 1 << (longest - 1).bit_length()
         limit = self.program.model.max_positions
-        return length if limit is None else max(longest, min(length, limit - self.sampling.max_tokens))
+        return (
+            length if limit is None else max(longest, min(length, limit - self.sampling.max_tokens))
+        )
 
     @property
     def _row_multiple(self) -> int:
@@ -140,7 +144,9 @@ class Generator:
     def _compiled(self) -> Any:
         return jax.jit(self._generate, out_shardings=meshes.replicated(self.program.mesh))
 
-    def _generate(self, params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array) -> jax.Array:
+    def _generate(
+        self, params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array
+    ) -> jax.Array:
         """Prompts [B, P] -> new ids [B, max_tokens], padded after the end."""
         batch, length = tokens.shape
         steps = self.sampling.max_tokens
@@ -161,7 +167,8 @@ class Generator:
             token = jnp.where(alive, next_token(logits, keys, self.sampling), self.pad_id)
             out = out.at[:, i].set(token)
             alive = alive & (token != (-1 if self.eos_id is None else self.eos_id))
-            # The last token written needs no logits after it, but a loop of equal turns compiles smaller.
+            # The last token written needs no logits after it, but a loop of equal turns compiles
+            # smaller.
             hidden, cache = model(
                 token[:, None],
                 positions=positions[:, -1:] + 1 + i,

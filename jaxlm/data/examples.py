@@ -104,9 +104,7 @@ class ExampleData(PreparableData):
             "stores": {name: store_facts(s) for name, s in stores.items()},
             "splits": {name: split.counts for name, split in splits.items()},
         }
-        return Prepared(
-            tokenizer, splits, manifest, self.seq_len, classes, row_kind="examples"
-        )
+        return Prepared(tokenizer, splits, manifest, self.seq_len, classes, row_kind="examples")
 
 
 @dataclass(frozen=True)

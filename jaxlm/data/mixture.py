@@ -105,9 +105,7 @@ class MixtureData(PreparableData):
             "parts": {n: {"weight": self.parts[n].weight, **p.manifest} for n, p in parts.items()},
             "splits": {name: split.counts for name, split in splits.items()},
         }
-        return Prepared(
-            tokenizer, splits, manifest, first.seq_len, first.classes, first.row_kind
-        )
+        return Prepared(tokenizer, splits, manifest, first.seq_len, first.classes, first.row_kind)
 
 
 def _check_alike(what: str, values: dict[str, Any]) -> None:

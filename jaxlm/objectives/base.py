@@ -1,7 +1,8 @@
 """What an objective is: a model's head, a host transform and a device loss, under one name.
 
-A new objective is one file: a frozen config that derives from `Objective`, and a line in the registry.
-Losses and metrics are sums with their weights; the train step alone divides, after all reductions.
+A new objective is one file: a frozen config that derives from `Objective`, and a line in the
+registry. Losses and metrics are sums with their weights; the train step alone divides, after all
+reductions.
 """
 
 from __future__ import annotations
@@ -61,12 +62,15 @@ class Objective(ObjectiveConfig):
         raise NotImplementedError
 
     def pretrained_path(self, path: str) -> str | None:
-        """Where in a pretrained language model the parameter `path` comes from; None: it starts fresh."""
+        """Where in a pretrained language model `path` comes from; None: it starts fresh."""
         return path
 
     def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
         """Figures from sums over a whole evaluation; by default each sum by its weight."""
-        return {name: float(np.sum(total)) / max(float(weight), 1e-9) for name, (total, weight) in metrics.items()}
+        return {
+            name: float(np.sum(total)) / max(float(weight), 1e-9)
+            for name, (total, weight) in metrics.items()
+        }
 
     def tables(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
         """What an evaluation shows beyond single figures (a confusion table, say)."""

@@ -2,10 +2,10 @@
 
     loss = sum_t w_t (-log p(x_t | x_<t) + z_loss * logsumexp(logits)^2) / sum_t w_t
 
-Label smoothing mixes the target with a uniform distribution (Szegedy et al. 2016, arXiv:1512.00567); the
-z-loss keeps the softmax normaliser near 1 (Chowdhery et al. 2022, arXiv:2204.02311, section 5). Validation
-reports the plain negative log-likelihood, and the same in bits per UTF-8 byte and per character, which do
-not depend on the tokenizer.
+Label smoothing mixes the target with a uniform distribution (Szegedy et al. 2016,
+arXiv:1512.00567); the z-loss keeps the softmax normaliser near 1 (Chowdhery et al. 2022,
+arXiv:2204.02311, section 5). Validation reports the plain negative log-likelihood, and the same in
+bits per UTF-8 byte and per character, which do not depend on the tokenizer.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class CausalLM(Objective):
     def host_transform(self, tokenizer: Tokenizer) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Raw token rows [T + 1] -> inputs, targets and weights [T].
 
-        A target counts where it belongs to the same document as its input, so no document is asked to
-        predict the next one's start.
+        A target counts where it belongs to the same document as its input, so no document is asked
+        to predict the next one's start.
         """
         pieces = tokenizer.token_bytes
         num_bytes = np.array([len(piece) for piece in pieces], np.int32)

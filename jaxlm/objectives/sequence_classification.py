@@ -1,8 +1,9 @@
 """Sequence classification: one class for a whole text (sentiment, topic).
 
-The hidden states of a pretrained language model are pooled over the text and a linear layer scores the
-classes (Radford et al. 2018 for the last token; Howard and Ruder 2018, arXiv:1801.06146, for recurrent
-models). The loss is the mean cross-entropy over texts. Evaluation gives accuracy, macro F1
+The hidden states of a pretrained language model are pooled over the text and a linear layer scores
+the classes (Radford et al. 2018 for the last token; Howard and Ruder 2018, arXiv:1801.06146, for
+recurrent models). The loss is the mean cross-entropy over texts. Evaluation gives accuracy, macro
+F1
 
     F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c),    macro F1 = mean over classes
 
@@ -76,7 +77,9 @@ class SequenceClassification(Objective):
     classes: tuple[str, ...] = field((), "names of the classes; empty: those of the training data")
     pool: Literal["last", "mean"] = field("mean", "how hidden states become one vector")
     dropout: float = field(0.1, "dropout on the pooled vector", ge=0, lt=1)
-    label_smoothing: float = field(0.0, "share of the target given to all classes alike", ge=0, lt=1)
+    label_smoothing: float = field(
+        0.0, "share of the target given to all classes alike", ge=0, lt=1
+    )
 
     @property
     def row_kind(self) -> str:
@@ -137,7 +140,9 @@ class SequenceClassification(Objective):
         table = np.asarray(metrics["confusion"][0], np.float64)
         values = super().summarize({k: v for k, v in metrics.items() if k != "confusion"})
         hits = np.diag(table)
-        values["macro_f1"] = float(np.mean(2 * hits / np.maximum(table.sum(0) + table.sum(1), 1e-9)))
+        values["macro_f1"] = float(
+            np.mean(2 * hits / np.maximum(table.sum(0) + table.sum(1), 1e-9))
+        )
         values["majority_accuracy"] = float(table.sum(1).max() / max(table.sum(), 1e-9))
         return values
 

@@ -3,8 +3,8 @@
     with Feed(loader, mesh, start_step=100, ahead=2) as feed:
         ids, batch = next(feed)
 
-`device_put` returns before the copy ends, so holding a few batches ahead hides the transfer; the loader
-behind it hides the making of them.
+`device_put` returns before the copy ends, so holding a few batches ahead hides the transfer; the
+loader behind it hides the making of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from jaxlm.data.loader import Loader
 class Feed:
     """(ids, batch) of each step in turn, `ahead` of them on the device already.
 
-    `extra` makes further rows for a batch at the time it is put on the device (signals, see the loop).
+    `extra` makes further rows for a batch at the time it is put on the device (signals, see the
+    loop).
     """
 
     def __init__(

@@ -9,8 +9,9 @@ The state is a plain dict of arrays, so that it can be donated, sharded, saved a
     carry      {...}              the recurrent state of each row of the batch, where it is carried
     bad_steps  int32              steps in a row that were not applied, their loss not being finite
 
-`Program` holds what does not change in a run: the module's structure, the objective, the optimizer, and
-the sharding of everything. Its `train_step` is a pure function; the loop compiles it once, ahead of time.
+`Program` holds what does not change in a run: the module's structure, the objective, the optimizer,
+and the sharding of everything. Its `train_step` is a pure function; the loop compiles it once,
+ahead of time.
 
 Gradients are of sums. With L_i and w_i the loss sum and the weight of micro-batch i,
 
@@ -45,7 +46,9 @@ INIT_STREAM, DROPOUT_STREAM, SAMPLE_STREAM = range(3)
 
 def derive_key(seed: int, stream: int, step: Any = 0) -> jax.Array:
     """The key of one use of randomness at one step: derived from the seed, never carried."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream), step)
+    return jax.random.fold_in(
+        jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream), step
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,7 @@ class Program:
         )
 
     def create_state(self, params: dict[str, Any] | None = None) -> State:
-        """A fresh state on the mesh; `params` are given (already sharded) or drawn from the seed."""
+        """A fresh state on the mesh; `params` are given, already sharded, or drawn by the seed."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
         if params is None:
             params = jax.jit(self.init_params, out_shardings=self.param_shardings)()
@@ -153,7 +156,9 @@ class Program:
             new["ema"] = update_ema(state["ema"], new["params"], decay)
         if "carry" in state:
             new["carry"] = carry
-        new = {k: jax.tree.map(lambda a, b: jnp.where(good, a, b), v, state[k]) for k, v in new.items()}
+        new = {
+            k: jax.tree.map(lambda a, b: jnp.where(good, a, b), v, state[k]) for k, v in new.items()
+        }
         new["step"] = state["step"] + 1
         new["bad_steps"] = jnp.where(good, 0, state["bad_steps"] + 1)
         metrics = {
@@ -167,15 +172,19 @@ class Program:
             metrics["signal"] = (signal.max(), 1)  # what any process asks of all
         return new, metrics
 
-    def _gradients(self, params: Any, batch: Mapping[str, jax.Array], carry: Any, key: Any) -> tuple:
+    def _gradients(
+        self, params: Any, batch: Mapping[str, jax.Array], carry: Any, key: Any
+    ) -> tuple:
         """Sums over the micro-batches: (gradient, weight, metrics, carry)."""
         k = self.accumulation
         if k == 1:
             return self._micro_gradients(params, batch, carry, jax.random.fold_in(key, 0))
+
         # Micro-batch i takes rows i, i + k, ...: each device cuts its own rows, none move.
-        cut = lambda x, dim: jnp.moveaxis(  # noqa: E731
-            x.reshape(*x.shape[:dim], x.shape[dim] // k, k, *x.shape[dim + 1 :]), dim + 1, 0
-        )
+        def cut(x: Any, dim: int) -> Any:
+            parts = x.reshape(*x.shape[:dim], x.shape[dim] // k, k, *x.shape[dim + 1 :])
+            return jnp.moveaxis(parts, dim + 1, 0)
+
         join = lambda x: jnp.moveaxis(x, 0, 2).reshape(x.shape[1], -1, *x.shape[3:])  # noqa: E731
         micro = {name: cut(x, 0) for name, x in batch.items()}
         carries = jax.tree.map(lambda x: cut(x, 1), carry)  # rows are the second dim of a carry
@@ -188,13 +197,17 @@ class Program:
         first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
         inputs = (jnp.arange(k), micro, carries)
         shapes = jax.eval_shape(
-            lambda p, args: self._micro_gradients(p, args[1], args[2], key)[:3], params, first(inputs)
+            lambda p, args: self._micro_gradients(p, args[1], args[2], key)[:3],
+            params,
+            first(inputs),
         )
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         (grads, weight, metrics), carries = jax.lax.scan(add, zeros, inputs)
         return grads, weight, metrics, jax.tree.map(join, carries)
 
-    def _micro_gradients(self, params: Any, batch: Mapping[str, jax.Array], carry: Any, key: Any) -> tuple:
+    def _micro_gradients(
+        self, params: Any, batch: Mapping[str, jax.Array], carry: Any, key: Any
+    ) -> tuple:
         def loss_sum(params: Any) -> tuple[jax.Array, Any]:
             out = self.objective.loss(nnx.merge(self.graphdef, params), batch, key=key, cache=carry)
             return out.loss_sum, out
@@ -206,7 +219,9 @@ class Program:
         metrics = {**out.metrics, "objective": (out.loss_sum, out.weight)}
         return grads, out.weight, metrics, out.cache
 
-    def eval_step(self, params: Any, batch: Mapping[str, jax.Array], carry: Any) -> tuple[dict, Any]:
+    def eval_step(
+        self, params: Any, batch: Mapping[str, jax.Array], carry: Any
+    ) -> tuple[dict, Any]:
         """Metric sums of one batch, no dropout; and the carry after it."""
         out = self.objective.loss(nnx.merge(self.graphdef, params), batch, key=None, cache=carry)
         return dict(out.metrics), out.cache

@@ -2,8 +2,8 @@
 
     MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak FLOP/s of one)
 
-(Chowdhery et al. 2022, arXiv:2204.02311, appendix B: backward costs twice forward; recomputation does not
-count.) Attention counts the causal half. Padding is no token.
+(Chowdhery et al. 2022, arXiv:2204.02311, appendix B: backward costs twice forward; recomputation
+does not count.) Attention counts the causal half. Padding is no token.
 """
 
 from __future__ import annotations
@@ -46,18 +46,20 @@ class Peak:
 
 
 def peak_of(devices: list[jax.Device]) -> Peak:
-    """The peak of these devices: from the table, or measured on this machine where it has none (CPUs)."""
+    """The peak of these devices: from the table, or measured where it has none (CPUs)."""
     kind = devices[0].device_kind
     matches = [name for name in PEAK_FLOPS if kind.startswith(name)]
     if matches:
         each = PEAK_FLOPS[max(matches, key=len)]
-        return Peak(len(devices) * each, f"{len(devices)} x {each / 1e12:g} TFLOP/s ({kind}, bfloat16)")
+        return Peak(
+            len(devices) * each, f"{len(devices)} x {each / 1e12:g} TFLOP/s ({kind}, bfloat16)"
+        )
     total = measured_flops() * jax.process_count()
     return Peak(total, f"{total / 1e9:.0f} GFLOP/s (float32 matmul measured on this {kind})")
 
 
 def measured_flops(size: int = 1024, seconds: float = 0.3) -> float:
-    """FLOP/s of the best float32 matmul in `seconds`; simulated CPU devices share the one figure."""
+    """FLOP/s of the best float32 matmul in `seconds`; simulated devices share the one figure."""
     device = jax.local_devices()[0]
     x = jax.device_put(jnp.ones((size, size), jnp.float32), device)
     matmul = jax.jit(lambda a: a @ a)
