@@ -40,7 +40,7 @@ class FactoredState(NamedTuple):
     Where a parameter is not factored `row` is its whole second moment and `col` has size 1.
     """
 
-    count: jax.Array  # type: ignore[assignment]  # updates made (hides tuple.count)
+    updates: jax.Array  # int32, how many were made
     row: Any
     col: Any
 
@@ -124,8 +124,8 @@ def scale_by_factored_rms(
 
     def update(grads: Any, state: FactoredState, params: Any = None) -> tuple[Any, FactoredState]:
         del params
-        count = state.count + 1
-        keep = 1 - count.astype(jnp.float32) ** -decay_exponent
+        made = state.updates + 1
+        keep = 1 - made.astype(jnp.float32) ** -decay_exponent
         ema = lambda old, new: keep * old + (1 - keep) * new  # noqa: E731
 
         def row(g: Any, d: Dims, old: Any) -> Any:
@@ -146,7 +146,7 @@ def scale_by_factored_rms(
 
         rows = jax.tree.map(row, grads, dims, state.row)
         cols = jax.tree.map(col, grads, dims, state.col)
-        return jax.tree.map(scaled, grads, dims, rows, cols), FactoredState(count, rows, cols)
+        return jax.tree.map(scaled, grads, dims, rows, cols), FactoredState(made, rows, cols)
 
     return optax.GradientTransformation(init, update)
 
