@@ -1,0 +1,48 @@
+"""SIGKILL at random instants, again and again, loses nothing: the tool that shows it, twice.
+
+`python tools/chaos.py CONFIG --kills 100` does the same at length.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+
+SETTINGS = ("sample.prompts=[]", "checkpoint.every_steps=10", "logging.tensorboard=false")
+
+
+@pytest.mark.parametrize(
+    ("name", "kills", "settings"),
+    [
+        ("transformer", 8, ("train.steps=100", "eval.every_steps=50")),
+        ("lstm", 4, ("train.steps=60", "eval.at_end=false", "eval.every_steps=null")),
+    ],
+)
+def test_killed_runs_end_in_the_same_weights(
+    tmp_path: Path, name: str, kills: int, settings: tuple[str, ...]
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["JAXLM_CACHE"] = str(tmp_path / "cache")
+    config = ROOT / "configs" / "smoke" / f"{name}.yaml"
+    command = [sys.executable, ROOT / "tools" / "chaos.py", config, "--json", "--kills", kills]
+    done = subprocess.run(
+        [str(word) for word in (*command, "--folder", tmp_path / "runs", *SETTINGS, *settings)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    found = json.loads(done.stdout[done.stdout.index("{") :]) if "{" in done.stdout else {}
+    assert done.returncode == 0, found.get("problems", done.stderr)
+    assert found["problems"] == [] and len(found["kills"]) == kills
+    assert len(found["phases"]) >= 2, "all kills found the run in the same phase"
+    assert any(kill["resumes_at"] > 0 for kill in found["kills"])
+    assert any(kill["launcher"] == "fresh" for kill in found["kills"]) or kills < 5
