@@ -246,6 +246,19 @@ def test_bfloat16_is_close_to_float32():
         assert np.abs(grad - want).max() < 0.1 * np.abs(want).max(), path
 
 
+def test_initial_parameters():
+    """Layers differ; what is added to the residual stream starts smaller by sqrt(2 layers)."""
+    params = initial(TINY.replace(hidden_size=64, bias=True))
+    layers = jax.tree.map(np.asarray, params["layers"])
+    for part, name, small in (("attention", "out", 6), ("ffn", "down", 6), ("ffn", "up", 1)):
+        kernel = layers[part][name]["kernel"]
+        assert kernel.std() == pytest.approx(0.02 / np.sqrt(small), rel=0.05)
+        assert (kernel[0] != kernel[1]).all()
+        assert not layers[part][name]["bias"].any()
+    assert np.std(params["embed"]["table"]) == pytest.approx(0.02, rel=0.1)
+    assert (layers["ffn_norm"]["scale"] == 1).all()
+
+
 # --------------------------------------------------------------------------- every field counts
 
 # field -> (what the other fields must be for it to matter, another value)
