@@ -51,6 +51,7 @@ class Commands:
         """A process under way, and the file that its output goes to."""
         self._count += 1
         log = self.folder / f"{self._count}.out"
+        log.touch()
         return self._launcher.start([str(a) for a in arguments], log), log
 
     def run(self, *arguments: object) -> tuple[int, str]:

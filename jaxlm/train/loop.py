@@ -469,7 +469,7 @@ def _logging_to(run: RunDir, first: bool) -> Iterator[None]:
     """The log goes to log.txt, and to the screen until the progress line takes it over."""
     handlers: list[logging.Handler] = []
     if first:
-        handlers.append(logging.FileHandler(run.log))
+        handlers.append(_LogFile(run.log))
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for handler in handlers:
         log.addHandler(handler)
@@ -481,6 +481,13 @@ def _logging_to(run: RunDir, first: bool) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """log.txt; on a full disk it has holes, and the screen no traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 class _Screen(logging.Handler):

@@ -1,0 +1,309 @@
+"""Signals, damage, a full disk, a second start: the run ends as it would have without them."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import QUIET, ROOT, Commands, Watched, records, result, until, use_environment
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+
+CONFIG = ROOT / "configs" / "smoke" / "transformer.yaml"
+STEPS, EVERY = 160, 40
+SETTINGS = (
+    *QUIET,
+    f"train.steps={STEPS}",
+    f"checkpoint.every_steps={EVERY}",
+    "eval.every_steps=null",
+    "logging.print_every_steps=1000",
+)
+# large enough that a save takes a while, even on a quick machine
+LARGE = ("model.hidden_size=256", "model.num_layers=4", "model.num_heads=8")
+
+
+@pytest.fixture(scope="module")
+def jaxlm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    folder = tmp_path_factory.mktemp("commands")
+    with use_environment(folder / "cache"):
+        commands = Commands(folder)
+        yield commands
+        commands.close()
+
+
+@pytest.fixture(scope="module")
+def reference(jaxlm: Commands) -> Path:
+    """A run that nothing happened to."""
+    run = jaxlm.folder / "reference"
+    code, text = train(jaxlm, run)
+    assert code == 0, text
+    return run
+
+
+def train(jaxlm: Commands, run: Path, *overrides: str) -> tuple[int, str]:
+    return jaxlm.run("train", CONFIG, *SETTINGS, f"run_dir={run}", *overrides)
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    """The same weights, and the same told of every step, once."""
+    assert result(run)["final"]["param_sha256"] == result(reference)["final"]["param_sha256"]
+    for name in ("metrics.jsonl", "ledger.jsonl"):
+        assert records(run / name) == records(reference / name)
+    assert [r["step"] for r in records(run / "ledger.jsonl")] == list(range(1, STEPS + 1))
+
+
+def copy_of(run: Path, target: Path) -> Path:
+    return shutil.copytree(run, target)
+
+
+# -------------------------------------------------------------------------------------- same again
+
+
+def test_the_same_seed_twice_gives_the_same_weights(
+    jaxlm: Commands, reference: Path, tmp_path: Path
+) -> None:
+    code, text = train(jaxlm, tmp_path / "again")
+    assert code == 0, text
+    assert_same(tmp_path / "again", reference)
+
+
+def test_the_same_seed_twice_with_carried_state(jaxlm: Commands, tmp_path: Path) -> None:
+    found = []
+    for number in range(2):
+        run = tmp_path / str(number)
+        settings = (*QUIET, "eval.every_steps=null", f"run_dir={run}")
+        code, text = jaxlm.run("train", CONFIG.with_name("lstm.yaml"), *settings)
+        assert code == 0, text
+        found.append(result(run)["final"]["param_sha256"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("verb", ["train", "resume"])
+def test_a_finished_run_is_left_as_it_is(jaxlm: Commands, reference: Path, verb: str) -> None:
+    def files() -> dict[str, tuple[int, bytes]]:
+        kept = {"log.txt", "run.lock"}
+        paths = (p for p in sorted(reference.rglob("*")) if p.is_file() and p.name not in kept)
+        return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
+
+    before = files()
+    code, text = train(jaxlm, reference) if verb == "train" else jaxlm.run(verb, reference)
+    assert code == 0 and f"done already: step {STEPS} of {STEPS}" in text
+    assert result(reference)["final"]["param_sha256"] in text
+    assert files() == before
+
+
+def test_another_config_is_refused_with_a_diff(jaxlm: Commands, reference: Path) -> None:
+    code, text = train(jaxlm, reference, "seed=2", "optimizer.beta1=0.5")
+    assert code == 2
+    assert re.search(r"seed\b.*1.*2", text) and re.search(r"beta1\b.*0\.5", text)
+    code, text = train(jaxlm, reference, "train.prefetch=0", "logging.every_steps=3")
+    assert code == 0, "what cannot change the weights may be changed"
+
+
+# ------------------------------------------------------------------------------------------ signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on(
+    jaxlm: Commands, reference: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    watched = Watched(run)
+    process, log = jaxlm.start("train", CONFIG, *SETTINGS, f"run_dir={run}")
+    until(lambda: watched.step() >= 5, process)
+    process.kill(number)
+    assert process.wait() == 75, log.read_text()
+    step = watched.step()
+    assert 5 <= step < STEPS and watched.committed() == step
+    assert f"after step {step} of {STEPS}, saved" in log.read_text()
+    code, text = jaxlm.run("resume", run)
+    assert code == 0 and f"checkpoint {step}" in text
+    assert_same(run, reference)
+
+
+def test_a_signal_before_the_first_step_stops_without_a_traceback(
+    jaxlm: Commands, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process, log = jaxlm.start("train", CONFIG, *SETTINGS, *LARGE, f"run_dir={run}")
+    until(lambda: "restore order" in log.read_text(), process)
+    process.kill(signal.SIGTERM)
+    assert process.wait() == 75
+    text = log.read_text()
+    assert "stopped by SIGTERM" in text or "stopped by a signal" in text
+    assert "Traceback" not in text
+
+
+def test_a_second_writer_is_refused_and_a_second_signal_ends_at_once(
+    jaxlm: Commands, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("train", CONFIG, *SETTINGS, *LARGE, f"run_dir={run}", "train.steps=100000")
+    process, log = jaxlm.start(*arguments)
+    until(lambda: Watched(run).step() >= 1, process)
+    ledger = (run / "ledger.jsonl").read_text()
+    code, text = jaxlm.run(*arguments)
+    assert code == 2 and f"being written by pid {process.pid}" in text
+    assert (run / "ledger.jsonl").read_text().startswith(ledger)
+
+    process.kill(signal.SIGTERM)
+    until(lambda: "again to stop at once" in log.read_text(), process)
+    process.kill(signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM
+
+
+# ------------------------------------------------------------------------------------------- damage
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGES = {"flipped": flip_a_bit, "truncated": truncate, "missing": Path.unlink}
+
+
+def arrays_of(run: Path, step: int) -> Path:
+    """The file with the most of a checkpoint's arrays."""
+    files = (p for p in (run / "checkpoints" / f"{step:08d}").rglob("*") if p.is_file())
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    jaxlm: Commands, reference: Path, tmp_path: Path, damage: str
+) -> None:
+    run = copy_of(reference, tmp_path / "run")
+    file = arrays_of(run, STEPS)
+    DAMAGES[damage](file)
+    code, text = jaxlm.run("resume", run)
+    assert code == 0, text
+    assert f"checkpoint {STEPS}: damaged" in text and file.name in text and "set aside" in text
+    assert f"resume <- checkpoint {STEPS - EVERY}" in text
+    assert (run / "checkpoints" / f"{STEPS:08d}.corrupt").is_dir()
+    assert_same(run, reference)
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error_and_no_fresh_start(
+    jaxlm: Commands, reference: Path, tmp_path: Path
+) -> None:
+    run = copy_of(reference, tmp_path / "run")
+    for folder in (run / "checkpoints").iterdir():
+        flip_a_bit(arrays_of(run, int(folder.name)))
+    kept = (run / "ledger.jsonl").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    for command in (["resume", run], ["train", CONFIG, *SETTINGS, f"run_dir={run}"]):
+        code, text = jaxlm.run(*command)
+        assert code == 2 and "no good checkpoint" in text, text
+    assert not any(name.isdecimal() for name in Watched(run)._names())
+    assert ((run / "ledger.jsonl").read_bytes(), (run / "metrics.jsonl").read_bytes()) == kept
+
+
+# ---------------------------------------------------------------------------------------- full disk
+
+
+def test_a_save_that_fails_is_told_and_the_run_goes_on(
+    jaxlm: Commands, reference: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files, set from outside, stands for the disk: it needs no rights."""
+    run = tmp_path / "run"
+    process, log = jaxlm.start("train", CONFIG, *SETTINGS, f"run_dir={run}")
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, hard))
+    until(lambda: f"checkpoint {EVERY}: not saved" in log.read_text(), process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    assert process.wait() == 0, log.read_text()
+    assert_same(run, reference)
+
+
+def test_a_last_save_that_fails_has_its_exit_code(
+    jaxlm: Commands, reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process, log = jaxlm.start("train", CONFIG, *SETTINGS, f"run_dir={run}")
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    until(lambda: Watched(run).committed() == EVERY, process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, hard))
+    assert process.wait() == 74, log.read_text()
+    text = log.read_text()
+    assert "the last checkpoint was not written" in text and "file too large" in text
+    assert not (run / "result.json").exists()
+    code, text = jaxlm.run("resume", run)
+    assert code == 0, text
+    assert_same(run, reference)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing(jaxlm: Commands, reference: Path, small_disk: Path) -> None:
+    """Not even the lines that could not be written while it was full."""
+    run, filler = small_disk / "run", small_disk / "filler"
+    process, log = jaxlm.start("train", CONFIG, *SETTINGS, f"run_dir={run}")
+    until(lambda: Watched(run).step() >= 3, process)
+    fill(filler)
+    until(lambda: "not saved, no space left" in log.read_text(), process)
+    filler.unlink()
+    assert process.wait() == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert_same(run, reference)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return
+
+
+# --------------------------------------------------------------------------------------- not finite
+
+
+def test_a_step_that_is_not_finite_is_not_applied_and_the_run_stops_after_some(
+    jaxlm: Commands, tmp_path: Path
+) -> None:
+    from jaxlm.train.hashing import param_sha256
+    from jaxlm.train.session import load_trained
+
+    run = tmp_path / "run"
+    settings = ("optimizer.learning_rate=1e30", "checkpoint.every_steps=1", "train.max_bad_steps=3")
+    code, text = train(jaxlm, run, *settings, "checkpoint.keep_last=9")
+    assert code == 65, text
+    bad = [int(step) for step in re.findall(r"step (\d+): the loss is not finite", text)]
+    assert len(bad) == 3 and bad == list(range(bad[0], bad[0] + 3))
+
+    ledger = {r["step"]: r["ids"] for r in records(run / "ledger.jsonl")}
+    ids = ", ".join(map(str, ledger[bad[-1]]))
+    assert f"not finite for 3 steps in a row, last at step {bad[-1]} (samples {ids})" in text
+
+    def sha256(step: int) -> str:
+        params = load_trained(str(run), overrides=("mesh.num_devices=1",), step=step)[2]
+        return param_sha256(params)
+
+    steps = range(1, bad[-1])
+    hashes = {step: sha256(step) for step in steps if (run / f"checkpoints/{step:08d}").is_dir()}
+    assert {hashes[step] for step in (bad[0] - 1, bad[0], bad[1])} == {hashes[bad[0]]}
+    assert hashes[bad[0] - 2] != hashes[bad[0] - 1] if bad[0] > 2 else True
+    code, text = jaxlm.run("info", run, "--json")
+    assert json.loads(text[text.index("{") :])["param_sha256"] == hashes[bad[0]]
