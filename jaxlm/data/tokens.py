@@ -79,6 +79,8 @@ class TokenData(PreparableData):
             for name, d in documents.items()
         }
         for name, path in files.items():
+            if self.format == "jaxlm":
+                check_tokenizer(path, tokenizer)
             check_vocabulary(path, facts[name]["ids"], tokenizer)
         if self.validation_path is None and self.validation_fraction > 0:
             both = documents["train"]
@@ -110,6 +112,16 @@ class TokenData(PreparableData):
         if self.format == "megatron":
             return read_megatron(path)
         return read_nanogpt(path, self.dtype, self.eos_id)
+
+
+def check_tokenizer(path: str, tokenizer: Tokenizer) -> None:
+    """Raises UserError where a store of ours was made with another tokenizer."""
+    made_with = TokenStore.open(path).manifest["tokenizer"]
+    if made_with != tokenizer.fingerprint():
+        raise UserError(
+            f"{path}: was made with another tokenizer (SHA-256 {made_with[:12]}..., this one has "
+            f"{tokenizer.fingerprint()[:12]}...); name the one it was made with, or prepare anew"
+        )
 
 
 def check_vocabulary(path: str, ids: list[int], tokenizer: Tokenizer) -> None:
