@@ -1,0 +1,233 @@
+"""Every YAML file under configs/ is parsed, built at its full size (shapes alone), and run for two
+steps in a size of seconds; a file that is no whole run is part of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxlm.cli import main
+from jaxlm.config import Config, UserError, diff, load, read_yaml, to_yaml
+from jaxlm.data.corpora import Synthetic
+from jaxlm.data.text import TextData
+from jaxlm.data.tokenizers import Bytes
+from jaxlm.run import RunConfig, load_run, objective_of
+from jaxlm.types import DataConfig, SourceConfig, TokenizerConfig
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+RUNS = [path for path in FILES if "objective" in read_yaml(path).values]
+FRAGMENTS = [path for path in FILES if path not in RUNS]
+
+# Fields by name, and the size they are cut to where they are larger.
+SIZES = {
+    "hidden_size": 32,
+    "embedding_size": 32,
+    "intermediate_size": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "head_dim": 16,
+    "seq_len": 16,
+    "max_seq_len": 64,
+    "batch_size": 4,
+    "vocab_size": 300,
+    "warmup": 1,
+    "decay": 1,
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS).with_suffix(""))
+
+
+def source_of(path: Path) -> Path | None:
+    """The config whose run `path` starts from, where it does: runs/NAME is that of NAME.yaml."""
+    values = read_yaml(path).values
+    if "model" in values:
+        return None
+    source = (values.get("init") or {}).get("from") or "runs/quickstart"
+    (made_by,) = (other for other in RUNS if other.stem == Path(source).name)
+    return made_by
+
+
+def overrides_of(path: Path) -> list[str]:
+    source = source_of(path)
+    return [] if source is None else [f"init.from=runs/{source.stem}"]
+
+
+@cache
+def full(path: Path) -> RunConfig:
+    """The config as it is shipped; the folder of its source run must lie in runs/."""
+    return load_run(path, overrides_of(path)).config
+
+
+def pretend_run(path: Path, config: RunConfig) -> None:
+    """What `init.from` reads of a run before anything is built."""
+    folder = Path("runs", path.stem)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Run directories are relative to where one stands."""
+    monkeypatch.chdir(tmp_path)
+
+
+# ------------------------------------------------------------------------------------- the files
+
+
+def test_there_are_some():
+    assert len(RUNS) >= 3
+
+
+@pytest.mark.parametrize("path", FRAGMENTS, ids=name_of)
+def test_a_part_is_included_by_a_whole_run(path):
+    used = {
+        Path(str(mark).rpartition(":")[0]).resolve()
+        for run in RUNS
+        for mark in read_yaml(run).marks.values()
+    }
+    assert path.resolve() in used, f"no config includes {path}"
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_begins_with_what_it_is(path):
+    assert path.read_text().startswith("# "), "the first line says what the config is for"
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_survives_being_written_and_read_again(path):
+    pretend_sources(path)
+    Path("again.yaml").write_text(to_yaml(full(path)))
+    assert diff(full(path), load("again.yaml", RunConfig).config) == []
+
+
+# --------------------------------------------------------------------------------------- full size
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_builds_at_full_size(path):
+    """Model, objective, optimizer and schedule; nothing is allocated."""
+    from jaxlm.mesh import check_accumulation
+    from jaxlm.train.session import program_of
+    from jaxlm.tree import flatten
+
+    pretend_sources(path)
+    config = with_sizes(full(path))
+    try:
+        mesh = config.mesh.build()
+        check_accumulation(config.train.batch_size, config.train.accumulation, mesh)
+    except UserError:  # for other machines than the tests' eight devices
+        mesh = load_run(path, [*overrides_of(path), *ONE_DEVICE]).config.mesh.build()
+    program = program_of(config, mesh)
+    assert len(flatten(program.abstract_params)) >= 4
+    assert program.abstract_state()["params"].keys() == program.abstract_params.keys()
+
+
+ONE_DEVICE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1", "mesh.num_devices=1")
+
+
+def pretend_sources(path: Path) -> None:
+    source = source_of(path)
+    if source is not None:
+        pretend_sources(source)
+        pretend_run(source, with_sizes(full(source)))
+
+
+def with_sizes(config: RunConfig) -> RunConfig:
+    """With what only the data tells: ids of the tokenizer, classes, steps."""
+    ids = config.model.vocab_size or getattr(config.tokenizer, "vocab_size", None) or 300
+    changes: dict[str, Any] = {"model": config.model.replace(vocab_size=ids)}
+    if hasattr(config.objective, "classes"):
+        changes["objective"] = config.objective.replace(classes=labels_of(config))
+    train = config.train.replace(steps=config.train.steps or 1000, epochs=None)
+    return config.replace(train=train, **changes)
+
+
+# ---------------------------------------------------------------------------------------- two steps
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("configs")
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name_of)
+def test_runs_for_two_steps(path, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("JAXLM_CACHE", str(workplace / "cache"))
+    run = train_small(path)
+    capsys.readouterr()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["00000002"]
+
+
+def train_small(path: Path) -> Path:
+    """The run directory of two steps of a config in small; its source's first."""
+    run = Path("runs", path.stem)
+    if not (run / "result.json").exists():
+        source = source_of(path)
+        if source is not None:
+            train_small(source)
+        small = Path(f"{path.stem}.yaml")
+        small.write_text(to_yaml(in_small(load_run(path, overrides_of(path)).config)))
+        assert main(["train", str(small), f"run_dir={run}"]) == 0
+    return run
+
+
+def in_small(config: RunConfig) -> RunConfig:
+    """Sizes cut, texts made up, two steps, and nothing that costs time but the steps."""
+    small = shrink(config, labels_of(config))
+    return small.replace(
+        run_dir=None,
+        mesh=type(config.mesh)(num_devices=1),
+        train=small.train.replace(steps=2, epochs=None, accumulation=1, data_workers=0),
+        eval=type(config.eval)(at_end=False),
+        sample=type(config.sample)(),
+        checkpoint=type(config.checkpoint)(),
+        logging=type(config.logging)(every_steps=1, tensorboard=False),
+    )
+
+
+def labels_of(config: RunConfig) -> tuple[str, ...]:
+    if objective_of(config).row_kind != "examples":
+        return ()
+    named = getattr(config.objective, "classes", ()) or getattr(config.data, "classes", ())
+    return named or ("negative", "positive")
+
+
+def shrink(value: Any, labels: tuple[str, ...]) -> Any:
+    """The same tree of configs with small numbers, and text that is made up instead of fetched."""
+    if isinstance(value, SourceConfig):
+        return Synthetic(num_documents=24, words_per_document=12, labels=labels)
+    if isinstance(value, TokenizerConfig) and not Path(getattr(value, "path", ".")).exists():
+        return Bytes()
+    if isinstance(value, DataConfig) and hasattr(value, "path"):
+        text = TextData(source=Synthetic(), seq_len=value.seq_len, order=value.order)
+        return shrink(text, labels)
+    if isinstance(value, Config):
+        fields = {spec.name: getattr(value, spec.name) for spec in dataclasses.fields(value)}
+        return dataclasses.replace(
+            value, **{name: smaller(name, item, labels) for name, item in fields.items()}
+        )
+    if isinstance(value, tuple):
+        return tuple(shrink(item, labels) for item in value)
+    if isinstance(value, dict):
+        return {key: shrink(item, labels) for key, item in value.items()}
+    return value
+
+
+def smaller(name: str, value: Any, labels: tuple[str, ...]) -> Any:
+    if name in SIZES and isinstance(value, int):
+        return min(value, SIZES[name])
+    return shrink(value, labels)
