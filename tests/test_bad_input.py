@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -393,7 +394,9 @@ def trained(tmp_path_factory, cache) -> Path:
         words = ["model.position=learned", "model.max_seq_len=48", "train.steps=1"]
         words += ["optimizer.schedule.warmup=0", "sample.prompts=[]", "eval.at_end=false"]
         words += ["model.num_layers=1", "logging.tensorboard=false", ONE_DEVICE]
+        jax.config.update("jax_disable_most_optimizations", True)  # one step, sooner compiled
         assert main(["train", TRANSFORMER, f"run_dir={folder}", *words]) == 0
+        jax.config.update("jax_disable_most_optimizations", False)
     return folder
 
 
