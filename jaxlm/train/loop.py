@@ -1,11 +1,12 @@
 """The training loop: it never waits for the device but to read what is a step old.
 
-    outcome = train(resolved)        # or train(resolved, must_exist=True), which `jaxlm resume` calls
+    outcome = train(resolved)     # or train(resolved, must_exist=True), which `jaxlm resume` calls
 
-One turn takes a batch that is on the device already, dispatches the compiled step, and reads the metrics of
-the step before. Saves are asynchronous. SIGTERM and SIGINT let the step end, save, and return
-`INTERRUPTED`; a second one ends the process at once. Several processes agree on a stop through the batch
-itself: each puts its signal beside its rows, the step takes the largest, and all read it one step late.
+One turn takes a batch that is on the device already, dispatches the compiled step, and reads the
+metrics of the step before. Saves are asynchronous. SIGTERM and SIGINT let the step end, save, and
+return `INTERRUPTED`; a second one ends the process at once. Several processes agree on a stop
+through the batch itself: each puts its signal beside its rows, the step takes the largest, and all
+read it one step late.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ class Loop:
         return state, step, self._read(None)
 
     def _read(self, latest: tuple[int, np.ndarray, Any] | None) -> Outcome | None:
-        """Reads the metrics of the step before `latest`, which the device has most likely finished."""
+        """Reads the metrics of the step before `latest`, which the device has likely finished."""
         before, self.unread = self.unread, latest
         if before is None:
             return None
@@ -225,8 +226,8 @@ class Loop:
         if bad:
             log.warning(
                 "step %d: the loss is not finite; the step is not applied (%d in a row); samples %s",
-                step, bad, _some(ids),
-            )  # fmt: skip
+                *(step, bad, _some(ids)),
+            )
         if bad >= self.config.train.max_bad_steps:
             return Outcome(
                 NOT_FINITE,
@@ -322,7 +323,7 @@ class Loop:
             return self.saver.save(step, state, files, force=force)
 
     def _position(self, step: int) -> dict[str, Any]:
-        """Where the data stands after `step` steps; a function of the step, kept for people to read."""
+        """Where the data stands after `step` steps; a function of the step, kept for people."""
         rows = step * self.config.train.batch_size
         per_epoch = self.loader.rows_per_epoch
         return {"step": step, "rows": rows, "rows_per_epoch": per_epoch, "epoch": rows / per_epoch}
@@ -398,8 +399,8 @@ class Loop:
         mesh = {axis: size for axis, size in self.program.mesh.shape.items() if size > 1}
         return (
             f"{count:,} parameters on mesh {mesh or '1 device'}; "
-            f"MFU = 3 x {self._flops_per_token() / 1e6:.1f} MFLOP/token (forward) x tokens/s / peak; "
-            f"peak = {self.peak.source}"
+            f"MFU = 3 x {self._flops_per_token() / 1e6:.1f} MFLOP/token (forward) x tokens/s / peak;"
+            f" peak = {self.peak.source}"
         )
 
     def _open_ledger(self) -> IO[str]:

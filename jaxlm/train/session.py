@@ -1,13 +1,14 @@
 """From a config to everything a run needs: data, program, run directory, state.
 
-A session is what `train`, `eval` and `generate` have in common. The order in which a state is found is
-fixed, and logged:
+A session is what `train`, `eval` and `generate` have in common. The order in which a state is found
+is fixed, and logged:
 
     1. resume   the newest good checkpoint of the run directory
     2. init     the weights of another run (`init.from`)
     3. scratch  drawn from the seed
 
-A run directory that has checkpoints but no good one is an error; nothing falls through to a later line.
+A run directory that has checkpoints but no good one is an error; nothing falls through to a later
+line.
 """
 
 from __future__ import annotations
