@@ -225,7 +225,8 @@ class Loop:
         bad = int(values["bad_steps"][0])
         if bad:
             log.warning(
-                "step %d: the loss is not finite; the step is not applied (%d in a row); samples %s",
+                "step %d: the loss is not finite; the step is not applied (%d in a row); "
+                "samples %s",
                 *(step, bad, _some(ids)),
             )
         if bad >= self.config.train.max_bad_steps:
@@ -397,10 +398,10 @@ class Loop:
     def _header(self) -> str:
         count = sum(int(np.prod(x.shape)) for x in flatten(self.program.abstract_params).values())
         mesh = {axis: size for axis, size in self.program.mesh.shape.items() if size > 1}
+        forward = f"{self._flops_per_token() / 1e6:.1f} MFLOP/token (forward)"
         return (
             f"{count:,} parameters on mesh {mesh or '1 device'}; "
-            f"MFU = 3 x {self._flops_per_token() / 1e6:.1f} MFLOP/token (forward) x tokens/s / peak;"
-            f" peak = {self.peak.source}"
+            f"MFU = 3 x {forward} x tokens/s / peak; peak = {self.peak.source}"
         )
 
     def _open_ledger(self) -> IO[str]:
