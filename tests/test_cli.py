@@ -1,0 +1,305 @@
+"""The verbs of the command line on a run of seconds, and how its words are read."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from jaxlm import cli
+from jaxlm.arguments import VERBS, parse
+from jaxlm.config import UserError
+from jaxlm.generate import check_prompts
+from jaxlm.show import print_settings, print_texts
+
+ROOT = Path(__file__).parents[1]
+SMOKE = str(ROOT / "configs/smoke/transformer.yaml")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two steps, whose cache the module's tests share."""
+    folder = tmp_path_factory.mktemp("cli")
+    words = ["train.steps=2", "checkpoint.every_steps=1", "mesh.num_devices=1", "mesh.data=1"]
+    words += ["sample.prompts=[]", "eval.at_end=false", "logging.tensorboard=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXLM_CACHE", str(folder / "cache"))
+        jax.config.update("jax_disable_most_optimizations", True)  # sooner compiled
+        assert cli.main(["train", SMOKE, f"run_dir={folder / 'run'}", *words]) == 0
+        yield folder / "run"
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def out(capsys):
+    """Runs a command that must succeed; returns what it prints as its answer."""
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        code = cli.main([str(word) for word in words])
+        answer = capsys.readouterr()
+        assert code == 0, answer.err
+        return answer.out
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------ words
+
+
+def test_options_and_settings_stand_in_any_order():
+    expected = parse(
+        ["train", "a.yaml", "x.y=1", "z=2", "--process-id", "0", "--num-processes", "2"]
+    )
+    for words in (
+        ["train", "--process-id", "0", "a.yaml", "x.y=1", "--num-processes", "2", "z=2"],
+        ["train", "a.yaml", "--num-processes=2", "x.y=1", "--process-id=0", "z=2"],
+    ):
+        assert parse(words) == expected
+    assert (expected.verb, expected.config, expected.overrides) == (
+        "train",
+        "a.yaml",
+        ["x.y=1", "z=2"],
+    )
+    shown = parse(["config", "--yaml", "show", "a.yaml", "x=1"])
+    assert (shown.action, shown.config, shown.overrides, shown.yaml) == (
+        "show",
+        "a.yaml",
+        ["x=1"],
+        True,
+    )
+
+
+def test_every_verb_has_help_with_an_example(capsys):
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as stop:
+            parse([verb, "--help"])
+        text = capsys.readouterr().out
+        assert stop.value.code == 0 and f"  jaxlm {verb}" in text, text
+        assert max(map(len, text.splitlines())) <= 100
+        for line in re.findall(r"^  jaxlm (.*?)(?:    #.*)?$", text, re.MULTILINE):
+            words = [
+                word.strip('"') for word in re.sub(r'"[^"]*"', "text", line).split(" > ")[0].split()
+            ]
+            assert parse(words).verb == verb  # the examples are commands that can be given
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    listed = capsys.readouterr().out
+    assert all(f"\n    {verb}" in listed for verb in VERBS)
+    assert VERBS.keys() == cli.VERBS.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trian"], "'trian' is no verb; did you mean train?"),
+        (["fly"], "choose one of train, finetune"),
+        (["train"], "required: CONFIG;"),
+        (["resume"], "required: RUN_DIR;"),
+        (["config", "shwo", "a.yaml"], "'shwo'"),
+        (["train", "a.yaml", "--bogus"], "--bogus"),
+        (["--bogus"], "--bogus"),
+        (["generate", "a", "--top-k", "0"], "--top-k: '0' is not a whole number from 1"),
+        (["generate", "a", "--top-p", "1.5"], "--top-p: '1.5' is not a number above 0, up to 1"),
+        (["generate", "a", "--temperature", "nan"], "--temperature: 'nan'"),
+        (["generate", "a", "--seed", "-1"], "--seed: '-1'"),
+        (["tokenizer", "train", "a.yaml"], "--out"),
+        (["train", "a.yaml", "--process", "1"], "--process"),  # no guessing of shortened options
+    ],
+)
+def test_a_wrong_word_gets_one_line(capsys, words, says):
+    with pytest.raises(SystemExit) as stop:
+        parse(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and line.startswith("error: ") and says in line and "; " in line, (
+        line
+    )
+
+
+def test_ctrl_c_ends_quietly_and_a_fault_of_ours_loudly(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "doctor", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+    def broken(_):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setitem(cli.VERBS, "doctor", broken)
+    with pytest.raises(RuntimeError):
+        cli.main(["doctor"])
+
+
+# ----------------------------------------------------------------------------------- config show
+
+
+def test_config_show_names_every_value_its_origin_and_meaning(out):
+    text = out("config", "show", SMOKE, "train.steps=3", "data.source.seed=5")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100 and "\x1b" not in text
+    assert lines[0].split() == ["setting", "value", "from", "meaning"]
+    found = {line.split()[0]: line for line in lines if line.strip()}
+    row = r"train\.steps +3 +command line +optimizer steps of the"
+    assert re.match(row, found["train.steps"])
+    assert re.match(r"data\.seq_len +32 +transformer.yaml:8 +tokens", found["data.seq_len"])
+    assert re.match(r"optimizer\.beta1 +0.9 +default +decay of the first", found["optimizer.beta1"])
+    assert re.match(r"model\.type +transformer +transformer.yaml:10", found["model.type"])
+    assert f"transformer.yaml: {SMOKE}" in lines
+
+
+def test_config_show_is_coloured_on_a_terminal_alone(monkeypatch):
+    from jaxlm.config import settings
+    from jaxlm.run import load_run
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for name in ("NO_COLOR", "TERM", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "90")
+    rows = settings(load_run(SMOKE))
+    for kind, coloured in ((Terminal, True), (io.StringIO, False)):
+        file = kind()
+        print_settings(rows, file)
+        assert ("\x1b[" in file.getvalue()) == coloured
+        plain = re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
+        assert max(map(len, plain.splitlines()[:-1])) <= (90 if coloured else 100)
+
+
+def test_config_show_as_yaml_can_be_run_again(out, tmp_path):
+    first = out("config", "show", SMOKE, "train.steps=3", "--yaml")
+    assert yaml.safe_load(first)["train"]["steps"] == 3
+    again = tmp_path / "again.yaml"
+    again.write_text(first)
+    assert out("config", "show", again, "--yaml") == first
+
+
+def test_a_long_value_is_cut_and_files_of_one_name_are_told_apart():
+    from jaxlm.config import Setting
+
+    rows = [
+        Setting("a.files", "x" * 200, "where from", "one/run.yaml:3"),
+        Setting("b", None, "nothing", "two/run.yaml:4"),
+    ]
+    file = io.StringIO()
+    print_settings(rows, file)
+    text = file.getvalue()
+    assert "xxx…" in text and "x" * 30 not in text
+    assert "one/run.yaml:3" in text and "two/run.yaml:4" in text
+
+
+# ------------------------------------------------------------------------------------ using a run
+
+
+def test_info(out, trained, tmp_path):
+    found = json.loads(out("info", trained, "--json"))
+    assert (found["step"], found["total_steps"]) == (2, 2)
+    assert found["data"]["step"] == 2 and found["data"]["rows"] == 16
+    assert [item["step"] for item in found["checkpoints"]] == [1, 2]
+    assert all(item["committed"] and item["size_bytes"] > 1e5 for item in found["checkpoints"])
+    result = json.loads((trained / "result.json").read_text())["final"]
+    for name in ("num_params", "param_sha256", "config_sha256"):
+        assert found[name] == result[name]
+    moved = tmp_path / "moved"
+    shutil.copytree(trained, moved)
+    assert json.loads(out("info", moved, "--json")) == {**found, "run_dir": str(moved)}
+    text = out("info", moved)
+    assert f"{found['num_params']:,}" in text and found["param_sha256"] in text
+    assert text.count("checkpoint ") == 2 and "MiB" in text
+
+
+def test_info_counts_the_parameters_itself(out, trained):
+    """Against the sizes in the checkpoint's own list of arrays, added up by hand."""
+    state = json.loads((trained / "checkpoints/00000002/state.json").read_text())["arrays"]
+    sizes = [np.prod(shape) for path, (_, shape) in state.items() if path.startswith("params/")]
+    assert json.loads(out("info", trained, "--json"))["num_params"] == sum(sizes)
+
+
+def test_info_tells_of_a_damaged_run(out, trained, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(trained, damaged)
+    (damaged / "checkpoints/00000002/data.json").write_text("{")
+    found = json.loads(out("info", damaged, "--json"))
+    assert found["step"] == 1 and "data.json" in found["problems"][0]
+    (damaged / "checkpoints/00000001/data.json").unlink()
+    text = out("info", damaged)
+    assert "no good checkpoint" in text and "problem" in text
+
+
+def test_generate_prints_prompt_and_text(out, trained):
+    words = ("generate", trained, "--prompt", "ab", "--prompt", "c", "--max-tokens", "4")
+    lines = [json.loads(line) for line in out(*words, "--json").splitlines()]
+    assert [line["prompt"] for line in lines] == ["ab", "c"]
+    assert all(line["step"] == 2 for line in lines)
+    first, second = lines
+    divided = f"ab{first['text']}\n{'-' * 40}\nc{second['text']}\n"
+    assert out(*words) == divided
+    greedy = (*words, "--temperature", "0")
+    assert out(*greedy) == out(*greedy, "--seed", "9")
+
+
+def test_generated_text_is_plain_where_nobody_looks():
+    file = io.StringIO()
+    print_texts(["[bold]a"], [" :smile: b\n"], file)
+    assert file.getvalue() == "[bold]a :smile: b\n\n"
+
+
+def test_eval_prints_figures_and_json(out, trained):
+    found = json.loads(out("eval", trained, "--json"))
+    assert found["step"] == 2 and 0 < found["final"]["eval/loss"] < 7
+    text = out("eval", trained)
+    assert "step 2" in text and f"{found['final']['eval/loss']:.4f}" in text
+    earlier = json.loads(out("eval", trained, "--step", "1", "--json"))
+    assert earlier["step"] == 1 and earlier["final"] != found["final"]
+
+
+def test_report_prints_where_it_is(out, trained):
+    path = Path(out("report", trained).strip())
+    assert path == trained / "report.html" and path.stat().st_size > 10_000
+
+
+def test_resume_of_a_finished_run_changes_nothing(out, trained):
+    before = (trained / "metrics.jsonl").read_bytes()
+    assert "done" in out("resume", trained)
+    assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------ data, tokenizer
+
+
+def test_data_prepare_and_inspect(out, trained):
+    manifest = json.loads(out("data", "prepare", SMOKE))
+    assert manifest["splits"]["train"]["documents"] + manifest["splits"]["validation"][
+        "documents"
+    ] == 40  # fmt: skip
+    text = out("data", "inspect", SMOKE, "--rows", "2")
+    assert text.count("row ") >= 4 and "train:" in text and "validation:" in text
+    assert "padding" in text and "segment 1" in text
+    assert "train:" not in out("data", "inspect", SMOKE, "--split", "validation")
+
+
+def test_tokenizer_train_makes_one_that_can_be_used(out, trained, tmp_path):
+    folder = tmp_path / "tokenizer"
+    said = out("tokenizer", "train", SMOKE, "--out", folder, "tokenizer.type=characters")
+    ids = int(re.search(r": (\d+) ids, sha256 [0-9a-f]{64}$", said.strip())[1])
+    saved = ("tokenizer.type=saved", f"tokenizer.path={folder}")
+    manifest = json.loads(out("data", "prepare", SMOKE, *saved))
+    assert manifest["tokenizer"] in said and ids > 20
+
+
+def test_empty_prompts_need_a_start_token():
+    with pytest.raises(UserError, match="give some text"):
+        check_prompts([[1], []], 8, None)
+    with pytest.raises(UserError, match="at most 5 tokens"):
+        check_prompts([[1], [1, 2, 3]], 8, 8)
+    check_prompts([[1, 2, 3]], 5, 8)
