@@ -200,13 +200,14 @@ def test_nothing_but_damaged_checkpoints_is_an_error_and_no_fresh_start(
     jaxlm: Commands, reference: Path, tmp_path: Path
 ) -> None:
     run = copy_of(reference, tmp_path / "run")
+    (run / "result.json").unlink()  # killed before its end
     for folder in (run / "checkpoints").iterdir():
         flip_a_bit(arrays_of(run, int(folder.name)))
     kept = (run / "ledger.jsonl").read_bytes(), (run / "metrics.jsonl").read_bytes()
     for command in (["resume", run], ["train", CONFIG, *SETTINGS, f"run_dir={run}"]):
         code, text = jaxlm.run(*command)
         assert code == 2 and "no good checkpoint" in text, text
-    assert not any(name.isdecimal() for name in Watched(run)._names())
+    assert all(".corrupt" in folder.name for folder in (run / "checkpoints").iterdir())
     assert ((run / "ledger.jsonl").read_bytes(), (run / "metrics.jsonl").read_bytes()) == kept
 
 
@@ -264,7 +265,7 @@ def test_a_full_disk_loses_nothing(jaxlm: Commands, reference: Path, small_disk:
     until(lambda: "not saved, no space left" in log.read_text(), process)
     filler.unlink()
     assert process.wait() == 0, log.read_text()
-    assert "Traceback" not in log.read_text()
+    assert "Logging error" not in log.read_text()
     assert_same(run, reference)
 
 

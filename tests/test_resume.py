@@ -1,0 +1,147 @@
+"""A chain of resumes over epoch borders: every sample once an epoch, whatever feeds the batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tiny import load, prepared
+
+from jaxlm.train import loop
+from jaxlm.train.loop import DONE, INTERRUPTED, Loop, Outcome
+
+STEPS, BATCH = 36, 8
+STOPS = (9, 17, 33)  # an epoch ends after 16 and a half steps, and again after 33
+SETTINGS = (
+    "data.source.num_documents=16",
+    f"train.steps={STEPS}",
+    f"train.batch_size={BATCH}",
+    "mesh.num_devices=1",
+    "checkpoint.every_steps=null",
+    "eval.every_steps=null",
+    "eval.at_end=false",
+    "sample.prompts=[]",
+    "logging.tensorboard=false",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache_of_small_programs() -> Iterator[None]:
+    """Resumed runs need not compile again what took less than a second."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.fixture
+def stops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps after which the process sends itself SIGTERM."""
+    steps: list[int] = []
+    after = Loop._after
+
+    def stop_after(self: Loop, state: Any, step: int) -> Outcome | None:
+        if step in steps:
+            steps.remove(step)
+            signal.raise_signal(signal.SIGTERM)
+        return after(self, state, step)
+
+    monkeypatch.setattr(Loop, "_after", stop_after)
+    return steps
+
+
+def train(run: Path, model: str, settings: tuple[str, ...]) -> Outcome:
+    return loop.train(load(model, *SETTINGS, f"run_dir={run}", *settings))
+
+
+def ledger(run: Path) -> Iterator[tuple[int, list[int]]]:
+    for line in (run / "ledger.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        yield record["step"], record["ids"]
+
+
+def feeding(prefetch: int, workers: int = 0) -> tuple[str, ...]:
+    return f"train.prefetch={prefetch}", f"train.data_workers={workers}"
+
+
+@pytest.mark.parametrize(
+    ("model", "accumulation", "feeds"),
+    [
+        ("transformer", 1, [feeding(0)] * 4),
+        ("transformer", 4, [feeding(8)] * 4),
+        # each process in its own way; the recurrent state goes on where it was
+        ("lstm", 4, [feeding(0), feeding(8), feeding(8, workers=1), feeding(0)]),
+    ],
+)
+def test_three_resumes_over_epoch_borders(
+    tmp_path: Path, stops: list[int], model: str, accumulation: int, feeds: list[tuple[str, ...]]
+) -> None:
+    accumulate = f"train.accumulation={accumulation}"
+    run = tmp_path / "chain"
+    stops += STOPS
+    for number, feed in enumerate(feeds):
+        outcome = train(run, model, (accumulate, *feed))
+        assert outcome.code == (DONE if number == len(STOPS) else INTERRUPTED), outcome.message
+        reached = STEPS if number == len(STOPS) else STOPS[number]
+        assert f"step {reached} of {STEPS}" in outcome.message
+
+    steps, ids = zip(*ledger(run), strict=True)
+    assert steps == tuple(range(1, STEPS + 1))
+    drawn = np.concatenate(ids).tolist()
+    config, data = prepared(load(model, *SETTINGS, accumulate).config)
+    rows = data.rows("train", batch_size=BATCH, seed=config.seed)
+    assert drawn == [int(rows[i]["id"]) for i in range(STEPS * BATCH)]
+
+    per_epoch = rows.rows_per_epoch
+    assert STOPS[0] < per_epoch / BATCH < 2 * per_epoch / BATCH < STEPS
+    if model == "transformer":  # a stream fills its lanes up, so its epochs are whole batches
+        assert per_epoch % BATCH, "a border inside a batch"
+        for start in (0, per_epoch):
+            assert sorted(drawn[start : start + per_epoch]) == list(range(per_epoch))
+
+    if model == "transformer":  # killed ones are compared in test_chaos
+        return
+    undisturbed = train(tmp_path / "straight", model, (accumulate, *feeding(2)))
+    assert outcome.result["final"]["param_sha256"] == undisturbed.result["final"]["param_sha256"]
+
+
+def test_what_a_killed_process_told_too_much_is_taken_back(
+    tmp_path: Path, stops: list[int]
+) -> None:
+    """Lines of steps behind the checkpoint, and a torn one, as SIGKILL leaves them."""
+    settings = ("sample.prompts=['a']", "sample.every_steps=3", "sample.max_tokens=2")
+    stops += [STOPS[0]]
+    run = tmp_path / "run"
+    assert train(run, "transformer", settings).code == INTERRUPTED
+    before = {name: (run / name).read_text() for name in ("metrics.jsonl", "samples.jsonl")}
+    extra = {"metrics.jsonl": "train/loss", "ledger.jsonl": "ids", "samples.jsonl": "samples"}
+    for name, key in extra.items():
+        with (run / name).open("a") as file:
+            for step in (STOPS[0] + 1, STOPS[0] + 2):
+                file.write(json.dumps({"step": step, "time": 0, key: "stale"}) + "\n")
+            file.write('{"step": 10, "torn')
+    assert train(run, "transformer", settings).code == DONE
+    for name in extra:
+        text = (run / name).read_text()
+        assert "stale" not in text and "torn" not in text
+        assert text.startswith(before.get(name, ""))
+        told = [r["step"] for r in map(json.loads, text.splitlines()) if "event" not in r]
+        assert told == sorted(set(told)) and told[-1] == STEPS
+
+
+def test_a_config_of_the_same_run_may_change_how_it_is_fed() -> None:
+    """What `feeds` above changes is no change of the run; the seed is."""
+    from jaxlm.run import trajectory
+
+    plain = load("transformer", *SETTINGS).config
+    fed = load("transformer", *SETTINGS, *feeding(0, workers=1)).config
+    assert trajectory(plain) == trajectory(fed)
+    assert trajectory(plain) != trajectory(dataclasses.replace(plain, seed=9))
