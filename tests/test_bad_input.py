@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 
 from jaxlm.cli import main
+from jaxlm.config import UserError
+from jaxlm.run import load_saved
+from jaxlm.train.run_dir import RunDir
+from jaxlm.train.session import check_same_run
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMER = str(ROOT / "configs/smoke/transformer.yaml")
@@ -420,6 +424,15 @@ def test_a_run_of_another_config_is_left_alone(fails, trained):
     lines = [line.strip() for line in error.splitlines()[1:]]
     assert lines == ["seed: 1 -> 2", "optimizer.learning_rate: 0.003 -> 0.5"]
     assert contents(trained) == before
+
+
+def test_a_run_that_never_saved_gives_way_to_another_config(trained, tmp_path):
+    young = tmp_path / "young"
+    shutil.copytree(trained, young, ignore=shutil.ignore_patterns("0*"))
+    other = load_saved(trained).config.replace(seed=2)
+    check_same_run(RunDir(young), other)
+    with pytest.raises(UserError, match="seed: 1 -> 2"):
+        check_same_run(RunDir(trained), other)
 
 
 def test_resume_with_another_model_leaves_the_run_alone(fails, trained):
