@@ -96,7 +96,9 @@ def _gather(
     A CPU spends as long on each pass over [B, T, V] as on a matmul. A target that ties with the
     largest logit counts as correct.
     """
-    return _token_loss(logits(hidden, head), targets, label_smoothing, z_loss)
+    flat = logits(hidden.reshape(-1, hidden.shape[-1]), head)  # [B * T, V]: a plain matrix product
+    out = _token_loss(flat, targets.reshape(-1), label_smoothing, z_loss)
+    return TokenLoss(*(x.reshape(targets.shape) for x in out))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
