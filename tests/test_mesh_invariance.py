@@ -7,13 +7,13 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from tests import tiny
 
 from jaxlm.data.loader import Loader
 from jaxlm.mesh import MeshConfig, batch_sharding, local_rows
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.state import compile_train_step
+from tests import tiny
 
 STEPS = 20
 MESHES = {
