@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class Process:
     """A command under way; `pid` is its real process."""
 
-    def __init__(self, pid: int, reap: Any) -> None:
-        self.pid, self._reap, self._code = pid, reap, None
+    def __init__(self, pid: int, reap: Callable[[], int]) -> None:
+        self.pid, self._reap = pid, reap
+        self._code: int | None = None
         self._handle = os.pidfd_open(pid)
 
     def running(self, wait_seconds: float = 0.0) -> bool:

@@ -406,9 +406,12 @@ class Loop:
 
     def _open_ledger(self) -> IO[str]:
         """Each process writes the ids of its own rows."""
-        return (self._ledger if self.config.train.ledger else Path(os.devnull)).open("a")
+        path = self._ledger if self.config.train.ledger else Path(os.devnull)
+        return path.open("a", buffering=2**20)  # keeps what a full disk does not take, till it does
 
     def _write_ledger(self, step: int, ids: np.ndarray) -> None:
+        if not self.config.train.ledger:
+            return
         with self._file(self._ledger):
             self.ledger.write(json.dumps({"step": step, "ids": ids.tolist()}) + "\n")
             self.ledger.flush()
