@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warm import FreshLauncher, Process, WarmLauncher
+from warm import ROOT, FreshLauncher, Process, WarmLauncher
 
 PHASES = ("step", "save", "commit", "start")
 POLL_SECONDS = 0.001
@@ -123,7 +123,7 @@ class Chaos:
         self.save_seconds = self.step_seconds = 0.0
 
     def run(self) -> Verdict:
-        started = time.time()
+        started, sources = time.time(), newest_source()
         self.reference = self.folder / "reference"
         self._undisturbed()
         while len(self.verdict.kills) < self.options.kills and not self.verdict.problems:
@@ -133,6 +133,8 @@ class Chaos:
                 self._compare(path)
         for launcher in self.launchers:
             launcher.__exit__()
+        if self.verdict.problems and newest_source() != sources:
+            self.verdict.problems.insert(0, "jaxlm's own code was changed meanwhile: start again")
         self.verdict.seconds = round(time.time() - started, 1)
         return self.verdict
 
@@ -278,6 +280,11 @@ class Chaos:
         launcher.start(["info", str(path), "--json"], out).wait()
         text = out.read_text()
         return json.loads(text[text.index("{") :])["param_sha256"]
+
+
+def newest_source() -> float:
+    """When the code was last changed: processes of two versions need not agree to the last bit."""
+    return max(path.stat().st_mtime for path in (ROOT / "jaxlm").rglob("*.py"))
 
 
 def result(path: Path) -> dict[str, Any]:
