@@ -98,7 +98,7 @@ def _print_figures(result: dict[str, Any]) -> None:
 
 def _generate(arguments: Any) -> int:
     from jaxlm.config import UserError, type_name
-    from jaxlm.generate import Sampling, write_texts
+    from jaxlm.generate import Sampling, Writer
     from jaxlm.run import load_saved, objective_of
     from jaxlm.train.session import load_trained
 
@@ -118,7 +118,7 @@ def _generate(arguments: Any) -> int:
         top_p=arguments.top_p,
     )
     prompts = arguments.prompt or [""]
-    texts = write_texts(program, params, tokenizer, prompts, sampling, seed=arguments.seed)
+    texts = Writer(program, tokenizer, sampling)(params, prompts, seed=arguments.seed)
     if arguments.json:
         for prompt, text in zip(prompts, texts, strict=True):
             print(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False))

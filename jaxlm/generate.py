@@ -77,19 +77,19 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, limit: int 
         )
 
 
-def write_texts(
-    program: Program,
-    params: Any,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    sampling: Sampling,
-    *,
-    seed: int = 0,
-) -> list[str]:
-    """What the model writes after each prompt."""
-    generator = Generator(program, sampling, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
-    ids = generator(params, [encode_prompt(tokenizer, text) for text in prompts], seed=seed)
-    return [tokenizer.decode(row) for row in ids]
+class Writer:
+    """Text to text: what the model writes after each prompt."""
+
+    def __init__(self, program: Program, tokenizer: Tokenizer, sampling: Sampling):
+        self.tokenizer = tokenizer
+        self.generator = Generator(
+            program, sampling, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
+        )
+
+    def __call__(self, params: Any, prompts: Sequence[str], *, seed: int = 0) -> list[str]:
+        """The new text of each prompt. Raises `UserError` as `Generator` does."""
+        ids = [encode_prompt(self.tokenizer, text) for text in prompts]
+        return [self.tokenizer.decode(row) for row in self.generator(params, ids, seed=seed)]
 
 
 class Generator:

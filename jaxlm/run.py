@@ -146,6 +146,11 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunCon
     source = init.get("from") if isinstance(init, dict) else None
     layer = _inherited(Path(source)) if isinstance(source, str) else Layer({})
     layer.merge(top)
+    if "tokenizer" not in layer.values and "type" not in layer.values.get("model", {}):
+        raise UserError(
+            f"{path}: names no model and no tokenizer: a second stage takes those of another run; "
+            "add init.from=RUN_DIR"
+        )
     layer.values.setdefault("run_dir", None)
     if layer.values["run_dir"] is None:
         layer.values["run_dir"] = f"runs/{path.stem}"

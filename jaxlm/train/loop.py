@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from jaxlm import config as configs
 from jaxlm.config import Resolved, UserError
 from jaxlm.evaluate import evaluator_of
+from jaxlm.generate import Sampling, Writer
 from jaxlm.run import RunConfig, config_sha256
 from jaxlm.train import session as sessions
 from jaxlm.train.agree import decide
@@ -345,29 +347,28 @@ class Loop:
         sample = self.config.sample
         if not sample.prompts:
             return
-        from jaxlm.generate import Sampling, write_texts
-
         with self.watch("sample"):
             params = state.get("ema", state["params"])
-            sampling = Sampling(
-                max_tokens=sample.max_tokens,
-                temperature=sample.temperature,
-                top_k=sample.top_k,
-                top_p=sample.top_p,
-            )
-            texts = write_texts(
-                self.program,
-                params,
-                self.session.prepared.tokenizer,
-                sample.prompts,
-                sampling,
-                seed=self.config.seed,
-            )
+            texts = self._writer(params, sample.prompts, seed=self.config.seed)
         if self.first:
             pairs = [{"prompt": p, "text": t} for p, t in zip(sample.prompts, texts, strict=True)]
             record = {"step": step, "time": time.time(), "samples": pairs}
             with self._file(self.run_dir.samples) as path, path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            for prompt, text in zip(sample.prompts, texts, strict=True):
+                self.progress.message(_quoted(step, prompt + text))
+
+    @cached_property
+    def _writer(self) -> Writer:
+        """Writes the samples; made once, so that its program is compiled once."""
+        sample = self.config.sample
+        sampling = Sampling(
+            max_tokens=sample.max_tokens,
+            temperature=sample.temperature,
+            top_k=sample.top_k,
+            top_p=sample.top_p,
+        )
+        return Writer(self.program, self.session.prepared.tokenizer, sampling)
 
     # -------------------------------------------------------------------------------- what is told
 
@@ -378,9 +379,9 @@ class Loop:
         lap = self.watch.lap()
         busy = lap["data"] + lap["step"]
         rate = self.tokens / busy if busy else 0.0
-        objective, weight = values["objective"]
         line = {
-            "train/loss": float(objective) / max(float(weight), 1.0),
+            "train/loss": _mean(values["loss"]),  # as eval/loss: no smoothing, no penalty
+            "train/objective": _mean(values["objective"]),
             "train/learning_rate": float(values["learning_rate"][0]),
             "train/grad_norm": float(values["grad_norm"][0]),
             "train/tokens_per_second": rate,
@@ -423,9 +424,10 @@ class Loop:
 
     def _truncate(self, step: int) -> None:
         """Takes back what a killed process told of steps that are about to be run again."""
-        truncate_jsonl(self._ledger, step)
         if not self.first:
             return
+        for ledger in self.run_dir.path.glob("ledger*.jsonl"):  # there may be fewer processes now
+            truncate_jsonl(ledger, step)
         (self.run_dir.path / RESULT).unlink(missing_ok=True)
         last = step == self.total  # then it was killed in what follows the last step
         truncate_jsonl(self.run_dir.samples, step - last)
@@ -458,6 +460,16 @@ class Loop:
     def _signals(self, rows: int) -> dict[str, np.ndarray]:
         asked = self.signals.asked * STOP
         return {"signal": np.full(rows, asked, np.int32)} if self.several else {}
+
+
+def _mean(pair: tuple[Any, Any]) -> float:
+    return float(pair[0]) / max(float(pair[1]), 1e-9)
+
+
+def _quoted(step: int, text: str) -> str:
+    """A sample as an indented block under its step."""
+    lines = "".join(f"\n  | {line}" for line in text.splitlines())
+    return f"sample at step {step}:{lines}"
 
 
 def _due(every: int | None, step: int) -> bool:
