@@ -220,6 +220,9 @@ def _data(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb.add_argument(
         "--rows", type=_whole, default=3, metavar="N", help="inspect: how many (default 3)"
     )
+    verb.add_argument(
+        "--workers", type=_whole, metavar="N", help="processes that tokenise (default: this one)"
+    )
     return verb
 
 

@@ -173,7 +173,7 @@ def _data(arguments: Any) -> int:
     from jaxlm.train.session import prepare_data
 
     config = load_run(arguments.config, arguments.overrides).config
-    prepared = prepare_data(config.replace(run_dir=None), _say)
+    prepared = prepare_data(config.replace(run_dir=None), _say, workers=arguments.workers)
     if arguments.action == "prepare":
         print(json.dumps(prepared.manifest, indent=1, ensure_ascii=False))
         return 0

@@ -54,12 +54,17 @@ def use_compilation_cache(config: RunConfig) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir(config) / "xla"))
 
 
-def prepare_data(config: RunConfig, report: Callable[[str], None]) -> Prepared:
-    """The dataset, with the run's own tokenizer where the run has started already."""
+def prepare_data(
+    config: RunConfig, report: Callable[[str], None], *, workers: int | None = None
+) -> Prepared:
+    """The dataset, with the run's own tokenizer where the run has started already.
+
+    `workers` processes tokenise; None: as many as make batches.
+    """
     run, folder = RunDir(config.run_dir or ""), cache_dir(config)
     check_writable(folder)
     tokenizer = Saved(path=str(run.tokenizer)) if has_started(run) else config.tokenizer
-    workers = config.train.data_workers
+    workers = config.train.data_workers if workers is None else workers
     return config.data.prepare(tokenizer, folder, workers=workers, report=report)
 
 
