@@ -6,6 +6,8 @@ values, tables = evaluator(params)      # {"loss": ..., "bits_per_byte": ...}, {
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -23,16 +25,28 @@ from jaxlm.types import RowDataset
 
 
 class OnePass:
-    """Each row once; rows past the end are padding, so that the last batch is full."""
+    """Each row once; rows past the end are padding, so that the last batch is full.
 
-    def __init__(self, rows: RowDataset):
+    With `spread`, index i reads row i * p mod n, p being coprime to n and near its golden section:
+    the first rows then lie evenly over the whole split, and a part of it speaks for the whole.
+    """
+
+    def __init__(self, rows: RowDataset, *, spread: bool = False):
         self.rows, self.rows_per_epoch = rows, rows.rows_per_epoch
+        self.stride = (
+            _coprime_near(0.618 * self.rows_per_epoch, self.rows_per_epoch) if spread else 1
+        )
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if index < self.rows_per_epoch:
-            return self.rows[index]
+            return self.rows[index * self.stride % self.rows_per_epoch]
         blank = {"segment_ids", "weight"}
         return {k: np.zeros_like(v) if k in blank else v for k, v in self.rows[0].items()}
+
+
+def _coprime_near(target: float, n: int) -> int:
+    """The smallest number from `target` up that shares no factor with n."""
+    return next(p for p in itertools.count(max(1, round(target))) if math.gcd(p, n) == 1)
 
 
 class Evaluator:
@@ -44,13 +58,16 @@ class Evaluator:
         rows: RowDataset,
         transform: Callable[[Mapping[str, Any]], dict[str, Any]],
         batch_size: int,
+        *,
+        spread: bool = False,
     ):
+        """`spread`: rows need not come in order, so that `max_batches` sees all of the split."""
         mesh = program.mesh
         meshes.check_batch(batch_size, mesh, "eval.batch_size")
         self.program, self.batch_size = program, batch_size
         self.num_batches = -(-rows.rows_per_epoch // batch_size)
         self.loader = Loader(
-            OnePass(rows),
+            OnePass(rows, spread=spread),
             transform,
             batch_size,
             meshes.local_rows(batch_size, mesh),
@@ -61,7 +78,7 @@ class Evaluator:
     def __call__(
         self, params: Any, max_batches: int | None = None
     ) -> tuple[dict[str, float], dict]:
-        """(figures, tables) over the split, or over its first `max_batches` batches."""
+        """(figures, tables) over the split, or over `max_batches` batches of it."""
         count = min(self.num_batches, max_batches or self.num_batches)
         total, carry = None, self._carry()
         batches = self.loader.batches(0)
@@ -105,7 +122,8 @@ def evaluator_of(session: Session) -> Evaluator | None:
     config = session.config
     size = config.eval.batch_size or config.train.batch_size
     rows = session.prepared.rows("validation", batch_size=size, seed=config.seed)
-    return Evaluator(session.program, rows, session.transform, size)
+    spread = not session.prepared.consecutive
+    return Evaluator(session.program, rows, session.transform, size, spread=spread)
 
 
 def evaluate_run(

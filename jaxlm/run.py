@@ -146,7 +146,8 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunCon
     source = init.get("from") if isinstance(init, dict) else None
     layer = _inherited(Path(source)) if isinstance(source, str) else Layer({})
     layer.merge(top)
-    if "tokenizer" not in layer.values and "type" not in layer.values.get("model", {}):
+    named = "tokenizer" in layer.values or "type" in (layer.values.get("model") or {})
+    if "objective" in layer.values and not named:
         raise UserError(
             f"{path}: names no model and no tokenizer: a second stage takes those of another run; "
             "add init.from=RUN_DIR"

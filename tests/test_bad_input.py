@@ -167,6 +167,12 @@ def test_an_empty_config_says_what_is_required(fails, tmp_path):
     fails("train", path, says=("is required",))
 
 
+@pytest.mark.parametrize("name", ["sentiment_en", "sentiment_en_lstm"])
+def test_a_second_stage_without_its_source_asks_for_it(fails, name):
+    path = Path(__file__).parents[1] / "configs" / "finetune" / f"{name}.yaml"
+    fails("finetune", path, says=(str(path), "no model", "add init.from=RUN_DIR"))
+
+
 # ----------------------------------------------------------------------------------------- the mesh
 
 

@@ -1,0 +1,122 @@
+"""Evaluation against a plain walk over the held-out documents, one at a time."""
+
+import math
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxlm.evaluate import Evaluator, OnePass, evaluator_of
+from jaxlm.mesh import MeshConfig
+from jaxlm.train.session import Session
+from tests import tiny
+
+SEQ_LEN = 32
+
+
+def session(name: str, *overrides: str, mesh: MeshConfig = tiny.ONE) -> Session:
+    config = tiny.load(name, f"data.seq_len={SEQ_LEN}", *overrides).config
+    config, prepared = tiny.prepared(config)
+    return Session(config, prepared, tiny.program(config, mesh))
+
+
+def documents(rows) -> Iterator[list[int]]:
+    """The split's documents as lists of ids, put together again from its windows, in order."""
+    parts: dict[int, list[int]] = {}
+    number = 0
+    for i in range(rows.rows_per_epoch):
+        row = rows[i]
+        for t in range(
+            len(row["tokens"]) - (i + 1 < rows.rows_per_epoch)
+        ):  # windows overlap by one
+            if row["segment_ids"][t] == 0:
+                continue
+            number += row["positions"][t] == 0
+            parts.setdefault(number, []).append(int(row["tokens"][t]))
+    return iter(parts.values())
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_sums_are_those_of_a_walk_over_the_documents(batch_size):
+    s = session("transformer", "model.dropout=0")
+    rows = s.prepared.rows("validation", batch_size=1, seed=0)
+    params = s.program.create_state()["params"]
+    evaluator = Evaluator(s.program, rows, s.transform, batch_size, spread=True)
+    values, _ = evaluator(params)
+
+    texts = list(documents(rows))
+    pieces = s.prepared.tokenizer.token_bytes
+    text = b"".join(pieces[i] for ids in texts for i in ids[1:])
+    predicted = sum(len(ids) - 1 for ids in texts)
+    nll, hits = 0.0, 0
+
+    @jax.jit
+    def all_logits(row):
+        model = nnx.merge(s.program.graphdef, params)
+        hidden, _ = model(
+            row["tokens"][None, :-1],
+            positions=row["positions"][None, :-1],
+            segment_ids=row["segment_ids"][None, :-1],
+        )
+        return model.logits(hidden)[0]
+
+    for i in range(rows.rows_per_epoch):  # the same windows, by numpy, from the logits alone
+        row = rows[i]
+        logits = np.asarray(all_logits(row), np.float64)
+        for t, target in enumerate(row["tokens"][1:]):
+            if row["segment_ids"][t] and row["segment_ids"][t] == row["segment_ids"][t + 1]:
+                nll += math.log(np.exp(logits[t]).sum()) - logits[t, target]
+                hits += logits[t].argmax() == target
+    assert values["loss"] == pytest.approx(nll / predicted, rel=1e-5)
+    assert values["accuracy"] == pytest.approx(hits / predicted)
+    assert values["perplexity"] == pytest.approx(math.exp(nll / predicted), rel=1e-4)
+    assert values["bits_per_byte"] == pytest.approx(nll / math.log(2) / len(text), rel=1e-5)
+    characters = len(text.decode())
+    assert values["bits_per_char"] == pytest.approx(nll / math.log(2) / characters, rel=1e-5)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 7, 12])
+def test_one_pass_reads_each_row_once_and_pads(n, spread):
+    class Rows:
+        rows_per_epoch = n
+
+        def __getitem__(self, i):
+            return {"id": np.int64(i), "segment_ids": np.ones(2, np.int32)}
+
+    one = OnePass(Rows(), spread=spread)
+    assert sorted(int(one[i]["id"]) for i in range(n)) == list(range(n))
+    assert one[n]["segment_ids"].tolist() == [0, 0]
+
+
+def test_a_part_of_a_spread_pass_lies_over_the_whole_split():
+    class Rows:
+        rows_per_epoch = 1000
+
+        def __getitem__(self, i):
+            return {"id": i}
+
+    first = sorted(OnePass(Rows(), spread=True)[i]["id"] for i in range(20))
+    assert max(np.diff([0, *first, 1000])) < 1000 / 20 * 2
+
+
+def test_the_carried_state_makes_windows_one_long_text():
+    """In lanes, windows of 8 with the state carried score as windows of 32 do."""
+    losses = []
+    for length in (8, 32):
+        s = session("lstm", f"data.seq_len={length}", "eval.batch_size=1")
+        evaluator = evaluator_of(s)
+        losses.append(evaluator(s.program.create_state()["params"])[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_mesh_changes_nothing():
+    one = session("transformer")
+    many = session("transformer", mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    params = one.program.create_state()["params"]
+    moved = jax.tree.map(lambda x, s: jax.device_put(x, s), params, many.program.param_shardings)
+    want, _ = evaluator_of(one)(params)
+    got, _ = evaluator_of(many)(moved)
+    assert got == pytest.approx(want, rel=1e-5)
