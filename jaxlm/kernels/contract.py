@@ -3,9 +3,9 @@
     contract(x, kernel, 1)      # 'BTD,DNH->BTNH'
     contract(x, kernel, 2)      # 'BTNH,NHD->BTD'
 
-"reference" hands XLA the dims as they are, so that each keeps its sharding. "matrix" makes a plain matrix
-product of it: on CPUs, XLA transposes the operands of other contractions one element at a time, which took
-a quarter of a training step.
+"reference" hands XLA the dims as they are, so that each keeps its sharding. "matrix" makes a plain
+matrix product of it: on CPUs, XLA transposes the operands of other contractions one element at a
+time, which took a quarter of a training step.
 """
 
 from __future__ import annotations
