@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -162,16 +163,38 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec_of(axes))
 
 
+def is_split(axis: str) -> bool:
+    """Whether the current mesh has more than one device on this axis."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1) > 1
+
+
 def gather_weight(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
     """A parameter in the compute dtype, gathered over fsdp, right before its matmul.
 
     The cast stands before the gather, so the network carries the narrow dtype; stating the gathered
-    sharding keeps the partitioner from moving activations instead of weights.
+    sharding keeps the partitioner from moving activations instead of weights. The gradient is split
+    like the parameter where it is made, layer by layer.
     """
-    weight = weight.astype(dtype)
     if jax.sharding.get_abstract_mesh().empty:
-        return weight
+        return weight.astype(dtype)
+    weight = _split_gradient(spec_of(axes), weight).astype(dtype)
     return jax.lax.with_sharding_constraint(weight, spec_of(axes, without=("fsdp",)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _split_gradient(spec: PartitionSpec, weight: jax.Array) -> jax.Array:
+    """The weight itself; its gradient is constrained to `spec`.
+
+    The transpose of a gather as `with_sharding_constraint` states it is one more gather: without
+    this, a scan over layers would pile up the whole gradients of all of them on every device.
+    """
+    return weight
+
+
+_split_gradient.defvjp(
+    lambda spec, weight: (weight, None),
+    lambda spec, _, grad: (jax.lax.with_sharding_constraint(grad, spec),),
+)
 
 
 def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.kernels.contract import contract
-from jaxlm.mesh import gather_weight
+from jaxlm.mesh import gather_weight, is_split
 
 
 class Dense(nnx.Module):
@@ -54,7 +54,15 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., *inputs] -> [..., *outputs]
         """The map in the compute dtype. `x` ends in the dims that the kernel begins with."""
-        y = contract(x.astype(self.dtype), weight(self.kernel, self.dtype), self.num_inputs)
+        axes = self.kernel.get_metadata()["axes"]
+
+        def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return contract(x, gather_weight(kernel, axes, self.dtype), self.num_inputs)
+
+        if is_split("fsdp"):
+            # The backward pass gathers the kernel again: saved, those of all layers would be whole.
+            product = jax.checkpoint(product, prevent_cse=False)
+        y = product(x.astype(self.dtype), self.kernel.get_value())
         if self.bias is not None:
             y = y + weight(self.bias, self.dtype)
         return y

@@ -67,20 +67,23 @@ def apply_stack(
             run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=not in_scan)
         return run(x, data)
 
-    def one_period(x: jax.Array, data: Any) -> tuple[jax.Array, Any]:
+    def one_period(x: jax.Array, kinds: Any) -> tuple[jax.Array, Any]:
         ys = []
-        for kind in range(period):
-            x, y = layer(x, _at(data, kind), kind, in_scan=True)
+        for kind, data in enumerate(kinds):
+            x, y = layer(x, data, kind, in_scan=True)
             ys.append(y)
-        return x, _stacked(ys)
+        return x, ys
 
     parts = []
     if whole:
-        folded = jax.tree.map(
-            lambda a: a[: whole * period].reshape(whole, period, *a.shape[1:]), data
-        )
-        x, ys = jax.lax.scan(one_period, x, folded)
-        parts.append(jax.tree.map(lambda a: a.reshape(whole * period, *a.shape[2:]), ys))
+        # The scan's own slices go to the layers as they are: a slice of a slice would be saved for
+        # the backward pass, a second copy of all parameters.
+        every = [
+            jax.tree.map(lambda a, kind=kind: a[kind : whole * period : period], data)
+            for kind in range(period)
+        ]
+        x, ys = jax.lax.scan(one_period, x, every)
+        parts.append(jax.tree.map(_interleave, *ys))
     rest = []
     for index in range(whole * period, num_layers):
         x, y = layer(x, _at(data, index), index % period, in_scan=False)
@@ -94,6 +97,11 @@ def apply_stack(
 
 def _at(data: Any, index: int) -> Any:
     return jax.tree.map(lambda a: a[index], data)
+
+
+def _interleave(*arrays: jax.Array) -> jax.Array:
+    """[n, ...] of every kind in the period -> [n * period, ...] in the order of the layers."""
+    return jnp.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
 
 
 def _stacked(trees: list[Any]) -> Any:

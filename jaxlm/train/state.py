@@ -145,7 +145,7 @@ class Program:
         grads, weight, metrics, carry = self._gradients(params, batch, carry, key)
         scale = 1.0 / jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g: g * scale, grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(metrics["objective"][0])
 
         updates, opt_state = self.optimizer.tx.update(grads, state["opt_state"], params)

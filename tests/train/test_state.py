@@ -1,0 +1,283 @@
+"""The train step: accumulation, packing, donation, sharding, the averaged weights."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxlm.mesh import MeshConfig
+from jaxlm.objectives.sequence_classification import SequenceClassification
+from jaxlm.train.optimizer import SGD, AdamW
+from jaxlm.train.state import compile_train_step
+from jaxlm.tree import flatten
+from tests import tiny
+
+NO_DROPOUT = {
+    "transformer": ["model.dropout=0"],
+    "lstm": [
+        *("model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
+        *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
+    ],
+}
+
+
+@cache
+def config_of(name):
+    return tiny.load(name, *NO_DROPOUT[name], "train.steps=8").config
+
+
+def batches_for(objective, count, rows=8):
+    batches = [tiny.ragged_batch(seed, rows) for seed in range(count)]
+    if isinstance(objective, SequenceClassification):
+        rng = np.random.default_rng(9)
+        kept = ("tokens", "segment_ids", "positions")
+        return [
+            {name: batch[name] for name in kept}
+            | {
+                "labels": rng.integers(0, 3, rows, dtype=np.int32),
+                "example_weights": (np.arange(rows) % 3 > 0).astype(np.float32),
+            }
+            for batch in batches
+        ]
+    return batches
+
+
+def run(program, batches):
+    """(state, metrics of each step) after one step on each batch."""
+    batches = [tiny.on_mesh(batch, program) for batch in batches]
+    step = compile_train_step(program, tiny.spec_of(batches[0]))
+    state, metrics = program.create_state(), []
+    for batch in batches:
+        state, found = step(state, batch)
+        metrics.append(jax.device_get(found))
+    return state, metrics
+
+
+# ------------------------------------------------------------------------------------- accumulation
+
+
+@pytest.mark.parametrize("name", ["transformer", "lstm", "classification"])
+def test_accumulation_equals_the_big_batch(name):
+    """4 micro-batches with masks of all lengths; a mean of their means would be far off."""
+    config = config_of("lstm" if name == "lstm" else "transformer")
+    objective = config.objective
+    if name == "classification":
+        objective = SequenceClassification(classes=("a", "b", "c"), dropout=0.0)
+    batches = batches_for(objective, 3)
+    weight = batches[0].get("loss_weights", batches[0].get("example_weights"))
+    shares = weight.reshape(2, 4, -1).sum((0, 2))  # micro-batch i holds rows i and i + 4
+    assert shares.max() > 1.2 * shares.min()
+    optimizer = SGD(learning_rate=0.05, momentum=0.9, clip_norm=None)
+    states, metrics = zip(
+        *(
+            run(
+                tiny.program(config, objective=objective, optimizer=optimizer, accumulation=k),
+                batches,
+            )
+            for k in (1, 4)
+        ),
+        strict=True,
+    )
+    assert ("carry" in states[0]) == (name == "lstm")
+    start = flatten(tiny.program(config, objective=objective).create_state()["params"])
+    whole, parts = ({k: np.asarray(v) for k, v in flatten(s).items()} for s in map(plain, states))
+    moved = max(np.abs(whole[f"params/{k}"] - np.asarray(v)).max() for k, v in start.items())
+    assert moved > 1e-3
+    for path, value in whole.items():
+        np.testing.assert_allclose(parts[path], value, rtol=0, atol=1e-6, err_msg=path)
+    for one, many in zip(*metrics, strict=True):
+        for key, (total, weight) in one.items():
+            np.testing.assert_allclose(many[key][0], total, rtol=1e-6, atol=1e-6, err_msg=key)
+            np.testing.assert_allclose(many[key][1], weight, rtol=0, err_msg=key)
+
+
+def plain(state):
+    return {name: state[name] for name in ("params", "carry") if name in state}
+
+
+# ------------------------------------------------------------------------------------------ packing
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+@pytest.mark.parametrize("changed", [1, 2, 3])
+def test_packed_documents_do_not_see_one_another(name, changed):
+    """Of three documents in a row one is changed: the others' logits and losses keep every bit."""
+    config = config_of(name)
+    program = tiny.program(config, batch_size=2)
+    params = jax.jit(program.init_params)()
+    logits, loss = forward(name)
+    sizes = (5, 4, 6)
+    segments = np.repeat([[1, 2, 3, 0]], 2, 0).repeat([*sizes, 1], axis=1).astype(np.int32)
+    positions = np.concatenate([np.arange(n) for n in (*sizes, 1)])[None].repeat(2, 0)
+    rng = np.random.default_rng(0)
+    batch = {
+        "tokens": rng.integers(0, 264, (2, 16), dtype=np.int32),
+        "targets": rng.integers(0, 264, (2, 16), dtype=np.int32),
+        "segment_ids": segments,
+        "positions": positions.astype(np.int32),
+        "num_bytes": np.ones(2, np.int32),
+        "num_chars": np.ones(2, np.int32),
+    }
+    others = (segments != changed) & (segments > 0)
+    batch["loss_weights"] = others.astype(np.float32)
+    inside = segments == changed
+    other = batch | {"tokens": np.where(inside, (batch["tokens"] + 7) % 264, batch["tokens"])}
+    before, after = (np.asarray(logits(params, b)) for b in (batch, other))
+    assert np.array_equal(before[others], after[others])
+    assert not np.array_equal(before[inside], after[inside])
+    assert loss(params, batch) == loss(params, other)
+
+
+@cache
+def forward(name):
+    program = tiny.program(config_of(name), batch_size=2)
+
+    def logits(params, batch):
+        model = nnx.merge(program.graphdef, params)
+        rows = {key: batch[key] for key in ("positions", "segment_ids")}
+        return model.logits(model(batch["tokens"], **rows)[0])
+
+    def loss(params, batch):
+        carry = program.init_carry() if program.model.carries_state else None
+        return program.eval_step(params, batch, carry)[0]["loss"][0]
+
+    return jax.jit(logits), jax.jit(loss)
+
+
+# ----------------------------------------------------------------------- donation, sharding, memory
+
+
+@cache
+def compiled(name, mesh, dtype="float32"):
+    config = config_of(name)
+    model = config.model.replace(dtype=dtype)
+    program = tiny.program(config, mesh, model=model, optimizer=AdamW(ema_decay=0.9))
+    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
+    return program, batch, compile_train_step(program, tiny.spec_of(batch))
+
+
+def bytes_per_device(tree):
+    return sum(
+        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+    )
+
+
+FSDP = MeshConfig(data=1, fsdp=8)
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_the_state_is_donated(name):
+    """The step's outputs lie where its inputs did: there is no second copy of the state."""
+    program, batch, step = compiled(name, FSDP)
+    memory = step.memory_analysis()
+    size = bytes_per_device(program.abstract_state())
+    assert memory.alias_size_in_bytes >= size
+    assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 2048  # the metrics
+    state = program.create_state()
+    after, _ = step(state, batch)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+    assert not any(x.is_deleted() for x in jax.tree.leaves((after, batch)))
+    again, _ = step(after, batch)  # what comes out goes in: same shardings, no second program
+    assert int(again["step"]) == 2
+
+
+# Replicated by decision: vectors of norms, biases, and what only `tensor` splits.
+WHOLE = {
+    "transformer": {"layers/attention_norm/scale", "layers/ffn_norm/scale", "final_norm/scale"},
+    "lstm": {"layers/cell/input/bias", "unembed/bias"},
+}
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_fsdp_splits_every_matrix_and_its_optimizer_state(name):
+    program, batch, step = compiled(name, FSDP)
+    abstract = program.abstract_state()
+    for part in ("params", "ema"):
+        for path, leaf in flatten(abstract[part]).items():
+            held = int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
+            assert held * (1 if path in WHOLE[name] else 8) == leaf.size, path
+    arguments = bytes_per_device(abstract) + bytes_per_device(batch)
+    memory = step.memory_analysis()
+    assert memory.argument_size_in_bytes <= arguments + 64 * len(jax.tree.leaves(abstract))
+    moments = jax.tree.leaves(abstract["opt_state"])
+    shapes = {x.shape for x in moments if x.ndim > 1}
+    assert shapes == {x.shape for x in jax.tree.leaves(abstract["params"]) if x.ndim > 1}
+
+
+def test_fsdp_gathers_each_weight_and_keeps_none():
+    """Weights travel to where they are used, forwards and backwards; gradients come back in parts.
+
+    XLA on CPU writes a reduce-scatter as an all-reduce whose result is sliced.
+    """
+    program, _, step = compiled("transformer", FSDP)
+    text = step.as_text()
+    gathered = re.findall(r"f32\[([\d,]+)\][^ ]* all-gather\(", text)
+    for shape in ("1,32,96", "1,32,2,8"):  # gate and up, key and value
+        assert gathered.count(shape) == 4
+    assert "264,32" in gathered  # the table
+    # Nothing of the size of all layers, whole: no gathered weights, no whole gradients.
+    whole = {x.shape for x in jax.tree.leaves(program.abstract_params["layers"]) if x.ndim > 2}
+    shapes = set(re.findall(r"f32\[([\d,]+)\]", text))
+    assert not {",".join(map(str, shape)) for shape in whole} & shapes
+    # The optimizer's square root (of the second moment) is taken of parts alone.
+    roots = set(re.findall(r"f32\[([\d,]+)\][^ ]* sqrt\(", text))
+    assert {"264,4", "2,4,96", "2,96,4"} <= roots
+    assert "264,32" not in roots
+
+
+def test_no_device_ever_holds_the_whole_model():
+    """With few tokens, what the step needs beyond its arguments is less than the parameters."""
+    config = config_of("transformer")
+    model = config.model.replace(hidden_size=256, num_layers=8)
+    program = tiny.program(config, FSDP, model=model)
+    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
+    memory = compile_train_step(program, tiny.spec_of(batch)).memory_analysis()
+    size = sum(4 * x.size for x in jax.tree.leaves(program.abstract_params))
+    assert memory.temp_size_in_bytes < 0.75 * size
+
+
+# --------------------------------------------------------------------------------------------- EMA
+
+
+def test_averaged_weights_have_their_closed_form():
+    """ema_n = d^n p_0 + (1 - d) sum_i d^(n - i) p_i, at each of 5 steps."""
+    program, batch, step = compiled("lstm", FSDP)
+    decay, state = 0.9, program.create_state()
+    seen = [np.asarray(flatten(state["params"])["embed/table"])]
+    for n in range(1, 6):
+        state, _ = step(state, batch)
+        seen.append(np.asarray(flatten(state["params"])["embed/table"]))
+        want = decay**n * seen[0] + (1 - decay) * sum(
+            decay ** (n - i) * seen[i] for i in range(1, n + 1)
+        )
+        got = np.asarray(flatten(state["ema"])["embed/table"])
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    assert np.abs(got - seen[-1]).max() > 1e-3
+
+
+# ------------------------------------------------------------------------------------- bad numbers
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
+    program, batch, step = compiled("lstm", FSDP)
+    state, _ = step(program.create_state(), batch)
+    keep = jax.device_get(state)
+    poison = batch | {"loss_weights": batch["loss_weights"].at[3, 0].set(jnp.nan)}
+    state, metrics = step(state, poison)
+    state, metrics = step(state, poison)
+    assert int(metrics["bad_steps"][0]) == int(state["bad_steps"]) == 2
+    assert int(state["step"]) == 3
+    for name in ("params", "opt_state", "ema", "carry"):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state[name]), keep[name])
+    state, metrics = step(state, batch)
+    assert int(state["bad_steps"]) == 0
+    assert not np.array_equal(
+        flatten(state["params"])["embed/table"], flatten(keep["params"])["embed/table"]
+    )
