@@ -11,6 +11,7 @@ mesh:
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -324,7 +325,21 @@ def _from_environment(name: str) -> int | None:
 
 
 def _on_cluster() -> bool:
-    """Whether the environment says that this is one of several processes (TPU pod or Slurm)."""
+    """Whether this is, or may be, one of several processes: on a TPU pod or under Slurm."""
     tpu_hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
-    return len(tpu_hosts) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ or slurm_tasks > 1
+    several = len(tpu_hosts) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
+    return several or slurm_tasks > 1 or _on_tpu_vm()
+
+
+def _on_tpu_vm() -> bool:
+    """Whether jax will use TPU chips that are attached to a cloud VM.
+
+    Outside GKE no variable tells whether the VM is one of a pod; jax asks the metadata server, and
+    joins a VM that stands alone as process 0 of 1. Where there are no chips, importing jax sets
+    TPU_SKIP_MDS_QUERY; a user sets it to keep a VM by itself.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    wanted = not platforms or "tpu" in platforms.split(",")
+    library = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
+    return wanted and library and "TPU_SKIP_MDS_QUERY" not in os.environ

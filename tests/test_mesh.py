@@ -233,6 +233,7 @@ def joined(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("JAXLM_", "SLURM_", "TPU_", "MEGASCALE_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # as jax sets it where there is no TPU chip
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
     return calls
@@ -271,6 +272,25 @@ def test_clusters_are_detected(joined, monkeypatch, environment):
         monkeypatch.setenv(name, value)
     init_processes()
     assert joined == [()]
+
+
+@pytest.mark.parametrize(
+    ("environment", "joins"),
+    [
+        ({}, True),  # a VM of a pod, or one alone: the metadata server knows, jax asks it
+        ({"JAX_PLATFORMS": "tpu,cpu"}, True),
+        ({"JAX_PLATFORMS": "cpu"}, False),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, False),
+    ],
+)
+def test_tpu_vms_are_detected(joined, monkeypatch, environment, joins):
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "libtpu.so")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    init_processes()
+    assert joined == [()] * joins
 
 
 def test_mistaken_processes(joined, monkeypatch):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxlm.data.loader import Loader
+from jaxlm.kernels.contract import contract_kernels
+from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, batch_sharding, local_rows
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.hashing import param_sha256
@@ -43,8 +45,16 @@ def setup(model):
 
 
 @cache
-def trained(model, mesh):
-    """(hash at step 0, ids, tokens, losses, gradient norms) of a run of 20 steps."""
+def trained(model, mesh, platform="cpu"):
+    """(hash at step 0, ids, tokens, losses, gradient norms) of a run of 20 steps.
+
+    With the kernels that `auto` takes on `platform`.
+    """
+    with target_platform(platform):
+        return _train(model, mesh)
+
+
+def _train(model, mesh):
     config, data = setup(model)
     program = tiny.program(config, MESHES[mesh])
     rows = data.rows("train", batch_size=16, seed=config.seed)
@@ -78,6 +88,16 @@ def test_a_run_does_not_depend_on_the_mesh(model, mesh):
     np.testing.assert_allclose(loss_, loss, rtol=1e-5)
     np.testing.assert_allclose(norm_, norm, rtol=1e-3)
     assert loss[-1] < loss[0] - 0.3  # it has learnt, so the parameters had to agree as well
+
+
+@pytest.mark.parametrize("model", tiny.MODELS)
+def test_what_accelerators_take_runs_on_a_mesh_too(model):
+    """Kernels that are not picked on CPUs, such as the contraction that keeps its dims apart."""
+    assert contract_kernels.pick() is not contract_kernels.pick("reference")
+    *_, loss, norm = trained(model, "one")
+    *_, loss_, norm_ = trained(model, "mixed 8", "tpu")
+    np.testing.assert_allclose(loss_, loss, rtol=1e-5)
+    np.testing.assert_allclose(norm_, norm, rtol=1e-3)
 
 
 @pytest.mark.parametrize("model", tiny.MODELS)

@@ -19,9 +19,9 @@ A folder named by what went into it (contents of the sources, tokenizer, options
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ ARRAYS = {
     "labels": np.int32,
 }
 FORMAT_VERSION = 1
-HASHED_AT_OPEN = 256 * 2**20  # bytes; larger files are checked by size, and in full on request
+HASHED_AT_OPEN = 256 * 2**20  # bytes; a larger file is hashed once, and again when it has changed
 
 
 class TokenFile:
@@ -118,8 +118,10 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: str | Path, *, full: bool = False) -> TokenStore:
-        """Opens a store and checks it: the size of every file always, its SHA-256 up to 256 MB or
-        if `full`.
+        """Opens a store and checks the size and the SHA-256 of every file.
+
+        A file over 256 MB whose size and time are those of the last check is not read again, unless
+        `full` asks for it.
 
         Raises UserError for a folder that is no store, and for one that is damaged.
         """
@@ -196,12 +198,18 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 def _check_file(path: Path, facts: dict[str, Any], full: bool) -> None:
     if not path.is_file():
         raise _damaged(path, "is missing")
-    size = path.stat().st_size
-    if size != facts["bytes"]:
-        raise _damaged(path, f"has {size} bytes instead of {facts['bytes']}")
-    limit = math.inf if full else HASHED_AT_OPEN
-    if size <= limit and sha256_file(path) != facts["sha256"]:
+    found = path.stat()
+    if found.st_size != facts["bytes"]:
+        raise _damaged(path, f"has {found.st_size} bytes instead of {facts['bytes']}")
+    large = found.st_size > HASHED_AT_OPEN
+    stamp, state = path.with_name(f".{path.name}.checked"), f"{found.st_size} {found.st_mtime_ns}"
+    if large and not full and stamp.is_file() and stamp.read_text() == state:
+        return
+    if sha256_file(path) != facts["sha256"]:
         raise _damaged(path, "does not match its SHA-256")
+    if large:
+        with contextlib.suppress(OSError):  # a store that cannot be written is hashed every time
+            stamp.write_text(state)
 
 
 def _damaged(path: Path, what: str) -> UserError:

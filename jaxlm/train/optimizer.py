@@ -12,8 +12,11 @@ So l1 and l2 act as if they stood in the loss (l1 |w| + l2 w^2 / 2), and weight_
     abstract_state = jax.eval_shape(optimizer.tx.init, abstract_params)
     shardings = state_shardings(abstract_state, abstract_params, axes, mesh)
     opt_state = jax.jit(optimizer.tx.init, out_shardings=shardings)(params)
-    updates, opt_state = optimizer.tx.update(grads, opt_state, params)
+    updates, opt_state = optimizer.tx.update(grads, opt_state, params, step=step)
     params = optax.apply_updates(params, updates)
+
+The schedule follows the run's step, which the caller gives: a step that is not applied makes nobody
+late. Bias corrections follow the optimizer's own count of updates.
 """
 
 from __future__ import annotations
@@ -41,10 +44,11 @@ Axes = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What the train step needs: `tx` turns mean gradients into what to add to the parameters."""
+    """What the train step needs: `tx` turns mean gradients, at a step, into what to add to the
+    parameters."""
 
     config: CommonConfig
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformationExtraArgs
     schedule: Schedule  # step -> learning rate, float32; jittable
 
 
@@ -78,7 +82,7 @@ def build(config: OptimizerConfig, abstract_params: Any, axes: Any, total_steps:
         config.direction(axes),
         _add(values["weight_decay"], lambda p: p),
         optax.stateless(lambda u, _: jax.tree.map(lambda x, r: x if r == 1 else x * r, u, rates)),
-        optax.scale_by_learning_rate(schedule),
+        _descend(schedule),
     )
     return Optimizer(config, tx, schedule)
 
@@ -315,6 +319,16 @@ def _add(weights: Any, function: Callable[[jax.Array], jax.Array]) -> optax.Grad
             lambda u, p, w: u + w * function(p) if w else u, updates, params, weights
         )
     )
+
+
+def _descend(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the learning rate of the step that `update` is given."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, step: Any, **_: Any) -> Any:
+        rate = -schedule(step)
+        return jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def _param_path(keys: tuple[Any, ...]) -> str:

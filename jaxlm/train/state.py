@@ -148,7 +148,9 @@ class Program:
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(metrics["objective"][0])
 
-        updates, opt_state = self.optimizer.tx.update(grads, state["opt_state"], params)
+        updates, opt_state = self.optimizer.tx.update(
+            grads, state["opt_state"], params, step=state["step"]
+        )
         new: State = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
         if "ema" in state:
             decay = self.optimizer.config.ema_decay

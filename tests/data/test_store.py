@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jaxlm.config import UserError
+from jaxlm.data import store as store_module
 from jaxlm.data.characters import Characters
 from jaxlm.data.foreign import read_megatron, read_nanogpt
 from jaxlm.data.sources import TextFiles
@@ -233,16 +234,38 @@ def test_a_damaged_store_is_one_line_that_names_file_and_mend(
         assert f"delete {folder}" in str(error.value)
 
 
-def test_large_files_are_hashed_on_request_only(make_corpus, tmp_path, monkeypatch) -> None:
+def test_large_files_are_hashed_once_and_when_they_change(
+    make_corpus, tmp_path, monkeypatch
+) -> None:
     folder = write_store(make_corpus(3), tmp_path / "cache").folder
-    data = bytearray((folder / "tokens.bin").read_bytes())
+    tokens = folder / "tokens.bin"
+    hashed = []
+    original = store_module.sha256_file
+    monkeypatch.setattr(
+        store_module, "sha256_file", lambda path: hashed.append(path.name) or original(path)
+    )
+    monkeypatch.setattr(store_module, "HASHED_AT_OPEN", tokens.stat().st_size - 1)
+    for count in (1, 1, 1):
+        TokenStore.open(folder)
+        assert hashed.count("tokens.bin") == count
+    assert hashed.count("offsets.npy") == 3  # the small ones every time
+    data = bytearray(tokens.read_bytes())
     data[5] ^= 1
-    (folder / "tokens.bin").write_bytes(data)
-    monkeypatch.setattr("jaxlm.data.store.HASHED_AT_OPEN", 10)
+    tokens.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(UserError, match="tokens.bin: does not match"):
+            TokenStore.open(folder)
+    data[5] ^= 1
+    tokens.write_bytes(data)
     TokenStore.open(folder)
+    # a bit that rots beneath an unchanged time is found where all is read again
+    time = tokens.stat().st_mtime_ns
+    data[5] ^= 1
+    tokens.write_bytes(data)
+    os.utime(tokens, ns=(time, time))
     with pytest.raises(UserError, match="tokens.bin: does not match"):
         TokenStore.open(folder, full=True)
-    (folder / "tokens.bin").write_bytes(data[:-2])
+    tokens.write_bytes(data[:-2])
     with pytest.raises(UserError, match=f"tokens.bin: has {len(data) - 2} bytes instead"):
         TokenStore.open(folder)
 

@@ -72,8 +72,8 @@ def run(
     """{name: parameters after every step [S, ...]}; not jitted: compiling takes longer."""
     tx = build(config, params, axes, len(grads)).tx
     state, path = tx.init(params), []
-    for gradient in grads:
-        updates, state = tx.update(gradient, state, params)
+    for step, gradient in enumerate(grads):
+        updates, state = tx.update(gradient, state, params, step=step)
         params = optax.apply_updates(params, updates)
         path.append(flatten(params))
     return {name: np.stack([step[name] for step in path]) for name in path[0]}
@@ -400,8 +400,8 @@ def last_update(config: CommonConfig) -> bytes:
     )
     tx = build(config, params, axes, 3).tx
     state = tx.init(params)
-    for gradient in grads:
-        updates, state = tx.update(gradient, state, params)
+    for step, gradient in enumerate(grads):
+        updates, state = tx.update(gradient, state, params, step=step)
     return b"".join(np.asarray(u).tobytes() for u in jax.tree.leaves(updates))
 
 
@@ -459,6 +459,14 @@ def test_dims_follow_from_the_axes(path, axes, dims):
     assert dims_of(path, axes) == dims
 
 
+def test_the_schedule_follows_the_step_that_is_given():
+    """A run whose steps 1 to 3 were not applied takes the learning rate of step 4, not of step 1."""
+    tx = build(SGD(learning_rate=0.5, schedule=Cosine(), clip_norm=None), PARAMS, AXES, 8).tx
+    updates, _ = tx.update(GRADS[0], tx.init(PARAMS), PARAMS, step=4)
+    for name, gradient in flatten(GRADS[0]).items():  # half way down the cosine
+        np.testing.assert_allclose(flatten(updates)[name], -0.25 * gradient, rtol=1e-6)
+
+
 # ------------------------------------------------------------------------------------- sharding
 
 
@@ -471,7 +479,8 @@ def test_state_is_split_like_its_parameters(name):
     split = state_shardings(jax.eval_shape(tx.init, PARAMS), PARAMS, AXES, mesh)
     params, grads = jax.device_put((PARAMS, GRADS[0]), (shardings, shardings))
     state = jax.jit(tx.init, out_shardings=split)(params)
-    updates, state = jax.jit(tx.update, out_shardings=(shardings, split))(grads, state, params)
+    update = functools.partial(tx.update, step=0)
+    updates, state = jax.jit(update, out_shardings=(shardings, split))(grads, state, params)
 
     moments = 0
     for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -491,7 +500,7 @@ def test_state_is_split_like_its_parameters(name):
     copies = {"sgd": 1, "lion": 1, "adafactor": 3}.get(name, 2)
     assert moments == copies * len(MODEL) - (len(MODEL) - len(NO_MUON)) * (name == "muon")
 
-    alone, _ = tx.update(GRADS[0], tx.init(PARAMS), PARAMS)
+    alone, _ = update(GRADS[0], tx.init(PARAMS), PARAMS)
     for n, u in flatten(updates).items():
         np.testing.assert_allclose(u, flatten(alone)[n], rtol=1e-4, atol=1e-6)
 

@@ -1,0 +1,155 @@
+"""What the loop promises: one compiled step, metrics read one step late, nothing moved in secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm.train import loop
+from jaxlm.train.loop import DONE, Loop
+from tests import tiny
+
+STEPS = 12
+QUIET = (
+    *("eval.every_steps=null", "eval.at_end=false", "sample.prompts=[]"),
+    *("checkpoint.every_steps=null", "logging.tensorboard=false", "train.ledger=false"),
+)
+
+
+def train(run: Path, *settings: str, name: str = "transformer") -> loop.Outcome:
+    return loop.train(
+        tiny.load(name, f"train.steps={STEPS}", f"run_dir={run}", "mesh.num_devices=2", *settings)
+    )
+
+
+@pytest.fixture
+def compilations() -> Any:
+    """The names of the programs that XLA has compiled, or read from the cache, so far."""
+    names: list[str] = []
+
+    def listen(event: str, duration: float, **facts: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(facts.get("fun_name", ""))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_the_step_compiles_once_and_nothing_else_in_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compilations: list[str], name: str
+) -> None:
+    """Steps, evaluations, samples and saves: each has its program, made at its first use."""
+    at: dict[int, int] = {}
+    after = Loop._after
+
+    def count(self: Loop, state: Any, step: int) -> Any:
+        outcome = after(self, state, step)
+        at[step] = len(compilations)
+        return outcome
+
+    monkeypatch.setattr(Loop, "_after", count)
+    settings = ("eval.every_steps=3", "sample.every_steps=3", "checkpoint.every_steps=3")
+    assert train(tmp_path / "run", *settings, "train.accumulation=2", name=name).code == DONE
+    steps = [n for n in compilations if "train_step" in n]
+    assert len(steps) == 1, compilations
+    # from the second evaluation, sample and save on there is nothing left to compile
+    assert at[1] == at[2] and at[6] == at[STEPS], compilations[at[1] :]
+
+
+def test_metrics_are_read_when_the_next_step_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[str, int]] = []
+    compile_, get = loop.compile_train_step, jax.device_get
+    of: dict[int, int] = {}  # id of a step's metrics -> the step
+    kept: list[Any] = []
+
+    def compiled(*arguments: Any) -> Any:
+        step = compile_(*arguments)
+
+        def run(state: Any, batch: Any) -> Any:
+            state, metrics = step(state, batch)
+            kept.append(metrics)
+            of[id(metrics)] = len(kept)
+            order.append(("dispatch", len(kept)))
+            return state, metrics
+
+        return run
+
+    def read(tree: Any) -> Any:
+        if id(tree) in of:
+            order.append(("read", of[id(tree)]))
+        return get(tree)
+
+    monkeypatch.setattr(loop, "compile_train_step", compiled)
+    monkeypatch.setattr(jax, "device_get", read)
+    assert train(tmp_path / "run", *QUIET).code == DONE
+    want = [("dispatch", 1)]
+    for step in range(2, STEPS + 1):
+        want += [("dispatch", step), ("read", step - 1)]
+    assert order == [*want, ("read", STEPS)]
+
+
+def test_the_host_waits_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No array is read, and nothing waited for, but by the `device_get` of the step before."""
+    inside, waits = [0], []
+    get = jax.device_get
+
+    def read(tree: Any) -> Any:
+        inside[0] += 1
+        try:
+            return get(tree)
+        finally:
+            inside[0] -= 1
+
+    array = type(jax.numpy.zeros(()))
+    value = array._value
+
+    def watched(self: Any) -> Any:
+        if not inside[0] and running[0]:
+            waits.append(self.shape)
+        return value.fget(self)
+
+    running = [False]
+    original = Loop._train
+
+    def train_(self: Loop, *arguments: Any) -> Any:
+        running[0] = True
+        try:
+            return original(self, *arguments)
+        finally:
+            running[0] = False
+
+    monkeypatch.setattr(jax, "device_get", read)
+    monkeypatch.setattr(array, "_value", property(watched))
+    monkeypatch.setattr(array, "block_until_ready", lambda self: waits.append("blocked"))
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: waits.append("blocked"))
+    monkeypatch.setattr(Loop, "_train", train_)
+    assert train(tmp_path / "run", *QUIET).code == DONE
+    assert waits == []
+
+
+def test_a_hidden_transfer_in_the_loop_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transfer guard is on: a number that slips into device code from the host is found."""
+    compile_ = loop.compile_train_step
+
+    def compiled(*arguments: Any) -> Any:
+        step = compile_(*arguments)
+
+        def run(state: Any, batch: Any) -> Any:
+            jax.numpy.add(batch["tokens"], np.ones(3, np.int32)[0])
+            return step(state, batch)
+
+        return run
+
+    monkeypatch.setattr(loop, "compile_train_step", compiled)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train(tmp_path / "run", *QUIET)

@@ -1,0 +1,144 @@
+"""Where a run's weights come from: a checkpoint, another run, or the seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm.config import UserError
+from jaxlm.run import load_run, load_saved
+from jaxlm.train import loop
+from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.hashing import param_sha256
+from jaxlm.train.loop import DONE
+from jaxlm.train.run_dir import RunDir
+from jaxlm.train.session import Session, find_state, load_trained
+from jaxlm.tree import flatten
+from tests import tiny
+
+QUIET = ("eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]")
+SENTIMENT = """
+data:
+  type: examples
+  source: {{type: csv, files: {folder}/reviews.csv, text_column: text, label_column: label}}
+  validation_fraction: 0.2
+  seq_len: 16
+objective: {{type: sequence_classification}}
+optimizer: {{type: adamw}}
+train: {{steps: 2, batch_size: 8}}
+"""
+
+
+@pytest.fixture(scope="module", params=tiny.MODELS)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps that keeps an average of its weights, with two checkpoints."""
+    run = tmp_path_factory.mktemp("source") / request.param
+    settings = ("train.steps=4", "optimizer.ema_decay=0.5", "checkpoint.every_steps=2")
+    mesh = "mesh={data: 2, fsdp: 2, tensor: 2}"
+    outcome = loop.train(tiny.load(request.param, *QUIET, *settings, mesh, f"run_dir={run}"))
+    assert outcome.code == DONE, outcome.message
+    return run
+
+
+def stored(run: Path, step: int, part: str) -> dict[str, np.ndarray]:
+    """A part of a checkpoint, read without the session."""
+    reader = CheckpointReader(RunDir(run).checkpoints)
+    arrays = reader.read_metadata(step).arrays
+    names = [path for path in arrays if path.startswith(f"{part}/")]
+    tree: dict[str, Any] = {}
+    for path in names:
+        node = tree
+        *parents, last = path.split("/")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        info = arrays[path]
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        node[last] = jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=sharding)
+    found = flatten(reader.restore_partial(step, tree)[part])
+    return {path: np.asarray(x) for path, x in found.items()}
+
+
+def second_stage(folder: Path, source: Path, *overrides: str) -> Session:
+    rows = [f"{word} {i},{label}" for i in range(30) for word, label in (("good", 1), ("bad", 0))]
+    (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    config = folder / "sentiment.yaml"
+    config.write_text(SENTIMENT.format(folder=folder))
+    shared = [f"init.from={source}", f"run_dir={folder}/run", f"cache_dir={tiny.cache_dir()}"]
+    resolved = load_run(config, [*shared, "mesh={data: 1, num_devices: 1}", *overrides])
+    return Session.open(resolved.config, report=lambda _: None)
+
+
+def initial(session: Session) -> dict[str, np.ndarray]:
+    with jax.set_mesh(session.program.mesh):
+        reader = CheckpointReader(RunDir(session.config.run_dir).checkpoints)
+        state, step = find_state(session, reader)
+    assert step == 0 and int(state["step"]) == 0
+    return {path: np.asarray(x) for path, x in flatten(state["params"]).items()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "step", "part"),
+    [
+        ((), 4, "ema"),  # the average where there is one
+        (("init.use_ema=false",), 4, "params"),
+        (("init.step=2", "init.use_ema=false"), 2, "params"),
+        (("init.step=2",), 2, "ema"),
+    ],
+)
+def test_a_second_stage_starts_from_the_weights_that_it_names(
+    tmp_path: Path, source: Path, overrides: tuple[str, ...], step: int, part: str
+) -> None:
+    """Another mesh, objective and head: the backbone is the source's, the head the seed's."""
+    session = second_stage(tmp_path, source, *overrides)
+    found, want = initial(session), stored(source, step, part)
+    backbone = {p.removeprefix("backbone/"): x for p, x in found.items() if "backbone/" in p}
+    assert backbone.keys() == want.keys()
+    for path, value in want.items():
+        np.testing.assert_array_equal(backbone[path], value, err_msg=path)
+    fresh = flatten(session.program.create_state()["params"])
+    heads = {path for path in found if not path.startswith("backbone/")}
+    assert heads == {"kernel", "bias"}
+    for path in heads:
+        np.testing.assert_array_equal(found[path], np.asarray(fresh[path]), err_msg=path)
+    # the four choices above are four different sets of weights
+    others = [stored(source, s, p) for s in (2, 4) for p in ("params", "ema") if (s, p) != (step, part)]
+    assert all(any((o[path] != want[path]).any() for path in want) for o in others)
+
+
+def test_what_a_run_is_used_with_is_its_average(source: Path) -> None:
+    """`generate` and `eval` take the averaged weights, as the run's own evaluation did."""
+    *_, params, _, step = load_trained(str(source), overrides=("mesh={data: 8}",))
+    assert step == 4
+    for path, value in stored(source, 4, "ema").items():
+        np.testing.assert_array_equal(np.asarray(flatten(params)[path]), value)
+
+
+def test_a_run_saved_on_one_mesh_goes_on_with_every_bit_on_another(source: Path) -> None:
+    saved = load_saved(source, ("mesh={data: 1, fsdp: 8}",)).config
+    session = Session.open(saved, report=lambda _: None)
+    with jax.set_mesh(session.program.mesh):
+        state, step = find_state(session, CheckpointReader(RunDir(source).checkpoints))
+    assert step == 4
+    found = flatten(state["params"])
+    assert {len(x.sharding.device_set) for x in found.values()} == {8}
+    for path, value in stored(source, 4, "params").items():
+        np.testing.assert_array_equal(np.asarray(found[path]), value)
+    assert param_sha256(state["params"]) == json.loads((source / "result.json").read_text())["final"]["param_sha256"]
+
+
+def test_another_tokenizer_than_the_sources_is_an_error(tmp_path: Path, source: Path) -> None:
+    session = second_stage(tmp_path, source, "tokenizer={type: characters}", "model.vocab_size=264")
+    with pytest.raises(UserError, match="tokenizer: is not the one that .* was trained with"):
+        initial(session)
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path: Path, source: Path) -> None:
+    name = "ffn/down/kernel" if "transformer" in source.name else "cell/recurrent/kernel"
+    size = "model.intermediate_size=64" if "transformer" in source.name else "model.hidden_size=64"
+    with pytest.raises(UserError, match=f"different: .*{name}"):
+        initial(second_stage(tmp_path, source, size))
