@@ -307,7 +307,7 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, Config):
         return to_dict(value)
     if isinstance(value, tuple):
-        return [_to_plain(v) for v in value]
+        return _to_plain(value[0]) if _is_single(value) else [_to_plain(v) for v in value]
     if isinstance(value, dict):
         return {k: _to_plain(v) for k, v in value.items()}
     return value
@@ -370,6 +370,8 @@ def describe(config: Config, path: str = "") -> Iterable[tuple[str, Any, str]]:
 
 
 def _describe(value: Any, path: str, doc: str) -> Iterable[tuple[str, Any, str]]:
+    if _is_single(value):
+        value = value[0]
     if isinstance(value, Config):
         yield from describe(value, path)
     elif isinstance(value, (tuple, dict)) and any(
@@ -379,6 +381,11 @@ def _describe(value: Any, path: str, doc: str) -> Iterable[tuple[str, Any, str]]
             yield from _describe(item, join(path, key), doc)
     else:
         yield path, _to_plain(value), doc
+
+
+def _is_single(value: Any) -> bool:
+    """Whether a value is a list of one config, which is written without the list."""
+    return isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], Config)
 
 
 def _items(value: tuple | dict) -> dict:

@@ -153,7 +153,7 @@ class Generator:
         model = nnx.merge(self.program.graphdef, params)
         positions = jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)
         cache = model.init_cache(batch, length + steps)
-        hidden, cache = model(tokens, positions=positions, segment_ids=real, cache=cache)
+        hidden, cache, *_ = model(tokens, positions=positions, segment_ids=real, cache=cache)
         row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
         alive = real.any(axis=1)
 
@@ -169,7 +169,7 @@ class Generator:
             alive = alive & (token != (-1 if self.eos_id is None else self.eos_id))
             # The last token written needs no logits after it, but a loop of equal turns compiles
             # smaller.
-            hidden, cache = model(
+            hidden, cache, *_ = model(
                 token[:, None],
                 positions=positions[:, -1:] + 1 + i,
                 segment_ids=jnp.ones((batch, 1), jnp.int32),

@@ -43,6 +43,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "norm": None,
     "pos": None,
     "labels": None,
+    "buckets": None,
     "layers": "stage",
     "experts": "expert",
     # activations

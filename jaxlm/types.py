@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from jaxlm.config import Config
 
@@ -43,6 +43,22 @@ Metrics = Mapping[str, tuple[Any, Any]]
 Cache = Any  # a pytree: keys and values for attention, the hidden state for recurrences
 
 
+class Output(NamedTuple):
+    """What a language model makes of a batch of tokens."""
+
+    hidden: jax.Array  # [B, T, D] after the final norm
+    cache: Cache | None = None  # after these tokens; None where none was given
+    losses: Mapping[str, jax.Array] = {}  # [B] by row: what a router adds to the row's mean loss
+    states: Any = None  # [L, B, T, D] after every layer, where they are asked for
+
+
+class Encoded(NamedTuple):
+    """What an encoder made of a text, for a decoder to look at."""
+
+    hidden: jax.Array  # [B, S, D]
+    segment_ids: jax.Array  # [B, S]: 0 is padding
+
+
 class LanguageModel(Protocol):
     """What an objective, the generator and the evaluator ask of a model (a Flax NNX module)."""
 
@@ -55,18 +71,36 @@ class LanguageModel(Protocol):
         positions: jax.Array,  # [B, T]
         segment_ids: jax.Array,  # [B, T]
         cache: Cache | None = None,
+        encoded: Encoded | None = None,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Cache | None]:  # [B, T, D] after the final norm
+    ) -> Output:
         """Hidden states, and the cache after these tokens; `key` switches dropout on."""
         ...
 
-    def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V] float32
+    def encode(
+        self,
+        tokens: jax.Array,  # [B, S]
+        *,
+        positions: jax.Array,  # [B, S]
+        segment_ids: jax.Array,  # [B, S]
+        key: jax.Array | None = None,
+    ) -> Encoded:
+        """What the encoder makes of a text; only where `config.encodes`."""
+        ...
+
+    def head_input(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, D]
+        """What the head's kernel is multiplied with."""
         ...
 
     def head(self) -> Any:  # kernels.cross_entropy.HeadParams
         ...
 
-    def init_cache(self, batch_size: int, max_len: int) -> Cache: ...
+    def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V] float32
+        ...
+
+    def init_cache(
+        self, batch_size: int, max_len: int, encoded: Encoded | None = None
+    ) -> Cache: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +126,111 @@ class ModelConfig(Config):
         return None
 
     @property
+    def encodes(self) -> bool:
+        """Whether an encoder reads a source text first."""
+        return False
+
+    @property
     def carries_state(self) -> bool:
         """Whether training passes the recurrent state on from one window to the next."""
         return False
 
     def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Any:
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(Config):
+    """How tokens look at one another."""
+
+    registry: ClassVar = {
+        "multi_head": "jaxlm.nn.attention:MultiHeadConfig",
+    }
+    default_type: ClassVar = "multi_head"
+
+    if TYPE_CHECKING:  # fields that every attention has
+        num_heads: Any = None
+        causal: Any = None
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """One period of the layers' windows."""
+        raise NotImplementedError
+
+    def check(self, hidden_size: int) -> None:
+        """Raises `UserError` where heads and width do not go together."""
+
+    def rotary_size(self, hidden_size: int) -> int:
+        """The features of a head that rotary positions may turn."""
+        raise NotImplementedError
+
+    def score_flops(self, hidden_size: int) -> float:
+        """Forward FLOPs for each key that a query meets: its score, and its part of the sum."""
+        raise NotImplementedError
+
+    def build(self, dim: int, *, norm: NormConfig, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def init_cache(self, dim: int, batch_size: int, max_len: int, dtype: Any) -> Any:
+        """One layer's empty slots, {name: [B, S, ...]}."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FFNConfig(Config):
+    """What a block does to each token by itself."""
+
+    registry: ClassVar = {
+        "dense": "jaxlm.nn.ffn:DenseConfig",
+    }
+    default_type: ClassVar = "dense"
+
+    def build(self, dim: int, **options: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormConfig(Config):
+    """How hidden states are normalised."""
+
+    registry: ClassVar = {
+        "rmsnorm": "jaxlm.nn.norm:RMSNormConfig",
+        "layernorm": "jaxlm.nn.norm:LayerNormConfig",
+    }
+    default_type: ClassVar = "rmsnorm"
+
+    def build(self, dim: int) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionConfig(Config):
+    """How a token knows its place."""
+
+    registry: ClassVar = {
+        "rotary": "jaxlm.nn.position:RotaryConfig",
+        "learned": "jaxlm.nn.position:LearnedConfig",
+        "sinusoidal": "jaxlm.nn.position:SinusoidalConfig",
+        "relative": "jaxlm.nn.position:RelativeConfig",
+        "none": "jaxlm.nn.position:NoPositionConfig",
+    }
+    default_type: ClassVar = "rotary"
+
+    def check_head(self, head_dim: int) -> None:
+        """Raises `UserError` for heads of a size that these positions cannot turn."""
+
+    def angles(self, rows: Any, head_dim: int) -> Any:
+        """A `jaxlm.nn.position.Rotary` for these rows; None where nothing is turned."""
+        return None
+
+    @property
+    def limit(self) -> int | None:
+        """Positions that there are parameters for; None: no limit."""
+        return None
+
+    def build(self, dim: int, num_heads: int, **options: Any) -> Any:
+        """The parameters of these positions; None where there are none."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

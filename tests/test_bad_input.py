@@ -97,7 +97,7 @@ def test_the_config_that_the_cases_start_from_is_good(tmp_path, capsys):
         (["train.steps=many"], ["command line: train.steps", "whole number", "'many'"]),
         (["train.steps=3.5"], ["train.steps", "whole number"]),
         (["train.steps=true"], ["train.steps", "whole number"]),
-        (["model.tie_embeddings=1"], ["model.tie_embeddings", "true or false"]),
+        (["model.head.tied=1"], ["model.head.tied", "true or false"]),
         (["train.batch_size=0"], ["train.batch_size", "out of range", ">= 1"]),
         (["train.prefetch=-1"], ["train.prefetch", ">= 0"]),
         (["train.data_workers=-2"], ["train.data_workers", ">= 0"]),
@@ -107,7 +107,7 @@ def test_the_config_that_the_cases_start_from_is_good(tmp_path, capsys):
         (["model.type=transfomer"], ["model.type", "did you mean transformer"]),
         (["model.type=rnnn"], ["model.type: unknown type 'rnnn'", "rnn"]),
         (["model=transformer"], ["model: expected a mapping"]),
-        (["model.num_heads=5"], ["model", "num_heads"]),
+        (["model.attention.num_heads=5"], ["model", "num_heads"]),
         (["model.activation=swish"], ["model.activation", "choose one of", "swiglu"]),
         (["train.epochs=1"], ["train: steps, epochs: set exactly one"]),
         (["train.steps=null"], ["train: steps, epochs: set exactly one"]),
@@ -216,12 +216,12 @@ def test_a_mesh_that_does_not_fit(train_fails, words, says):
         (LSTM, ["data.order=shuffle"], ["model.carry_state", "data.order: stream"]),
         (
             TRANSFORMER,
-            ["model.position=learned", "model.max_seq_len=16"],
+            ["model.position={type: learned, max_seq_len: 16}"],
             ["data.seq_len", "32", "at most 16"],
         ),
         (
             TRANSFORMER,
-            ["model.position=learned", "model.max_seq_len=32", "sample.max_tokens=100"],
+            ["model.position={type: learned, max_seq_len: 32}", "sample.max_tokens=100"],
             ["sample.prompt", "32 positions"],
         ),
         (
@@ -401,7 +401,7 @@ def trained(tmp_path_factory, cache) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXLM_CACHE", str(cache))
         folder = tmp_path_factory.mktemp("runs") / "trained"
-        words = ["model.position=learned", "model.max_seq_len=48", "train.steps=1"]
+        words = ["model.position={type: learned, max_seq_len: 48}", "train.steps=1"]
         words += ["optimizer.schedule.warmup=0", "sample.prompts=[]", "eval.at_end=false"]
         words += ["model.num_layers=1", "logging.tensorboard=false", ONE_DEVICE]
         jax.config.update("jax_disable_most_optimizations", True)  # one step, sooner compiled
@@ -507,7 +507,13 @@ def test_a_second_stage_from_nothing(fails, tmp_path):
 
 def test_a_second_stage_that_does_not_fit_and_then_does(fails, trained, tmp_path):
     run = f"run_dir={tmp_path / 'stage'}"
-    words = ("finetune", *STAGE, "model.position=learned", "model.num_layers=1", run)
+    words = (
+        "finetune",
+        *STAGE,
+        "model.position={type: learned, max_seq_len: 48}",
+        "model.num_layers=1",
+        run,
+    )
     # the smoke config has a model of its own: its shape must be the source's
     source = f"init.from={trained}"
     says = ("position/table", "stored float32[48, 32]", "wanted float32[64, 32]")

@@ -55,7 +55,7 @@ def test_sums_are_those_of_a_walk_over_the_documents(batch_size):
     @jax.jit
     def all_logits(row):
         model = nnx.merge(s.program.graphdef, params)
-        hidden, _ = model(
+        hidden, *_ = model(
             row["tokens"][None, :-1],
             positions=row["positions"][None, :-1],
             segment_ids=row["segment_ids"][None, :-1],

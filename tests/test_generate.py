@@ -64,7 +64,7 @@ def test_greedy_is_the_argmax_of_full_forwards(name):
     def next_logits(tokens, real):  # padded on the right, where nothing before looks
         model = nnx.merge(program.graphdef, params)
         positions = jnp.arange(tokens.shape[1])[None]
-        hidden, _ = model(tokens, positions=positions, segment_ids=real)
+        hidden, *_ = model(tokens, positions=positions, segment_ids=real)
         return model.logits(hidden)[0]
 
     for prompt, written in zip(PROMPTS, generate(params, PROMPTS), strict=True):

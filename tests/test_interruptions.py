@@ -26,7 +26,7 @@ SETTINGS = (
     "logging.print_every_steps=1000",
 )
 # large enough that a save takes a while, even on a quick machine
-LARGE = ("model.hidden_size=256", "model.num_layers=4", "model.num_heads=8")
+LARGE = ("model.hidden_size=256", "model.num_layers=4", "model.attention.num_heads=8")
 
 
 @pytest.fixture(scope="module")

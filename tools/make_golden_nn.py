@@ -26,23 +26,32 @@ from jaxlm.tree import flatten
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 
-SHAPE = {"hidden_size": 16, "num_layers": 3, "num_heads": 4, "intermediate_size": 24}
+SHAPE = {"hidden_size": 16, "num_layers": 3, "dtype": "float32"}
+WINDOWS = {"window": [5, None], "softcap": 4.0}
+LINEAR = {"type": "linear", "factor": 2.0}
 MODELS: dict[str, dict[str, Any]] = {
     "gated": {
         **SHAPE,
-        **{"num_kv_heads": 2, "head_dim": 6, "activation": "swiglu", "norm": "rmsnorm"},
-        **{"rope_theta": 500.0, "qk_norm": True, "window": [5, None], "attention_softcap": 4.0},
-        **{"logit_softcap": 6.0, "embedding_scale": 4.0, "norm_eps": 1e-4, "dtype": "float32"},
+        "attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "qk_norm": True, **WINDOWS},
+        "ffn": {"intermediate_size": 24, "activation": "swiglu"},
+        "norm": {"eps": 1e-4},
+        "position": {"theta": 500.0},
+        "head": {"softcap": 6.0},
+        "embedding": {"scale": 4.0},
     },
     "plain": {
         **SHAPE,
-        **{"activation": "gelu_tanh", "norm": "layernorm", "position": "learned", "bias": True},
-        **{"max_seq_len": 40, "tie_embeddings": False, "dtype": "float32"},
+        "attention": {"num_heads": 4, "bias": True, "out_bias": True},
+        "ffn": {"intermediate_size": 24, "activation": "gelu_tanh", "bias": True},
+        "norm": {"type": "layernorm"},
+        "position": {"type": "learned", "max_seq_len": 40},
+        "head": {"tied": False},
     },
     "interleaved": {
         **SHAPE,
-        **{"num_kv_heads": 1, "activation": "geglu", "qkv_bias": True, "rope_interleaved": True},
-        **{"rope_fraction": 0.5, "rope_scaling": 2.0, "attention_scale": 0.3, "dtype": "float32"},
+        "attention": {"num_heads": 4, "num_kv_heads": 1, "bias": True, "scale": 0.3},
+        "ffn": {"intermediate_size": 24, "activation": "geglu"},
+        "position": {"fraction": 0.5, "interleaved": True, "scaling": LINEAR},
     },
 }
 
@@ -202,8 +211,8 @@ def transformer(
     segments: np.ndarray,
 ) -> torch.Tensor:
     """Logits [B, T, V]."""
-    x = w["embed/table"][tokens] * c.embedding_scale
-    if c.position == "learned":
+    x = w["embed/table"][tokens] * c.embedding.scale
+    if "position/table" in w:
         x = x + w["position/table"][torch.tensor(positions).long()]
     for index in range(c.num_layers):
         layer = {
@@ -214,15 +223,15 @@ def transformer(
         x = x + attend(c, layer, norm(c, layer, "attention_norm", x), positions, segments, index)
         x = x + feed_forward(c, layer, norm(c, layer, "ffn_norm", x))
     x = norm(c, w, "final_norm", x)
-    head = w["embed/table"].T if c.tie_embeddings else w["unembed/kernel"]
-    return cap(x @ head, c.logit_softcap)
+    head = w["embed/table"].T if c.head.tied else w["unembed/kernel"]
+    return cap(x @ head, c.head.softcap)
 
 
 def norm(c: TransformerConfig, w: dict, name: str, x: torch.Tensor) -> torch.Tensor:
     scale = w[f"{name}/scale"]
-    if c.norm == "rmsnorm":
-        return F.rms_norm(x, scale.shape, scale, eps=c.norm_eps)
-    return F.layer_norm(x, scale.shape, scale, w[f"{name}/bias"], eps=c.norm_eps)
+    if f"{name}/bias" not in w:
+        return F.rms_norm(x, scale.shape, scale, eps=c.norm.eps)
+    return F.layer_norm(x, scale.shape, scale, w[f"{name}/bias"], eps=c.norm.eps)
 
 
 def attend(
@@ -239,35 +248,38 @@ def attend(
         return y if bias is None else y + bias
 
     q, k, v = project("query"), project("key"), project("value")
-    if c.qk_norm:
-        q = F.rms_norm(q, q.shape[-1:], w["attention/query_norm/scale"], eps=c.norm_eps)
-        k = F.rms_norm(k, k.shape[-1:], w["attention/key_norm/scale"], eps=c.norm_eps)
-    if c.position == "rotary":
+    if c.attention.qk_norm:
+        q = F.rms_norm(q, q.shape[-1:], w["attention/query_norm/scale"], eps=c.norm.eps)
+        k = F.rms_norm(k, k.shape[-1:], w["attention/key_norm/scale"], eps=c.norm.eps)
+    if "position/table" not in w:
         q, k = rotate(c, q, positions), rotate(c, k, positions)
     repeats = q.shape[2] // k.shape[2]
     k, v = k.repeat_interleave(repeats, 2), v.repeat_interleave(repeats, 2)
-    scale = c.attention_scale or 1 / math.sqrt(q.shape[-1])
-    scores = cap(torch.einsum("btnh,bsnh->bnts", q, k) * scale, c.attention_softcap)
-    mask = seen(positions, segments, (c.window or (None,))[index % len(c.window or (None,))])
+    scale = c.attention.scale or 1 / math.sqrt(q.shape[-1])
+    scores = cap(torch.einsum("btnh,bsnh->bnts", q, k) * scale, c.attention.softcap)
+    windows = c.attention.window or (None,)
+    mask = seen(positions, segments, windows[index % len(windows)])
     scores = scores.masked_fill(~mask[:, None], -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     y = torch.einsum("bnts,bsnh->btnh", weights, v)
     y = torch.einsum("btnh,nhd->btd", y, w["attention/out/kernel"])
-    return y + w["attention/out/bias"] if c.bias else y
+    return y + w.get("attention/out/bias", 0)
 
 
 def rotate(c: TransformerConfig, x: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
     """Rotary positions as a product of complex numbers."""
-    size = int(x.shape[-1] * c.rope_fraction)
+    rotary = c.position[0]
+    size = int(x.shape[-1] * rotary.fraction)
     part, rest = x[..., :size], x[..., size:]
-    if c.rope_interleaved:
+    if rotary.interleaved:
         numbers = torch.complex(part[..., 0::2], part[..., 1::2])
     else:
         numbers = torch.complex(part[..., : size // 2], part[..., size // 2 :])
+    stretch = rotary.scaling.factor if rotary.scaling else 1.0
     exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
-    angles = torch.tensor(positions / c.rope_scaling)[..., None] / c.rope_theta**exponents
+    angles = torch.tensor(positions / stretch)[..., None] / rotary.theta**exponents
     numbers = numbers * torch.exp(1j * angles)[:, :, None]
-    if c.rope_interleaved:
+    if rotary.interleaved:
         part = torch.stack([numbers.real, numbers.imag], -1).flatten(-2)
     else:
         part = torch.cat([numbers.real, numbers.imag], -1)
@@ -277,13 +289,13 @@ def rotate(c: TransformerConfig, x: torch.Tensor, positions: np.ndarray) -> torc
 def feed_forward(c: TransformerConfig, w: dict, x: torch.Tensor) -> torch.Tensor:
     def linear(name: str, x: torch.Tensor) -> torch.Tensor:
         y = x @ w[f"ffn/{name}/kernel"]
-        return y + w[f"ffn/{name}/bias"] if c.bias else y
+        return y + w.get(f"ffn/{name}/bias", 0)
 
-    if c.activation == "swiglu":
+    if c.ffn.activation == "swiglu":
         return linear("down", F.silu(linear("gate", x)) * linear("up", x))
-    if c.activation == "geglu":
+    if c.ffn.activation == "geglu":
         return linear("down", F.gelu(linear("gate", x)) * linear("up", x))
-    assert c.activation == "gelu_tanh"
+    assert c.ffn.activation == "gelu_tanh"
     return linear("down", F.gelu(linear("up", x), approximate="tanh"))
 
 

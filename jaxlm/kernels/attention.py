@@ -6,14 +6,16 @@ and keys are never repeated in memory); sliding window: Child et al. 2019, Belta
     out = attention(q, k, v, q_positions=p, k_positions=p, q_segment_ids=s, k_segment_ids=s,
                     same_rows=True)
 
-A query sees a key of its own document (equal segment id, not 0) that is not later and lies within
-the window. A query that sees nothing gets zeros. Weights of unseen keys are exactly 0, so what
-stands in another document cannot change a single bit. Scores and softmax are float32.
+A query sees a key of its own document (equal segment id, not 0) that is not later, or is of the
+document's prefix, and lies within the window. A query that sees nothing gets zeros. Weights of
+unseen keys are exactly 0, so what stands in another document cannot change a single bit. Scores and
+softmax are float32.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,35 +28,41 @@ MAX_BLOCKS = 16  # keeps the program small for long rows
 
 attention_kernels = Kernel("attention")
 
+# (query positions [B, T], key positions [B, S]) -> what is added to scores, [B, N, T, S] float32
+Bias = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 def attention(
     q: jax.Array,  # [B, T, N, H]
     k: jax.Array,  # [B, S, K, H], K divides N
-    v: jax.Array,  # [B, S, K, H]
+    v: jax.Array,  # [B, S, K, H'], H' = H but in latent attention
     *,
     q_positions: jax.Array,  # [B, T] int
     k_positions: jax.Array,  # [B, S] int
     q_segment_ids: jax.Array,  # [B, T] int, 0 sees nothing
     k_segment_ids: jax.Array,  # [B, S] int, 0 is seen by nothing
+    k_prefix: jax.Array | None = None,  # [B, S] bool: seen by all of its document
     causal: bool = True,
     window: int | None = None,
     softcap: float | None = None,
     scale: float | None = None,
+    bias: Bias | None = None,
     same_rows: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
     impl: str = "auto",
-) -> jax.Array:  # [B, T, N, H] in the dtype of v
+) -> jax.Array:  # [B, T, N, H'] in the dtype of v
     """Attention of every query over the keys that it sees.
 
     `window`: keys fewer than `window` positions away are seen, the query's own included. `softcap`:
-    scores become softcap * tanh(scores / softcap). `scale`: 1/sqrt(H) by default. `same_rows`
-    promises that q and k are the same tokens in the same order, with positions that increase within
-    each document; then nothing right of the diagonal is visible, and need not be computed.
+    scores become softcap * tanh(scores / softcap). `scale`: 1/sqrt(H) by default. `bias` is added
+    to the scores after these. `same_rows` promises that q and k are the same tokens in the same
+    order, with positions that increase within each document; then nothing right of the diagonal is
+    visible, and need not be computed.
     `dropout_rate` zeroes attention weights when `dropout_key` is given.
     """
     assert q.shape[2] % k.shape[2] == 0, f"{q.shape[2]} query heads over {k.shape[2]} kv heads"
-    function = attention_kernels.pick(impl, causal=causal, same_rows=same_rows)
+    function = attention_kernels.pick(impl, causal=causal and k_prefix is None, same_rows=same_rows)
     return function(
         q,
         k,
@@ -63,10 +71,12 @@ def attention(
         k_positions=k_positions,
         q_segment_ids=q_segment_ids,
         k_segment_ids=k_segment_ids,
+        k_prefix=k_prefix,
         causal=causal,
         window=window,
         softcap=softcap,
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
+        bias=bias,
         dropout_rate=0.0 if dropout_key is None else dropout_rate,
         dropout_key=dropout_key,
     )
@@ -77,6 +87,7 @@ def visible(
     k_positions: jax.Array,
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
+    k_prefix: jax.Array | None = None,
     *,
     causal: bool,
     window: int | None,
@@ -86,7 +97,8 @@ def visible(
     seen = (q_segment_ids == k_segment_ids) & (q_segment_ids != 0)
     distance = q_positions[:, :, None] - k_positions[:, None, :]
     if causal:
-        seen &= distance >= 0
+        earlier = distance >= 0
+        seen &= earlier if k_prefix is None else earlier | k_prefix[:, None, :]
     if window is not None:
         seen &= jnp.abs(distance) < window
     return seen
@@ -102,23 +114,28 @@ def _reference(
     k_positions: jax.Array,
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
+    k_prefix: jax.Array | None,
     causal: bool,
     window: int | None,
     softcap: float | None,
     scale: float,
+    bias: Bias | None,
     dropout_rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
     """All scores at once; the keys stay in the layout of the cache."""
     seen = visible(
-        *(q_positions, k_positions, q_segment_ids, k_segment_ids), causal=causal, window=window
+        *(q_positions, k_positions, q_segment_ids, k_segment_ids, k_prefix),
+        causal=causal,
+        window=window,
     )
     grouped = _group(q, k.shape[2])
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32)
-    weights, total = _softmax(scores * scale, seen[:, None, None], softcap)
+    added = None if bias is None else bias(q_positions, k_positions)
+    weights, total = _softmax(scores * scale, seen[:, None, None], softcap, added)
     weights = _drop(weights / total, dropout_rate, dropout_key)
     out = jnp.einsum("BKGTS,BSKH->BTKGH", weights.astype(v.dtype), v)
-    return out.reshape(q.shape)
+    return out.reshape(*q.shape[:3], v.shape[-1])
 
 
 def _supports_blocked(*, causal: bool, same_rows: bool) -> bool:
@@ -135,10 +152,12 @@ def _blocked(
     k_positions: jax.Array,
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
+    k_prefix: jax.Array | None,
     causal: bool,
     window: int | None,
     softcap: float | None,
     scale: float,
+    bias: Bias | None,
     dropout_rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
@@ -147,7 +166,9 @@ def _blocked(
     Heads go before length, so that every product is a plain batched matmul, and the division by the
     softmax's sum comes after the second one, on H columns instead of S.
     """
-    batch, length, heads, dim = q.shape
+    assert k_prefix is None
+    batch, length, heads, _ = q.shape
+    dim = v.shape[-1]
     block = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
     grouped = jnp.transpose(_group(q * scale, k.shape[2]), (0, 2, 3, 1, 4))  # [B, K, G, T, H]
     k, v = jnp.transpose(k, (0, 2, 1, 3)), jnp.transpose(v, (0, 2, 1, 3))  # [B, K, S, H]
@@ -169,7 +190,8 @@ def _blocked(
             *(grouped[:, :, :, rows], k[:, :, keys]),
             preferred_element_type=jnp.float32,
         )
-        weights, total = _softmax(scores, seen[:, None, None], softcap)
+        added = None if bias is None else bias(q_positions[:, rows], k_positions[:, keys])
+        weights, total = _softmax(scores, seen[:, None, None], softcap, added)
         if dropout_rate:
             assert dropout_key is not None
             weights = _drop(weights, dropout_rate, jax.random.fold_in(dropout_key, start))
@@ -189,10 +211,17 @@ def _group(q: jax.Array, num_kv_heads: int) -> jax.Array:
     return q.reshape(batch, length, num_kv_heads, heads // num_kv_heads, dim)
 
 
-def _softmax(scores: jax.Array, seen: jax.Array, softcap: float | None) -> tuple[Any, Any]:
+def _softmax(
+    scores: jax.Array,  # [B, K, G, T, S]
+    seen: jax.Array,
+    softcap: float | None,
+    bias: jax.Array | None,  # [B, N, T, S]
+) -> tuple[Any, Any]:
     """Softmax over the seen keys as (weights before division, their sum); 0 where none is seen."""
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias.reshape(bias.shape[0], *scores.shape[1:])
     least = jnp.finfo(scores.dtype).min
     scores = jnp.where(seen, scores, least)
     # clipped at least / 2, so that a row that sees nothing has exp(least / 2) = 0 everywhere

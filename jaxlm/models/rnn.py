@@ -39,8 +39,8 @@ from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.norm import LayerNorm, RMSNorm
 from jaxlm.nn.recurrent import CELLS, Initializer, Recurrent, word_dropout
-from jaxlm.nn.stack import apply_stack, stack
-from jaxlm.types import ModelConfig
+from jaxlm.nn.stack import Run, apply_stack, runs_of, stack
+from jaxlm.types import Encoded, ModelConfig, Output
 
 NORMS: dict[str, Callable[[int], nnx.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
@@ -138,11 +138,11 @@ class RNN(nnx.Module):
         embedding, *_, last = config.widths
         std = config.initializer_range
         self.embed = Embedding(vocab_size, embedding, std=std, dtype=config.dtype, rngs=rngs)
-        self.runs = _runs(config)
+        self.runs = runs_of(list(itertools.pairwise(config.widths)))  # (inputs, outputs)
         for run in self.runs:
             setattr(self, run.name, stack(partial(Layer, config, run), run.count, rngs=rngs))
         self.final_norm = _norm(config, last)
-        self.unembed = Output(config, last, vocab_size, rngs=rngs)
+        self.unembed = Unembed(config, last, vocab_size, rngs=rngs)
 
     def __call__(
         self,
@@ -151,8 +151,9 @@ class RNN(nnx.Module):
         positions: jax.Array,  # [B, T]
         segment_ids: jax.Array,  # [B, T], not needed: a document begins at position 0
         cache: dict[str, State] | None = None,
+        encoded: Encoded | None = None,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, State] | None]:
+    ) -> Output:
         """Hidden states [B, T, D] and, if there is a cache, the one after these tokens."""
         config = self.config
         words_key, input_key, layers_key, output_key = split_key(key, 4)
@@ -169,7 +170,7 @@ class RNN(nnx.Module):
             x = self.final_norm(x)
         x = _dropout(config, x, config.dropout, output_key)
         x = shard(x.swapaxes(0, 1), "batch", "length", "act_embed")  # [B, T, D]
-        return x, (None if cache is None else after)
+        return Output(x, None if cache is None else after)
 
     def _run(
         self, run: Run, x: jax.Array, reset: jax.Array, state: State, key: jax.Array | None
@@ -189,6 +190,9 @@ class RNN(nnx.Module):
         scan, remat = run.count > 1, self.config.remat
         return apply_stack(layers, body, x, xs, num_layers=run.count, scan=scan, remat=remat)
 
+    def head_input(self, hidden: jax.Array) -> jax.Array:
+        return hidden
+
     def head(self) -> HeadParams:
         """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
         own = self.unembed.kernel
@@ -200,12 +204,14 @@ class RNN(nnx.Module):
         logits = cross_entropy.logits(hidden, self.head())
         return shard(logits, "batch", "length", "act_vocab")
 
-    def init_cache(self, batch_size: int, max_len: int) -> dict[str, State]:
+    def init_cache(
+        self, batch_size: int, max_len: int, encoded: Encoded | None = None
+    ) -> dict[str, State]:
         """Zero states [n, B, H] of each run of n layers; a state's size knows no `max_len`."""
         names = CELLS[self.config.cell].state_names
         return {
             run.name: {
-                name: jnp.zeros((run.count, batch_size, run.outputs), jnp.float32) for name in names
+                name: jnp.zeros((run.count, batch_size, run.kind[1]), jnp.float32) for name in names
             }
             for run in self.runs
         }
@@ -228,10 +234,11 @@ class Layer(nnx.Module):
 
     def __init__(self, config: RNNConfig, run: Run, rngs: nnx.Rngs) -> None:
         self.config = config
-        self.norm = _norm(config, run.inputs)
+        inputs, outputs = run.kind
+        self.norm = _norm(config, inputs)
         self.cell: Recurrent = CELLS[config.cell](
-            run.inputs,
-            run.outputs,
+            inputs,
+            outputs,
             weight_dropout=config.dropout_recurrent,
             activation=config.activation,
             initializer=config.initializer,
@@ -253,7 +260,7 @@ class Layer(nnx.Module):
         return (x + y if config.residual else y), state
 
 
-class Output(nnx.Module):
+class Unembed(nnx.Module):
     """The head's parameters: a bias [V] and, where it is not tied, a kernel [D, V]."""
 
     def __init__(self, config: RNNConfig, dim: int, vocab_size: int, *, rngs: nnx.Rngs) -> None:
@@ -263,27 +270,6 @@ class Output(nnx.Module):
             std = config.initializer_range
             self.kernel = Dense({"embed": dim}, {"vocab": vocab_size}, std=std, rngs=rngs).kernel
         self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32), axes=("vocab",))
-
-
-@dataclass(frozen=True)
-class Run:
-    """Neighbouring layers of equal shape."""
-
-    name: str
-    first: int
-    count: int
-    inputs: int
-    outputs: int
-
-
-def _runs(config: RNNConfig) -> tuple[Run, ...]:
-    groups = [list(group) for _, group in itertools.groupby(itertools.pairwise(config.widths))]
-    runs, first = [], 0
-    for shapes in groups:
-        name = "layers" if len(groups) == 1 else f"layers_{first}"
-        runs.append(Run(name, first, len(shapes), *shapes[0]))
-        first += len(shapes)
-    return tuple(runs)
 
 
 def _norm(config: RNNConfig, dim: int) -> Any:

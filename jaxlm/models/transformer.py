@@ -1,111 +1,96 @@
 """The one Transformer: a family is what its config composes, never a name that code tests.
 
-x = embed(tokens) [+ positions]
-for each layer:  x = x + attention(norm(x));  x = x + ffn(norm(x))      (pre-norm)
-hidden = norm(x);  logits = hidden @ head
+    x = embed(tokens) [+ positions] [+ token types], [norm]
+    x = the blocks of `jaxlm.models.blocks`
+    logits = [transform](x) @ head
 
-config = TransformerConfig(hidden_size=256, num_layers=4, num_heads=8, num_kv_heads=2)
-model = config.build(vocab_size=2048, rngs=nnx.Rngs(0))
-hidden, _ = model(tokens, positions=positions, segment_ids=segment_ids)
-logits = model.logits(hidden)
+A decoder (GPT, Llama), an encoder (attention.causal false: BERT), or an encoder-decoder (an
+`encoder` whose output every block of the decoder looks at: T5).
+
+    config = TransformerConfig(hidden_size=256, attention=MultiHeadConfig(num_heads=8))
+    model = config.build(vocab_size=2048, rngs=nnx.Rngs(0))
+    hidden = model(tokens, positions=positions, segment_ids=segment_ids).hidden
+    logits = model.logits(hidden)
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.config import UserError, field
+from jaxlm.config import Config, UserError, field
 from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.cross_entropy import logits as head_logits
 from jaxlm.mesh import shard
-from jaxlm.nn.attention import Attention, KeyValue, Rows
+from jaxlm.models.blocks import Stack, StackConfig
 from jaxlm.nn.dense import Dense, weight
 from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
-from jaxlm.nn.ffn import FeedForward, is_gated
-from jaxlm.nn.norm import LayerNorm, RMSNorm
-from jaxlm.nn.position import LearnedPositions, Rotary, restart, rotary_angles, sinusoidal
-from jaxlm.nn.stack import apply_stack, stack
-from jaxlm.types import ModelConfig
-
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu", "geglu_tanh"]
+from jaxlm.nn.ffn import ACTIVATIONS, Activation
+from jaxlm.nn.flops import matmul_flops
+from jaxlm.nn.position import Rows, restart
+from jaxlm.types import Encoded, ModelConfig, Output
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig(ModelConfig):
-    """A Transformer decoder."""
+class EmbeddingConfig(Config):
+    """How tokens become vectors."""
 
-    hidden_size: int = field(256, "width of the residual stream", ge=1)
-    num_layers: int = field(4, "number of blocks", ge=1)
-    num_heads: int = field(4, "query heads", ge=1)
-    num_kv_heads: int | None = field(None, "key and value heads; null: num_heads", ge=1)
-    head_dim: int | None = field(None, "size of a head; null: hidden_size / num_heads", ge=1)
-    intermediate_size: int | None = field(
-        None,
-        "width of the ffn; null: 4 hidden_size, or 8/3 of it where gated, to a multiple of 32",
-        ge=1,
+    scale: float = field(1.0, "factor on the token embeddings", gt=0)
+    norm: bool = field(False, "the model's norm on the sum of all embeddings")
+    token_types: int = field(0, "kinds of tokens that have a vector of their own (BERT)", ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(Config):
+    """How hidden states become logits."""
+
+    tied: bool = field(True, "the head is the transposed embedding")
+    bias: bool = field(False, "a bias for each token of the vocabulary")
+    scale: float = field(1.0, "factor on the hidden states before the head (T5)", gt=0)
+    softcap: float | None = field(None, "bounds logits to +-this by a tanh", gt=0)
+    transform: Activation | None = field(
+        None, "a dense layer, this activation and a norm before the head (BERT); null: none"
     )
-    activation: Activation = field("swiglu", "of the ffn; names ending in glu are gated")
-    norm: Literal["rmsnorm", "layernorm"] = field("rmsnorm", "normalisation before each part")
-    norm_eps: float = field(1e-5, "added to the variance in every norm", gt=0)
-    position: Literal["rotary", "learned", "sinusoidal", "none"] = field(
-        "rotary", "how a token knows its place"
+    pooler: bool = field(False, "a dense layer and tanh on the first token, for sentence tasks")
+    num_relations: int = field(
+        0, "classes that the pooled vector is told apart into (BERT: next sentence or not)", ge=0
     )
-    max_seq_len: int | None = field(None, "rows of the table of learned positions", ge=1)
-    rope_theta: float = field(10_000.0, "base of the rotary angles", gt=1)
-    rope_scaling: float = field(1.0, "divides rotary positions, to stretch to longer texts", gt=0)
-    rope_fraction: float = field(1.0, "part of each head that is rotated", gt=0, le=1)
-    rope_interleaved: bool = field(False, "rotate pairs (2i, 2i+1) instead of (i, i + half)")
-    tie_embeddings: bool = field(True, "whether the head is the transposed embedding")
-    bias: bool = field(False, "biases in all linear maps and in LayerNorm")
-    qkv_bias: bool = field(False, "biases of queries, keys and values alone")
-    qk_norm: bool = field(False, "RMSNorm on each query and key head")
-    window: tuple[int | None, ...] = field(
-        (),
-        "how many tokens a layer sees back, itself included; cycled over the layers; null: all",
-        ge=1,
-    )
-    attention_scale: float | None = field(None, "factor on scores; null: 1/sqrt(head_dim)", gt=0)
-    attention_softcap: float | None = field(None, "bounds scores to +-this by a tanh", gt=0)
-    logit_softcap: float | None = field(None, "bounds logits to +-this by a tanh", gt=0)
-    embedding_scale: float = field(1.0, "factor on the token embeddings", gt=0)
-    dropout: float = field(0.0, "on the embeddings and on what each block adds", ge=0, lt=1)
-    attention_dropout: float = field(0.0, "on attention weights", ge=0, lt=1)
-    initializer_range: float | None = field(
-        0.02, "std of all kernels and embeddings; null: 1/sqrt(fan in) for kernels", gt=0
-    )
-    vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
-    dtype: Literal["bfloat16", "float32"] = field("bfloat16", "of activations and matmuls")
-    remat: Literal["none", "minimal", "dots", "full"] = field(
-        "none", "what is recomputed in the backward pass: nothing, elementwise, + attention, layers"
-    )
-    scan_layers: bool = field(True, "compile one layer and loop, instead of all layers in a row")
-    attention_impl: str = field("auto", "attention kernel: auto, reference, blocked")
 
     def validate(self) -> None:
-        if self.num_heads % self.kv_heads:
+        if self.num_relations and not self.pooler:
+            raise UserError("num_relations: needs the pooled vector; set pooler to true")
+        if self.transform is not None and ACTIVATIONS[self.transform][1]:
+            raise UserError("transform: a gated activation is for the ffn; use gelu, relu or silu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(StackConfig, ModelConfig):
+    """A Transformer: a decoder, an encoder, or both."""
+
+    vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
+    embedding: EmbeddingConfig = field(EmbeddingConfig, "how tokens become vectors")
+    head: HeadConfig = field(HeadConfig, "how hidden states become logits")
+    encoder: StackConfig | None = field(
+        None, "a stack that reads a source text for this one to look at; null: none"
+    )
+    family: str | None = field(
+        None, "whose names the tensors have in files of other programs; null: none's"
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        if self.encoder is not None and self.encoder.hidden_size != self.hidden_size:
             raise UserError(
-                f"num_kv_heads: {self.kv_heads} does not divide num_heads {self.num_heads}; "
-                "choose a divisor"
+                f"encoder.hidden_size: {self.encoder.hidden_size} is not the decoder's "
+                f"{self.hidden_size}; they share one embedding, make them equal"
             )
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise UserError(
-                f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}; "
-                "choose a divisor, or set head_dim"
-            )
-        if self.position == "learned" and self.max_seq_len is None:
-            raise UserError("max_seq_len: is required with position learned; set it to the seq_len")
-        if self.position == "rotary" and int(self.head_size * self.rope_fraction) % 2:
-            raise UserError(
-                f"rope_fraction: {self.rope_fraction} of head_dim {self.head_size} is odd; "
-                "rotary positions turn pairs, make it even"
-            )
+        if self.encoder is not None and self.encoder.attention.causal:
+            raise UserError("encoder.attention.causal: an encoder sees all of its text; set false")
 
     @property
     def output_size(self) -> int:
@@ -113,28 +98,11 @@ class TransformerConfig(ModelConfig):
 
     @property
     def max_positions(self) -> int | None:
-        return self.max_seq_len if self.position == "learned" else None
+        return self.position[0].limit
 
     @property
-    def kv_heads(self) -> int:
-        return self.num_kv_heads or self.num_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_heads
-
-    @property
-    def ffn_size(self) -> int:
-        if self.intermediate_size is not None:
-            return self.intermediate_size
-        if is_gated(self.activation):
-            return math.ceil(8 * self.hidden_size / 96) * 32
-        return 4 * self.hidden_size
-
-    @property
-    def windows(self) -> tuple[int | None, ...]:
-        """One period of the layers' windows."""
-        return self.window or (None,)
+    def encodes(self) -> bool:
+        return self.encoder is not None
 
     def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Transformer:
         """The model for a tokenizer of `vocab_size` ids."""
@@ -146,74 +114,23 @@ class TransformerConfig(ModelConfig):
         return Transformer(self, self.vocab_size or vocab_size, rngs=rngs)
 
 
-class Block(nnx.Module):
-    """One layer. `attend` holds what the attention of all layers shares."""
+class Transformer(Stack):
+    """A `jaxlm.types.LanguageModel`."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> None:
-        c = config
-        # the sum of 2L contributions keeps its variance
-        options: dict[str, Any] = {
-            "std": c.initializer_range,
-            "out_scale": 1 / math.sqrt(2 * c.num_layers),
-            "dtype": jnp.dtype(c.dtype),
-            "rngs": rngs,
-        }
-        self.dropout = c.dropout
-        self.attention_norm = _norm(c)
-        self.attention = Attention(
-            *(c.hidden_size, c.num_heads, c.kv_heads, c.head_size),
-            bias=c.bias or c.qkv_bias,
-            out_bias=c.bias,
-            qk_norm=c.qk_norm,
-            norm_eps=c.norm_eps,
-            softcap=c.attention_softcap,
-            scale=c.attention_scale,
-            rotary_interleaved=c.rope_interleaved,
-            dropout=c.attention_dropout,
-            impl=c.attention_impl,
-            **options,
-        )
-        self.ffn_norm = _norm(c)
-        self.ffn = FeedForward(
-            c.hidden_size, c.ffn_size, activation=c.activation, bias=c.bias, **options
-        )
-
-    def __call__(
-        self, x: jax.Array, cache: KeyValue | None, key: jax.Array | None, **attend: Any
-    ) -> tuple[jax.Array, KeyValue | None]:
-        weights_key, first, second = split_key(key, 3)
-        y, cache = self.attention(self.attention_norm(x), cache=cache, key=weights_key, **attend)
-        x = x + dropout(y, self.dropout, first)
-        x = x + dropout(self.ffn(self.ffn_norm(x)), self.dropout, second)
-        return shard(x, "batch", "length", "act_embed"), cache
-
-
-class Transformer(nnx.Module):
-    """A decoder-only language model; see `jaxlm.types.LanguageModel`."""
+    config: TransformerConfig
 
     def __init__(self, config: TransformerConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
-        c = config
-        self.config, self.vocab_size = config, vocab_size
-        self.dtype = jnp.dtype(c.dtype)
+        c, self.vocab_size = config, vocab_size
         std = 0.02 if c.initializer_range is None else c.initializer_range
-        options: dict[str, Any] = {"dtype": self.dtype, "rngs": rngs}
-        self.embed = Embedding(vocab_size, c.hidden_size, std=std, **options)
-        self.position = (
-            LearnedPositions(c.max_seq_len, c.hidden_size, std=std, **options)
-            if c.position == "learned" and c.max_seq_len is not None
-            else None
-        )
-        self.layers = stack(lambda rngs: Block(c, rngs=rngs), c.num_layers, rngs=rngs)
-        self.final_norm = _norm(c)
-        self.unembed = (
-            None
-            if c.tie_embeddings
-            else Dense(
-                *({"embed": c.hidden_size}, {"vocab": vocab_size}),
-                std=c.initializer_range,
-                **options,
-            )
-        )
+        options: dict[str, Any] = {"std": std, "dtype": jnp.dtype(c.dtype), "rngs": rngs}
+        self.embed = Embedding(vocab_size, c.hidden_size, **options)
+        super().__init__(c, reads_source=c.encodes, rngs=rngs)
+        types = c.embedding.token_types
+        self.token_types = Embedding(types, c.hidden_size, **options) if types else None
+        self.embedding_norm = c.norm.build(c.hidden_size) if c.embedding.norm else None
+        self.encoder = Stack(c.encoder, rngs=rngs) if c.encoder is not None else None
+        self.unembed = Unembed(c, vocab_size, rngs=rngs)
+        self.pooler = Pooler(c, rngs=rngs) if c.head.pooler else None
 
     def __call__(
         self,
@@ -222,133 +139,201 @@ class Transformer(nnx.Module):
         positions: jax.Array,  # [B, T] int
         segment_ids: jax.Array,  # [B, T] int
         cache: dict[str, Any] | None = None,
+        encoded: Encoded | None = None,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict[str, Any] | None]:
-        """Hidden states [B, T, D] after the final norm, and the cache with T more slots."""
-        c = self.config
-        rows = Rows(positions, segment_ids)
+        prefix: jax.Array | None = None,
+        places: jax.Array | None = None,
+        token_types: jax.Array | None = None,
+        with_states: bool = False,
+    ) -> Output:
+        """Hidden states [B, T, D] after the final norm, and the cache with T more slots.
+
+        `encoded`: the source, where there is an encoder and no cache that holds it. `prefix`
+        [B, T]: tokens that all of their document sees. `places` [B, T, 2]: position and place
+        within a blank, for models of learned positions, where they are not the order of the text.
+        `token_types` [B, T]: 0 by default. `with_states`: the hidden states after every layer.
+        """
+        embed_key, layers_key = split_key(key, 2)
+        rows = Rows(positions, segment_ids, prefix)
         if cache is None:
             rows = rows._replace(positions=restart(positions, segment_ids))
+        where = rows.positions if places is None else places[..., 0]
+        blocks = None if places is None else places[..., 1]
+        x = self._embed(tokens, where, blocks, token_types, embed_key)
+        how: dict[str, Any] = {"key": layers_key, "with_states": with_states}
+        if cache is not None:
+            keys = _write_rows(cache, rows)
+            how |= {"slots": cache["slots"], "keys": keys, "start": cache["length"]}
+            how |= {name: cache.get(name) for name in ("source", "source_segment_ids")}
+        elif encoded is not None:
+            how |= self._source(encoded)
+        assert not self.config.encodes or how.get("source") is not None, "nothing to look at"
+        found = self.run_layers(x, rows, **how)
+        if cache is not None:
+            length = cache["length"] + tokens.shape[1]
+            cache = {**cache, **keys._asdict(), "slots": found.slots, "length": length}
+        states = jnp.concatenate([x[None], found.states]) if with_states else None
+        return Output(found.hidden, cache, found.losses, states)
+
+    def encode(
+        self,
+        tokens: jax.Array,  # [B, S] int
+        *,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        key: jax.Array | None = None,
+        with_states: bool = False,
+    ) -> Any:
+        """What the encoder makes of a source; with its states after every layer if asked for."""
+        assert self.encoder is not None, "this model has no encoder"
         embed_key, layers_key = split_key(key, 2)
-        x = dropout(self._embed(tokens, rows.positions), c.dropout, embed_key)
-        x = shard(x, "batch", "length", "act_embed")
+        x = self._embed(tokens, positions, None, None, embed_key, into=self.encoder)
+        rows = Rows(positions, segment_ids)
+        found = self.encoder.run_layers(x, rows, key=layers_key, with_states=with_states)
+        encoded = Encoded(found.hidden, segment_ids)
+        if with_states:
+            return encoded, jnp.concatenate([x[None], found.states])
+        return encoded
 
-        attend: dict[str, Any] = {"rows": rows, "rotary": self._rotary(rows.positions)}
-        kv = None
-        if cache is not None:
-            start = cache["length"]
-            keys = Rows(
-                *(
-                    jax.lax.dynamic_update_slice(cache[name], new.astype(jnp.int32), (0, start))
-                    for name, new in zip(Rows._fields, rows, strict=True)
-                )
-            )
-            attend |= {"keys": keys, "start": start}
-            kv = KeyValue(cache["k"], cache["v"])
+    def pool(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, D]
+        """The pooled vector of each row: its first token, through a dense layer and a tanh."""
+        assert self.pooler is not None, "this model has no pooler"
+        return self.pooler(hidden)
 
-        def body(layer: Block, x: jax.Array, xs: Any, kind: int) -> tuple[jax.Array, Any]:
-            kv, key = xs
-            return layer(x, kv, key, window=c.windows[kind], **attend)
+    def relation(self, pooled: jax.Array) -> jax.Array:  # [B, D] -> [B, C]
+        """Float32 logits of what the two parts of a row have to do with one another."""
+        assert self.pooler is not None and self.pooler.relation is not None
+        return self.pooler.relation(pooled).astype(jnp.float32)
 
-        layer_keys = None if layers_key is None else jax.random.split(layers_key, c.num_layers)
-        x, kv = apply_stack(
-            self.layers,
-            body,
-            x,
-            (kv, layer_keys),
-            num_layers=c.num_layers,
-            period=len(c.windows),
-            scan=c.scan_layers,
-            remat=c.remat,
-        )
-        if cache is not None:
-            length = start + tokens.shape[1]
-            cache = {**kv._asdict(), **keys._asdict(), "length": length}
-        return self.final_norm(x), cache
+    def head_input(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, D]
+        return self.unembed.prepare(hidden)
+
+    def head(self) -> HeadParams:
+        """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
+        own, bias = self.unembed.kernel, self.unembed.bias
+        kernel = self.embed.attend() if own is None else weight(own, self.dtype)
+        softcap = self.config.head.softcap
+        return HeadParams(kernel, None if bias is None else bias.get_value(), softcap)
 
     def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V]
         """Float32 logits."""
-        return shard(head_logits(hidden, self.head()), "batch", "length", "act_vocab")
+        logits = head_logits(self.head_input(hidden), self.head())
+        return shard(logits, "batch", "length", "act_vocab")
 
-    def head(self) -> HeadParams:
-        """The kernel [D, V] in the compute dtype, and the soft cap, for the loss."""
-        if self.unembed is None:
-            kernel = self.embed.attend()
-        else:
-            kernel = weight(self.unembed.kernel, self.dtype)
-        return HeadParams(kernel, None, self.config.logit_softcap)
-
-    def init_cache(self, batch_size: int, max_len: int) -> dict[str, Any]:
-        """An empty cache of `max_len` slots a row: {k, v [L, B, S, K, H], positions, segment_ids
-        [B, S], length}. Slots with segment id 0 are not seen, so prompts are padded on the left."""
-        c = self.config
-        shape = (c.num_layers, batch_size, max_len, c.kv_heads, c.head_size)
+    def init_cache(
+        self, batch_size: int, max_len: int, encoded: Encoded | None = None
+    ) -> dict[str, Any]:
+        """An empty cache of `max_len` slots a row: what every layer keeps, where the slots' tokens
+        stand, and the source. Slots with segment id 0 are not seen, so prompts are padded on the
+        left."""
         slots = jnp.zeros((batch_size, max_len), jnp.int32)
-        return {
-            "k": jnp.zeros(shape, self.dtype),
-            "v": jnp.zeros(shape, self.dtype),
-            "positions": slots,
-            "segment_ids": slots,
+        rows = Rows(slots, slots, slots.astype(bool))
+        cache = {
+            **rows._asdict(),
+            "slots": self.init_slots(batch_size, max_len),
             "length": jnp.zeros((), jnp.int32),
         }
+        return cache if encoded is None else cache | self._source(encoded)
 
     def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
-        """Forward FLOPs a token in rows of `seq_len`.
+        """Forward FLOPs a token in rows of `seq_len` tokens, source and target alike.
 
-        2 for each element of each kernel, and 4 N H for each key that a query meets. `causal`
-        counts the keys up to the query's own, else all of the row. A backward pass costs twice as
-        much.
+        2 for each weight that a token meets, and what attention costs for each key that a query
+        meets. `causal` counts the keys up to the query's own, else all of the row. A backward pass
+        costs twice as much.
         """
-        c = self.config
-        state = nnx.to_pure_dict(nnx.state(self, nnx.Param))
-        kernels = jax.tree_util.tree_leaves_with_path(state)
-        matmul = sum(math.prod(x.shape) for path, x in kernels if path[-1].key == "kernel")
-        if self.unembed is None:
-            matmul += math.prod(self.embed.table.shape)
-        keys = 0.0
-        for index in range(c.num_layers):
-            keys += _keys_met(seq_len, c.windows[index % len(c.windows)], causal)
-        return 2.0 * matmul + 4.0 * c.num_heads * c.head_size * keys
+        total = matmul_flops(self) + self.score_flops(seq_len, causal=causal)
+        if self.encoder is not None:
+            c = self.config
+            total += self.encoder.score_flops(seq_len, causal=causal)
+            total += c.num_layers * c.attention.score_flops(c.hidden_size) * seq_len
+        return total
 
-    def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    def _source(self, encoded: Encoded) -> dict[str, Any]:
+        return {
+            "source": self.project_source(encoded.hidden),
+            "source_segment_ids": encoded.segment_ids,
+        }
+
+    def _embed(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        blocks: jax.Array | None,
+        token_types: jax.Array | None,
+        key: jax.Array | None,
+        into: Stack | None = None,
+    ) -> jax.Array:
+        """The vectors that enter a stack: this one's, or that of the encoder."""
         c = self.config
         x = self.embed(tokens)
-        if c.embedding_scale != 1.0:
-            x = x * jnp.asarray(c.embedding_scale, x.dtype)
-        if self.position is not None:
-            assert c.max_seq_len is not None
-            if tokens.shape[1] > c.max_seq_len:
-                raise UserError(
-                    f"model.max_seq_len: {c.max_seq_len} learned positions, but rows have "
-                    f"{tokens.shape[1]} tokens; raise it or shorten the rows"
-                )
-            x = x + self.position(positions)
-        if c.position == "sinusoidal":
-            x = x + sinusoidal(positions, c.hidden_size).astype(x.dtype)
-        return x
-
-    def _rotary(self, positions: jax.Array) -> Rotary | None:
-        c = self.config
-        if c.position != "rotary":
-            return None
-        return rotary_angles(
-            positions,
-            c.head_size,
-            theta=c.rope_theta,
-            fraction=c.rope_fraction,
-            scaling=c.rope_scaling,
-        )
+        if c.embedding.scale != 1.0:
+            x = x * jnp.asarray(c.embedding.scale, x.dtype)
+        if self.token_types is not None:
+            types = jnp.zeros_like(tokens) if token_types is None else token_types
+            x = x + self.token_types(types)
+        x = (self if into is None else into).add_positions(x, positions, blocks)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return shard(dropout(x, c.dropout, key), "batch", "length", "act_embed")
 
 
-def _norm(c: TransformerConfig) -> RMSNorm | LayerNorm:
-    if c.norm == "rmsnorm":
-        return RMSNorm(c.hidden_size, eps=c.norm_eps)
-    return LayerNorm(c.hidden_size, eps=c.norm_eps, bias=c.bias)
+class Unembed(nnx.Module):
+    """The head's own parameters: a kernel [D, V] where it is not tied, a bias, a transform."""
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
+        c = config
+        options: dict[str, Any] = {"std": c.initializer_range, "rngs": rngs}
+        embed = {"embed": c.hidden_size}
+        self.scale, self.activation = c.head.scale, c.head.transform
+        tied = c.head.tied
+        self.kernel = None if tied else Dense(embed, {"vocab": vocab_size}, **options).kernel
+        zeros = jnp.zeros((vocab_size,), jnp.float32)
+        self.bias = nnx.Param(zeros, axes=("vocab",)) if c.head.bias else None
+        options["dtype"] = jnp.dtype(c.dtype)
+        plain = c.head.transform is None
+        square = {"act_embed": c.hidden_size}
+        self.transform = None if plain else Dense(embed, square, bias=True, **options)
+        self.norm = None if plain else c.norm.build(c.hidden_size)
+        self.size = c.hidden_size * vocab_size
+
+    def prepare(self, hidden: jax.Array) -> jax.Array:
+        if self.activation is not None:
+            assert self.transform is not None and self.norm is not None
+            hidden = self.norm(ACTIVATIONS[self.activation][0](self.transform(hidden)))
+        return hidden if self.scale == 1.0 else hidden * jnp.asarray(self.scale, hidden.dtype)
+
+    def matmul_flops(self) -> float:
+        """The head's product counts whether its kernel is tied or not."""
+        transform = 0.0 if self.transform is None else self.transform.matmul_flops()
+        return 2.0 * self.size + transform
 
 
-def _keys_met(length: int, window: int | None, causal: bool) -> float:
-    """Keys that a query meets, on average over a row."""
-    reach = length if window is None else min(window, length)
-    if causal:  # the first `reach` queries meet 1, 2, ..., reach keys
-        return reach - reach * (reach - 1) / (2 * length)
-    return min(2 * reach - 1, length)
+class Pooler(nnx.Module):
+    """The first token's hidden state through a dense layer and tanh, and classes over it."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> None:
+        c = config
+        options: dict[str, Any] = {"std": c.initializer_range, "dtype": c.dtype, "rngs": rngs}
+        embed, classes = {"embed": c.hidden_size}, {"labels": c.head.num_relations}
+        self.dense = Dense(embed, {"act_embed": c.hidden_size}, bias=True, **options)
+        self.relation = Dense(embed, classes, bias=True, **options) if classes["labels"] else None
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        return jnp.tanh(self.dense(hidden[:, 0]))
+
+    def matmul_flops(self) -> float:
+        return 0.0  # once a row, not once a token
+
+
+def _write_rows(cache: dict[str, Any], rows: Rows) -> Rows:
+    """Where the tokens of all slots stand, these ones among them."""
+    prefix = jnp.zeros(rows.positions.shape, bool) if rows.prefix is None else rows.prefix
+    new = rows._replace(prefix=prefix)._asdict()
+    at = (0, cache["length"])
+    return Rows(
+        **{
+            name: jax.lax.dynamic_update_slice(cache[name], x.astype(cache[name].dtype), at)
+            for name, x in new.items()
+        }
+    )

@@ -1,8 +1,9 @@
 """Multi-head attention as a module: projections, positions, norms of queries and keys, the cache.
 
-    attention = Attention(dim=256, num_heads=8, num_kv_heads=2, head_dim=32, rngs=rngs)
-    y, _ = attention(x, rows=Rows(positions, segment_ids), rotary=rotary)         # training
-    y, kv = attention(x, rows=rows, keys=all_rows, cache=kv, start=length)        # generation
+    config = MultiHeadConfig(num_heads=8, num_kv_heads=2)
+    attention = config.build(256, norm=RMSNormConfig(), rngs=rngs)
+    y, _ = attention(x, rows=rows, rotary=rotary)                            # training
+    y, cache = attention(x, rows=rows, keys=all_rows, cache=cache, start=n)  # generation
 
 num_kv_heads = num_heads is multi-head, 1 multi-query (Shazeer 2019), between them grouped-query
 attention. Who sees whom is decided by positions and segment ids in `jaxlm.kernels.attention`.
@@ -10,76 +11,119 @@ attention. Who sees whom is decided by positions and segment ids in `jaxlm.kerne
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.kernels.attention import attention
+from jaxlm.config import UserError, field
+from jaxlm.kernels.attention import Bias, attention
 from jaxlm.mesh import shard
 from jaxlm.nn.dense import Dense
-from jaxlm.nn.norm import RMSNorm
-from jaxlm.nn.position import Rotary, apply_rotary
+from jaxlm.nn.position import Rotary, Rows, apply_rotary
+from jaxlm.types import AttentionConfig, NormConfig
+
+Cache = dict[str, jax.Array]  # one layer's slots, [B, S, ...]
 
 
-class Rows(NamedTuple):
-    """Where tokens stand: the mask's only inputs."""
+@dataclass(frozen=True, kw_only=True)
+class CommonAttention(AttentionConfig):
+    """What every attention has."""
 
-    positions: jax.Array  # [B, T] int
-    segment_ids: jax.Array  # [B, T] int
+    num_heads: int = field(4, "query heads", ge=1)
+    window: tuple[int | None, ...] = field(
+        (),
+        "how many tokens a layer sees back, itself included; cycled over the layers; null: all",
+        ge=1,
+    )
+    scale: float | None = field(None, "factor on scores; null: 1/sqrt(size of a query)", gt=0)
+    softcap: float | None = field(None, "bounds scores to +-this by a tanh", gt=0)
+    causal: bool = field(True, "a token sees none that is later")
+    dropout: float = field(0.0, "on attention weights", ge=0, lt=1)
+    impl: str = field("auto", "attention kernel: auto, reference, blocked")
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """One period of the layers' windows."""
+        return self.window or (None,)
 
 
-class KeyValue(NamedTuple):
-    """One layer's cache."""
+@dataclass(frozen=True, kw_only=True)
+class MultiHeadConfig(CommonAttention):
+    """Multi-head, grouped-query or multi-query attention."""
 
-    k: jax.Array  # [B, S, K, H]
-    v: jax.Array  # [B, S, K, H]
+    num_kv_heads: int | None = field(None, "key and value heads; null: num_heads", ge=1)
+    head_dim: int | None = field(None, "size of a head; null: hidden_size / num_heads", ge=1)
+    bias: bool = field(False, "biases of queries, keys and values")
+    out_bias: bool = field(False, "a bias of the output")
+    qk_norm: bool = field(False, "the model's norm on each query and key head")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    def head_size(self, hidden_size: int) -> int:
+        return self.head_dim or hidden_size // self.num_heads
+
+    def rotary_size(self, hidden_size: int) -> int:
+        return self.head_size(hidden_size)
+
+    def check(self, hidden_size: int) -> None:
+        if self.num_heads % self.kv_heads:
+            raise UserError(
+                f"attention.num_kv_heads: {self.kv_heads} does not divide num_heads "
+                f"{self.num_heads}; choose a divisor"
+            )
+        if self.head_dim is None and hidden_size % self.num_heads:
+            raise UserError(
+                f"attention.num_heads: {self.num_heads} does not divide hidden_size {hidden_size}; "
+                "choose a divisor, or set attention.head_dim"
+            )
+
+    def score_flops(self, hidden_size: int) -> float:
+        return 4.0 * self.num_heads * self.head_size(hidden_size)
+
+    def build(self, dim: int, *, norm: NormConfig, **options: Any) -> Attention:
+        return Attention(self, dim, norm=norm, **options)
+
+    def init_cache(self, dim: int, batch_size: int, max_len: int, dtype: Any) -> Cache:
+        shape = (batch_size, max_len, self.kv_heads, self.head_size(dim))
+        return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
 
 
 class Attention(nnx.Module):
     """Projects x to queries, keys and values, attends, and projects back.
 
-    `bias` is that of the three inputs, `out_bias` that of the output. `out_scale` multiplies the
-    standard deviation of the output's kernel. `qk_norm` puts an RMSNorm on each head of queries and
-    keys.
+    `out_scale` multiplies the standard deviation of the output's kernel.
     """
 
     def __init__(
         self,
+        config: MultiHeadConfig,
         dim: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
         *,
-        bias: bool = False,
-        out_bias: bool = False,
-        qk_norm: bool = False,
-        norm_eps: float = 1e-6,
-        softcap: float | None = None,
-        scale: float | None = None,
-        rotary_interleaved: bool = False,
-        dropout: float = 0.0,
-        causal: bool = True,
-        impl: str = "auto",
+        norm: NormConfig,
         std: float | None = None,
         out_scale: float = 1.0,
         dtype: Any = jnp.float32,
+        rotary_interleaved: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        assert num_heads % num_kv_heads == 0
-        self.softcap, self.scale, self.causal = softcap, scale, causal
-        self.rotary_interleaved, self.dropout, self.impl = rotary_interleaved, dropout, impl
-        heads = {"heads": num_heads, "head_dim": head_dim}
-        kv_heads = {"kv_heads": num_kv_heads, "head_dim": head_dim}
+        c = self.config = config
+        self.rotary_interleaved = rotary_interleaved
+        head_dim = c.head_size(dim)
+        heads = {"heads": c.num_heads, "head_dim": head_dim}
+        kv_heads = {"kv_heads": c.kv_heads, "head_dim": head_dim}
         embed = {"embed": dim}
-        inputs = {"bias": bias, "std": std, "dtype": dtype, "rngs": rngs}
-        self.query = Dense(embed, heads, **inputs)
-        self.key = Dense(embed, kv_heads, **inputs)
-        self.value = Dense(embed, kv_heads, **inputs)
-        self.out = Dense(heads, embed, **(inputs | {"bias": out_bias, "scale": out_scale}))
-        self.query_norm = RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
-        self.key_norm = RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
+        options: dict[str, Any] = {"std": std, "dtype": dtype, "rngs": rngs}
+        self.query = Dense(embed, heads, bias=c.bias, **options)
+        self.key = Dense(embed, kv_heads, bias=c.bias, **options)
+        self.value = Dense(embed, kv_heads, bias=c.bias, **options)
+        self.out = Dense(heads, embed, bias=c.out_bias, scale=out_scale, **options)
+        self.query_norm = norm.build(head_dim) if c.qk_norm else None
+        self.key_norm = norm.build(head_dim) if c.qk_norm else None
 
     def __call__(
         self,
@@ -88,51 +132,105 @@ class Attention(nnx.Module):
         rows: Rows,
         rotary: Rotary | None = None,
         window: int | None = None,
-        cache: KeyValue | None = None,
+        bias: Bias | None = None,
+        cache: Cache | None = None,
         keys: Rows | None = None,
         start: jax.Array | int = 0,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeyValue | None]:
+    ) -> tuple[jax.Array, Cache | None]:
         """The output [B, T, D], and the cache with these tokens in slots start .. start + T.
 
         With a cache, `keys` says where the tokens in its slots stand, these ones among them
         (segment id 0 in slots not yet written). `key` switches dropout of attention weights on.
         """
-        q, k, v = self._project(x, rotary)
+        q, k, v = self._queries(x, rotary), *self._keys_values(x, rotary)
         if cache is not None:
-            assert keys is not None, "a cache needs the rows of its slots"
-            at = (0, start, 0, 0)
-            cache = KeyValue(
-                jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), at),
-                jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), at),
-            )
-            k, v = cache
-        seen = rows if keys is None else keys
-        y = attention(
-            *(q, k, v),
-            q_positions=rows.positions,
-            k_positions=seen.positions,
-            q_segment_ids=rows.segment_ids,
-            k_segment_ids=seen.segment_ids,
-            causal=self.causal,
-            window=window,
-            softcap=self.softcap,
-            scale=self.scale,
-            same_rows=cache is None,
-            dropout_rate=self.dropout,
-            dropout_key=key,
-            impl=self.impl if cache is None else "auto",
-        )
-        y = shard(y, "batch", "length", "act_heads", None)
+            cache = write_slots(cache, {"k": k, "v": v}, start)
+            k, v = cache["k"], cache["v"]
+        y = attend(self.config, q, k, v, rows, keys, window=window, bias=bias, key=key)
         return self.out(y), cache
 
-    def _project(self, x: jax.Array, rotary: Rotary | None) -> tuple[Any, Any, Any]:
+    def project_source(self, source: jax.Array) -> Cache:
+        """Keys and values of an encoder's output [B, S, D], for `cross`."""
+        k, v = self._keys_values(source, None)
+        return {"k": k, "v": v}
+
+    def cross(
+        self,
+        x: jax.Array,  # [B, T, D]
+        source: Cache,
+        *,
+        rows: Rows,
+        source_segment_ids: jax.Array,  # [B, S], 0 is padding
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Attention over a projected source: each real token sees all of its row's source."""
+        real = (source_segment_ids > 0).astype(jnp.int32)
+        keys = Rows(jnp.zeros_like(real), real)
+        queries = Rows(rows.positions, (rows.segment_ids > 0).astype(jnp.int32))
+        q = self._queries(x, None)
+        return self.out(attend(self.config, q, source["k"], source["v"], queries, keys, key=key))
+
+    def _queries(self, x: jax.Array, rotary: Rotary | None) -> jax.Array:
         q = shard(self.query(x), "batch", "length", "act_heads", None)
+        if self.query_norm is not None:
+            q = self.query_norm(q)
+        return self._turned(q, rotary)
+
+    def _keys_values(self, x: jax.Array, rotary: Rotary | None) -> tuple[jax.Array, jax.Array]:
         k = shard(self.key(x), "batch", "length", "act_kv_heads", None)
         v = shard(self.value(x), "batch", "length", "act_kv_heads", None)
-        if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
-        if rotary is not None:
-            q = apply_rotary(q, rotary, interleaved=self.rotary_interleaved)
-            k = apply_rotary(k, rotary, interleaved=self.rotary_interleaved)
-        return q, k, v
+        if self.key_norm is not None:
+            k = self.key_norm(k)
+        return self._turned(k, rotary), v
+
+    def _turned(self, x: jax.Array, rotary: Rotary | None) -> jax.Array:
+        if rotary is None:
+            return x
+        return apply_rotary(x, rotary, interleaved=self.rotary_interleaved)
+
+
+def attend(
+    config: CommonAttention,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    rows: Rows,
+    keys: Rows | None,
+    *,
+    window: int | None = None,
+    bias: Bias | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """The kernel as a config asks for it; `keys` None: q and k are the same tokens."""
+    seen = rows if keys is None else keys
+    y = attention(
+        *(q, k, v),
+        q_positions=rows.positions,
+        k_positions=seen.positions,
+        q_segment_ids=rows.segment_ids,
+        k_segment_ids=seen.segment_ids,
+        k_prefix=seen.prefix,
+        causal=config.causal,
+        window=window,
+        softcap=config.softcap,
+        scale=config.scale,
+        bias=bias,
+        same_rows=keys is None,
+        dropout_rate=config.dropout,
+        dropout_key=key,
+        impl=config.impl if keys is None else "auto",
+    )
+    return shard(y, "batch", "length", "act_heads", None)
+
+
+def write_slots(cache: Cache, new: Cache, start: jax.Array | int) -> Cache:
+    """The cache with [B, T, ...] of each name in slots start .. start + T."""
+    return {
+        name: jax.lax.dynamic_update_slice(
+            cache[name],
+            new[name].astype(cache[name].dtype),
+            (0, start, *(0,) * (cache[name].ndim - 2)),
+        )
+        for name in cache
+    }

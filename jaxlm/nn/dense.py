@@ -67,6 +67,10 @@ class Dense(nnx.Module):
             y = y + weight(self.bias, self.dtype)
         return y
 
+    def matmul_flops(self) -> float:
+        """Forward FLOPs: 2 for each weight (of all layers, where it is stacked)."""
+        return 2.0 * math.prod(self.kernel.shape)
+
 
 def weight(param: nnx.Param, dtype: Any) -> jax.Array:
     """A parameter as its matmul wants it: in the compute dtype, gathered over fsdp."""

@@ -5,15 +5,42 @@
 
 Statistics and the product with the scale are float32; the result has the dtype of x.
 
-    norm = RMSNorm(dim)
+    norm = RMSNormConfig(eps=1e-6).build(dim)
     y = norm(x)                  # [..., D]
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from jaxlm.config import field
+from jaxlm.types import NormConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSNormConfig(NormConfig):
+    """x / rms(x) * scale."""
+
+    eps: float = field(1e-5, "added to the mean square", gt=0)
+    one_plus: bool = field(False, "the parameter is the scale less one, and starts at 0")
+
+    def build(self, dim: int) -> RMSNorm:
+        return RMSNorm(dim, eps=self.eps, offset=float(self.one_plus))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormConfig(NormConfig):
+    """(x - mean) / std * scale + bias."""
+
+    eps: float = field(1e-5, "added to the variance", gt=0)
+    bias: bool = field(True, "a bias after the scale")
+
+    def build(self, dim: int) -> LayerNorm:
+        return LayerNorm(dim, eps=self.eps, bias=self.bias)
 
 
 class RMSNorm(nnx.Module):

@@ -1,23 +1,39 @@
-"""Where a token stands: rotary, learned and sinusoidal positions, all from `positions` [B, T].
+"""Where a token stands: rotary, learned, sinusoidal, relative or no positions, by config.
 
-Rotary (Su et al. 2021) turns each pair of features (a, b) of a query or key by the angle
-position * theta**(-2i/R), i the pair's number of R/2 pairs:
+Rotary (Su et al. 2021, arXiv:2104.09864) turns each pair of features (a, b) of a query or key by
+the angle position * theta**(-2i/R), i the pair's number of R/2 pairs:
 
-    rotary = rotary_angles(positions, head_dim, theta=10_000.0)
+    rotary = RotaryConfig(theta=500_000.0).angles(rows, head_dim)
     q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
 
-so that q.k depends on the distance alone. Angles are formed once and used by every layer.
+so that q.k depends on the distance alone. Angles are formed once and used by every layer. A
+`scaling` stretches a trained model to longer texts (`jaxlm.nn.rope_scaling`). Relative positions
+(Raffel et al. 2020, arXiv:1910.10683, section 2.1) add a learned number to each score, by head and
+by the distance's bucket.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.nn.dense import weight
+from jaxlm.nn.rope_scaling import ScalingConfig
+from jaxlm.types import PositionConfig
+
+
+class Rows(NamedTuple):
+    """Where tokens stand: what masks and positions are made of."""
+
+    positions: jax.Array  # [B, T] int
+    segment_ids: jax.Array  # [B, T] int
+    prefix: jax.Array | None = None  # [B, T] bool: seen by all of its document
 
 
 class Rotary(NamedTuple):
@@ -27,22 +43,76 @@ class Rotary(NamedTuple):
     sin: jax.Array  # [B, T, R/2]
 
 
-def rotary_angles(
-    positions: jax.Array,  # [B, T] int
-    head_dim: int,
-    *,
-    theta: float,
-    fraction: float = 1.0,
-    scaling: float = 1.0,
-) -> Rotary:
-    """Angles for the first R = fraction * H features of a head (R is even).
+# ------------------------------------------------------------------------------------------ configs
 
-    `scaling` divides the positions: linear interpolation to longer texts (Chen et al. 2023).
-    """
-    pairs = int(head_dim * fraction) // 2
-    frequencies = theta ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs) / scaling
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    return Rotary(jnp.cos(angles), jnp.sin(angles))
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryConfig(PositionConfig):
+    """Rotary positions: queries and keys are turned by their place."""
+
+    theta: float = field(10_000.0, "base of the angles", gt=1)
+    fraction: float = field(1.0, "part of each head that is turned", gt=0, le=1)
+    interleaved: bool = field(False, "pairs are (2i, 2i+1) instead of (i, i + half)")
+    scaling: ScalingConfig | None = field(None, "how longer texts are reached; null: not at all")
+
+    def check_head(self, head_dim: int) -> None:
+        if int(head_dim * self.fraction) % 2:
+            raise UserError(
+                f"position.fraction: {self.fraction} of head_dim {head_dim} is odd; "
+                "rotary positions turn pairs, make it even"
+            )
+
+    def angles(self, rows: Rows, head_dim: int) -> Rotary:
+        """The angles of tokens for the first R = fraction * H features of a head."""
+        size = int(head_dim * self.fraction)
+        frequencies = self.theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+        factor = 1.0
+        if self.scaling is not None:
+            frequencies, factor = self.scaling.apply(frequencies, self.theta, rows)
+        angles = rows.positions[..., None].astype(jnp.float32) * frequencies
+        return Rotary(jnp.cos(angles) * factor, jnp.sin(angles) * factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedConfig(PositionConfig):
+    """A learned vector for each position, added to the embedding (GPT-2, BERT)."""
+
+    max_seq_len: int = field(REQUIRED, "positions that there are vectors for", ge=1)
+    offset: int = field(0, "row of the table that position 0 has", ge=0)
+    blocks: bool = field(False, "a second table for the place within a blank (GLM)")
+
+    @property
+    def limit(self) -> int:
+        return self.max_seq_len
+
+    def build(self, dim: int, num_heads: int, **options: Any) -> LearnedPositions:
+        return LearnedPositions(self, dim, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinusoidalConfig(PositionConfig):
+    """Sines and cosines added to the embedding (Vaswani et al. 2017)."""
+
+    theta: float = field(10_000.0, "base of the frequencies", gt=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeConfig(PositionConfig):
+    """A learned bias on the scores, by head and bucket of the distance (T5)."""
+
+    num_buckets: int = field(32, "buckets of distances, half of them exact", ge=2)
+    max_distance: int = field(128, "all distances from here on share a bucket", ge=2)
+
+    def build(self, dim: int, num_heads: int, **options: Any) -> RelativeBias:
+        return RelativeBias(self, num_heads, rngs=options["rngs"], std=options["std"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoPositionConfig(PositionConfig):
+    """Nothing tells a token its place but the causal mask."""
+
+
+# ------------------------------------------------------------------------------------------- rotary
 
 
 def apply_rotary(x: jax.Array, rotary: Rotary, *, interleaved: bool = False) -> jax.Array:
@@ -65,25 +135,45 @@ def apply_rotary(x: jax.Array, rotary: Rotary, *, interleaved: bool = False) -> 
     return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)
 
 
+# --------------------------------------------------------------------------- learned and sinusoidal
+
+
 class LearnedPositions(nnx.Module):
-    """A table [P, D] of position vectors, added to the token embedding (GPT-2, BERT)."""
+    """Tables [P, D] of position vectors, added to the token embedding."""
 
     def __init__(
         self,
-        max_seq_len: int,
+        config: LearnedConfig,
         dim: int,
         *,
         std: float = 0.02,
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.dtype = jnp.dtype(dtype)
-        table = std * jax.random.normal(rngs.params(), (max_seq_len, dim), jnp.float32)
-        self.table = nnx.Param(table, axes=("pos", "embed"))
+        self.dtype, self.offset = jnp.dtype(dtype), config.offset
+        shape = (config.offset + config.max_seq_len, dim)
 
-    def __call__(self, positions: jax.Array) -> jax.Array:  # [B, T] -> [B, T, D]
-        """The rows of the table; NaN past its end, rather than another position's row."""
-        return jnp.take(weight(self.table, self.dtype), positions, axis=0, mode="fill")
+        def table() -> nnx.Param:
+            draws = std * jax.random.normal(rngs.params(), shape, jnp.float32)
+            return nnx.Param(draws, axes=("pos", "embed"))
+
+        self.table = table()
+        self.blocks = table() if config.blocks else None
+
+    def __call__(self, positions: jax.Array, blocks: jax.Array | None = None) -> jax.Array:
+        """The rows of the tables [B, T, D]; NaN past the end, rather than another position's row.
+
+        `blocks` [B, T]: places within a blank, 0 outside, where there is a table for them.
+        """
+        x = _rows(self.table, positions + self.offset, self.dtype)
+        if self.blocks is not None:
+            blocks = jnp.zeros_like(positions) if blocks is None else blocks
+            x = x + _rows(self.blocks, blocks + self.offset, self.dtype)
+        return x
+
+
+def _rows(table: nnx.Param, index: jax.Array, dtype: Any) -> jax.Array:
+    return jnp.take(weight(table, dtype), index, axis=0, mode="fill")
 
 
 def sinusoidal(positions: jax.Array, dim: int, *, theta: float = 10_000.0) -> jax.Array:
@@ -91,6 +181,57 @@ def sinusoidal(positions: jax.Array, dim: int, *, theta: float = 10_000.0) -> ja
     half = dim // 2
     angles = positions[..., None] * theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+# ----------------------------------------------------------------------------------------- relative
+
+
+class RelativeBias(nnx.Module):
+    """A table [buckets, N] that `bias` reads at the bucket of each distance."""
+
+    def __init__(
+        self, config: RelativeConfig, num_heads: int, *, std: float | None, rngs: nnx.Rngs
+    ) -> None:
+        self.num_buckets, self.max_distance = config.num_buckets, config.max_distance
+        shape = (config.num_buckets, num_heads)
+        table = (0.02 if std is None else std) * jax.random.normal(rngs.params(), shape)
+        self.table = nnx.Param(table, axes=("buckets", "heads"))
+
+    def bias(self, causal: bool) -> Any:
+        """A `jaxlm.kernels.attention.Bias`; a causal one has no buckets for later keys."""
+        table = self.table.get_value().astype(jnp.float32)
+
+        def added(q_positions: jax.Array, k_positions: jax.Array) -> jax.Array:
+            distance = k_positions[:, None, :] - q_positions[:, :, None]  # [B, T, S]
+            bucket = relative_bucket(
+                distance, self.num_buckets, self.max_distance, both_sides=not causal
+            )
+            return jnp.moveaxis(jnp.take(table, bucket, axis=0), -1, 1)  # [B, N, T, S]
+
+        return added
+
+
+def relative_bucket(
+    distance: jax.Array, num_buckets: int, max_distance: int, *, both_sides: bool
+) -> jax.Array:
+    """The bucket of key position minus query position.
+
+    Half of the buckets hold one distance each, the others grow by equal factors up to
+    `max_distance`. With `both_sides` the upper half of all buckets is for later keys; without, all
+    of those share bucket 0.
+    """
+    bucket = jnp.zeros_like(distance)
+    if both_sides:
+        num_buckets //= 2
+        bucket = jnp.where(distance > 0, num_buckets, 0)
+        distance = jnp.abs(distance)
+    else:
+        distance = jnp.maximum(-distance, 0)
+    exact = num_buckets // 2
+    grown = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
+    grown = grown / math.log(max_distance / exact) * (num_buckets - exact)
+    far = jnp.minimum(exact + grown.astype(jnp.int32), num_buckets - 1)
+    return bucket + jnp.where(distance < exact, distance, far)
 
 
 def restart(positions: jax.Array, segment_ids: jax.Array) -> jax.Array:

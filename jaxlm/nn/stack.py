@@ -12,7 +12,9 @@ period, known when compiling, while the parameters stay one stack whatever the p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -29,6 +31,26 @@ REMAT: dict[str, Callable[..., Any] | None] = {
     "dots": _policies.dots_with_no_batch_dims_saveable,  # results of matmuls with weights
     "full": _policies.nothing_saveable,  # the layer's input alone
 }
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring layers of one kind, `first` to `first + count - 1`: one stack."""
+
+    name: str  # "layers" where all are of one kind, else "layers_" and the first one's number
+    first: int
+    count: int
+    kind: Any
+
+
+def runs_of(kinds: Sequence[Hashable]) -> tuple[Run, ...]:
+    """The runs of equal kinds in a list with a kind for each layer."""
+    groups = [(kind, len(list(group))) for kind, group in itertools.groupby(kinds)]
+    runs, first = [], 0
+    for kind, count in groups:
+        runs.append(Run("layers" if len(groups) == 1 else f"layers_{first}", first, count, kind))
+        first += count
+    return tuple(runs)
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, *, rngs: nnx.Rngs) -> Any:

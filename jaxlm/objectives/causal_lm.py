@@ -71,15 +71,15 @@ class CausalLM(Objective):
     def loss(
         self, model: LanguageModel, batch: Batch, *, key: jax.Array | None, cache: Cache | None
     ) -> Loss:
-        hidden, cache = model(
+        out = model(
             batch["tokens"],
             positions=batch["positions"],
             segment_ids=batch["segment_ids"],
             cache=cache,
             key=key,
-        )  # [B, T, D]
+        )
         token = cross_entropy(
-            hidden,
+            model.head_input(out.hidden),  # [B, T, D]
             model.head(),
             batch["targets"],
             label_smoothing=self.label_smoothing,
@@ -94,7 +94,11 @@ class CausalLM(Objective):
             "bits_per_byte": (nll / math.log(2), batch["num_bytes"].astype(nll.dtype).sum()),
             "bits_per_char": (nll / math.log(2), batch["num_chars"].astype(nll.dtype).sum()),
         }
-        return Loss((token.loss * weights).sum(), weight, metrics, cache)
+        loss_sum = (token.loss * weights).sum()
+        for name, by_row in out.losses.items():
+            metrics[name] = ((by_row * weights.sum(-1)).sum(), weight)
+            loss_sum += metrics[name][0]
+        return Loss(loss_sum, weight, metrics, out.cache)
 
     def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
         values = super().summarize(metrics)

@@ -25,7 +25,7 @@ from jaxlm.tree import flatten, map_with_path
 
 STACKED = ("layers", "experts")  # leading axes that hold independent matrices
 VECTORS = ("bias", "scale")  # parameter names that are never a matrix: [heads, head_dim] of a bias
-LOOKUPS = ("vocab", "pos", "labels")  # one row an item: not a map between two spaces
+LOOKUPS = ("vocab", "pos", "labels", "buckets")  # one row an item: not a map between two spaces
 
 
 @dataclass(frozen=True, kw_only=True)

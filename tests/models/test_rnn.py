@@ -40,7 +40,7 @@ def applier(config: RNNConfig):
     def apply(params, tokens, positions, cache=None, key=None):
         model = nnx.merge(graph, params)
         segments = jnp.ones_like(tokens)
-        hidden, cache = model(
+        hidden, cache, *_ = model(
             tokens, positions=positions, segment_ids=segments, cache=cache, key=key
         )
         return hidden, model.logits(hidden), cache
@@ -299,7 +299,7 @@ def program(config: RNNConfig) -> tuple[str, str]:
 
     def loss(params, tokens, key, state):
         model = nnx.merge(graph, params)
-        hidden, _ = model(tokens, positions=tokens, segment_ids=tokens, cache=state, key=key)
+        hidden, *_ = model(tokens, positions=tokens, segment_ids=tokens, cache=state, key=key)
         return cross_entropy(hidden, model.head(), tokens).loss.sum()
 
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +14,44 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxlm.config import UserError, parse
+from jaxlm.config import (
+    Config,
+    Layer,
+    UserError,
+    import_name,
+    parse,
+    read_overrides,
+    to_dict,
+)
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
+from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
+from jaxlm.nn.attention import MultiHeadConfig
+from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.params import split
+from jaxlm.nn.position import NoPositionConfig
 from jaxlm.tree import flatten, unflatten
 from tests.golden_nn import assert_close, load, under
 
 MODELS = ["gated", "plain", "interleaved"]
 VOCAB = 29
 TINY = TransformerConfig(
-    hidden_size=16, num_layers=3, num_heads=4, num_kv_heads=2, dtype="float32", intermediate_size=24
+    hidden_size=16,
+    num_layers=3,
+    attention=MultiHeadConfig(num_heads=4, num_kv_heads=2),
+    ffn=DenseConfig(intermediate_size=24),
+    dtype="float32",
 )
+
+
+def change(config, changes):
+    """The config with other values at dotted paths."""
+    layer = Layer(to_dict(config))
+    layer.merge(read_overrides([f"{path}={json.dumps(v)}" for path, v in changes.items()]))
+    values = layer.values
+    values.pop("type", None)
+    return parse(TransformerConfig, values)
 
 
 @functools.cache
@@ -47,8 +73,8 @@ def forward(config):
 
     def call(params, tokens, positions, segment_ids, cache=None):
         model = nnx.merge(graphdef, params)
-        hidden, cache = model(tokens, positions=positions, segment_ids=segment_ids, cache=cache)
-        return model.logits(hidden), cache
+        out = model(tokens, positions=positions, segment_ids=segment_ids, cache=cache)
+        return model.logits(out.hidden), out.cache
 
     return jax.jit(call)
 
@@ -56,10 +82,10 @@ def forward(config):
 def loss_of(config, params, batch, key=None):
     """The mean loss of the tokens that are not padding."""
     model = nnx.merge(graphdef_of(config), params)
-    hidden, _ = model(
+    hidden, *_ = model(
         batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"], key=key
     )
-    losses = cross_entropy(hidden, model.head(), batch["targets"])
+    losses = cross_entropy(model.head_input(hidden), model.head(), batch["targets"])
     weights = batch["segment_ids"] != 0
     return jnp.sum(losses.loss * weights) / jnp.sum(weights)
 
@@ -163,11 +189,11 @@ def test_a_token_influences_no_earlier_one():
 
 
 @pytest.mark.parametrize(
-    "change", [{"scan_layers": False}, {"attention_impl": "reference"}], ids=str
+    "changes", [{"scan_layers": False}, {"attention.impl": "reference"}], ids=str
 )
-def test_other_programs_give_the_same_numbers(change):
+def test_other_programs_give_the_same_numbers(changes):
     arrays, config, params = golden("gated")
-    other = value_and_grad(config.replace(**change), params, batch_of(arrays))
+    other = value_and_grad(change(config, changes), params, batch_of(arrays))
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-6), golden_gradients("gated"), other)
 
 
@@ -190,7 +216,8 @@ def wide_batch():
 
 def test_a_mesh_changes_nothing():
     """Parameters at the start, dropout, loss and gradients on eight devices are those on one."""
-    config = TINY.replace(num_layers=2, vocab_size=32, dropout=0.2, attention_dropout=0.2)
+    dropouts = {"dropout": 0.2, "attention.dropout": 0.2}
+    config = change(TINY, {"num_layers": 2, "vocab_size": 32, **dropouts})
     graphdef, _, axes = split(nnx.eval_shape(lambda: config.build(VOCAB, rngs=nnx.Rngs(0))))
 
     def init():
@@ -213,7 +240,8 @@ def test_a_mesh_changes_nothing():
 
 def test_dropout_differs_by_layer_and_key():
     """With blocks that add 1 everywhere, what is left of the sum shows each layer's mask."""
-    config = TINY.replace(dropout=0.5, num_layers=2, hidden_size=64, bias=True, norm="layernorm")
+    layer = {"norm": {"type": "layernorm"}, "ffn.bias": True}
+    config = change(TINY, {"dropout": 0.5, "num_layers": 2, "hidden_size": 64, **layer})
     params = jax.tree.map(jnp.zeros_like, initial(config))
     params["final_norm"]["scale"] += 1
     ones = params["layers"]["ffn"]["down"]["bias"] + 1
@@ -248,7 +276,8 @@ def test_bfloat16_is_close_to_float32():
 
 def test_initial_parameters():
     """Layers differ; what is added to the residual stream starts smaller by sqrt(2 layers)."""
-    params = initial(TINY.replace(hidden_size=64, bias=True))
+    biases = {"attention.out_bias": True, "ffn.bias": True}
+    params = initial(change(TINY, {"hidden_size": 64, **biases}))
     layers = jax.tree.map(np.asarray, params["layers"])
     for part, name, small in (("attention", "out", 6), ("ffn", "down", 6), ("ffn", "up", 1)):
         kernel = layers[part][name]["kernel"]
@@ -261,49 +290,121 @@ def test_initial_parameters():
 
 # --------------------------------------------------------------------------- every field counts
 
+# A field of a part is named by the part and, where it is not the usual one, its type.
 # field -> (what the other fields must be for it to matter, another value)
+LEARNED = {"position": {"type": "learned", "max_seq_len": 12}}
+RELATIVE = {"position": {"type": "relative", "num_buckets": 8, "max_distance": 8}}
+SINES = {"position": {"type": "sinusoidal"}}
+LAYERNORM = {"norm": {"type": "layernorm"}}
+OTHER = {"other_ffn": {"layers": [0], "ffn": {"intermediate_size": 20}}}
+POOLER = {"head.pooler": True}
+
+
+def scaled(kind, **values):
+    return {"position.scaling": {"type": kind, "factor": 4.0, **values}}
+
+
+TRAINED = {"original_max_positions": 8}
+YARN = {**scaled("yarn", original_max_positions=64), "position.theta": 10.0}
 FIELDS = {
     "hidden_size": ({}, 32),
     "num_layers": ({}, 2),
-    "num_heads": ({}, 8),
-    "num_kv_heads": ({}, 4),
-    "head_dim": ({}, 6),
-    "intermediate_size": ({}, 20),
-    "activation": ({}, "geglu"),
-    "norm": ({}, "layernorm"),
-    "norm_eps": ({}, 1e-3),
-    "position": ({}, "none"),
-    "max_seq_len": ({"position": "learned", "max_seq_len": 12}, 13),
-    "rope_theta": ({}, 500.0),
-    "rope_scaling": ({}, 2.0),
-    "rope_fraction": ({}, 0.5),
-    "rope_interleaved": ({}, True),
-    "tie_embeddings": ({}, False),
-    "bias": ({}, True),
-    "qkv_bias": ({}, True),
-    "qk_norm": ({}, True),
-    "window": ({}, (3, None)),
-    "attention_scale": ({}, 0.3),
-    "attention_softcap": ({}, 5.0),
-    "logit_softcap": ({}, 5.0),
-    "embedding_scale": ({}, 4.0),
+    "attention.num_heads": ({}, 8),
+    "attention.num_kv_heads": ({}, 4),
+    "attention.head_dim": ({}, 6),
+    "attention.bias": ({}, True),
+    "attention.out_bias": ({}, True),
+    "attention.qk_norm": ({}, True),
+    "attention.window": ({}, [3, None]),
+    "attention.scale": ({}, 0.3),
+    "attention.softcap": ({}, 5.0),
+    "attention.causal": ({}, False),
+    "attention.dropout": ({}, 0.1),
+    "attention.impl": ({}, "reference"),
+    "ffn.intermediate_size": ({}, 20),
+    "ffn.activation": ({}, "geglu"),
+    "ffn.bias": ({}, True),
+    "other_ffn": ({}, OTHER["other_ffn"]),
+    "other_ffn.layers": (OTHER, [1]),
+    "other_ffn.ffn": (OTHER, {"intermediate_size": 12}),
+    "norm": ({}, LAYERNORM["norm"]),
+    "norm.eps": ({}, 1e-3),
+    "norm.one_plus": ({}, True),
+    "norm.layernorm.eps": (LAYERNORM, 1e-3),
+    "norm.layernorm.bias": (LAYERNORM, False),
+    "norm_placement": ({}, "post"),
+    "position": ({}, {"type": "none"}),
+    "position.theta": ({}, 500.0),
+    "position.fraction": ({}, 0.5),
+    "position.interleaved": ({}, True),
+    "position.scaling": ({}, scaled("linear")["position.scaling"]),
+    "position.scaling.linear.factor": (scaled("linear"), 2.0),
+    "position.scaling.dynamic.factor": (scaled("dynamic", **TRAINED), 2.0),
+    "position.scaling.dynamic.original_max_positions": (scaled("dynamic", **TRAINED), 4),
+    "position.scaling.yarn.factor": (scaled("yarn", **TRAINED), 2.0),
+    "position.scaling.yarn.original_max_positions": (scaled("yarn", **TRAINED), 4096),
+    "position.scaling.yarn.beta_fast": (YARN, 1.5),
+    "position.scaling.yarn.beta_slow": (YARN, 4.0),
+    "position.scaling.yarn.attention_factor": (scaled("yarn", **TRAINED), 1.5),
+    "position.scaling.yarn.truncate": (YARN, False),
+    "position.scaling.llama3.factor": (scaled("llama3", **TRAINED), 2.0),
+    "position.scaling.llama3.original_max_positions": (scaled("llama3", **TRAINED), 4096),
+    "position.scaling.llama3.low_freq_factor": (scaled("llama3", **TRAINED), 0.5),
+    "position.scaling.llama3.high_freq_factor": (scaled("llama3", **TRAINED), 2.0),
+    "position.learned.max_seq_len": (LEARNED, 13),
+    "position.learned.offset": (LEARNED, 2),
+    "position.learned.blocks": (LEARNED, True),
+    "position.sinusoidal.theta": (SINES, 100.0),
+    "position.relative.num_buckets": (RELATIVE, 10),
+    "position.relative.max_distance": (RELATIVE, 16),
     "dropout": ({}, 0.1),
-    "attention_dropout": ({}, 0.1),
     "initializer_range": ({}, 0.1),
     "vocab_size": ({}, 32),
+    "embedding.scale": ({}, 4.0),
+    "embedding.norm": ({}, True),
+    "embedding.token_types": ({}, 2),
+    "head.tied": ({}, False),
+    "head.bias": ({}, True),
+    "head.scale": ({}, 0.25),
+    "head.softcap": ({}, 5.0),
+    "head.transform": ({}, "gelu"),
+    "head.pooler": ({}, True),
+    "head.num_relations": (POOLER, 2),
+    "encoder": ({}, {"hidden_size": 16, "num_layers": 1, "attention": {"causal": False}}),
     "dtype": ({}, "bfloat16"),
     "remat": ({}, "full"),
     "scan_layers": ({}, False),
-    "attention_impl": ({}, "reference"),
 }
+NAMES_ALONE = {"family"}  # which tensors' names a file of another program uses
 VALUES = {  # every further choice of a field with named choices
-    "activation": ["gelu", "gelu_tanh", "relu", "silu", "geglu_tanh"],
-    "position": ["sinusoidal"],
+    "ffn.activation": ["gelu", "gelu_tanh", "relu", "silu", "geglu_tanh"],
+    "position": [SINES["position"], LEARNED["position"], RELATIVE["position"]],
+    "norm_placement": ["both"],
     "remat": ["minimal", "dots"],
     "initializer_range": [None],
 }
 CHANGES = [(name, FIELDS[name][1]) for name in FIELDS]
 CHANGES += [(name, value) for name, values in VALUES.items() for value in values]
+
+
+def fields_of(cls, path=""):
+    """Names, as in FIELDS, of all fields of a config class and of its parts."""
+    hints = typing.get_type_hints(cls)
+    for spec in dataclasses.fields(cls):
+        here = f"{path}{spec.name}"
+        yield here
+        hint = hints[spec.name]
+        parts = [hint, *typing.get_args(hint)]
+        part = next((p for p in parts if isinstance(p, type) and issubclass(p, Config)), None)
+        if part is None or spec.name in ("encoder", "ffn") and path:
+            continue
+        if part is StackConfig:
+            continue
+        registry = part.__dict__.get("registry") or {None: part}
+        for name, target in registry.items():
+            usual = name is None or name == getattr(part, "default_type", None)
+            concrete = target if name is None else import_name(target)
+            yield from fields_of(concrete, f"{here}." if usual else f"{here}.{name}.")
 
 
 @functools.cache
@@ -315,22 +416,34 @@ def program(config, backward):
     def loss(params, key):
         model = nnx.merge(graphdef, params)
         rows = {name: batch[name] for name in ("positions", "segment_ids")}
-        hidden, _ = model(batch["tokens"], **rows, key=key)
-        return jnp.sum(model.logits(hidden))
+        source = model.encode(batch["targets"], **rows, key=key) if config.encodes else None
+        hidden, _, losses, _ = model(batch["tokens"], **rows, encoded=source, key=key)
+        total = jnp.sum(model.logits(hidden)) + sum(x.sum() for x in losses.values())
+        if config.head.pooler:
+            pooled = model.pool(hidden)
+            total += pooled.sum()
+        if config.head.num_relations:
+            total += model.relation(pooled).sum()
+        return total
 
     function = jax.grad(loss) if backward else loss
     return jax.jit(function).lower(params, jax.random.key(0)).as_text()
 
 
 def test_the_table_names_every_field():
-    assert set(FIELDS) == {f.name for f in dataclasses.fields(TransformerConfig)}
+    """Of a part that is a group of fields and never absent, the fields alone."""
+    whole = {"embedding", "head", "attention", "ffn"}
+    assert set(FIELDS) | NAMES_ALONE | whole == set(fields_of(TransformerConfig))
 
 
 @pytest.mark.parametrize(("name", "value"), CHANGES, ids=str)
 def test_every_field_changes_parameters_or_program(name, value):
-    config = TINY.replace(**FIELDS[name][0])
-    changed = config.replace(**{name: value})
-    config.validate(), changed.validate()
+    config = change(TINY, FIELDS[name][0])
+    words = name.split(".")
+    types = {"layernorm", "learned", "sinusoidal", "relative", "latent", "moe"}
+    types |= {"linear", "dynamic", "yarn", "llama3"}
+    changed = change(config, {".".join(w for w in words if w not in types): value})
+    assert config != changed
     if name == "initializer_range":  # the one field that acts when parameters are made
         a, b = (np.std(initial(c)["layers"]["ffn"]["up"]["kernel"]) for c in (config, changed))
         want = 1 / np.sqrt(16) if value is None else value
@@ -345,17 +458,17 @@ def test_every_field_changes_parameters_or_program(name, value):
 
 def test_flops_are_those_of_the_compiled_program():
     """Unrolled and with all scores: the compiler counts a loop once, and what is masked too."""
+    attention = MultiHeadConfig(num_heads=4, num_kv_heads=2, impl="reference")
     config = TransformerConfig(
-        **{"hidden_size": 64, "num_heads": 4, "num_kv_heads": 2, "num_layers": 2},
-        **{"dtype": "float32", "scan_layers": False, "attention_impl": "reference"},
-        **{"position": "none"},
+        **{"hidden_size": 64, "num_layers": 2, "dtype": "float32", "scan_layers": False},
+        **{"attention": attention, "position": (NoPositionConfig(),)},
     )
     graphdef, params, _ = split(nnx.eval_shape(lambda: config.build(512, rngs=nnx.Rngs(0))))
     rows = jax.ShapeDtypeStruct((2, 64), jnp.int32)
 
     def logits(params, tokens, positions, segment_ids):
         model = nnx.merge(graphdef, params)
-        return model.logits(model(tokens, positions=positions, segment_ids=segment_ids)[0])
+        return model.logits(model(tokens, positions=positions, segment_ids=segment_ids).hidden)
 
     cost = jax.jit(logits).lower(params, rows, rows, rows).compile().cost_analysis()
     full = 128 * nnx.merge(graphdef, params).flops_per_token(64, causal=False)
@@ -364,9 +477,8 @@ def test_flops_are_those_of_the_compiled_program():
 
 @pytest.mark.parametrize("window", [(None,), (4, None), (100, 7)], ids=str)
 def test_causal_flops_by_hand(window):
-    config = TransformerConfig(
-        hidden_size=64, num_heads=4, num_kv_heads=2, num_layers=2, window=window
-    )
+    attention = MultiHeadConfig(num_heads=4, num_kv_heads=2, window=window)
+    config = TransformerConfig(hidden_size=64, num_layers=2, attention=attention)
     model = nnx.eval_shape(lambda: config.build(512, rngs=nnx.Rngs(0)))
     keys = [sum(min(i + 1, w or 64) for i in range(64)) / 64 for w in 2 * window][:2]
     matmuls = 2 * (2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 192) + 512 * 64)
@@ -374,29 +486,33 @@ def test_causal_flops_by_hand(window):
 
 
 def test_derived_sizes():
-    gated = TransformerConfig(hidden_size=384, num_heads=6)
-    assert (gated.head_size, gated.kv_heads, gated.ffn_size) == (64, 6, 1024)
-    assert gated.replace(activation="relu").ffn_size == 1536
+    heads = MultiHeadConfig(num_heads=6)
+    assert (heads.head_size(384), heads.kv_heads, DenseConfig().width(384)) == (64, 6, 1024)
+    assert DenseConfig(activation="relu").width(384) == 1536
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "message"),
     [
-        ({"num_kv_heads": 3}, "num_kv_heads: 3 does not divide num_heads 4"),
-        ({"num_heads": 3, "num_kv_heads": None}, "num_heads: 3 does not divide hidden_size 16"),
-        ({"position": "learned"}, "max_seq_len: is required"),
-        ({"rope_fraction": 0.3}, "rope_fraction: 0.3 of head_dim 4 is odd"),
+        ({"attention.num_kv_heads": 3}, "num_kv_heads: 3 does not divide num_heads 4"),
+        ({"hidden_size": 18}, "num_heads: 4 does not divide hidden_size 18"),
+        ({"position.type": "learned"}, "position.max_seq_len: is required"),
+        ({"position.fraction": 0.3}, "position.fraction: 0.3 of head_dim 4 is odd"),
+        ({"position": [{"type": "rotary"}, {"type": "relative"}]}, "only rotary and none can be"),
+        ({"other_ffn": {"layers": [3], "ffn": {}}}, "there is no layer 3; number the 3 layers"),
+        ({"head.num_relations": 2}, "needs the pooled vector"),
+        ({"encoder": {"hidden_size": 16}}, "an encoder sees all of its text"),
     ],
 )
-def test_mistakes_are_named(change, message):
+def test_mistakes_are_named(changes, message):
     with pytest.raises(UserError, match=message):
-        TINY.replace(**change).validate()
+        change(TINY, changes)
 
 
 def test_vocabulary_and_length_must_fit():
     with pytest.raises(UserError, match="model.vocab_size: 20 is less than the tokenizer's 29"):
         TINY.replace(vocab_size=20).build(29, rngs=nnx.Rngs(0))
-    config = TINY.replace(position="learned", max_seq_len=8)
+    config = change(TINY, {"position": {"type": "learned", "max_seq_len": 8}})
     rows = np.zeros((1, 9), np.int32)
     with pytest.raises(UserError, match="max_seq_len: 8 learned positions, but rows have 9"):
         forward(config)(initial(config), rows, rows, rows + 1)

@@ -11,10 +11,18 @@ from flax import nnx
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
-from jaxlm.nn.ffn import ACTIVATIONS, FeedForward
+from jaxlm.nn.ffn import ACTIVATIONS, DenseConfig
 from jaxlm.nn.norm import LayerNorm, RMSNorm
 from jaxlm.nn.params import split
-from jaxlm.nn.position import LearnedPositions, apply_rotary, restart, rotary_angles, sinusoidal
+from jaxlm.nn.position import (
+    LearnedConfig,
+    RotaryConfig,
+    Rows,
+    apply_rotary,
+    restart,
+    sinusoidal,
+)
+from jaxlm.nn.rope_scaling import LinearScaling
 from tests.golden_nn import assert_close, load, under
 
 RNG = np.random.default_rng(0)
@@ -114,7 +122,9 @@ def test_dropout_shares_a_mask_along_dims():
 @pytest.mark.parametrize(("fraction", "scaling"), [(1.0, 1.0), (0.5, 4.0)])
 def test_rotary_is_a_product_of_complex_numbers(interleaved, fraction, scaling):
     x, positions = normal(2, 5, 3, 8), jnp.asarray([[0, 1, 2, 3, 4], [7, 0, 1, 900, 5]])
-    rotary = rotary_angles(positions, 8, theta=100.0, fraction=fraction, scaling=scaling)
+    stretch = None if scaling == 1.0 else LinearScaling(factor=scaling)
+    config = RotaryConfig(theta=100.0, fraction=fraction, scaling=stretch)
+    rotary = config.angles(Rows(positions, jnp.ones_like(positions)), 8)
     got = apply_rotary(x, rotary, interleaved=interleaved)
     size = int(8 * fraction)
     part = np.asarray(x, np.float64)[..., :size]
@@ -135,7 +145,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
 
     def score(i, j):
         turned = (
-            apply_rotary(x, rotary_angles(jnp.asarray([[at]]), 16, theta=10_000.0))
+            apply_rotary(x, RotaryConfig().angles(Rows(jnp.asarray([[at]]), jnp.ones(1)), 16))
             for x, at in ((q, i), (k, j))
         )
         return float(jnp.vdot(*turned))
@@ -145,7 +155,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
 
 
 def test_learned_and_sinusoidal_positions():
-    learned = LearnedPositions(4, 6, std=1.0, rngs=nnx.Rngs(0))
+    learned = LearnedConfig(max_seq_len=4).build(6, 1, std=1.0, rngs=nnx.Rngs(0))
     positions = jnp.asarray([[3, 0, 4]])
     y = np.asarray(learned(positions))
     assert (y[0, :2] == np.asarray(learned.table.get_value())[[3, 0]]).all()
@@ -163,9 +173,10 @@ def test_a_continued_document_restarts_with_the_row():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_feed_forward(activation):
-    ffn = FeedForward(4, 6, activation=activation, bias=True, std=1.0, rngs=nnx.Rngs(0))
+    config = DenseConfig(intermediate_size=6, activation=activation, bias=True)
+    ffn = config.build(4, std=1.0, rngs=nnx.Rngs(0))
     function, gated = ACTIVATIONS[activation]
     x = normal(2, 3, 4)
     up = x @ ffn.up.kernel.get_value()
     inner = function(x @ ffn.gate.kernel.get_value()) * up if gated else function(up)
-    assert_close(ffn(x), inner @ ffn.down.kernel.get_value())
+    assert_close(ffn(x, x)[0], inner @ ffn.down.kernel.get_value())

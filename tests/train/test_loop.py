@@ -1,4 +1,4 @@
-"""What the loop promises: one compiled step, metrics read one step late, nothing moved in secret."""
+"""The loop's promises: one compiled step, metrics read one step late, nothing moved in secret."""
 
 from __future__ import annotations
 

@@ -460,7 +460,7 @@ def test_dims_follow_from_the_axes(path, axes, dims):
 
 
 def test_the_schedule_follows_the_step_that_is_given():
-    """A run whose steps 1 to 3 were not applied takes the learning rate of step 4, not of step 1."""
+    """Though steps before were not applied, step 4 has the learning rate of step 4."""
     tx = build(SGD(learning_rate=0.5, schedule=Cosine(), clip_norm=None), PARAMS, AXES, 8).tx
     updates, _ = tx.update(GRADS[0], tx.init(PARAMS), PARAMS, step=4)
     for name, gradient in flatten(GRADS[0]).items():  # half way down the cosine

@@ -106,7 +106,8 @@ def test_a_second_stage_starts_from_the_weights_that_it_names(
     for path in heads:
         np.testing.assert_array_equal(found[path], np.asarray(fresh[path]), err_msg=path)
     # the four choices above are four different sets of weights
-    others = [stored(source, s, p) for s in (2, 4) for p in ("params", "ema") if (s, p) != (step, part)]
+    every = {(s, p): stored(source, s, p) for s in (2, 4) for p in ("params", "ema")}
+    others = [x for which, x in every.items() if which != (step, part)]
     assert all(any((o[path] != want[path]).any() for path in want) for o in others)
 
 
@@ -128,7 +129,8 @@ def test_a_run_saved_on_one_mesh_goes_on_with_every_bit_on_another(source: Path)
     assert {len(x.sharding.device_set) for x in found.values()} == {8}
     for path, value in stored(source, 4, "params").items():
         np.testing.assert_array_equal(np.asarray(found[path]), value)
-    assert param_sha256(state["params"]) == json.loads((source / "result.json").read_text())["final"]["param_sha256"]
+    final = json.loads((source / "result.json").read_text())["final"]
+    assert param_sha256(state["params"]) == final["param_sha256"]
 
 
 def test_another_tokenizer_than_the_sources_is_an_error(tmp_path: Path, source: Path) -> None:

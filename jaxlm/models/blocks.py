@@ -1,0 +1,304 @@
+"""A stack of Transformer blocks, in its three places for norms, with or without a source to read.
+
+    pre   x = x + f(norm(x))            GPT-2, Llama, T5
+    post  x = norm(x + f(x))            the original Transformer, BERT
+    both  x = x + norm'(f(norm(x)))     Gemma 2 and 3
+
+where f is attention, then (with a source) attention over the source, then the ffn. A decoder, an
+encoder, and the two halves of an encoder-decoder are this stack, composed by its config.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.config import REQUIRED, Config, UserError, field
+from jaxlm.mesh import shard
+from jaxlm.nn.attention import MultiHeadConfig
+from jaxlm.nn.dropout import dropout, split_key
+from jaxlm.nn.ffn import DenseConfig
+from jaxlm.nn.flops import keys_met
+from jaxlm.nn.norm import RMSNormConfig
+from jaxlm.nn.position import LearnedConfig, RelativeConfig, RotaryConfig, Rows, SinusoidalConfig
+from jaxlm.nn.position import sinusoidal as sinusoidal_positions
+from jaxlm.nn.stack import Run, apply_stack, runs_of, stack
+from jaxlm.types import AttentionConfig, FFNConfig, NormConfig, PositionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherFFN(Config):
+    """Layers whose ffn is not that of the others."""
+
+    layers: tuple[int, ...] = field(REQUIRED, "their numbers, from 0", ge=0)
+    ffn: FFNConfig = field(REQUIRED, "their ffn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig(Config):
+    """A stack of Transformer blocks."""
+
+    hidden_size: int = field(256, "width of the residual stream", ge=1)
+    num_layers: int = field(4, "number of blocks", ge=1)
+    attention: AttentionConfig = field(MultiHeadConfig, "how tokens look at one another")
+    ffn: FFNConfig = field(DenseConfig, "what happens to each token by itself")
+    other_ffn: OtherFFN | None = field(None, "layers with another ffn; null: none")
+    norm: NormConfig = field(RMSNormConfig, "how hidden states are normalised")
+    norm_placement: Literal["pre", "post", "both"] = field(
+        "pre", "before each part, after its sum with the stream, or on both sides of the part"
+    )
+    position: tuple[PositionConfig, ...] = field(
+        lambda: (RotaryConfig(),), "how a token knows its place; several: cycled over the layers"
+    )
+    dropout: float = field(0.0, "on the embeddings and on what each part adds", ge=0, lt=1)
+    initializer_range: float | None = field(
+        0.02, "std of all kernels and embeddings; null: 1/sqrt(fan in) for kernels", gt=0
+    )
+    dtype: Literal["bfloat16", "float32"] = field("bfloat16", "of activations and matmuls")
+    remat: Literal["none", "minimal", "dots", "full"] = field(
+        "none", "what is recomputed in the backward pass: nothing, elementwise, + attention, layers"
+    )
+    scan_layers: bool = field(True, "compile one layer and loop, instead of all layers in a row")
+
+    def validate(self) -> None:
+        self.attention.check(self.hidden_size)
+        for position in self.position:
+            position.check_head(self.attention.rotary_size(self.hidden_size))
+        if not self.position:
+            raise UserError("position: is empty; name one, such as {type: rotary}")
+        alone = (LearnedConfig, RelativeConfig, SinusoidalConfig)
+        if len(self.position) > 1 and any(isinstance(p, alone) for p in self.position):
+            raise UserError("position: only rotary and none can be cycled over the layers")
+        for layer in self.other_ffn.layers if self.other_ffn else ():
+            if layer >= self.num_layers:
+                raise UserError(
+                    f"other_ffn.layers: there is no layer {layer}; "
+                    f"number the {self.num_layers} layers from 0"
+                )
+
+    @property
+    def period(self) -> int:
+        """Layers after which windows and positions repeat."""
+        return math.lcm(len(self.attention.windows), len(self.position))
+
+    def ffn_of(self, layer: int) -> FFNConfig:
+        other = self.other_ffn
+        return self.ffn if other is None or layer not in other.layers else other.ffn
+
+
+class Stacked(NamedTuple):
+    """What a stack makes of hidden states."""
+
+    hidden: jax.Array  # [B, T, D], after the final norm where there is one
+    slots: Any  # the cache of every layer
+    losses: dict[str, jax.Array]  # [B]
+    states: Any  # [L, B, T, D] where they are asked for
+
+
+class Stack(nnx.Module):
+    """Blocks, their positions and the final norm."""
+
+    def __init__(
+        self, config: StackConfig, *, reads_source: bool = False, rngs: nnx.Rngs, **_: Any
+    ) -> None:
+        c = self.config = config
+        self.dtype = jnp.dtype(c.dtype)
+        std = 0.02 if c.initializer_range is None else c.initializer_range
+        self.position = c.position[0].build(
+            c.hidden_size, c.attention.num_heads, std=std, dtype=self.dtype, rngs=rngs
+        )
+        self.runs = runs_of([c.ffn_of(i) for i in range(c.num_layers)])
+        for run in self.runs:
+            make = lambda rngs, run=run: Block(c, run.kind, reads_source, rngs=rngs)  # noqa: E731
+            setattr(self, run.name, stack(make, run.count, rngs=rngs))
+        self.final_norm = None if c.norm_placement == "post" else c.norm.build(c.hidden_size)
+
+    def add_positions(
+        self, x: jax.Array, positions: jax.Array, blocks: jax.Array | None = None
+    ) -> jax.Array:
+        """Embeddings [B, T, D] with what their positions add to them."""
+        c, (kind, *_) = self.config, self.config.position
+        if isinstance(kind, SinusoidalConfig):
+            return x + sinusoidal_positions(positions, c.hidden_size, theta=kind.theta).astype(
+                x.dtype
+            )
+        if isinstance(kind, LearnedConfig):
+            if x.shape[1] > kind.max_seq_len:
+                raise UserError(
+                    f"model.position.max_seq_len: {kind.max_seq_len} learned positions, but rows "
+                    f"have {x.shape[1]} tokens; raise it or shorten the rows"
+                )
+            return x + self.position(positions, blocks)
+        return x
+
+    def run_layers(
+        self,
+        x: jax.Array,  # [B, T, D]
+        rows: Rows,
+        *,
+        slots: Any = None,
+        keys: Rows | None = None,
+        start: Any = 0,
+        source: Any = None,
+        source_segment_ids: jax.Array | None = None,
+        key: jax.Array | None = None,
+        with_states: bool = False,
+    ) -> Stacked:
+        """All blocks and the final norm.
+
+        `slots`, `keys`, `start`: the cache (see `jaxlm.nn.attention`). `source`: what
+        `project_source` made of an encoder's output. `key` switches dropout on.
+        """
+        c = self.config
+        size = c.attention.rotary_size(c.hidden_size)
+        rotary = [p.angles(rows, size) for p in c.position]
+        bias = self.position.bias(c.attention.causal) if self._is_relative else None
+        layer_keys = None if key is None else jax.random.split(key, c.num_layers)
+        after, losses, states = {}, [], []
+        for run in self.runs:
+
+            def body(layer: Block, x: jax.Array, xs: Any, kind: int, run: Run = run) -> Any:
+                slots, source, key = xs
+                kind += run.first
+                attend = {
+                    **{"rows": rows, "keys": keys, "start": start, "bias": bias},
+                    "rotary": rotary[kind % len(rotary)],
+                    "window": c.attention.windows[kind % len(c.attention.windows)],
+                }
+                x, slots, losses = layer(x, attend, slots, source, source_segment_ids, key)
+                return x, (slots, losses, x if with_states else None)
+
+            xs = (
+                None if slots is None else slots[run.name],
+                None if source is None else source[run.name],
+                None if layer_keys is None else layer_keys[run.first :][: run.count],
+            )
+            x, (after[run.name], found, seen) = apply_stack(
+                getattr(self, run.name),
+                body,
+                x,
+                xs,
+                num_layers=run.count,
+                period=min(c.period, run.count),
+                scan=c.scan_layers and run.count > 1,
+                remat=c.remat,
+            )
+            losses.append({name: value.sum(0) for name, value in found.items()})
+            states.append(seen)
+        names = {name for found in losses for name in found}
+        total = {name: sum(f[name] for f in losses if name in f) for name in sorted(names)}
+        every = jnp.concatenate(states) if with_states else None
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return Stacked(x, None if slots is None else after, total, every)
+
+    @property
+    def _is_relative(self) -> bool:
+        return isinstance(self.config.position[0], RelativeConfig)
+
+    def init_slots(self, batch_size: int, max_len: int) -> Any:
+        """Empty slots of every layer, {run: {name: [L, B, S, ...]}}."""
+        c = self.config
+        one = c.attention.init_cache(c.hidden_size, batch_size, max_len, self.dtype)
+        return {
+            run.name: jax.tree.map(
+                lambda x, run=run: jnp.broadcast_to(x, (run.count, *x.shape)), one
+            )
+            for run in self.runs
+        }
+
+    def project_source(self, hidden: jax.Array) -> Any:
+        """Keys and values of an encoder's output, for every layer: {run: {name: [L, B, S, ...]}}"""
+        out = {}
+        for run in self.runs:
+
+            def body(layer: Block, x: jax.Array, xs: Any, kind: int) -> Any:
+                return x, layer.cross.project_source(hidden)
+
+            layers, none = getattr(self, run.name), jnp.zeros(())
+            _, out[run.name] = apply_stack(layers, body, none, num_layers=run.count)
+        return out
+
+    def score_flops(self, length: int, *, causal: bool) -> float:
+        """Forward FLOPs a token of scores and weighted sums, in rows of `length` tokens."""
+        c = self.config
+        windows = c.attention.windows
+        keys = sum(
+            keys_met(length, windows[i % len(windows)], causal and c.attention.causal)
+            for i in range(c.num_layers)
+        )
+        return c.attention.score_flops(c.hidden_size) * keys
+
+
+class Block(nnx.Module):
+    """One layer."""
+
+    def __init__(
+        self, config: StackConfig, ffn: FFNConfig, reads_source: bool, *, rngs: nnx.Rngs
+    ) -> None:
+        c = config
+        self.placement, self.dropout = c.norm_placement, c.dropout
+        options: dict[str, Any] = {
+            "std": c.initializer_range,
+            # the sum of 2L contributions keeps its variance
+            "out_scale": 1 / math.sqrt(2 * c.num_layers),
+            "dtype": jnp.dtype(c.dtype),
+            "rngs": rngs,
+        }
+        turned = [p for p in c.position if isinstance(p, RotaryConfig)]
+        attention = {"norm": c.norm, **options}
+        norm = lambda: c.norm.build(c.hidden_size)  # noqa: E731
+        both = c.norm_placement == "both"
+        self.attention_norm = norm()
+        self.attention = c.attention.build(
+            c.hidden_size,
+            rotary_interleaved=bool(turned) and turned[0].interleaved,
+            **attention,
+        )
+        self.attention_post_norm = norm() if both else None
+        self.cross_norm = norm() if reads_source else None
+        cross = c.attention.replace(causal=False, window=())
+        self.cross: Any = cross.build(c.hidden_size, **attention) if reads_source else None
+        self.cross_post_norm = norm() if both and reads_source else None
+        self.ffn_norm = norm()
+        self.ffn = ffn.build(c.hidden_size, **options)
+        self.ffn_post_norm = norm() if both else None
+
+    def __call__(
+        self,
+        x: jax.Array,
+        attend: dict[str, Any],
+        slots: Any,
+        source: Any,
+        source_segment_ids: jax.Array | None,
+        key: jax.Array | None,
+    ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+        weights_key, first, second, cross_key, third = split_key(key, 5)
+        rows: Rows = attend["rows"]
+
+        def look(x: jax.Array) -> tuple[jax.Array, Any]:
+            return self.attention(x, cache=slots, key=weights_key, **attend)
+
+        def read(x: jax.Array) -> tuple[jax.Array, Any]:
+            how = {"rows": rows, "source_segment_ids": source_segment_ids, "key": cross_key}
+            return self.cross.cross(x, source, **how), None
+
+        x, slots = self._add(x, look, self.attention_norm, self.attention_post_norm, first)
+        if self.cross is not None:
+            x, _ = self._add(x, read, self.cross_norm, self.cross_post_norm, third)
+        think = lambda x: self.ffn(x, rows.segment_ids)  # noqa: E731
+        x, losses = self._add(x, think, self.ffn_norm, self.ffn_post_norm, second)
+        return shard(x, "batch", "length", "act_embed"), slots, dict(losses)
+
+    def _add(self, x: jax.Array, part: Any, norm: Any, post_norm: Any, key: Any) -> Any:
+        """The stream with what a part adds to it, and what else the part gives."""
+        y, rest = part(x if self.placement == "post" else norm(x))
+        if post_norm is not None:
+            y = post_norm(y)
+        x = x + dropout(y, self.dropout, key)
+        return (norm(x) if self.placement == "post" else x), rest
