@@ -1,0 +1,50 @@
+"""The families: each a file of presets, a map of its Hugging Face config, and a table of tensors.
+
+    family = family_of("llama")
+    config = family.from_hf(json.loads(Path("config.json").read_text()))
+    config = preset("llama-3.1-8b")
+
+A new family is one file and a line in `FAMILIES`. Shared code asks this table and never a name.
+"""
+
+from __future__ import annotations
+
+from jaxlm.config import UserError, import_name, suggest
+from jaxlm.models.families.base import Family
+from jaxlm.types import ModelConfig
+
+FAMILIES: dict[str, str] = {  # name -> "module:Family"
+    "gpt2": "jaxlm.models.families.gpt2:FAMILY",
+}
+
+
+def family_of(name: str) -> Family:
+    """The family called `name`; raises `UserError` with the nearest one."""
+    if name not in FAMILIES:
+        raise UserError(f"family {name!r}: not known; {suggest(name, FAMILIES)}")
+    return import_name(FAMILIES[name])
+
+
+def families() -> list[Family]:
+    """All families, in the order of the table."""
+    return [family_of(name) for name in FAMILIES]
+
+
+def family_of_architecture(architecture: str) -> Family:
+    """The family of a class of Hugging Face transformers ("LlamaForCausalLM")."""
+    for family in families():
+        if architecture in family.architectures:
+            return family
+    known = sorted(name for family in families() for name in family.architectures)
+    raise UserError(
+        f"config.json: architecture {architecture!r} is of no known family; "
+        f"{suggest(architecture, known)}"
+    )
+
+
+def preset(name: str) -> ModelConfig:
+    """The config of a published model ("gpt2", "llama-3.1-8b"); raises `UserError`."""
+    found = {key: family for family in families() for key in family.presets}
+    if name not in found:
+        raise UserError(f"model.preset: there is no {name!r}; {suggest(name, found)}")
+    return found[name].presets[name]
