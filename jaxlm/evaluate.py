@@ -80,7 +80,7 @@ class Evaluator:
     ) -> tuple[dict[str, float], dict]:
         """(figures, tables) over the split, or over `max_batches` batches of it."""
         count = min(self.num_batches, max_batches or self.num_batches)
-        total, carry = None, self._carry()
+        total, carry = None, self._first_carry()
         batches = self.loader.batches(0)
         try:
             with jax.set_mesh(self.program.mesh):
@@ -95,13 +95,15 @@ class Evaluator:
         objective = self.program.objective
         return objective.summarize(sums), objective.tables(sums)
 
-    def _carry(self) -> Any:
+    @cached_property
+    def _first_carry(self) -> Callable[[], Any]:
+        """Makes the recurrent state before the first batch; compiled once."""
         if not self.program.model.carries_state:
-            return None
+            return lambda: None
         sharding = meshes.NamedSharding(self.program.mesh, meshes.spec_of((None, "batch", None)))
         shapes = jax.eval_shape(lambda: self.program.init_carry(self.batch_size))
         make = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
-        return jax.jit(make, out_shardings=jax.tree.map(lambda _: sharding, shapes))()
+        return jax.jit(make, out_shardings=jax.tree.map(lambda _: sharding, shapes))
 
     @cached_property
     def _step(self) -> Any:

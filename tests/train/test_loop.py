@@ -96,43 +96,61 @@ def test_metrics_are_read_when_the_next_step_is_under_way(
     assert order == [*want, ("read", STEPS)]
 
 
-def test_the_host_waits_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No array is read, and nothing waited for, but by the `device_get` of the step before."""
-    inside, waits = [0], []
-    get = jax.device_get
-
-    def read(tree: Any) -> Any:
-        inside[0] += 1
-        try:
-            return get(tree)
-        finally:
-            inside[0] -= 1
-
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the host reads or waits for in the loop itself, but for `device_get`s of metrics."""
+    seen: list[str] = []
+    watching, reading = [False], [False]
     array = type(jax.numpy.zeros(()))
-    value = array._value
 
-    def watched(self: Any) -> Any:
-        if not inside[0] and running[0]:
-            waits.append(self.shape)
-        return value.fget(self)
+    def watched(name: str, function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            if watching[0] and not reading[0]:
+                seen.append(name)
+            return function(*arguments)
 
-    running = [False]
-    original = Loop._train
+        return call
 
-    def train_(self: Loop, *arguments: Any) -> Any:
-        running[0] = True
-        try:
-            return original(self, *arguments)
-        finally:
-            running[0] = False
+    def flagged(flag: list[bool], function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            flag[0] = True
+            try:
+                return function(*arguments)
+            finally:
+                flag[0] = False
 
-    monkeypatch.setattr(jax, "device_get", read)
-    monkeypatch.setattr(array, "_value", property(watched))
-    monkeypatch.setattr(array, "block_until_ready", lambda self: waits.append("blocked"))
-    monkeypatch.setattr(jax, "block_until_ready", lambda tree: waits.append("blocked"))
-    monkeypatch.setattr(Loop, "_train", train_)
+        return call
+
+    value, block = array._value, array.block_until_ready
+    monkeypatch.setattr(array, "_value", property(watched("value", value.fget)))
+    monkeypatch.setattr(array, "block_until_ready", watched("block", block))
+    monkeypatch.setattr(jax, "block_until_ready", watched("block", jax.block_until_ready))
+    monkeypatch.setattr(jax, "device_get", flagged(reading, jax.device_get))
+    monkeypatch.setattr(Loop, "_train", flagged(watching, Loop._train))
+    return seen
+
+
+def test_the_host_waits_for_nothing_else(tmp_path: Path, waits: list[str]) -> None:
+    """No array is read, and nothing waited for, but by the `device_get` of the step before."""
     assert train(tmp_path / "run", *QUIET).code == DONE
     assert waits == []
+
+
+@pytest.mark.parametrize("look", [np.asarray, float, jax.block_until_ready], ids=str)
+def test_a_look_at_an_array_in_the_loop_would_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[str], look: Any
+) -> None:
+    """What the test above rests on."""
+    read = Loop._read
+
+    def read_more(self: Loop, latest: Any) -> Any:
+        if latest is not None:
+            look(latest[2]["grad_norm"][0])
+        return read(self, latest)
+
+    monkeypatch.setattr(Loop, "_read", read_more)
+    assert train(tmp_path / "run", *QUIET, "train.steps=2").code == DONE
+    assert waits
 
 
 def test_a_hidden_transfer_in_the_loop_is_an_error(
