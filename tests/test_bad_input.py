@@ -108,7 +108,7 @@ def test_the_config_that_the_cases_start_from_is_good(tmp_path, capsys):
         (["model.type=rnnn"], ["model.type: unknown type 'rnnn'", "rnn"]),
         (["model=transformer"], ["model: expected a mapping"]),
         (["model.attention.num_heads=5"], ["model", "num_heads"]),
-        (["model.activation=swish"], ["model.activation", "choose one of", "swiglu"]),
+        (["model.ffn.activation=swish"], ["model.ffn.activation", "choose one of", "swiglu"]),
         (["train.epochs=1"], ["train: steps, epochs: set exactly one"]),
         (["train.steps=null"], ["train: steps, epochs: set exactly one"]),
         (["mesh.data=-1", "mesh.fsdp=-1"], ["mesh", "only one"]),
@@ -517,8 +517,8 @@ def test_a_second_stage_that_does_not_fit_and_then_does(fails, trained, tmp_path
     # the smoke config has a model of its own: its shape must be the source's
     source = f"init.from={trained}"
     says = ("position/table", "stored float32[48, 32]", "wanted float32[64, 32]")
-    fails(*words, source, "model.max_seq_len=64", says=says)
-    good = (*words, source, "model.max_seq_len=48")
+    fails(*words, source, "model.position.max_seq_len=64", says=says)
+    good = (*words, source, "model.position.max_seq_len=48")
     other = ("tokenizer", "is not the one", "leave tokenizer out")
     fails(*good, CHARACTERS, "model.vocab_size=null", says=other)
     fails(*good, "init.step=9", says=("00000009", "no checkpoint"))
