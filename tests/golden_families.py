@@ -14,6 +14,7 @@ same. It also holds no large arrays but projections of them, drawn the same way:
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,9 +26,10 @@ import numpy as np
 FIXTURES = Path(__file__).parent / "fixtures" / "families"
 CASES = sorted(path.stem for path in FIXTURES.glob("*.npz"))
 
-# What a tensor is like: its shape, and the value that a fresh model has there if it has one.
+# What a tensor is like: its shape and, if it is a vector, the value that a fresh model has there.
 Tensors = Mapping[str, tuple[tuple[int, ...], float]]
 
+EMBEDDING = re.compile("embed|wte|wpe|^shared")  # in the names of embeddings
 ROWS, LENGTH = 2, 320
 DOCUMENTS = ((0, 0, 320), (1, 0, 150), (1, 150, 250))  # row, start, end; then padding
 
@@ -70,10 +72,16 @@ def save_case(case: Case) -> Path:
 
 
 def weights(tensors: Tensors, seed: int) -> dict[str, np.ndarray]:
-    """Every tensor off its fresh value; the matrices of a size that keeps signals near 1."""
+    """Every tensor off its fresh value, and matrices of a size that keeps signals near 1.
+
+    Those of the layers are larger than those of the embeddings, so that the text and not the last
+    token alone decides what comes next.
+    """
     drawn = {}
     for name, (shape, base) in tensors.items():
         scale = 0.05 if len(shape) < 2 else shape[-1] ** -0.5
+        if len(shape) > 1 and not EMBEDDING.search(name):
+            scale *= 1.5
         drawn[name] = (base + scale * _draws(name, seed).normal(size=shape)).astype(np.float32)
     return drawn
 
