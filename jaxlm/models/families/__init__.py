@@ -15,6 +15,8 @@ from jaxlm.types import ModelConfig
 
 FAMILIES: dict[str, str] = {  # name -> "module:Family"
     "gpt2": "jaxlm.models.families.gpt2:FAMILY",
+    "bert": "jaxlm.models.families.bert:FAMILY",
+    "roberta": "jaxlm.models.families.bert:ROBERTA",
 }
 
 
