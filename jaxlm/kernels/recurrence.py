@@ -45,6 +45,11 @@ class Result(NamedTuple):
     state: State  # after the last step
 
 
+class Steps(NamedTuple):
+    states: State  # [T, B, H] after every step: h in the dtype of gates_x, and what is asked for
+    state: State  # after the last step
+
+
 def lstm(
     gates_x: jax.Array,  # [T, B, 4*H], gates i, f, g, o
     recurrent_kernel: jax.Array,  # [H, 4*H]
@@ -55,8 +60,8 @@ def lstm(
     impl: str = "auto",
 ) -> Result:
     """Outputs and last state of an LSTM. `unroll`: time steps in one iteration of the loop."""
-    run = recurrence_kernels.pick(impl)
-    return run(LSTM(), gates_x, recurrent_kernel, None, reset, state, unroll)
+    given = (LSTM(), gates_x, recurrent_kernel, None, reset, state)
+    return outputs_of(recur(*given, unroll=unroll, impl=impl))
 
 
 def gru(
@@ -71,8 +76,8 @@ def gru(
 ) -> Result:
     """Outputs and last state of a GRU; the biases of r and z belong to `gates_x`."""
     bias = jnp.pad(recurrent_bias, (2 * recurrent_bias.shape[0], 0))
-    run = recurrence_kernels.pick(impl)
-    return run(GRU(), gates_x, recurrent_kernel, bias, reset, state, unroll)
+    given = (GRU(), gates_x, recurrent_kernel, bias, reset, state)
+    return outputs_of(recur(*given, unroll=unroll, impl=impl))
 
 
 def elman(
@@ -86,8 +91,41 @@ def elman(
     impl: str = "auto",
 ) -> Result:
     """Outputs and last state of an Elman network."""
+    given = (Elman(activation), gates_x, recurrent_kernel, None, reset, state)
+    return outputs_of(recur(*given, unroll=unroll, impl=impl))
+
+
+def recur(
+    cell: Cell,
+    gates_x: jax.Array,  # [T, B, G*H]
+    kernel: jax.Array,  # [H, G*H]
+    bias: jax.Array | None,  # [G*H], added to h U
+    reset: jax.Array,  # [T, B] bool
+    state: State,
+    *,
+    every_state: bool = False,
+    unroll: int = 1,
+    impl: str = "auto",
+) -> Steps:
+    """Any cell over time; `every_state` keeps the whole state of every step, not h alone."""
     run = recurrence_kernels.pick(impl)
-    return run(Elman(activation), gates_x, recurrent_kernel, None, reset, state, unroll)
+    return run(cell, gates_x, kernel, bias, reset, state, unroll, every_state)
+
+
+def outputs_of(steps: Steps) -> Result:
+    return Result(steps.states["h"], steps.state)
+
+
+def step(
+    cell: Cell,
+    gates_x: jax.Array,  # [B, G*H]
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    state: State,
+) -> State:
+    """The state after one step, for a loop of the caller's own."""
+    r = _matmul(state["h"], kernel, bias)
+    return cell.forward(gates_x.astype(jnp.float32), r, state)[0]
 
 
 # --------------------------------------------------------------------------------- one step of each
@@ -190,22 +228,21 @@ def _reference(
     reset: jax.Array,  # [T, B]
     state: State,
     unroll: int,
-) -> Result:
+    every_state: bool,
+) -> Steps:
     """The loop as it reads, differentiated by autodiff."""
 
-    def step(state: State, inputs: Any) -> tuple[State, jax.Array]:
+    def one(state: State, inputs: Any) -> tuple[State, Any]:
         x, reset = inputs
-        state = _clear(state, reset)
-        r = _matmul(state["h"], kernel, bias)
-        state, _ = cell.forward(x.astype(jnp.float32), r, state)
-        return state, state["h"].astype(gates_x.dtype)
+        state = step(cell, x, kernel, bias, _clear(state, reset))
+        return state, _kept(state, every_state, gates_x.dtype)
 
-    state, outputs = jax.lax.scan(step, _float32(state), (gates_x, reset), unroll=unroll)
-    return Result(outputs, state)
+    state, states = jax.lax.scan(one, _float32(state), (gates_x, reset), unroll=unroll)
+    return Steps(states, state)
 
 
 @recurrence_kernels.register("scan", auto_on=("cpu", "gpu", "tpu"))
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 6, 7))
 def _scan(
     cell: Cell,
     gates_x: jax.Array,
@@ -214,12 +251,15 @@ def _scan(
     reset: jax.Array,
     state: State,
     unroll: int,
-) -> Result:
+    every_state: bool,
+) -> Steps:
     """The same loop; in its backward pass the kernel's gradient is one matmul outside the loop."""
-    return _reference(cell, gates_x, kernel, bias, reset, state, unroll)
+    return _reference(cell, gates_x, kernel, bias, reset, state, unroll, every_state)
 
 
-def _scan_forward(cell, gates_x, kernel, bias, reset, state, unroll):  # type: ignore[no-untyped-def]
+def _scan_forward(  # type: ignore[no-untyped-def]
+    cell, gates_x, kernel, bias, reset, state, unroll, every_state
+):
     dtype = kernel.dtype
 
     def step(state: State, inputs: Any) -> tuple[State, Any]:
@@ -229,20 +269,21 @@ def _scan_forward(cell, gates_x, kernel, bias, reset, state, unroll):  # type: i
         state, saved = cell.forward(x.astype(jnp.float32), r, state)
         # What is saved for the backward pass takes the compute dtype: it is most of the memory.
         saved = jax.tree.map(lambda s: s.astype(dtype), saved)
-        return state, (state["h"].astype(gates_x.dtype), saved)
+        return state, (_kept(state, every_state, gates_x.dtype), saved)
 
-    last, (outputs, saved) = jax.lax.scan(step, _float32(state), (gates_x, reset), unroll=unroll)
-    return Result(outputs, last), (kernel, bias, reset, state, outputs, saved)
+    last, (states, saved) = jax.lax.scan(step, _float32(state), (gates_x, reset), unroll=unroll)
+    return Steps(states, last), (kernel, bias, reset, state, states["h"], saved)
 
 
-def _scan_backward(cell, unroll, residuals, grads):  # type: ignore[no-untyped-def]
+def _scan_backward(cell, unroll, every_state, residuals, grads):  # type: ignore[no-untyped-def]
     kernel, bias, reset, state, outputs, saved = residuals
-    d_outputs, d_state = grads
+    d_states, d_state = grads
 
     def step(d_state: State, inputs: Any) -> tuple[State, Any]:
-        d_output, saved, reset = inputs
+        d_step, saved, reset = inputs
         saved = jax.tree.map(lambda s: s.astype(jnp.float32), saved)
-        d_state = d_state | {"h": d_state["h"] + d_output.astype(jnp.float32)}
+        d_step = _float32(d_step)
+        d_state = d_state | {name: d_state[name] + d for name, d in d_step.items()}
         dx, dr, d_state = cell.backward(saved, d_state)
         dr = dr.astype(kernel.dtype)
         through = jax.lax.dot_general(
@@ -252,7 +293,7 @@ def _scan_backward(cell, unroll, residuals, grads):  # type: ignore[no-untyped-d
         return d_state, (dr if cell.additive else (dx.astype(outputs.dtype), dr))
 
     d_state, steps = jax.lax.scan(
-        step, d_state, (d_outputs, saved, reset), reverse=True, unroll=unroll
+        step, d_state, (d_states, saved, reset), reverse=True, unroll=unroll
     )
     dx, dr = (steps.astype(outputs.dtype), steps) if cell.additive else steps
     # The states that the steps began with: the outputs one step later, zero after a reset.
@@ -278,6 +319,11 @@ def _matmul(h: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Arra
 def _clear(state: State, reset: jax.Array) -> State:
     """`state` [..., H] with zeros where `reset` [...] is true: a selection, so no NaN passes."""
     return {name: jnp.where(reset[..., None], 0, value) for name, value in state.items()}
+
+
+def _kept(state: State, every_state: bool, dtype: Any) -> State:
+    """What of a step's state the caller sees: h in its dtype and, if asked for, the rest."""
+    return (state if every_state else {}) | {"h": state["h"].astype(dtype)}
 
 
 def _float32(state: State) -> State:

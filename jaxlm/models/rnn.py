@@ -1,4 +1,4 @@
-"""The recurrent language model: embedding, stacked LSTM, GRU or Elman layers, head.
+"""The recurrent language model: embedding, stacked recurrent layers of one kind, head.
 
 With every kind of dropout on and tied embeddings it is AWD-LSTM (Merity et al. 2018,
 arXiv:1708.02182). There the last layer is as wide as the embedding, so that the head can be its
@@ -38,7 +38,8 @@ from jaxlm.nn.dense import Dense, weight
 from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.norm import LayerNorm, RMSNorm
-from jaxlm.nn.recurrent import CELLS, Initializer, Recurrent, word_dropout
+from jaxlm.nn.recurrent import CELLS, Initializer, word_dropout
+from jaxlm.nn.recurrent_layer import RecurrentLayer
 from jaxlm.nn.stack import Run, apply_stack, runs_of, stack
 from jaxlm.types import Encoded, ModelConfig, Output
 
@@ -47,9 +48,9 @@ NORMS: dict[str, Callable[[int], nnx.Module]] = {"layernorm": LayerNorm, "rmsnor
 
 @dataclass(frozen=True, kw_only=True)
 class RNNConfig(ModelConfig):
-    """A recurrent language model: LSTM, GRU or Elman RNN."""
+    """A recurrent language model: LSTM, GRU, Elman RNN, minGRU, minLSTM or RG-LRU."""
 
-    cell: str = field("lstm", "kind of layer: lstm, gru or elman")
+    cell: str = field("lstm", "kind of layer: lstm, gru, elman, mingru, minlstm or rglru")
     hidden_size: int = field(512, "width of the recurrent layers", ge=1)
     num_layers: int = field(2, "recurrent layers", ge=1)
     embedding_size: int | None = field(
@@ -74,7 +75,7 @@ class RNNConfig(ModelConfig):
         False, "training passes the state on to the next window of a document stream"
     )
     initializer: Initializer = field(
-        "uniform", "of the layers' kernels: +-1/sqrt(H), or orthogonal"
+        "uniform", "of kernels of lstm, gru and elman: +-1/sqrt(H), or orthogonal"
     )
     initializer_range: float = field(
         0.05, "standard deviation of the embedding and of an untied head", gt=0
@@ -84,7 +85,11 @@ class RNNConfig(ModelConfig):
         "none", "what the backward pass computes again: nothing, or every layer"
     )
     unroll: int = field(1, "time steps in one iteration of the compiled loop", ge=1)
-    recurrence: str = field("auto", "implementation of the loop over time: auto, scan or reference")
+    recurrence: str = field(
+        "auto",
+        "implementation over time: auto, scan, reference or, for minimal and linear cells, "
+        "associative",
+    )
     dtype: Literal["bfloat16", "float32"] = field(
         "bfloat16", "of activations and matmuls; the state is float32"
     )
@@ -107,8 +112,7 @@ class RNNConfig(ModelConfig):
     def validate(self) -> None:
         if self.cell not in CELLS:
             raise UserError(f"cell: unknown cell {self.cell!r}; {suggest(self.cell, CELLS)}")
-        if self.activation != "tanh" and self.cell != "elman":
-            raise UserError(f"activation: {self.cell} has its own; leave it out or use cell elman")
+        check_cell(self, self.cell)
         if self.hidden_size not in self.widths[1:]:
             raise UserError(
                 "hidden_size: one layer with tied embeddings is as wide as the embedding; set it "
@@ -236,7 +240,7 @@ class Layer(nnx.Module):
         self.config = config
         inputs, outputs = run.kind
         self.norm = _norm(config, inputs)
-        self.cell: Recurrent = CELLS[config.cell](
+        self.cell: RecurrentLayer = CELLS[config.cell](
             inputs,
             outputs,
             weight_dropout=config.dropout_recurrent,
@@ -258,6 +262,24 @@ class Layer(nnx.Module):
         # The last layer's output has a rate of its own; layers of one scan differ by data alone.
         y = jnp.where(is_last, y, _dropout(config, y, config.dropout_hidden, hidden_key))
         return (x + y if config.residual else y), state
+
+
+def check_cell(config: Any, cell: str) -> None:
+    """Raises `UserError` where a config sets what this kind of layer does not have."""
+    kind = CELLS[cell]
+    if config.activation != "tanh" and kind.own_activation:
+        raise UserError(f"activation: {cell} has its own; leave it out or use cell elman")
+    if kind.recurrent_kernel:
+        return
+    lacking = {"dropout_recurrent": "to drop from", "initializer": "to make orthogonal"}
+    lacking |= {"unroll": "to multiply with in a loop"}
+    for name, what in lacking.items():
+        default = type(config).__dataclass_fields__[name].default
+        if getattr(config, name) != default:
+            raise UserError(
+                f"{name}: {cell} has no recurrent kernel {what}; leave it at {default}, or use "
+                "cell lstm, gru or elman"
+            )
 
 
 class Unembed(nnx.Module):

@@ -1,7 +1,9 @@
-"""Recurrent layers: LSTM, GRU and Elman RNN, with weight dropout.
+"""Recurrent layers: LSTM, GRU and Elman RNN, with weight dropout; and all cells by name.
 
 The projections of the inputs at all time steps are one matmul before the loop over time; what the
 loop computes, and each cell's formula, is in `jaxlm.kernels.recurrence`. All arrays are time-major.
+The cells whose gates do not see the state, and which run in parallel over time for that, are in
+`jaxlm.nn.linear_recurrent`.
 
     layer = CELLS["lstm"](inputs=D, hidden=H, rngs=rngs)
     y, state = layer(x, reset, layer.init_state(batch_size))        # [T, B, D] -> [T, B, H]
@@ -18,7 +20,6 @@ variance 1/D. Biases are 0, the LSTM's forget gate's 1 (Jozefowicz et al. 2015).
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -29,15 +30,16 @@ from jaxlm.kernels import recurrence
 from jaxlm.mesh import shard
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.dropout import dropout
+from jaxlm.nn.linear_recurrent import RGLRU, MinGRU, MinLSTM
+from jaxlm.nn.recurrent_layer import RecurrentLayer, uniform_kernel
 
 Initializer = Literal["uniform", "orthogonal"]
 
 
-class Recurrent(nnx.Module):
-    """One recurrent layer: the base of the cells below, which say how its gates are used."""
+class Gated(RecurrentLayer):
+    """A layer whose gates see the state: the base of the cells below."""
 
     num_gates: ClassVar[int]
-    state_names: ClassVar[tuple[str, ...]] = ("h",)
     recurrent_bias: ClassVar[bool] = False
 
     def __init__(
@@ -65,37 +67,50 @@ class Recurrent(nnx.Module):
         outputs = {"gates": self.num_gates * hidden}
         self.input = Dense({"embed": inputs}, outputs, bias=True, dtype=dtype, rngs=rngs)
         if initializer == "uniform":
-            kernel = _uniform((inputs, outputs["gates"]), hidden, rngs)
+            kernel = uniform_kernel((inputs, outputs["gates"]), hidden, rngs)
             self.input.kernel = nnx.Param(kernel, axes=("embed", "gates"))
-            kernel = _uniform((hidden, outputs["gates"]), hidden, rngs)
+            kernel = uniform_kernel((hidden, outputs["gates"]), hidden, rngs)
         else:
             kernel = _orthogonal(self.num_gates, hidden, rngs)
         self.recurrent = RecurrentWeights(kernel, hidden if self.recurrent_bias else 0)
 
-    def __call__(
-        self,
-        x: jax.Array,  # [T, B, D]
-        reset: jax.Array,  # [T, B] bool: the state is zero before this step
-        state: recurrence.State,  # {"h": [B, H], ...} float32
-        *,
-        key: jax.Array | None = None,
-    ) -> recurrence.Result:
-        """Outputs [T, B, H] in the compute dtype, and the state after the last step."""
-        kernel = dropout(self.recurrent.kernel.get_value(), self.weight_dropout, key)
-        # Whole on every device: a collective at each of T small steps would cost more than the
-        # matmuls that it saves. The input projection stays split over its gates.
-        kernel = shard(kernel.astype(self.dtype), None, None)
-        gates = shard(self.input(x), None, "batch", None)  # [T, B, G*H]
-        result = self._recur(gates, kernel, reset, state, unroll=self.unroll, impl=self.impl)
-        return recurrence.Result(shard(result.outputs, None, "batch", "act_hidden"), result.state)
-
-    def init_state(self, batch_size: int) -> recurrence.State:
-        return {
-            name: jnp.zeros((batch_size, self.hidden), jnp.float32) for name in self.state_names
-        }
-
-    def _recur(self, gates: Any, kernel: Any, reset: Any, state: Any, **how: Any) -> Any:
+    @property
+    def cell(self) -> recurrence.Cell:
         raise NotImplementedError
+
+    def steps(
+        self,
+        x: jax.Array,
+        reset: jax.Array,
+        state: recurrence.State,
+        *,
+        every_state: bool = False,
+        key: jax.Array | None = None,
+    ) -> recurrence.Steps:
+        kernel, bias = self.weights(key)
+        gates = self.project(x)
+        how: dict[str, Any] = {"unroll": self.unroll, "impl": self.impl}
+        how["every_state"] = every_state
+        states, state = recurrence.recur(self.cell, gates, kernel, bias, reset, state, **how)
+        shown = {name: shard(s, None, "batch", "act_hidden") for name, s in states.items()}
+        return recurrence.Steps(shown, state)
+
+    def project(self, x: jax.Array) -> jax.Array:  # [T, B, D] -> [T, B, G*H]
+        """The inputs' part of all gates, at all time steps at once."""
+        return shard(self.input(x), None, "batch", None)
+
+    def weights(self, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+        """What the loop over time multiplies the state with: the kernel and its bias [G*H].
+
+        Whole on every device: a collective at each of T small steps would cost more than the
+        matmuls that it saves. The input projection stays split over its gates.
+        """
+        kernel = dropout(self.recurrent.kernel.get_value(), self.weight_dropout, key)
+        bias = self.recurrent.bias
+        whole = None if bias is None else shard(bias.get_value(), None)
+        if whole is not None:  # it belongs to the last gate
+            whole = jnp.pad(whole, ((self.num_gates - 1) * self.hidden, 0))
+        return shard(kernel.astype(self.dtype), None, None), whole
 
 
 class RecurrentWeights(nnx.Module):
@@ -107,38 +122,40 @@ class RecurrentWeights(nnx.Module):
         self.bias = nnx.Param(zeros, axes=("gates",)) if bias else None
 
 
-class LSTM(Recurrent):
+class LSTM(Gated):
     num_gates = 4  # i, f, g, o
     state_names = ("h", "c")
+    cell = recurrence.LSTM()
 
     def __init__(self, inputs: int, hidden: int, **options: Any) -> None:
         super().__init__(inputs, hidden, **options)
         bias = jnp.zeros((4, hidden), jnp.float32).at[1].set(1.0).reshape(-1)
         self.input.bias = nnx.Param(bias, axes=("gates",))
 
-    def _recur(self, gates: Any, kernel: Any, reset: Any, state: Any, **how: Any) -> Any:
-        return recurrence.lstm(gates, kernel, reset, state, **how)
 
-
-class GRU(Recurrent):
+class GRU(Gated):
     num_gates = 3  # r, z, n
     recurrent_bias = True  # of n alone: those of r and z would only add to the input's
-
-    def _recur(self, gates: Any, kernel: Any, reset: Any, state: Any, **how: Any) -> Any:
-        assert self.recurrent.bias is not None
-        bias = shard(self.recurrent.bias.get_value(), None)
-        return recurrence.gru(gates, kernel, bias, reset, state, **how)
+    cell = recurrence.GRU()
 
 
-class Elman(Recurrent):
+class Elman(Gated):
     num_gates = 1
+    own_activation = False
 
-    def _recur(self, gates: Any, kernel: Any, reset: Any, state: Any, **how: Any) -> Any:
-        act = self.activation
-        return recurrence.elman(gates, kernel, reset, state, activation=act, **how)
+    @property
+    def cell(self) -> recurrence.Cell:
+        return recurrence.Elman(self.activation)
 
 
-CELLS: dict[str, type[Recurrent]] = {"lstm": LSTM, "gru": GRU, "elman": Elman}
+CELLS: dict[str, type[RecurrentLayer]] = {
+    "lstm": LSTM,
+    "gru": GRU,
+    "elman": Elman,
+    "mingru": MinGRU,
+    "minlstm": MinLSTM,
+    "rglru": RGLRU,
+}
 
 
 def word_dropout(
@@ -153,11 +170,6 @@ def word_dropout(
         return x
     words = dropout(jnp.ones((vocab_size,), x.dtype), rate, key)
     return x * jnp.take(words, tokens, axis=0)[..., None]
-
-
-def _uniform(shape: tuple[int, ...], hidden: int, rngs: nnx.Rngs) -> jax.Array:
-    bound = 1 / math.sqrt(hidden)
-    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
 
 
 def _orthogonal(num_gates: int, hidden: int, rngs: nnx.Rngs) -> jax.Array:

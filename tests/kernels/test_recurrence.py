@@ -84,6 +84,39 @@ def test_scan_equals_reference_in_values_and_gradients(cell):
         assert distance(grads, plain[1]) < 2e-6
 
 
+def test_every_state_is_that_of_shorter_runs_and_has_the_same_gradients():
+    args, reset = make_args("lstm"), make_reset()
+    weights = np.random.default_rng(2).standard_normal((T, B, H)).astype(np.float32)
+
+    def every(args, impl):
+        state = args["state"]
+        how = {"every_state": True, "impl": impl}
+        cell = recurrence.LSTM()
+        return recurrence.recur(cell, args["gates_x"], args["kernel"], None, reset, state, **how)
+
+    def shorter(args):
+        runs = [
+            run("lstm", args | {"gates_x": args["gates_x"][: t + 1]}, reset[: t + 1])
+            for t in range(T)
+        ]
+        return jnp.stack([r.state["c"] for r in runs])
+
+    def values_and_grads(cells):
+        return cells(args), jax.grad(lambda args: (cells(args) * weights).sum())(args)
+
+    @jax.jit
+    def all_of_them():
+        return [
+            values_and_grads(lambda args, impl=impl: every(args, impl).states["c"])
+            for impl in ("scan", "reference")
+        ] + [values_and_grads(shorter)]
+
+    scan, reference, expected = jax.device_get(all_of_them())
+    for found in (scan, reference):
+        assert distance(found[0], expected[0]) < 1e-6
+        assert distance(found[1], expected[1]) < 2e-6
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_kernel_gradient_is_not_formed_in_the_time_loop(cell):
     args = make_args(cell)

@@ -18,6 +18,7 @@ from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.models.rnn import RNNConfig
 from jaxlm.nn.params import split
+from jaxlm.nn.recurrent import CELLS
 from jaxlm.tree import flatten
 
 V, B, T = 32, 2, 8
@@ -107,7 +108,7 @@ def test_layers_and_cache_equal_torch(name):
         jax.tree.map(close, end, golden_rnn.state(golden, i, "n"))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_packed_documents_do_not_see_one_another(cell):
     config = SMALL.replace(cell=cell)
     apply, params = applier(config), make_params(config)
@@ -126,7 +127,16 @@ def test_packed_documents_do_not_see_one_another(cell):
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, AWD.replace(cell="gru", num_layers=2), SMALL.replace(cell="elman")]
+    "config",
+    [
+        SMALL,
+        AWD.replace(cell="gru", num_layers=2),
+        SMALL.replace(cell="elman"),
+        SMALL.replace(cell="mingru", residual=True, norm="rmsnorm"),
+        AWD.replace(cell="minlstm"),
+        AWD.replace(cell="rglru"),
+        AWD.replace(cell="rglru", recurrence="associative"),
+    ],
 )
 def test_windows_and_single_steps_equal_one_long_row(config):
     apply, params = applier(config), make_params(config)
@@ -226,9 +236,19 @@ def on_mesh(config: RNNConfig, tokens: np.ndarray):
     return mesh, params, jax.device_put(tokens, batch_sharding(mesh, 2))
 
 
-def test_sharded_equals_one_device():
-    rates = {"dropout_embedding": 0.3, "dropout_hidden": 0.3, "dropout_recurrent": 0.3}
-    config = SMALL.replace(norm="layernorm", **rates)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dropout_recurrent": 0.3},
+        {"cell": "mingru"},
+        {"cell": "rglru"},
+        {"cell": "rglru", "recurrence": "associative"},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+def test_sharded_equals_one_device(change):
+    rates = {"dropout_embedding": 0.3, "dropout_hidden": 0.3}
+    config = SMALL.replace(norm="layernorm", **rates, **change)
     tokens, apply, key = make_tokens((8, T)), applier(config).__wrapped__, jax.random.key(0)
     positions = np.tile(count(5, 3), (4, 1))
 
@@ -260,6 +280,22 @@ def test_no_collective_runs_at_every_time_step():
         body = re.search(rf"^{re.escape(name)} .*?^}}", text, re.M | re.S)[0]
         assert " dot(" in body or "fusion(" in body
         assert not collective.search(body)
+
+
+def test_linear_cells_stay_split_over_time():
+    """The loop is elementwise: no product, no collective, and its width split over tensor."""
+    config = SMALL.replace(num_layers=1, cell="mingru")
+    apply = applier(config).__wrapped__
+    mesh, params, tokens = on_mesh(config, make_tokens((8, T)))
+    with jax.set_mesh(mesh):
+        grad = jax.grad(lambda p, t: (apply(p, t, t)[0] ** 2).mean())
+        text = jax.jit(grad).lower(params, tokens).compile().as_text()
+    bodies = re.findall(r"body=(%[\w.-]+)", text)
+    assert len(bodies) == 2  # forward and backward
+    for name in bodies:
+        body = re.search(rf"^{re.escape(name)} .*?^}}", text, re.M | re.S)[0]
+        assert f"f32[{T},2,{SMALL.hidden_size // 2}]" in body  # [T, B / 4, H / 2]
+        assert not re.search(r" (all-\w+|reduce-scatter|collective-permute|dot)(-start)?\(", body)
 
 
 CHANGES = {
@@ -308,10 +344,26 @@ def program(config: RNNConfig) -> tuple[str, str]:
     return jax.jit(init).lower().as_text(), step.as_text()
 
 
+# What fields of the linear cells are changed to, where it is not the same; None: it is an error.
+LINEAR_CHANGES = CHANGES | {
+    "activation": None,
+    "dropout_recurrent": None,
+    "initializer": None,
+    "unroll": None,
+    "recurrence": ({}, "associative"),
+}
+
+
+@pytest.mark.parametrize("cell", ["lstm", "mingru", "rglru"])
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(RNNConfig)])
-def test_every_field_changes_parameters_or_program(name):
-    base, value = CHANGES[name]
-    config = SMALL.replace(**base)
+def test_every_field_changes_parameters_or_program(name, cell):
+    change = CHANGES[name] if cell == "lstm" else LINEAR_CHANGES[name]
+    if change is None:
+        with pytest.raises(UserError, match=f"{name}: {cell} has"):
+            SMALL.replace(**{"cell": cell, name: CHANGES[name][1]}).validate()
+        return
+    base, value = change
+    config = SMALL.replace(**{"cell": cell, **base})
     assert getattr(config, name) != value
     assert program(config.replace(**{name: value})) != program(config)
 
@@ -349,6 +401,10 @@ def test_parameters_flops_and_widths():
     assert model.flops_per_token(100) == 2 * (gates + 8 * V)
     untied = nnx.eval_shape(lambda: SMALL.replace(tie_embeddings=False).build(V, rngs=nnx.Rngs(0)))
     assert untied.flops_per_token(100) == 2 * (2 * 4 * 16 * 32 + 16 * V)
+    inputs = {"mingru": 2 * 16 * 16, "minlstm": 3 * 16 * 16, "rglru": 3 * 16 * 16}
+    for cell, kernels in inputs.items():
+        make = lambda cell=cell: SMALL.replace(cell=cell).build(V, rngs=nnx.Rngs(0))  # noqa: E731
+        assert nnx.eval_shape(make).flops_per_token(100) == 2 * (2 * kernels + 16 * V)
     assert not SMALL.carries_state and SMALL.replace(carry_state=True).carries_state
 
 
@@ -357,6 +413,12 @@ def test_parameters_flops_and_widths():
     [
         ({"cell": "lstn"}, "did you mean lstm"),
         ({"activation": "relu"}, "activation: lstm has its own"),
+        (
+            {"cell": "mingru", "dropout_recurrent": 0.1},
+            "dropout_recurrent: mingru has no recurrent kernel to drop from; leave it at 0.0",
+        ),
+        ({"cell": "rglru", "initializer": "orthogonal"}, "initializer: rglru has no recurrent"),
+        ({"cell": "minlstm", "unroll": 2}, "unroll: minlstm has no recurrent kernel"),
         ({"embedding_size": 8, "residual": True}, "residual"),
         ({"embedding_size": 8, "num_layers": 1}, "hidden_size: one layer"),
         ({"vocab_size": V - 1}, "vocab_size: 31 is less than the tokenizer's 32"),
