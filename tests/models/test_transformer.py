@@ -375,7 +375,8 @@ FIELDS = {
     "remat": ({}, "full"),
     "scan_layers": ({}, False),
 }
-NAMES_ALONE = {"family"}  # which tensors' names a file of another program uses
+# which tensors' names a file of another program uses, and what the generator begins with
+NAMES_ALONE = {"family", "start_id"}
 VALUES = {  # every further choice of a field with named choices
     "ffn.activation": ["gelu", "gelu_tanh", "relu", "silu", "geglu_tanh"],
     "position": [SINES["position"], LEARNED["position"], RELATIVE["position"]],

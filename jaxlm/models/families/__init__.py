@@ -17,6 +17,10 @@ FAMILIES: dict[str, str] = {  # name -> "module:Family"
     "gpt2": "jaxlm.models.families.gpt2:FAMILY",
     "bert": "jaxlm.models.families.bert:FAMILY",
     "roberta": "jaxlm.models.families.bert:ROBERTA",
+    "t5": "jaxlm.models.families.t5:FAMILY",
+    "glm": "jaxlm.models.families.glm_infilling:FAMILY",
+    "chatglm": "jaxlm.models.families.glm:FAMILY",
+    "glm4": "jaxlm.models.families.glm:GLM4",
 }
 
 
