@@ -221,7 +221,8 @@ class Stack(nnx.Module):
                 return x, layer.cross.project_source(hidden)
 
             layers, none = getattr(self, run.name), jnp.zeros(())
-            _, out[run.name] = apply_stack(layers, body, none, num_layers=run.count)
+            how = {"num_layers": run.count, "scan": self.config.scan_layers}
+            _, out[run.name] = apply_stack(layers, body, none, **how)
         return out
 
     def score_flops(self, length: int, *, causal: bool) -> float:
