@@ -136,6 +136,7 @@ def _generate(verbs: Any, name: str) -> argparse.ArgumentParser:
         "Continues one or several prompts with a run's newest checkpoint.",
         ('generate runs/quickstart --prompt "ROMEO. " --temperature 0.5', ""),
         ("generate runs/quickstart --prompt A --prompt B --json", "a line of JSON for each"),
+        ("generate runs/quickstart --prompt A --beams 4", "the likeliest text of a search"),
     )
     _add_run(verb)
     verb.add_argument(
@@ -146,15 +147,26 @@ def _generate(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb.add_argument(
         "--max-tokens", type=_whole, default=200, metavar="N", help="length of a text (default 200)"
     )
-    verb.add_argument(
-        "--temperature", type=_ratio, default=0.8, metavar="X", help="0 is greedy (default 0.8)"
-    )
+    verb.add_argument("--temperature", type=_ratio, metavar="X", help="0 is greedy (default 0.8)")
     verb.add_argument("--top-k", type=_whole, metavar="K", help="draw from the K likeliest tokens")
     verb.add_argument(
         "--top-p", type=_share, metavar="P", help="draw from the likeliest of total probability P"
     )
     verb.add_argument(
         "--seed", type=_count, default=0, metavar="N", help="of the draws (default 0)"
+    )
+    verb.add_argument(
+        "--beams",
+        type=_whole,
+        default=1,
+        metavar="N",
+        help="search for the likeliest text with N beams; nothing is drawn",
+    )
+    verb.add_argument(
+        "--length-penalty",
+        type=_ratio,
+        metavar="X",
+        help="of --beams: log p is divided by length ** X (default 1)",
     )
     _add_step(verb)
     _add_json(verb)

@@ -98,11 +98,12 @@ def _print_figures(result: dict[str, Any]) -> None:
 
 def _generate(arguments: Any) -> int:
     from jaxlm.config import UserError, type_name
-    from jaxlm.generate import Sampling, Writer
+    from jaxlm.generate import Writer
     from jaxlm.run import load_saved, objective_of
     from jaxlm.train.session import load_trained
 
     objective = objective_of(load_saved(arguments.run_dir, arguments.overrides).config)
+    sampling = _sampling(arguments)
     if not objective.generates:
         raise UserError(
             f"{arguments.run_dir}: its objective is {type_name(type(objective))}, which writes no "
@@ -110,12 +111,6 @@ def _generate(arguments: Any) -> int:
         )
     _, program, params, tokenizer, step = load_trained(
         arguments.run_dir, overrides=tuple(arguments.overrides), step=arguments.step, report=_say
-    )
-    sampling = Sampling(
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
     )
     prompts = arguments.prompt or [""]
     texts = Writer(program, tokenizer, sampling)(params, prompts, seed=arguments.seed)
@@ -131,6 +126,23 @@ def _generate(arguments: Any) -> int:
 
 def _eval(arguments: Any) -> int:
     from jaxlm.evaluate import evaluate_run
+def _sampling(arguments: Any) -> Any:
+    from jaxlm.config import UserError
+    from jaxlm.generate import Sampling
+
+    drawn = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    searched = {"num_beams": arguments.beams}
+    if arguments.length_penalty is not None:
+        searched["length_penalty"] = arguments.length_penalty
+    if arguments.beams > 1 and drawn:
+        words = ", ".join("--" + name.replace("_", "-") for name in drawn)
+        raise UserError(f"--beams: a search draws nothing; leave {words} out")
+    if arguments.beams == 1 and len(searched) > 1:
+        raise UserError("--length-penalty: is of a search alone; add --beams 4")
+    return Sampling(max_tokens=arguments.max_tokens, **drawn, **searched)
+
+
 
     step, values, tables = evaluate_run(
         arguments.run_dir, overrides=tuple(arguments.overrides), step=arguments.step, report=_say

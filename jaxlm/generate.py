@@ -6,14 +6,17 @@
 Prompts of unequal length are padded on the left, so every row's next token stands in the same
 column; the padding is segment 0, which nothing attends to. Each prompt draws from a key of its own,
 so its text does not depend on what else is in the batch.
+
+Where a model has an encoder, that one reads the prompt, and what is written begins with the model's
+`start_id`, which is not part of the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +24,23 @@ import numpy as np
 from flax import nnx
 
 from jaxlm import mesh as meshes
+from jaxlm.beam import Search, beam_search
 from jaxlm.config import UserError
 from jaxlm.train.state import SAMPLE_STREAM, Program, derive_key
-from jaxlm.types import Tokenizer
+from jaxlm.types import ModelConfig, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn: greedy at temperature 0, else from the cut distribution."""
+    """How texts are written: token by token, greedily at temperature 0 or drawn from the cut
+    distribution, or searched for with several beams, which draws nothing."""
 
     max_tokens: int = 128
     temperature: float = 0.8
     top_k: int | None = None
     top_p: float | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0  # of beams: above 1 favours long texts, below 1 short ones
 
 
 def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
@@ -57,18 +64,30 @@ def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Ar
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids that a document starting with `text` starts with."""
+def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig) -> list[int]:
+    """The ids that a document starting with `text` starts with; for an encoder, all of its ids."""
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    return start + tokenizer.encode(text)
+    end = [tokenizer.eos_id] if model.encodes and tokenizer.eos_id is not None else []
+    return start + tokenizer.encode(text) + end
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, limit: int | None) -> None:
-    """Raises `UserError` for an empty prompt, or one that passes the model's `limit` positions."""
+def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:
+    """Raises `UserError` for an empty prompt, or a text that passes the model's positions."""
     if any(not prompt for prompt in prompts):
         raise UserError("prompt: has no tokens and the tokenizer no start token; give some text")
-    longest = max(map(len, prompts), default=0)
-    if limit is not None and longest + max_tokens > limit:
+    longest, limit = max(map(len, prompts), default=0), model.max_positions
+    if model.encodes:
+        source_limit = model.max_source_positions
+        if source_limit is not None and longest > source_limit:
+            raise UserError(
+                f"prompt: {longest} tokens pass the encoder's {source_limit} positions; shorten it"
+            )
+        if limit is not None and max_tokens > limit:
+            raise UserError(
+                f"max_tokens: {max_tokens} pass the decoder's {limit} positions; "
+                f"ask for at most {limit}"
+            )
+    elif limit is not None and longest + max_tokens > limit:
         room = limit - longest
         mend = f"ask for at most {room} tokens" if room > 0 else "shorten the prompt"
         raise UserError(
@@ -88,7 +107,8 @@ class Writer:
 
     def __call__(self, params: Any, prompts: Sequence[str], *, seed: int = 0) -> list[str]:
         """The new text of each prompt. Raises `UserError` as `Generator` does."""
-        ids = [encode_prompt(self.tokenizer, text) for text in prompts]
+        model = self.generator.program.model
+        ids = [encode_prompt(self.tokenizer, text, model) for text in prompts]
         return [self.tokenizer.decode(row) for row in self.generator(params, ids, seed=seed)]
 
 
@@ -106,10 +126,16 @@ class Generator:
 
         Raises `UserError` for an empty prompt, or one too long for the model's positions.
         """
+        return [self._until_end(ids) for ids, _ in self.with_scores(params, prompts, seed=seed)]
+
+    def with_scores(
+        self, params: Any, prompts: Sequence[Sequence[int]], *, seed: int = 0
+    ) -> list[tuple[np.ndarray, float]]:
+        """(all max_tokens ids, score) of each prompt; the score of a beam, 0 where none is."""
         if not prompts:
             return []
         longest = max(len(prompt) for prompt in prompts)
-        check_prompts(prompts, self.sampling.max_tokens, self.program.model.max_positions)
+        check_prompts(prompts, self.sampling.max_tokens, self.program.model)
         length = self._bucket(longest)
         rows = len(prompts) + -len(prompts) % self._row_multiple
         tokens = np.full((rows, length), self.pad_id, np.int32)
@@ -121,15 +147,17 @@ class Generator:
         with jax.set_mesh(self.program.mesh):
             batch = meshes.to_global_whole({"tokens": tokens, "real": real}, self.program.mesh)
             out = self._compiled(params, batch["tokens"], batch["real"], key)
-        return [self._until_end(row) for row in np.asarray(out)[: len(prompts)]]
+        ids, scores = (np.asarray(x)[: len(prompts)] for x in out)
+        return list(zip(ids, scores.tolist(), strict=True))
 
     def _bucket(self, longest: int) -> int:
         """The prompt length compiled for: the next power of two that the positions allow."""
-        length = 1 << (longest - 1).bit_length()
-        limit = self.program.model.max_positions
-        return (
-            length if limit is None else max(longest, min(length, limit - self.sampling.max_tokens))
-        )
+        length, model = 1 << (longest - 1).bit_length(), self.program.model
+        limit = model.max_source_positions if model.encodes else model.max_positions
+        if limit is None:
+            return length
+        taken = 0 if model.encodes else self.sampling.max_tokens
+        return max(longest, min(length, limit - taken))
 
     @property
     def _row_multiple(self) -> int:
@@ -146,16 +174,40 @@ class Generator:
 
     def _generate(
         self, params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        """Prompts [B, P] -> new ids [B, max_tokens], padded after the end."""
-        batch, length = tokens.shape
-        steps = self.sampling.max_tokens
-        model = nnx.merge(self.program.graphdef, params)
-        positions = jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)
-        cache = model.init_cache(batch, length + steps)
-        hidden, cache, *_ = model(tokens, positions=positions, segment_ids=real, cache=cache)
-        row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+    ) -> tuple[jax.Array, jax.Array]:
+        """Prompts [B, P] -> new ids [B, max_tokens], padded after the end, and scores [B]."""
+        model, steps = nnx.merge(self.program.graphdef, params), self.sampling.max_tokens
+        start = self.program.model.start_id if self.program.model.encodes else None
+        make, begun = begin(model, tokens, real, steps, self.pad_id if start is None else start)
+
+        def advance(token: jax.Array, turn: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+            repeats = len(token) // len(tokens)  # beams
+            hidden, cache, *_ = model(
+                token[:, None],
+                positions=jnp.repeat(begun.positions, repeats, axis=0) + turn,
+                segment_ids=jnp.ones((len(token), 1), jnp.int32),
+                cache=cache,
+            )
+            return model.logits(hidden)[:, 0], cache
+
         alive = real.any(axis=1)
+        if self.sampling.num_beams > 1:
+            search = Search(
+                num_beams=self.sampling.num_beams,
+                length_penalty=self.sampling.length_penalty,
+                max_tokens=steps,
+                eos_id=self.eos_id,
+                pad_id=self.pad_id,
+            )
+            take = taker(make)
+            return beam_search(begun.logits, begun.cache, advance, take, alive, search)
+        out = self._draw(begun, advance, alive, key)
+        return out, jnp.zeros(len(tokens))
+
+    def _draw(self, begun: Begun, advance: Callable, alive: jax.Array, key: jax.Array) -> jax.Array:
+        """New ids [B, max_tokens], one a turn."""
+        batch, steps = len(alive), self.sampling.max_tokens
+        row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
         def more(loop: tuple) -> jax.Array:
             i, _, _, _, alive = loop
@@ -169,14 +221,58 @@ class Generator:
             alive = alive & (token != (-1 if self.eos_id is None else self.eos_id))
             # The last token written needs no logits after it, but a loop of equal turns compiles
             # smaller.
-            hidden, cache, *_ = model(
-                token[:, None],
-                positions=positions[:, -1:] + 1 + i,
-                segment_ids=jnp.ones((batch, 1), jnp.int32),
-                cache=cache,
-            )
-            return i + 1, out, model.logits(hidden)[:, 0], cache, alive
+            logits, cache = advance(token, i, cache)
+            return i + 1, out, logits, cache, alive
 
-        logits = model.logits(hidden[:, -1:])[:, 0]
         out = jnp.full((batch, steps), self.pad_id, jnp.int32)
-        return jax.lax.while_loop(more, write, (0, out, logits, cache, alive))[1]
+        return jax.lax.while_loop(more, write, (0, out, begun.logits, begun.cache, alive))[1]
+
+
+# ------------------------------------------------------------------------------- before the first
+
+
+class Begun(NamedTuple):
+    """Prompts that were read."""
+
+    logits: jax.Array  # [B, V] of the first new token
+    cache: Any
+    positions: jax.Array  # [B, 1] of the first new token
+
+
+def begin(
+    model: Any, tokens: jax.Array, real: jax.Array, max_tokens: int, start_id: int
+) -> tuple[Callable[[int], Any], Begun]:
+    """What the model makes of prompts [B, P], and a function that makes a cache of n rows."""
+    (batch, length), positions = tokens.shape, jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)
+    encoded = None
+    if model.config.encodes:
+        encoded = model.encode(tokens, positions=positions, segment_ids=real)
+        tokens, real = jnp.full((batch, 1), start_id, jnp.int32), jnp.ones((batch, 1), jnp.int32)
+        length, positions = 1, jnp.zeros((batch, 1), jnp.int32)
+
+    def make(rows: int) -> Any:
+        source = jax.tree.map(lambda x: jnp.resize(x, (rows, *x.shape[1:])), encoded)
+        return model.init_cache(rows, length + max_tokens, source)
+
+    cache = model.init_cache(batch, length + max_tokens, encoded)
+    hidden, cache, *_ = model(tokens, positions=positions, segment_ids=real, cache=cache)
+    return make, Begun(model.logits(hidden[:, -1:])[:, 0], cache, positions[:, -1:] + 1)
+
+
+def taker(make: Callable[[int], Any]) -> Callable[[Any, jax.Array], Any]:
+    """A function that takes rows of a cache, whatever its arrays are.
+
+    The rows of an array are along the dim whose size is the number of rows.
+    """
+    two, three = (jax.eval_shape(lambda n=n: make(n)) for n in (2, 3))
+
+    def dim(a: Any, b: Any) -> int:
+        differ = [d for d, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n]
+        return differ[0] if differ else -1
+
+    dims = jax.tree.map(dim, two, three)
+
+    def take(cache: Any, index: jax.Array) -> Any:
+        return jax.tree.map(lambda x, d: x if d < 0 else x.take(index, axis=d), cache, dims)
+
+    return take

@@ -127,6 +127,11 @@ class ModelConfig(Config):
         return None
 
     @property
+    def max_source_positions(self) -> int | None:
+        """The longest source that the encoder has positions for; None: no limit."""
+        return None
+
+    @property
     def encodes(self) -> bool:
         """Whether an encoder reads a source text first."""
         return False

@@ -17,6 +17,8 @@ from jaxlm import cli
 from jaxlm.arguments import VERBS, parse
 from jaxlm.config import UserError
 from jaxlm.generate import check_prompts
+from jaxlm.models.transformer import TransformerConfig
+from jaxlm.nn.position import LearnedConfig
 from jaxlm.show import print_settings, print_texts
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +112,7 @@ def test_every_verb_has_help_with_an_example(capsys):
         (["generate", "a", "--top-p", "1.5"], "--top-p: '1.5' is not a number above 0, up to 1"),
         (["generate", "a", "--temperature", "nan"], "--temperature: 'nan'"),
         (["generate", "a", "--seed", "-1"], "--seed: '-1'"),
+        (["generate", "a", "--beams", "0"], "--beams: '0' is not a whole number from 1"),
         (["tokenizer", "train", "a.yaml"], "--out"),
         (["train", "a.yaml", "--process", "1"], "--process"),  # no guessing of shortened options
     ],
@@ -248,6 +251,24 @@ def test_generate_prints_prompt_and_text(out, trained):
     assert out(*greedy) == out(*greedy, "--seed", "9")
 
 
+def test_generate_searches_with_beams(out, trained):
+    words = ("generate", trained, "--prompt", "ab", "--max-tokens", "4", "--beams", "3")
+    assert out(*words) == out(*words, "--seed", "9")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--beams", "4", "--top-k", "3"], "--beams: a search draws nothing; leave --top-k out"),
+        (["--beams", "4", "--temperature", "0"], "a search draws nothing; leave --temperature out"),
+        (["--length-penalty", "2"], "--length-penalty: is of a search alone; add --beams 4"),
+    ],
+)
+def test_a_search_draws_nothing(trained, words, message, capsys):
+    assert cli.main(["generate", str(trained), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_generated_text_is_plain_where_nobody_looks():
     file = io.StringIO()
     print_texts(["[bold]a"], [" :smile: b\n"], file)
@@ -298,8 +319,9 @@ def test_tokenizer_train_makes_one_that_can_be_used(out, trained, tmp_path):
 
 
 def test_empty_prompts_need_a_start_token():
+    model = TransformerConfig(position=(LearnedConfig(max_seq_len=8),))
     with pytest.raises(UserError, match="give some text"):
-        check_prompts([[1], []], 8, None)
+        check_prompts([[1], []], 8, model)
     with pytest.raises(UserError, match="at most 5 tokens"):
-        check_prompts([[1], [1, 2, 3]], 8, 8)
-    check_prompts([[1, 2, 3]], 5, 8)
+        check_prompts([[1], [1, 2, 3]], 8, model)
+    check_prompts([[1, 2, 3]], 5, model)

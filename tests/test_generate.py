@@ -1,5 +1,7 @@
 """Generation: the draw against numpy, and the compiled loop against one full forward a token."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,12 @@ import pytest
 from flax import nnx
 
 from jaxlm.config import UserError
-from jaxlm.generate import Generator, Sampling, next_token
+from jaxlm.data.tokenizers import ByteTokenizer
+from jaxlm.generate import Generator, Sampling, check_prompts, encode_prompt, next_token
 from jaxlm.mesh import MeshConfig
+from jaxlm.nn.position import LearnedConfig
 from tests import tiny
+from tests.golden_programs import case_of, cases_with, generator_of, program_of, prompts_of
 
 LOGITS = np.array([2.0, 1.0, 0.5, -1.0, 1.5, -3.0])
 PROBS = np.exp(LOGITS) / np.exp(LOGITS).sum()
@@ -101,6 +106,77 @@ def test_a_mesh_writes_the_same():
     sampling = Sampling(max_tokens=6, temperature=0)
     want = Generator(one, sampling, eos_id=None, pad_id=256)(params, PROMPTS)
     assert Generator(many, sampling, eos_id=None, pad_id=256)(moved, PROMPTS) == want
+
+
+# -------------------------------------------------------------------------- a source to write to
+
+ANSWERED = [name for name in cases_with("greedy") if "encoder_tokens" in case_of(name).arrays]
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_answers_to_a_source_are_transformers(name):
+    """64 tokens through the cache; sources of unequal length in one batch."""
+    want = case_of(name).arrays["greedy"]
+    generate = generator_of(name, max_tokens=want.shape[1], temperature=0)
+    np.testing.assert_array_equal(
+        generate(program_of(name)[1], prompts_of(case_of(name))), want.tolist()
+    )
+
+
+def test_what_is_written_begins_with_the_models_start():
+    program, params = program_of(ANSWERED[0])
+    case = case_of(ANSWERED[0])
+
+    def texts(start_id, pad_id):
+        changed = dataclasses.replace(program, model=program.model.replace(start_id=start_id))
+        generate = Generator(
+            changed, Sampling(max_tokens=4, temperature=0), eos_id=None, pad_id=pad_id
+        )
+        return generate(params, prompts_of(case))
+
+    fifth = texts(5, 0)
+    assert fifth != case.arrays["greedy"][:, :4].tolist()  # which begin with 0, as the model says
+    assert texts(None, 5) == fifth
+
+
+def test_a_source_is_a_whole_text():
+    tokenizer = ByteTokenizer()
+    decoder, pair = tiny.load("transformer").config.model, program_of(ANSWERED[0])[0].model
+    assert encode_prompt(tokenizer, "ab", decoder) == [tokenizer.bos_id, 97, 98]
+    assert encode_prompt(tokenizer, "ab", pair) == [tokenizer.bos_id, 97, 98, tokenizer.eos_id]
+
+
+def test_sources_and_answers_have_positions_of_their_own():
+    model = program_of(ANSWERED[0])[0].model
+    check_prompts([[1] * 1000], 1000, model)
+    learned = (LearnedConfig(max_seq_len=8),)
+    long_answers = model.replace(encoder=model.encoder.replace(position=learned))
+    with pytest.raises(UserError, match="9 tokens pass the encoder's 8 positions"):
+        check_prompts([[1] * 9], 1000, long_answers)
+    with pytest.raises(UserError, match="9 pass the decoder's 8 positions; ask for at most 8"):
+        check_prompts([[1] * 1000], 9, model.replace(position=learned))
+
+
+@pytest.mark.parametrize("name", tiny.MODELS[1:])  # the other one: test_beam.py
+def test_beams_have_the_probability_of_their_text(name):
+    program, params, _ = setup(name)
+    sampling = Sampling(max_tokens=6, num_beams=4, length_penalty=0.0)
+    found = Generator(program, sampling, eos_id=None, pad_id=256).with_scores(params, PROMPTS)
+
+    @jax.jit
+    def log_probs(tokens, real):
+        model = nnx.merge(program.graphdef, params)
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        hidden, *_ = model(tokens, positions=positions, segment_ids=real)
+        rows = jax.nn.log_softmax(model.logits(hidden[:, :-1]))
+        return jnp.take_along_axis(rows, tokens[:, 1:, None], axis=-1)[..., 0]
+
+    tokens, real = np.zeros((2, 3, 16), np.int32)
+    for row, (prompt, (ids, _)) in enumerate(zip(PROMPTS, found, strict=True)):
+        tokens[row, : len(prompt) + 6], real[row, : len(prompt) + 6] = [*prompt, *ids], 1
+    each = np.asarray(log_probs(tokens, real))
+    for row, (prompt, (_, score)) in enumerate(zip(PROMPTS, found, strict=True)):
+        assert score == pytest.approx(each[row, len(prompt) - 1 :][:6].sum(), abs=1e-3)
 
 
 def test_no_prompt_and_an_empty_one():

@@ -104,6 +104,10 @@ class TransformerConfig(StackConfig, ModelConfig):
         return self.position[0].limit
 
     @property
+    def max_source_positions(self) -> int | None:
+        return None if self.encoder is None else self.encoder.position[0].limit
+
+    @property
     def encodes(self) -> bool:
         return self.encoder is not None
 

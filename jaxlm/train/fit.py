@@ -64,8 +64,9 @@ def _check_samples(config: RunConfig, prepared: Prepared) -> None:
             f"sample.prompts: the objective {type_name(type(objective))} writes no text; "
             "remove them"
         )
-    prompts = [encode_prompt(prepared.tokenizer, text) for text in sample.prompts]
+    model = config.model
+    prompts = [encode_prompt(prepared.tokenizer, text, model) for text in sample.prompts]
     try:
-        check_prompts(prompts, sample.max_tokens, config.model.max_positions)
+        check_prompts(prompts, sample.max_tokens, model)
     except UserError as error:
         raise UserError(f"sample.{error}") from None

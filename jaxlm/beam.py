@@ -1,0 +1,121 @@
+"""Beam search: the likeliest text of those that K beginnings at a time lead to.
+
+Each turn forms the 2K likeliest continuations of the K beginnings. Those that end there and are
+among the first K are kept as texts, those that go on and are likeliest are the next K beginnings:
+
+    score(text) = log p(text) / length ** length_penalty
+
+A row is done when no beginning, by its score as it stands, is better than the worst of K texts.
+This is what transformers does with `early_stopping=False`, whose rule this is; with another length
+penalty it is that of Wu et al. 2016 (arXiv:1609.08144, section 7) without its constant.
+
+    ids, scores = beam_search(logits, cache, advance, take_rows, alive, search)   # the best of each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+NEVER = -1e9  # in place of the score of what may not be chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How texts are searched for."""
+
+    num_beams: int
+    length_penalty: float
+    max_tokens: int
+    eos_id: int | None
+    pad_id: int
+
+
+class Loop(NamedTuple):
+    """What a turn hands to the next; B rows of K beams."""
+
+    turn: jax.Array
+    begun: jax.Array  # [B, K, T] beginnings, best first
+    begun_scores: jax.Array  # [B, K] their log probabilities
+    ended: jax.Array  # [B, K, T] texts, best first
+    ended_scores: jax.Array  # [B, K]
+    has_ended: jax.Array  # [B, K] whether there is such a text
+    open: jax.Array  # [B] whether a better one may come
+    logits: jax.Array  # [B * K, V]
+    cache: Any
+
+
+def beam_search(
+    logits: jax.Array,  # [B, V] after the prompts
+    cache: Any,  # of B rows
+    advance: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
+    take_rows: Callable[[Any, jax.Array], Any],
+    alive: jax.Array,  # [B] bool: rows to search for
+    search: Search,
+) -> tuple[jax.Array, jax.Array]:
+    """The best text of each row [B, T], padded after its end, and its score [B].
+
+    `advance(tokens, turn, cache)`: logits after one more token a row, and the cache with it.
+    `take_rows(cache, index)`: the cache of the rows `index`.
+    """
+    (batch, vocab), beams, steps = logits.shape, search.num_beams, search.max_tokens
+    rows = jnp.arange(batch)[:, None]
+
+    def more(loop: Loop) -> jax.Array:
+        return (loop.turn < steps) & loop.open.any()
+
+    def grow(loop: Loop) -> Loop:
+        log_probs = jax.nn.log_softmax(loop.logits).reshape(batch, beams, vocab)
+        log_probs = (log_probs + loop.begun_scores[..., None]).reshape(batch, beams * vocab)
+        best, index = jax.lax.top_k(log_probs, 2 * beams)
+        beam, token = index // vocab, index % vocab  # [B, 2K]
+        texts = loop.begun[rows, beam].at[:, :, loop.turn].set(token)
+        ends = jnp.broadcast_to(loop.turn + 1 == steps, token.shape)
+        if search.eos_id is not None:
+            ends |= token == search.eos_id
+
+        length = (loop.turn + 1.0) ** search.length_penalty
+        counts = ends & (jnp.arange(2 * beams) < beams) & loop.open[:, None]
+        scores = jnp.concatenate([loop.ended_scores, jnp.where(counts, best / length, NEVER)], 1)
+        ended_scores, kept = jax.lax.top_k(scores, beams)
+        has_ended = jnp.concatenate([loop.has_ended, counts], 1)[rows, kept]
+        ended = jnp.concatenate([loop.ended, texts], 1)[rows, kept]
+
+        begun_scores, kept = jax.lax.top_k(jnp.where(ends, NEVER, best), beams)
+        beam, token = beam[rows, kept], token[rows, kept]
+        worst = jnp.where(has_ended, ended_scores[:, -1:], NEVER)
+        can_improve = (begun_scores[:, :1] / length > worst).any(1)
+        cache = take_rows(loop.cache, (rows * beams + beam).reshape(-1))
+        logits, cache = advance(token.reshape(-1).astype(jnp.int32), loop.turn, cache)
+        return Loop(
+            turn=loop.turn + 1,
+            begun=texts[rows, kept],
+            begun_scores=begun_scores,
+            ended=ended,
+            ended_scores=ended_scores,
+            has_ended=has_ended,
+            open=loop.open & can_improve,
+            logits=logits,
+            cache=cache,
+        )
+
+    every = jnp.repeat(jnp.arange(batch), beams)
+    nothing = jnp.full((batch, beams, steps), search.pad_id, jnp.int32)
+    none = jnp.full((batch, beams), NEVER, jnp.float32)
+    first = Loop(
+        turn=jnp.zeros((), jnp.int32),
+        begun=nothing,
+        begun_scores=none.at[:, 0].set(0.0),  # one beginning a row, or all would be the same
+        ended=nothing,
+        ended_scores=none,
+        has_ended=jnp.zeros((batch, beams), bool),
+        open=alive,
+        logits=logits[every],
+        cache=take_rows(cache, every),
+    )
+    last = jax.lax.while_loop(more, grow, first)
+    return last.ended[:, 0], last.ended_scores[:, 0]
