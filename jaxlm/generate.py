@@ -6,9 +6,6 @@
 Prompts of unequal length are padded on the left, so every row's next token stands in the same
 column; the padding is segment 0, which nothing attends to. Each prompt draws from a key of its own,
 so its text does not depend on what else is in the batch.
-
-Where a model has an encoder, that one reads the prompt, and what is written begins with the model's
-`start_id`, which is not part of the text.
 """
 
 from __future__ import annotations
@@ -16,16 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxlm import mesh as meshes
 from jaxlm.beam import Search, beam_search
 from jaxlm.config import UserError
+from jaxlm.reader import Reader
 from jaxlm.train.state import SAMPLE_STREAM, Program, derive_key
 from jaxlm.types import ModelConfig, Tokenizer
 
@@ -44,16 +41,21 @@ class Sampling:
 
 
 def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """One id a row from logits [B, V] and one key a row [B].
+    """One id a row from logits [B, V] and one key a row [B]."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys, cut(logits, sampling)).astype(jnp.int32)
+
+
+def cut(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """The logits [..., V] that are drawn from.
 
     Top-k keeps the k likeliest tokens; top-p (Holtzman et al. 2020, arXiv:1904.09751) the fewest
     whose probability reaches p, the likeliest always among them.
     """
-    if sampling.temperature == 0:
-        return logits.argmax(-1).astype(jnp.int32)
     logits = logits / sampling.temperature
     if sampling.top_k is not None:
-        least = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][:, -1:]
+        least = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
     if sampling.top_p is not None:
         ordered = jnp.sort(logits, axis=-1, descending=True)
@@ -61,7 +63,7 @@ def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Ar
         before = jnp.cumsum(probs, axis=-1) - probs  # probability of all likelier tokens
         least = jnp.where(before < sampling.top_p, ordered, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    return logits
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig) -> list[int]:
@@ -135,7 +137,8 @@ class Generator:
         if not prompts:
             return []
         longest = max(len(prompt) for prompt in prompts)
-        check_prompts(prompts, self.sampling.max_tokens, self.program.model)
+        for model in self._models:
+            check_prompts(prompts, self._max_tokens, model)
         length = self._bucket(longest)
         rows = len(prompts) + -len(prompts) % self._row_multiple
         tokens = np.full((rows, length), self.pad_id, np.int32)
@@ -150,14 +153,24 @@ class Generator:
         ids, scores = (np.asarray(x)[: len(prompts)] for x in out)
         return list(zip(ids, scores.tolist(), strict=True))
 
+    @property
+    def _models(self) -> list[ModelConfig]:
+        """The models that read the prompts."""
+        return [self.program.model]
+
+    @property
+    def _max_tokens(self) -> int:
+        """The tokens that a row may have after its prompt, kept or not."""
+        return self.sampling.max_tokens
+
     def _bucket(self, longest: int) -> int:
         """The prompt length compiled for: the next power of two that the positions allow."""
-        length, model = 1 << (longest - 1).bit_length(), self.program.model
-        limit = model.max_source_positions if model.encodes else model.max_positions
-        if limit is None:
-            return length
-        taken = 0 if model.encodes else self.sampling.max_tokens
-        return max(longest, min(length, limit - taken))
+        length = 1 << (longest - 1).bit_length()
+        for model in self._models:
+            limit = model.max_source_positions if model.encodes else model.max_positions
+            if limit is not None:
+                length = min(length, limit - (0 if model.encodes else self._max_tokens))
+        return max(longest, length)
 
     @property
     def _row_multiple(self) -> int:
@@ -176,35 +189,27 @@ class Generator:
         self, params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Prompts [B, P] -> new ids [B, max_tokens], padded after the end, and scores [B]."""
-        model, steps = nnx.merge(self.program.graphdef, params), self.sampling.max_tokens
-        start = self.program.model.start_id if self.program.model.encodes else None
-        make, begun = begin(model, tokens, real, steps, self.pad_id if start is None else start)
+        reader = Reader(self.program, params, tokens, real, self._max_tokens, self.pad_id)
 
         def advance(token: jax.Array, turn: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-            repeats = len(token) // len(tokens)  # beams
-            hidden, cache, *_ = model(
-                token[:, None],
-                positions=jnp.repeat(begun.positions, repeats, axis=0) + turn,
-                segment_ids=jnp.ones((len(token), 1), jnp.int32),
-                cache=cache,
-            )
-            return model.logits(hidden)[:, 0], cache
+            logits, cache = reader(token[:, None], turn, cache)
+            return logits[:, 0], cache
 
-        alive = real.any(axis=1)
+        alive, (logits, cache) = real.any(axis=1), reader.begin()
         if self.sampling.num_beams > 1:
             search = Search(
                 num_beams=self.sampling.num_beams,
                 length_penalty=self.sampling.length_penalty,
-                max_tokens=steps,
+                max_tokens=self.sampling.max_tokens,
                 eos_id=self.eos_id,
                 pad_id=self.pad_id,
             )
-            take = taker(make)
-            return beam_search(begun.logits, begun.cache, advance, take, alive, search)
-        out = self._draw(begun, advance, alive, key)
-        return out, jnp.zeros(len(tokens))
+            return beam_search(logits, cache, advance, reader.taker(), alive, search)
+        return self._draw(logits, cache, advance, alive, key), jnp.zeros(len(tokens))
 
-    def _draw(self, begun: Begun, advance: Callable, alive: jax.Array, key: jax.Array) -> jax.Array:
+    def _draw(
+        self, logits: jax.Array, cache: Any, advance: Callable, alive: jax.Array, key: jax.Array
+    ) -> jax.Array:
         """New ids [B, max_tokens], one a turn."""
         batch, steps = len(alive), self.sampling.max_tokens
         row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
@@ -225,54 +230,4 @@ class Generator:
             return i + 1, out, logits, cache, alive
 
         out = jnp.full((batch, steps), self.pad_id, jnp.int32)
-        return jax.lax.while_loop(more, write, (0, out, begun.logits, begun.cache, alive))[1]
-
-
-# ------------------------------------------------------------------------------- before the first
-
-
-class Begun(NamedTuple):
-    """Prompts that were read."""
-
-    logits: jax.Array  # [B, V] of the first new token
-    cache: Any
-    positions: jax.Array  # [B, 1] of the first new token
-
-
-def begin(
-    model: Any, tokens: jax.Array, real: jax.Array, max_tokens: int, start_id: int
-) -> tuple[Callable[[int], Any], Begun]:
-    """What the model makes of prompts [B, P], and a function that makes a cache of n rows."""
-    (batch, length), positions = tokens.shape, jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)
-    encoded = None
-    if model.config.encodes:
-        encoded = model.encode(tokens, positions=positions, segment_ids=real)
-        tokens, real = jnp.full((batch, 1), start_id, jnp.int32), jnp.ones((batch, 1), jnp.int32)
-        length, positions = 1, jnp.zeros((batch, 1), jnp.int32)
-
-    def make(rows: int) -> Any:
-        source = jax.tree.map(lambda x: jnp.resize(x, (rows, *x.shape[1:])), encoded)
-        return model.init_cache(rows, length + max_tokens, source)
-
-    cache = model.init_cache(batch, length + max_tokens, encoded)
-    hidden, cache, *_ = model(tokens, positions=positions, segment_ids=real, cache=cache)
-    return make, Begun(model.logits(hidden[:, -1:])[:, 0], cache, positions[:, -1:] + 1)
-
-
-def taker(make: Callable[[int], Any]) -> Callable[[Any, jax.Array], Any]:
-    """A function that takes rows of a cache, whatever its arrays are.
-
-    The rows of an array are along the dim whose size is the number of rows.
-    """
-    two, three = (jax.eval_shape(lambda n=n: make(n)) for n in (2, 3))
-
-    def dim(a: Any, b: Any) -> int:
-        differ = [d for d, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n]
-        return differ[0] if differ else -1
-
-    dims = jax.tree.map(dim, two, three)
-
-    def take(cache: Any, index: jax.Array) -> Any:
-        return jax.tree.map(lambda x, d: x if d < 0 else x.take(index, axis=d), cache, dims)
-
-    return take
+        return jax.lax.while_loop(more, write, (0, out, logits, cache, alive))[1]

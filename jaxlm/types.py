@@ -137,6 +137,11 @@ class ModelConfig(Config):
         return False
 
     @property
+    def rewinds(self) -> bool:
+        """Whether the model has `rewind(cache, n)`: the cache without its last n tokens."""
+        return False
+
+    @property
     def carries_state(self) -> bool:
         """Whether training passes the recurrent state on from one window to the next."""
         return False

@@ -111,6 +111,10 @@ class TransformerConfig(StackConfig, ModelConfig):
     def encodes(self) -> bool:
         return self.encoder is not None
 
+    @property
+    def rewinds(self) -> bool:
+        return True
+
     def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Transformer:
         """The model for a tokenizer of `vocab_size` ids."""
         if self.vocab_size is not None and self.vocab_size < vocab_size:
@@ -241,6 +245,13 @@ class Transformer(Stack):
             "length": jnp.zeros((), jnp.int32),
         }
         return cache if encoded is None else cache | self._source(encoded)
+
+    def rewind(self, cache: dict[str, Any], count: jax.Array) -> dict[str, Any]:
+        """The cache without its last `count` tokens.
+
+        Their slots are later than all that is read next, so not seen until they are written anew.
+        """
+        return cache | {"length": cache["length"] - count}
 
     def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
         """Forward FLOPs a token in rows of `seq_len` tokens, source and target alike.
