@@ -15,6 +15,14 @@ from jaxlm.types import ModelConfig
 
 FAMILIES: dict[str, str] = {  # name -> "module:Family"
     "gpt2": "jaxlm.models.families.gpt2:FAMILY",
+    "llama": "jaxlm.models.families.llama:FAMILY",
+    "mistral": "jaxlm.models.families.mistral:FAMILY",
+    "qwen2": "jaxlm.models.families.qwen:FAMILY",
+    "qwen3": "jaxlm.models.families.qwen:QWEN3",
+    "gemma2": "jaxlm.models.families.gemma:FAMILY",
+    "gemma3": "jaxlm.models.families.gemma:GEMMA3_TEXT",
+    "gemma3_images": "jaxlm.models.families.gemma:GEMMA3_IMAGES",
+    "smollm3": "jaxlm.models.families.smollm:FAMILY",
     "bert": "jaxlm.models.families.bert:FAMILY",
     "roberta": "jaxlm.models.families.bert:ROBERTA",
     "t5": "jaxlm.models.families.t5:FAMILY",

@@ -2,7 +2,9 @@
 
 Learned positions, LayerNorm before each part, GELU by its tanh approximation, biases everywhere,
 a tied head. GPT-3 has the same blocks; its alternating sparse attention is not published in full,
-so its presets are dense, with the parameters that the paper counts.
+so its presets are dense. They are the table's rows but for one number: GPT-3 XL has 16 heads here,
+as the table's 24 of size 128 would make 1.5 billion parameters and not its 1.3. The 13B's width is
+not that of its heads together, which no config.json can say.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.config import UserError
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
+from jaxlm.models.families.decoder import checked, require, word_of
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
@@ -22,10 +26,19 @@ ACTIVATIONS: dict[str, Activation] = {  # theirs -> ours
     **{"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
     **{"relu": "relu", "silu": "silu"},
 }
+FIXED = {  # what config.json may say, and these models are
+    **{"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+    **{"add_cross_attention": False, "tie_word_embeddings": True},
+}
 
 
 def gpt2(
-    hidden_size: int, num_layers: int, num_heads: int, *, positions: int = 1024, head_dim: int = 64
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    *,
+    positions: int = 1024,
+    head_dim: int | None = None,
 ) -> TransformerConfig:
     return TransformerConfig(
         hidden_size=hidden_size,
@@ -40,6 +53,7 @@ def gpt2(
 
 
 def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
+    require(values, FIXED)
     return TransformerConfig(
         hidden_size=values["n_embd"],
         num_layers=values["n_layer"],
@@ -57,21 +71,29 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
 
 
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
-    c, names = config, {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+    c = config
     ffn = part_of(c.ffn, DenseConfig, "ffn")
-    return {
+    attention = part_of(c.attention, MultiHeadConfig, "attention")
+    head_dim = attention.head_size(c.hidden_size)
+    if attention.num_heads * head_dim != c.hidden_size:
+        raise UserError(
+            f"model.attention.head_dim: {head_dim} has no place in a GPT-2's config.json, where "
+            "num_heads heads are as wide as hidden_size; set it so"
+        )
+    values = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "vocab_size": c.vocab_size,
         "n_embd": c.hidden_size,
         "n_layer": c.num_layers,
-        "n_head": c.attention.num_heads,
+        "n_head": attention.num_heads,
         "n_inner": ffn.intermediate_size,
         "n_positions": part_of(c.position[0], LearnedConfig, "position").max_seq_len,
-        "activation_function": names[ffn.activation],
+        "activation_function": word_of(ACTIVATIONS, ffn.activation),
         "layer_norm_epsilon": part_of(c.norm, LayerNormConfig, "norm").eps,
-        "tie_word_embeddings": True,
+        **FIXED,
     }
+    return checked(values, config, from_hf)
 
 
 def tensors(config: TransformerConfig) -> list[Tensor]:
@@ -105,16 +127,22 @@ def tensors(config: TransformerConfig) -> list[Tensor]:
     return rows
 
 
-GPT3 = {  # the paper's name: layers, width, heads, size of a head
-    "gpt3-125m": (12, 768, 12, 64),
-    "gpt3-350m": (24, 1024, 16, 64),
-    "gpt3-760m": (24, 1536, 16, 96),
-    "gpt3-1.3b": (24, 2048, 24, 128),
-    "gpt3-2.7b": (32, 2560, 32, 80),
-    "gpt3-6.7b": (32, 4096, 32, 128),
-    "gpt3-13b": (40, 5140, 40, 128),
-    "gpt3-175b": (96, 12288, 96, 128),
+GPT3 = {  # table 2.1: layers, width, heads, size of a head; the paper's number of parameters
+    "gpt3-125m": (12, 768, 12, 64, 125e6),
+    "gpt3-350m": (24, 1024, 16, 64, 350e6),
+    "gpt3-760m": (24, 1536, 16, 96, 760e6),
+    "gpt3-1.3b": (24, 2048, 16, 128, 1.3e9),
+    "gpt3-2.7b": (32, 2560, 32, 80, 2.7e9),
+    "gpt3-6.7b": (32, 4096, 32, 128, 6.7e9),
+    "gpt3-13b": (40, 5140, 40, 128, 13.0e9),
+    "gpt3-175b": (96, 12_288, 96, 128, 175e9),
 }
+
+
+def gpt3(layers: int, width: int, heads: int, head_dim: int, _: float) -> TransformerConfig:
+    own = None if width == heads * head_dim else head_dim
+    return gpt2(width, layers, heads, positions=2048, head_dim=own)
+
 
 FAMILY = Family(
     name="gpt2",
@@ -127,15 +155,20 @@ FAMILY = Family(
         "gpt2-medium": gpt2(1024, 24, 16),
         "gpt2-large": gpt2(1280, 36, 20),
         "gpt2-xl": gpt2(1600, 48, 25),
-        **{
-            name: gpt2(width, layers, heads, positions=2048, head_dim=head_dim)
-            for name, (layers, width, heads, head_dim) in GPT3.items()
-        },
+        **{name: gpt3(*numbers) for name, numbers in GPT3.items()},
     },
     num_params={
         "gpt2": 124_439_808,
         "gpt2-medium": 354_823_168,
         "gpt2-large": 774_030_080,
         "gpt2-xl": 1_557_611_200,
+        "gpt3-125m": 125_226_240,
+        "gpt3-350m": 355_871_744,
+        "gpt3-760m": 760_300_032,
+        "gpt3-1.3b": 1_315_723_264,
+        "gpt3-2.7b": 2_651_553_280,
+        "gpt3-6.7b": 6_658_404_352,
+        "gpt3-13b": 12_936_488_380,
+        "gpt3-175b": 174_604_259_328,
     },
 )

@@ -1,0 +1,279 @@
+"""What Llama and the decoders that follow it share: words of config.json and names of tensors.
+
+A block is RMSNorm, rotary attention of grouped queries, RMSNorm, a gated ffn. A family is that with
+some differences, which its own file states:
+
+    config = read(values, "qwen2", DEFAULTS)          # raises UserError for what is not so here
+    values = write(config, "Qwen2ForCausalLM")
+    rows = tensors(config)                            # names such as model.layers.0.self_attn...
+
+`checked` ends a family's `to_hf`: what config.json cannot say of a config is an error. Dropout,
+initial values, dtype and the like are a run's and not in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from jaxlm.config import UserError, diff
+from jaxlm.models.families import rope
+from jaxlm.models.families.base import Tensor, one_of, part_of
+from jaxlm.models.transformer import HeadConfig, TransformerConfig
+from jaxlm.nn.attention import MultiHeadConfig
+from jaxlm.nn.ffn import Activation, DenseConfig
+from jaxlm.nn.norm import RMSNormConfig
+from jaxlm.nn.position import RotaryConfig
+
+T = TypeVar("T")
+Values = Mapping[str, Any]
+
+ACTIVATIONS: dict[str, Activation] = {  # theirs -> ours; all are gated
+    **{"silu": "swiglu", "gelu": "geglu"},
+    **{"gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh"},
+}
+SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "vocab_size"),
+)
+FIXED = {"quantization_config": None, "rope_interleaved": False}
+TYPES = {"full_attention": False, "sliding_attention": True}
+
+
+# -------------------------------------------------------------------------------------- config.json
+
+
+def sizes(*numbers: int, **others: Any) -> dict[str, Any]:
+    """Numbers in the order of `SIZES`, and other keys, as a config.json."""
+    return {**dict(zip(SIZES, numbers, strict=True)), **others}
+
+
+def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
+    """The shape that a config.json says; `defaults` is what its class takes for absent keys."""
+    values = {"num_key_value_heads": None, **defaults, **values}
+    lacking = [key for key in SIZES if values.get(key) is None and key != "num_key_value_heads"]
+    if lacking:
+        raise UserError(f"config.json: lacks {lacking[0]}; take the file that came with the model")
+    require(values, FIXED)
+    num_heads = values["num_attention_heads"]
+    biased = values.get("attention_bias", False)
+    return TransformerConfig(
+        hidden_size=values["hidden_size"],
+        num_layers=values["num_hidden_layers"],
+        attention=MultiHeadConfig(
+            num_heads=num_heads,
+            num_kv_heads=values["num_key_value_heads"] or num_heads,
+            head_dim=values.get("head_dim") or values["hidden_size"] // num_heads,
+            bias=biased,
+            out_bias=biased,
+        ),
+        ffn=DenseConfig(
+            intermediate_size=values["intermediate_size"],
+            activation=one_of(values, "hidden_act", ACTIVATIONS, "silu"),
+            bias=values.get("mlp_bias", False),
+        ),
+        norm=RMSNormConfig(eps=values.get("rms_norm_eps", 1e-6)),
+        position=(rope.from_hf(values),),
+        head=HeadConfig(tied=values.get("tie_word_embeddings", False)),
+        vocab_size=values["vocab_size"],
+        family=family,
+    )
+
+
+def require(values: Values, fixed: Values) -> None:
+    """Raises `UserError` for a key of another value than all models of a family have."""
+    for key, value in fixed.items():
+        if values.get(key, value) != value:
+            raise UserError(
+                f"config.json: {key} is {values[key]!r}; known is {value!r} alone, as no other "
+                "can be computed here"
+            )
+
+
+def write(config: TransformerConfig, architecture: str, model_type: str) -> dict[str, Any]:
+    """What `read` reads, and the positions of the first layer that has any."""
+    c = config
+    attention = part_of(c.attention, MultiHeadConfig, "attention")
+    ffn = part_of(c.ffn, DenseConfig, "ffn")
+    turned: list[Any] = [p for p in c.position if isinstance(p, RotaryConfig)]
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.kv_heads,
+        "head_dim": attention.head_size(c.hidden_size),
+        "attention_bias": attention.bias,
+        "intermediate_size": ffn.width(c.hidden_size),
+        "hidden_act": word_of(ACTIVATIONS, ffn.activation),
+        "mlp_bias": ffn.bias,
+        "rms_norm_eps": part_of(c.norm, RMSNormConfig, "norm").eps,
+        "tie_word_embeddings": c.head.tied,
+        **rope.to_hf(part_of([*turned, *c.position][0], RotaryConfig, "position")),
+    }
+
+
+def word_of(activations: Mapping[str, Activation], ours: Activation) -> str:
+    """Their first word for an activation; raises `UserError` where they have none."""
+    words = [theirs for theirs, name in activations.items() if name == ours]
+    if not words:
+        known = ", ".join(dict.fromkeys(activations.values()))
+        raise UserError(
+            f"model.ffn.activation: {ours!r} has no place in this family's config.json; choose one "
+            f"of {known}, or export as another family (--family)"
+        )
+    return words[0]
+
+
+def checked(
+    values: dict[str, Any],
+    config: TransformerConfig,
+    from_hf: Callable[[Values], TransformerConfig],
+) -> dict[str, Any]:
+    """The values, if they say all of the config; raises `UserError` for what they cannot."""
+    differences = diff(settled(from_hf(values)), settled(config))
+    if differences:
+        path, _, rest = differences[0].partition(": ")
+        theirs, _, ours = rest.partition(" -> ")
+        raise UserError(
+            f"model.{path}: {ours} has no place in the config.json of {values['architectures'][0]},"
+            f" where it is {theirs}; set it so, or export as another family (--family)"
+        )
+    return values
+
+
+def settled(config: TransformerConfig) -> TransformerConfig:
+    """The shape alone: numbers for what null stands for, patterns of layers in shortest form."""
+    c, usual = config, TransformerConfig()
+    if isinstance(c.attention, MultiHeadConfig):
+        head_dim = c.attention.head_size(c.hidden_size)
+        attention = c.attention.replace(
+            num_kv_heads=c.attention.kv_heads,
+            head_dim=head_dim,
+            scale=float(f"{c.attention.scale or head_dim**-0.5:.12g}"),
+            window=window_of(list(c.attention.windows), c.num_layers),
+            dropout=0.0,
+            impl="auto",
+        )
+        c = c.replace(attention=attention)
+    if isinstance(c.ffn, DenseConfig):
+        c = c.replace(ffn=c.ffn.replace(intermediate_size=c.ffn.width(c.hidden_size)))
+    run = ("dropout", "initializer_range", "dtype", "remat", "scan_layers", "family")
+    c = c.replace(**{name: getattr(usual, name) for name in run})
+    return c.replace(position=shortest(spread(c.position, c.num_layers)))
+
+
+# --------------------------------------------------------------------------------- kinds of layers
+
+
+def spread(pattern: Sequence[T], num_layers: int) -> list[T]:
+    """The kind of each layer, of a pattern that is cycled over them."""
+    return [pattern[i % len(pattern)] for i in range(num_layers)]
+
+
+def shortest(kinds: Sequence[T]) -> tuple[T, ...]:
+    """The shortest pattern that, cycled, gives the kind of each layer."""
+    lengths = range(1, len(kinds) + 1)
+    fits = (n for n in lengths if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
+    return tuple(kinds[: next(fits)])
+
+
+def window_of(pattern: Sequence[int | None], num_layers: int) -> tuple[int | None, ...]:
+    """`attention.window` in its shortest form."""
+    found = shortest(spread(pattern, num_layers))
+    return () if found == (None,) else found
+
+
+def sliding_layers(values: Values, usual: Sequence[bool]) -> list[bool]:
+    """Which layers have a window: `layer_types`, or those that are `usual` without it."""
+    names = values.get("layer_types") or [
+        "sliding_attention" if sliding else "full_attention" for sliding in usual
+    ]
+    found = [one_of({"layer_types": name}, "layer_types", TYPES, None) for name in names]
+    if len(found) != len(usual):
+        raise UserError(
+            f"config.json: layer_types names {len(found)} layers, but there are {len(usual)}; "
+            "take the file that came with the model"
+        )
+    return found
+
+
+def windows(size: int | None, sliding: Sequence[bool]) -> tuple[int | None, ...]:
+    """`attention.window` for layers of which these have a window of `size`."""
+    if any(sliding) and not size:
+        raise UserError("config.json: layers have a window, but sliding_window is absent; add it")
+    return window_of([size if has else None for has in sliding], len(sliding))
+
+
+def window_values(config: TransformerConfig) -> dict[str, Any]:
+    """`sliding_window` and `layer_types` of a config."""
+    found = spread(config.attention.windows, config.num_layers)
+    distinct = sorted({size for size in found if size})
+    if len(distinct) > 1:
+        raise UserError(
+            f"model.attention.window: {distinct} are several windows, config.json can say one; "
+            "make them equal"
+        )
+    names = {sliding: name for name, sliding in TYPES.items()}
+    return {
+        "sliding_window": distinct[0] if distinct else None,
+        "layer_types": [names[size is not None] for size in found],
+    }
+
+
+# ------------------------------------------------------------------------------------------ tensors
+
+PARTS = ("query", "key", "value")
+NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm"}
+NORMS_ON_BOTH_SIDES = {
+    **{"input_layernorm": "attention_norm", "post_attention_layernorm": "attention_post_norm"},
+    **{"pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "ffn_post_norm"},
+}
+
+
+def tensors(config: TransformerConfig) -> list[Tensor]:
+    """The table of a decoder of one kind of ffn."""
+    both = config.norm_placement == "both"
+    norms = NORMS_ON_BOTH_SIDES if both else NORMS
+    return [*outer_rows(config), *attention_rows("layers", norms=norms), *ffn_rows("layers")]
+
+
+def outer_rows(config: TransformerConfig) -> list[Tensor]:
+    """Embedding, last norm and head."""
+    return [
+        Tensor("model.embed_tokens.weight", "embed/table", "V D -> V D"),
+        Tensor("model.norm.weight", "final_norm/scale", "D -> D"),
+        Tensor("lm_head.weight", "unembed/kernel", "V D -> D V"),
+    ]
+
+
+def attention_rows(
+    run: str, *, first_layer: int = 0, norms: Mapping[str, str] = NORMS
+) -> list[Tensor]:
+    """Norms and attention of the layers in `run`, whose first is the file's `first_layer`."""
+    rows, there = [], "model.layers.{layer}."
+    for part in PARTS:
+        name, path = f"{there}self_attn.{part[0]}_proj", f"{run}/attention/{part}"
+        rows.append((f"{name}.weight", f"{path}/kernel", "(N H) D -> D N H"))
+        rows.append((f"{name}.bias", f"{path}/bias", "(N H) -> N H"))
+    name, path = f"{there}self_attn.o_proj", f"{run}/attention/out"
+    rows.append((f"{name}.weight", f"{path}/kernel", "D (N H) -> N H D"))
+    rows.append((f"{name}.bias", f"{path}/bias", "D -> D"))
+    for part in PARTS[:2]:
+        path = f"{run}/attention/{part}_norm/scale"
+        rows.append((f"{there}self_attn.{part[0]}_norm.weight", path, "H -> H"))
+    for theirs, ours in norms.items():
+        rows.append((f"{there}{theirs}.weight", f"{run}/{ours}/scale", "D -> D"))
+    return [Tensor(*row, first_layer=first_layer) for row in rows]
+
+
+def ffn_rows(run: str, *, first_layer: int = 0) -> list[Tensor]:
+    """A gated ffn of the layers in `run`."""
+    rows = []
+    for part in ("gate", "up", "down"):
+        name, path = f"model.layers.{{layer}}.mlp.{part}_proj", f"{run}/ffn/{part}"
+        rows.append((f"{name}.weight", f"{path}/kernel", "O I -> I O"))
+        rows.append((f"{name}.bias", f"{path}/bias", "O -> O"))
+    return [Tensor(*row, first_layer=first_layer) for row in rows]

@@ -1,0 +1,108 @@
+"""Rotary positions as config.json says them, in its older form and in its newer one.
+
+    {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, ...}}
+    {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, ...}}
+
+    position = from_hf(values)     # a RotaryConfig; raises UserError for a scaling not known here
+    values |= to_hf(position)      # the older form, which every version of transformers reads
+
+What the words mean is in `jaxlm.nn.rope_scaling`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxlm.config import UserError, suggest
+from jaxlm.nn.position import RotaryConfig
+from jaxlm.nn.rope_scaling import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    ScalingConfig,
+    YarnScaling,
+)
+
+SCALINGS: dict[str, type[ScalingConfig]] = {
+    **{"linear": LinearScaling, "dynamic": DynamicScaling},
+    **{"yarn": YarnScaling, "llama3": Llama3Scaling},
+}
+TRAINED = "original_max_position_embeddings"
+# Of any kind, besides the fields of its scaling. YaRN's mscales are another way to say its factor.
+KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", TRAINED}
+YARN_KEYS = {"mscale", "mscale_all_dim"}
+
+
+def from_hf(values: Mapping[str, Any], *, theta: float = 10_000.0) -> RotaryConfig:
+    """The positions of a config.json; `theta` is the base where it says none."""
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    return rotary({"rope_theta": values.get("rope_theta") or theta, **rope}, values)
+
+
+def rotary(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryConfig:
+    """The positions that one dict of parameters says, in a config.json of `values`."""
+    for place in (rope, values):
+        if place.get("partial_rotary_factor") not in (None, 1.0):
+            raise UserError(
+                f"config.json: partial_rotary_factor is {place['partial_rotary_factor']}; known is "
+                "1.0 alone, as this family turns whole heads"
+            )
+    return RotaryConfig(theta=float(rope["rope_theta"]), scaling=_scaling(rope, values))
+
+
+def to_hf(position: RotaryConfig) -> dict[str, Any]:
+    """The keys of config.json that say these positions."""
+    values: dict[str, Any] = {"rope_theta": position.theta, "rope_scaling": None}
+    scaling = position.scaling
+    if scaling is not None:
+        (kind,) = (kind for kind, cls in SCALINGS.items() if cls is type(scaling))
+        found = {spec.name: getattr(scaling, spec.name) for spec in dataclasses.fields(scaling)}
+        found = {key: value for key, value in found.items() if value is not None}
+        trained = found.pop("original_max_positions", None)
+        if isinstance(scaling, DynamicScaling):
+            values["max_position_embeddings"] = trained
+        elif trained is not None:
+            found[TRAINED] = trained
+            values["max_position_embeddings"] = math.ceil(trained * scaling.factor)
+        values["rope_scaling"] = {"rope_type": kind, **found}
+    return values
+
+
+def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> ScalingConfig | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind not in SCALINGS:
+        raise UserError(f"config.json: rope_type is {kind!r}; {suggest(kind, SCALINGS)}")
+    cls = SCALINGS[kind]
+    fields = {spec.name for spec in dataclasses.fields(cls)}
+    known = KEYS | fields | (YARN_KEYS if cls is YarnScaling else set())
+    others = sorted(key for key in rope.keys() - known if rope[key])
+    if others:
+        raise UserError(
+            f"config.json: {others[0]} is {rope[others[0]]!r} in the {kind} scaling, which has no "
+            "such key; remove it if it is of no account"
+        )
+    found = {key: rope[key] for key in fields & rope.keys() if rope[key] is not None}
+    longest = values.get("max_position_embeddings")
+    trained = longest if cls is DynamicScaling else rope.get(TRAINED) or longest
+    if "original_max_positions" in fields and trained is not None:
+        found["original_max_positions"] = trained
+        found.setdefault("factor", (longest or trained) / trained)
+    missing = [s.name for s in dataclasses.fields(cls) if _required(s) and s.name not in found]
+    if missing:
+        word = "max_position_embeddings" if cls is DynamicScaling else TRAINED
+        word = word if missing[0] == "original_max_positions" else missing[0]
+        raise UserError(f"config.json: the {kind} scaling lacks {word}; add it")
+    if rope.keys() >= YARN_KEYS and all(rope[key] for key in YARN_KEYS):
+        log = 0.1 * math.log(found["factor"])
+        ratio = (log * rope["mscale"] + 1) / (log * rope["mscale_all_dim"] + 1)
+        found.setdefault("attention_factor", ratio)
+    return cls(**found)
+
+
+def _required(spec: dataclasses.Field) -> bool:
+    return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
