@@ -32,6 +32,9 @@ from jaxlm.types import ModelConfig
 
 P = TypeVar("P")
 
+# Buffers that any file may hold: what is computed from the config alone.
+BUFFERS = (r"\brotary_emb\.inv_freq$", r"\bposition_ids$")
+
 
 class Rearrangement(NamedTuple):
     """How the dims of a file's tensor become those of our parameter, and back."""
@@ -78,7 +81,7 @@ class Tensor:
     paths: str | tuple[str, ...]  # of our parameters
     layout: str
     dim: int = 0  # of the file's tensor, along which several parameters follow one another
-    optional: bool = False  # may be absent in a file (a tied head that is stored all the same)
+    optional: bool = False  # a file may say it twice (a tied head that is stored all the same)
     first_layer: int = 0  # of the file's {layer}, for the run of layers that the paths name
 
     @property
@@ -101,6 +104,8 @@ class Family:
     tensors: Callable[[Any], list[Tensor]]  # the table of a config
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     num_params: Mapping[str, int] = field(default_factory=dict)  # of the presets, as published
+    ignored: tuple[str, ...] = ()  # patterns of tensors that are no parameters: masks and the like
+    prefix: str = ""  # of the tensors of the model without its head, which some files leave out
 
 
 def part_of(part: Any, cls: type[P], where: str) -> P:

@@ -151,6 +151,10 @@ def tensors(family: str, config: TransformerConfig) -> list[Tensor]:
         Tensor(f"{root}embeddings.token_type_embeddings.weight", "token_types/table", "C D -> C D"),
         Tensor(f"{head}.bias", "unembed/bias", "V -> V"),
     ]
+    if c.head.transform is not None:  # the same once more, as a layer
+        there = f"{head}.decoder"
+        rows.append(Tensor(f"{there}.weight", "embed/table", "V D -> V D", optional=True))
+        rows.append(Tensor(f"{there}.bias", "unembed/bias", "V -> V", optional=True))
     for name in ("query", "key", "value"):
         there, here = f"{layer}attention.self.{name}", f"layers/attention/{name}"
         rows.append(Tensor(f"{there}.weight", f"{here}/kernel", "(N H) D -> D N H"))

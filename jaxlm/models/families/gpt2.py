@@ -101,6 +101,7 @@ def tensors(config: TransformerConfig) -> list[Tensor]:
     inputs = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
     rows = [
         Tensor("transformer.wte.weight", "embed/table", "V D -> V D"),
+        Tensor("lm_head.weight", "embed/table", "V D -> V D", optional=True),
         Tensor("transformer.wpe.weight", "position/table", "P D -> P D"),
         Tensor(
             layer + "attn.c_attn.weight",
@@ -150,6 +151,8 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,
+    ignored=(r"\.attn\.(masked_)?bias$",),  # the causal mask
+    prefix="transformer.",
     presets={
         "gpt2": gpt2(768, 12, 12),
         "gpt2-medium": gpt2(1024, 24, 16),

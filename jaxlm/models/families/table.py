@@ -47,10 +47,17 @@ class Piece:
         return self.rearrangement.read(tensor[tuple(part)], self.shape)
 
 
-def locate(rows: Sequence[Tensor], shapes: Shapes) -> dict[str, list[Piece]]:
-    """The pieces of every parameter, in the order of their indices."""
+def locate(
+    rows: Sequence[Tensor], shapes: Shapes, *, optional: bool = False
+) -> dict[str, list[Piece]]:
+    """The pieces of every parameter, in the order of their indices.
+
+    `optional`: where the optional tensors repeat them instead.
+    """
     found: dict[str, list[Piece]] = {}
     for row in rows:
+        if row.optional != optional:
+            continue
         rearrangement = row.rearrangement
         own = len(rearrangement.right)
         # A row whose parameters this config does not have (a bias, a norm) says nothing.
