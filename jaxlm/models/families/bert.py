@@ -188,6 +188,7 @@ FAMILY = Family(
     from_hf=partial(from_hf, "bert"),
     to_hf=partial(to_hf, "bert"),
     tensors=partial(tensors, "bert"),
+    prefix="bert.",
     presets={
         "bert-base-uncased": bert(768, 12, 12, 30_522),
         "bert-base-cased": bert(768, 12, 12, 28_996),
@@ -209,6 +210,7 @@ ROBERTA = Family(
     from_hf=partial(from_hf, "roberta"),
     to_hf=partial(to_hf, "roberta"),
     tensors=partial(tensors, "roberta"),
+    prefix="roberta.",
     presets={"roberta-base": roberta(768, 12, 12), "roberta-large": roberta(1024, 24, 16)},
     num_params={"roberta-base": 124_697_433, "roberta-large": 355_412_057},
 )

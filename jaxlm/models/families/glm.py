@@ -84,9 +84,11 @@ def glm4_to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 def glm4_tensors(config: TransformerConfig) -> list[Tensor]:
     layer = "model.layers.{layer}."
+    head = Tensor("lm_head.weight", "unembed/kernel", "V D -> D V")
+    again = Tensor("lm_head.weight", "embed/table", "V D -> V D", optional=True)
     rows = [
         Tensor("model.embed_tokens.weight", "embed/table", "V D -> V D"),
-        Tensor("lm_head.weight", "unembed/kernel", "V D -> D V"),
+        again if config.head.tied else head,
         Tensor(layer + "self_attn.o_proj.weight", "layers/attention/out/kernel", OUT),
         Tensor(layer + "mlp.gate_up_proj.weight", GATE_UP, "F D -> D F"),
         Tensor(layer + "mlp.down_proj.weight", "layers/ffn/down/kernel", "D F -> F D"),
@@ -211,6 +213,7 @@ GLM4 = Family(
     from_hf=glm4_from_hf,
     to_hf=glm4_to_hf,
     tensors=glm4_tensors,
+    prefix="model.",
     presets={
         "glm-4-9b": glm4(eps=1.5625e-7),
         "glm-4-9b-chat": glm4(eps=1.5625e-7, theta=5_000_000.0),
@@ -223,6 +226,8 @@ FAMILY = Family(
     from_hf=chatglm_from_hf,
     to_hf=chatglm_to_hf,
     tensors=chatglm_tensors,
+    ignored=(r"\brotary_pos_emb\.inv_freq$",),
+    prefix="transformer.",
     presets={
         "chatglm2-6b": CHATGLM,
         "chatglm3-6b": CHATGLM,

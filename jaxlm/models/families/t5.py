@@ -106,9 +106,11 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 def tensors(config: TransformerConfig) -> list[Tensor]:
     gated = is_gated(part_of(config.ffn, DenseConfig, "ffn").activation)
+    head = Tensor("lm_head.weight", "unembed/kernel", "V D -> D V")
+    again = Tensor("lm_head.weight", "embed/table", "V D -> V D", optional=True)
     rows = [
         Tensor("shared.weight", "embed/table", "V D -> V D"),
-        Tensor("lm_head.weight", "unembed/kernel", "V D -> D V"),
+        again if config.head.tied else head,
     ]
     for side, root in {"encoder": "encoder/", "decoder": ""}.items():
         first, layer = f"{side}.block.0.layer.", f"{side}.block.{{layer}}.layer."
@@ -167,6 +169,8 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,
+    # the embedding once more for each stack, and a bias of the first files that nothing reads
+    ignored=(r"^(en|de)coder\.embed_tokens\.weight$", r"EncDecAttention\.relative_attention_bias"),
     presets={
         "t5-small": preset(512, 6, 8, 64, 2048),
         "t5-base": preset(768, 12, 12, 64, 3072),
