@@ -4,28 +4,27 @@ A block is RMSNorm, rotary attention of grouped queries, RMSNorm, a gated ffn. A
 some differences, which its own file states:
 
     config = read(values, "qwen2", DEFAULTS)          # raises UserError for what is not so here
-    values = write(config, "Qwen2ForCausalLM")
+    values = write(config, "Qwen2ForCausalLM", "qwen2")
     rows = tensors(config)                            # names such as model.layers.0.self_attn...
 
-`checked` ends a family's `to_hf`: what config.json cannot say of a config is an error. Dropout,
-initial values, dtype and the like are a run's and not in the file.
+Layers with a window are named by `layer_types`, or by a rule of the family's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from jaxlm.config import UserError, diff
+from jaxlm.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Tensor, one_of, part_of
+from jaxlm.models.families.checks import require, spread, window_of, word_of
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import RotaryConfig
 
-T = TypeVar("T")
 Values = Mapping[str, Any]
 
 ACTIVATIONS: dict[str, Activation] = {  # theirs -> ours; all are gated
@@ -80,16 +79,6 @@ def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
     )
 
 
-def require(values: Values, fixed: Values) -> None:
-    """Raises `UserError` for a key of another value than all models of a family have."""
-    for key, value in fixed.items():
-        if values.get(key, value) != value:
-            raise UserError(
-                f"config.json: {key} is {values[key]!r}; known is {value!r} alone, as no other "
-                "can be computed here"
-            )
-
-
 def write(config: TransformerConfig, architecture: str, model_type: str) -> dict[str, Any]:
     """What `read` reads, and the positions of the first layer that has any."""
     c = config
@@ -115,75 +104,7 @@ def write(config: TransformerConfig, architecture: str, model_type: str) -> dict
     }
 
 
-def word_of(activations: Mapping[str, Activation], ours: Activation) -> str:
-    """Their first word for an activation; raises `UserError` where they have none."""
-    words = [theirs for theirs, name in activations.items() if name == ours]
-    if not words:
-        known = ", ".join(dict.fromkeys(activations.values()))
-        raise UserError(
-            f"model.ffn.activation: {ours!r} has no place in this family's config.json; choose one "
-            f"of {known}, or export as another family (--family)"
-        )
-    return words[0]
-
-
-def checked(
-    values: dict[str, Any],
-    config: TransformerConfig,
-    from_hf: Callable[[Values], TransformerConfig],
-) -> dict[str, Any]:
-    """The values, if they say all of the config; raises `UserError` for what they cannot."""
-    differences = diff(settled(from_hf(values)), settled(config))
-    if differences:
-        path, _, rest = differences[0].partition(": ")
-        theirs, _, ours = rest.partition(" -> ")
-        raise UserError(
-            f"model.{path}: {ours} has no place in the config.json of {values['architectures'][0]},"
-            f" where it is {theirs}; set it so, or export as another family (--family)"
-        )
-    return values
-
-
-def settled(config: TransformerConfig) -> TransformerConfig:
-    """The shape alone: numbers for what null stands for, patterns of layers in shortest form."""
-    c, usual = config, TransformerConfig()
-    if isinstance(c.attention, MultiHeadConfig):
-        head_dim = c.attention.head_size(c.hidden_size)
-        attention = c.attention.replace(
-            num_kv_heads=c.attention.kv_heads,
-            head_dim=head_dim,
-            scale=float(f"{c.attention.scale or head_dim**-0.5:.12g}"),
-            window=window_of(list(c.attention.windows), c.num_layers),
-            dropout=0.0,
-            impl="auto",
-        )
-        c = c.replace(attention=attention)
-    if isinstance(c.ffn, DenseConfig):
-        c = c.replace(ffn=c.ffn.replace(intermediate_size=c.ffn.width(c.hidden_size)))
-    run = ("dropout", "initializer_range", "dtype", "remat", "scan_layers", "family")
-    c = c.replace(**{name: getattr(usual, name) for name in run})
-    return c.replace(position=shortest(spread(c.position, c.num_layers)))
-
-
-# --------------------------------------------------------------------------------- kinds of layers
-
-
-def spread(pattern: Sequence[T], num_layers: int) -> list[T]:
-    """The kind of each layer, of a pattern that is cycled over them."""
-    return [pattern[i % len(pattern)] for i in range(num_layers)]
-
-
-def shortest(kinds: Sequence[T]) -> tuple[T, ...]:
-    """The shortest pattern that, cycled, gives the kind of each layer."""
-    lengths = range(1, len(kinds) + 1)
-    fits = (n for n in lengths if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
-    return tuple(kinds[: next(fits)])
-
-
-def window_of(pattern: Sequence[int | None], num_layers: int) -> tuple[int | None, ...]:
-    """`attention.window` in its shortest form."""
-    found = shortest(spread(pattern, num_layers))
-    return () if found == (None,) else found
+# ------------------------------------------------------------------------------ layers with windows
 
 
 def sliding_layers(values: Values, usual: Sequence[bool]) -> list[bool]:
@@ -242,10 +163,12 @@ def tensors(config: TransformerConfig) -> list[Tensor]:
 
 def outer_rows(config: TransformerConfig) -> list[Tensor]:
     """Embedding, last norm and head."""
+    head = Tensor("lm_head.weight", "unembed/kernel", "V D -> D V")
+    again = Tensor("lm_head.weight", "embed/table", "V D -> V D", optional=True)
     return [
         Tensor("model.embed_tokens.weight", "embed/table", "V D -> V D"),
         Tensor("model.norm.weight", "final_norm/scale", "D -> D"),
-        Tensor("lm_head.weight", "unembed/kernel", "V D -> D V"),
+        again if config.head.tied else head,
     ]
 
 

@@ -19,14 +19,11 @@ from typing import Any
 from jaxlm.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Family, Tensor, part_of
+from jaxlm.models.families.checks import checked, require, shortest, spread
 from jaxlm.models.families.decoder import (
-    checked,
     read,
-    require,
-    shortest,
     sizes,
     sliding_layers,
-    spread,
     tensors,
     window_values,
     windows,
@@ -145,6 +142,7 @@ FAMILY = Family(
     from_hf=gemma2_from_hf,
     to_hf=gemma2_to_hf,
     tensors=tensors,
+    prefix="model.",
     presets={
         "gemma-2-2b": gemma2(2304, 26, 8, 4, 9216),
         "gemma-2-9b": gemma2(3584, 42, 16, 8, 14_336),
@@ -162,6 +160,7 @@ GEMMA3_TEXT = Family(
     from_hf=gemma3_from_hf,
     to_hf=gemma3_to_hf,
     tensors=tensors,
+    prefix="model.",
     presets={
         "gemma-3-1b": gemma3(
             *(1152, 26, 4, 1, 6912, 262_144), sliding_window=512, rope_scaling=None
@@ -185,4 +184,5 @@ GEMMA3_IMAGES = Family(  # read alone: what is written of it is a gemma3
     from_hf=gemma3_from_hf,
     to_hf=gemma3_to_hf,
     tensors=with_images,
+    ignored=(r"^vision_tower\.", r"^multi_modal_projector\."),
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
-from jaxlm.models.families.decoder import checked, require, word_of
+from jaxlm.models.families.checks import checked, require, word_of
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.decoder import checked, read, sizes, tensors, write
+from jaxlm.models.families.checks import checked
+from jaxlm.models.families.decoder import read, sizes, tensors, write
 from jaxlm.models.transformer import TransformerConfig
 
 
@@ -61,6 +62,7 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,
+    prefix="model.",
     presets={
         "llama-2-7b": llama(4096, 32, 32, 32, 11_008, 32_000),
         "llama-2-13b": llama(5120, 40, 40, 40, 13_824, 32_000),

@@ -10,16 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.decoder import (
-    checked,
-    read,
-    require,
-    sizes,
-    tensors,
-    window_values,
-    windows,
-    write,
-)
+from jaxlm.models.families.checks import checked, require
+from jaxlm.models.families.decoder import read, sizes, tensors, window_values, windows, write
 from jaxlm.models.transformer import TransformerConfig
 
 DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}
@@ -52,6 +44,7 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,
+    prefix="model.",
     presets={
         "mistral-7b-v0.1": mistral(
             *(4096, 32, 32, 8, 14_336, 32_000), sliding_window=4096, rope_theta=10_000.0

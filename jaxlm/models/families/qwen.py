@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.models.families.base import Family
+from jaxlm.models.families.checks import checked, require
 from jaxlm.models.families.decoder import (
-    checked,
     read,
-    require,
     sizes,
     sliding_layers,
     tensors,
@@ -86,6 +85,7 @@ FAMILY = Family(
     from_hf=qwen2_from_hf,
     to_hf=qwen2_to_hf,
     tensors=tensors,
+    prefix="model.",
     presets={
         "qwen2.5-0.5b": qwen2(896, 24, 14, 2, 4864, 151_936, **SMALL),
         "qwen2.5-1.5b": qwen2(1536, 28, 12, 2, 8960, 151_936, **SMALL),
@@ -111,6 +111,7 @@ QWEN3 = Family(
     from_hf=qwen3_from_hf,
     to_hf=qwen3_to_hf,
     tensors=tensors,
+    prefix="model.",
     presets={
         "qwen3-0.6b": qwen3(1024, 28, 16, 8, 3072, **SMALL),
         "qwen3-1.7b": qwen3(2048, 28, 16, 8, 6144, **SMALL),

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.models.families.base import Family
+from jaxlm.models.families.checks import checked, shortest, spread
 from jaxlm.models.families.decoder import (
-    checked,
     read,
-    shortest,
     sizes,
     sliding_layers,
-    spread,
     tensors,
     window_values,
     windows,
@@ -58,6 +56,7 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,
+    prefix="model.",
     presets={
         "smollm3-3b": from_hf(sizes(2048, 36, 16, 4, 11_008, 128_256, rope_theta=5_000_000.0)),
     },

@@ -1,0 +1,99 @@
+"""What a config.json says and what it cannot: nothing is lost silently on the way in or out.
+
+    require(values, {"scale_attn_weights": True})     # raises UserError for any other value
+    return checked(values, config, from_hf)           # the end of a family's `to_hf`
+
+`checked` reads the values back and raises `UserError` where they do not give the config. Dropout,
+initial values, dtype and the like are a run's and not in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from jaxlm.config import UserError, diff
+from jaxlm.models.transformer import TransformerConfig
+from jaxlm.nn.attention import MultiHeadConfig
+from jaxlm.nn.ffn import Activation, DenseConfig
+
+T = TypeVar("T")
+Values = Mapping[str, Any]
+
+
+def require(values: Values, fixed: Values) -> None:
+    """Raises `UserError` for a key of another value than all models of a family have."""
+    for key, value in fixed.items():
+        if values.get(key, value) != value:
+            raise UserError(
+                f"config.json: {key} is {values[key]!r}; known is {value!r} alone, as no other "
+                "can be computed here"
+            )
+
+
+def word_of(activations: Mapping[str, Activation], ours: Activation) -> str:
+    """Their first word for an activation; raises `UserError` where they have none."""
+    words = [theirs for theirs, name in activations.items() if name == ours]
+    if not words:
+        known = ", ".join(dict.fromkeys(activations.values()))
+        raise UserError(
+            f"model.ffn.activation: {ours!r} has no place in this family's config.json; choose one "
+            f"of {known}, or export as another family (--family)"
+        )
+    return words[0]
+
+
+def checked(
+    values: dict[str, Any],
+    config: TransformerConfig,
+    from_hf: Callable[[Values], TransformerConfig],
+) -> dict[str, Any]:
+    """The values, if they say all of the config; raises `UserError` for what they cannot."""
+    differences = diff(settled(from_hf(values)), settled(config))
+    if differences:
+        path, _, rest = differences[0].partition(": ")
+        theirs, _, ours = rest.partition(" -> ")
+        raise UserError(
+            f"model.{path}: {ours} has no place in the config.json of {values['architectures'][0]},"
+            f" where it is {theirs}; set it so, or export as another family (--family)"
+        )
+    return values
+
+
+def settled(config: TransformerConfig) -> TransformerConfig:
+    """The shape alone: numbers for what null stands for, patterns of layers in shortest form."""
+    c, usual = config, TransformerConfig()
+    if isinstance(c.attention, MultiHeadConfig):
+        head_dim = c.attention.head_size(c.hidden_size)
+        attention = c.attention.replace(
+            num_kv_heads=c.attention.kv_heads,
+            head_dim=head_dim,
+            scale=float(f"{c.attention.scale or head_dim**-0.5:.12g}"),
+            window=window_of(list(c.attention.windows), c.num_layers),
+            dropout=0.0,
+            impl="auto",
+        )
+        c = c.replace(attention=attention)
+    if isinstance(c.ffn, DenseConfig):
+        c = c.replace(ffn=c.ffn.replace(intermediate_size=c.ffn.width(c.hidden_size)))
+    run = ("dropout", "initializer_range", "dtype", "remat", "scan_layers", "family")
+    c = c.replace(**{name: getattr(usual, name) for name in run})
+    return c.replace(position=shortest(spread(c.position, c.num_layers)))
+
+
+def spread(pattern: Sequence[T], num_layers: int) -> list[T]:
+    """The kind of each layer, of a pattern that is cycled over them."""
+    return [pattern[i % len(pattern)] for i in range(num_layers)]
+
+
+def shortest(kinds: Sequence[T]) -> tuple[T, ...]:
+    """The shortest pattern that, cycled, gives the kind of each layer."""
+    lengths = range(1, len(kinds) + 1)
+    fits = (n for n in lengths if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
+    return tuple(kinds[: next(fits)])
+
+
+def window_of(pattern: Sequence[int | None], num_layers: int) -> tuple[int | None, ...]:
+    """`attention.window` in its shortest form."""
+    found = shortest(spread(pattern, num_layers))
+    return () if found == (None,) else found
