@@ -102,8 +102,8 @@ def _generate(arguments: Any) -> int:
     from jaxlm.run import load_saved, objective_of
     from jaxlm.train.session import load_trained
 
-    objective = objective_of(load_saved(arguments.run_dir, arguments.overrides).config)
     sampling = _sampling(arguments)
+    objective = objective_of(load_saved(arguments.run_dir, arguments.overrides).config)
     if not objective.generates:
         raise UserError(
             f"{arguments.run_dir}: its objective is {type_name(type(objective))}, which writes no "
@@ -124,8 +124,6 @@ def _generate(arguments: Any) -> int:
     return 0
 
 
-def _eval(arguments: Any) -> int:
-    from jaxlm.evaluate import evaluate_run
 def _sampling(arguments: Any) -> Any:
     from jaxlm.config import UserError
     from jaxlm.generate import Sampling
@@ -143,6 +141,8 @@ def _sampling(arguments: Any) -> Any:
     return Sampling(max_tokens=arguments.max_tokens, **drawn, **searched)
 
 
+def _eval(arguments: Any) -> int:
+    from jaxlm.evaluate import evaluate_run
 
     step, values, tables = evaluate_run(
         arguments.run_dir, overrides=tuple(arguments.overrides), step=arguments.step, report=_say
