@@ -1,0 +1,174 @@
+"""config.json of decoders, in and out: old and new forms, presets, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+
+from jaxlm.config import UserError
+from jaxlm.models.families import families, family_of, family_of_architecture
+from jaxlm.models.families.gpt2 import GPT3
+from jaxlm.models.families.table import locate
+from tests.models.parity import abstract_of, architecture_of, decoders, golden, model_of
+
+CASES = decoders()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_configs_old_and_new_say_the_same(name):
+    case, family = golden(name), model_of(name).family
+    config = family.from_hf(case.config)
+    assert family.from_hf(case.published) == config
+    assert config.family == family.name
+    written = json.loads(json.dumps(family.to_hf(config)))
+    assert family.from_hf(written) == config
+    assert written["architectures"] == case.config["architectures"]
+    # transformers says so of layers without a window, too
+    for key in written.keys() & case.config.keys() - {"max_window_layers"}:
+        assert written[key] == case.config[key] or case.config[key] is None, key
+
+
+NOT_SAID = {"gpt3-13b"}  # by a config.json
+PRESETS = sorted(
+    (family.name, preset)
+    for family in families()
+    if set(family.architectures) & {architecture_of(name) for name in CASES}
+    for preset in family.presets
+)
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_presets_have_the_published_number_of_parameters(name, preset):
+    family = family_of(name)
+    config = family.presets[preset]
+    _, abstract, _ = abstract_of(config)
+    shapes = {path: leaf.shape for path, leaf in abstract.items()}
+    assert sum(map(math.prod, shapes.values())) == family.num_params[preset]
+    assert locate(family.tensors(config), shapes).keys() == shapes.keys()
+    if preset not in NOT_SAID:
+        assert family.from_hf(family.to_hf(config)) == config
+
+
+def test_gpt3_is_as_large_as_the_paper_says():
+    counts = family_of("gpt2").num_params
+    assert len(GPT3) == 8
+    for name, (*_, paper) in GPT3.items():
+        assert counts[name] == pytest.approx(paper, rel=0.02)
+
+
+def scaled(**values: Any) -> dict[str, Any]:
+    return {"rope_scaling": values}
+
+
+SLIDING = {"layer_types": ["sliding_attention"] * 4, "sliding_window": None}
+REFUSED = [
+    ("llama_mha", {"hidden_size": None}, "lacks hidden_size; take the file that came with"),
+    ("llama_mha", {"hidden_act": "mish"}, "hidden_act is 'mish'; known are silu, gelu, "),
+    ("llama_mha", {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}; kn"),
+    ("llama_mha", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; known is 1.0"),
+    ("llama_mha", scaled(rope_type="longrope", factor=4.0), "rope_type is 'longrope'"),
+    ("llama_mha", scaled(type="linear"), "the linear scaling lacks factor; add it"),
+    ("llama_mha", scaled(type="linear", factor=2.0, mscale=1.0), "mscale is 1.0 in the linear"),
+    ("llama_mha", {"rope_interleaved": True}, "rope_interleaved is True; known is False alone"),
+    ("llama_rope_dynamic", {"max_position_embeddings": None}, "the dynamic scaling lacks max_pos"),
+    ("mistral", {"attention_bias": True}, "attention_bias is True; known is False alone"),
+    ("mistral", {"layer_types": ["full_attention"] * 3}, "layer_types is "),
+    ("qwen2", {"use_mrope": True}, "use_mrope is True; known is False alone"),
+    ("qwen2_window", SLIDING, "layers have a window, but sliding_window is absent; add it"),
+    ("qwen2_window", {"layer_types": ["full_attention"]}, "layer_types names 1 layers, but there"),
+    ("qwen3", {"layer_types": ["chunked_attention"] * 3}, "layer_types is 'chunked_attention'; k"),
+    ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention is true"),
+    ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0; known is None"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+    ("gpt2", {"activation_function": "mish"}, "activation_function is 'mish'; known are gelu_ne"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
+def test_what_cannot_be_said_here_is_refused(name, changes, message):
+    with pytest.raises(UserError, match=f"^config.json: {message}"):
+        model_of(name).family.from_hf({**golden(name).published, **changes})
+
+
+def changed(preset: str, part: str = "attention", **changes: Any) -> Any:
+    config: Any = [f.presets[preset] for f in families() if preset in f.presets][0]
+    return config.replace(**{part: getattr(config, part).replace(**changes)})
+
+
+HOMELESS = [
+    ("llama-3-8b", "attention", {"softcap": 5.0}, "5.0 has no place in the config.json of Llama"),
+    ("llama-3-8b", "attention", {"qk_norm": True}, "True has no place"),
+    ("llama-3-8b", "attention", {"window": (8,)}, ".8.* has no place"),
+    ("llama-3-8b", "attention", {"causal": False}, "False has no place"),
+    ("llama-3-8b", "ffn", {"activation": "relu"}, "'relu' has no place"),
+    ("llama-3-8b", "head", {"bias": True}, "True has no place"),
+    ("llama-3-8b", "norm", {"one_plus": True}, "True has no place"),
+    ("qwen3-8b", "attention", {"qk_norm": False}, "False has no place"),
+    ("qwen2.5-7b", "attention", {"out_bias": True}, "True has no place"),
+    ("mistral-7b-v0.3", "attention", {"window": (8, 4)}, ".4, 8. are several windows"),
+    ("gemma-2-2b", "embedding", {"scale": 1.0}, "1.0 has no place"),
+    ("gemma-2-2b", "attention", {"scale": 0.0619}, "0.0619 has no place"),
+    ("gpt2", "attention", {"qk_norm": True}, "True has no place"),
+    ("gpt2", "attention", {"head_dim": 32}, "32 has no place"),
+    ("gpt2", "ffn", {"activation": "swiglu"}, "'swiglu' has no place"),
+    ("gpt3-13b", "attention", {"head_dim": 128}, "128 has no place"),
+]
+
+
+@pytest.mark.parametrize(("preset", "part", "changes", "message"), HOMELESS)
+def test_what_has_no_place_in_a_file_is_refused(preset, part, changes, message):
+    config = changed(preset, part, **changes)
+    (field,) = changes
+    with pytest.raises(UserError, match=f"^model.{part}.{field}.*: {message}"):
+        family_of(config.family).to_hf(config)
+
+
+def test_what_a_run_alone_decides_is_not_in_the_file():
+    config = changed("qwen3-8b", dropout=0.1, impl="reference", window=(None, None))
+    config = config.replace(dropout=0.1, dtype="float32", remat="full", initializer_range=None)
+    family = family_of("qwen3")
+    assert family.from_hf(family.to_hf(config)) == family.presets["qwen3-8b"]
+
+
+TRAINED = {"original_max_position_embeddings": 64}
+SCALINGS = [
+    {"rope_type": "linear", "factor": 3.0},
+    {"rope_type": "dynamic", "factor": 3.0},
+    {"rope_type": "llama3", "factor": 3.0, **TRAINED, "low_freq_factor": 2.0},
+    {"rope_type": "yarn", "factor": 3.0, **TRAINED, "truncate": False, "attention_factor": 1.5},
+    {"rope_type": "yarn", **TRAINED},  # 512 positions of 64 are a factor of 8
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_a_scaling_of_positions_reads_back_from_both_forms(scaling):
+    family, values = family_of("llama"), golden("llama_mha").published
+    config = family.from_hf({**values, "rope_scaling": scaling})
+    newer = {"rope_parameters": {"rope_theta": 10_000.0, **scaling}}
+    assert family.from_hf({**values, "rope_theta": None, **newer}) == config
+    assert family.from_hf(family.to_hf(config)) == config
+    assert config.position[0].scaling.factor == scaling.get("factor", 8.0)
+
+
+def test_mscales_are_another_way_to_say_a_factor():
+    scaling = {"type": "yarn", "factor": 40.0, **TRAINED, "mscale": 0.7, "mscale_all_dim": 2.0}
+    config = family_of("llama").from_hf({**golden("llama_mha").published, "rope_scaling": scaling})
+    want = (0.07 * math.log(40) + 1) / (0.2 * math.log(40) + 1)
+    assert config.position[0].scaling.attention_factor == pytest.approx(want, rel=1e-12)
+
+
+def test_of_a_gemma_that_sees_images_the_text_is_read():
+    images = family_of_architecture("Gemma3ForConditionalGeneration")
+    text = {"hidden_size": 2560, "intermediate_size": 10_240, "num_hidden_layers": 34}
+    text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}
+    config = images.from_hf({"text_config": text, "vision_config": {"hidden_size": 1152}})
+    assert config == family_of("gemma3").presets["gemma-3-4b"]
+    assert images.to_hf(config)["architectures"] == ["Gemma3ForCausalLM"]
+    names = [row.name for row in images.tensors(config)]
+    assert names == [f"language_model.{r.name}" for r in family_of("gemma3").tensors(config)]
+    tower = "vision_tower.vision_model.embeddings.patch_embedding.bias"
+    assert any(re.search(pattern, tower) for pattern in images.ignored)
