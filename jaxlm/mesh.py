@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,6 +37,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,
+    "latent": "fsdp",
     "mlp": "tensor",
     "gates": "tensor",
     "hidden": "fsdp",
@@ -50,6 +51,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
     "length": "context",
     "act_embed": None,
+    "act_latent": None,
     "act_heads": "tensor",
     "act_kv_heads": "tensor",
     "act_mlp": "tensor",
@@ -197,6 +199,44 @@ _split_gradient.defvjp(
     lambda spec, weight: (weight, None),
     lambda spec, _, grad: (jax.lax.with_sharding_constraint(grad, spec),),
 )
+
+
+def on_each_device(
+    function: Callable[..., jax.Array],
+    inputs: Sequence[Sequence[str | None]],
+    output: Sequence[str | None],
+) -> Callable[..., jax.Array]:
+    """`function` of the parts of arrays that a device holds, by their logical axes.
+
+    For what the partitioner would do badly, such as a sort of tokens that need not leave their
+    device. Within, `gather_part` and `sum_parts` are what devices say to one another. Without a
+    mesh, the function itself.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(
+        function,
+        in_specs=tuple(spec_of(axes) for axes in inputs),
+        out_specs=spec_of(output),
+        check_vma=False,
+    )
+
+
+def gather_part(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
+    """`gather_weight` within `on_each_device`; the gradient's transpose is a reduce-scatter."""
+    weight = weight.astype(dtype)
+    if not is_split("fsdp"):
+        return weight
+    for dim, part in enumerate(spec_of(axes)):
+        if part == "fsdp":
+            weight = jax.lax.all_gather(weight, "fsdp", axis=dim, tiled=True)
+    return weight
+
+
+def sum_parts(x: jax.Array, axis: str) -> jax.Array:
+    """The sum, within `on_each_device`, over the devices that a logical axis is split over."""
+    names = spec_of((axis,))[0]
+    return x if names is None or not is_split(names) else jax.lax.psum(x, names)
 
 
 def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:

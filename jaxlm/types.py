@@ -40,6 +40,9 @@ Batch = Mapping[str, Any]
 # masks and any number of hosts give the same number as one big batch.
 Metrics = Mapping[str, tuple[Any, Any]]
 
+# Among the losses that an ffn gives, what is none: [E] int32, tokens that chose each expert.
+LOAD = "load"
+
 Cache = Any  # a pytree: keys and values for attention, the hidden state for recurrences
 
 
@@ -195,6 +198,11 @@ class FFNConfig(Config):
         "dense": "jaxlm.nn.ffn:DenseConfig",
     }
     default_type: ClassVar = "dense"
+
+    @property
+    def routes(self) -> bool:
+        """Whether training must hear of its router: of losses, or of how busy its experts are."""
+        return False
 
     def build(self, dim: int, **options: Any) -> Any:
         raise NotImplementedError

@@ -1,0 +1,117 @@
+"""The experts of a mixture: stacked feed-forward networks that sorted tokens pass.
+
+    up = ExpertKernels(num_experts, {"embed": D}, {"mlp": F}, std=0.02, rngs=rngs)     # [E, D, F]
+    y = run_experts(function, [gate, up, down], x, chosen, weights, taken)             # [B, T, D]
+
+Every device sorts its own tokens by expert, multiplies group by group, and brings the results back
+to their places, where each token's are summed with their weights: nothing of a token depends on
+where others stand. Kernels come gathered over fsdp; what `tensor` splits, the width of the experts,
+is summed last, when a token's results are one again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.kernels.grouped_matmul import grouped_matmul
+from jaxlm.mesh import gather_part, is_split, on_each_device, sum_parts
+
+
+class ExpertKernels(nnx.Module):
+    """A kernel for each expert, drawn as `jaxlm.nn.dense.Dense` draws one."""
+
+    def __init__(
+        self,
+        num_experts: int,
+        inputs: Mapping[str, int],
+        outputs: Mapping[str, int],
+        *,
+        std: float | None,
+        scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        (rows,), (columns,) = inputs.values(), outputs.values()
+        std = 1 / math.sqrt(rows) if std is None else std
+        draws = std * scale * jax.random.normal(rngs.params(), (num_experts * rows, columns))
+        axes = ("experts", *inputs, *outputs)
+        self.kernel = nnx.Param(draws.reshape(num_experts, rows, columns), axes=axes)
+
+
+def run_experts(
+    function: Callable[[jax.Array], jax.Array],
+    parts: Sequence[ExpertKernels],
+    x: jax.Array,  # [B, T, D]
+    chosen: jax.Array,  # [B, T, k] int
+    weights: jax.Array,  # [B, T, k]
+    taken: jax.Array,  # [B, T, k] bool: a choice that is not is of weight 0, and costs nothing
+) -> jax.Array:
+    """sum_k weights_k down_k(function(gate_k(x)) * up_k(x)), [B, T, D]; without gate if not given.
+
+    `parts` are [gate,] up, down.
+    """
+    axes = [part.kernel.get_metadata()["axes"] for part in parts]
+    tokens, choices = ("batch", "length", "act_embed"), ("batch", "length", None)
+    run = on_each_device(
+        partial(_run, function, axes), [tokens, choices, choices, choices, *axes], tokens
+    )
+    return run(x, chosen, weights, taken, *(part.kernel.get_value() for part in parts))
+
+
+def _run(
+    function: Any,
+    axes: list[tuple[str, ...]],
+    x: jax.Array,  # [B, T, D]
+    chosen: jax.Array,  # [B, T, k]
+    weights: jax.Array,
+    taken: jax.Array,  # bool
+    *kernels: jax.Array,  # [gate,] up, down: this device's parts
+) -> jax.Array:
+    """The tokens are sorted by expert, pass, and come back."""
+    num_experts, k, dim = len(kernels[0]), chosen.shape[-1], x.shape[-1]
+    expert = jnp.where(taken, chosen, num_experts).reshape(-1)  # [M]; none comes last
+    order = jnp.argsort(expert, stable=True)
+    back = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)), unique_indices=True)
+    sizes = jnp.diff(jnp.searchsorted(expert[order], jnp.arange(num_experts + 1)))
+
+    def product(rows: jax.Array, index: int) -> jax.Array:
+        def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+            return grouped_matmul(rows, gather_part(kernel, axes[index], rows.dtype), sizes)
+
+        if is_split("fsdp"):  # the backward pass gathers the kernels again, as in `Dense`
+            product = jax.checkpoint(product, prevent_cse=False)
+        return product(rows, kernels[index])
+
+    rows = _move(k, x.reshape(-1, dim), order, back)  # [M, D]
+    inner = function(product(rows, 0))
+    if len(kernels) == 3:
+        inner = inner * product(rows, 1)
+    y = _move(1, product(inner, len(kernels) - 1), back, order).reshape(*chosen.shape, dim)
+    y = jnp.einsum("BTKD,BTK->BTD", y, weights, preferred_element_type=jnp.float32)
+    return sum_parts(y.astype(x.dtype), "mlp")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _move(copies: int, x: jax.Array, order: jax.Array, back: jax.Array) -> jax.Array:
+    """Rows [M, D] in an order, of x [M / copies, D] each of whose rows counts so many times.
+
+    `back` is the inverse order: with it the gradient is no scatter.
+    """
+    return x[order // copies]
+
+
+def _move_backward(copies, residuals, gradient):  # type: ignore[no-untyped-def]
+    (back,) = residuals
+    rows = gradient[back]
+    return rows.reshape(-1, copies, rows.shape[-1]).sum(1), None, None
+
+
+_move.defvjp(
+    lambda copies, x, order, back: (_move(copies, x, order, back), (back,)), _move_backward
+)
