@@ -216,6 +216,72 @@ def _info(verbs: Any, name: str) -> argparse.ArgumentParser:
     return verb
 
 
+def _import(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "make a run of a model in Hugging Face's format",
+        "Reads config.json, safetensors and the tokenizer of a folder, and makes a run directory\n"
+        "that can be used, fine-tuned from and exported. Pickles (.bin, .pt) are never loaded.",
+        ("import hf downloads/gpt2 --out runs/gpt2", ""),
+        ("import hf downloads/llama --out runs/llama mesh.fsdp=4", "over four devices"),
+    )
+    verb.add_argument("format", choices=("hf",))
+    verb.add_argument("folder", metavar="DIR", help="the folder with config.json")
+    verb.add_argument("--out", required=True, metavar="RUN_DIR", help="a new folder")
+    verb.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="of activations and matmuls, short for model.dtype; parameters are float32",
+    )
+    _add_overrides(verb)
+    _add_processes(verb)
+    return verb
+
+
+def _export(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "write a run in Hugging Face's format",
+        "Writes config.json, safetensors and the tokenizer, for transformers and others to load.\n"
+        "Averaged weights are taken where the run keeps them.",
+        ("export hf runs/quickstart --out out/quickstart --family llama", ""),
+        ("export hf runs/gpt2 --out out/gpt2 --dtype bfloat16 --max-shard-size 500MB", ""),
+    )
+    verb.add_argument("format", choices=("hf",))
+    _add_run(verb)
+    verb.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    _add_step(verb)
+    verb.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "float64"),
+        help="of the tensors (default: that of the import, else float32)",
+    )
+    verb.add_argument("--family", metavar="NAME", help="whose format (default: model.family)")
+    verb.add_argument(
+        "--max-shard-size",
+        type=_size,
+        default=5 * 10**9,
+        metavar="SIZE",
+        help="of a file, such as 500MB (default 5GB)",
+    )
+    return verb
+
+
+def _presets(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "list the published models that model.preset names",
+        "Every preset with its family, parameters and sizes. Use one by `model: {preset: NAME}`\n"
+        "in a config, or model.preset=NAME; other fields of model lie over its values.",
+        ("presets", ""),
+    )
+    _add_json(verb)
+    return verb
+
+
 def _data(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb = _verb(
         verbs,
@@ -289,6 +355,9 @@ VERBS: dict[str, Callable[[Any, str], argparse.ArgumentParser]] = {
     "eval": _eval,
     "report": _report,
     "info": _info,
+    "import": _import,
+    "export": _export,
+    "presets": _presets,
     "data": _data,
     "tokenizer": _tokenizer,
     "config": _config,
@@ -353,6 +422,16 @@ def _number(kind: type, good: Callable[[Any], bool], what: str) -> Callable[[str
         return value
 
     return read
+
+
+def _size(text: str) -> int:
+    """Bytes from "5GB", "500MB", "10KB" or a plain number; powers of 1000, as Hugging Face's."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    unit = text[-2:].upper()
+    digits = text[:-2] if unit in units else text
+    if not digits.isdecimal() or int(digits) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write one, such as 500MB or 5GB")
+    return int(digits) * units.get(unit, 1)
 
 
 _whole = _number(int, lambda v: v >= 1, "a whole number from 1")

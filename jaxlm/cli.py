@@ -100,7 +100,8 @@ def _generate(arguments: Any) -> int:
     from jaxlm.config import UserError, type_name
     from jaxlm.generate import Writer
     from jaxlm.run import load_saved, objective_of
-    from jaxlm.train.session import load_trained
+    from jaxlm.train.run_dir import RunDir
+    from jaxlm.train.session import load_trained, saved_tokenizer
 
     sampling = _sampling(arguments)
     objective = objective_of(load_saved(arguments.run_dir, arguments.overrides).config)
@@ -109,7 +110,8 @@ def _generate(arguments: Any) -> int:
             f"{arguments.run_dir}: its objective is {type_name(type(objective))}, which writes no "
             "text; use `jaxlm eval`, or generate from a causal_lm run"
         )
-    _, program, params, tokenizer, step = load_trained(
+    tokenizer = saved_tokenizer(RunDir(arguments.run_dir))
+    _, program, params, step = load_trained(
         arguments.run_dir, overrides=tuple(arguments.overrides), step=arguments.step, report=_say
     )
     prompts = arguments.prompt or [""]
@@ -174,6 +176,54 @@ def _existing_run(name: str) -> Path:
     from jaxlm.run import saved_config
 
     return saved_config(name).parent
+
+
+# ------------------------------------------------------------------------------------- interchange
+
+
+def _import(arguments: Any) -> int:
+    from pathlib import Path
+
+    from jaxlm.hf import import_model
+    from jaxlm.mesh import init_processes
+
+    init_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    line = import_model(
+        Path(arguments.folder),
+        Path(arguments.out),
+        arguments.overrides,
+        dtype=arguments.dtype,
+        report=_say,
+    )
+    print(line)
+    return 0
+
+
+def _export(arguments: Any) -> int:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the host's work: no accelerator is taken from a trainer
+    from pathlib import Path
+
+    from jaxlm.hf import export_run
+
+    line = export_run(
+        _existing_run(arguments.run_dir),
+        Path(arguments.out),
+        step=arguments.step,
+        dtype=arguments.dtype,
+        family=arguments.family,
+        max_bytes=arguments.max_shard_size,
+        report=_say,
+    )
+    print(line)
+    return 0
+
+
+def _presets(arguments: Any) -> int:
+    from jaxlm.models.presets import all_presets, render
+
+    presets = list(all_presets())
+    print(json.dumps([p._asdict() for p in presets]) if arguments.json else render(presets))
+    return 0
 
 
 # ---------------------------------------------------------------------------------- data, tokenizer
@@ -255,6 +305,9 @@ VERBS: dict[str, Callable[[Any], int]] = {
     "eval": _eval,
     "report": _report,
     "info": _info,
+    "import": _import,
+    "export": _export,
+    "presets": _presets,
     "data": _data,
     "tokenizer": _tokenizer,
     "config": _config,

@@ -67,6 +67,7 @@ __all__ = [
     "to_dict",
     "to_yaml",
     "type_name",
+    "where",
 ]
 
 C = TypeVar("C", bound="Config")

@@ -132,7 +132,7 @@ def evaluate_run(
     run_dir: str, *, overrides: tuple[str, ...] = (), step: int | None = None, report: Any = print
 ) -> tuple[int, dict[str, float], dict[str, Any]]:
     """(step, figures, tables) of a run's checkpoint over its whole validation split."""
-    config, program, params, _, step = load_trained(
+    config, program, params, step = load_trained(
         run_dir, overrides=overrides, step=step, report=report
     )
     evaluator = evaluator_of(Session(config, prepare_data(config, report), program))

@@ -9,13 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxlm import config as configs
 from jaxlm.config import UserError
 from jaxlm.run import config_sha256, load_saved
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.run_dir import RunDir
-from jaxlm.train.session import program_of
+from jaxlm.train.session import one_device_program
 
 Found = dict[str, Any]
 
@@ -48,18 +47,25 @@ def describe_run(path: Path) -> Found:
             }
             for info in reader.list()
         ],
+        "imported": _imported(run),
         "problems": problems,
         "final": _result(path),
     }
     if step is not None:
-        # One device is enough to read parameters, whatever mesh the run was on.
-        mesh = configs.parse(type(config.mesh), {"data": 1, "num_devices": 1}).build()
-        program = program_of(config.replace(mesh=type(config.mesh)()), mesh, training=False)
+        _, program = one_device_program(path)
         params = reader.restore_partial(step, {"params": program.abstract_params})["params"]
         found["num_params"] = reader.read_metadata(step).count("params/")
         found["param_sha256"] = param_sha256(params)
         found["data"] = json.loads(reader.read_file(step, "data.json"))
     return found
+
+
+def _imported(run: RunDir) -> dict[str, Any] | None:
+    """Where imported weights came from."""
+    if not run.imported.is_file():
+        return None
+    record = json.loads(run.imported.read_text())
+    return {key: record[key] for key in ("source", "family", "architecture", "dtype")}
 
 
 def _result(path: Path) -> dict[str, Any] | None:
@@ -78,6 +84,8 @@ def render(found: Found) -> str:
         ("config_sha256", found["config_sha256"]),
         ("data", f"{data['rows']:,} rows, epoch {data['epoch']:.3f}" if data else None),
     ]
+    if came := found["imported"]:
+        rows.append(("imported", "{source}: {architecture}, {dtype}".format(**came)))
     for item in found["checkpoints"]:
         size = f"{item['size_bytes'] / 2**20:.1f} MiB"
         rows.append(("checkpoint", f"{item['step']:>8}  {size:>12}  {item['kept']}"))

@@ -4,7 +4,7 @@
     resolved.config.optimizer.learning_rate
 
 With `init.from` the source run's model and tokenizer lie below the file, so a second stage names
-only what it changes.
+only what it changes. `model.preset` names a published model, whose values lie below the file's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm import config as configs
-from jaxlm.config import REQUIRED, Config, Layer, Mark, Resolved, UserError, field
+from jaxlm.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
 from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.base import Objective
 from jaxlm.train.checkpoint import CheckpointConfig
@@ -28,7 +28,7 @@ from jaxlm.types import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfi
 class TrainConfig(Config):
     """How long, how much at once, and how the batches are fed."""
 
-    steps: int | None = field(None, "optimizer steps of the whole run; null: from epochs", ge=1)
+    steps: int | None = field(None, "optimizer steps of the whole run; null: from epochs", ge=0)
     epochs: float | None = field(None, "passes over the training rows, where steps is null", gt=0)
     batch_size: int = field(32, "rows of one step, over all devices and micro-batches", ge=1)
     accumulation: int = field(1, "micro-batches that a step's rows are taken in", ge=1)
@@ -89,11 +89,13 @@ class RunConfig(Config):
     cache_dir: str | None = field(
         None, "where corpora and token stores are kept; null: the user's cache"
     )
-    tokenizer: TokenizerConfig = field(REQUIRED, "text to tokens")
-    data: DataConfig = field(REQUIRED, "what is trained on")
+    tokenizer: TokenizerConfig | None = field(REQUIRED, "text to tokens; null: there is none")
+    data: DataConfig | None = field(REQUIRED, "what is trained on; null: there is none")
     model: ModelConfig = field(REQUIRED, "the model's shape")
     objective: ObjectiveConfig = field(REQUIRED, "what is learnt")
-    optimizer: OptimizerConfig = field(REQUIRED, "how gradients become updates")
+    optimizer: OptimizerConfig | None = field(
+        REQUIRED, "how gradients become updates; null: the weights are used as they came"
+    )
     mesh: MeshConfig = field(MeshConfig, "how devices are arranged")
     train: TrainConfig = field(REQUIRED, "how long and how much at once")
     eval: EvalConfig = field(EvalConfig, "when the validation split is measured")
@@ -103,6 +105,12 @@ class RunConfig(Config):
     )
     logging: LoggingConfig = field(LoggingConfig, "where metrics go")
     init: InitConfig = field(InitConfig, "where the weights come from")
+
+    def validate(self) -> None:
+        if self.optimizer is None and self.train.steps != 0:
+            raise UserError("optimizer: null trains nothing; name one, such as {type: adamw}")
+        if self.optimizer is not None and self.train.steps == 0:
+            raise UserError("train.steps: 0 trains nothing; set it to 1 or more")
 
 
 def objective_of(config: RunConfig) -> Objective:
@@ -145,6 +153,7 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunCon
     init = top.values.get("init")
     source = init.get("from") if isinstance(init, dict) else None
     layer = _inherited(Path(source)) if isinstance(source, str) else Layer({})
+    layer.merge(_preset(top))
     layer.merge(top)
     named = "tokenizer" in layer.values or "type" in (layer.values.get("model") or {})
     if "objective" in layer.values and not named:
@@ -157,6 +166,29 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunCon
         layer.values["run_dir"] = f"runs/{path.stem}"
         layer.marks["run_dir"] = Mark("name of the config file")
     return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
+
+
+def _preset(top: Layer) -> Layer:
+    """The values of the published model that `model.preset` names, which is taken out of `top`."""
+    model = top.values.get("model")
+    if not isinstance(model, dict) or "preset" not in model:
+        return Layer({})
+    from jaxlm.models.families import preset
+
+    name = model.pop("preset")
+    line = configs.where("model.preset", top.marks)
+    top.marks.pop("model.preset", None)
+    try:
+        found = preset(str(name))
+    except UserError as error:
+        raise ConfigError(f"{line}{error}") from None
+    kind, given = configs.type_name(type(found)), model.get("type")
+    if given not in (None, kind):
+        line = configs.where("model.type", top.marks)
+        raise ConfigError(f"{line}model.type: {given!r} but preset {name} is a {kind}; remove one")
+    mark = Mark(f"preset {name}")
+    marks = {path: mark for path, _, _ in configs.describe(found, "model")}
+    return Layer({"model": configs.to_dict(found)}, marks)
 
 
 def _inherited(source: Path) -> Layer:
@@ -172,6 +204,8 @@ def _inherited(source: Path) -> Layer:
         "model": base.values["model"],
         "tokenizer": {"type": "saved", "path": str(source / "tokenizer")},
     }
+    if base.values.get("tokenizer") is None:  # imported without one: the file names its own
+        del values["tokenizer"]
     return Layer(values, {key: mark for key in (*values, *(f"model.{k}" for k in values["model"]))})
 
 

@@ -303,6 +303,7 @@ class ObjectiveConfig(Config):
     """What is learnt: a host transform and a device loss under one name."""
 
     registry: ClassVar = {
+        "none": "jaxlm.objectives.none:NoObjective",
         "causal_lm": "jaxlm.objectives.causal_lm:CausalLM",
         "sequence_classification": (
             "jaxlm.objectives.sequence_classification:SequenceClassification"

@@ -23,7 +23,7 @@ from jaxlm.types import Tokenizer, TokenizerConfig
 
 SPACE = "\u2581"
 # Looked for, in this order, where neither the config nor tokenizer_config.json names the token.
-_USUAL = {
+USUAL = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
     "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"),
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"),
@@ -63,7 +63,7 @@ def _named_beside(path: Path) -> dict[str, str]:
         return {}
     try:
         values = json.loads(beside.read_text(encoding="utf-8"))
-        found = {name: values.get(f"{name}_token") for name in _USUAL}
+        found = {name: values.get(f"{name}_token") for name in USUAL}
     except (ValueError, AttributeError) as error:
         raise UserError(f"{beside}: not a JSON object ({error}); mend or remove it") from None
     found = {k: v.get("content") if isinstance(v, dict) else v for k, v in found.items()}
@@ -71,11 +71,14 @@ def _named_beside(path: Path) -> dict[str, str]:
 
 
 class HuggingFaceTokenizer(BaseTokenizer):
-    """The content of a tokenizer.json, and {"bos": "<s>", ...} for its special tokens."""
+    """The content of a tokenizer.json, and {"bos": "<s>", ...} for its special tokens.
+
+    A name of None says that there is no such token; one that is left out is looked for.
+    """
 
     kind = "huggingface"
 
-    def __init__(self, content: bytes, names: Mapping[str, str]) -> None:
+    def __init__(self, content: bytes, names: Mapping[str, str | None]) -> None:
         library = need("tokenizers", "hf", "a tokenizer.json")
         try:
             spec = json.loads(content)
@@ -90,7 +93,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self._special = {t["id"] for t in spec.get("added_tokens", ()) if t["special"]}
         self.token_bytes = self._bytes_of_ids(spec, vocabulary)
         self.vocab_size = len(self.token_bytes)
-        ids = special_ids({name: _find(name, names, vocabulary) for name in _USUAL})
+        ids = special_ids({name: _find(name, names, vocabulary) for name in USUAL})
         self.bos_id, self.eos_id, self.unk_id = ids["bos_id"], ids["eos_id"], ids["unk_id"]
         self.pad_id = ids["pad_id"] or 0
         self.lossless = all(self._returns(text) for text in PROBES)
@@ -103,6 +106,10 @@ class HuggingFaceTokenizer(BaseTokenizer):
             if i not in self._special:
                 out[i] = added[i].encode() if i in added else spell(token)
         return out
+
+    def spelling(self, i: int) -> str:
+        """How the file writes token i."""
+        return self._tokenizer.id_to_token(i)
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -125,15 +132,17 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return cls(files["tokenizer.json"], json.loads(files["special_tokens.json"]))
 
 
-def _find(name: str, names: Mapping[str, str], vocabulary: Mapping[str, int]) -> int | None:
+def _find(name: str, names: Mapping[str, str | None], vocabulary: Mapping[str, int]) -> int | None:
     if name in names:
         token = names[name]
+        if token is None:
+            return None
         if token not in vocabulary:
             raise UserError(
                 f"has no {name} token {token!r}; {suggest(token, list(vocabulary)[:50])}"
             )
         return vocabulary[token]
-    return next((vocabulary[token] for token in _USUAL[name] if token in vocabulary), None)
+    return next((vocabulary[token] for token in USUAL[name] if token in vocabulary), None)
 
 
 def _speller(spec: Any) -> Callable[[str], bytes]:

@@ -12,6 +12,7 @@ spelt in bytes.
 from __future__ import annotations
 
 import io
+import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -67,21 +68,23 @@ class SentencePiece(TokenizerConfig):
 
 
 class SentencePieceTokenizer(BaseTokenizer):
-    """A SentencePiece model (the bytes of its .model file)."""
+    """A SentencePiece model (the bytes of its .model file).
+
+    `names` ({"bos": "<s>", "eos": None}) are special tokens that are not those of the model.
+    """
 
     kind = "sentencepiece"
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, names: Mapping[str, str | None] | None = None) -> None:
         import sentencepiece
 
-        self._model = model
+        self._model, self._names = model, dict(names or {})
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         p = self._processor
         self.token_bytes = [_piece_bytes(p, i) for i in range(p.get_piece_size())]
         self.vocab_size = len(self.token_bytes)
-        ids = special_ids(
-            {"bos": p.bos_id(), "eos": p.eos_id(), "pad": p.pad_id(), "unk": p.unk_id()}
-        )
+        own = {"bos": p.bos_id(), "eos": p.eos_id(), "pad": p.pad_id(), "unk": p.unk_id()}
+        ids = special_ids(own | _renamed(p, self._names))
         self.bos_id, self.eos_id = ids["bos_id"], ids["eos_id"]
         self.pad_id = ids["pad_id"] or 0
         spells_bytes = any(p.is_byte(i) for i in range(len(self.token_bytes)))
@@ -92,13 +95,13 @@ class SentencePieceTokenizer(BaseTokenizer):
             else [p.unk_id()]
         )
         # Models from elsewhere may put a space before every text, as Llama's does.
-        self._adds_space = p.encode("a", out_type=str)[0].startswith(SPACE)
+        self.adds_space = p.encode("a", out_type=str)[0].startswith(SPACE)
         # Where a line break is a piece of its own, a text can be cut after it without other ids.
         self._breaks_lines = "\n" in p.encode("a\na", out_type=str)
         self.lossless = all(self._returns(text) for text in PROBES)
 
     def encode(self, text: str) -> list[int]:
-        if self._adds_space or (SPACE not in text and len(text) <= _MAX_CHUNK):
+        if self.adds_space or (SPACE not in text and len(text) <= _MAX_CHUNK):
             return self._processor.encode(text)
         ids: list[int] = []
         for number, part in enumerate(text.split(SPACE)):
@@ -110,14 +113,34 @@ class SentencePieceTokenizer(BaseTokenizer):
 
     def decode(self, ids: Any) -> str:
         text = super().decode(ids)
-        return text.removeprefix(" ") if self._adds_space else text
+        return text.removeprefix(" ") if self.adds_space else text
+
+    def spelling(self, i: int) -> str:
+        """How the model writes piece i."""
+        return self._processor.id_to_piece(i)
 
     def files(self) -> dict[str, bytes]:
-        return {"sentencepiece.model": self._model}
+        files = {"sentencepiece.model": self._model}
+        if self._names:
+            files["special_tokens.json"] = json.dumps(self._names, sort_keys=True).encode()
+        return files
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
-        return cls(files["sentencepiece.model"])
+        return cls(files["sentencepiece.model"], json.loads(files.get("special_tokens.json", "{}")))
+
+
+def _renamed(processor: Any, names: Mapping[str, str | None]) -> dict[str, int | None]:
+    """The ids of special tokens by name. Padding that the model has no piece for stays its own."""
+    ids: dict[str, int | None] = {}
+    for name, piece in names.items():
+        i = None if piece is None else processor.piece_to_id(piece)
+        known = i is None or processor.id_to_piece(i) == piece
+        if not known and name in ("bos", "eos"):
+            raise UserError(f"has no {name} token {piece!r}; check the file that names it")
+        if known and name != "unk":
+            ids[name] = i
+    return ids
 
 
 def _piece_bytes(processor: Any, i: int) -> bytes:

@@ -75,6 +75,7 @@ def train(resolved: Resolved[RunConfig], *, must_exist: bool = False) -> Outcome
     run = RunDir(resolved.config.run_dir or "")
     if must_exist and not run.config.is_file():
         raise UserError(f"{run}: not a run directory; `jaxlm train CONFIG` starts one")
+    sessions.check_trainable(run)
     with ExitStack() as stack:
         stack.enter_context(run.lock(jax.process_index()))
         watch = Stopwatch.load(run.path)

@@ -9,6 +9,8 @@ The folder holds
 
     config.yaml  environment.json  data_manifest.json  tokenizer/  checkpoints/  metrics.jsonl
     ledger.jsonl  samples.jsonl  tensorboard/  report.html  log.txt  run.lock
+
+and of a run that was imported, or began from one, import.json and hf/: see `jaxlm.hf`.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class RunDir:
         self.tensorboard = self.path / "tensorboard"
         self.report = self.path / "report.html"
         self.log = self.path / "log.txt"
+        self.imported = self.path / "import.json"
+        self.originals = self.path / "hf"
         self.lock_file = self.path / "run.lock"
 
     def __str__(self) -> str:

@@ -32,7 +32,7 @@ from jaxlm.data.loader import Loader
 from jaxlm.data.prepared import Prepared
 from jaxlm.data.tokenizers import Saved, load_tokenizer
 from jaxlm.doctor import environment
-from jaxlm.mesh import check_accumulation, local_rows
+from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.fit import check_fit
@@ -63,7 +63,16 @@ def prepare_data(
     """
     run, folder = RunDir(config.run_dir or ""), cache_dir(config)
     check_writable(folder)
-    tokenizer = Saved(path=str(run.tokenizer)) if has_started(run) else config.tokenizer
+    tokenizer = config.tokenizer
+    if has_started(run) and not _lacks_tokenizer(run):
+        tokenizer = Saved(path=str(run.tokenizer))
+    if config.data is None:
+        raise UserError(
+            "data: null, there is none to work on; name some, such as "
+            "data='{type: text, source: {type: text, files: a.txt}, seq_len: 128}'"
+        )
+    if tokenizer is None:
+        raise UserError("tokenizer: null, so a text has no tokens; name one, tokenizer.type=...")
     workers = config.train.data_workers if workers is None else workers
     return config.data.prepare(tokenizer, folder, workers=workers, report=report)
 
@@ -87,6 +96,29 @@ def has_started(run: RunDir) -> bool:
     and whatever stands there gives way to the config that is started next.
     """
     return run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+
+
+def check_trainable(run: RunDir) -> None:
+    """Raises `UserError` where the folder holds weights that were imported, which have no state."""
+    if run.imported.is_file():
+        raise UserError(
+            f"{run}: was imported and has no optimizer state to go on from; train from its weights "
+            f"in a run of their own: `jaxlm finetune CONFIG init.from={run}`"
+        )
+
+
+def saved_tokenizer(run: RunDir) -> Any:
+    """The tokenizer that a run keeps; raises `UserError` where it was imported without one."""
+    if _lacks_tokenizer(run):
+        raise UserError(
+            f"{run}: was imported without a tokenizer, so a text has no tokens; put its "
+            "tokenizer.json beside the weights and import them again"
+        )
+    return load_tokenizer(run.tokenizer)
+
+
+def _lacks_tokenizer(run: RunDir) -> bool:
+    return run.imported.is_file() and not run.tokenizer.exists()
 
 
 def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
@@ -170,12 +202,23 @@ def write_run_files(run: RunDir, session: Session, marks: Mapping[str, Any]) -> 
         shutil.rmtree(partial, ignore_errors=True)
         session.prepared.tokenizer.save(partial)
         partial.rename(run.tokenizer)
+        _keep_originals(run, session.config.init.from_)
     write_atomic(run.data_manifest, json.dumps(session.prepared.manifest, indent=1))
     write_atomic(run.environment, json.dumps(environment(), indent=1))
     write_atomic(
         run.path / "marks.json", json.dumps({k: str(m) for k, m in marks.items()}, indent=1)
     )
     write_atomic(run.config, configs.to_yaml(session.config))
+
+
+def _keep_originals(run: RunDir, source: str | None) -> None:
+    """The files that a first stage was imported with come along, so that an export has them."""
+    shutil.rmtree(run.originals, ignore_errors=True)
+    if source is not None and RunDir(source).originals.is_dir():
+        partial = run.path / ".hf.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(RunDir(source).originals, partial)
+        partial.rename(run.originals)
 
 
 def check_same_run(run: RunDir, config: RunConfig) -> None:
@@ -214,8 +257,10 @@ def read_pretrained(session: Session) -> dict[str, Any]:
     """
     program, config = session.program, session.config
     source = RunDir(config.init.from_ or "")
-    tokenizer = load_tokenizer(source.tokenizer)
-    if tokenizer.fingerprint() != session.prepared.tokenizer.fingerprint():
+    own = session.prepared.tokenizer.fingerprint()
+    if _lacks_tokenizer(source):
+        log.info("%s has no tokenizer to compare with: its ids are taken as this one's", source)
+    elif load_tokenizer(source.tokenizer).fingerprint() != own:
         raise UserError(
             f"tokenizer: is not the one that {source} (init.from) was trained with; leave "
             "tokenizer out of the config, and that one is used"
@@ -252,8 +297,8 @@ def params_part(reader: CheckpointReader, step: int, use_ema: bool = True) -> st
 
 def load_trained(
     run_dir: str, *, overrides: tuple[str, ...] = (), step: int | None = None, report: Any = print
-) -> tuple[RunConfig, Program, Any, Any, int]:
-    """(config, program, parameters, tokenizer, step) of a run, for use without training.
+) -> tuple[RunConfig, Program, Any, int]:
+    """(config, program, parameters, step) of a run, for use without training.
 
     Raises `UserError` where the folder is no run, or has no checkpoint (yet).
     """
@@ -267,4 +312,11 @@ def load_trained(
     program = program_of(config, config.mesh.build(), training=False)
     part = params_part(reader, step)
     params = reader.restore_partial(step, {part: program.abstract_params})[part]
-    return config, program, params, load_tokenizer(run.tokenizer), step
+    return config, program, params, step
+
+
+def one_device_program(run_dir: str | Path) -> tuple[RunConfig, Program]:
+    """A run's config, and its program on one device, which is enough to look at parameters."""
+    config = load_saved(run_dir).config
+    mesh = configs.parse(MeshConfig, {"data": 1, "num_devices": 1}).build()
+    return config, program_of(config.replace(mesh=MeshConfig()), mesh, training=False)

@@ -115,7 +115,7 @@ def test_a_second_stage_starts_from_the_weights_that_it_names(
 
 def test_what_a_run_is_used_with_is_its_average(source: Path) -> None:
     """`generate` and `eval` take the averaged weights, as the run's own evaluation did."""
-    *_, params, _, step = load_trained(str(source), overrides=("mesh={data: 8, fsdp: 1, tensor: 1}",))
+    *_, params, step = load_trained(str(source), overrides=("mesh={data: 8, fsdp: 1, tensor: 1}",))
     assert step == 4
     for path, value in stored(source, 4, "ema").items():
         np.testing.assert_array_equal(np.asarray(flatten(params)[path]), value)

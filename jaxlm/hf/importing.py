@@ -1,0 +1,221 @@
+"""A folder in Hugging Face's format as a run directory: config, tokenizer, checkpoint 0.
+
+    import_model(Path("downloads/gpt2"), Path("runs/gpt2"), ["mesh.fsdp=4"], report=print)
+
+Parameters are float32, as everywhere; the dtypes that the files had are kept in import.json, so
+that an export gives every byte back. hf/ in the run keeps config.json and the tokenizer's files as
+they came. The run has neither data nor an optimizer: `jaxlm finetune CONFIG init.from=RUN` trains
+from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlm import config as configs
+from jaxlm.config import Layer, Mark, UserError
+from jaxlm.doctor import environment
+from jaxlm.hf.folder import new_folder
+from jaxlm.hf.matching import Match, dtypes_of, match_tensors
+from jaxlm.hf.reading import check_repeats, read_params
+from jaxlm.hf.stored import INDEX, Stored, some
+from jaxlm.hf.vocabularies import FILES, keep, read_json, read_tokenizer
+from jaxlm.models.families import family_of_architecture
+from jaxlm.models.families.base import Family
+from jaxlm.models.families.table import tensor_shapes
+from jaxlm.run import RunConfig
+from jaxlm.train.agree import decide, processes
+from jaxlm.train.checkpoint import Checkpointer
+from jaxlm.train.checksums import digest_files
+from jaxlm.train.run_dir import RunDir, write_atomic
+from jaxlm.train.session import program_of, use_compilation_cache
+from jaxlm.tree import flatten
+from jaxlm.types import ModelConfig
+
+CHUNK_BYTES = 64 << 20  # on the host at a time; less where the files are small
+CONFIGS = ("config.json", "generation_config.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder that was looked at: all of it but the weights."""
+
+    folder: Path
+    values: Mapping[str, Any]  # config.json
+    family: Family
+    model: ModelConfig
+    tokenizer: Any | None
+
+
+def import_model(
+    folder: Path,
+    out: Path,
+    overrides: Iterable[str] = (),
+    *,
+    dtype: str | None = None,
+    report: Callable[[str], None] = print,
+    chunk_bytes: int | None = None,
+) -> str:
+    """Makes the run `out`, whole or not at all; returns a line that tells what it holds.
+
+    `dtype` is that of activations and matmuls; `overrides` are as those of a config.
+    Raises `UserError` for what is missing, left over or cannot be read.
+    """
+    source = read_source(folder)
+    config = _run_config(source, out, dtype, overrides)
+    stored = Stored.open(folder)
+    use_compilation_cache(config)
+    program = program_of(config, config.mesh.build(), training=False)
+    shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
+    match = match_tensors(source.family, config.model, shapes, stored)
+    record = _record(source, stored, match)
+    _tell(source, stored, match, record, report)
+    with new_folder(out) as partial:
+        size = chunk_bytes or max(1 << 20, min(CHUNK_BYTES, stored.largest_file // 16))
+        check_repeats(stored, match.pieces, match.repeats, chunk_bytes=size)
+        params = read_params(stored, match.pieces, program.abstract_params, chunk_bytes=size)
+        _write_run(RunDir(partial), config, source, record, params, report)
+    count = sum(leaf.size for leaf in flatten(program.abstract_params).values())
+    return (
+        f"{out}: {source.family.name}, {count:,} parameters of {len(stored.files)} files, "
+        f"{record['dtype']} there; "
+        + (f"{source.tokenizer.vocab_size} ids" if source.tokenizer else "no tokenizer")
+    )
+
+
+def read_source(folder: Path) -> Source:
+    """What a folder says of its model."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: has no config.json; name a folder in Hugging Face's format")
+    values = read_json(path)
+    family, model = read_config(path, values)
+    return Source(folder, values, family, model, read_tokenizer(folder, values))
+
+
+def read_config(path: Path, values: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
+    """The family and the model that a config.json tells of."""
+    names = values.get("architectures")
+    if not isinstance(names, list) or not names:
+        raise UserError(f'{path}: names no architectures; add them, such as ["GPT2LMHeadModel"]')
+    if values.get("quantization_config"):
+        raise UserError(f"{path}: quantization_config: is not read; bring unquantised weights")
+    try:
+        family = family_of_architecture(names[0])
+        return family, family.from_hf(values)
+    except KeyError as error:
+        raise UserError(f"{path}: has no {error.args[0]}; get the file again") from None
+    except UserError as error:
+        text = str(error)
+        raise UserError(f"{path}: {text.removeprefix('config.json: ')}") from None
+
+
+def _run_config(
+    source: Source, out: Path, dtype: str | None, overrides: Iterable[str]
+) -> RunConfig:
+    """The config of a run that has weights and was never trained here."""
+    looks = getattr(source.model, "attention", None)
+    writes = not source.model.encodes and (looks is None or looks.causal)
+    tokenizer = {"type": "saved", "path": str(out.absolute() / "tokenizer")}
+    values: dict[str, Any] = {
+        "tokenizer": tokenizer if source.tokenizer else None,
+        "data": None,
+        "model": configs.to_dict(source.model),
+        "objective": {"type": "causal_lm" if writes else "none"},
+        "optimizer": None,
+        "train": {"steps": 0},
+    }
+    if dtype is not None:
+        for part in (values["model"], values["model"].get("encoder")):
+            if part is not None:
+                part["dtype"] = dtype
+    mark = Mark(str(source.folder / "config.json"))
+    layer = Layer(values, {key: mark for key in values})
+    layer.merge(configs.read_overrides(overrides))
+    layer.merge(Layer({"run_dir": str(out)}, {"run_dir": Mark("command line")}))
+    return configs.parse(RunConfig, layer.values, layer.marks)
+
+
+def _record(source: Source, stored: Stored, match: Match) -> dict[str, Any]:
+    """import.json: what an export needs to give every byte back, and where it all came from."""
+    repeats = tensor_shapes(match.repeats)
+    names = [*tensor_shapes(match.pieces), *repeats]
+    dtype, others = dtypes_of(names, stored.tensors)
+    files = [*stored.files, *keep(source.folder, (*CONFIGS, INDEX, *FILES))]
+    index, count = processes()
+    mine = json.dumps(digest_files(source.folder, files[index::count], threads=2))
+    text = decide(
+        f"hf/{source.folder}/hashes", mine,
+        lambda texts: json.dumps(dict(sorted(p for t in texts for p in json.loads(t).items()))),
+    )  # fmt: skip
+    return {
+        "format": "hf",
+        "source": str(source.folder.absolute()),
+        "family": source.family.name,
+        "architecture": source.values["architectures"][0],
+        "names": match.names,
+        "dtype": dtype,
+        "other_dtypes": others,
+        "repeats": list(repeats),
+        "ignored": match.ignored,
+        "tokenizer": source.tokenizer.fingerprint() if source.tokenizer else None,
+        "files": {
+            name: {"size": size, "sha256": digest}
+            for name, (size, digest) in json.loads(text).items()
+        },
+    }
+
+
+def _tell(
+    source: Source,
+    stored: Stored,
+    match: Match,
+    record: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> None:
+    """What a user should hear of before the weights are read."""
+    if match.ignored:
+        report(f"left out, no parameters: {some(match.ignored)}")
+    wide = [name for name, info in stored.tensors.items() if info.dtype == "F64"]
+    if wide:
+        report(f"rounded from float64 to float32: {some(wide)}")
+    size = source.model.vocab_size
+    if source.tokenizer is None:
+        report(f"{source.folder}: has no tokenizer; without one there is no text, only token ids")
+    elif source.tokenizer.vocab_size > size:
+        report(
+            f"the tokenizer has {source.tokenizer.vocab_size} ids but the model {size}; "
+            "texts with the others cannot be given to it"
+        )
+
+
+def _write_run(
+    run: RunDir,
+    config: RunConfig,
+    source: Source,
+    record: Mapping[str, Any],
+    params: Any,
+    report: Callable[[str], None],
+) -> None:
+    files = {"config.yaml": configs.to_yaml(config).encode(), "data.json": b"null"}
+    if processes()[0] == 0:
+        run.originals.mkdir()
+        for name, content in keep(source.folder, (*CONFIGS, *FILES)).items():
+            write_atomic(run.originals / name, content)
+        if source.tokenizer is not None:
+            source.tokenizer.save(run.tokenizer)
+        write_atomic(run.environment, json.dumps(environment(), indent=1))
+        write_atomic(run.imported, json.dumps(record, indent=1))
+        write_atomic(run.config, files["config.yaml"])
+    saver = Checkpointer(run.checkpoints, config.checkpoint, report=report)
+    with jax.set_mesh(next(iter(flatten(params).values())).sharding.mesh):
+        saved = saver.save(0, {"params": params}, files, force=True)
+    saver.close()
+    if not saved:
+        raise OSError(saver.status())

@@ -1,0 +1,106 @@
+"""A family's table laid beside a folder's tensors: all of both sides have a place, or none is read.
+
+match = match_tensors(family, config, shapes, stored)   # raises one UserError that lists all
+match.pieces["embed/table"]     # where each slice of it stands, by the names of the file
+match.repeats["embed/table"]    # where an optional tensor says it once more (a tied head)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxlm.config import UserError
+from jaxlm.hf.stored import DTYPES, Info, Stored, some
+from jaxlm.models.families.base import BUFFERS, Family
+from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes
+
+Pieces = Mapping[str, list[Piece]]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where every parameter stands in a folder."""
+
+    pieces: Pieces
+    repeats: Pieces
+    ignored: list[str]  # tensors that are no parameters
+    names: str  # "" as the table has them, "-" without the family's prefix, "+" with one more
+
+
+def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -> Match:
+    """Raises `UserError` that lists tensors which are missing, not known, or of another shape."""
+    pieces, repeats = pieces_of(family, config, shapes)
+    found = stored.tensors
+    names = max(
+        ("", "-", "+") if family.prefix else ("",),
+        key=lambda how: sum(name in found for name in tensor_shapes(named(pieces, family, how))),
+    )
+    pieces, repeats = named(pieces, family, names), named(repeats, family, names)
+    repeats = {path: parts for path, parts in repeats.items() if parts[0].name in found}
+    wanted = tensor_shapes(pieces) | tensor_shapes(repeats)
+    patterns = [re.compile(pattern) for pattern in (*BUFFERS, *family.ignored)]
+    others = [name for name in found if name not in wanted]
+    ignored = [name for name in others if any(p.search(name) for p in patterns)]
+    kinds = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "not known": sorted(set(others) - set(ignored)),
+        "of another shape": [
+            f"{name} {list(found[name].shape)}, by config.json {list(shape)}"
+            for name, shape in wanted.items()
+            if name in found and found[name].shape != shape
+        ],
+        "of a dtype that is not read": [
+            f"{name} {found[name].dtype}"
+            for name in wanted
+            if name in found and found[name].dtype not in DTYPES
+        ],
+    }
+    wrong = [f"{kind}: {some(items)}" for kind, items in kinds.items() if items]
+    if wrong:
+        raise UserError(
+            f"{stored.folder}: its tensors are not those of the {family.name} that its config.json "
+            f"describes; {'; '.join(wrong)}; check that both files are of one model"
+        )
+    return Match(pieces, repeats, ignored, names)
+
+
+def pieces_of(family: Family, config: Any, shapes: Shapes) -> tuple[Pieces, Pieces]:
+    """Where each parameter stands by the family's names, and where optional tensors repeat it.
+
+    Raises `UserError` where the family has no tensor for a parameter.
+    """
+    rows = family.tensors(config)
+    pieces = locate(rows, shapes)
+    homeless = sorted(shapes.keys() - pieces.keys())
+    if homeless:
+        raise UserError(
+            f"model: the family {family.name} has no tensor for {some(homeless)}; "
+            "choose another family (--family), or train with other parts"
+        )
+    return pieces, locate(rows, shapes, optional=True)
+
+
+def named(pieces: Pieces, family: Family, how: str) -> Pieces:
+    """The pieces under the names that a file has with, without or with one more prefix."""
+
+    def rename(name: str) -> str:
+        return name.removeprefix(family.prefix) if how == "-" else family.prefix + name
+
+    if not how:
+        return pieces
+    return {
+        path: [dataclasses.replace(piece, name=rename(piece.name)) for piece in parts]
+        for path, parts in pieces.items()
+    }
+
+
+def dtypes_of(names: Iterable[str], tensors: Mapping[str, Info]) -> tuple[str, dict[str, str]]:
+    """The dtype that most of the tensors have, and those that have another."""
+    found = {name: DTYPES[tensors[name].dtype] for name in names}
+    kinds = list(found.values())
+    main = max(sorted(set(kinds)), key=kinds.count)
+    return main, {name: dtype for name, dtype in found.items() if dtype != main}

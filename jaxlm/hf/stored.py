@@ -1,0 +1,137 @@
+"""The tensors of a folder of safetensors: what the headers tell, and any part of any of them.
+
+    stored = Stored.open(Path("downloads/llama"))
+    stored.tensors["lm_head.weight"]                         # dtype BF16, shape, file
+    stored.read("lm_head.weight", (slice(0, 8), slice(None)))   # those rows alone
+
+A file is mapped for one read and let go again, so what was read does not stay in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes  # noqa: F401  its import tells numpy what bfloat16 is; jax brings it
+import numpy as np
+
+from jaxlm.config import UserError
+from jaxlm.data.formats import need
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+CONVERT = (
+    'pickles can run code and are not read; convert it where torch is: python -c "import torch; '
+    "from safetensors.torch import save_file as s; s({{k: v.clone().contiguous() for k, v in "
+    "torch.load('{name}', weights_only=True).items()}}, 'model.safetensors')\""
+)
+
+
+class Info(NamedTuple):
+    """A tensor as a file's header tells it."""
+
+    file: str
+    dtype: str  # in safetensors' words: "BF16"
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A folder's tensors by name."""
+
+    folder: Path
+    files: tuple[str, ...]
+    tensors: Mapping[str, Info]
+
+    @classmethod
+    def open(cls, folder: Path) -> Stored:
+        """Reads the headers. Raises `UserError` where a file is missing, damaged or of another
+        format.
+        """
+        index = folder / INDEX
+        if index.is_file():
+            names = _read_index(index)
+            files = tuple(sorted(set(names.values())))
+        elif (folder / SINGLE).is_file():
+            names, files = {}, (SINGLE,)
+        else:
+            raise _no_weights(folder)
+        absent = [name for name in files if not (folder / name).is_file()]
+        if absent:
+            raise UserError(
+                f"{index}: names files that are not there: {some(absent)}; complete the folder"
+            )
+        tensors: dict[str, Info] = {}
+        for file in files:
+            for name, info in _read_header(folder / file, file).items():
+                if name in tensors:
+                    both = f"{tensors[name].file} and {file}"
+                    raise UserError(f"{folder}: {name} stands in {both}; remove one")
+                tensors[name] = info
+        wrong = [name for name, file in names.items() if name not in tensors]
+        if wrong:
+            raise UserError(
+                f"{index}: names tensors that are not in the files: {some(wrong)}; "
+                "get the folder again"
+            )
+        return cls(folder, files, tensors)
+
+    def read(self, name: str, part: Sequence[slice]) -> np.ndarray:
+        """The part of a tensor, in its own dtype."""
+        path = self.folder / self.tensors[name].file
+        with _opened(path) as file:
+            if not part:
+                return file.get_tensor(name)
+            return file.get_slice(name)[tuple(part)]
+
+    @property
+    def largest_file(self) -> int:
+        """Bytes of the largest file."""
+        return max((self.folder / name).stat().st_size for name in self.files)
+
+
+def some(names: Sequence[str], shown: int = 4) -> str:
+    """The first few of a list, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        assert names and all(Path(file).name == file for file in names.values())
+        return dict(names)
+    except (OSError, ValueError, KeyError, AssertionError, AttributeError, TypeError):
+        raise UserError(f"{path}: is no index of safetensors; get the file again") from None
+
+
+def _read_header(path: Path, name: str) -> dict[str, Info]:
+    with _opened(path) as file:
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  no mapping
+        return {
+            key: Info(name, part.get_dtype(), tuple(part.get_shape()))
+            for key, part in slices.items()
+        }
+
+
+def _opened(path: Path) -> Any:
+    library = need("safetensors", "hf", "a file of safetensors")
+    try:
+        return library.safe_open(str(path), framework="numpy")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; check the file") from None
+    except library.SafetensorError as error:
+        raise UserError(f"{path}: is damaged or no safetensors ({error}); get it again") from None
+
+
+def _no_weights(folder: Path) -> UserError:
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return UserError(f"{folder}: holds {some(pickles)}; {CONVERT.format(name=pickles[0])}")
+    return UserError(
+        f"{folder}: holds neither {SINGLE} nor {INDEX}; name a folder with a model in safetensors"
+    )

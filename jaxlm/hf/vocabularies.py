@@ -1,0 +1,206 @@
+"""The tokenizer of a Hugging Face folder as one of ours, and ours as files of that format.
+
+    tokenizer = read_tokenizer(folder, config)     # None where the folder has none
+
+Looked for in this order: tokenizer.json; a SentencePiece model (tokenizer.model, spiece.model);
+GPT-2's vocab.json with merges.txt; BERT's vocab.txt. What begins, ends and fills a text is said by
+tokenizer_config.json, else special_tokens_map.json, else config.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config import UserError
+from jaxlm.data.formats import need
+from jaxlm.data.huggingface import USUAL, HuggingFaceTokenizer
+from jaxlm.data.sentencepieces import SentencePieceTokenizer
+
+SENTENCEPIECE = ("tokenizer.model", "spiece.model")
+FILES = (  # all that a tokenizer may consist of; kept, so that they come out as they came in
+    *("tokenizer.json", *SENTENCEPIECE, "vocab.json", "merges.txt", "vocab.txt"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json"),
+)
+# The token that does what ours does where the first is not named: BERT's texts begin with [CLS].
+STANDS_FOR = {"bos": ("bos", "cls"), "eos": ("eos", "sep"), "pad": ("pad",), "unk": ("unk",)}
+
+Names = dict[str, str | None]  # {"bos": "<s>", "pad": None}: None where the files say there is none
+
+
+def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Any:
+    """A `jaxlm.types.Tokenizer`, or None. Raises `UserError` for a file that cannot be read."""
+    has = lambda *names: all((folder / name).is_file() for name in names)  # noqa: E731
+    if has("tokenizer.json"):
+        return _from_json(folder / "tokenizer.json", _read(folder / "tokenizer.json"), config)
+    for name in SENTENCEPIECE:
+        if has(name):
+            return _from_pieces(folder / name, config)
+    for names, make in ((("vocab.json", "merges.txt"), _byte_pairs), (("vocab.txt",), _pieces)):
+        if has(*names):
+            path = folder / names[0]
+            try:
+                content = make(folder).to_str().encode()
+            except UserError:
+                raise
+            except Exception as error:  # the library raises bare Exceptions
+                raise UserError(f"{path}: no vocabulary ({str(error)[:200]}); mend it") from None
+            return _from_json(path, content, config)
+    return None
+
+
+def files_of(tokenizer: Any) -> dict[str, bytes]:
+    """A tokenizer of ours under Hugging Face's names; nothing where the format has none for it."""
+    ours = tokenizer.files()
+    if not hasattr(tokenizer, "spelling"):
+        return {}
+    ids = special_tokens(tokenizer)
+    named: dict[str, Any] = {f"{name}_token": tokenizer.spelling(i) for name, i in ids.items()}
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        named = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+        files = {"tokenizer.json": ours["tokenizer.json"]}
+    else:
+        assert isinstance(tokenizer, SentencePieceTokenizer), tokenizer.kind
+        spaced = tokenizer.adds_space
+        named = {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": spaced, **named}
+        files = {"tokenizer.model": ours["sentencepiece.model"]}
+    return files | {"tokenizer_config.json": to_json(named)}
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """{"bos": 1, ...}: the ids of those that the tokenizer has."""
+    ids = {name: getattr(tokenizer, f"{name}_id") for name in STANDS_FOR}
+    return {name: i for name, i in ids.items() if i is not None}
+
+
+def to_json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(_read(path).decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error}); get the file again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no JSON object; get the file again")
+    return values
+
+
+# --------------------------------------------------------------------------------- special tokens
+
+
+def names_of(folder: Path, config: Mapping[str, Any], token: Callable[[int], str | None]) -> Names:
+    """What the folder's files call the special tokens; `token` spells an id of config.json."""
+    names: Names = {}
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        values = read_json(folder / file)
+        for name, keys in STANDS_FOR.items():
+            said = [values[f"{key}_token"] for key in keys if f"{key}_token" in values]
+            given = [v["content"] if isinstance(v, dict) else v for v in said if v is not None]
+            if said and names.get(name) is None:
+                names[name] = given[0] if given else names.get(name)
+    for name in STANDS_FOR:
+        i = config.get(f"{name}_token_id")
+        i = i[0] if isinstance(i, list) and i else i
+        if name not in names and isinstance(i, int):
+            spelt = token(i)
+            names |= {} if spelt is None else {name: spelt}
+    return names
+
+
+# ---------------------------------------------------------------------------------------- the kinds
+
+
+def _from_json(path: Path, content: bytes, config: Mapping[str, Any]) -> HuggingFaceTokenizer:
+    library = need("tokenizers", "hf", path.name)
+    try:
+        token = library.Tokenizer.from_str(content.decode("utf-8")).id_to_token
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"{path}: not a tokenizer.json ({str(error)[:200]}); mend it") from None
+    try:
+        return HuggingFaceTokenizer(content, names_of(path.parent, config, token))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _from_pieces(path: Path, config: Mapping[str, Any]) -> SentencePieceTokenizer:
+    content = _read(path)
+    try:
+        plain = SentencePieceTokenizer(content)
+    except RuntimeError:
+        raise UserError(f"{path}: not a SentencePiece model; bring a tokenizer.json") from None
+    known = lambda i: plain.spelling(i) if 0 <= i < plain.vocab_size else None  # noqa: E731
+    try:
+        return SentencePieceTokenizer(content, names_of(path.parent, config, known))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _byte_pairs(folder: Path) -> Any:
+    """GPT-2's byte-level BPE (Radford et al. 2019) from vocab.json and merges.txt."""
+    library = need("tokenizers", "hf", "vocab.json and merges.txt")
+    vocabulary = read_json(folder / "vocab.json")
+    lines = _read(folder / "merges.txt").decode("utf-8").split("\n")
+    merges = [tuple(x.split(" ")) for x in lines if x and not x.startswith("#version")]
+    spaced = read_json(folder / "tokenizer_config.json").get("add_prefix_space", False)
+    tokenizer = library.Tokenizer(library.models.BPE(vocab=vocabulary, merges=merges))
+    levels = library.pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    tokenizer.pre_tokenizer, tokenizer.decoder = levels, library.decoders.ByteLevel()
+    _add_special(tokenizer, library, folder, vocabulary)
+    return tokenizer
+
+
+def _pieces(folder: Path) -> Any:
+    """BERT's WordPiece (Devlin et al. 2018) from vocab.txt, a piece a line."""
+    library = need("tokenizers", "hf", "vocab.txt")
+    lines = _read(folder / "vocab.txt").decode("utf-8").rstrip("\n").split("\n")
+    vocabulary = {piece.rstrip("\r"): i for i, piece in enumerate(lines)}
+    said = read_json(folder / "tokenizer_config.json")
+    model = library.models.WordPiece(vocab=vocabulary, unk_token=said.get("unk_token", "[UNK]"))
+    tokenizer = library.Tokenizer(model)
+    tokenizer.normalizer = library.normalizers.BertNormalizer(
+        lowercase=said.get("do_lower_case", True),
+        strip_accents=said.get("strip_accents"),
+        handle_chinese_chars=said.get("tokenize_chinese_chars", True),
+    )
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = library.decoders.WordPiece()
+    _add_special(tokenizer, library, folder, vocabulary)
+    return tokenizer
+
+
+def _add_special(tokenizer: Any, library: Any, folder: Path, vocabulary: Mapping[str, int]) -> None:
+    """Marks what is no text: the special tokens that are named, or have one of the usual names."""
+    added = read_json(folder / "added_tokens.json")
+    usual = {name for names in USUAL.values() for name in names} | {"[MASK]", "<mask>"}
+    named = {name for name in names_of(folder, {}, lambda _: None).values() if name}
+    special = [*sorted((usual | named) & vocabulary.keys(), key=vocabulary.__getitem__)]
+    special += sorted(added.keys() - vocabulary.keys(), key=added.__getitem__)
+    tokenizer.add_special_tokens(
+        [library.AddedToken(name, special=True, normalized=False) for name in special]
+    )
+    moved = [name for name, i in added.items() if tokenizer.token_to_id(name) != i]
+    if moved:
+        raise UserError(
+            f"{folder / 'added_tokens.json'}: {moved[0]!r} has not the next free id; "
+            "bring a tokenizer.json"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; check the file") from None
+
+
+def keep(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """Those of the named files that there are."""
+    return {name: _read(folder / name) for name in names if (folder / name).is_file()}

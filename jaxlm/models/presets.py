@@ -1,0 +1,59 @@
+"""All presets with their sizes, as `jaxlm presets` prints them.
+
+    for row in all_presets():
+        print(row.name, row.num_params)
+
+Parameters are counted in the module tree that the config builds; nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from jaxlm.models.families import families
+from jaxlm.types import ModelConfig
+
+
+class Preset(NamedTuple):
+    """A published model."""
+
+    name: str
+    family: str
+    num_params: int
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+
+
+def all_presets() -> Iterator[Preset]:
+    """Every preset of every family, in the order of their tables."""
+    for family in families():
+        for name, config in family.presets.items():
+            c: Any = config
+            sizes = (c.num_layers, c.hidden_size, c.vocab_size)
+            yield Preset(name, family.name, count_params(config), *sizes)
+
+
+def count_params(config: ModelConfig) -> int:
+    """The numbers that a model of this config has."""
+    module = nnx.eval_shape(lambda: config.build(config.vocab_size, rngs=nnx.Rngs(0)))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module)))
+
+
+def render(presets: Iterable[Preset]) -> str:
+    """The table that people read."""
+    rows = [["preset", "family", "parameters", "layers", "hidden", "vocabulary"]]
+    rows += [[p.name, p.family, *(f"{n:,}" for n in p[2:])] for p in presets]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i < 2 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )

@@ -1,0 +1,714 @@
+"""In and out of Hugging Face's format: every byte comes back, and every mistake has its line.
+
+Files are written and read by the safetensors library, which shares no code with our writer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import yaml
+from flax import nnx
+
+from jaxlm import cli
+from jaxlm.config import UserError
+from jaxlm.hf import export_run, import_model
+from jaxlm.hf.exporting import say
+from jaxlm.hf.folder import new_folder
+from jaxlm.hf.importing import read_config
+from jaxlm.hf.matching import match_tensors
+from jaxlm.hf.reading import read_params as read_sharded
+from jaxlm.hf.shards import Header, split, write_shards
+from jaxlm.hf.stored import Stored
+from jaxlm.mesh import MeshConfig
+from jaxlm.models.families import families, family_of
+from jaxlm.models.families.table import read_params, write_tensors
+from jaxlm.models.presets import Preset, render
+from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.run import load_run, load_saved
+from jaxlm.train.hashing import param_sha256
+from jaxlm.train.session import load_trained, one_device_program
+from jaxlm.train.state import make_program
+from jaxlm.tree import flatten
+from tests.golden_families import CASES, load_case
+
+safetensors = pytest.importorskip("safetensors")
+tokenizers = pytest.importorskip("tokenizers")
+from safetensors.numpy import load_file, save_file  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+SMOKE = str(ROOT / "configs/smoke/transformer.yaml")
+ONE = ("mesh.data=1", "mesh.fsdp=1", "mesh.num_devices=1")
+KNOWN = {name for family in families() for name in family.architectures}
+OURS = [name for name in CASES if load_case(name).config["architectures"][0] in KNOWN]
+GPT2 = load_case("gpt2")
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def write_model(folder: Path, config: Mapping[str, Any], arrays: Arrays, shards: int = 1) -> Path:
+    """A folder as transformers writes it; tensors go to the shards in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    if shards == 1:
+        save_file(dict(arrays), folder / "model.safetensors", {"format": "pt"})
+        return folder
+    index = {}
+    for i in range(shards):
+        name = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
+        part = dict(list(arrays.items())[i::shards])
+        save_file(part, folder / name, {"format": "pt"})
+        index |= dict.fromkeys(part, name)
+    text = json.dumps({"metadata": {}, "weight_map": index})
+    (folder / "model.safetensors.index.json").write_text(text)
+    return folder
+
+
+def gpt2_weights(dtype: str = "float32") -> dict[str, np.ndarray]:
+    return {name: array.astype(dtype) for name, array in GPT2.weights().items()}
+
+
+def load_all(folder: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a folder, and a check that its index tells the truth."""
+    files = {path.name: load_file(path) for path in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        told = json.loads(index.read_text())["weight_map"]
+        assert told == {name: file for file, arrays in files.items() for name in arrays}
+    return {name: array for arrays in files.values() for name, array in arrays.items()}
+
+
+def assert_same_bytes(found: Arrays, expected: Arrays) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape), name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def gpt2_run(tmp_path_factory) -> Path:
+    """GPT-2 with a byte-pair tokenizer of 83 ids, imported on one device."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    write_model(folder / "model", GPT2.config, gpt2_weights())
+    write_bpe(folder / "model")
+    import_model(folder / "model", folder / "run", ONE, report=quiet)
+    return folder / "run"
+
+
+def write_bpe(folder: Path) -> None:
+    """vocab.json and merges.txt: a few letters and two merges."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", "Ċ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ.,"]
+    pieces = ["<|endoftext|>", *letters, "th", "the", "Ġthe"]
+    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nt h\nth e\nĠ the\n")
+    said = {"bos_token": "<|endoftext|>", "tokenizer_class": "GPT2Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    said = {"eos_token": {"content": "<|endoftext|>", "lstrip": False}}
+    (folder / "special_tokens_map.json").write_text(json.dumps(said))
+
+
+# ------------------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_family_is_read_as_its_table_says_and_written_back(name, tmp_path):
+    case = load_case(name)
+    arrays = {key: array.astype("bfloat16") for key, array in case.weights().items()}
+    folder = write_model(tmp_path / "model", case.config, arrays, shards=3)
+    family, model = read_config(folder / "config.json", case.config)
+    mesh = MeshConfig(data=1, num_devices=1).build()
+    program = make_program(mesh=mesh, model=model, objective=CausalLM())
+    shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
+    stored = Stored.open(folder)
+    match = match_tensors(family, model, shapes, stored)
+    found = flatten(
+        read_sharded(stored, match.pieces, program.abstract_params, chunk_bytes=1 << 20)
+    )
+    expected = read_params(match.pieces, shapes, arrays.__getitem__)
+    assert found.keys() == expected.keys()
+    for path, array in expected.items():
+        assert np.array_equal(found[path], array.astype(np.float32)), path
+    written = write_tensors(match.pieces, found.__getitem__)
+    assert_same_bytes({key: array.astype("bfloat16") for key, array in written}, arrays)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shards"), [("float32", 1), ("float16", 3), ("bfloat16", 3)], ids=str
+)
+def test_what_came_in_goes_out(tmp_path, dtype, shards):
+    """Fused q, k, v; a mask that is no parameter; a tied head that is stored, and one odd dtype."""
+    arrays = gpt2_weights(dtype)
+    arrays["transformer.ln_f.weight"] = arrays["transformer.ln_f.weight"].astype(np.float32)
+    arrays["lm_head.weight"] = arrays["transformer.wte.weight"]
+    mask = {"transformer.h.0.attn.bias": np.tril(np.ones((1, 1, 4, 4), dtype))}
+    config = {**GPT2.config, "torch_dtype": dtype, "dtype": dtype, "ours": [1]}
+    folder = write_model(tmp_path / "model", config, arrays | mask, shards)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 5}')
+    said: list[str] = []
+    import_model(folder, tmp_path / "run", ONE, report=said.append)
+    assert any("left out" in line and "h.0.attn.bias" in line for line in said)
+    small = {"max_bytes": 30_000} if shards > 1 else {}
+    export_run(tmp_path / "run", tmp_path / "out", report=said.append, **small)
+    assert_same_bytes(load_all(tmp_path / "out"), arrays)
+    assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 1) == (shards > 1)
+    for name in ("config.json", "generation_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+    # and it can be read again, to the same parameters
+    import_model(tmp_path / "out", tmp_path / "again", ONE, report=quiet)
+    assert sha256_of(tmp_path / "again") == sha256_of(tmp_path / "run")
+    assert not list(tmp_path.glob(".*"))
+
+
+def sha256_of(run: Path) -> str:
+    return param_sha256(load_trained(str(run), overrides=ONE, report=quiet)[2])
+
+
+def test_any_mesh_imports_the_same(tmp_path, gpt2_run):
+    model = gpt2_run.parent / "model"
+    wide = ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "model.vocab_size=83")
+    with pytest.raises(UserError, match="vocab.*of size 83 cannot be split"):
+        import_model(model, tmp_path / "odd", wide, report=quiet)
+    for name, words in {"fsdp": ("mesh.fsdp=4",), "all": ("mesh.fsdp=8", "mesh.data=1")}.items():
+        # 1 KiB at a time: every large parameter is filled in many pieces
+        import_model(model, tmp_path / name, words, report=quiet, chunk_bytes=1024)
+        assert load_saved(tmp_path / name).config.mesh.fsdp == int(words[0][-1])
+        assert sha256_of(tmp_path / name) == sha256_of(gpt2_run)
+
+
+def test_a_file_without_the_prefix_keeps_its_names(tmp_path):
+    """GPT-2's own file calls wte what others call transformer.wte."""
+    arrays = {name.removeprefix("transformer."): a for name, a in gpt2_weights("float16").items()}
+    write_model(tmp_path / "model", GPT2.config, arrays)
+    import_model(tmp_path / "model", tmp_path / "run", ONE, report=quiet)
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), arrays)
+
+
+def test_float64_is_rounded_and_said(tmp_path):
+    write_model(tmp_path / "model", GPT2.config, gpt2_weights("float64"))
+    said: list[str] = []
+    import_model(tmp_path / "model", tmp_path / "run", ONE, report=said.append)
+    assert any("rounded from float64" in line for line in said)
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), gpt2_weights("float64"))  # they were float32
+
+
+def test_another_dtype_is_stated_in_the_config(tmp_path, gpt2_run):
+    export_run(gpt2_run, tmp_path / "out", dtype="bfloat16", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), gpt2_weights("bfloat16"))
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config == {**GPT2.config, "dtype": "bfloat16"}
+
+
+def test_an_encoder_is_kept_without_an_objective(tmp_path, capsys):
+    case = load_case("bert")
+    arrays = case.weights()
+    write_model(tmp_path / "model", case.config, arrays)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "to", "be", "##s", "!"]
+    (tmp_path / "model/vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    run = tmp_path / "run"
+    import_model(tmp_path / "model", run, ONE, report=quiet)
+    tokenizer = cli_tokenizer(run)
+    assert tokenizer.encode("To bes!") == [5, 6, 7, 8]
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (2, 3, 0)
+    assert cli.main(["generate", str(run)]) == 2
+    assert "objective is none, which writes no text" in capsys.readouterr().err
+    export_run(run, tmp_path / "out", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), arrays)
+    same = (tmp_path / "out/vocab.txt").read_bytes(), (tmp_path / "model/vocab.txt").read_bytes()
+    assert same[0] == same[1]
+
+
+def cli_tokenizer(run: Path) -> Any:
+    from jaxlm.data.tokenizers import load_tokenizer
+
+    return load_tokenizer(run / "tokenizer")
+
+
+# ---------------------------------------------------------------------------------- an imported run
+
+
+def test_logits_are_those_of_the_family(gpt2_run):
+    """The whole way, against what transformers computed."""
+    from tests.golden_families import layout, sketch
+
+    run = load_trained(str(gpt2_run), overrides=(*ONE, "model.dtype=float32"), report=quiet)
+    _, program, params, _ = run
+    segments, positions = layout()
+    model = nnx.merge(program.graphdef, params)
+    tokens = jnp.asarray(GPT2.arrays["tokens"])
+    hidden = model(tokens, positions=positions, segment_ids=segments).hidden
+    logits = np.asarray(model.logits(hidden))
+    expected = GPT2.arrays["logits_sketch"]
+    real = segments > 0
+    found = sketch(logits, expected.shape[-1], GPT2.seed)
+    np.testing.assert_allclose(found[real], expected[real], rtol=1e-4, atol=1e-4)
+
+
+def test_verbs_work_on_an_imported_run(gpt2_run, tmp_path, capsys):
+    def out(*words: object) -> str:
+        capsys.readouterr()
+        code = cli.main([str(word) for word in words])
+        answer = capsys.readouterr()
+        assert code == 0, answer.err
+        return answer.out
+
+    found = json.loads(out("info", gpt2_run, "--json"))
+    assert (found["step"], found["total_steps"], found["data"]) == (0, 0, None)
+    assert found["imported"]["architecture"] == "GPT2LMHeadModel"
+    assert found["num_params"] == sum(a.size for a in gpt2_weights().values())
+    assert "GPT2LMHeadModel" in out("info", gpt2_run)
+    assert "gpt2" in out("config", "show", gpt2_run / "config.yaml")
+    assert "the" in out("generate", gpt2_run, "--prompt", "the", "--max-tokens", "3", *ONE)
+    out("report", gpt2_run)
+    data = "data={type: text, source: {type: synthetic, num_documents: 30}, seq_len: 16}"
+    result = json.loads(out("eval", gpt2_run, data, "train.batch_size=8", "--json", *ONE))
+    assert 0 < result["final"]["eval/loss"] < 20
+    stage = tmp_path / "stage"
+    words = ["train.steps=1", "optimizer.schedule.warmup=0", "sample.prompts=[]", "model=null"]
+    config = yaml.safe_load(Path(SMOKE).read_text())
+    for key in ("model", "tokenizer"):
+        del config[key]
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
+    words = [*words[:3], f"init.from={gpt2_run}", f"run_dir={stage}", "eval.at_end=false"]
+    out("finetune", tmp_path / "stage.yaml", *words, "logging.tensorboard=false", *ONE)
+    line = out("export", "hf", stage, "--out", tmp_path / "tuned")
+    assert "float32" in line and "step 1" in line
+    tuned, before = load_all(tmp_path / "tuned"), gpt2_weights()
+    assert tuned.keys() == before.keys()
+    assert not np.array_equal(tuned["transformer.wte.weight"], before["transformer.wte.weight"])
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        original = gpt2_run.parent / "model" / name
+        assert (tmp_path / "tuned" / name).read_bytes() == original.read_bytes()
+
+
+def test_an_imported_run_is_not_resumed(gpt2_run, capsys):
+    for words in (["resume", str(gpt2_run)], ["train", SMOKE, f"run_dir={gpt2_run}"]):
+        assert cli.main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no optimizer state" in line and f"finetune CONFIG init.from={gpt2_run}" in line
+
+
+def test_import_json_tells_where_everything_came_from(gpt2_run):
+    from jaxlm.data.fetch import file_sha256
+
+    record = json.loads((gpt2_run / "import.json").read_text())
+    model = gpt2_run.parent / "model"
+    assert record["source"] == str(model) and record["family"] == "gpt2"
+    assert record["tokenizer"] == cli_tokenizer(gpt2_run).fingerprint()
+    assert record["files"].keys() == {path.name for path in model.iterdir()}
+    for name, file in record["files"].items():
+        assert file == {
+            "size": (model / name).stat().st_size,
+            "sha256": file_sha256(model / name),
+        }
+
+
+def test_a_run_without_a_tokenizer_says_what_is_missing(tmp_path, capsys):
+    write_model(tmp_path / "model", GPT2.config, gpt2_weights())
+    run = tmp_path / "run"
+    words = ["import", "hf", str(tmp_path / "model"), "--out", str(run), *ONE]
+    assert cli.main([*words, "--dtype", "float32"]) == 0
+    assert "no tokenizer" in capsys.readouterr().err
+    assert load_saved(run).config.model.dtype == "float32"
+    assert cli.main(["generate", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "without a tokenizer" in line and "tokenizer.json" in line
+    data = "data={type: text, source: {type: synthetic, num_documents: 30}, seq_len: 16}"
+    assert cli.main(["eval", str(run), data, *ONE]) == 2
+    assert "tokenizer: null" in capsys.readouterr().err
+    assert cli.main(["eval", str(run), *ONE]) == 2
+    assert "data: null" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------- tokenizers
+
+
+def test_tokenizers_are_found_in_order(tmp_path, gpt2_run):
+    from jaxlm.hf.vocabularies import files_of, read_tokenizer
+
+    model = tmp_path / "model"
+    shutil.copytree(gpt2_run.parent / "model", model)
+    pairs = read_tokenizer(model, {})
+    spelt = [pairs.spelling(i) for i in pairs.encode("the the.")]
+    assert spelt == ["the", "Ġthe", "."] and pairs.decode(pairs.encode("the the.")) == "the the."
+    assert (pairs.bos_id, pairs.eos_id) == (0, 0)
+    for name, content in files_of(pairs).items():
+        (model / name).write_bytes(content)
+    (model / "vocab.json").write_text("{")  # not looked at: there is a tokenizer.json
+    assert read_tokenizer(model, {}).encode("the the.") == pairs.encode("the the.")
+    # null in the files is an answer: no token of a usual name takes its place
+    (model / "tokenizer_config.json").write_text('{"bos_token": null, "eos_token": "."}')
+    again = read_tokenizer(model, {"bos_token_id": 7})
+    assert (again.bos_id, again.spelling(again.eos_id)) == (None, ".")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (model / name).unlink()
+    assert read_tokenizer(model, {"bos_token_id": 7, "eos_token_id": [8, 9]}).bos_id == 7
+    (model / "tokenizer_config.json").write_text('{"bos_token": "<nowhere>"}')
+    with pytest.raises(UserError, match="has no bos token '<nowhere>'"):
+        read_tokenizer(model, {})
+    (model / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="not a tokenizer.json"):
+        read_tokenizer(model, {})
+    assert read_tokenizer(tmp_path, {}) is None
+
+
+def test_sentencepiece_comes_and_goes(tmp_path):
+    from jaxlm.data.sentencepieces import SentencePiece
+    from jaxlm.hf.vocabularies import files_of, read_tokenizer
+
+    config = SentencePiece(vocab_size=300, byte_fallback=True)
+    text = lambda: iter(["to be or not to be, that is the question"] * 50)  # noqa: E731
+    ours = config.build(text, "corpus", tmp_path / "cache")
+    for name, content in files_of(ours).items():
+        (tmp_path / name).write_bytes(content)
+    assert (tmp_path / "tokenizer.model").read_bytes() == ours.files()["sentencepiece.model"]
+    there = read_tokenizer(tmp_path, {})
+    assert there.encode("to be") == ours.encode("to be")
+    assert (there.bos_id, there.eos_id, there.pad_id) == (ours.bos_id, ours.eos_id, ours.pad_id)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "\\n", "bos_token": null}')
+    other = read_tokenizer(tmp_path, {})
+    assert other.spelling(other.eos_id) == "\n" and other.bos_id is None
+    other.save(tmp_path / "saved")
+    from jaxlm.data.tokenizers import load_tokenizer
+
+    assert load_tokenizer(tmp_path / "saved").eos_id == other.eos_id
+    (tmp_path / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        read_tokenizer(tmp_path, {})
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.fixture
+def fails(tmp_path) -> Callable[..., str]:
+    """Imports a changed GPT-2, which must fail with one line and leave nothing behind."""
+
+    def run(
+        change: Callable[[dict[str, np.ndarray]], Any] = lambda arrays: None,
+        config: Mapping[str, Any] | None = None,
+        after: Callable[[Path], Any] = lambda folder: None,
+        shards: int = 1,
+    ) -> str:
+        arrays = gpt2_weights()
+        change(arrays)
+        folder = write_model(tmp_path / "model", {**GPT2.config, **(config or {})}, arrays, shards)
+        after(folder)
+        with pytest.raises(UserError) as error:
+            import_model(folder, tmp_path / "run", ONE, report=quiet)
+        line = str(error.value)
+        assert "\n" not in line and "; " in line and "model" in line
+        assert {path.name for path in tmp_path.iterdir()} <= {"model"}
+        return line
+
+    return run
+
+
+def test_tensors_that_do_not_fit_are_listed_once(fails):
+    def change(arrays):
+        del arrays["transformer.ln_f.weight"]
+        for i in range(6):
+            arrays[f"transformer.extra.{i}"] = np.zeros(3, np.float32)
+        arrays["transformer.wte.weight"] = np.zeros((82, 32), np.float32)
+        arrays["transformer.wpe.weight"] = arrays["transformer.wpe.weight"].astype(np.int32)
+
+    line = fails(change)
+    assert "missing: transformer.ln_f.weight;" in line
+    assert "not known: transformer.extra.0, " in line and "extra.3 and 2 more;" in line
+    assert "transformer.wte.weight [82, 32], by config.json [83, 32]" in line
+    assert "dtype that is not read: transformer.wpe.weight I32" in line
+
+
+def test_a_tied_head_that_differs_is_an_error(fails):
+    def change(arrays):
+        head = arrays["transformer.wte.weight"].copy()
+        head[-1, -1] += 1
+        arrays["lm_head.weight"] = head
+
+    line = fails(change)
+    assert "lm_head.weight is not transformer.wte.weight" in line and "tie_word_embeddings" in line
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"architectures": ["GPT3LMHeadModel"]}, "did you mean GPT2LMHeadModel"),
+        ({"architectures": None}, "names no architectures"),
+        ({"activation_function": "swosh"}, "activation_function is 'swosh'"),
+        ({"quantization_config": {"bits": 4}}, "unquantised"),
+        ({"n_head": 5}, "heads"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_configs_that_cannot_be(fails, config, says):
+    assert says in fails(config=config)
+
+
+def test_a_config_that_lacks_something(fails):
+    def less(folder):
+        values = json.loads((folder / "config.json").read_text())
+        del values["n_embd"]
+        (folder / "config.json").write_text(json.dumps(values))
+
+    assert "config.json: has no n_embd" in fails(after=less)
+    assert "is no JSON" in fails(after=lambda f: (f / "config.json").write_text("{"))
+    assert "no config.json" in fails(after=lambda f: (f / "config.json").unlink())
+
+
+def test_folders_that_lack_something(fails):
+    def pickle(folder):
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+    line = fails(after=pickle)
+    assert "holds pytorch_model.bin" in line and "weights_only=True" in line
+    assert "save_file" in line and "'model.safetensors'" in line
+    fresh = lambda folder: (folder / "pytorch_model.bin").unlink(missing_ok=True)  # noqa: E731
+
+    def cut(folder):
+        fresh(folder)
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-8])
+
+    assert "damaged" in fails(after=cut)
+
+    def nothing(folder):
+        (folder / "model.safetensors").unlink()
+
+    assert "neither model.safetensors nor" in fails(after=nothing)
+    name = "model-00002-of-00003.safetensors"
+    line = fails(after=lambda f: (f / name).unlink(), shards=3)
+    assert f"not there: {name}" in line
+
+    def wrong(folder):
+        index = folder / "model.safetensors.index.json"
+        values = json.loads(index.read_text())
+        values["weight_map"]["nowhere"] = name
+        index.write_text(json.dumps(values))
+
+    assert "not in the files: nowhere" in fails(after=wrong, shards=3)
+    wrong_index = lambda f: (f / "model.safetensors.index.json").write_text("[]")  # noqa: E731
+    assert "no index" in fails(after=wrong_index, shards=3)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, gpt2_run):
+    with pytest.raises(UserError, match="exists already"):
+        export_run(gpt2_run, gpt2_run, report=quiet)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match="--out: .*; "):
+        export_run(gpt2_run, file / "out", report=quiet)
+    out = tmp_path / "out"
+    with pytest.raises(KeyError), new_folder(out) as partial:
+        (partial / "half").write_text("half")
+        with pytest.raises(UserError, match="being written by pid"), new_folder(out):
+            pass
+        raise KeyError
+    assert not out.exists() and list(tmp_path.iterdir()) == [file]
+    left = tmp_path / ".out.partial"  # by a killed process
+    (left / "old").mkdir(parents=True)
+    with new_folder(out) as partial:
+        assert [path.name for path in partial.iterdir()] == ["run.lock"]
+        (partial / "new").write_text("new")
+    assert [path.name for path in out.iterdir()] == ["new"]
+
+
+# ------------------------------------------------------------------------------------------- export
+
+
+def test_what_a_format_cannot_say_is_an_error(tmp_path, gpt2_run):
+    model = load_saved(gpt2_run).config.model
+    assert say(family_of("gpt2"), model)["n_embd"] == 32
+    capped = model.replace(attention=model.attention.replace(softcap=30.0, dropout=0.3))
+    with pytest.raises(UserError, match="attention.softcap: 30.0 has no place .*--family"):
+        say(family_of("gpt2"), capped)
+    with pytest.raises(UserError, match="family 'gtp2': not known; did you mean gpt2"):
+        export_run(gpt2_run, tmp_path / "out", family="gtp2", report=quiet)
+    with pytest.raises(UserError, match="bert"):
+        export_run(gpt2_run, tmp_path / "out", family="bert", report=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_from_a_preset_is_exported(tmp_path, capsys):
+    """Trained here with averaged weights: they are what is exported, and that is said."""
+    config = yaml.safe_load(Path(SMOKE).read_text())
+    config["model"] = {"preset": "gpt2", "hidden_size": 32, "num_layers": 2, "vocab_size": None}
+    config["model"]["attention"] = {"num_heads": 4, "head_dim": None}
+    config["model"]["position"] = {"max_seq_len": 64}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    run, out = tmp_path / "run", tmp_path / "out"
+    words = [f"run_dir={run}", "train.steps=2", "optimizer.ema_decay=0.5", "sample.prompts=[]"]
+    words += ["eval.at_end=false", "logging.tensorboard=false", *ONE]
+    assert cli.main(["train", str(tmp_path / "tiny.yaml"), *words]) == 0
+    saved = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    assert "preset" not in saved and saved["family"] == "gpt2" and saved["norm"]["eps"] == 1e-5
+    capsys.readouterr()
+    small = ["--max-shard-size", "40KB", "--dtype", "bfloat16"]
+    assert cli.main(["export", "hf", str(run), "--out", str(out), *small]) == 0
+    said = capsys.readouterr().err
+    assert "averaged weights" in said and "bytes tokenizer has no file in this format" in said
+    values = json.loads((out / "config.json").read_text())
+    assert (values["n_embd"], values["vocab_size"], values["dtype"]) == (32, 259, "bfloat16")
+    arrays = load_all(out)
+    _, _, ema, _ = load_trained(str(run), overrides=ONE, report=quiet)
+    table = np.asarray(ema["embed"]["table"]).astype("bfloat16")
+    assert arrays["transformer.wte.weight"].tobytes() == table.tobytes()
+    assert load_trained(str(run), overrides=ONE, report=quiet)[3] == 2
+    import_model(out, tmp_path / "again", ONE, report=quiet)
+    assert cli.main(["export", "hf", str(run), "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_float16_has_no_room_for_large_values(tmp_path):
+    arrays = gpt2_weights()
+    arrays["transformer.ln_f.weight"][0] = 1e5
+    write_model(tmp_path / "model", GPT2.config, arrays)
+    import_model(tmp_path / "model", tmp_path / "run", ONE, report=quiet)
+    with pytest.raises(UserError, match="ln_f.weight: has values up to 1e.05.*--dtype bfloat16"):
+        export_run(tmp_path / "run", tmp_path / "out", dtype="float16", report=quiet)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_shards_are_filled_up_to_their_size(tmp_path):
+    headers = {name: Header("bfloat16", (n, 2)) for name, n in {"a": 3, "b": 1, "c": 9}.items()}
+    assert [list(shard) for shard in split(headers, 16)] == [["a", "b"], ["c"]]
+    arrays = {key: np.full(header.shape, i, ml_dtypes.bfloat16)
+              for i, (key, header) in enumerate(headers.items())}  # fmt: skip
+    write_shards(tmp_path, headers, arrays.items(), max_bytes=16)
+    assert_same_bytes(load_all(tmp_path), arrays)
+    with safetensors.safe_open(tmp_path / "model-00001-of-00002.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("family", [f.name for f in families()])
+def test_every_preset_can_be_exported(family):
+    found = family_of(family)
+    for name, config in found.presets.items():
+        if name == "gpt3-13b":  # 40 heads of 128 are not as wide as its 5140
+            with pytest.raises(UserError, match="head_dim: 128 has no place"):
+                say(found, config)
+            continue
+        assert say(found, config)["architectures"], name
+
+
+# ------------------------------------------------------------------------------------------ presets
+
+
+def write_config(tmp_path: Path, model: str) -> Path:
+    text = re.sub(r"^model:\n(  .*\n)+", model + "\n", Path(SMOKE).read_text(), flags=re.MULTILINE)
+    path = tmp_path / "preset.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_preset_lies_below_what_is_given(tmp_path, capsys):
+    path = write_config(tmp_path, "model: {preset: gpt2, dtype: float32}")
+    resolved = load_run(path, ["model.num_layers=2", "model.attention.softcap=9"])
+    model = resolved.config.model
+    assert (model.hidden_size, model.num_layers, model.dtype) == (768, 2, "float32")
+    assert (model.attention.num_heads, model.attention.softcap) == (12, 9.0)
+    other = load_run(path, ["model.preset=gpt2-medium"]).config.model
+    assert (other.hidden_size, other.dtype) == (1024, "float32")
+    assert cli.main(["config", "show", str(path), "model.num_layers=2"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert re.search(r"768 +preset gpt2 ", lines["model.hidden_size"])
+    assert re.search(r"2 +command line", lines["model.num_layers"])
+    assert re.search(r"float32 +preset.yaml:\d+", lines["model.dtype"])
+    assert re.search(r"1e-05 +preset gpt2", lines["model.norm.eps"])
+    assert cli.main(["config", "show", str(path), "--yaml"]) == 0
+    assert "preset" not in yaml.safe_load(capsys.readouterr().out)["model"]
+
+
+def test_unknown_presets(tmp_path, capsys):
+    path = write_config(tmp_path, "model: {preset: gpt2-mediun}")
+    line = rf"{path.name}:\d+: model.preset: there is no 'gpt2-mediun'; did you mean gpt2-medium"
+    with pytest.raises(UserError, match=line):
+        load_run(path)
+    with pytest.raises(UserError, match="command line: model.preset: there is no '7'"):
+        load_run(path, ["model.preset=7"])
+    with pytest.raises(UserError, match="model.type: 'rnn' but preset gpt2 is a transformer"):
+        load_run(path, ["model.preset=gpt2", "model.type=rnn"])
+
+
+def test_a_run_that_trains_has_steps_and_an_optimizer():
+    with pytest.raises(UserError, match="train.steps: 0 trains nothing"):
+        load_run(SMOKE, ["train.steps=0"])
+    with pytest.raises(UserError, match="optimizer: null trains nothing"):
+        load_run(SMOKE, ["optimizer=null"])
+
+
+def test_presets_are_listed_with_their_sizes(capsys):
+    assert cli.main(["presets", "--json"]) == 0
+    found = [Preset(**row) for row in json.loads(capsys.readouterr().out)]
+    text = render(found)
+    assert re.search(r"^gpt2-xl +gpt2 +1,557,611,200 ", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 100
+    rows = {row.name: row.num_params for row in found}
+    for family in families():
+        assert rows.keys() >= family.presets.keys()
+        for name, count in family.num_params.items():
+            assert rows[name] == count
+
+
+# --------------------------------------------------------------------------- beside transformers
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_transformers_finds_every_tensor(tmp_path, name):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    case = load_case(name)
+    write_model(tmp_path / "model", case.config, case.weights())
+    import_model(tmp_path / "model", tmp_path / "run", ONE, report=quiet)
+    (tmp_path / "run/hf/config.json").unlink()  # so that our own config.json is what is tried
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    theirs = getattr(transformers, case.config["architectures"][0], None)
+    if theirs is None:
+        pytest.skip("this transformers has no such class")
+    _, info = theirs.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_transformers_computes_our_logits(tmp_path, gpt2_run):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    _, program = one_device_program(gpt2_run)
+    params = load_trained(str(gpt2_run), overrides=ONE, report=quiet)[2]
+    export_run(gpt2_run, tmp_path / "out", max_bytes=50_000, report=quiet)
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer("the other the.")["input_ids"]
+    assert ids == cli_tokenizer(gpt2_run).encode("the other the.")
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits.numpy()
+    config = program.model.replace(dtype="float32")
+    model = nnx.merge(nnx.split(nnx.eval_shape(
+        lambda: config.build(83, rngs=nnx.Rngs(0))))[0], params)  # fmt: skip
+    rows = {
+        "positions": jnp.arange(len(ids))[None],
+        "segment_ids": jnp.ones((1, len(ids)), jnp.int32),
+    }
+    found = model.logits(model(jnp.asarray([ids]), **rows).hidden)
+    np.testing.assert_allclose(jax.device_get(found), expected, rtol=1e-4, atol=1e-4)
