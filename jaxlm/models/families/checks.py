@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxlm.config import UserError, diff
+from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
+from jaxlm.types import ModelConfig
 
 T = TypeVar("T")
 Values = Mapping[str, Any]
@@ -44,9 +46,7 @@ def word_of(activations: Mapping[str, Activation], ours: Activation) -> str:
 
 
 def checked(
-    values: dict[str, Any],
-    config: TransformerConfig,
-    from_hf: Callable[[Values], TransformerConfig],
+    values: dict[str, Any], config: ModelConfig, from_hf: Callable[[Values], ModelConfig]
 ) -> dict[str, Any]:
     """The values, if they say all of the config; raises `UserError` for what they cannot."""
     differences = diff(settled(from_hf(values)), settled(config))
@@ -60,9 +60,11 @@ def checked(
     return values
 
 
-def settled(config: TransformerConfig) -> TransformerConfig:
+def settled(config: Any) -> Any:
     """The shape alone: numbers for what null stands for, patterns of layers in shortest form."""
-    c, usual = config, TransformerConfig()
+    if not isinstance(config, StackConfig):
+        return config
+    c: Any = config
     if isinstance(c.attention, MultiHeadConfig):
         head_dim = c.attention.head_size(c.hidden_size)
         attention = c.attention.replace(
@@ -76,8 +78,11 @@ def settled(config: TransformerConfig) -> TransformerConfig:
         c = c.replace(attention=attention)
     if isinstance(c.ffn, DenseConfig):
         c = c.replace(ffn=c.ffn.replace(intermediate_size=c.ffn.width(c.hidden_size)))
-    run = ("dropout", "initializer_range", "dtype", "remat", "scan_layers", "family")
+    usual = StackConfig()
+    run = ("dropout", "initializer_range", "dtype", "remat", "scan_layers")
     c = c.replace(**{name: getattr(usual, name) for name in run})
+    if isinstance(c, TransformerConfig):
+        c = c.replace(encoder=settled(c.encoder), family=None)
     return c.replace(position=shortest(spread(c.position, c.num_layers)))
 
 
