@@ -221,7 +221,7 @@ class Stack(nnx.Module):
                 return x, layer.cross.project_source(hidden)
 
             layers, none = getattr(self, run.name), jnp.zeros(())
-            how = {"num_layers": run.count, "scan": self.config.scan_layers}
+            how: dict[str, Any] = {"num_layers": run.count, "scan": self.config.scan_layers}
             _, out[run.name] = apply_stack(layers, body, none, **how)
         return out
 

@@ -53,7 +53,5 @@ def test_flops_are_those_of_the_lowered_program(name: str) -> None:
     # the program forms the scores of all pairs, and masks those out of a window or in the future
     whole = few.replace(attention=few.attention.replace(window=()))
     model = nnx.eval_shape(lambda: whole.build(whole.vocab_size, rngs=nnx.Rngs(0)))
-    assert counted / LENGTH == pytest.approx(
-        model.flops_per_token(LENGTH, causal=False), rel=0.02
-    )
+    assert counted / LENGTH == pytest.approx(model.flops_per_token(LENGTH, causal=False), rel=0.02)
     assert module.flops_per_token(LENGTH, causal=False) >= module.flops_per_token(LENGTH)

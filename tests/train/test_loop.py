@@ -136,16 +136,19 @@ def test_the_host_waits_for_nothing_else(tmp_path: Path, waits: list[str]) -> No
     assert waits == []
 
 
-@pytest.mark.parametrize("look", [np.asarray, float, jax.block_until_ready], ids=str)
+LOOKS = {"asarray": np.asarray, "float": float, "block": jax.block_until_ready}
+
+
+@pytest.mark.parametrize("look", LOOKS)
 def test_a_look_at_an_array_in_the_loop_would_be_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[str], look: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[str], look: str
 ) -> None:
     """What the test above rests on."""
     read = Loop._read
 
     def read_more(self: Loop, latest: Any) -> Any:
         if latest is not None:
-            look(latest[2]["grad_norm"][0])
+            LOOKS[look](latest[2]["grad_norm"][0])
         return read(self, latest)
 
     monkeypatch.setattr(Loop, "_read", read_more)

@@ -136,13 +136,15 @@ def test_a_run_saved_on_one_mesh_goes_on_with_every_bit_on_another(source: Path)
 
 
 def test_another_tokenizer_than_the_sources_is_an_error(tmp_path: Path, source: Path) -> None:
-    session = second_stage(tmp_path, source, "tokenizer={type: characters}", "model.vocab_size=null")
+    other = ("tokenizer={type: characters}", "model.vocab_size=null")
+    session = second_stage(tmp_path, source, *other)
     with pytest.raises(UserError, match="tokenizer: is not the one that .* was trained with"):
         initial(session)
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path: Path, source: Path) -> None:
     name = "ffn/down/kernel" if "transformer" in source.name else "cell/recurrent/kernel"
-    size = "model.ffn.intermediate_size=64" if "transformer" in source.name else "model.hidden_size=64"
+    sizes = {"transformer": "model.ffn.intermediate_size=64", "lstm": "model.hidden_size=64"}
+    size = sizes[source.name]
     with pytest.raises(UserError, match=f"different: .*{name}"):
         initial(second_stage(tmp_path, source, size))
