@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,9 +33,11 @@ class Signals:
     def __enter__(self) -> Signals:
         numbers = (signal.SIGTERM, signal.SIGINT)
         self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._hook
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -46,6 +49,11 @@ class Signals:
             yield
         finally:
             self._waiting = False
+
+    def _unraisable(self, found: Any) -> None:
+        """Where a library's callback swallowed `Stopped`, `asked` tells it later, in silence."""
+        if not isinstance(found.exc_value, Stopped):
+            self._hook(found)
 
     def _handle(self, number: int, _: Any) -> None:
         if self.asked:
