@@ -20,10 +20,11 @@ DESCRIPTION = "Train every kind of language model, and never lose a run."
 EXIT_CODES = """\
 exit codes:
   0   done
+  1   `jaxlm doctor` found a problem
   2   a mistake to mend: one line says what, where and how
   65  the loss was not finite for too many steps in a row
   74  the last checkpoint could not be written
-  75  stopped by SIGTERM or SIGINT, and saved: `jaxlm resume RUN_DIR` goes on
+  75  stopped by SIGTERM or SIGINT; all steps are saved: the same command goes on
   130 stopped by Ctrl-C before there was anything to save"""
 
 

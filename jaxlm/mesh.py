@@ -368,7 +368,7 @@ def _from_environment(name: str) -> int | None:
 def _on_cluster() -> bool:
     """Whether this is, or may be, one of several processes: on a TPU pod or under Slurm."""
     tpu_hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
+    slurm_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # of srun; a script has none
     several = len(tpu_hosts) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
     return several or slurm_tasks > 1 or _on_tpu_vm()
 

@@ -87,7 +87,9 @@ class RunConfig(Config):
     )
     seed: int = field(0, "of initialisation, dropout and data order", ge=0, lt=2**31)
     cache_dir: str | None = field(
-        None, "where corpora and token stores are kept; null: the user's cache"
+        None,
+        "where token stores and compiled programs are kept; null: that of fetched packages, the "
+        "variable JAXLM_CACHE or the user's cache",
     )
     tokenizer: TokenizerConfig | None = field(REQUIRED, "text to tokens; null: there is none")
     data: DataConfig | None = field(REQUIRED, "what is trained on; null: there is none")

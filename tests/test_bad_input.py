@@ -384,6 +384,7 @@ def test_folders_that_cannot_be_written(fails, tmp_path):
     file.write_text("no folder")
     run = f"run_dir={tmp_path / 'run'}"
     inside = file / "inside"
+    assert main(["data", "prepare", str(TRANSFORMER)]) == 0  # said now, so that errors stand alone
     fails("train", TRANSFORMER, f"run_dir={inside}", says=("run_dir", str(inside), "written"))
     fails("train", TRANSFORMER, run, f"cache_dir={inside}", says=("cache_dir", "JAXLM_CACHE"))
     fails("data", "prepare", TRANSFORMER, f"cache_dir={inside}", says=("cache_dir",))
@@ -448,7 +449,8 @@ def test_resume_with_another_model_leaves_the_run_alone(fails, trained):
         trained,
         "train.steps=2",
         "model.hidden_size=64",
-        says=("embed/table", "stored", "wanted"),
+        says=("cannot go on as another run", "model.hidden_size: 32 -> 64"),
+        more_lines=True,
     )
     assert contents(trained) == before
 
@@ -523,3 +525,28 @@ def test_a_second_stage_that_does_not_fit_and_then_does(fails, trained, tmp_path
     fails(*good, CHARACTERS, "model.vocab_size=null", says=other)
     fails(*good, "init.step=9", says=("00000009", "no checkpoint"))
     assert main([*good, "eval.at_end=false", "logging.tensorboard=false"]) == 0
+
+
+def test_a_resumed_run_stays_the_run_that_it_is(fails, trained):
+    """What would make it another run is refused with a diff, and the folder is left as it was."""
+    before = contents(trained)
+    changes = ("seed=9", "data.seq_len=16", "optimizer.learning_rate=0.5", "train.steps=2")
+    says = ("cannot go on as another run", "seed: 1 -> 9", "data.seq_len: 32 -> 16")
+    error = fails("resume", trained, *changes, says=says, more_lines=True)
+    assert "learning_rate" not in error  # that may change on the way
+    fails("resume", trained, "optimizer.type=sgd", says=("optimizer.type",), more_lines=True)
+    assert contents(trained) == before
+
+
+def test_a_checkpoint_that_is_asked_for_is_checked_like_the_newest(fails, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    array = next(path for path in (run / "checkpoints").rglob("d/*") if path.stat().st_size > 1000)
+    data = bytearray(array.read_bytes())
+    data[len(data) // 2] ^= 1
+    array.write_bytes(data)
+    for words in (("eval", run), ("generate", run, "--prompt", "a")):
+        fails(*words, "--step", 1, says=("damaged", array.name, "another step"))
+    stage = ("finetune", *STAGE, f"run_dir={tmp_path / 'stage'}", f"init.from={run}")
+    shape = ("model.position={type: learned, max_seq_len: 48}", "model.num_layers=1")
+    fails(*stage, *shape, "init.step=1", says=("damaged", array.name))

@@ -243,7 +243,7 @@ def test_one_process_joins_nothing(joined, monkeypatch):
     init_processes()
     init_processes("localhost:1", 1, 0)
     monkeypatch.setenv("SLURM_PROCID", "0")
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # as in a batch script, which srun has not started
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     init_processes()
     assert joined == []
@@ -262,7 +262,7 @@ def test_flags_go_before_the_environment(joined, monkeypatch):
 @pytest.mark.parametrize(
     "environment",
     [
-        {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
         {"TPU_WORKER_HOSTNAMES": "a,b"},
         {"MEGASCALE_COORDINATOR_ADDRESS": "a"},
     ],

@@ -56,7 +56,7 @@ def export_run(
     run = RunDir(run_dir)
     config, program = one_device_program(run_dir)
     reader = CheckpointReader(run.checkpoints, report=report)
-    step = step if step is not None else reader.latest()
+    step = reader.choose(step)
     if step is None:
         raise UserError(f"{run}: no checkpoint yet; train it first (`jaxlm resume {run}`)")
     part = params_part(reader, step)

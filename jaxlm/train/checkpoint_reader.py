@@ -67,6 +67,22 @@ class CheckpointReader:
             "put back a copy of one, or start again in another run folder"
         )
 
+    def choose(self, step: int | None) -> int | None:
+        """The step that was asked for, its every byte as written, or else the newest good one.
+
+        Raises `UserError` where the one that was asked for is missing or damaged.
+        """
+        if step is None:
+            return self.latest()
+        self.read_metadata(step)
+        damage = self._damage(step, True)
+        if damage is not None:
+            raise UserError(
+                f"{self.path(step)}: damaged, {damage}; ask for another step, or for none: the "
+                "newest good one is used"
+            )
+        return step
+
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a checkpoint, straight into the dtypes and shardings of `abstract_state`.
 

@@ -48,9 +48,10 @@ def _check_positions(config: RunConfig, prepared: Prepared) -> None:
 
 def _check_carried_state(config: RunConfig, prepared: Prepared) -> None:
     if config.model.carries_state and not prepared.consecutive:
+        stream = "data.order: stream, or " if prepared.row_kind == "tokens" else ""
         raise UserError(
             "model.carry_state: state goes from a row to the next one of the same place, but "
-            "consecutive rows are unrelated; set data.order: stream, or model.carry_state: false"
+            f"consecutive rows are unrelated; set {stream}model.carry_state: false"
         )
 
 

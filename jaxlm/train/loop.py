@@ -83,6 +83,8 @@ def train(resolved: Resolved[RunConfig], *, must_exist: bool = False) -> Outcome
         signals = stack.enter_context(Signals())
         try:
             with watch("setup"):
+                if must_exist:
+                    sessions.check_changes(run, resolved.config)
                 finished = _finished(run, resolved.config) if must_exist else None
                 if finished is not None:
                     return finished
@@ -196,6 +198,8 @@ class Loop:
             with self.signals.waiting():
                 state, step, bad = self._train(state, step, feed)
                 saved = bad is None and self._save(state, step, force=True)
+                if self.first:
+                    self.progress.checkpoint(self.saver.status())
             return self._end(state, step, bad, saved)
 
     def _train(self, state: State, step: int, feed: Feed) -> tuple[State, int, Outcome | None]:
@@ -236,8 +240,8 @@ class Loop:
             return Outcome(
                 NOT_FINITE,
                 f"stopped: the loss was not finite for {bad} steps in a row, last at step {step} "
-                f"(samples {_some(ids)}); lower optimizer.learning_rate or look at these samples, "
-                f"then `jaxlm resume {self.run_dir}`",
+                f"(samples {_some(ids)}); look at these samples, or go on with a lower rate: "
+                f"`jaxlm resume {self.run_dir} optimizer.learning_rate=...`",
             )
         if step % self.config.logging.every_steps == 0 or step == self.total:
             self._log_step(step, values)

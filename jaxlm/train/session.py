@@ -4,7 +4,7 @@ A session is what `train`, `eval` and `generate` have in common. The order in wh
 is fixed, and logged:
 
     1. resume   the newest good checkpoint of the run directory
-    2. init     the weights of another run (`init.from`)
+    2. init     the weights of another run (`init.from`), trained here or imported
     3. scratch  drawn from the seed
 
 A run directory that has checkpoints but no good one is an error; nothing falls through to a later
@@ -235,6 +235,27 @@ def check_same_run(run: RunDir, config: RunConfig) -> None:
         )
 
 
+# What a run may change on its way: how long it is, and how far its steps go.
+ADJUSTABLE = (
+    *("train.steps", "train.max_bad_steps", "optimizer.learning_rate", "optimizer.schedule"),
+    *("optimizer.clip_norm", "optimizer.weight_decay", "optimizer.lr_groups"),
+)
+
+
+def check_changes(run: RunDir, config: RunConfig) -> None:
+    """Tells what a resumed run changes; raises `UserError` where that would make it another run."""
+    lines = configs.diff(trajectory(load_saved(run.path).config), trajectory(config))
+    fixed = [line for line in lines if not line.startswith(ADJUSTABLE)]
+    if fixed:
+        listed = "".join(f"\n  {line}" for line in fixed)
+        raise UserError(
+            f"{run}: cannot go on as another run; leave these as they are, or start another with "
+            f"`jaxlm train` (saved -> now):{listed}"
+        )
+    for line in lines:
+        log.info("changed on the way (saved -> now): %s", line)
+
+
 def find_state(session: Session, reader: CheckpointReader) -> tuple[State, int]:
     """The state to train from and its step, in the order that the module's docstring gives."""
     program, config = session.program, session.config
@@ -266,7 +287,7 @@ def read_pretrained(session: Session) -> dict[str, Any]:
             "tokenizer out of the config, and that one is used"
         )
     reader = CheckpointReader(source.checkpoints, report=log.warning)
-    step = config.init.step if config.init.step is not None else reader.latest()
+    step = reader.choose(config.init.step)
     if step is None:
         raise UserError(f"init.from: {source} has no checkpoint; name a run that has been trained")
     wanted, fresh = {}, []
@@ -306,7 +327,7 @@ def load_trained(
     use_compilation_cache(config)
     run = RunDir(run_dir)
     reader = CheckpointReader(run.checkpoints, report=report)
-    step = step if step is not None else reader.latest()
+    step = reader.choose(step)
     if step is None:
         raise UserError(f"{run_dir}: no checkpoint yet; train it first (`jaxlm resume {run_dir}`)")
     program = program_of(config, config.mesh.build(), training=False)
