@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.kernels.contract import contract
-from jaxlm.mesh import gather_weight, is_split
+from jaxlm.mesh import gather_weight, is_split, shard
 
 
 class Dense(nnx.Module):
@@ -75,3 +75,11 @@ class Dense(nnx.Module):
 def weight(param: nnx.Param, dtype: Any) -> jax.Array:
     """A parameter as its matmul wants it: in the compute dtype, gathered over fsdp."""
     return gather_weight(param.get_value(), param.get_metadata()["axes"], dtype)
+
+
+def whole(param: nnx.Param, dtype: Any) -> jax.Array:
+    """A parameter as a loop over time wants it: in the compute dtype, whole on every device.
+
+    A collective at each of T small steps would cost more than the products that it saves.
+    """
+    return shard(param.get_value().astype(dtype), *(None,) * len(param.shape))

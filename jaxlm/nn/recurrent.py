@@ -20,6 +20,7 @@ variance 1/D. Biases are 0, the LSTM's forget gate's 1 (Jozefowicz et al. 2015).
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -28,7 +29,7 @@ from flax import nnx
 
 from jaxlm.kernels import recurrence
 from jaxlm.mesh import shard
-from jaxlm.nn.dense import Dense
+from jaxlm.nn.dense import Dense, whole
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.linear_recurrent import RGLRU, MinGRU, MinLSTM
 from jaxlm.nn.recurrent_layer import RecurrentLayer, uniform_kernel
@@ -99,18 +100,22 @@ class Gated(RecurrentLayer):
         """The inputs' part of all gates, at all time steps at once."""
         return shard(self.input(x), None, "batch", None)
 
+    def input_weights(self) -> tuple[jax.Array, jax.Array]:
+        """Kernel and bias of `project`, for a loop over time of the caller's own."""
+        assert self.input.bias is not None
+        return whole(self.input.kernel, self.dtype), whole(self.input.bias, self.dtype)
+
     def weights(self, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
         """What the loop over time multiplies the state with: the kernel and its bias [G*H].
 
-        Whole on every device: a collective at each of T small steps would cost more than the
-        matmuls that it saves. The input projection stays split over its gates.
+        They are whole on every device; the input projection stays split over its gates.
         """
         kernel = dropout(self.recurrent.kernel.get_value(), self.weight_dropout, key)
-        bias = self.recurrent.bias
-        whole = None if bias is None else shard(bias.get_value(), None)
-        if whole is not None:  # it belongs to the last gate
-            whole = jnp.pad(whole, ((self.num_gates - 1) * self.hidden, 0))
-        return shard(kernel.astype(self.dtype), None, None), whole
+        kernel = shard(kernel.astype(self.dtype), None, None)
+        if self.recurrent.bias is None:
+            return kernel, None
+        bias = whole(self.recurrent.bias, jnp.float32)  # it belongs to the last gate
+        return kernel, jnp.pad(bias, ((self.num_gates - 1) * self.hidden, 0))
 
 
 class RecurrentWeights(nnx.Module):
@@ -120,6 +125,9 @@ class RecurrentWeights(nnx.Module):
         self.kernel = nnx.Param(kernel, axes=("hidden", "gates"))
         zeros = jnp.zeros((bias,), jnp.float32)
         self.bias = nnx.Param(zeros, axes=("gates",)) if bias else None
+
+    def matmul_flops(self) -> float:
+        return 2.0 * math.prod(self.kernel.shape)
 
 
 class LSTM(Gated):
