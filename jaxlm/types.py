@@ -60,6 +60,7 @@ class Encoded(NamedTuple):
 
     hidden: jax.Array  # [B, S, D]
     segment_ids: jax.Array  # [B, S]: 0 is padding
+    ends: Any = None  # [B, S, ...]: the last states of each place's document, of recurrent layers
 
 
 class LanguageModel(Protocol):
@@ -113,6 +114,7 @@ class ModelConfig(Config):
     registry: ClassVar = {
         "transformer": "jaxlm.models.transformer:TransformerConfig",
         "rnn": "jaxlm.models.rnn:RNNConfig",
+        "rnn_seq2seq": "jaxlm.models.rnn_seq2seq:RNNSeq2SeqConfig",
     }
 
     if TYPE_CHECKING:  # a field of every model's own, so that it has its place among the others

@@ -19,7 +19,6 @@ row's first token too; with one, the row goes on from where the cache's last cal
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,13 +29,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.config import UserError, field, suggest
-from jaxlm.kernels import cross_entropy
-from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.recurrence import Activation, State
 from jaxlm.mesh import shard
-from jaxlm.nn.dense import Dense, weight
+from jaxlm.models.rnn_head import Unembed, WithHead
 from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
+from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.norm import LayerNorm, RMSNorm
 from jaxlm.nn.recurrent import CELLS, Initializer, word_dropout
 from jaxlm.nn.recurrent_layer import RecurrentLayer
@@ -133,7 +131,7 @@ class RNNConfig(ModelConfig):
         return RNN(self, self.vocab_size or vocab_size, rngs=rngs)
 
 
-class RNN(nnx.Module):
+class RNN(WithHead):
     """A recurrent `LanguageModel`."""
 
     def __init__(self, config: RNNConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
@@ -194,20 +192,6 @@ class RNN(nnx.Module):
         scan, remat = run.count > 1, self.config.remat
         return apply_stack(layers, body, x, xs, num_layers=run.count, scan=scan, remat=remat)
 
-    def head_input(self, hidden: jax.Array) -> jax.Array:
-        return hidden
-
-    def head(self) -> HeadParams:
-        """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
-        own = self.unembed.kernel
-        kernel = self.embed.attend() if own is None else weight(own, self.config.dtype)
-        return HeadParams(kernel, self.unembed.bias.get_value(), self.config.logit_softcap)
-
-    def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V]
-        """Float32 logits."""
-        logits = cross_entropy.logits(hidden, self.head())
-        return shard(logits, "batch", "length", "act_vocab")
-
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None
     ) -> dict[str, State]:
@@ -225,12 +209,7 @@ class RNN(nnx.Module):
 
         A backward pass costs twice as much again; `causal` has nothing to leave out.
         """
-        state = nnx.to_pure_dict(nnx.state(self, nnx.Param))
-        leaves = jax.tree_util.tree_leaves_with_path(state)
-        weights = sum(math.prod(x.shape) for path, x in leaves if path[-1].key == "kernel")
-        if self.unembed.kernel is None:
-            weights += math.prod(self.embed.table.shape)
-        return 2.0 * weights
+        return matmul_flops(self)
 
 
 class Layer(nnx.Module):
@@ -280,18 +259,6 @@ def check_cell(config: Any, cell: str) -> None:
                 f"{name}: {cell} has no recurrent kernel {what}; leave it at {default}, or use "
                 "cell lstm, gru or elman"
             )
-
-
-class Unembed(nnx.Module):
-    """The head's parameters: a bias [V] and, where it is not tied, a kernel [D, V]."""
-
-    def __init__(self, config: RNNConfig, dim: int, vocab_size: int, *, rngs: nnx.Rngs) -> None:
-        if config.tie_embeddings:
-            self.kernel = None
-        else:
-            std = config.initializer_range
-            self.kernel = Dense({"embed": dim}, {"vocab": vocab_size}, std=std, rngs=rngs).kernel
-        self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32), axes=("vocab",))
 
 
 def _norm(config: RNNConfig, dim: int) -> Any:

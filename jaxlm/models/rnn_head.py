@@ -1,0 +1,58 @@
+"""The head of the recurrent models: the transposed embedding or a kernel of its own, and a bias.
+
+A model that derives from `WithHead` has an `embed` and an `unembed`, and a config with
+`tie_embeddings`, `initializer_range`, `logit_softcap` and `dtype`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.kernels import cross_entropy
+from jaxlm.kernels.cross_entropy import HeadParams
+from jaxlm.mesh import shard
+from jaxlm.nn.dense import Dense, weight
+from jaxlm.nn.embed import Embedding
+
+
+class WithHead(nnx.Module):
+    """What a `jaxlm.types.LanguageModel` does after its last layer."""
+
+    config: Any
+    embed: Embedding
+    unembed: Unembed
+
+    def head_input(self, hidden: jax.Array) -> jax.Array:
+        return hidden
+
+    def head(self) -> HeadParams:
+        """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
+        own = self.unembed.kernel
+        kernel = self.embed.attend() if own is None else weight(own, self.config.dtype)
+        return HeadParams(kernel, self.unembed.bias.get_value(), self.config.logit_softcap)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V]
+        """Float32 logits."""
+        logits = cross_entropy.logits(hidden, self.head())
+        return shard(logits, "batch", "length", "act_vocab")
+
+
+class Unembed(nnx.Module):
+    """The head's parameters: a bias [V] and, where it is not tied, a kernel [D, V]."""
+
+    def __init__(self, config: Any, dim: int, vocab_size: int, *, rngs: nnx.Rngs) -> None:
+        self.size = dim * vocab_size
+        if config.tie_embeddings:
+            self.kernel = None
+        else:
+            std = config.initializer_range
+            self.kernel = Dense({"embed": dim}, {"vocab": vocab_size}, std=std, rngs=rngs).kernel
+        self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32), axes=("vocab",))
+
+    def matmul_flops(self) -> float:
+        """The head's product counts whether its kernel is tied or not."""
+        return 2.0 * self.size
