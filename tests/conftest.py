@@ -1,10 +1,17 @@
 """Every test runs on eight simulated CPU devices, which must be set before jax is imported.
 
 LLVM's own optimizations are left out: what XLA does to a program is the same, and a step that runs
-twenty times compiles in half the time. Processes that tests start have their own settings.
+twenty times compiles in half the time. Processes that tests start have their own settings. What one
+worker or process of a test run has compiled, the others of that run read from a folder of its own.
 """
 
+import gc
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 FLAGS = {
     "xla_force_host_platform_device_count": "8",
@@ -15,3 +22,24 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 given = os.environ.get("XLA_FLAGS", "")
 missing = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
 os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
+
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+if not IS_WORKER:  # workers inherit it
+    os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="jaxlm-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_unconfigure() -> None:
+    if not IS_WORKER:
+        shutil.rmtree(os.environ[PROGRAMS], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_searched() -> Iterator[None]:
+    """Programs and modules that stay to the end are no garbage, and large to look through."""
+    yield
+    gc.collect()
+    gc.freeze()
