@@ -12,12 +12,12 @@ from tests.golden_nn import assert_close
 from tests.golden_programs import case_of, cases_with, generator_of, program_of, prompts_of
 
 BEAMS = cases_with("beam")
-DECODERS = ["gpt2", "chatglm3", "gemma3"]  # each family's cache has its tests: test_families.py
-SEARCHED = [n for n in BEAMS if n in DECODERS or "encoder_tokens" in case_of(n).arrays]
+QUICK = [name for name in BEAMS if "encoder_tokens" in case_of(name).arrays] + ["gpt2", "chatglm3"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in BEAMS if name not in QUICK]
 VOCAB, STEPS, END = 7, 9, 3
 
 
-@pytest.mark.parametrize("name", SEARCHED)
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_texts_and_scores_are_transformers(name):
     """Two prompts of unequal length in one batch, as each of them was searched for alone."""
     a = case_of(name).arrays
