@@ -138,6 +138,7 @@ def _generate(verbs: Any, name: str) -> argparse.ArgumentParser:
         ('generate runs/quickstart --prompt "ROMEO. " --temperature 0.5', ""),
         ("generate runs/quickstart --prompt A --prompt B --json", "a line of JSON for each"),
         ("generate runs/quickstart --prompt A --beams 4", "the likeliest text of a search"),
+        ("generate runs/large --prompt A --draft runs/small", "sooner, with a small model's help"),
     )
     _add_run(verb)
     verb.add_argument(
@@ -168,6 +169,14 @@ def _generate(verbs: Any, name: str) -> argparse.ArgumentParser:
         type=_ratio,
         metavar="X",
         help="of --beams: log p is divided by length ** X (default 1)",
+    )
+    verb.add_argument(
+        "--draft",
+        metavar="RUN_DIR",
+        help="a smaller run of the same tokenizer that guesses tokens ahead; the text is the same",
+    )
+    verb.add_argument(
+        "--num-drafts", type=_whole, metavar="N", help="of --draft: tokens guessed (default 4)"
     )
     _add_step(verb)
     _add_json(verb)

@@ -98,8 +98,9 @@ def _print_figures(result: dict[str, Any]) -> None:
 
 def _generate(arguments: Any) -> int:
     from jaxlm.config import UserError, type_name
-    from jaxlm.generate import Writer
+    from jaxlm.generate import Generator, Writer, ids_of
     from jaxlm.run import load_saved, objective_of
+    from jaxlm.speculative import SpeculativeGenerator
     from jaxlm.train.run_dir import RunDir
     from jaxlm.train.session import load_trained, saved_tokenizer
 
@@ -114,8 +115,24 @@ def _generate(arguments: Any) -> int:
     _, program, params, step = load_trained(
         arguments.run_dir, overrides=tuple(arguments.overrides), step=arguments.step, report=_say
     )
+    ids = ids_of(tokenizer)
+    if arguments.draft is None:
+        generator = Generator(program, sampling, **ids)
+    else:
+        if (
+            saved_tokenizer(RunDir(_existing_run(arguments.draft))).fingerprint()
+            != tokenizer.fingerprint()
+        ):
+            raise UserError(
+                f"--draft: {arguments.draft} has another tokenizer than {arguments.run_dir}; "
+                "draft with a run of the same tokenizer"
+            )
+        _, draft, own, _ = load_trained(arguments.draft, mesh=program.mesh, report=_say)
+        count = {} if arguments.num_drafts is None else {"num_drafts": arguments.num_drafts}
+        generator = SpeculativeGenerator(program, draft, sampling, **count, **ids)
+        params = (params, own)
     prompts = arguments.prompt or [""]
-    texts = Writer(program, tokenizer, sampling)(params, prompts, seed=arguments.seed)
+    texts = Writer(tokenizer, generator)(params, prompts, seed=arguments.seed)
     if arguments.json:
         for prompt, text in zip(prompts, texts, strict=True):
             print(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False))
@@ -138,6 +155,10 @@ def _sampling(arguments: Any) -> Any:
     if arguments.beams > 1 and drawn:
         words = ", ".join("--" + name.replace("_", "-") for name in drawn)
         raise UserError(f"--beams: a search draws nothing; leave {words} out")
+    if arguments.beams > 1 and arguments.draft is not None:
+        raise UserError("--draft: is of drawn or greedy text, not of a search; leave --beams out")
+    if arguments.num_drafts is not None and arguments.draft is None:
+        raise UserError("--num-drafts: is of a draft alone; add --draft RUN_DIR")
     if arguments.beams == 1 and len(searched) > 1:
         raise UserError("--length-penalty: is of a search alone; add --beams 4")
     return Sampling(max_tokens=arguments.max_tokens, **drawn, **searched)

@@ -66,6 +66,11 @@ def cut(logits: jax.Array, sampling: Sampling) -> jax.Array:
     return logits
 
 
+def ids_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ids that a generator asks for."""
+    return {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+
+
 def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig) -> list[int]:
     """The ids that a document starting with `text` starts with; for an encoder, all of its ids."""
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -99,13 +104,10 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: Mode
 
 
 class Writer:
-    """Text to text: what the model writes after each prompt."""
+    """Text to text: what a generator's model writes after each prompt."""
 
-    def __init__(self, program: Program, tokenizer: Tokenizer, sampling: Sampling):
-        self.tokenizer = tokenizer
-        self.generator = Generator(
-            program, sampling, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
-        )
+    def __init__(self, tokenizer: Tokenizer, generator: Generator):
+        self.tokenizer, self.generator = tokenizer, generator
 
     def __call__(self, params: Any, prompts: Sequence[str], *, seed: int = 0) -> list[str]:
         """The new text of each prompt. Raises `UserError` as `Generator` does."""

@@ -53,6 +53,7 @@ class Output(NamedTuple):
     cache: Cache | None = None  # after these tokens; None where none was given
     losses: Mapping[str, jax.Array] = {}  # [B] by row: what a router adds to the row's mean loss
     states: Any = None  # [L, B, T, D] after every layer, where they are asked for
+    load: Any = None  # {run of layers: [L, E] tokens that chose each expert}, where there are any
 
 
 class Encoded(NamedTuple):
@@ -161,6 +162,7 @@ class AttentionConfig(Config):
 
     registry: ClassVar = {
         "multi_head": "jaxlm.nn.attention:MultiHeadConfig",
+        "latent": "jaxlm.nn.latent:LatentConfig",
     }
     default_type: ClassVar = "multi_head"
 
@@ -198,6 +200,7 @@ class FFNConfig(Config):
 
     registry: ClassVar = {
         "dense": "jaxlm.nn.ffn:DenseConfig",
+        "moe": "jaxlm.nn.moe:MoEConfig",
     }
     default_type: ClassVar = "dense"
 

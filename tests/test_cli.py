@@ -16,6 +16,7 @@ import yaml
 from jaxlm import cli
 from jaxlm.arguments import VERBS, parse
 from jaxlm.config import UserError
+from jaxlm.data.characters import CharacterTokenizer
 from jaxlm.generate import check_prompts
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import LearnedConfig
@@ -267,6 +268,30 @@ def test_generate_searches_with_beams(out, trained):
 def test_a_search_draws_nothing(trained, words, message, capsys):
     assert cli.main(["generate", str(trained), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_generate_with_a_draft_writes_the_same_greedy_text(out, trained):
+    words = ("generate", trained, "--prompt", "ab", "--prompt", "c", "--max-tokens", "8")
+    greedy = (*words, "--temperature", "0")
+    assert out(*greedy, "--draft", trained, "--num-drafts", "3") == out(*greedy)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num-drafts", "4"], "--num-drafts: is of a draft alone; add --draft RUN_DIR"),
+        (["--beams", "4", "--draft", "a"], "--draft: is of drawn or greedy text, not of a search"),
+        (["--draft", "{tmp}/none"], "none: not a run directory"),
+        (["--draft", "{tmp}/other"], "other has another tokenizer than .*; draft with a run of th"),
+    ],
+)
+def test_a_draft_that_does_not_go_with_the_run(trained, tmp_path, words, message, capsys):
+    shutil.copytree(trained, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other/tokenizer")
+    CharacterTokenizer("abc", True).save(tmp_path / "other/tokenizer")
+    words = [word.format(tmp=tmp_path) for word in words]
+    assert cli.main(["generate", str(trained), *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_generated_text_is_plain_where_nobody_looks():

@@ -30,10 +30,20 @@ MESHES = {
 TRAINED = [
     *(("transformer", mesh) for mesh in ("tensor 2", "fsdp 4", "mixed 8")),
     *(("lstm", mesh) for mesh in ("tensor 2", "data 8", "mixed 8")),
+    ("moe", "mixed 8"),
 ]
-INITIALISED = [("transformer", "data 2"), ("transformer", "fsdp 8"), ("lstm", "fsdp 8")]
+INITIALISED = [
+    ("transformer", "data 2"),
+    ("transformer", "fsdp 8"),
+    ("lstm", "fsdp 8"),
+    ("moe", "fsdp 8"),
+]
 # The LSTM takes its rows in two micro-batches, carries its state and drops weights, too.
-OVERRIDES = {"transformer": (), "lstm": ("train.accumulation=2", "model.embedding_size=16")}
+OVERRIDES = {
+    "transformer": (),
+    "lstm": ("train.accumulation=2", "model.embedding_size=16"),
+    "moe": (),
+}
 
 
 @cache

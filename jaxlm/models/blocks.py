@@ -28,7 +28,7 @@ from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import LearnedConfig, RelativeConfig, RotaryConfig, Rows, SinusoidalConfig
 from jaxlm.nn.position import sinusoidal as sinusoidal_positions
 from jaxlm.nn.stack import Run, apply_stack, runs_of, stack
-from jaxlm.types import AttentionConfig, FFNConfig, NormConfig, PositionConfig
+from jaxlm.types import LOAD, AttentionConfig, FFNConfig, NormConfig, PositionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,7 @@ class Stacked(NamedTuple):
     slots: Any  # the cache of every layer
     losses: dict[str, jax.Array]  # [B]
     states: Any  # [L, B, T, D] where they are asked for
+    load: dict[str, jax.Array] | None  # {run: [L, E]} of experts, where there are any
 
 
 class Stack(nnx.Module):
@@ -159,7 +160,7 @@ class Stack(nnx.Module):
         rotary = [p.angles(rows, size) for p in c.position]
         bias = self.position.bias(c.attention.causal) if self._is_relative else None
         layer_keys = None if key is None else jax.random.split(key, c.num_layers)
-        after, losses, states = {}, [], []
+        after, losses, states, load = {}, [], [], {}
         for run in self.runs:
 
             def body(layer: Block, x: jax.Array, xs: Any, kind: int, run: Run = run) -> Any:
@@ -188,6 +189,8 @@ class Stack(nnx.Module):
                 scan=c.scan_layers and run.count > 1,
                 remat=c.remat,
             )
+            if LOAD in found:
+                load[run.name] = found.pop(LOAD)
             losses.append({name: value.sum(0) for name, value in found.items()})
             states.append(seen)
         names = {name for found in losses for name in found}
@@ -195,7 +198,12 @@ class Stack(nnx.Module):
         every = jnp.concatenate(states) if with_states else None
         if self.final_norm is not None:
             x = self.final_norm(x)
-        return Stacked(x, None if slots is None else after, total, every)
+        return Stacked(x, None if slots is None else after, total, every, load or None)
+
+    def adjust(self, load: dict[str, jax.Array]) -> None:
+        """Moves what no gradient moves, by how busy a step found the experts of each run."""
+        for name, by_layer in load.items():
+            getattr(self, name).ffn.adjust(by_layer)
 
     @property
     def _is_relative(self) -> bool:

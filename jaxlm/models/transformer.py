@@ -94,6 +94,12 @@ class TransformerConfig(StackConfig, ModelConfig):
             )
         if self.encoder is not None and self.encoder.attention.causal:
             raise UserError("encoder.attention.causal: an encoder sees all of its text; set false")
+        ffns = [c.ffn_of(i) for c in [self.encoder] if c for i in range(c.num_layers)]
+        if any(ffn.routes for ffn in ffns):
+            raise UserError(
+                "encoder.ffn: only a decoder's experts are balanced; set balance_loss, "
+                "router_z_loss and choice_bias to 0"
+            )
 
     @property
     def output_size(self) -> int:
@@ -184,7 +190,7 @@ class Transformer(Stack):
             length = cache["length"] + tokens.shape[1]
             cache = {**cache, **keys._asdict(), "slots": found.slots, "length": length}
         states = jnp.concatenate([x[None], found.states]) if with_states else None
-        return Output(found.hidden, cache, found.losses, states)
+        return Output(found.hidden, cache, found.losses, states, found.load)
 
     def encode(
         self,

@@ -39,9 +39,9 @@ class ExpertKernels(nnx.Module):
     ) -> None:
         (rows,), (columns,) = inputs.values(), outputs.values()
         std = 1 / math.sqrt(rows) if std is None else std
-        draws = std * scale * jax.random.normal(rngs.params(), (num_experts * rows, columns))
-        axes = ("experts", *inputs, *outputs)
-        self.kernel = nnx.Param(draws.reshape(num_experts, rows, columns), axes=axes)
+        # In the kernel's own shape, so that each device draws its part and no more.
+        draws = std * scale * jax.random.normal(rngs.params(), (num_experts, rows, columns))
+        self.kernel = nnx.Param(draws, axes=("experts", *inputs, *outputs))
 
 
 def run_experts(

@@ -29,6 +29,7 @@ class Loss(NamedTuple):
     weight: jax.Array  # scalar, float32
     metrics: Metrics
     cache: Cache | None  # the recurrent state after the batch, where one is carried
+    load: Any = None  # the model's `Output.load`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ class CausalLM(Objective):
         for name, by_row in out.losses.items():
             metrics[name] = ((by_row * weights.sum(-1)).sum(), weight)
             loss_sum += metrics[name][0]
-        return Loss(loss_sum, weight, metrics, out.cache)
+        return Loss(loss_sum, weight, metrics, out.cache, out.load)
 
     def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
         values = super().summarize(metrics)

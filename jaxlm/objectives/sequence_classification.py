@@ -44,13 +44,16 @@ class SequenceClassifier(nnx.Module):
         self.pool, self.rate = pool, rate
 
     def __call__(self, tokens: Any, *, positions: Any, segment_ids: Any, key: Any = None) -> Any:
-        """Scores of the classes [B, C], float32; and what routers add to each row's loss."""
+        """Scores of the classes [B, C], float32; and the backbone's `Output`."""
         keys = (None, None) if key is None else jax.random.split(key)
         out = self.backbone(tokens, positions=positions, segment_ids=segment_ids, key=keys[0])
         hidden = out.hidden.astype(jnp.float32)  # [B, T, D]
         pooled = POOLS[self.pool](hidden, segment_ids > 0)  # [B, D]
         pooled = dropout(pooled, self.rate, keys[1])
-        return pooled @ self.kernel[...] + self.bias[...], out.losses
+        return pooled @ self.kernel[...] + self.bias[...], out
+
+    def adjust(self, load: Any) -> None:
+        self.backbone.adjust(load)
 
     def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
         return self.backbone.flops_per_token(seq_len, causal=causal)
@@ -109,7 +112,7 @@ class SequenceClassification(Objective):
         return transform
 
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
-        scores, added = model(
+        scores, out = model(
             batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"], key=key
         )  # [B, C]
         labels, weights = batch["labels"], batch["example_weights"]
@@ -130,10 +133,10 @@ class SequenceClassification(Objective):
             "confusion": (confusion, weight),
         }
         loss_sum = (losses * weights).sum()
-        for name, by_row in added.items():
+        for name, by_row in out.losses.items():
             metrics[name] = ((by_row * weights).sum(), weight)
             loss_sum += metrics[name][0]
-        return Loss(loss_sum, weight, metrics, cache)
+        return Loss(loss_sum, weight, metrics, cache, out.load)
 
     def pretrained_path(self, path: str) -> str | None:
         head, _, rest = path.partition("/")

@@ -25,6 +25,7 @@ from jaxlm.tree import flatten, map_with_path
 
 STACKED = ("layers", "experts")  # leading axes that hold independent matrices
 VECTORS = ("bias", "scale")  # parameter names that are never a matrix: [heads, head_dim] of a bias
+HELD = ("choice_bias",)  # parameters that no optimizer moves: the model does it (`Stack.adjust`)
 LOOKUPS = ("vocab", "pos", "labels", "buckets")  # one row an item: not a map between two spaces
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from jaxlm import config as configs
 from jaxlm.config import Resolved, UserError
 from jaxlm.evaluate import evaluator_of
-from jaxlm.generate import Sampling, Writer
+from jaxlm.generate import Generator, Sampling, Writer, ids_of
 from jaxlm.run import RunConfig, config_sha256
 from jaxlm.train import session as sessions
 from jaxlm.train.agree import decide
@@ -373,7 +373,8 @@ class Loop:
             top_k=sample.top_k,
             top_p=sample.top_p,
         )
-        return Writer(self.program, self.session.prepared.tokenizer, sampling)
+        tokenizer = self.session.prepared.tokenizer
+        return Writer(tokenizer, Generator(self.program, sampling, **ids_of(tokenizer)))
 
     # -------------------------------------------------------------------------------- what is told
 

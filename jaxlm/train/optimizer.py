@@ -33,7 +33,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.mesh import spec_of
 from jaxlm.train import matrix
-from jaxlm.train.groups import LOOKUPS, Group, group_values, tree_of_dims
+from jaxlm.train.groups import HELD, LOOKUPS, Group, group_values, tree_of_dims
 from jaxlm.train.schedule import Constant, Schedule
 from jaxlm.tree import flatten, map_with_path
 from jaxlm.types import OptimizerConfig, ScheduleConfig
@@ -74,6 +74,7 @@ def build(config: OptimizerConfig, abstract_params: Any, axes: Any, total_steps:
     if config.lr_groups:
         groups = group_values("optimizer.lr_groups", config.lr_groups, axes)
         rates = jax.tree.map(lambda a, b: a * b, rates, groups)
+    rates = map_with_path(lambda path, r: 0.0 if path.rpartition("/")[2] in HELD else r, rates)
     clip = config.clip_norm
     tx = optax.chain(
         _add(values["l1"], jnp.sign),

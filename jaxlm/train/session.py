@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxlm import config as configs
 from jaxlm.config import UserError
@@ -317,10 +318,16 @@ def params_part(reader: CheckpointReader, step: int, use_ema: bool = True) -> st
 
 
 def load_trained(
-    run_dir: str, *, overrides: tuple[str, ...] = (), step: int | None = None, report: Any = print
+    run_dir: str,
+    *,
+    overrides: tuple[str, ...] = (),
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    report: Any = print,
 ) -> tuple[RunConfig, Program, Any, int]:
     """(config, program, parameters, step) of a run, for use without training.
 
+    On the mesh of its config, or on another.
     Raises `UserError` where the folder is no run, or has no checkpoint (yet).
     """
     config = load_saved(run_dir, overrides).config
@@ -330,7 +337,7 @@ def load_trained(
     step = reader.choose(step)
     if step is None:
         raise UserError(f"{run_dir}: no checkpoint yet; train it first (`jaxlm resume {run_dir}`)")
-    program = program_of(config, config.mesh.build(), training=False)
+    program = program_of(config, mesh or config.mesh.build(), training=False)
     part = params_part(reader, step)
     params = reader.restore_partial(step, {part: program.abstract_params})[part]
     return config, program, params, step

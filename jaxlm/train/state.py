@@ -17,7 +17,9 @@ Gradients are of sums. With L_i and w_i the loss sum and the weight of micro-bat
 
     g = sum_i grad L_i / sum_i w_i
 
-so k micro-batches give the gradient of the one k-fold batch, whatever the masks.
+so k micro-batches give the gradient of the one k-fold batch, whatever the masks. The same holds of
+the tokens that each expert had: a model that balances its experts by their load does so after the
+optimizer, once a step (`adjust`).
 """
 
 from __future__ import annotations
@@ -142,7 +144,7 @@ class Program:
         batch = dict(batch)
         signal = batch.pop("signal", None)
         key = derive_key(self.seed, DROPOUT_STREAM, state["step"])
-        grads, weight, metrics, carry = self._gradients(params, batch, carry, key)
+        grads, weight, metrics, load, carry = self._gradients(params, batch, carry, key)
         scale = 1.0 / jnp.maximum(weight, 1.0)
         grads = jax.tree.map(lambda g: g * scale, grads)
         norm = optax.tree.norm(grads)
@@ -151,7 +153,8 @@ class Program:
         updates, opt_state = self.optimizer.tx.update(
             grads, state["opt_state"], params, step=state["step"]
         )
-        new: State = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+        params = self._adjusted(optax.apply_updates(params, updates), load)
+        new: State = {"params": params, "opt_state": opt_state}
         if "ema" in state:
             decay = self.optimizer.config.ema_decay
             assert decay is not None
@@ -177,7 +180,7 @@ class Program:
     def _gradients(
         self, params: Any, batch: Mapping[str, jax.Array], carry: Any, key: Any
     ) -> tuple:
-        """Sums over the micro-batches: (gradient, weight, metrics, carry)."""
+        """Sums over the micro-batches: (gradient, weight, metrics, load of experts, carry)."""
         k = self.accumulation
         if k == 1:
             return self._micro_gradients(params, batch, carry, jax.random.fold_in(key, 0))
@@ -199,13 +202,13 @@ class Program:
         first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
         inputs = (jnp.arange(k), micro, carries)
         shapes = jax.eval_shape(
-            lambda p, args: self._micro_gradients(p, args[1], args[2], key)[:3],
+            lambda p, args: self._micro_gradients(p, args[1], args[2], key)[:4],
             params,
             first(inputs),
         )
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (grads, weight, metrics), carries = jax.lax.scan(add, zeros, inputs)
-        return grads, weight, metrics, jax.tree.map(join, carries)
+        sums, carries = jax.lax.scan(add, zeros, inputs)
+        return *sums, jax.tree.map(join, carries)
 
     def _micro_gradients(
         self, params: Any, batch: Mapping[str, jax.Array], carry: Any, key: Any
@@ -219,7 +222,15 @@ class Program:
         # reduce-scatter under fsdp.
         grads = jax.tree.map(jax.lax.with_sharding_constraint, grads, self.param_shardings)
         metrics = {**out.metrics, "objective": (out.loss_sum, out.weight)}
-        return grads, out.weight, metrics, out.cache
+        return grads, out.weight, metrics, out.load, out.cache
+
+    def _adjusted(self, params: Any, load: Any) -> Any:
+        """The parameters after what the model itself moves, by the load that the step found."""
+        if load is None:
+            return params
+        model = nnx.merge(self.graphdef, params)
+        model.adjust(load)
+        return nnx.to_pure_dict(nnx.state(model))
 
     def eval_step(
         self, params: Any, batch: Mapping[str, jax.Array], carry: Any

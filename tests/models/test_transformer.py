@@ -298,6 +298,9 @@ SINES = {"position": {"type": "sinusoidal"}}
 LAYERNORM = {"norm": {"type": "layernorm"}}
 OTHER = {"other_ffn": {"layers": [0], "ffn": {"intermediate_size": 20}}}
 POOLER = {"head.pooler": True}
+LATENT = {"attention": {"type": "latent", "kv_rank": 6, "nope_dim": 4, "rope_dim": 2, "v_dim": 5}}
+MOE = {"ffn": {"type": "moe", "num_experts": 4, "intermediate_size": 12}}
+GROUPS = {"ffn": {**MOE["ffn"], "num_groups": 2}}
 
 
 def scaled(kind, **values):
@@ -321,6 +324,35 @@ FIELDS = {
     "attention.causal": ({}, False),
     "attention.dropout": ({}, 0.1),
     "attention.impl": ({}, "reference"),
+    "attention": ({}, LATENT["attention"]),
+    "attention.latent.num_heads": (LATENT, 8),
+    "attention.latent.window": (LATENT, [3, None]),
+    "attention.latent.scale": (LATENT, 0.3),
+    "attention.latent.softcap": (LATENT, 5.0),
+    "attention.latent.causal": (LATENT, False),
+    "attention.latent.dropout": (LATENT, 0.1),
+    "attention.latent.impl": (LATENT, "reference"),
+    "attention.latent.q_rank": (LATENT, 6),
+    "attention.latent.kv_rank": (LATENT, 8),
+    "attention.latent.nope_dim": (LATENT, 6),
+    "attention.latent.rope_dim": (LATENT, 4),
+    "attention.latent.v_dim": (LATENT, 4),
+    "attention.latent.norm_eps": (LATENT, 1e-2),
+    "ffn": ({}, MOE["ffn"]),
+    "ffn.moe.num_experts": (MOE, 6),
+    "ffn.moe.experts_per_token": (MOE, 1),
+    "ffn.moe.intermediate_size": (MOE, 20),
+    "ffn.moe.activation": (MOE, "geglu"),
+    "ffn.moe.shared_size": (MOE, 8),
+    "ffn.moe.scores": (MOE, "sigmoid"),
+    "ffn.moe.normalize": (MOE, False),
+    "ffn.moe.scaling": (MOE, 2.0),
+    "ffn.moe.num_groups": (MOE, 2),
+    "ffn.moe.groups_per_token": (GROUPS, 2),
+    "ffn.moe.choice_bias": (MOE, 0.1),
+    "ffn.moe.capacity_factor": (MOE, 0.5),
+    "ffn.moe.balance_loss": (MOE, 0.1),
+    "ffn.moe.router_z_loss": (MOE, 0.1),
     "ffn.intermediate_size": ({}, 20),
     "ffn.activation": ({}, "geglu"),
     "ffn.bias": ({}, True),
@@ -418,7 +450,7 @@ def program(config, backward):
         model = nnx.merge(graphdef, params)
         rows = {name: batch[name] for name in ("positions", "segment_ids")}
         source = model.encode(batch["targets"], **rows, key=key) if config.encodes else None
-        hidden, _, losses, _ = model(batch["tokens"], **rows, encoded=source, key=key)
+        hidden, _, losses, *_ = model(batch["tokens"], **rows, encoded=source, key=key)
         total = jnp.sum(model.logits(hidden)) + sum(x.sum() for x in losses.values())
         if config.head.pooler:
             pooled = model.pool(hidden)

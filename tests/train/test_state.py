@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.sequence_classification import SequenceClassification
+from jaxlm.train.groups import Group
 from jaxlm.train.optimizer import SGD, AdamW
 from jaxlm.train.state import compile_train_step
 from jaxlm.tree import flatten
@@ -24,6 +25,7 @@ NO_DROPOUT = {
         *("model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
         *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
     ],
+    "moe": ["model.dropout=0"],
 }
 
 
@@ -62,10 +64,10 @@ def run(program, batches):
 # ------------------------------------------------------------------------------------- accumulation
 
 
-@pytest.mark.parametrize("name", ["transformer", "lstm", "classification"])
+@pytest.mark.parametrize("name", ["transformer", "lstm", "classification", "moe"])
 def test_accumulation_equals_the_big_batch(name):
     """4 micro-batches with masks of all lengths; a mean of their means would be far off."""
-    config = config_of("lstm" if name == "lstm" else "transformer")
+    config = config_of("transformer" if name == "classification" else name)
     objective = config.objective
     if name == "classification":
         objective = SequenceClassification(classes=("a", "b", "c"), dropout=0.0)
@@ -99,6 +101,53 @@ def test_accumulation_equals_the_big_batch(name):
 
 def plain(state):
     return {name: state[name] for name in ("params", "carry") if name in state}
+
+
+# ------------------------------------------------------------------------------ balance of experts
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_load_of_a_whole_step_moves_the_choice_bias_and_nothing_else_does(accumulation):
+    """By hand, from the choices of a forward pass; under an optimizer that decays all it may."""
+    config = config_of("moe")
+    rate = config.model.ffn.choice_bias
+    optimizer = AdamW(
+        learning_rate=0.1, weight_decay=0.5, l2=(Group(pattern="", value=0.1),), ema_decay=0.5
+    )
+    program = tiny.program(config, optimizer=optimizer, accumulation=accumulation)
+    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
+    step, state = compile_train_step(program, tiny.spec_of(batch)), program.create_state()
+    biased = [path for path in flatten(state["params"]) if path.endswith("choice_bias")]
+    assert len(biased) == 1  # of the run of layers with experts
+    want = np.zeros((2, 8), np.float32)  # of both layers with experts
+    for _ in range(2):
+        params = jax.device_get(state["params"])
+
+        @jax.jit
+        def load(params):
+            rows = {key: batch[key] for key in ("positions", "segment_ids")}
+            return nnx.merge(program.graphdef, params)(batch["tokens"], **rows).load
+
+        (counts,) = jax.device_get(load(params)).values()
+        assert counts.sum(1).tolist() == [2 * int((batch["segment_ids"] > 0).sum())] * 2
+        want = want + np.float32(rate) * np.sign(counts.mean(1, keepdims=True) - counts)
+        state, _ = step(state, batch)
+        (found,) = [flatten(state["params"])[path] for path in biased]
+        np.testing.assert_array_equal(found, want)
+    assert np.abs(want).max() > rate
+    averaged = flatten(state["ema"])[biased[0]]
+    assert 0 < np.abs(averaged).max() < np.abs(want).max()
+
+
+def test_a_step_that_is_not_applied_leaves_the_choice_bias():
+    program = tiny.program(config_of("moe"))
+    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
+    step, state = compile_train_step(program, tiny.spec_of(batch)), program.create_state()
+    state["params"]["final_norm"]["scale"] *= jnp.nan
+    state, metrics = step(state, batch)
+    assert metrics["bad_steps"][0] == 1
+    biases = [v for path, v in flatten(state["params"]).items() if path.endswith("choice_bias")]
+    assert len(biases) == 1 and not np.any(biases[0])
 
 
 # ------------------------------------------------------------------------------------------ packing

@@ -16,7 +16,7 @@ from jaxlm.config import UserError, diff
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
-from jaxlm.nn.ffn import Activation, DenseConfig
+from jaxlm.nn.ffn import Activation
 from jaxlm.types import ModelConfig
 
 T = TypeVar("T")
@@ -65,19 +65,19 @@ def settled(config: Any) -> Any:
     if not isinstance(config, StackConfig):
         return config
     c: Any = config
-    if isinstance(c.attention, MultiHeadConfig):
-        head_dim = c.attention.head_size(c.hidden_size)
-        attention = c.attention.replace(
-            num_kv_heads=c.attention.kv_heads,
+    attention = c.attention.replace(
+        window=window_of(list(c.attention.windows), c.num_layers), dropout=0.0, impl="auto"
+    )
+    if isinstance(attention, MultiHeadConfig):
+        head_dim = attention.head_size(c.hidden_size)
+        attention = attention.replace(
+            num_kv_heads=attention.kv_heads,
             head_dim=head_dim,
-            scale=float(f"{c.attention.scale or head_dim**-0.5:.12g}"),
-            window=window_of(list(c.attention.windows), c.num_layers),
-            dropout=0.0,
-            impl="auto",
+            scale=float(f"{attention.scale or head_dim**-0.5:.12g}"),
         )
-        c = c.replace(attention=attention)
-    if isinstance(c.ffn, DenseConfig):
-        c = c.replace(ffn=c.ffn.replace(intermediate_size=c.ffn.width(c.hidden_size)))
+    sized = lambda ffn: ffn.replace(intermediate_size=ffn.width(c.hidden_size))  # noqa: E731
+    other = c.other_ffn and c.other_ffn.replace(ffn=sized(c.other_ffn.ffn))
+    c = c.replace(attention=attention, ffn=sized(c.ffn), other_ffn=other)
     usual = StackConfig()
     run = ("dropout", "initializer_range", "dtype", "remat", "scan_layers")
     c = c.replace(**{name: getattr(usual, name) for name in run})
