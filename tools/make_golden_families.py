@@ -192,6 +192,18 @@ DECODERS: dict[str, Row] = {
             routed_scaling_factor=1.0,
         ),
     ),
+    "deepseek_v2": (
+        "DeepseekV2ForCausalLM",
+        dict(
+            DEEPSEEK,
+            q_lora_rank=None,
+            n_shared_experts=2,
+            topk_method="greedy",
+            norm_topk_prob=False,
+            routed_scaling_factor=1.0,
+            rope_scaling=dict(STRETCHED, type="yarn", mscale=0.7, mscale_all_dim=0.7),
+        ),
+    ),
     "glm4": (
         "GlmForCausalLM",
         dict(LLAMA, head_dim=12, partial_rotary_factor=0.5, attention_bias=True),

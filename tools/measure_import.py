@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,7 +31,6 @@ from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import family_of
 from jaxlm.models.families.gpt2 import gpt2
 from jaxlm.models.families.table import locate, tensor_shapes
-from jaxlm.models.presets import count_params
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.train.state import make_program
 from jaxlm.tree import flatten
@@ -66,7 +66,7 @@ def make(folder: Path, arguments: argparse.Namespace) -> tuple[int, int]:
     """Writes the model; returns the bytes of its tensors and the number of its parameters."""
     heads = arguments.width // 64
     config = gpt2(arguments.width, arguments.layers, heads).replace(vocab_size=8192)
-    family, count = family_of("gpt2"), count_params(config)
+    family = family_of("gpt2")
     mesh = MeshConfig(data=1, num_devices=1).build()
     program = make_program(mesh=mesh, model=config, objective=CausalLM())
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
@@ -81,7 +81,7 @@ def make(folder: Path, arguments: argparse.Namespace) -> tuple[int, int]:
     (folder / "config.json").write_text(json.dumps(family.to_hf(config)))
     total = sum(header.nbytes for header in headers.values())
     write_shards(folder, headers, arrays, max_bytes=total // (arguments.shards - 1))
-    return total, count
+    return total, sum(map(math.prod, shapes.values()))
 
 
 def watch(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""config.json of decoders, in and out: old and new forms, presets, and what is refused."""
+"""config.json of decoders, in and out: old and new forms, what is refused; and all presets."""
 
 from __future__ import annotations
 
@@ -38,12 +38,7 @@ def test_configs_old_and_new_say_the_same(name):
 
 
 NOT_SAID = {"gpt3-13b"}  # by a config.json
-PRESETS = sorted(
-    (family.name, preset)
-    for family in families()
-    if set(family.architectures) & {architecture_of(name) for name in CASES}
-    for preset in family.presets
-)
+PRESETS = [(family.name, preset) for family in families() for preset in family.presets]
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
@@ -90,6 +85,12 @@ REFUSED = [
     ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0; known is None"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
     ("gpt2", {"activation_function": "mish"}, "activation_function is 'mish'; known are gelu_ne"),
+    ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise is 0.1; known is 0.0 alone"),
+    ("qwen3_moe", {"use_sliding_window": True}, "use_sliding_window is True; known is False"),
+    ("deepseek_v3", {"scoring_func": "softmax"}, "scoring_func is 'softmax'; known is 'sigmoid'"),
+    ("deepseek_v3", {"topk_method": "greedy"}, "topk_method is 'greedy'; known is 'noaux_tc'"),
+    ("deepseek_v3", {"quantization_config": {"bits": 8}}, "quantization_config is {'bits': 8}; "),
+    ("deepseek_v3", {"kv_lora_rank": None}, "lacks kv_lora_rank; take the file that came with"),
 ]
 
 
@@ -97,6 +98,22 @@ REFUSED = [
 def test_what_cannot_be_said_here_is_refused(name, changes, message):
     with pytest.raises(UserError, match=f"^config.json: {message}"):
         model_of(name).family.from_hf({**golden(name).published, **changes})
+
+
+NEEDED = [
+    ("gpt2", "n_embd"),
+    ("bert", "hidden_size"),
+    ("t5", "d_model"),
+    ("chatglm3", "kv_channels"),
+]
+
+
+@pytest.mark.parametrize(("name", "key"), NEEDED)
+def test_a_file_without_a_needed_key_is_refused(name, key):
+    values = {k: v for k, v in golden(name).published.items() if k != key}
+    family = family_of_architecture(architecture_of(name))
+    with pytest.raises(UserError, match=f"^config.json: lacks {key}; take the file that came"):
+        family.from_hf(values)
 
 
 def changed(preset: str, part: str = "attention", **changes: Any) -> Any:
@@ -121,6 +138,14 @@ HOMELESS = [
     ("gpt2", "attention", {"head_dim": 32}, "32 has no place"),
     ("gpt2", "ffn", {"activation": "swiglu"}, "'swiglu' has no place"),
     ("gpt3-13b", "attention", {"head_dim": 128}, "128 has no place"),
+    ("mixtral-8x7b", "ffn", {"shared_size": 64}, "64 has no place"),
+    ("mixtral-8x7b", "ffn", {"scores": "sigmoid"}, "'sigmoid' has no place"),
+    ("qwen3-30b-a3b", "ffn", {"choice_bias": 0.1}, "0.1 has no place"),
+    ("deepseek-v3", "ffn", {"shared_size": 2049}, "2049 has no place"),
+    ("deepseek-v3", "ffn", {"scores": "softmax"}, "'softmax' has no place"),
+    ("deepseek-v3", "attention", {"softcap": 5.0}, "5.0 has no place"),
+    ("deepseek-v3", "attention", {"scale": 0.2}, "0.2 has no place"),
+    ("deepseek-v2-lite", "ffn", {"num_groups": 2}, "2 has no place"),
 ]
 
 
@@ -137,6 +162,12 @@ def test_what_a_run_alone_decides_is_not_in_the_file():
     config = config.replace(dropout=0.1, dtype="float32", remat="full", initializer_range=None)
     family = family_of("qwen3")
     assert family.from_hf(family.to_hf(config)) == family.presets["qwen3-8b"]
+
+
+def test_a_run_decides_for_itself_how_its_router_is_trained():
+    config = changed("deepseek-v3", "ffn", router_z_loss=0.1, capacity_factor=2.0, choice_bias=0.5)
+    family = family_of("deepseek_v3")
+    assert family.from_hf(family.to_hf(config)) == family.presets["deepseek-v3"]
 
 
 TRAINED = {"original_max_position_embeddings": 64}

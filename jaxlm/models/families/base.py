@@ -107,6 +107,25 @@ class Family:
     ignored: tuple[str, ...] = ()  # patterns of tensors that are no parameters: masks and the like
     prefix: str = ""  # of the tensors of the model without its head, which some files leave out
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "from_hf", _complete(self.from_hf))
+
+
+def _complete(from_hf: Callable[[Mapping[str, Any]], ModelConfig]) -> Any:
+    """The reader of a config.json, for which a key that is absent is a `UserError`."""
+
+    def read(values: Mapping[str, Any]) -> ModelConfig:
+        try:
+            return from_hf(values)
+        except KeyError as error:
+            (key,) = error.args
+            if key in values:
+                raise
+            message = f"config.json: lacks {key}; take the file that came with the model"
+            raise UserError(message) from error
+
+    return read
+
 
 def part_of(part: Any, cls: type[P], where: str) -> P:
     """A part of a config as what a family's format can say; raises `UserError` for another."""

@@ -9,7 +9,7 @@ initial values, dtype and the like are a run's and not in the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxlm.config import UserError, diff
@@ -31,6 +31,13 @@ def require(values: Values, fixed: Values) -> None:
                 f"config.json: {key} is {values[key]!r}; known is {value!r} alone, as no other "
                 "can be computed here"
             )
+
+
+def demand(values: Values, keys: Iterable[str]) -> None:
+    """Raises `UserError` for a key that is absent or null."""
+    for key in keys:
+        if values.get(key) is None:
+            raise UserError(f"config.json: lacks {key}; take the file that came with the model")
 
 
 def word_of(activations: Mapping[str, Activation], ours: Activation) -> str:

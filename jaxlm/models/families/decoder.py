@@ -18,7 +18,7 @@ from typing import Any
 from jaxlm.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Tensor, one_of, part_of
-from jaxlm.models.families.checks import require, spread, window_of, word_of
+from jaxlm.models.families.checks import demand, require, spread, window_of, word_of
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
@@ -50,9 +50,7 @@ def sizes(*numbers: int, **others: Any) -> dict[str, Any]:
 def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
     """The shape that a config.json says; `defaults` is what its class takes for absent keys."""
     values = {"num_key_value_heads": None, **defaults, **values}
-    lacking = [key for key in SIZES if values.get(key) is None and key != "num_key_value_heads"]
-    if lacking:
-        raise UserError(f"config.json: lacks {lacking[0]}; take the file that came with the model")
+    demand(values, (key for key in SIZES if key != "num_key_value_heads"))
     require(values, FIXED)
     num_heads = values["num_attention_heads"]
     biased = values.get("attention_bias", False)

@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
-from jaxlm.models.families.checks import checked, require, word_of
+from jaxlm.models.families.checks import checked, demand, require, word_of
 from jaxlm.models.families.decoder import ACTIVATIONS, NORMS, outer_rows
 from jaxlm.models.families.experts import experts_of, layer_rows, of_the_file, with_experts
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
@@ -28,6 +28,11 @@ from jaxlm.nn.position import RotaryConfig
 from jaxlm.nn.rope_scaling import YarnScaling
 
 FIXED = {"attention_bias": False, "quantization_config": None, "moe_layer_freq": 1}
+NEEDED = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"),
+    *("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok"),
+    *("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+)
 BIAS_STEP = 0.001  # of the choice bias, section 4.2 of V3's paper
 INNER_EPS = 1e-6
 
@@ -47,6 +52,7 @@ def v2_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
 
 
 def read(values: Mapping[str, Any], family: str, **of_router: Any) -> TransformerConfig:
+    demand(values, NEEDED)
     activation = one_of(values, "hidden_act", ACTIVATIONS, "silu")
     expert = values["moe_intermediate_size"]
     moe = MoEConfig(
