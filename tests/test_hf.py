@@ -152,6 +152,58 @@ def test_every_family_is_read_as_its_table_says_and_written_back(name, tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("name", "architecture", "without", "relations"),
+    [
+        ("bert", "BertForMaskedLM", (), 2),
+        ("bert", "BertForMaskedLM", ("cls.seq_relationship",), 0),
+        ("roberta", "RobertaForMaskedLM", (), 0),
+    ],
+)
+def test_encoders_as_they_are_published(tmp_path, name, architecture, without, relations):
+    """By config.json a head over the vocabulary alone; the file has a pooler, and old names."""
+    case = load_case(name)
+    older = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    arrays = {
+        re.sub("|".join(older), lambda found: older[found[0]], key): array
+        for key, array in case.weights().items()
+        if not key.startswith(without)
+    }
+    width = case.config["hidden_size"]
+    shapes = {f"{name}.pooler.dense.weight": (width, width), f"{name}.pooler.dense.bias": (width,)}
+    rng = np.random.default_rng(0)
+    arrays |= {key: rng.standard_normal(shape, np.float32) for key, shape in shapes.items()}
+    folder = write_model(
+        tmp_path / "model", {**case.config, "architectures": [architecture]}, arrays
+    )
+    import_model(folder, tmp_path / "run", ONE, report=quiet)
+    head = load_saved(tmp_path / "run").config.model.head
+    assert (head.transform, head.pooler, head.num_relations) == ("gelu", True, relations)
+    for kept in (True, False):  # as it came, and by a config.json of our own
+        if not kept:
+            (tmp_path / "run/hf/config.json").unlink()
+        export_run(tmp_path / "run", tmp_path / f"out{kept}", report=quiet)
+        assert_same_bytes(load_all(tmp_path / f"out{kept}"), arrays)
+        import_model(tmp_path / f"out{kept}", tmp_path / f"again{kept}", ONE, report=quiet)
+        assert load_saved(tmp_path / f"again{kept}").config.model.head == head
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_an_embedding_that_is_stored_again_must_be_the_same(tmp_path, side):
+    case = load_case("t5")
+    names = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    arrays = case.weights() | {name: case.weights()["shared.weight"] for name in names}
+    import_model(
+        write_model(tmp_path / "model", case.config, arrays), tmp_path / "run", ONE, report=quiet
+    )
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), arrays)
+    arrays[f"{side}.embed_tokens.weight"] = arrays["shared.weight"] + np.float32(1e-3)
+    folder = write_model(tmp_path / "other", case.config, arrays)
+    with pytest.raises(UserError, match=f"{side}.embed_tokens.weight is not shared.weight"):
+        import_model(folder, tmp_path / "none", ONE, report=quiet)
+
+
+@pytest.mark.parametrize(
     ("dtype", "shards"), [("float32", 1), ("float16", 3), ("bfloat16", 3)], ids=str
 )
 def test_what_came_in_goes_out(tmp_path, dtype, shards):

@@ -21,7 +21,7 @@ from jax.sharding import SingleDeviceSharding
 
 from jaxlm.config import UserError, type_name
 from jaxlm.hf.folder import new_folder
-from jaxlm.hf.matching import Pieces, named, pieces_of
+from jaxlm.hf.matching import Pieces, named, pieces_of, those_of
 from jaxlm.hf.shards import Header, write_shards
 from jaxlm.hf.stored import some
 from jaxlm.hf.vocabularies import FILES, files_of, keep, read_json, special_tokens, to_json
@@ -66,8 +66,7 @@ def export_run(
     pieces, repeats = pieces_of(chosen, config.model, shapes)
     record = _record_of(run, chosen)
     pieces, repeats = (named(p, chosen, record.get("names", "")) for p in (pieces, repeats))
-    again = set(record.get("repeats", ()))
-    repeats = {path: parts for path, parts in repeats.items() if parts[0].name in again}
+    repeats = those_of(repeats, set(record.get("repeats", ())))
     groups = _groups(pieces, repeats)
     main = dtype or record.get("dtype", "float32")
     others = {} if dtype else record.get("other_dtypes", {})

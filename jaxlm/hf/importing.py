@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,10 @@ def import_model(
     `dtype` is that of activations and matmuls; `overrides` are as those of a config.
     Raises `UserError` for what is missing, left over or cannot be read.
     """
-    source = read_source(folder)
+    source, stored = read_source(folder), Stored.open(folder)
+    model = source.family.completed(source.model, stored.tensors)
+    source = replace(source, model=model)
     config = _run_config(source, out, dtype, overrides)
-    stored = Stored.open(folder)
     use_compilation_cache(config)
     program = program_of(config, config.mesh.build(), training=False)
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
@@ -109,8 +110,6 @@ def read_config(path: Path, values: Mapping[str, Any]) -> tuple[Family, ModelCon
     try:
         family = family_of_architecture(names[0])
         return family, family.from_hf(values)
-    except KeyError as error:
-        raise UserError(f"{path}: has no {error.args[0]}; get the file again") from None
     except UserError as error:
         text = str(error)
         raise UserError(f"{path}: {text.removeprefix('config.json: ')}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from jaxlm.models.families.base import BUFFERS, Family
 from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes
 
 Pieces = Mapping[str, list[Piece]]
+OLDER = "~"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Match:
     pieces: Pieces
     repeats: Pieces
     ignored: list[str]  # tensors that are no parameters
-    names: str  # "" as the table has them, "-" without the family's prefix, "+" with one more
+    names: str  # "" as the table has them; see `named`
 
 
 def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -> Match:
@@ -36,11 +37,11 @@ def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -
     pieces, repeats = pieces_of(family, config, shapes)
     found = stored.tensors
     names = max(
-        ("", "-", "+") if family.prefix else ("",),
+        (p + o for p in (("", "-", "+") if family.prefix else ("",)) for o in ("", OLDER)),
         key=lambda how: sum(name in found for name in tensor_shapes(named(pieces, family, how))),
     )
     pieces, repeats = named(pieces, family, names), named(repeats, family, names)
-    repeats = {path: parts for path, parts in repeats.items() if parts[0].name in found}
+    repeats = those_of(repeats, found)
     wanted = tensor_shapes(pieces) | tensor_shapes(repeats)
     patterns = [re.compile(pattern) for pattern in (*BUFFERS, *family.ignored)]
     others = [name for name in found if name not in wanted]
@@ -85,10 +86,20 @@ def pieces_of(family: Family, config: Any, shapes: Shapes) -> tuple[Pieces, Piec
 
 
 def named(pieces: Pieces, family: Family, how: str) -> Pieces:
-    """The pieces under the names that a file has with, without or with one more prefix."""
+    """The pieces under the names that a file has.
+
+    "-": without the family's prefix, "+": with one more; then `OLDER`: ends as older files have.
+    """
 
     def rename(name: str) -> str:
-        return name.removeprefix(family.prefix) if how == "-" else family.prefix + name
+        if how.startswith("-"):
+            name = name.removeprefix(family.prefix)
+        elif how.startswith("+"):
+            name = family.prefix + name
+        for today, then in family.older if how.endswith(OLDER) else ():
+            if name.endswith(today):
+                return name.removesuffix(today) + then
+        return name
 
     if not how:
         return pieces
@@ -96,6 +107,12 @@ def named(pieces: Pieces, family: Family, how: str) -> Pieces:
         path: [dataclasses.replace(piece, name=rename(piece.name)) for piece in parts]
         for path, parts in pieces.items()
     }
+
+
+def those_of(repeats: Pieces, names: Container[str]) -> Pieces:
+    """The repeats that a file has."""
+    found = {path: [p for p in parts if p.name in names] for path, parts in repeats.items()}
+    return {path: parts for path, parts in found.items() if parts}
 
 
 def dtypes_of(names: Iterable[str], tensors: Mapping[str, Info]) -> tuple[str, dict[str, str]]:

@@ -20,7 +20,7 @@ A row is a permutation of elements, so reading what was written gives every byte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, TypeVar
@@ -106,6 +106,9 @@ class Family:
     num_params: Mapping[str, int] = field(default_factory=dict)  # of the presets, as published
     ignored: tuple[str, ...] = ()  # patterns of tensors that are no parameters: masks and the like
     prefix: str = ""  # of the tensors of the model without its head, which some files leave out
+    older: tuple[tuple[str, str], ...] = ()  # how names end, and how they did in older files
+    # The config with what the names of a file's tensors say and its config.json leaves open.
+    completed: Callable[[Any, Collection[str]], Any] = lambda config, names: config
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "from_hf", _complete(self.from_hf))

@@ -11,13 +11,17 @@ Which heads a file has is said by the class in its config.json alone:
     BertForNextSentencePrediction                  pooler, two relations
     BertModel                   pooler, unless config.json has "add_pooling_layer": false
 
+The published files say BertForMaskedLM or RobertaForMaskedLM and hold a pooler, and BERT's two
+relations, all the same: what is in a file is in the model (`completed`), and a config.json written
+here says so by "add_pooling_layer": true. Their LayerNorms have a gamma and a beta.
+
 A head that is not in the file is not in the model either: without a transform the logits are the
 products with the embeddings, which needs no parameter that the file lacks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,6 +40,7 @@ FIXED = {  # what config.json may say, and these models are
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
+OLDER = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
 BERT_HEAD = HeadConfig(bias=True, transform="gelu", pooler=True, num_relations=2)
 ROBERTA_HEAD = HeadConfig(bias=True, transform="gelu")
 
@@ -85,8 +90,8 @@ def from_hf(family: str, values: Mapping[str, Any]) -> TransformerConfig:
     (architecture, *_) = values.get("architectures") or [None]
     known = heads(family, activation)
     head: HeadConfig = one_of({"architectures": architecture}, "architectures", known, None)
-    if head == HeadConfig(pooler=True):
-        head = head.replace(pooler=values.get("add_pooling_layer", True))
+    if not head.num_relations:
+        head = head.replace(pooler=values.get("add_pooling_layer", head.pooler))
     offset = values.get("pad_token_id", 1) + 1 if family == "roberta" else 0
     return TransformerConfig(
         hidden_size=values["hidden_size"],
@@ -113,8 +118,11 @@ def to_hf(family: str, config: TransformerConfig) -> dict[str, Any]:
     c, names = config, {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     ffn = part_of(c.ffn, DenseConfig, "ffn")
     position = part_of(c.position[0], LearnedConfig, "position")
-    pooled = c.head if c.head != HeadConfig() else HeadConfig(pooler=True)
-    known = {name for name, head in heads(family, ffn.activation).items() if head == pooled}
+    known = {
+        name
+        for name, head in heads(family, ffn.activation).items()
+        if c.head == (head if head.num_relations else head.replace(pooler=c.head.pooler))
+    }
     if not known:
         raise UserError(
             f"model.head: no class of {family} has these heads; choose those of "
@@ -137,6 +145,15 @@ def to_hf(family: str, config: TransformerConfig) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "position_embedding_type": "absolute",
     }
+
+
+def completed(config: TransformerConfig, names: Collection[str]) -> TransformerConfig:
+    """A head over the vocabulary beside which a file has a pooler, and perhaps relations."""
+    head, ends = config.head, tuple(names)
+    if head.transform is not None and any(n.endswith("pooler.dense.weight") for n in ends):
+        relations = 2 * any(n.endswith("cls.seq_relationship.weight") for n in ends)
+        head = head.replace(pooler=True, num_relations=relations)
+    return config.replace(head=head)
 
 
 def tensors(family: str, config: TransformerConfig) -> list[Tensor]:
@@ -189,6 +206,8 @@ FAMILY = Family(
     to_hf=partial(to_hf, "bert"),
     tensors=partial(tensors, "bert"),
     prefix="bert.",
+    older=OLDER,
+    completed=completed,
     presets={
         "bert-base-uncased": bert(768, 12, 12, 30_522),
         "bert-base-cased": bert(768, 12, 12, 28_996),
@@ -211,6 +230,8 @@ ROBERTA = Family(
     to_hf=partial(to_hf, "roberta"),
     tensors=partial(tensors, "roberta"),
     prefix="roberta.",
+    older=OLDER,
+    completed=completed,
     presets={"roberta-base": roberta(768, 12, 12), "roberta-large": roberta(1024, 24, 16)},
     num_params={"roberta-base": 124_697_433, "roberta-large": 355_412_057},
 )

@@ -112,6 +112,9 @@ def tensors(config: TransformerConfig) -> list[Tensor]:
         Tensor("shared.weight", "embed/table", "V D -> V D"),
         again if config.head.tied else head,
     ]
+    for side in ("encoder", "decoder"):  # the embedding once more for each stack
+        name = f"{side}.embed_tokens.weight"
+        rows.append(Tensor(name, "embed/table", "V D -> V D", optional=True))
     for side, root in {"encoder": "encoder/", "decoder": ""}.items():
         first, layer = f"{side}.block.0.layer.", f"{side}.block.{{layer}}.layer."
         look, read, think = (f"{root}layers/{part}" for part in ("attention", "cross", "ffn"))
@@ -169,8 +172,7 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,
-    # the embedding once more for each stack, and a bias of the first files that nothing reads
-    ignored=(r"^(en|de)coder\.embed_tokens\.weight$", r"EncDecAttention\.relative_attention_bias"),
+    ignored=(r"EncDecAttention\.relative_attention_bias",),  # of the first files; nothing reads it
     presets={
         "t5-small": preset(512, 6, 8, 64, 2048),
         "t5-base": preset(768, 12, 12, 64, 3072),
