@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny import load
 
+from jaxlm.hf import export_run
 from jaxlm.train import loop
 from jaxlm.train.loop import DONE, INTERRUPTED
+from tests import golden_families
 
 STEPS, STOP = 20, 9
 SETTINGS = (
@@ -59,13 +62,22 @@ sys.exit(code)
 
 def train_in_two(run: Path, settings: tuple[str, ...], stop: int = 0) -> tuple[int, str]:
     """(exit code, hash of the parameters at the start) of both processes, which must agree."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     resolved = load(*settings, f"run_dir={run}")
     config = run.parent / "config.yaml"
     config.write_text(loop.configs.to_yaml(resolved.config))
-    words = [str(stop), str(run), "train", str(config)]
+    code, outputs = in_two(WORKER, str(stop), str(run), "train", str(config))
+    last = {output.splitlines()[-1] if output else "" for output in outputs}
+    assert len(last) == 1, outputs
+    word, digest, processes, devices = last.pop().split()
+    assert (word, processes, devices) == ("start", "2", "4"), outputs
+    return code, digest
+
+
+def in_two(program: str, *words: str) -> tuple[int, list[str]]:
+    """(exit code, output of each) of a Python program in two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
     workers = []
     for index in range(2):
         environment = os.environ | {
@@ -76,7 +88,7 @@ def train_in_two(run: Path, settings: tuple[str, ...], stop: int = 0) -> tuple[i
         }
         workers.append(
             subprocess.Popen(
-                [sys.executable, "-c", WORKER, *words],
+                [sys.executable, "-c", program, *words],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -88,12 +100,9 @@ def train_in_two(run: Path, settings: tuple[str, ...], stop: int = 0) -> tuple[i
     finally:
         for worker in workers:
             worker.kill()
-    last = {output.splitlines()[-1] if output else "" for output in outputs}
     codes = {worker.returncode for worker in workers}
-    assert len(last) == len(codes) == 1, outputs
-    word, digest, processes, devices = last.pop().split()
-    assert (word, processes, devices) == ("start", "2", "4"), outputs
-    return codes.pop(), digest
+    assert len(codes) == 1, outputs
+    return codes.pop(), outputs
 
 
 def ledger(path: Path) -> dict[int, list[int]]:
@@ -138,6 +147,26 @@ def test_two_processes_train_as_one_device_does(tmp_path: Path) -> None:
     whole = {step: parts[0][step] + parts[1][step] for step in parts[0]}
     assert whole == ledger(alone / "ledger.jsonl")
     assert all(len(part[1]) == 8 for part in parts)
+
+
+def test_two_processes_import_one_model(tmp_path: Path) -> None:
+    """Over a mesh of both; it goes out again from one of them, byte for byte."""
+    arrays = golden_families.load_case("mixtral").weights()
+    config = golden_families.load_case("mixtral").config
+    model, run = tmp_path / "model", tmp_path / "run"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(config))
+    save_file(arrays, model / "model.safetensors")
+    command = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ("import", "hf", str(model), "--out", str(run), "mesh={data: 2, fsdp: 2}")
+    code, outputs = in_two(command, *words)
+    assert code == 0, outputs
+    told = [sum("mixtral, " in line for line in text.splitlines()) for text in outputs]
+    assert told[0] == 1, outputs
+    export_run(run, tmp_path / "out", report=lambda _: None)
+    found = load_file(tmp_path / "out/model.safetensors")
+    assert found.keys() == arrays.keys()
+    assert all(found[name].tobytes() == array.tobytes() for name, array in arrays.items())
 
 
 @pytest.mark.slow

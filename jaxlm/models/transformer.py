@@ -94,6 +94,11 @@ class TransformerConfig(StackConfig, ModelConfig):
             )
         if self.encoder is not None and self.encoder.attention.causal:
             raise UserError("encoder.attention.causal: an encoder sees all of its text; set false")
+        if self.encoder is not None and self.encoder.dtype != self.dtype:
+            raise UserError(
+                f"encoder.dtype: {self.encoder.dtype}, but the decoder's is {self.dtype}; "
+                "set both alike"
+            )
         ffns = [c.ffn_of(i) for c in [self.encoder] if c for i in range(c.num_layers)]
         if any(ffn.routes for ffn in ffns):
             raise UserError(
