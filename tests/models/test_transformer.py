@@ -300,7 +300,7 @@ OTHER = {"other_ffn": {"layers": [0], "ffn": {"intermediate_size": 20}}}
 POOLER = {"head.pooler": True}
 LATENT = {"attention": {"type": "latent", "kv_rank": 6, "nope_dim": 4, "rope_dim": 2, "v_dim": 5}}
 MOE = {"ffn": {"type": "moe", "num_experts": 4, "intermediate_size": 12}}
-READER = {"attention": {"causal": False}, "dtype": "float32"}
+READER = {"hidden_size": 16, "attention": {"causal": False}, "dtype": "float32"}
 GROUPS = {"ffn": {**MOE["ffn"], "num_groups": 2}}
 
 
@@ -403,7 +403,7 @@ FIELDS = {
     "head.transform": ({}, "gelu"),
     "head.pooler": ({}, True),
     "head.num_relations": (POOLER, 2),
-    "encoder": ({}, {"hidden_size": 16, "num_layers": 1, **READER}),
+    "encoder": ({}, {"num_layers": 1, **READER}),
     "dtype": ({}, "bfloat16"),
     "remat": ({}, "full"),
     "scan_layers": ({}, False),
@@ -536,7 +536,7 @@ def test_derived_sizes():
         ({"other_ffn": {"layers": [3], "ffn": {}}}, "there is no layer 3; number the 3 layers"),
         ({"head.num_relations": 2}, "needs the pooled vector"),
         ({"encoder": {"hidden_size": 16}}, "an encoder sees all of its text"),
-        ({"encoder": {"attention": {"causal": False}}}, "encoder.dtype: bfloat16, but the decoder"),
+        ({"encoder": READER | {"dtype": "bfloat16"}}, "encoder.dtype: bfloat16, but the decoder"),
         ({"encoder": READER | {"ffn": MOE["ffn"]}}, "only a decoder's experts are balanced"),
     ],
 )
