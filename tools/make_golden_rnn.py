@@ -4,7 +4,8 @@
 
 Each file holds two stacked layers with random weights and biases, inputs [T, B, D], a random state
 to start from, outputs and last states, and the gradients of sum(outputs * d_outputs) + sum(state *
-d_state) with respect to inputs, states and parameters, under torch's own names.
+d_state) with respect to inputs, states and parameters, under torch's own names. Then an embedding
+and a head make it a language model, which continues each prompt greedily by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 T, B, D, H, LAYERS = 9, 3, 5, 7, 2
+V, PROMPTS, STEPS = 40, (5, 3, 1), 64
 
 
 def main() -> None:
@@ -28,7 +30,8 @@ def main() -> None:
     }
     for name, module in modules.items():
         arrays = golden(module, ("h", "c") if name == "lstm" else ("h",))
-        np.savez_compressed(FIXTURES / f"rnn_{name}.npz", **arrays)
+        texts = next(filter(None, (continued(module, seed) for seed in range(100))))
+        np.savez_compressed(FIXTURES / f"rnn_{name}.npz", **arrays, **texts)
 
 
 def golden(module: torch.nn.Module, state_names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -51,6 +54,36 @@ def golden(module: torch.nn.Module, state_names: tuple[str, ...]) -> dict[str, n
     for name, parameter in module.named_parameters():
         tensors |= {name: parameter, f"grad_{name}": parameter.grad}
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def continued(module: torch.nn.Module, seed: int) -> dict[str, np.ndarray] | None:
+    """Greedy texts of a language model; None where one repeats itself, or a choice is close."""
+    rng = torch.Generator().manual_seed(seed)
+    table, head = (2 * torch.randn(V, size, generator=rng) for size in (D, H))
+    bias = torch.randn(V, generator=rng)
+    prompts = torch.zeros(len(PROMPTS), max(PROMPTS), dtype=torch.long)
+    greedy = []
+    for row, length in enumerate(PROMPTS):
+        ids = torch.randint(V, (length,), generator=rng)
+        prompts[row, :length] = ids
+        text, state = [], None
+        for _ in range(STEPS):
+            outputs, state = module(table[ids][:, None], state)
+            best = torch.topk(outputs[-1, 0] @ head.T + bias, 2)
+            if best.values[0] - best.values[1] < 1e-3:
+                return None
+            ids = best.indices[:1]
+            text.append(int(ids))
+        if len(set(text[-20:])) < 4:
+            return None
+        greedy.append(text)
+    found = {"embedding": table, "head_weight": head, "head_bias": bias, "prompts": prompts}
+    return {
+        **{name: tensor.numpy() for name, tensor in found.items()},
+        "prompt_lengths": np.array(PROMPTS),
+        "greedy": np.array(greedy),
+    }
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ from flax import nnx
 from hlo import COLLECTIVE, loop_bodies
 
 from jaxlm.config import UserError
+from jaxlm.generate import Generator, Sampling
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.models.rnn import RNNConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.recurrent import CELLS
+from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.train.state import make_program
 from jaxlm.tree import flatten
 
 V, B, T = 32, 2, 8
@@ -106,6 +109,35 @@ def test_layers_and_cache_equal_torch(name):
     for i in range(2):
         end = jax.tree.map(lambda a: a[0], state[f"layers_{i}"])
         jax.tree.map(close, end, golden_rnn.state(golden, i, "n"))
+
+
+@pytest.mark.parametrize("name", golden_rnn.NAMES)
+def test_greedy_texts_are_torchs(name):
+    """64 tokens after each prompt alone, and after all as a batch of unequal lengths."""
+    golden = golden_rnn.load(name)
+    cell, _, activation = name.partition("_")
+    vocab, dim = golden["embedding"].shape
+    config = RNNConfig(
+        **{"cell": cell, "activation": activation or "tanh", "vocab_size": vocab},
+        **{"hidden_size": golden["h_0"].shape[-1], "embedding_size": dim, "num_layers": 2},
+        **{"tie_embeddings": False, "dtype": "float32"},
+    )
+    params = {
+        "embed": {"table": golden["embedding"]},
+        "unembed": {"kernel": golden["head_weight"].T, "bias": golden["head_bias"]},
+    }
+    for i in range(2):
+        layer = golden_rnn.params(golden, i)
+        params[f"layers_{i}"] = {"cell": jax.tree.map(lambda a: a[None], layer)}
+    mesh = MeshConfig(data=3, num_devices=3).build()  # one and three: one program
+    program = make_program(mesh=mesh, model=config, objective=CausalLM(), batch_size=3)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, program.abstract_params)
+    rows = zip(golden["prompts"], golden["prompt_lengths"], strict=True)
+    prompts = [row[:length].tolist() for row, length in rows]
+    generate = Generator(program, Sampling(max_tokens=64, temperature=0), eos_id=None, pad_id=0)
+    want = golden["greedy"].tolist()
+    assert generate(params, prompts) == want
+    assert [ids for prompt in prompts for ids in generate(params, [prompt])] == want
 
 
 @pytest.mark.parametrize("cell", CELLS)
