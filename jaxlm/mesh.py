@@ -69,7 +69,7 @@ class MeshConfig(Config):
     fsdp: int = field(1, "parts that parameters, optimizer state and batch are split into", ge=-1)
     tensor: int = field(1, "parts that heads, ffn and vocabulary are split into", ge=-1)
     context: int = field(1, "parts that the sequence is split into", ge=-1)
-    expert: int = field(1, "parts that the experts are split into", ge=-1)
+    expert: int = field(1, "parts that the experts and the batch are split into", ge=-1)
     stage: int = field(1, "pipeline stages", ge=-1)
     num_devices: int | None = field(None, "how many devices to use; null: all there are", ge=1)
 
@@ -82,10 +82,11 @@ class MeshConfig(Config):
         rest = [axis for axis, size in sizes.items() if size == -1]
         if len(rest) > 1:
             raise UserError(f"{' and '.join(rest)} are -1; let only one take the remaining devices")
-        for axis in ("context", "expert", "stage"):
+        for axis in ("context", "stage"):
             if sizes[axis] != 1:
                 raise UserError(
-                    f"{axis}: only 1 is supported in this version; split data, fsdp or tensor"
+                    f"{axis}: only 1 is supported in this version; split data, fsdp, expert or "
+                    "tensor"
                 )
 
     def shape(self, num_devices: int) -> dict[str, int]:

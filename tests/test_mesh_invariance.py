@@ -26,17 +26,18 @@ MESHES = {
     "data 8": MeshConfig(data=8),
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "mixed 8": MeshConfig(data=2, fsdp=2, tensor=2),
+    "expert 8": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
 TRAINED = [
     *(("transformer", mesh) for mesh in ("tensor 2", "fsdp 4", "mixed 8")),
     *(("lstm", mesh) for mesh in ("tensor 2", "data 8", "mixed 8")),
-    ("moe", "mixed 8"),
+    ("moe", "expert 8"),
 ]
 INITIALISED = [
     ("transformer", "data 2"),
     ("transformer", "fsdp 8"),
     ("lstm", "fsdp 8"),
-    ("moe", "fsdp 8"),
+    ("moe", "expert 8"),
 ]
 # The LSTM takes its rows in two micro-batches, carries its state and drops weights, too.
 OVERRIDES = {

@@ -5,8 +5,9 @@
 
 Every device sorts its own tokens by expert, multiplies group by group, and brings the results back
 to their places, where each token's are summed with their weights: nothing of a token depends on
-where others stand. Kernels come gathered over fsdp; what `tensor` splits, the width of the experts,
-is summed last, when a token's results are one again.
+where others stand. Where the mesh splits the experts, sorted tokens go to the devices that have
+them, and come back; none is dropped. Kernels come gathered over fsdp; what `tensor` splits, the
+width of the experts, is summed last, when a token's results are one again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxlm.kernels.exchange import Route, send, send_back
 from jaxlm.kernels.grouped_matmul import grouped_matmul
 from jaxlm.mesh import gather_part, is_split, on_each_device, sum_parts
 
@@ -74,27 +76,46 @@ def _run(
     *kernels: jax.Array,  # [gate,] up, down: this device's parts
 ) -> jax.Array:
     """The tokens are sorted by expert, pass, and come back."""
-    num_experts, k, dim = len(kernels[0]), chosen.shape[-1], x.shape[-1]
+    split = jax.lax.axis_size("expert") if is_split("expert") else 1
+    num_experts, k, dim = split * len(kernels[0]), chosen.shape[-1], x.shape[-1]
     expert = jnp.where(taken, chosen, num_experts).reshape(-1)  # [M]; none comes last
     order = jnp.argsort(expert, stable=True)
     back = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)), unique_indices=True)
     sizes = jnp.diff(jnp.searchsorted(expert[order], jnp.arange(num_experts + 1)))
 
-    def product(rows: jax.Array, index: int) -> jax.Array:
-        def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-            return grouped_matmul(rows, gather_part(kernel, axes[index], rows.dtype), sizes)
+    def feed_forward(rows: jax.Array, sizes: jax.Array) -> jax.Array:
+        """Rows [M, D] sorted by expert, so many of each that is here."""
 
-        if is_split("fsdp"):  # the backward pass gathers the kernels again, as in `Dense`
-            product = jax.checkpoint(product, prevent_cse=False)
-        return product(rows, kernels[index])
+        def product(rows: jax.Array, index: int) -> jax.Array:
+            def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+                return grouped_matmul(rows, gather_part(kernel, axes[index], rows.dtype), sizes)
+
+            if is_split("fsdp"):  # the backward pass gathers the kernels again, as in `Dense`
+                product = jax.checkpoint(product, prevent_cse=False)
+            return product(rows, kernels[index])
+
+        inner = function(product(rows, 0))
+        if len(kernels) == 3:
+            inner = inner * product(rows, 1)
+        return product(inner, len(kernels) - 1)
 
     rows = _move(k, x.reshape(-1, dim), order, back)  # [M, D]
-    inner = function(product(rows, 0))
-    if len(kernels) == 3:
-        inner = inner * product(rows, 1)
-    y = _move(1, product(inner, len(kernels) - 1), back, order).reshape(*chosen.shape, dim)
+    run = feed_forward if split == 1 else partial(_elsewhere, feed_forward)
+    y = _move(1, run(rows, sizes), back, order).reshape(*chosen.shape, dim)
     y = jnp.einsum("BTKD,BTK->BTD", y, weights, preferred_element_type=jnp.float32)
     return sum_parts(y.astype(x.dtype), "mlp")
+
+
+def _elsewhere(feed_forward: Any, rows: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Sorted rows [M, D], on the devices that have their experts; `sizes` [E] are of this one's."""
+    route = Route.of(sizes.reshape(jax.lax.axis_size("expert"), -1), "expert")
+    came = send(rows, route, "expert")  # [P * M, D], by sender and expert
+    ends = jnp.cumsum(route.sizes, axis=1)[:, None]  # [P, 1, n]
+    expert = (jnp.arange(len(rows))[:, None] >= ends).sum(-1).reshape(-1)  # n where there is none
+    order = jnp.argsort(expert, stable=True)
+    back = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)), unique_indices=True)
+    y = feed_forward(_move(1, came, order, back), route.sizes.sum(0))
+    return send_back(_move(1, y, back, order), route, "expert")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

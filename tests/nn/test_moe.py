@@ -212,14 +212,17 @@ def test_equal_scores_have_a_balance_loss_of_one():
 # ------------------------------------------------------------------------------ meshes, bias, FLOPs
 
 
-MESHES = {
-    "shared": {"data": 2, "fsdp": 2, "tensor": 2},
-    "groups": {"data": 1, "fsdp": 4},
-    "capacity": {"data": 4},
-}
+MESHES = [
+    ("shared", {"data": 2, "fsdp": 2, "tensor": 2}),
+    ("groups", {"data": 1, "fsdp": 4}),
+    ("capacity", {"data": 4}),
+    ("groups", {"data": 2, "expert": 2}),
+    ("capacity", {"data": 1, "expert": 2, "fsdp": 2, "tensor": 2}),
+    ("plain experts", {"data": 1, "expert": 2}),
+]
 
 
-@pytest.mark.parametrize(("name", "shape"), MESHES.items())
+@pytest.mark.parametrize(("name", "shape"), MESHES, ids=str)
 def test_a_mesh_changes_nothing(name, shape):
     """Outputs, losses, load and gradients over eight devices are those of one."""
     graphdef, params, axes = module(name)
