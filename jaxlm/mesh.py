@@ -82,12 +82,11 @@ class MeshConfig(Config):
         rest = [axis for axis, size in sizes.items() if size == -1]
         if len(rest) > 1:
             raise UserError(f"{' and '.join(rest)} are -1; let only one take the remaining devices")
-        for axis in ("context", "stage"):
-            if sizes[axis] != 1:
-                raise UserError(
-                    f"{axis}: only 1 is supported in this version; split data, fsdp, expert or "
-                    "tensor"
-                )
+        if sizes["stage"] != 1:
+            raise UserError(
+                "stage: only 1 is supported in this version; split data, fsdp, expert, context or "
+                "tensor"
+            )
 
     def shape(self, num_devices: int) -> dict[str, int]:
         """Devices on each axis when there are `num_devices` in all, -1 filled in."""
@@ -165,7 +164,22 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     """Constrains an activation to the sharding of its logical axes; without a mesh, `x` itself."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, spec_of(axes))
+    return jax.lax.with_sharding_constraint(x, spec_of(_fitting(axes, x.shape)))
+
+
+def _fitting(axes: Sequence[str | None], shape: Sequence[int]) -> list[str | None]:
+    """The axes, but for a length that context does not divide, such as a token being written."""
+    parts = jax.sharding.get_abstract_mesh().shape.get("context", 1)
+    whole = [axis == "length" and size % parts for axis, size in zip(axes, shape, strict=True)]
+    return [None if alone else axis for axis, alone in zip(axes, whole, strict=True)]
+
+
+def gather_length(x: jax.Array) -> jax.Array:
+    """An array [B, T, ...], whole along the length that context splits, else as it is."""
+    if not is_split("context"):
+        return x
+    rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, None, *rest))
 
 
 def is_split(axis: str) -> bool:
@@ -215,12 +229,19 @@ def on_each_device(
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function
-    return jax.shard_map(
-        function,
-        in_specs=tuple(spec_of(axes) for axes in inputs),
-        out_specs=spec_of(output),
-        check_vma=False,
-    )
+
+    def run(*arrays: jax.Array) -> jax.Array:
+        fitting = [_fitting(axes, x.shape) for axes, x in zip(inputs, arrays, strict=True)]
+        split = any("length" in axes for axes in fitting)
+        ends = [axis if split or axis != "length" else None for axis in output]
+        return jax.shard_map(
+            function,
+            in_specs=tuple(spec_of(axes) for axes in fitting),
+            out_specs=spec_of(ends),
+            check_vma=False,
+        )(*arrays)
+
+    return run
 
 
 def gather_part(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
@@ -313,8 +334,18 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         if jax.process_count() == 1:
             out[name] = jax.device_put(rows, sharding)
         else:
+            if rows.ndim > 1:
+                rows = rows[:, _local_columns(rows.shape[1], mesh)]
             out[name] = jax.make_array_from_process_local_data(sharding, rows)
     return out
+
+
+def _local_columns(length: int, mesh: Mesh) -> list[int]:
+    """The part of each row's length that this process's devices hold, in ascending order."""
+    shape = (math.prod(mesh.shape[axis] for axis in BATCH_AXES), length)
+    indices = batch_sharding(mesh, 2).addressable_devices_indices_map(shape).values()
+    spans = [index[1].indices(length) for index in indices if index is not None]
+    return sorted({column for span in spans for column in range(*span)})
 
 
 def to_global_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -84,7 +84,6 @@ def test_devices_that_do_not_fit(config, devices, said):
         ({"data": 1, "tensor": 0}, "tensor: 0 devices make no mesh"),
         ({"data": -2}, "data: -2 is out of range; set it >= -1"),
         ({"stage": 2}, "stage: only 1 is supported"),
-        ({"data": 1, "context": -1}, "context: only 1 is supported"),
         ({"num_devices": 0}, "num_devices: 0 is out of range"),
     ],
 )

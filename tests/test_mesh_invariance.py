@@ -26,12 +26,17 @@ MESHES = {
     "data 8": MeshConfig(data=8),
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "mixed 8": MeshConfig(data=2, fsdp=2, tensor=2),
+    "context 4": MeshConfig(data=2, context=2, num_devices=4),
+    "context 8": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
     "expert 8": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
 TRAINED = [
     *(("transformer", mesh) for mesh in ("tensor 2", "fsdp 4", "mixed 8")),
     *(("lstm", mesh) for mesh in ("tensor 2", "data 8", "mixed 8")),
     ("moe", "expert 8"),
+    ("moe", "context 8"),
+    ("transformer", "context 8"),
+    ("lstm", "context 4"),
 ]
 INITIALISED = [
     ("transformer", "data 2"),

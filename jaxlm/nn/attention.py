@@ -20,7 +20,7 @@ from flax import nnx
 
 from jaxlm.config import UserError, field
 from jaxlm.kernels.attention import Bias, attention
-from jaxlm.mesh import shard
+from jaxlm.mesh import gather_length, is_split, shard
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
 from jaxlm.types import AttentionConfig, NormConfig
@@ -202,8 +202,13 @@ def attend(
     bias: Bias | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """The kernel as a config asks for it; `keys` None: q and k are the same tokens."""
+    """The kernel as a config asks for it; `keys` None: q and k are the same tokens.
+
+    Where the mesh splits the length, each device has its part of the queries and gathers all keys.
+    """
     seen = rows if keys is None else keys
+    same_rows = keys is None and not is_split("context")
+    k, v, seen = jax.tree.map(gather_length, (k, v, seen))
     y = attention(
         *(q, k, v),
         q_positions=rows.positions,
@@ -216,7 +221,7 @@ def attend(
         softcap=config.softcap,
         scale=config.scale,
         bias=bias,
-        same_rows=keys is None,
+        same_rows=same_rows,
         dropout_rate=config.dropout,
         dropout_key=key,
         impl=config.impl if keys is None else "auto",

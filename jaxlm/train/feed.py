@@ -61,6 +61,9 @@ def batch_spec(loader: Loader, batch_size: int, mesh: Mesh, *, extra: Any) -> di
     row = loader.row(0)
     row.pop("id")
     row |= {name: rows[0] for name, rows in extra(1).items()}
+    for name, x in row.items():
+        if np.ndim(x):
+            meshes.check_divides(len(x), "context", mesh, f"data.seq_len: {name}")
     return {
         name: jax.ShapeDtypeStruct(
             (batch_size, *np.shape(x)),
