@@ -50,7 +50,8 @@ class SpeculativeGenerator(Generator):
             if not model.rewinds:
                 raise UserError(
                     f"draft: a model of type {type_name(type(model))} cannot take back what it "
-                    "has read; use one with a cache of tokens, such as transformer"
+                    "has read; use one with a cache of tokens, such as transformer, and without "
+                    "dynamic scaling of positions"
                 )
         sizes = [model.vocab_size for model in self._models]
         if sizes[0] != sizes[1]:

@@ -21,7 +21,7 @@ import yaml
 from flax import nnx
 
 from jaxlm import cli
-from jaxlm.config import UserError
+from jaxlm.config import UserError, type_name
 from jaxlm.hf import export_run, import_model
 from jaxlm.hf.exporting import say
 from jaxlm.hf.folder import new_folder
@@ -185,6 +185,44 @@ def test_encoders_as_they_are_published(tmp_path, name, architecture, without, r
         assert_same_bytes(load_all(tmp_path / f"out{kept}"), arrays)
         import_model(tmp_path / f"out{kept}", tmp_path / f"again{kept}", ONE, report=quiet)
         assert load_saved(tmp_path / f"again{kept}").config.model.head == head
+
+
+def test_a_head_that_config_json_names_must_be_in_the_file(tmp_path):
+    case = load_case("bert")
+    arrays = {k: v for k, v in case.weights().items() if "seq_relationship" not in k}
+    folder = write_model(tmp_path / "model", case.config, arrays)
+    with pytest.raises(UserError, match="missing: cls.seq_relationship.bias, cls.seq_relat"):
+        import_model(folder, tmp_path / "run", ONE, report=quiet)
+
+
+def test_what_predicts_a_second_token_is_left_out_and_said(tmp_path):
+    case, told = load_case("deepseek_v3"), []
+    layers = case.config["num_hidden_layers"]
+    more = {f"model.layers.{layers}.eh_proj.weight": np.ones((2, 2), np.float32)}
+    folder = write_model(tmp_path / "model", case.config, case.weights() | more)
+    import_model(folder, tmp_path / "run", ONE, report=told.append)
+    assert any(f"left out, not of the language model: model.layers.{layers}.eh" in t for t in told)
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), case.weights())
+
+
+def test_the_text_of_a_gemma_that_sees_images_keeps_its_dtype(tmp_path):
+    case = load_case("gemma3")
+    arrays = {name: array.astype("bfloat16") for name, array in case.weights().items()}
+    file = {f"language_model.{name}": array for name, array in arrays.items()}
+    file["vision_tower.weight"] = np.ones(3, np.float32)
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": case.config}
+    folder = write_model(tmp_path / "model", config, file)
+    import_model(folder, tmp_path / "run", ONE, report=quiet)
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), arrays)
+
+
+def test_a_glm_that_fills_blanks_writes_no_plain_text(tmp_path):
+    case = load_case("glm_10b")
+    folder = write_model(tmp_path / "model", case.config, case.weights())
+    import_model(folder, tmp_path / "run", ONE, report=quiet)
+    assert type_name(type(load_saved(tmp_path / "run").config.objective)) == "none"
 
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
@@ -480,13 +518,15 @@ def test_tensors_that_do_not_fit_are_listed_once(fails):
     def change(arrays):
         del arrays["transformer.ln_f.weight"]
         for i in range(6):
-            arrays[f"transformer.extra.{i}"] = np.zeros(3, np.float32)
+            arrays[f"transformer.h.{i}.extra.weight"] = np.zeros(3, np.float32)
+            arrays[f"other{i}"] = np.zeros(3, np.float32)
         arrays["transformer.wte.weight"] = np.zeros((82, 32), np.float32)
         arrays["transformer.wpe.weight"] = arrays["transformer.wpe.weight"].astype(np.int32)
 
     line = fails(change)
     assert "missing: transformer.ln_f.weight;" in line
-    assert "not known: transformer.extra.0, " in line and "extra.3 and 2 more;" in line
+    others = ", ".join(f"other{i}" for i in range(6))
+    assert f"not known: {others}, transformer.h.*.extra.weight (6);" in line
     assert "transformer.wte.weight [82, 32], by config.json [83, 32]" in line
     assert "dtype that is not read: transformer.wpe.weight I32" in line
 

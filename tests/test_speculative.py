@@ -48,6 +48,7 @@ def test_pairs_that_do_not_go_together():
     for pair, message in [
         ((program, recurrent), "a model of type rnn cannot take back what it has read"),
         ((program, program_of("qwen2")[0]), "its vocabulary has 91 ids, the model's 83"),
+        ((program_of("llama_rope_dynamic")[0], program), "without dynamic scaling of positions"),
     ]:
         with pytest.raises(UserError, match=message):
             SpeculativeGenerator(*pair, GREEDY, eos_id=None, pad_id=0)

@@ -157,9 +157,10 @@ def _tokenizer_files(
 
 
 def _record_of(run: RunDir, family: Family) -> dict[str, Any]:
-    """import.json, where the run was imported as this family."""
+    """import.json, where the run was imported as this family; as another, its dtype alone."""
     record = read_json(run.imported)
-    return record if record.get("family") == family.name else {}
+    same = record.get("family") == family.name
+    return record if same else {key: record[key] for key in ("dtype",) if key in record}
 
 
 def _sources(run: RunDir, program: Any) -> dict[str, tuple[str, Any]]:

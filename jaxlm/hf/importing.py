@@ -121,6 +121,7 @@ def _run_config(
     """The config of a run that has weights and was never trained here."""
     looks = getattr(source.model, "attention", None)
     writes = not source.model.encodes and (looks is None or looks.causal)
+    writes = writes and not getattr(source.model, "fills_blanks", False)
     tokenizer = {"type": "saved", "path": str(out.absolute() / "tokenizer")}
     values: dict[str, Any] = {
         "tokenizer": tokenizer if source.tokenizer else None,
@@ -180,7 +181,7 @@ def _tell(
 ) -> None:
     """What a user should hear of before the weights are read."""
     if match.ignored:
-        report(f"left out, no parameters: {some(match.ignored)}")
+        report(f"left out, not of the language model: {some(match.ignored)}")
     wide = [name for name, info in stored.tensors.items() if info.dtype == "F64"]
     if wide:
         report(f"rounded from float64 to float32: {some(wide)}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.config import UserError
-from jaxlm.hf.stored import DTYPES, Info, Stored, some
+from jaxlm.hf.stored import DTYPES, Info, Stored, listed, some
 from jaxlm.models.families.base import BUFFERS, Family
 from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes
 
@@ -28,7 +28,7 @@ class Match:
 
     pieces: Pieces
     repeats: Pieces
-    ignored: list[str]  # tensors that are no parameters
+    ignored: list[str]  # tensors that the model here has no use for
     names: str  # "" as the table has them; see `named`
 
 
@@ -43,7 +43,11 @@ def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -
     pieces, repeats = named(pieces, family, names), named(repeats, family, names)
     repeats = those_of(repeats, found)
     wanted = tensor_shapes(pieces) | tensor_shapes(repeats)
-    patterns = [re.compile(pattern) for pattern in (*BUFFERS, *family.ignored)]
+    layers = str(getattr(config, "num_layers", ""))
+    patterns = [
+        re.compile(pattern.replace("{num_layers}", layers))
+        for pattern in (*BUFFERS, *family.ignored)
+    ]
     others = [name for name in found if name not in wanted]
     ignored = [name for name in others if any(p.search(name) for p in patterns)]
     kinds = {
@@ -60,7 +64,7 @@ def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -
             if name in found and found[name].dtype not in DTYPES
         ],
     }
-    wrong = [f"{kind}: {some(items)}" for kind, items in kinds.items() if items]
+    wrong = [f"{kind}: {listed(items)}" for kind, items in kinds.items() if items]
     if wrong:
         raise UserError(
             f"{stored.folder}: its tensors are not those of the {family.name} that its config.json "

@@ -10,6 +10,7 @@ A file is mapped for one read and let go again, so what was read does not stay i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,16 @@ def some(names: Sequence[str], shown: int = 4) -> str:
     """The first few of a list, and how many more there are."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def listed(names: Sequence[str]) -> str:
+    """All names; of those that differ in their numbers alone, one with how many they are."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(re.sub(r"\.\d+(?=\.)", ".*", name), []).append(name)
+    return ", ".join(
+        same[0] if len(same) == 1 else f"{kind} ({len(same)})" for kind, same in kinds.items()
+    )
 
 
 def _read_index(path: Path) -> dict[str, str]:

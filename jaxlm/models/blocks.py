@@ -300,7 +300,8 @@ class Block(nnx.Module):
         x, slots = self._add(x, look, self.attention_norm, self.attention_post_norm, first)
         if self.cross is not None:
             x, _ = self._add(x, read, self.cross_norm, self.cross_post_norm, third)
-        think = lambda x: self.ffn(x, rows.segment_ids)  # noqa: E731
+        dropless = slots is not None
+        think = lambda x: self.ffn(x, rows.segment_ids, dropless=dropless)  # noqa: E731
         x, losses = self._add(x, think, self.ffn_norm, self.ffn_post_norm, second)
         return shard(x, "batch", "length", "act_embed"), slots, dict(losses)
 

@@ -32,7 +32,7 @@ from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.ffn import ACTIVATIONS, Activation
 from jaxlm.nn.flops import matmul_flops
-from jaxlm.nn.position import Rows, restart
+from jaxlm.nn.position import LearnedConfig, RotaryConfig, Rows, restart
 from jaxlm.types import Encoded, ModelConfig, Output
 
 
@@ -123,8 +123,13 @@ class TransformerConfig(StackConfig, ModelConfig):
         return self.encoder is not None
 
     @property
+    def fills_blanks(self) -> bool:
+        """Whether a text's places are those of blanks, which no plain text says (GLM)."""
+        return isinstance(self.position[0], LearnedConfig) and self.position[0].blocks
+
+    @property
     def rewinds(self) -> bool:
-        return True
+        return not any(isinstance(p, RotaryConfig) and p.grows for p in self.position)
 
     def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Transformer:
         """The model for a tokenizer of `vocab_size` ids."""

@@ -87,7 +87,7 @@ class FeedForward(nnx.Module):
         self.down = Dense(mlp, embed, scale=out_scale, **options)
 
     def __call__(
-        self, x: jax.Array, segment_ids: jax.Array
+        self, x: jax.Array, segment_ids: jax.Array, *, dropless: bool = False
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """The output [B, T, D], and no losses of its own; a token's place does not matter."""
         function, _ = ACTIVATIONS[self.activation]

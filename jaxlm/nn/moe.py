@@ -66,7 +66,8 @@ class MoEConfig(FFNConfig):
     )
     capacity_factor: float | None = field(
         None,
-        "an expert takes this times the mean load of each row, earlier tokens first; null: all",
+        "an expert takes this times the mean load of each row, earlier tokens first, but for text "
+        "that is generated; null: all",
         gt=0,
     )
     balance_loss: float = field(0.01, "coefficient of the loss that balances the experts", ge=0)
@@ -137,9 +138,13 @@ class MoE(nnx.Module):
         self.shared = c._dense(c.shared_size).build(dim, **options) if c.shared_size else None
 
     def __call__(
-        self, x: jax.Array, segment_ids: jax.Array
+        self, x: jax.Array, segment_ids: jax.Array, *, dropless: bool = False
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-        """The output [B, T, D]; losses [B], and under `LOAD` the tokens that chose each expert."""
+        """The output [B, T, D]; losses [B], and under `LOAD` the tokens that chose each expert.
+
+        `dropless` leaves the capacity out: of a text that is written in parts, it would hang on
+        how many there are.
+        """
         c, real = self.config, segment_ids > 0
         with jax.default_matmul_precision("float32"):
             logits = self.router(x)  # [B, T, E]
@@ -150,7 +155,8 @@ class MoE(nnx.Module):
         if c.normalize:
             weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
         picked = _marks(chosen, c.num_experts) & real[..., None]  # [B, T, E]
-        taken = real[..., None] & _fits(picked, chosen, c.capacity(x.shape[1]))
+        capacity = None if dropless else c.capacity(x.shape[1])
+        taken = real[..., None] & _fits(picked, chosen, capacity)
         function, _ = ACTIVATIONS[c.activation]
         weights = c.scaling * weights
         y = run_experts(function, self._parts, x.astype(self.dtype), chosen, weights, taken)

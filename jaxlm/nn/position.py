@@ -62,6 +62,11 @@ class RotaryConfig(PositionConfig):
                 "rotary positions turn pairs, make it even"
             )
 
+    @property
+    def grows(self) -> bool:
+        """Whether a token's angles hang on tokens behind it, so that none can be taken back."""
+        return self.scaling is not None and self.scaling.grows
+
     def angles(self, rows: Rows, head_dim: int) -> Rotary:
         """The angles of tokens for the first R = fraction * H features of a head."""
         size = int(head_dim * self.fraction)

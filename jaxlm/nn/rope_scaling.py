@@ -38,6 +38,7 @@ class ScalingConfig(Config):
         "yarn": "jaxlm.nn.rope_scaling:YarnScaling",
         "llama3": "jaxlm.nn.rope_scaling:Llama3Scaling",
     }
+    grows: ClassVar[bool] = False  # whether a token's angles hang on tokens behind it
     factor: float = field(REQUIRED, "how many times longer texts become", ge=1)
 
     def apply(self, frequencies: jax.Array, theta: float, rows: Any) -> Scaled:
@@ -56,6 +57,7 @@ class LinearScaling(ScalingConfig):
 class DynamicScaling(ScalingConfig):
     """A base that grows with the length of the document (NTK-aware)."""
 
+    grows: ClassVar[bool] = True
     original_max_positions: int = field(REQUIRED, "positions that the model was trained with", ge=1)
 
     def apply(self, frequencies: jax.Array, theta: float, rows: Any) -> Scaled:

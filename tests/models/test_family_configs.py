@@ -116,6 +116,29 @@ def test_a_file_without_a_needed_key_is_refused(name, key):
         family.from_hf(values)
 
 
+STRANGE = [
+    ("roberta", {"pad_token_id": None}),
+    ("bert", {"max_position_embeddings": None}),
+    ("llama_mha", {"hidden_size": "36", "head_dim": None}),
+    ("llama_mha", {"num_attention_heads": 0, "head_dim": None}),
+    ("smollm3", {"no_rope_layers": [1, 0], "num_hidden_layers": 4}),
+    ("qwen3_moe", {"decoder_sparse_step": 0}),
+    ("llama_mha", {"hidden_act": ["silu"]}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), STRANGE)
+def test_a_value_that_no_model_has_is_one_line(name, changes):
+    family = family_of_architecture(architecture_of(name))
+    with pytest.raises(UserError, match="^config.json: .*; take the file that came with the model"):
+        family.from_hf({**golden(name).published, **changes})
+
+
+def test_a_mixtral_turns_as_its_class_does_where_its_file_does_not_say():
+    values = {k: v for k, v in golden("mixtral").published.items() if not k.startswith("rope_")}
+    assert family_of("mixtral").from_hf(values).position[0].theta == 1_000_000.0
+
+
 def changed(preset: str, part: str = "attention", **changes: Any) -> Any:
     config: Any = [f.presets[preset] for f in families() if preset in f.presets][0]
     return config.replace(**{part: getattr(config, part).replace(**changes)})

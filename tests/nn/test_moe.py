@@ -178,6 +178,13 @@ def test_a_document_does_not_depend_on_others(name):
     assert (before[~ours] != after[~ours]).any()
 
 
+def test_a_text_in_parts_has_no_capacity():
+    graphdef, params, _ = module("capacity")
+    y, _ = nnx.merge(graphdef, params)(inputs(), SEGMENTS, dropless=True)
+    np.testing.assert_array_equal(y, call("mixtral")(params, inputs(), SEGMENTS)[0])
+    assert (call("capacity")(params, inputs(), SEGMENTS)[0] != y).any()
+
+
 def test_rows_do_not_share_their_capacity():
     """A row is what it is beside any other; padding takes nobody's place."""
     params, x = module("capacity")[1], inputs()

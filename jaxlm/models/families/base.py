@@ -104,7 +104,9 @@ class Family:
     tensors: Callable[[Any], list[Tensor]]  # the table of a config
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     num_params: Mapping[str, int] = field(default_factory=dict)  # of the presets, as published
-    ignored: tuple[str, ...] = ()  # patterns of tensors that are no parameters: masks and the like
+    # Patterns of tensors that a file may have besides: masks, and what is not of a language model.
+    # "{num_layers}" in one stands for the number behind the last layer.
+    ignored: tuple[str, ...] = ()
     prefix: str = ""  # of the tensors of the model without its head, which some files leave out
     older: tuple[tuple[str, str], ...] = ()  # how names end, and how they did in older files
     # The config with what the names of a file's tensors say and its config.json leaves open.
@@ -121,11 +123,10 @@ def _complete(from_hf: Callable[[Mapping[str, Any]], ModelConfig]) -> Any:
         try:
             return from_hf(values)
         except KeyError as error:
-            (key,) = error.args
-            if key in values:
-                raise
-            message = f"config.json: lacks {key}; take the file that came with the model"
-            raise UserError(message) from error
+            said = f"lacks {error.args[0]}"
+        except (TypeError, ZeroDivisionError, IndexError) as error:
+            said = f"has a value that no such model has ({error})"
+        raise UserError(f"config.json: {said}; take the file that came with the model")
 
     return read
 

@@ -149,11 +149,14 @@ def to_hf(family: str, config: TransformerConfig) -> dict[str, Any]:
 
 def completed(config: TransformerConfig, names: Collection[str]) -> TransformerConfig:
     """A head over the vocabulary beside which a file has a pooler, and perhaps relations."""
-    head, ends = config.head, tuple(names)
-    if head.transform is not None and any(n.endswith("pooler.dense.weight") for n in ends):
-        relations = 2 * any(n.endswith("cls.seq_relationship.weight") for n in ends)
-        head = head.replace(pooler=True, num_relations=relations)
-    return config.replace(head=head)
+    head = config.head
+    if head.transform is None or head.num_relations:
+        return config
+    pooler, relations = (
+        any(name.endswith(end) for name in names)
+        for end in ("pooler.dense.weight", "cls.seq_relationship.weight")
+    )
+    return config.replace(head=head.replace(pooler=pooler, num_relations=2 * relations))
 
 
 def tensors(family: str, config: TransformerConfig) -> list[Tensor]:

@@ -107,6 +107,8 @@ def mscales(config: TransformerConfig, attention: LatentConfig) -> dict[str, flo
     scaling = part_of(config.position[0], RotaryConfig, "position").scaling
     if not isinstance(scaling, YarnScaling) or attention.scale is None:
         return {}
+    if scaling.factor == 1.0:
+        return {}
     log, usual = 0.1 * math.log(scaling.factor), (attention.nope_dim + attention.rope_dim) ** -0.5
     longer = math.sqrt(attention.scale / usual)
     factor = 1 + log if scaling.attention_factor is None else scaling.attention_factor
@@ -246,7 +248,7 @@ FAMILY = Family(
     to_hf=v3_to_hf,
     tensors=tensors,
     prefix="model.",
-    ignored=(r"^model\.layers\.61\.",),  # V3's prediction of a second token
+    ignored=(r"\blayers\.{num_layers}\.",),  # the prediction of a second token
     presets={"deepseek-v3": v3_from_hf(preset(7168, 61, 128, V3))},
     num_params={"deepseek-v3": 671_026_419_200},  # 671B; the file has 14B more for a second token
 )

@@ -24,7 +24,7 @@ from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.moe import MoEConfig
 
-DEFAULTS = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5}
+DEFAULTS = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0}
 FIXED = {"attention_bias": False, "mlp_bias": False, "router_jitter_noise": 0.0}
 NAMES = {"gate": "w1", "up": "w3", "down": "w2"}
 
