@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import zipfile
 from typing import Any, NamedTuple
 
@@ -16,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlm.config import UserError
 from jaxlm.data.fetch import fetch
+from jaxlm.mesh import BATCH_AXES, MeshConfig, param_shardings
 from jaxlm.models.families import family_of, family_of_architecture
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.table import locate, read_params, tensor_shapes, write_tensors
@@ -104,10 +107,9 @@ def nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
-@functools.cache
-def forward(name: str) -> Any:
-    """(params, batch) -> ((loss, results), gradients), compiled once a case."""
-    graphdef, normed = model_of(name).graphdef, golden(name).arrays["hidden_last"] == "normed"
+def results_of(graphdef: Any, name: str) -> Any:
+    """(params, batch) -> ((loss, results), gradients)."""
+    normed = golden(name).arrays["hidden_last"] == "normed"
 
     def with_last(states: jax.Array, hidden: jax.Array) -> jax.Array:
         return states.at[-1].set(hidden) if normed else states
@@ -130,6 +132,12 @@ def forward(name: str) -> Any:
         return total, results
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@functools.cache
+def forward(name: str) -> Any:
+    """`results_of` the case itself: compiled once."""
+    return results_of(model_of(name).graphdef, name)
 
 
 @functools.cache
@@ -164,6 +172,74 @@ def test_every_tensor_and_parameter_is_read_and_written_back(name):
     assert written.keys() == weights.keys()
     for key, array in written.items():
         assert array.tobytes() == weights[key].tobytes(), key
+
+
+# ------------------------------------------------------------------- properties of every family
+
+MESHES = (
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    MeshConfig(data=2, fsdp=4),
+    MeshConfig(data=2, fsdp=3, num_devices=6),
+)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "t5", "glm_10b"])
+def test_neither_a_mesh_nor_remat_nor_unrolling_changes_anything(name):
+    """All at once, which costs one program; on the first mesh that divides the sizes."""
+    model, batch = model_of(name), batch_of(golden(name))
+    other = {"remat": "full", "scan_layers": False}
+    config = model.config.replace(**other)
+    if config.encoder is not None:
+        config = config.replace(encoder=config.encoder.replace(**other))
+    module = nnx.eval_shape(lambda: config.build(config.vocab_size, rngs=nnx.Rngs(0)))
+    graphdef, abstract, axes = split(module)
+    mesh, shardings = first_that_divides(abstract, axes)
+    rows = len(batch["tokens"])
+    copies = math.lcm(rows, mesh.shape["data"] * mesh.shape["fsdp"]) // rows
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(jax.device_put, unflatten(model.params), shardings)
+        spread = jax.tree.map(
+            lambda x: jax.device_put(
+                np.concatenate([x] * copies), NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+            ),
+            batch,
+        )
+        run = results_of(graphdef, name)
+        (loss, results), gradients = jax.device_get(run(flatten(params), spread))
+    (want_loss, want), want_gradients = computed(name)
+    assert loss == pytest.approx(float(want_loss), rel=1e-5)
+    for key, array in want.items():
+        dim = 1 if key.endswith("hidden") else 0  # states are [L, B, T, D]
+        found = results[key].take(range(rows), axis=dim)
+        assert_close(found, array, 2e-5)
+    for path, gradient in want_gradients.items():
+        bound = 1e-4 * max(np.abs(gradient).max(), 1e-3)
+        np.testing.assert_allclose(gradients[path], gradient, rtol=0, atol=bound, err_msg=path)
+
+
+def first_that_divides(abstract: Any, axes: Any) -> Any:
+    for config in MESHES:
+        mesh = config.build()
+        try:
+            return mesh, param_shardings(abstract, axes, mesh)
+        except UserError:
+            continue
+    raise AssertionError("no mesh divides these sizes")
+
+
+@pytest.mark.parametrize("name", ["t5", "glm_10b"])
+def test_what_is_written_sees_nothing_behind_it(name):
+    """A pair's second text, and blanks: other tokens from some place on change no earlier logit."""
+    batch, (_, results), _ = batch_of(golden(name)), *computed(name)
+    tokens = batch["tokens"]
+    first = np.asarray(batch["how"].get("prefix", np.zeros_like(tokens))).sum(1, keepdims=True)
+    place = first + (tokens.shape[1] - first) // 2
+    later = np.arange(tokens.shape[1]) >= place
+    changed = np.where(later, (tokens + 5) % model_of(name).config.vocab_size, tokens)
+    (_, others), _ = forward(name)(model_of(name).params, {**batch, "tokens": changed})
+    found, want = np.asarray(others["logits"]), results["logits"]
+    np.testing.assert_array_equal(found[~later], want[~later])
+    assert (found[later] != want[later]).any()
 
 
 REFUSED = [
