@@ -148,6 +148,11 @@ class ModelConfig(Config):
         return False
 
     @property
+    def fills_blanks(self) -> bool:
+        """Whether a text's places are those of blanks, which no plain text says."""
+        return False
+
+    @property
     def carries_state(self) -> bool:
         """Whether training passes the recurrent state on from one window to the next."""
         return False

@@ -121,7 +121,7 @@ def _run_config(
     """The config of a run that has weights and was never trained here."""
     looks = getattr(source.model, "attention", None)
     writes = not source.model.encodes and (looks is None or looks.causal)
-    writes = writes and not getattr(source.model, "fills_blanks", False)
+    writes = writes and not source.model.fills_blanks
     tokenizer = {"type": "saved", "path": str(out.absolute() / "tokenizer")}
     values: dict[str, Any] = {
         "tokenizer": tokenizer if source.tokenizer else None,

@@ -3,11 +3,11 @@
 Within `shard_map`, over one mesh axis of P devices:
 
     route = Route.of(sizes, "expert")     # [P, n]: rows for each of every device's n groups
-    y = send(x, route)                    # [M, D] -> [P * M, D], what came from device p from p * M
-    x = send_back(y, route)               # [P * M, D] -> [M, D], each row where it was
+    y = send(x, route, "expert")          # [M, D] -> [P * M, D], device p's rows from p * M on
+    x = send_back(y, route, "expert")     # [P * M, D] -> [M, D], each row where it was
 
 No row is dropped: there is room for all rows of all devices, and what is not filled is 0. Each of
-the two is the other's transpose, and that is their gradient. "all_to_all" sends the room with the
+the two is the other's transpose, and that is their gradient. "reference" sends the room with the
 rows; "ragged" the rows alone, which XLA knows to do on accelerators.
 """
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxlm.config import UserError
 from jaxlm.kernels.cross_entropy import cross_entropy
+from jaxlm.mesh import MeshConfig, param_shardings
 from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.table import locate, read_params, write_tensors
@@ -156,6 +159,17 @@ def errors_from(case: Case, pieces: Any, found: Any) -> dict[str, float]:
             for key, gradient in ours.items()
         ),
     }
+
+
+def first_that_divides(meshes: Sequence[MeshConfig], abstract: Any, axes: Any) -> Any:
+    """(mesh, shardings of the parameters) of the first mesh that divides all sizes."""
+    for config in meshes:
+        mesh = config.build()
+        try:
+            return mesh, param_shardings(abstract, axes, mesh)
+        except UserError:
+            continue
+    raise AssertionError("no mesh divides these sizes")
 
 
 def _error(found: Any, want: np.ndarray, least: float = 1.0) -> float:

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlm.config import UserError
 from jaxlm.data.fetch import fetch
-from jaxlm.mesh import BATCH_AXES, MeshConfig, param_shardings
+from jaxlm.mesh import BATCH_AXES, MeshConfig
 from jaxlm.models.families import family_of, family_of_architecture
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.table import locate, read_params, tensor_shapes, write_tensors
@@ -29,6 +29,7 @@ from jaxlm.nn.params import split
 from jaxlm.tree import flatten, unflatten
 from tests.golden_families import CASES, Case, gradient_sketch, load_case, sketch
 from tests.golden_nn import assert_close, load
+from tests.models.parity import first_that_divides
 
 KINDS = {"attention_mask", "encoder_tokens", "context_lengths"}
 
@@ -193,7 +194,7 @@ def test_neither_a_mesh_nor_remat_nor_unrolling_changes_anything(name):
         config = config.replace(encoder=config.encoder.replace(**other))
     module = nnx.eval_shape(lambda: config.build(config.vocab_size, rngs=nnx.Rngs(0)))
     graphdef, abstract, axes = split(module)
-    mesh, shardings = first_that_divides(abstract, axes)
+    mesh, shardings = first_that_divides(MESHES, abstract, axes)
     rows = len(batch["tokens"])
     copies = math.lcm(rows, mesh.shape["data"] * mesh.shape["fsdp"]) // rows
     with jax.set_mesh(mesh):
@@ -215,16 +216,6 @@ def test_neither_a_mesh_nor_remat_nor_unrolling_changes_anything(name):
     for path, gradient in want_gradients.items():
         bound = 1e-4 * max(np.abs(gradient).max(), 1e-3)
         np.testing.assert_allclose(gradients[path], gradient, rtol=0, atol=bound, err_msg=path)
-
-
-def first_that_divides(abstract: Any, axes: Any) -> Any:
-    for config in MESHES:
-        mesh = config.build()
-        try:
-            return mesh, param_shardings(abstract, axes, mesh)
-        except UserError:
-            continue
-    raise AssertionError("no mesh divides these sizes")
 
 
 @pytest.mark.parametrize("name", ["t5", "glm_10b"])

@@ -17,9 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
 from jaxlm.generate import Generator, Sampling
-from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
+from jaxlm.mesh import MeshConfig, batch_sharding
 from jaxlm.models.families.table import tensor_shapes, write_tensors
 from jaxlm.tree import flatten, unflatten
 from tests.golden_nn import assert_close
@@ -31,6 +30,7 @@ from tests.models.parity import (
     decoders,
     errors,
     errors_from,
+    first_that_divides,
     forward,
     golden,
     model_of,
@@ -188,7 +188,7 @@ def test_neither_a_mesh_nor_remat_changes_anything(name):
     vocab_size = model.config.vocab_size + model.config.vocab_size % 2
     config = model.config.replace(vocab_size=vocab_size, remat="full")
     graphdef, abstract, axes = abstract_of(config)
-    mesh, shardings = first_that_divides(unflatten(abstract), unflatten(axes))
+    mesh, shardings = first_that_divides(MESHES, unflatten(abstract), unflatten(axes))
     params = {path: filled(array, abstract[path].shape) for path, array in model.params.items()}
     copies = math.lcm(2, mesh.size // mesh.shape["tensor"]) // 2
     rows = {key: np.concatenate([x] * copies) for key, x in batch.items()}
@@ -203,16 +203,6 @@ def test_neither_a_mesh_nor_remat_changes_anything(name):
         gradients[path] = gradients[path][inside]
     real = batch["segment_ids"][..., None] > 0
     assert_same(((loss, results), gradients), computed(name), real)
-
-
-def first_that_divides(abstract: Any, axes: Any) -> Any:
-    for config in MESHES:
-        mesh = config.build()
-        try:
-            return mesh, param_shardings(abstract, axes, mesh)
-        except UserError:
-            continue
-    raise AssertionError("no mesh divides these sizes")
 
 
 def filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -117,7 +117,8 @@ class Family:
 
 
 def _complete(from_hf: Callable[[Mapping[str, Any]], ModelConfig]) -> Any:
-    """The reader of a config.json, for which a key that is absent is a `UserError`."""
+    """The reader of a config.json, for which a key that is absent, or a value that no arithmetic of
+    the family's takes, is a `UserError`."""
 
     def read(values: Mapping[str, Any]) -> ModelConfig:
         try:
