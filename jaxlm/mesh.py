@@ -330,11 +330,12 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     """
     out = {}
     for name, rows in batch.items():
-        sharding = batch_sharding(mesh, rows.ndim)
+        split = rows.ndim > 1 and rows.shape[1] % mesh.shape["context"] == 0
+        sharding = batch_sharding(mesh, rows.ndim if split else 1)  # a short prompt stays whole
         if jax.process_count() == 1:
             out[name] = jax.device_put(rows, sharding)
         else:
-            if rows.ndim > 1:
+            if split:
                 rows = rows[:, _local_columns(rows.shape[1], mesh)]
             out[name] = jax.make_array_from_process_local_data(sharding, rows)
     return out

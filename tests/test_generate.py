@@ -101,9 +101,12 @@ def test_the_end_of_text_ends_a_row_alone():
     assert ended[0] == (free[0][: free[0].index(end)] if end in free[0] else free[0])
 
 
-def test_a_mesh_writes_the_same():
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=1, fsdp=1, context=8)], ids=str
+)
+def test_a_mesh_writes_the_same(mesh):
     one, params, _ = setup("transformer")
-    many, _, _ = setup("transformer", MeshConfig(data=2, fsdp=2, tensor=2))
+    many, _, _ = setup("transformer", mesh)
     moved = jax.tree.map(lambda x, s: jax.device_put(x, s), params, many.param_shardings)
     sampling = Sampling(max_tokens=6, temperature=0)
     want = Generator(one, sampling, eos_id=None, pad_id=256)(params, PROMPTS)
