@@ -109,8 +109,9 @@ def test_a_mesh_writes_the_same(mesh):
     many, _, _ = setup("transformer", mesh)
     moved = jax.tree.map(lambda x, s: jax.device_put(x, s), params, many.param_shardings)
     sampling = Sampling(max_tokens=6, temperature=0)
-    want = Generator(one, sampling, eos_id=None, pad_id=256)(params, PROMPTS)
-    assert Generator(many, sampling, eos_id=None, pad_id=256)(moved, PROMPTS) == want
+    prompts = [prompt[:3] for prompt in PROMPTS]  # shorter than context splits
+    want = Generator(one, sampling, eos_id=None, pad_id=256)(params, prompts)
+    assert Generator(many, sampling, eos_id=None, pad_id=256)(moved, prompts) == want
 
 
 # -------------------------------------------------------------------------- a source to write to
