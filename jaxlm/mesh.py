@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -71,6 +71,9 @@ class MeshConfig(Config):
     context: int = field(1, "parts that the sequence is split into", ge=-1)
     expert: int = field(1, "parts that the experts and the batch are split into", ge=-1)
     stage: int = field(1, "pipeline stages", ge=-1)
+    zero: Literal[1, 3] = field(
+        3, "what fsdp splits: 3: all of it; 1: the optimizer state alone, parameters stay whole"
+    )
     num_devices: int | None = field(None, "how many devices to use; null: all there are", ge=1)
 
     def validate(self) -> None:
@@ -261,9 +264,10 @@ def sum_parts(x: jax.Array, axis: str) -> jax.Array:
     return x if names is None or not is_split(names) else jax.lax.psum(x, names)
 
 
-def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
+def param_shardings(abstract: Any, axes: Any, mesh: Mesh, *, without: Sequence[str] = ()) -> Any:
     """A NamedSharding for each parameter of a nested dict, from its logical axes.
 
+    Mesh axes in `without` split none of them, though they have to divide them all the same.
     Raises `UserError` that names the parameter, the axis and sizes that divide, where one does not.
     """
 
@@ -271,7 +275,7 @@ def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
         spec = spec_of(names)
         for dim, (size, part) in enumerate(zip(leaf.shape, spec, strict=True)):
             check_divides(size, part, mesh, f"parameter {path}: dim {dim} ({names[dim]})")
-        return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, spec_of(names, without=without))
 
     return map_with_path(one, abstract, axes)
 

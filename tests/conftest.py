@@ -42,6 +42,10 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(os.environ[PROGRAMS], ignore_errors=True)
 
 
+# Tracing makes millions of objects that stay; the collector's default would look through them often.
+gc.set_threshold(100_000, 20, 50)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _what_stays_is_not_searched() -> Iterator[None]:
     """Programs and modules that stay to the end are no garbage, and large to look through."""

@@ -1,4 +1,4 @@
-"""Reads the fixtures of tools/make_golden_seq2seq.py in the layout of ours."""
+"""Reads the fixtures of tools/make_golden_seq2seq.py in the layout of ours, and compares them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.golden_rnn import largest
+
 FIXTURES = Path(__file__).parent / "fixtures"
+FAMILY = "rnn_seq2seq"
 
 # name: the config, beside the sizes that all have
 CASES: dict[str, dict[str, Any]] = {
@@ -135,3 +138,38 @@ def _stacked(layer: Any) -> Any:
     if isinstance(layer, dict):
         return {name: _stacked(value) for name, value in layer.items()}
     return layer[None]
+
+
+def errors(name: str) -> dict[str, float]:
+    """How far logits and gradients of ours are from torch's."""
+    import jax
+    from flax import nnx
+
+    from jaxlm.nn.params import split
+
+    golden, config = load(f"seq2seq_{name}"), config_of(name)
+    vocab_size = len(golden["head_bias"])
+    made = nnx.eval_shape(lambda: config.build(vocab_size, rngs=nnx.Rngs(0)))
+    graphdef, abstract, _ = split(made)
+    source, text = golden["source"].astype(np.int32), golden["text"].astype(np.int32)
+    real = (np.arange(source.shape[1]) < golden["lengths"][:, None]).astype(np.int32)
+    ones = np.ones_like(text)
+
+    def in_order(tokens: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:
+        positions = np.arange(tokens.shape[1], dtype=np.int32) * ids
+        return {"tokens": tokens, "positions": positions, "segment_ids": ids}
+
+    def loss(params: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        out = model(**in_order(text, ones), encoded=model.encode(**in_order(source, real)))
+        logits = model.logits(out.hidden)
+        return (logits * golden["d_logits"]).sum(), logits
+
+    params = tree(golden, config)
+    shapes = jax.tree.map(lambda x: x.shape, abstract)
+    assert jax.tree.map(lambda x: x.shape, params) == shapes
+    gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+    return {
+        "logits": largest(logits, golden["logits"]),
+        "gradients": largest(gradients, tree(golden, config, grad=True), 1e-3),
+    }

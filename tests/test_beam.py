@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxlm.beam import Search, beam_search
-from tests.golden_nn import assert_close
+from jaxlm.generate import Generator, Sampling
+from tests.golden_nn import assert_close, load
 from tests.golden_programs import case_of, cases_with, generator_of, program_of, prompts_of
 
 BEAMS = cases_with("beam")
@@ -25,6 +26,31 @@ def test_texts_and_scores_are_transformers(name):
     found = generator.with_scores(program_of(name)[1], prompts_of(case_of(name)))
     np.testing.assert_array_equal([ids for ids, _ in found], a["beam"])
     assert_close([score for _, score in found], a["beam_score"], 1e-4)
+
+
+def searches() -> dict[str, dict[str, np.ndarray]]:
+    """{"model,beams,length penalty": what transformers found}"""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in load("beams").items():
+        name, _, kind = key.partition("/")
+        found.setdefault(name, {})[kind] = array
+    return found
+
+
+@pytest.mark.parametrize("search", searches())
+def test_texts_that_end_are_transformers(search):
+    """One or both end early; what follows the end is padding."""
+    name, beams, penalty = search.split(",")
+    want = searches()[search]
+    sampling = Sampling(
+        max_tokens=want["ids"].shape[1], num_beams=int(beams), length_penalty=float(penalty)
+    )
+    program, params = program_of(name)
+    generator = Generator(program, sampling, eos_id=int(want["end"]), pad_id=0)
+    found = generator.with_scores(params, prompts_of(case_of(name)))
+    np.testing.assert_array_equal([ids for ids, _ in found], want["ids"])
+    assert_close([score for _, score in found], want["scores"], 1e-4)
+    assert min(want["lengths"]) < want["ids"].shape[1]
 
 
 # ------------------------------------------------------------------- texts that end, a slow search

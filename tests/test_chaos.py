@@ -32,6 +32,7 @@ def test_killed_runs_end_in_the_same_weights(
 ) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment["JAXLM_CACHE"] = str(tmp_path / "cache")
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # each start has the same steps
     config = ROOT / "configs" / "smoke" / f"{name}.yaml"
     command = [sys.executable, ROOT / "tools" / "chaos.py", config, "--json", "--kills", kills]
     done = subprocess.run(

@@ -17,7 +17,7 @@ from commands import QUIET, ROOT, Commands, Watched, records, result, until, use
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 CONFIG = ROOT / "configs" / "smoke" / "transformer.yaml"
-STEPS, EVERY = 160, 40
+STEPS, EVERY = 80, 20
 SETTINGS = (
     *QUIET,
     f"train.steps={STEPS}",

@@ -28,10 +28,11 @@ MESHES = {
     "mixed 8": MeshConfig(data=2, fsdp=2, tensor=2),
     "context 4": MeshConfig(data=2, context=2, num_devices=4),
     "context 8": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
+    "zero 8": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),
     "expert 8": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
 TRAINED = [
-    *(("transformer", mesh) for mesh in ("tensor 2", "fsdp 4", "mixed 8")),
+    *(("transformer", mesh) for mesh in ("tensor 2", "fsdp 4", "mixed 8", "zero 8")),
     *(("lstm", mesh) for mesh in ("tensor 2", "data 8", "mixed 8")),
     ("moe", "expert 8"),
     ("moe", "context 8"),
@@ -44,11 +45,12 @@ INITIALISED = [
     ("lstm", "fsdp 8"),
     ("moe", "expert 8"),
 ]
-# The LSTM takes its rows in two micro-batches, carries its state and drops weights, too.
+# The LSTM takes its rows in two micro-batches, carries its state and drops weights, too. Every layer
+# of the mixture has experts; a first one without is split in models/test_families.py.
 OVERRIDES = {
     "transformer": (),
     "lstm": ("train.accumulation=2", "model.embedding_size=16"),
-    "moe": (),
+    "moe": ("model.other_ffn=null", "model.num_layers=2"),
 }
 
 

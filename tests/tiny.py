@@ -56,7 +56,20 @@ def program(config: RunConfig, mesh: MeshConfig = ONE, **changes: Any) -> Progra
         "batch_size": config.train.batch_size,
         "accumulation": config.train.accumulation,
     }
-    return make_program(mesh=mesh.build(), **(arguments | changes))
+    return make_program(mesh=mesh.build(), zero=mesh.zero, **(arguments | changes))
+
+
+@cache
+def _drawn(objective: Any, model: Any, seed: int) -> dict[str, Any]:
+    """The parameters of a program, on the host: drawn once, on one device."""
+    one = make_program(mesh=ONE.build(), model=model, objective=objective, seed=seed)
+    return jax.device_get(jax.jit(one.init_params)())
+
+
+def state_of(program: Program) -> dict[str, Any]:
+    """What `program.create_state()` gives, without compiling it for every mesh."""
+    drawn = _drawn(program.objective, program.model, program.seed)
+    return program.create_state(jax.device_put(drawn, program.param_shardings))
 
 
 def spec_of(batch: dict[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:

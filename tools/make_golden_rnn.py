@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
-T, B, D, H, LAYERS = 9, 3, 5, 7, 2
+T, B, D, H, LAYERS = 180, 3, 5, 7, 2
 V, PROMPTS, STEPS = 40, (5, 3, 1), 64
 
 
@@ -41,7 +41,7 @@ def golden(module: torch.nn.Module, state_names: tuple[str, ...]) -> dict[str, n
     state = {name: torch.randn(LAYERS, B, H, requires_grad=True) for name in state_names}
     outputs, last = module(x, tuple(state.values()) if len(state) > 1 else state["h"])
     last = last if len(state) > 1 else (last,)
-    d_outputs = torch.randn_like(outputs)
+    d_outputs = torch.randn_like(outputs) / T**0.5
     d_last = [torch.randn_like(s) for s in last]
     loss = (outputs * d_outputs).sum() + sum(
         (s * d).sum() for s, d in zip(last, d_last, strict=True)

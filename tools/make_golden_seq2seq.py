@@ -1,5 +1,6 @@
 """Writes tests/fixtures/rnn_{bidirectional,seq2seq}_*.npz: torch's two-way layers, and recurrent
-encoder-decoders written with torch's layers, with values and gradients under torch's names.
+encoder-decoders written with torch's layers, with values and gradients under torch's names, and
+the texts that these write greedily to each source.
 
     python tools/make_golden_seq2seq.py        (needs torch)
 """
@@ -15,8 +16,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "elman": nn.RNN}
-V, E, H, A, B, S, T = 11, 5, 6, 4, 3, 7, 5
-LENGTHS = torch.tensor([7, 3, 5])
+V, E, H, A, B, S, T = 11, 5, 6, 4, 3, 190, 176
+LENGTHS = torch.tensor([190, 150, 173])
+START, STEPS, SEEDS, MARGIN = 0, 64, 40, 3e-4
 
 # name: cell, attention, input feeding, bridge, layers of encoder and decoder, both ways, tied head
 CASES = {
@@ -32,11 +34,15 @@ CASES = {
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     for cell in LAYERS:
         np.savez_compressed(FIXTURES / f"rnn_bidirectional_{cell}.npz", **bidirectional(cell))
     for name, case in CASES.items():
-        np.savez_compressed(FIXTURES / f"rnn_seq2seq_{name}.npz", **seq2seq(*case))
+        found = filter(None, (seq2seq(seed, *case) for seed in range(SEEDS)))
+        arrays = max(found, key=lambda arrays: fewest_ids(arrays["greedy"]))
+        np.savez_compressed(FIXTURES / f"rnn_seq2seq_{name}.npz", **arrays)
+        print(name, fewest_ids(arrays["greedy"]), flush=True)
 
 
 def bidirectional(cell: str) -> dict[str, np.ndarray]:
@@ -44,7 +50,7 @@ def bidirectional(cell: str) -> dict[str, np.ndarray]:
     module = randomise(LAYERS[cell](E, H, 2, bidirectional=True))
     x = torch.randn(S, B, E, requires_grad=True)
     outputs, last = read(module, x)
-    d_outputs = torch.randn_like(outputs)
+    d_outputs = torch.randn_like(outputs) / S**0.5
     d_last = [torch.randn_like(s) for s in last]
     loss = (outputs * d_outputs).sum() + sum(
         (s * d).sum() for s, d in zip(last, d_last, strict=True)
@@ -57,16 +63,40 @@ def bidirectional(cell: str) -> dict[str, np.ndarray]:
     return numpy(arrays | parameters(module))
 
 
-def seq2seq(cell, attention, feeding, bridge, encoder_layers, layers, both, tied):
-    """Logits of a text given a source, and the gradients of sum(logits * d_logits)."""
+def seq2seq(seed, cell, attention, feeding, bridge, encoder_layers, layers, both, tied):
+    """Logits of a text given a source, the gradients of sum(logits * d_logits), and greedy texts.
+
+    None where a choice of the greedy texts is close.
+    """
+    torch.manual_seed(seed)
     model = randomise(Seq2Seq(cell, attention, feeding, bridge, encoder_layers, layers, both, tied))
     source, text = torch.randint(V, (S, B)), torch.randint(V, (T, B))
+    greedy = answered(model, source)
+    if greedy is None:
+        return None
     logits = model(source, text)
-    d_logits = torch.randn_like(logits)
+    d_logits = torch.randn_like(logits) / T**0.5
     (logits * d_logits).sum().backward()
-    arrays = {"source": source.T, "lengths": LENGTHS, "text": text.T}
+    arrays = {"source": source.T, "lengths": LENGTHS, "text": text.T, "greedy": greedy.T}
     arrays |= {"logits": logits.transpose(0, 1), "d_logits": d_logits.transpose(0, 1)}
     return numpy(arrays | parameters(model))
+
+
+@torch.no_grad()
+def answered(model, source):  # [S, B] -> [STEPS, B], or None
+    """What follows START, by the whole text so far at every step."""
+    encoded, text = read(model.encoder, model.embed(source)), torch.full((1, B), START)
+    for _ in range(STEPS):
+        best = model.decode(*encoded, text)[-1].topk(2)
+        if (best.values[:, 0] - best.values[:, 1]).min() < MARGIN:
+            return None
+        text = torch.cat([text, best.indices[:, 0][None]])
+    return text[1:]
+
+
+def fewest_ids(texts):  # [B, STEPS]
+    """How many different ids the dullest of the texts has."""
+    return min(len(set(row.tolist())) for row in texts)
 
 
 class Seq2Seq(nn.Module):
@@ -99,7 +129,9 @@ class Seq2Seq(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(V))
 
     def forward(self, source, text):  # [S, B], [T, B] -> [T, B, V]
-        hidden, last = read(self.encoder, self.embed(source))
+        return self.decode(*read(self.encoder, self.embed(source)), text)
+
+    def decode(self, hidden, last, text):
         state = self.first_state(last)
         fed = torch.zeros(B, self.output)
         outputs = []
@@ -157,8 +189,9 @@ def read(module, x):
 
 
 def randomise(module):
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.4)
+    """Of weights that keep signals near 1; embeddings are larger, so that texts do not settle."""
+    for name, parameter in module.named_parameters():
+        nn.init.normal_(parameter, std=3.0 if name in ("embed.weight", "head") else 0.4)
     return module
 
 

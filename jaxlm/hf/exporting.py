@@ -120,6 +120,8 @@ def _config_files(
     """config.json and generation_config.json: as they came, where they still say what it is."""
     files = keep(run.originals, ("config.json", "generation_config.json"))
     values = read_json(run.originals / "config.json")
+    if model.encodes and model.start_id is None and tokenizer is not None:
+        model = model.replace(start_id=tokenizer.pad_id)  # which it means
     said = say(family, model)
     ours = bool(set(values.get("architectures") or ()) & set(family.architectures))
     if ours and say(family, family.from_hf(values)) == said:

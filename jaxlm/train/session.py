@@ -184,6 +184,7 @@ class Session:
 def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Program:
     """The program of a resolved config on a mesh."""
     return make_program(
+        zero=config.mesh.zero,
         mesh=mesh,
         model=config.model,
         objective=objective_of(config),

@@ -62,6 +62,7 @@ class Program:
     abstract_params: dict[str, Any]
     param_axes: dict[str, Any]
     param_shardings: dict[str, Any]
+    update_shardings: dict[str, Any]  # where each parameter's gradient, moments and average live
     objective: Objective
     model: ModelConfig
     optimizer: Optimizer | None
@@ -104,7 +105,7 @@ class Program:
             abstract_state["opt_state"], self.abstract_params, self.param_axes, self.mesh
         )
         if "ema" in abstract_state:
-            out["ema"] = self.param_shardings
+            out["ema"] = self.update_shardings
         if "carry" in abstract_state:
             # [L, B, H]: each row's state lives where the row of the batch does
             rows = meshes.NamedSharding(self.mesh, meshes.spec_of((None, "batch", None)))
@@ -150,6 +151,10 @@ class Program:
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(metrics["objective"][0])
 
+        # Each device updates the part whose moments it has; where parameters live whole (ZeRO-1),
+        # they are gathered once more at the end.
+        params = jax.tree.map(jax.lax.with_sharding_constraint, params, self.update_shardings)
+        state = {**state, "params": params}
         updates, opt_state = self.optimizer.tx.update(
             grads, state["opt_state"], params, step=state["step"]
         )
@@ -218,9 +223,8 @@ class Program:
             return out.loss_sum, out
 
         grads, out = jax.grad(loss_sum, has_aux=True)(params)
-        # The gradient of a parameter lives where the parameter does: this makes the reduction a
-        # reduce-scatter under fsdp.
-        grads = jax.tree.map(jax.lax.with_sharding_constraint, grads, self.param_shardings)
+        # This makes the reduction a reduce-scatter under fsdp.
+        grads = jax.tree.map(jax.lax.with_sharding_constraint, grads, self.update_shardings)
         metrics = {**out.metrics, "objective": (out.loss_sum, out.weight)}
         return grads, out.weight, metrics, out.load, out.cache
 
@@ -243,6 +247,7 @@ class Program:
 def make_program(
     *,
     mesh: Mesh,
+    zero: int = 3,
     model: ModelConfig,
     objective: Objective,
     optimizer: Any = None,
@@ -253,7 +258,7 @@ def make_program(
 ) -> Program:
     """A Program from configs; shapes only, nothing is allocated.
 
-    Raises `UserError` where the mesh does not divide a parameter or the micro-batch.
+    With `zero` 1, fsdp splits the optimizer state but not the parameters (arXiv:1910.02054). Raises `UserError` where the mesh does not divide a parameter or the micro-batch.
     """
     from jaxlm.train.optimizer import build
 
@@ -262,7 +267,9 @@ def make_program(
         lambda: objective.build_model(model, rngs=nnx.Rngs(derive_key(seed, INIT_STREAM)))
     )
     graphdef, abstract, axes = split(module)
-    shardings = meshes.param_shardings(abstract, axes, mesh)
+    update_shardings = meshes.param_shardings(abstract, axes, mesh)
+    whole = ("fsdp",) if zero == 1 else ()
+    shardings = meshes.param_shardings(abstract, axes, mesh, without=whole)
     abstract = map_with_path(
         lambda _, x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
@@ -272,6 +279,7 @@ def make_program(
         abstract_params=abstract,
         param_axes=axes,
         param_shardings=shardings,
+        update_shardings=update_shardings,
         objective=objective,
         model=model,
         optimizer=build(optimizer, abstract, axes, total_steps) if optimizer is not None else None,

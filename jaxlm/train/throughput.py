@@ -58,7 +58,7 @@ def peak_of(devices: list[jax.Device]) -> Peak:
     return Peak(total, f"{total / 1e9:.0f} GFLOP/s (float32 matmul measured on this {kind})")
 
 
-def measured_flops(size: int = 1024, seconds: float = 0.3) -> float:
+def measured_flops(size: int = 1024, seconds: float = 0.1) -> float:
     """FLOP/s of the best float32 matmul in `seconds`; simulated devices share the one figure."""
     device = jax.local_devices()[0]
     x = jax.device_put(jnp.ones((size, size), jnp.float32), device)

@@ -24,28 +24,24 @@ from jaxlm.tree import flatten, unflatten
 from tests.golden_nn import assert_close
 from tests.models.parity import (
     abstract_of,
+    again,
     architecture_of,
+    assert_small,
     batch_of,
     computed,
     decoders,
     errors,
     errors_from,
     first_that_divides,
-    forward,
+    firsts,
     golden,
     model_of,
+    real_of,
     results_of,
+    with_attention,
 )
 
 CASES = decoders()
-
-
-def firsts() -> list[str]:
-    """One case of each architecture, for what its other cases would show again."""
-    first: dict[str, str] = {}
-    for name in CASES:
-        first.setdefault(architecture_of(name), name)
-    return list(first.values())
 
 
 # ----------------------------------------------------------------------------------------- numbers
@@ -62,13 +58,6 @@ def test_every_tensor_and_parameter_is_read_and_written_back(name):
     assert written.keys() == weights.keys()
     for key, array in written.items():
         assert array.tobytes() == weights[key].tobytes(), key
-
-
-def assert_small(found: dict[str, float]) -> None:
-    assert found["logits"] < 1e-4
-    assert found["hidden"] < 1e-5
-    assert found["loss"] < 1e-4
-    assert found["gradients"] < 1e-4
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -113,35 +102,37 @@ def test_greedy_generation_through_the_cache(name):
 # --------------------------------------------------------------- properties, without a new program
 
 
-def again(name: str, **changes: Any) -> Any:
-    """What the case's own program gives for a batch that differs."""
-    return jax.device_get(forward(name)(model_of(name).params, {**batch_of(name), **changes}))
+# row, first and last token of a document, and a place of it
+PLACES = ((0, 0, 320, 318), (1, 0, 2, 0), (1, 2, 320, 72))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_token_influences_no_earlier_one(name):
-    """By the gradient: up to a place the row has some ids, behind it the others."""
+    """By the gradient: each document has ids of its own up to its place, and others behind it."""
     batch = batch_of(name)
-    half = model_of(name).config.vocab_size // 2
     table = next(path for path in model_of(name).shapes if path.startswith("embed/"))
-    rng = np.random.default_rng(0)
-    for place in (0, 70, 318):
-        later = np.arange(batch["tokens"].shape[1]) > place
-        tokens = batch["tokens"] % half + half * later
-        probe = np.zeros_like(batch["probe"])
-        probe[0, place] = rng.normal(size=probe.shape[-1])
-        nothing = np.zeros_like(batch["weights"])
-        (_, _), gradients = again(name, tokens=tokens, probe=probe, weights=nothing)
-        of_ids = np.abs(gradients[table]).max(axis=1)
-        assert not of_ids[half:].any()
-        assert of_ids[tokens[0, place]] > 0
-        assert place == 0 or np.count_nonzero(of_ids) > 5  # the last layer alone sees 13 tokens
+    span = model_of(name).config.vocab_size // (2 * len(PLACES))
+    tokens, segments, positions = (np.zeros_like(batch["tokens"]) for _ in range(3))
+    probe, rng = np.zeros_like(batch["probe"]), np.random.default_rng(0)
+    for number, (row, start, end, place) in enumerate(PLACES):
+        index, here = np.arange(start, end), np.s_[row, start:end]
+        tokens[here] = rng.integers(span, size=len(index)) + span * (2 * number + (index > place))
+        segments[here], positions[here] = number + 1, index - start
+        probe[row, place] = rng.normal(size=probe.shape[-1])
+    how = {"positions": positions, "segment_ids": segments}
+    nothing = np.zeros_like(batch["weights"])
+    _, gradients = again(name, tokens=tokens, how=how, probe=probe, weights=nothing)
+    found = np.abs(gradients[table][: 2 * span * len(PLACES)]).max(axis=1).reshape(-1, 2, span)
+    for (upto, behind), (row, start, _, place) in zip(found, PLACES, strict=True):
+        assert not behind.any()
+        assert upto[tokens[row, place] % span] > 0
+        assert place == start or np.count_nonzero(upto) > 5  # the last layer alone sees 13 tokens
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_neither_padding_nor_another_document_is_seen(name):
     batch, ((loss, results), _) = batch_of(name), computed(name)
-    tokens, segment_ids = batch["tokens"], batch["segment_ids"]
+    tokens, segment_ids = batch["tokens"], batch["how"]["segment_ids"]
     (other_loss, others), _ = again(name, tokens=np.where(segment_ids > 0, tokens, 7))
     assert other_loss == loss
     np.testing.assert_array_equal(
@@ -168,20 +159,19 @@ def assert_same(found: Any, want: Any, real: np.ndarray) -> None:
         np.testing.assert_allclose(gradients[path], gradient, rtol=0, atol=bound, err_msg=path)
 
 
-@pytest.mark.parametrize("name", firsts())
+@pytest.mark.parametrize("name", firsts(CASES))
 def test_the_usual_kernel_and_unrolled_layers_give_the_same(name):
     config = model_of(name).config
-    usual = config.attention.replace(impl="auto")
-    graphdef, _, _ = abstract_of(config.replace(attention=usual, scan_layers=False))
+    graphdef, _, _ = abstract_of(with_attention(config.replace(scan_layers=False), "auto"))
     found = jax.device_get(results_of(graphdef, name)(model_of(name).params, batch_of(name)))
     assert_small(errors_from(golden(name), model_of(name).pieces, found))
-    assert_same(found, computed(name), batch_of(name)["segment_ids"][..., None] > 0)
+    assert_same(found, computed(name), real_of(name))
 
 
 MESHES = (MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(fsdp=3, num_devices=3))
 
 
-@pytest.mark.parametrize("name", firsts())
+@pytest.mark.parametrize("name", firsts(CASES))
 def test_neither_a_mesh_nor_remat_changes_anything(name):
     """Split over data, fsdp and tensor; for odd sizes over fsdp. The vocabulary is filled up."""
     model, batch = model_of(name), batch_of(name)
@@ -191,18 +181,17 @@ def test_neither_a_mesh_nor_remat_changes_anything(name):
     mesh, shardings = first_that_divides(MESHES, unflatten(abstract), unflatten(axes))
     params = {path: filled(array, abstract[path].shape) for path, array in model.params.items()}
     copies = math.lcm(2, mesh.size // mesh.shape["tensor"]) // 2
-    rows = {key: np.concatenate([x] * copies) for key, x in batch.items()}
+    rows = jax.tree.map(lambda x: np.concatenate([x] * copies), batch)
     with jax.set_mesh(mesh):
         placed = flatten(jax.tree.map(jax.device_put, unflatten(params), shardings))
-        rows = {k: jax.device_put(x, batch_sharding(mesh, x.ndim)) for k, x in rows.items()}
+        rows = jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh, x.ndim)), rows)
         (loss, results), gradients = jax.device_get(results_of(graphdef, name)(placed, rows))
     results = {"logits": results["logits"][:2], "hidden": results["hidden"][:, :2]}
     for path, array in model.params.items():
         inside = tuple(slice(size) for size in array.shape)
         assert gradients[path].sum() == pytest.approx(gradients[path][inside].sum(), abs=1e-6)
         gradients[path] = gradients[path][inside]
-    real = batch["segment_ids"][..., None] > 0
-    assert_same(((loss, results), gradients), computed(name), real)
+    assert_same(((loss, results), gradients), computed(name), real_of(name))
 
 
 def filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import golden_seq2seq as golden_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from flax import nnx
 
 from jaxlm.nn.bidirectional import Ends, Reader
 from jaxlm.nn.recurrent import CELLS
+from tests import golden_seq2seq as golden_files
 
 D, H = 5, 6
 

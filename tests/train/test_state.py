@@ -18,6 +18,7 @@ from jaxlm.train.optimizer import SGD, AdamW
 from jaxlm.train.state import compile_train_step
 from jaxlm.tree import flatten
 from tests import tiny
+from tests.hlo import loop_bodies
 
 NO_DROPOUT = {
     "transformer": ["model.dropout=0"],
@@ -54,7 +55,7 @@ def run(program, batches):
     """(state, metrics of each step) after one step on each batch."""
     batches = [tiny.on_mesh(batch, program) for batch in batches]
     step = compile_train_step(program, tiny.spec_of(batches[0]))
-    state, metrics = program.create_state(), []
+    state, metrics = tiny.state_of(program), []
     for batch in batches:
         state, found = step(state, batch)
         metrics.append(jax.device_get(found))
@@ -87,7 +88,7 @@ def test_accumulation_equals_the_big_batch(name):
         strict=True,
     )
     assert ("carry" in states[0]) == (name == "lstm")
-    start = flatten(tiny.program(config, objective=objective).create_state()["params"])
+    start = flatten(tiny.state_of(tiny.program(config, objective=objective))["params"])
     whole, parts = ({k: np.asarray(v) for k, v in flatten(s).items()} for s in map(plain, states))
     moved = max(np.abs(whole[f"params/{k}"] - np.asarray(v)).max() for k, v in start.items())
     assert moved > 1e-3
@@ -116,7 +117,7 @@ def test_the_load_of_a_whole_step_moves_the_choice_bias_and_nothing_else_does(ac
     )
     program = tiny.program(config, optimizer=optimizer, accumulation=accumulation)
     batch = tiny.on_mesh(tiny.ragged_batch(0), program)
-    step, state = compile_train_step(program, tiny.spec_of(batch)), program.create_state()
+    step, state = compile_train_step(program, tiny.spec_of(batch)), tiny.state_of(program)
     biased = [path for path in flatten(state["params"]) if path.endswith("choice_bias")]
     assert len(biased) == 1  # of the run of layers with experts
     want = np.zeros((2, 8), np.float32)  # of both layers with experts
@@ -142,7 +143,7 @@ def test_the_load_of_a_whole_step_moves_the_choice_bias_and_nothing_else_does(ac
 def test_a_step_that_is_not_applied_leaves_the_choice_bias():
     program = tiny.program(config_of("moe"))
     batch = tiny.on_mesh(tiny.ragged_batch(0), program)
-    step, state = compile_train_step(program, tiny.spec_of(batch)), program.create_state()
+    step, state = compile_train_step(program, tiny.spec_of(batch)), tiny.state_of(program)
     state["params"]["final_norm"]["scale"] *= jnp.nan
     state, metrics = step(state, batch)
     assert metrics["bad_steps"][0] == 1
@@ -229,7 +230,7 @@ def test_the_state_is_donated(name):
     size = bytes_per_device(program.abstract_state())
     assert memory.alias_size_in_bytes >= size
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 2048  # the metrics
-    state = program.create_state()
+    state = tiny.state_of(program)
     after, _ = step(state, batch)
     assert all(x.is_deleted() for x in jax.tree.leaves(state))
     assert not any(x.is_deleted() for x in jax.tree.leaves((after, batch)))
@@ -281,6 +282,24 @@ def test_fsdp_gathers_each_weight_and_keeps_none():
     assert "264,32" not in roots
 
 
+def test_zero_1_splits_the_optimizer_state_alone():
+    """Whole parameters, used without a gather; each device updates its part, then all get it."""
+    program, _, step = compiled("transformer", FSDP.replace(zero=1))
+    abstract = program.abstract_state()
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(abstract["params"]))
+    for part in ("opt_state", "ema"):
+        matrices = [x for x in jax.tree.leaves(abstract[part]) if x.ndim > 2]
+        assert matrices
+        assert all(8 * np.prod(x.sharding.shard_shape(x.shape)) == x.size for x in matrices)
+    text = step.as_text()
+    bodies = loop_bodies(text)
+    assert len(bodies) == 2 and not any("all-gather" in body for body in bodies)
+    roots = set(re.findall(r"f32\[([\d,]+)\][^ ]* sqrt\(", text))
+    assert {"264,4", "2,4,96", "2,96,4"} <= roots and "264,32" not in roots
+    gathered = re.findall(r"f32\[([\d,]+)\][^ ]* all-gather\(", text)
+    assert {"264,32", "2,32,96", "2,96,32"} <= set(gathered)
+
+
 def test_no_device_ever_holds_the_whole_model():
     """With few tokens, what the step needs beyond its arguments is less than the parameters."""
     config = config_of("transformer")
@@ -298,7 +317,7 @@ def test_no_device_ever_holds_the_whole_model():
 def test_averaged_weights_have_their_closed_form():
     """ema_n = d^n p_0 + (1 - d) sum_i d^(n - i) p_i, at each of 5 steps."""
     program, batch, step = compiled("lstm", FSDP)
-    decay, state = 0.9, program.create_state()
+    decay, state = 0.9, tiny.state_of(program)
     seen = [np.asarray(flatten(state["params"])["embed/table"])]
     for n in range(1, 6):
         state, _ = step(state, batch)
@@ -316,7 +335,7 @@ def test_averaged_weights_have_their_closed_form():
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     program, batch, step = compiled("lstm", FSDP)
-    state, _ = step(program.create_state(), batch)
+    state, _ = step(tiny.state_of(program), batch)
     keep = jax.device_get(state)
     poison = batch | {"loss_weights": batch["loss_weights"].at[3, 0].set(jnp.nan)}
     state, metrics = step(state, poison)

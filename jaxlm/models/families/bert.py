@@ -128,7 +128,10 @@ def to_hf(family: str, config: TransformerConfig) -> dict[str, Any]:
             f"model.head: no class of {family} has these heads; choose those of "
             f"{', '.join(heads(family, ffn.activation))}"
         )
+    # Where positions begin behind the padding's id, it shapes the model; else it is the tokenizer's.
+    padding = {"pad_token_id": position.offset - 1} if position.offset else {}
     return {
+        **padding,
         "architectures": sorted(known),
         "model_type": family,
         "vocab_size": c.vocab_size,
@@ -141,7 +144,6 @@ def to_hf(family: str, config: TransformerConfig) -> dict[str, Any]:
         "type_vocab_size": c.embedding.token_types,
         "layer_norm_eps": part_of(c.norm, LayerNormConfig, "norm").eps,
         "add_pooling_layer": c.head.pooler,
-        "pad_token_id": position.offset - 1 if position.offset else 0,
         "tie_word_embeddings": True,
         "position_embedding_type": "absolute",
     }

@@ -99,8 +99,6 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "layer_norm_epsilon": part_of(c.norm, RMSNormConfig, "norm").eps,
         "tie_word_embeddings": c.head.tied,
         "decoder_start_token_id": c.start_id,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
     }
 
 
