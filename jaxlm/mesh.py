@@ -185,6 +185,11 @@ def gather_length(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, None, *rest))
 
 
+def splits_length(length: int) -> bool:
+    """Whether the current mesh splits rows of so many tokens along them."""
+    return is_split("context") and _fitting(["length"], [length]) != [None]
+
+
 def is_split(axis: str) -> bool:
     """Whether the current mesh has more than one device on this axis."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1) > 1

@@ -42,7 +42,7 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(os.environ[PROGRAMS], ignore_errors=True)
 
 
-# Tracing makes millions of objects that stay; the collector's default would look through them often.
+# Tracing makes millions of objects that stay, which the collector would often look through.
 gc.set_threshold(100_000, 20, 50)
 
 

@@ -27,6 +27,7 @@ MESHES = {
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "mixed 8": MeshConfig(data=2, fsdp=2, tensor=2),
     "context 4": MeshConfig(data=2, context=2, num_devices=4),
+    "ring 8": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
     "context 8": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
     "zero 8": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),
     "expert 8": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
@@ -45,8 +46,8 @@ INITIALISED = [
     ("lstm", "fsdp 8"),
     ("moe", "expert 8"),
 ]
-# The LSTM takes its rows in two micro-batches, carries its state and drops weights, too. Every layer
-# of the mixture has experts; a first one without is split in models/test_families.py.
+# The LSTM takes its rows in two micro-batches, carries its state and drops weights, too. Every
+# layer of the mixture has experts; a first one without is split in models/test_families.py.
 OVERRIDES = {
     "transformer": (),
     "lstm": ("train.accumulation=2", "model.embedding_size=16"),

@@ -52,7 +52,7 @@ def search(name: str, beams: int, penalty: float) -> dict[str, np.ndarray]:
         rows = [best(model, ids, end, beams, penalty) for ids in texts]
         lengths = np.array([int((row != 0).sum()) for row, _, _ in rows])
         margin = min(margin for _, _, margin in rows)
-        if margin > BEAM_MARGIN and 1 < lengths.min() and lengths.max() < BEAM_STEPS:
+        if margin > BEAM_MARGIN and lengths.min() > 1 and lengths.max() < BEAM_STEPS:
             return {
                 "ids": np.stack([row for row, _, _ in rows]),
                 "scores": np.array([score for _, score, _ in rows], np.float32),

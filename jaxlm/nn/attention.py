@@ -20,7 +20,8 @@ from flax import nnx
 
 from jaxlm.config import UserError, field
 from jaxlm.kernels.attention import Bias, attention
-from jaxlm.mesh import gather_length, is_split, shard
+from jaxlm.kernels.context import context_kernels
+from jaxlm.mesh import gather_length, shard, splits_length
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
 from jaxlm.types import AttentionConfig, NormConfig
@@ -43,6 +44,9 @@ class CommonAttention(AttentionConfig):
     causal: bool = field(True, "a token sees none that is later")
     dropout: float = field(0.0, "on attention weights", ge=0, lt=1)
     impl: str = field("auto", "attention kernel: auto, reference, blocked")
+    context: str = field(
+        "auto", "where a mesh splits the length: reference gathers keys, in ring they pass by; auto"
+    )
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -204,10 +208,19 @@ def attend(
 ) -> jax.Array:
     """The kernel as a config asks for it; `keys` None: q and k are the same tokens.
 
-    Where the mesh splits the length, each device has its part of the queries and gathers all keys.
+    Where the mesh splits the length, each device has its part of the queries; a cache is whole.
     """
+    how: dict[str, Any] = {
+        **{"causal": config.causal, "window": window, "bias": bias},
+        **{"softcap": config.softcap, "scale": config.scale},
+        **{"dropout_rate": config.dropout, "dropout_key": key},
+    }
+    if keys is None and splits_length(q.shape[1]):
+        drops = bool(config.dropout) and key is not None
+        meet = context_kernels.pick(config.context, bias=bias is not None, dropout=drops)
+        y = meet(q, k, v, rows, **how, impl=config.impl)
+        return shard(y, "batch", "length", "act_heads", None)
     seen = rows if keys is None else keys
-    same_rows = keys is None and not is_split("context")
     k, v, seen = jax.tree.map(gather_length, (k, v, seen))
     y = attention(
         *(q, k, v),
@@ -216,15 +229,9 @@ def attend(
         q_segment_ids=rows.segment_ids,
         k_segment_ids=seen.segment_ids,
         k_prefix=seen.prefix,
-        causal=config.causal,
-        window=window,
-        softcap=config.softcap,
-        scale=config.scale,
-        bias=bias,
-        same_rows=same_rows,
-        dropout_rate=config.dropout,
-        dropout_key=key,
+        same_rows=keys is None,
         impl=config.impl if keys is None else "auto",
+        **how,
     )
     return shard(y, "batch", "length", "act_heads", None)
 

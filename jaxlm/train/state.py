@@ -258,7 +258,8 @@ def make_program(
 ) -> Program:
     """A Program from configs; shapes only, nothing is allocated.
 
-    With `zero` 1, fsdp splits the optimizer state but not the parameters (arXiv:1910.02054). Raises `UserError` where the mesh does not divide a parameter or the micro-batch.
+    With `zero` 1, fsdp splits the optimizer state but not the parameters (arXiv:1910.02054).
+    Raises `UserError` where the mesh does not divide a parameter or the micro-batch.
     """
     from jaxlm.train.optimizer import build
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -325,6 +326,7 @@ FIELDS = {
     "attention.causal": ({}, False),
     "attention.dropout": ({}, 0.1),
     "attention.impl": ({}, "reference"),
+    "attention.context": ({}, "ring"),
     "attention": ({}, LATENT["attention"]),
     "attention.latent.num_heads": (LATENT, 8),
     "attention.latent.window": (LATENT, [3, None]),
@@ -333,6 +335,7 @@ FIELDS = {
     "attention.latent.causal": (LATENT, False),
     "attention.latent.dropout": (LATENT, 0.1),
     "attention.latent.impl": (LATENT, "reference"),
+    "attention.latent.context": (LATENT, "ring"),
     "attention.latent.q_rank": (LATENT, 6),
     "attention.latent.kv_rank": (LATENT, 8),
     "attention.latent.nope_dim": (LATENT, 6),
@@ -447,8 +450,8 @@ def shapes_of(config):
 
 
 @functools.cache
-def program(config, backward):
-    """The lowered loss, or its gradient."""
+def program(config, backward, devices=1):
+    """The lowered loss, or its gradient; over devices that split the length."""
     batch, graphdef, params = wide_batch(), graphdef_of(config), shapes_of(config)
 
     def loss(params, key):
@@ -465,7 +468,9 @@ def program(config, backward):
         return total
 
     function = jax.grad(loss) if backward else loss
-    return jax.jit(function).lower(params, jax.random.key(0)).as_text()
+    mesh = MeshConfig(data=1, context=devices, num_devices=devices).build()
+    with jax.set_mesh(mesh) if devices > 1 else contextlib.nullcontext():
+        return jax.jit(function).lower(params, jax.random.key(0)).as_text()
 
 
 def test_the_table_names_every_field():
@@ -487,10 +492,10 @@ def test_every_field_changes_parameters_or_program(name, value):
         want = 1 / np.sqrt(16) if value is None else value
         assert b == pytest.approx(want, rel=0.1) and a == pytest.approx(0.02, rel=0.1)
     else:
-        backward = name == "remat"
+        how = {"backward": name == "remat", "devices": 2 if name.endswith("context") else 1}
         assert (
             shapes_of(config) != shapes_of(changed)  # which is soon known
-            or program(config, backward) != program(changed, backward)
+            or program(config, **how) != program(changed, **how)
         )
 
 

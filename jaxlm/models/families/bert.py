@@ -128,7 +128,7 @@ def to_hf(family: str, config: TransformerConfig) -> dict[str, Any]:
             f"model.head: no class of {family} has these heads; choose those of "
             f"{', '.join(heads(family, ffn.activation))}"
         )
-    # Where positions begin behind the padding's id, it shapes the model; else it is the tokenizer's.
+    # Where positions begin behind the padding's id it shapes the model; else the tokenizer has it.
     padding = {"pad_token_id": position.offset - 1} if position.offset else {}
     return {
         **padding,

@@ -1,0 +1,246 @@
+"""Attention over a length that a mesh axis splits: each device keeps its queries, keys pass by.
+
+Ring attention (Liu et al. 2023, arXiv:2310.01889), within `shard_map` over one axis of P devices:
+
+    out = ring_attention(q, k, v, rows, keys, How("context", causal=True, scale=0.1))
+
+Each device meets the keys of all in P turns, keeps the running softmax of its queries, and holds
+two parts of the keys at a time, whatever the length. The backward pass sends the keys round once
+more, and their gradients with them.
+
+A causal text would leave the first devices idle: they see little. So chunks change places first:
+of 2P chunks, device i takes number i, early in the text, and number 2P - 1 - i, late in it
+(zig-zag, as in Megatron and ring-flash-attention), and what no query of a chunk sees is not
+computed. Every device then computes the same half. Who sees whom is told by positions and segment
+ids, so packing stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.kernels.attention import visible
+
+Places = tuple[jax.Array, ...]  # positions and segment ids [B, T] int, and for keys the prefix
+
+
+class How(NamedTuple):
+    """What is known when compiling."""
+
+    axis: str  # of the mesh
+    causal: bool = True
+    window: int | None = None
+    softcap: float | None = None
+    scale: float = 1.0
+
+
+class Part(NamedTuple):
+    """Queries of one chunk, heads before length, and what they have seen so far."""
+
+    q: jax.Array  # [B, K, G, T, H]
+    top: jax.Array  # [B, K, G, T] the largest score
+    total: jax.Array  # [B, K, G, T] sum of exp(score - top)
+    out: jax.Array  # [B, K, G, T, H'] sum of the values, by these weights
+
+
+def ring_attention(
+    q: jax.Array,  # [B, T, N, H]
+    k: jax.Array,  # [B, T, K, H]
+    v: jax.Array,  # [B, T, K, H']
+    rows: Places,
+    keys: Places,
+    how: How,
+) -> jax.Array:  # [B, T, N, H']
+    """Attention of this device's queries over the keys of all devices on the axis."""
+    swaps = how.causal and q.shape[1] % 2 == 0
+    turn = partial(zigzag, axis=how.axis) if swaps else lambda x: x
+    q, k, v, rows, keys = jax.tree.map(turn, (q, k, v, rows, keys))
+    out = _ring(how, q, k, v, rows, keys)
+    return zigzag(out, how.axis, back=True) if swaps else out
+
+
+def zigzag(x: jax.Array, axis: str, *, back: bool = False) -> jax.Array:
+    """A device's part [B, T, ...] of a text: neighbouring chunks 2i and 2i + 1 for numbers i and
+    2P - 1 - i; or back."""
+    count, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+    home = [min(chunk, 2 * count - 1 - chunk) for chunk in range(2 * count)]
+    even, odd = ([(i, home[2 * i + s]) for i in range(count)] for s in (0, 1))
+    first, second = jnp.split(x, 2, axis=1)
+    is_even = me % 2 == 0  # then its early chunk has an even number, and its late one an odd
+    if back:
+        even, odd = ([(to, i) for i, to in pairs] for pairs in (even, odd))
+        first, second = _ordered(is_even, first, second)
+        parts = (jax.lax.ppermute(first, axis, even), jax.lax.ppermute(second, axis, odd))
+        return jnp.concatenate(parts, axis=1)
+    first, second = jax.lax.ppermute(first, axis, even), jax.lax.ppermute(second, axis, odd)
+    return jnp.concatenate(_ordered(is_even, first, second), axis=1)
+
+
+def _ordered(stays: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.where(stays, a, b), jnp.where(stays, b, a)
+
+
+# -------------------------------------------------------------------------------------- both passes
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ring(how: How, q: Any, k: Any, v: Any, rows: Places, keys: Places) -> jax.Array:
+    return _forward(how, q, k, v, rows, keys)[0]
+
+
+def _forward(how: How, q: Any, k: Any, v: Any, rows: Places, keys: Places) -> tuple:
+    least = jnp.finfo(jnp.float32).min
+
+    def begin(q: jax.Array) -> Part:
+        shape = q.shape[:-1]
+        # as low as half the least, so that what sees nothing has exp(least / 2) = 0 everywhere
+        return Part(
+            q,
+            jnp.full(shape, least / 2),
+            jnp.zeros(shape),
+            jnp.zeros((*shape, v.shape[-1])),
+        )
+
+    def meet(part: Part, k: jax.Array, v: jax.Array, seen: jax.Array) -> Part:
+        scores = jnp.where(seen[:, None, None], _scores(how, part.q, k)[0], least)
+        top = jnp.maximum(part.top, scores.max(-1))
+        kept, weights = jnp.exp(part.top - top), jnp.exp(scores - top[..., None])
+        out = _product("BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v)
+        total = part.total * kept + weights.sum(-1)
+        return Part(part.q, top, total, part.out * kept[..., None] + out)
+
+    def turn(state: tuple, _: Any) -> tuple[tuple, None]:
+        parts, (k, v, keys) = state
+        passed = _next(how, (k, v, keys))
+        return (_each(how, meet, parts, (k, v), rows, keys), passed), None
+
+    parts = [begin(x) for x in _halves(_grouped(q, k.shape[2]), dim=3)]
+    (parts, _), _ = jax.lax.scan(turn, (parts, (k, v, keys)), length=jax.lax.axis_size(how.axis))
+    whole = jax.tree.map(lambda *x: jnp.concatenate(x, axis=3), *parts)
+    total = jnp.maximum(whole.total, jnp.finfo(jnp.float32).tiny)
+    out = _ungrouped(whole.out / total[..., None]).astype(v.dtype)
+    return out, (q, k, v, rows, keys, out, whole.top + jnp.log(total))
+
+
+def _backward(how: How, saved: tuple, gradient: jax.Array) -> tuple:
+    q, k, v, rows, keys, out, log_total = saved
+    heads = k.shape[2]
+    grouped = [_grouped(x, heads) for x in (q, gradient, out)]
+    inner = (grouped[1].astype(jnp.float32) * grouped[2]).sum(-1)  # [B, K, G, T]
+    parts = [
+        (*x, jnp.zeros(x[0].shape))
+        for x in zip(*(_halves(a, dim=3) for a in (*grouped[:2], inner, log_total)), strict=True)
+    ]
+
+    def meet(part: tuple, both: tuple, grads: tuple, seen: jax.Array) -> tuple[tuple, tuple]:
+        (q, d_out, inner, log_total, d_q), (k, v), (d_k, d_v) = part, both, grads
+        scores, slope = _scores(how, q, k)
+        weights = jnp.where(seen[:, None, None], jnp.exp(scores - log_total[..., None]), 0.0)
+        d_weights = _product("BKGTH,BSKH->BKGTS", d_out, v)
+        d_scores = (weights * (d_weights - inner[..., None]) * slope).astype(q.dtype)
+        d_q += _product("BKGTS,BSKH->BKGTH", d_scores, k)
+        d_k += _product("BKGTS,BKGTH->BSKH", d_scores, q)
+        d_v += _product("BKGTS,BKGTH->BSKH", weights.astype(q.dtype), d_out)
+        return (q, d_out, inner, log_total, d_q), (d_k, d_v)
+
+    def turn(state: tuple, _: Any) -> tuple[tuple, None]:
+        parts, (k, v, keys, grads) = state
+        parts, grads = _each_with(how, meet, parts, (k, v), grads, rows, keys)
+        return (parts, _next(how, (k, v, keys, grads))), None
+
+    zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
+    (parts, (*_, (d_k, d_v))), _ = jax.lax.scan(
+        turn, (parts, (k, v, keys, zeros)), length=jax.lax.axis_size(how.axis)
+    )
+    d_q = _ungrouped(jnp.concatenate([part[-1] for part in parts], axis=3))
+    return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
+
+
+_ring.defvjp(_forward, _backward)
+
+
+# ------------------------------------------------------------------------------------------- pieces
+
+
+def _scores(how: How, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array | float]:
+    """Scores [B, K, G, T, S], and their slope by the product of query and key."""
+    scores = _product("BKGTH,BSKH->BKGTS", q, k) * how.scale
+    if how.softcap is None:
+        return scores, how.scale
+    bent = jnp.tanh(scores / how.softcap)
+    return how.softcap * bent, how.scale * (1 - jnp.square(bent))
+
+
+def _product(how: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(how, a, b, preferred_element_type=jnp.float32)
+
+
+def _each(how: How, meet: Callable, parts: Any, both: tuple, rows: Places, keys: Places) -> list:
+    """Every part of the queries after it has met every part of the keys that it sees any of."""
+    after = list(parts)
+    for i, mine in enumerate(_places(rows, len(parts))):
+        for here, there in _pieces(both, keys, len(parts)):
+            seen = _seen(how, mine, there)
+            after[i] = jax.lax.cond(
+                seen.any(), lambda p, kv, s: meet(p, *kv, s), lambda p, *_: p, after[i], here, seen
+            )
+    return after
+
+
+def _each_with(
+    how: How, meet: Callable, parts: Any, both: tuple, grads: tuple, rows: Places, keys: Places
+) -> tuple[list, tuple]:
+    """The same where the keys' gradients grow, too."""
+    after, grown = list(parts), []
+    of_keys = list(zip(*(_halves(x, len(parts)) for x in grads), strict=True))
+    for (here, there), grad in zip(_pieces(both, keys, len(parts)), of_keys, strict=True):
+        for i, mine in enumerate(_places(rows, len(parts))):
+            seen = _seen(how, mine, there)
+            after[i], grad = jax.lax.cond(
+                seen.any(), meet, lambda p, _, g, s: (p, g), after[i], here, grad, seen
+            )
+        grown.append(grad)
+    return after, tuple(jnp.concatenate(x, axis=1) for x in zip(*grown, strict=True))
+
+
+def _pieces(both: tuple, keys: Places, count: int) -> list[tuple[tuple, Places]]:
+    split = list(zip(*(_halves(x, count) for x in both), strict=True))
+    return list(zip(split, _places(keys, count), strict=True))
+
+
+def _places(places: Places, count: int) -> list[Places]:
+    return list(zip(*(_halves(x, count) for x in places), strict=True))
+
+
+def _halves(x: jax.Array, count: int = 2, *, dim: int = 1) -> list[jax.Array]:
+    """Two chunks along the length; one where that is odd."""
+    return jnp.split(x, count if x.shape[dim] % count == 0 else 1, axis=dim)
+
+
+def _seen(how: How, rows: Places, keys: Places) -> jax.Array:
+    (q_positions, q_ids), (k_positions, k_ids, *prefix) = rows, keys
+    return visible(
+        *(q_positions, k_positions, q_ids, k_ids, *prefix), causal=how.causal, window=how.window
+    )
+
+
+def _next(how: How, tree: Any) -> Any:
+    """What the device before this one has."""
+    count = jax.lax.axis_size(how.axis)
+    ring = [(i, (i + 1) % count) for i in range(count)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, how.axis, ring), tree)
+
+
+def _grouped(x: jax.Array, heads: int) -> jax.Array:  # [B, T, N, H] -> [B, K, G, T, H]
+    batch, length, count, dim = x.shape
+    return jnp.transpose(x.reshape(batch, length, heads, count // heads, dim), (0, 2, 3, 1, 4))
+
+
+def _ungrouped(x: jax.Array) -> jax.Array:  # [B, K, G, T, H] -> [B, T, N, H]
+    batch, heads, group, length, dim = x.shape
+    return jnp.transpose(x, (0, 3, 1, 2, 4)).reshape(batch, length, heads * group, dim)
