@@ -94,6 +94,17 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: Mode
                 f"max_tokens: {max_tokens} pass the decoder's {limit} positions; "
                 f"ask for at most {limit}"
             )
+    elif model.fills_blanks:
+        blanks = set(model.blank_ids)
+        if any(blanks.isdisjoint(prompt) for prompt in prompts):
+            raise UserError(
+                "prompt: has no blank to fill; write one of the tokens that model.blank_ids names"
+            )
+        if limit is not None and max(longest, max_tokens + 1) >= limit:
+            raise UserError(
+                f"prompt: {longest} tokens, or {max_tokens} new ones, pass the model's "
+                f"{limit - 1} positions; shorten them"
+            )
     elif limit is not None and longest + max_tokens > limit:
         room = limit - longest
         mend = f"ask for at most {room} tokens" if room > 0 else "shorten the prompt"

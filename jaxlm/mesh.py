@@ -225,27 +225,31 @@ _split_gradient.defvjp(
 
 
 def on_each_device(
-    function: Callable[..., jax.Array],
+    function: Callable[..., Any],
     inputs: Sequence[Sequence[str | None]],
-    output: Sequence[str | None],
-) -> Callable[..., jax.Array]:
+    outputs: Any,
+) -> Callable[..., Any]:
     """`function` of the parts of arrays that a device holds, by their logical axes.
 
-    For what the partitioner would do badly, such as a sort of tokens that need not leave their
-    device. Within, `gather_part` and `sum_parts` are what devices say to one another. Without a
-    mesh, the function itself.
+    `outputs`: the logical axes of what it gives, or a list of such. For what the partitioner would
+    do badly, such as a sort of tokens that need not leave their device. Within, `gather_part` and
+    `sum_parts` are what devices say to one another. Without a mesh, the function itself.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function
 
-    def run(*arrays: jax.Array) -> jax.Array:
+    def run(*arrays: jax.Array) -> Any:
         fitting = [_fitting(axes, x.shape) for axes, x in zip(inputs, arrays, strict=True)]
         split = any("length" in axes for axes in fitting)
-        ends = [axis if split or axis != "length" else None for axis in output]
+
+        def spec(axes: Sequence[str | None]) -> PartitionSpec:
+            return spec_of([axis if split or axis != "length" else None for axis in axes])
+
+        several = isinstance(outputs, list)
         return jax.shard_map(
             function,
             in_specs=tuple(spec_of(axes) for axes in fitting),
-            out_specs=spec_of(ends),
+            out_specs=tuple(map(spec, outputs)) if several else spec(outputs),
             check_vma=False,
         )(*arrays)
 
@@ -263,10 +267,24 @@ def gather_part(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array
     return weight
 
 
-def sum_parts(x: jax.Array, axis: str) -> jax.Array:
+def sum_parts(x: jax.Array, axis: str, *, by: Callable = jax.lax.psum) -> jax.Array:
     """The sum, within `on_each_device`, over the devices that a logical axis is split over."""
+    names = _split_over(axis)
+    return by(x, names) if names else x
+
+
+def part_index(axis: str) -> jax.Array | int:
+    """The number of the part of a logical axis that this device has, within `on_each_device`."""
+    names = _split_over(axis)
+    return jax.lax.axis_index(names) if names else 0
+
+
+def _split_over(axis: str) -> tuple[str, ...]:
+    """The mesh axes of more than one device that a logical axis is split over."""
     names = spec_of((axis,))[0]
-    return x if names is None or not is_split(names) else jax.lax.psum(x, names)
+    return tuple(
+        name for name in ((names,) if isinstance(names, str) else names or ()) if is_split(name)
+    )
 
 
 def param_shardings(abstract: Any, axes: Any, mesh: Mesh, *, without: Sequence[str] = ()) -> Any:

@@ -5,7 +5,8 @@
     logits, cache = reader(tokens, turn, cache)        # [B, T, V] after T more tokens a row
 
 Where a model has an encoder, that one reads the prompts, and what is written begins with the
-model's `start_id`, which is not part of the text.
+model's `start_id`, which is not part of the text. So it does where a model fills blanks: it reads
+the whole of a prompt at once, and what it writes has the place of the prompt's first blank.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.train.state import Program
+from jaxlm.types import ModelConfig
 
 
 class Reader:
@@ -39,8 +41,12 @@ class Reader:
             self.encoded = model.encode(tokens, positions=positions, segment_ids=real)
             tokens, real = one * (pad_id if start is None else start), one
             positions = one * 0
-        self.tokens, self.rows = tokens, {"positions": positions, "segment_ids": real}
-        self.next = positions[:, -1:] + 1  # [B, 1]
+        self.blank = None
+        rows = {"positions": positions, "segment_ids": real}
+        if program.model.fills_blanks:
+            tokens, rows = self._before_a_blank(program.model, tokens, rows, pad_id)
+        self.tokens, self.rows = tokens, rows
+        self.next = rows["positions"][:, -1:] + 1  # [B, 1]
         self.max_len = tokens.shape[1] + max_tokens
 
     def begin(self) -> tuple[jax.Array, Any]:
@@ -56,14 +62,40 @@ class Reader:
         cache: Any,
     ) -> tuple[jax.Array, Any]:
         """Logits [B, T, V] after each of T more tokens a row, and the cache with them."""
-        first = jnp.repeat(self.next, len(tokens) // len(self.next), axis=0)
+        copies, index = len(tokens) // len(self.next), turn + jnp.arange(tokens.shape[1])
+        where = {}
+        if self.blank is not None:  # the start is number 1 there
+            blank = jnp.repeat(self.blank, copies, axis=0)
+            where["places"] = jnp.stack(jnp.broadcast_arrays(blank, index + 2), axis=-1)
         hidden, cache, *_ = self.model(
             tokens,
-            positions=first + turn + jnp.arange(tokens.shape[1]),
+            positions=jnp.repeat(self.next, copies, axis=0) + index,
             segment_ids=jnp.ones(tokens.shape, jnp.int32),
             cache=cache,
+            **where,
         )
         return self.model.logits(hidden), cache
+
+    def _before_a_blank(
+        self, model: ModelConfig, tokens: jax.Array, rows: dict[str, jax.Array], pad_id: int
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Prompts that see all of themselves, and the start of what fills their first blank."""
+        is_blank = jnp.isin(tokens, jnp.asarray(model.blank_ids)) & (rows["segment_ids"] > 0)
+        first = is_blank.argmax(axis=1)[:, None]
+        self.blank = jnp.take_along_axis(rows["positions"], first, axis=1)  # [B, 1]
+        start, one = model.start_id, jnp.ones_like(first)
+        places = jnp.stack([rows["positions"], jnp.zeros_like(tokens)], axis=-1)
+        begun = jnp.stack([self.blank, one], axis=-1)
+        after = {
+            "positions": rows["positions"][:, -1:] + 1,
+            "segment_ids": one,
+            "places": begun,
+            "prefix": jnp.zeros_like(one, bool),
+        }
+        rows = rows | {"places": places, "prefix": rows["segment_ids"] > 0}
+        join = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], axis=1)  # noqa: E731
+        tokens = join(tokens, one * (pad_id if start is None else start))
+        return tokens, {name: join(rows[name], after[name]) for name in rows}
 
     def taker(self) -> Callable[[Any, jax.Array], Any]:
         """A function that takes rows of a cache, whatever its arrays are.

@@ -120,7 +120,8 @@ class ModelConfig(Config):
 
     if TYPE_CHECKING:  # a field of every model's own, so that it has its place among the others
         vocab_size: Any = None  # int | None; None: the tokenizer's
-        start_id: Any = None  # int | None; where it encodes: what begins a text; None: padding
+        start_id: Any = None  # int | None; where it encodes or fills: begins a text; None: padding
+        blank_ids: Any = ()  # tuple[int, ...]; where it fills blanks: what stands for one
 
     @property
     def output_size(self) -> int:

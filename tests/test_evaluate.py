@@ -42,7 +42,7 @@ def documents(rows) -> Iterator[list[int]]:
 def test_sums_are_those_of_a_walk_over_the_documents(batch_size):
     s = session("transformer", "model.dropout=0")
     rows = s.prepared.rows("validation", batch_size=1, seed=0)
-    params = s.program.create_state()["params"]
+    params = tiny.params_of(s.program)
     evaluator = Evaluator(s.program, rows, s.transform, batch_size, spread=True)
     values, _ = evaluator(params)
 
@@ -108,14 +108,14 @@ def test_the_carried_state_makes_windows_one_long_text():
     for length in (8, 32):
         s = session("lstm", f"data.seq_len={length}", "eval.batch_size=1")
         evaluator = evaluator_of(s)
-        losses.append(evaluator(s.program.create_state()["params"])[0]["loss"])
+        losses.append(evaluator(tiny.params_of(s.program))[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_mesh_changes_nothing():
     one = session("transformer")
     many = session("transformer", mesh=MeshConfig(data=2, fsdp=2, tensor=2))
-    params = one.program.create_state()["params"]
+    params = tiny.params_of(one.program)
     moved = jax.tree.map(lambda x, s: jax.device_put(x, s), params, many.program.param_shardings)
     want, _ = evaluator_of(one)(params)
     got, _ = evaluator_of(many)(moved)

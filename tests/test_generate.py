@@ -57,7 +57,7 @@ def test_temperature_zero_is_greedy():
 def setup(name: str, mesh: MeshConfig = tiny.ONE, *overrides: str):
     config, prepared = tiny.prepared(tiny.load(name, *overrides).config)
     program = tiny.program(config, mesh)
-    return program, program.create_state()["params"], prepared.tokenizer
+    return program, tiny.params_of(program), prepared.tokenizer
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
@@ -84,8 +84,8 @@ def test_greedy_is_the_argmax_of_full_forwards(name):
 @pytest.mark.parametrize("name", [*tiny.MODELS, "moe"])
 def test_a_prompt_writes_the_same_alone_and_in_a_batch(name):
     """Also where experts take a part of each row alone, which hangs on the row's length."""
-    capacity = ("model.ffn.capacity_factor=0.25",) if name == "moe" else ()
-    program, params, _ = setup(name, tiny.ONE, *capacity)
+    routed = ("model.ffn.capacity_factor=0.25", "model.other_ffn=null", "model.num_layers=2")
+    program, params, _ = setup(name, tiny.ONE, *(routed if name == "moe" else ()))
     generate = Generator(program, Sampling(max_tokens=8), eos_id=None, pad_id=256)
     together = generate(params, PROMPTS, seed=3)
     assert together[0] == generate(params, PROMPTS[:1], seed=3)[0]

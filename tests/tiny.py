@@ -66,10 +66,15 @@ def _drawn(objective: Any, model: Any, seed: int) -> dict[str, Any]:
     return jax.device_get(jax.jit(one.init_params)())
 
 
-def state_of(program: Program) -> dict[str, Any]:
-    """What `program.create_state()` gives, without compiling it for every mesh."""
+def params_of(program: Program) -> dict[str, Any]:
+    """Its parameters at the start, without compiling what draws them for every mesh."""
     drawn = _drawn(program.objective, program.model, program.seed)
-    return program.create_state(jax.device_put(drawn, program.param_shardings))
+    return jax.device_put(drawn, program.param_shardings)
+
+
+def state_of(program: Program) -> dict[str, Any]:
+    """What `program.create_state()` gives."""
+    return program.create_state(params_of(program))
 
 
 def spec_of(batch: dict[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -26,8 +26,6 @@ import jax.numpy as jnp
 
 from jaxlm.kernels.registry import Kernel
 
-CHUNK = 512  # tokens of a row whose logits "chunked" holds at a time
-
 cross_entropy_kernels = Kernel("cross_entropy")
 
 
@@ -73,10 +71,8 @@ def cross_entropy(
 ) -> TokenLoss:
     """Loss, negative log likelihood and correctness of every token.
 
-    `impl`: "reference" forms all logits, and splits over the vocabulary; "gather" does so in fewer
-    passes, for a CPU; "chunked" forms those of `CHUNK` tokens a row at a time
-    and again in the backward pass, so memory does not grow with length times vocabulary; "auto"
-    picks.
+    `impl`: "reference" splits over the vocabulary; "gather" needs fewer passes, for a CPU; "auto"
+    picks. Both form all logits; `jaxlm.kernels.head_loss`, which knows the weights, need not.
     """
     function = cross_entropy_kernels.pick(impl)
     return function(hidden, head, targets, label_smoothing=label_smoothing, z_loss=z_loss)
@@ -163,34 +159,3 @@ def _reference(
     ahead = (z > best[..., None]) | ((z == best[..., None]) & (index < target))
     correct = (jnp.sum(ahead, axis=-1) == 0).astype(jnp.float32)
     return TokenLoss(loss, nll, correct)
-
-
-@cross_entropy_kernels.register("chunked", auto_on=("tpu", "gpu"))
-def _chunked(
-    hidden: jax.Array,
-    head: HeadParams,
-    targets: jax.Array,
-    *,
-    label_smoothing: float,
-    z_loss: float,
-) -> TokenLoss:
-    batch, length, dim = hidden.shape
-    count = -(-length // CHUNK)
-    pad = count * CHUNK - length
-    if count == 1:
-        return _reference(hidden, head, targets, label_smoothing=label_smoothing, z_loss=z_loss)
-    # chunks are cut from the length, so that the split of the batch over devices stands
-    hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0))).reshape(batch, count, CHUNK, dim)
-    targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, count, CHUNK)
-
-    @jax.checkpoint
-    def one(chunk: tuple[jax.Array, jax.Array], head: HeadParams) -> TokenLoss:
-        x, t = chunk
-        return _reference(x, head, t, label_smoothing=label_smoothing, z_loss=z_loss)
-
-    arrays = HeadParams(head.kernel, head.bias)
-    chunks = (jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(targets, 1, 0))
-    out = jax.lax.map(lambda chunk: one(chunk, arrays._replace(softcap=head.softcap)), chunks)
-    return TokenLoss(
-        *(jnp.moveaxis(x, 0, 1).reshape(batch, count * CHUNK)[:, :length] for x in out)
-    )

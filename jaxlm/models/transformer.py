@@ -79,7 +79,10 @@ class TransformerConfig(StackConfig, ModelConfig):
         None, "a stack that reads a source text for this one to look at; null: none"
     )
     start_id: int | None = field(
-        None, "what begins a text that is written to a source; null: the tokenizer's padding", ge=0
+        None, "what begins what is written to a source, or in a blank; null: padding", ge=0
+    )
+    blank_ids: tuple[int, ...] = field(
+        (), "ids that stand for a blank, where the model fills blanks behind a text (GLM)", ge=0
     )
     family: str | None = field(
         None, "whose names the tensors have in files of other programs; null: none's"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.config import field
-from jaxlm.kernels.cross_entropy import cross_entropy
+from jaxlm.kernels.head_loss import head_loss
 from jaxlm.objectives.base import Loss, Objective
 
 if TYPE_CHECKING:
@@ -78,14 +78,15 @@ class CausalLM(Objective):
             cache=cache,
             key=key,
         )
-        token = cross_entropy(
+        weights = batch["loss_weights"]  # [B, T]
+        loss_sum, token = head_loss(
             model.head_input(out.hidden),  # [B, T, D]
             model.head(),
             batch["targets"],
+            weights,
             label_smoothing=self.label_smoothing,
             z_loss=self.z_loss,
         )
-        weights = batch["loss_weights"]  # [B, T]
         weight = weights.sum()
         nll = (token.nll * weights).sum()
         metrics = {
@@ -94,7 +95,6 @@ class CausalLM(Objective):
             "bits_per_byte": (nll / math.log(2), batch["num_bytes"].astype(nll.dtype).sum()),
             "bits_per_char": (nll / math.log(2), batch["num_chars"].astype(nll.dtype).sum()),
         }
-        loss_sum = (token.loss * weights).sum()
         for name, by_row in out.losses.items():
             metrics[name] = ((by_row * weights.sum(-1)).sum(), weight)
             loss_sum += metrics[name][0]

@@ -87,7 +87,7 @@ def swapped(x: jax.Array, back: bool) -> jax.Array:
 
 
 def test_every_device_has_an_early_and_a_late_chunk():
-    """And so as many pairs of a query and a key that it sees as others; in order, the last has most."""
+    """So it has as many pairs of a query and a key that it sees as the others have."""
     devices, length = 8, 64
     with jax.set_mesh(MESHES["context 8"].build()):
         order = jax.jit(partial(swapped, back=False))(jnp.arange(length)[None])

@@ -10,6 +10,7 @@ import json
 import math
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlm.config import UserError
 from jaxlm.data.fetch import fetch
+from jaxlm.generate import Generator, Sampling
 from jaxlm.hf import import_model
 from jaxlm.mesh import BATCH_AXES, MeshConfig
 from jaxlm.models.families import family_of, family_of_architecture
@@ -263,6 +265,24 @@ def test_a_row_in_two_parts_through_the_cache_reads_the_same(name):
         found.append(logits)
     real = real_of(name)
     assert_close(jnp.concatenate(found, 1) * real, results["logits"] * real, 1e-5)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["batch", "alone"])
+def test_blanks_are_filled_as_by_a_model_that_reads_all_anew(together):
+    """64 tokens behind each of two texts of unequal length, through the cache."""
+    fixture, model = load("glm_blanks"), model_of("glm_10b")
+    config = model.config.replace(start_id=2, blank_ids=(1,))
+    mesh = MeshConfig(data=1, num_devices=1).build()
+    program: Any = SimpleNamespace(graphdef=model.graphdef, mesh=mesh, model=config)
+    want, sampling = fixture["greedy"].tolist(), Sampling(max_tokens=64, temperature=0)
+    generate = Generator(program, sampling, eos_id=None, pad_id=0)
+    rows = zip(fixture["prompts"], fixture["lengths"], strict=True)
+    prompts = [row[:length].tolist() for row, length in rows]
+    params = unflatten(model.params)
+    calls = [prompts] if together else [[prompt] for prompt in prompts]
+    assert [text for call in calls for text in generate(params, call)] == want
+    with pytest.raises(UserError, match="prompt: has no blank to fill; write one of the tokens"):
+        generate(params, [[5, 6]])
 
 
 # -------------------------------------------------------------------------------- a published model

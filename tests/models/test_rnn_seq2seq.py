@@ -76,7 +76,7 @@ def make_rows(*lengths: int, length: int, seed: int = 0, left: int = 0, batch: i
 @pytest.mark.parametrize("name", golden_files.CASES)
 def test_values_and_gradients_equal_torch(name):
     found = golden_files.errors(name)
-    assert found["logits"] < 1e-5 and found["gradients"] < 1e-5
+    assert found["logits"] < 1e-5 and found["gradients"] < 1e-4
 
 
 @pytest.mark.parametrize("name", golden_files.CASES)

@@ -412,7 +412,7 @@ FIELDS = {
     "scan_layers": ({}, False),
 }
 # which tensors' names a file of another program uses, and what the generator begins with
-NAMES_ALONE = {"family", "start_id"}
+NAMES_ALONE = {"family", "start_id", "blank_ids"}
 VALUES = {  # every further choice of a field with named choices
     "ffn.activation": ["gelu", "gelu_tanh", "relu", "silu", "geglu_tanh"],
     "position": [SINES["position"], LEARNED["position"], RELATIVE["position"]],

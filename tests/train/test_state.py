@@ -26,7 +26,7 @@ NO_DROPOUT = {
         *("model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
         *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
     ],
-    "moe": ["model.dropout=0"],
+    "moe": ["model.dropout=0", "model.other_ffn=null", "model.num_layers=2"],
 }
 
 

@@ -1,0 +1,195 @@
+"""The weighted sum of a head's losses: what is trained on, and what is told of every token.
+
+    loss_sum, token = head_loss(hidden, model.head(), targets, weights, z_loss=1e-4)
+
+Gradients are of `loss_sum` alone, so a token's share of them is known in the forward pass, but for
+one common factor. "chunked" forms the logits of some tokens at a time, and with them at once
+
+    d z = weight * d loss / d z,    d hidden = d z K^T,    d K += hidden^T d z
+
+which is three products with the head where forming the logits again in the backward pass takes
+four. Memory for logits does not grow with the text, there is no one-hot, and a vocabulary that is
+split over devices stays split. "reference" is `jaxlm.kernels.cross_entropy` of all tokens at once.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.kernels.cross_entropy import HeadParams, TokenLoss, cross_entropy, logits
+from jaxlm.kernels.registry import Kernel
+from jaxlm.mesh import on_each_device, part_index, shard, splits_length, sum_parts
+
+CHUNK = 512  # tokens of a row whose logits "chunked" holds at a time
+
+head_loss_kernels = Kernel("head_loss")
+
+
+class How(NamedTuple):
+    """What is known when compiling."""
+
+    label_smoothing: float
+    z_loss: float
+    softcap: float | None
+    vocab_size: int
+    splits_length: bool  # over devices
+
+
+def head_loss(
+    hidden: jax.Array,  # [B, T, D]
+    head: HeadParams,
+    targets: jax.Array,  # [B, T] int, in [0, V) wherever the weight is not 0
+    weights: jax.Array,  # [B, T]; no gradient
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    impl: str = "auto",
+) -> tuple[jax.Array, TokenLoss]:
+    """The sum of weight * loss over all tokens, and each token's figures, without a gradient."""
+    function = head_loss_kernels.pick(impl)
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    return function(hidden, head, targets, jax.lax.stop_gradient(weights), **options)
+
+
+@head_loss_kernels.register("reference")
+def _reference(
+    hidden: jax.Array, head: HeadParams, targets: jax.Array, weights: jax.Array, **options: float
+) -> tuple[jax.Array, TokenLoss]:
+    token = cross_entropy(hidden, head, targets, **options)
+    return (token.loss * weights).sum(), jax.lax.stop_gradient(token)
+
+
+@head_loss_kernels.register("chunked", auto_on=("tpu", "gpu"))
+def _chunked(
+    hidden: jax.Array,
+    head: HeadParams,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    label_smoothing: float,
+    z_loss: float,
+) -> tuple[jax.Array, TokenLoss]:
+    how = How(
+        label_smoothing,
+        z_loss,
+        head.softcap,
+        head.kernel.shape[-1],
+        splits_length(hidden.shape[1]),
+    )
+    bias = jnp.zeros(how.vocab_size) if head.bias is None else head.bias
+    loss_sum, *token = _sum(how, hidden, head.kernel, bias, targets, weights)
+    return loss_sum, jax.lax.stop_gradient(TokenLoss(*token))
+
+
+# -------------------------------------------------------------------------------- values, gradients
+
+ROWS = ("batch", "length")
+INPUTS = [(*ROWS, None), (None, "vocab"), ("vocab",), ROWS, ROWS]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum(how: How, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """(sum, loss, nll, correct) of (hidden, kernel, bias, targets, weights)."""
+    token = on_each_device(partial(_values, how), INPUTS, [ROWS] * 3)(*arrays)
+    return ((token[0] * arrays[-1]).sum(), *token)
+
+
+def _forward(how: How, *arrays: jax.Array) -> tuple:
+    outputs = [ROWS, ROWS, ROWS, (*ROWS, None), (None, "vocab"), ("vocab",)]
+    *token, d_hidden, d_kernel, d_bias = on_each_device(
+        partial(_values_and_gradients, how), INPUTS, outputs
+    )(*arrays)
+    d_kernel = shard(d_kernel, "embed", "vocab").astype(arrays[1].dtype)
+    saved = d_hidden, d_kernel, d_bias.astype(arrays[2].dtype)
+    return ((token[0] * arrays[-1]).sum(), *token), saved
+
+
+def _backward(how: How, saved: tuple, gradient: tuple) -> tuple:
+    factor = gradient[0]
+    return (*((factor * x).astype(x.dtype) for x in saved), None, None)
+
+
+_sum.defvjp(_forward, _backward)
+
+
+def _values(how: How, hidden: Any, kernel: Any, bias: Any, targets: Any, weights: Any) -> tuple:
+    """What this device's tokens and part of the vocabulary give."""
+
+    def one(_: None, chunk: tuple) -> tuple[None, tuple]:
+        x, target, _ = chunk
+        return None, _look(how, _logits(how, x, kernel, bias), target)[0]
+
+    _, token = jax.lax.scan(one, None, _cut(hidden, targets, weights))
+    return tuple(_joined(x, targets.shape[1]) for x in token)
+
+
+def _values_and_gradients(
+    how: How, hidden: Any, kernel: Any, bias: Any, targets: Any, weights: Any
+) -> tuple:
+    def one(total: tuple, chunk: tuple) -> tuple[tuple, tuple]:
+        x, target, weight = chunk
+        z = _logits(how, x, kernel, bias)
+        token, (log_total, is_target) = _look(how, z, target)
+        d_z = jnp.exp(z - log_total[..., None]) * (1 + 2 * how.z_loss * log_total)[..., None]
+        d_z -= jnp.where(is_target, 1 - how.label_smoothing, 0.0)
+        d_z = (d_z - how.label_smoothing / how.vocab_size) * weight[..., None]
+        if how.softcap is not None:
+            d_z *= 1 - jnp.square(z / how.softcap)
+        narrow = d_z.astype(x.dtype)
+        d_x = jnp.einsum("BTV,DV->BTD", narrow, kernel, preferred_element_type=jnp.float32)
+        d_kernel = jnp.einsum("BTD,BTV->DV", x, narrow, preferred_element_type=jnp.float32)
+        total = (total[0] + d_kernel, total[1] + d_z.sum((0, 1)))
+        return total, (*token, d_x.astype(x.dtype))
+
+    zeros = jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
+    grown, parts = jax.lax.scan(one, zeros, _cut(hidden, targets, weights))
+    *token, d_hidden = (_joined(x, targets.shape[1]) for x in parts)
+    for axis in ROWS[: 1 + how.splits_length]:
+        grown = tuple(sum_parts(x, axis) for x in grown)
+    return (*token, sum_parts(d_hidden, "vocab"), *grown)
+
+
+def _logits(how: How, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return logits(x, HeadParams(kernel, bias, how.softcap))
+
+
+def _look(how: How, z: jax.Array, target: jax.Array) -> tuple[tuple, tuple]:
+    """(loss, nll, correct) of tokens with logits [B, T, V'], and what their gradient needs."""
+    index = jax.lax.broadcasted_iota(jnp.int32, z.shape, 2) + part_index("vocab") * z.shape[2]
+    is_target = index == target[..., None]
+    top = sum_parts(jax.lax.stop_gradient(z).max(-1), "vocab", by=jax.lax.pmax)
+    total = sum_parts(jnp.exp(z - top[..., None]).sum(-1), "vocab")
+    log_total = top + jnp.log(total)
+    z_target = sum_parts(jnp.where(is_target, z, 0.0).sum(-1), "vocab")
+    nll = log_total - z_target
+    loss = nll + how.z_loss * jnp.square(log_total)
+    if how.label_smoothing:
+        mean = sum_parts(z.sum(-1), "vocab") / how.vocab_size
+        loss += how.label_smoothing * (z_target - mean)
+    # argmax == target: nothing larger, and nothing equal before it
+    best, first = z_target[..., None], index < target[..., None]
+    ahead = sum_parts(((z > best) | ((z == best) & first)).sum(-1), "vocab")
+    return (loss, nll, (ahead == 0).astype(jnp.float32)), (log_total, is_target)
+
+
+def _cut(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """[B, T, ...] -> [chunks, B, CHUNK, ...], filled up with zeros."""
+    length = arrays[0].shape[1]
+    size = min(CHUNK, length)
+    count = -(-length // size)
+
+    def one(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, count * size - length), *((0, 0),) * (x.ndim - 2)))
+        return jnp.moveaxis(x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+
+    return tuple(map(one, arrays))
+
+
+def _joined(x: jax.Array, length: int) -> jax.Array:
+    """The chunks of `_cut` in a row again."""
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

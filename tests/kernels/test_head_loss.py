@@ -1,0 +1,126 @@
+"""The loss that forms its gradient in the forward pass: against torch, on one device and eight."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from jaxlm.kernels.cross_entropy import HeadParams
+from jaxlm.kernels.head_loss import head_loss, head_loss_kernels
+from jaxlm.mesh import MeshConfig
+from tests.golden_nn import assert_close, load, under
+
+module = sys.modules[head_loss.__module__]
+
+CASES = {
+    "plain": {},
+    "smooth": {"label_smoothing": 0.1},
+    "z": {"z_loss": 0.01},
+    "all": {"label_smoothing": 0.2, "z_loss": 0.02, "softcap": 3.0},
+}
+
+
+def run(impl, arrays, **options):
+    """((sum, token), gradients of twice the sum) of (hidden, kernel, bias)."""
+    softcap = options.pop("softcap", None)
+    *inputs, targets, weights = arrays
+
+    @jax.jit
+    def both(*inputs):
+        def loss(hidden, kernel, bias):
+            head = HeadParams(kernel, bias, softcap)
+            out = head_loss(hidden, head, targets, weights, impl=impl, **options)
+            return 2 * out[0] + out[1].nll.sum(), out  # the figures have no gradient
+
+        gradients, out = jax.grad(loss, (0, 1, 2), has_aux=True)(*inputs)
+        return out, gradients
+
+    return jax.device_get(both(*inputs))
+
+
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_torchs(case, impl, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 3)
+    golden = load("nn_cross_entropy")
+    want, names = under(golden, case), ("hidden", "kernel", "bias")
+    arrays = [golden[name] for name in (*names, "targets", "weights")]
+    (loss_sum, token), gradients = run(impl, arrays, **CASES[case])
+    assert_close(token.loss, want["loss"])
+    assert_close(loss_sum, (want["loss"] * golden["weights"]).sum())
+    for name, gradient in zip(names, gradients, strict=True):
+        assert_close(gradient, 2 * want[f"d{name}"])
+    if case == "plain":
+        assert_close(token.nll, want["loss"])
+        plain = run("reference", arrays)[0][1]
+        np.testing.assert_array_equal(token.correct, plain.correct)
+
+
+def made(batch=8, length=24, dim=16, vocab=32):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, vocab, (batch, length)).astype(np.int32)
+    weights = (rng.random((batch, length)) < 0.7).astype(np.float32)
+    shapes = (batch, length, dim), (dim, vocab), (vocab,)
+    return [*(rng.normal(size=s).astype(np.float32) for s in shapes), targets, weights]
+
+
+@pytest.mark.parametrize("length", [24, 25], ids=["split", "whole"])
+def test_a_mesh_changes_nothing(length, monkeypatch):
+    """Rows, length and vocabulary over two devices each; a length of 25 is not split."""
+    monkeypatch.setattr(module, "CHUNK", 5)
+    options = CASES["all"]
+    want = run("reference", made(length=length), **options)
+    with jax.set_mesh(MeshConfig(data=1, fsdp=2, context=2, tensor=2).build()):
+        found = run("chunked", made(length=length), **options)
+    jax.tree.map(assert_close, found, want)
+
+
+def products(function, *arrays):
+    """The matrix products in a traced function and all that it calls."""
+
+    def count(jaxpr):
+        inner = [j for eqn in jaxpr.eqns for j in jaxprs_in_params(eqn.params)]
+        own = sum(eqn.primitive.name == "dot_general" for eqn in jaxpr.eqns)
+        return own + sum(map(count, inner))
+
+    return count(jax.make_jaxpr(function)(*arrays).jaxpr)
+
+
+def test_three_products_with_the_head_and_never_all_logits():
+    """Where one chunk is made at a time, and none is made again."""
+    hidden, kernel, bias, targets, weights = made(batch=4, length=2048, dim=8, vocab=512)
+
+    def loss(hidden, kernel):
+        return head_loss(hidden, HeadParams(kernel), targets, weights, impl="chunked")[0]
+
+    assert products(loss, hidden, kernel) == 1
+    assert products(jax.grad(loss, (0, 1)), hidden, kernel) == 3
+    step = jax.jit(jax.grad(loss, (0, 1))).lower(hidden, kernel).compile()
+    all_logits = 4 * targets.size * 512
+    assert step.memory_analysis().temp_size_in_bytes < all_logits
+    assert "[4,2048,512]" not in step.as_text()
+
+
+def test_accelerators_take_it():
+    from jaxlm.kernels.registry import target_platform
+
+    for platform, name in {"tpu": "chunked", "gpu": "chunked", "cpu": "reference"}.items():
+        with target_platform(platform):
+            assert head_loss_kernels.pick() is head_loss_kernels.pick(name)
+
+
+def test_bfloat16_is_near_float32():
+    arrays = made(dim=32)
+    (want, _), grads = run("chunked", arrays)
+    narrow = [jnp.asarray(x, jnp.bfloat16) for x in arrays[:2]] + arrays[2:]
+    (found, token), narrow_grads = run("chunked", narrow)
+    assert token.loss.dtype == np.float32
+    assert found == pytest.approx(want, rel=0.02)
+    for a, b in zip(narrow_grads[:2], grads, strict=False):
+        assert a.dtype == jnp.bfloat16
+        assert np.abs(a.astype(np.float32) - b).max() < 0.05 * np.abs(b).max()
