@@ -41,7 +41,7 @@ class Reader:
             self.encoded = model.encode(tokens, positions=positions, segment_ids=real)
             tokens, real = one * (pad_id if start is None else start), one
             positions = one * 0
-        self.blank = None
+        self.blank: jax.Array | None = None  # [B, 1] its place, where blanks are filled
         rows = {"positions": positions, "segment_ids": real}
         if program.model.fills_blanks:
             tokens, rows = self._before_a_blank(program.model, tokens, rows, pad_id)
@@ -63,7 +63,7 @@ class Reader:
     ) -> tuple[jax.Array, Any]:
         """Logits [B, T, V] after each of T more tokens a row, and the cache with them."""
         copies, index = len(tokens) // len(self.next), turn + jnp.arange(tokens.shape[1])
-        where = {}
+        where: dict[str, jax.Array] = {}
         if self.blank is not None:  # the start is number 1 there
             blank = jnp.repeat(self.blank, copies, axis=0)
             where["places"] = jnp.stack(jnp.broadcast_arrays(blank, index + 2), axis=-1)
@@ -82,10 +82,10 @@ class Reader:
         """Prompts that see all of themselves, and the start of what fills their first blank."""
         is_blank = jnp.isin(tokens, jnp.asarray(model.blank_ids)) & (rows["segment_ids"] > 0)
         first = is_blank.argmax(axis=1)[:, None]
-        self.blank = jnp.take_along_axis(rows["positions"], first, axis=1)  # [B, 1]
+        blank = self.blank = jnp.take_along_axis(rows["positions"], first, axis=1)
         start, one = model.start_id, jnp.ones_like(first)
         places = jnp.stack([rows["positions"], jnp.zeros_like(tokens)], axis=-1)
-        begun = jnp.stack([self.blank, one], axis=-1)
+        begun = jnp.stack([blank, one], axis=-1)
         after = {
             "positions": rows["positions"][:, -1:] + 1,
             "segment_ids": one,

@@ -57,7 +57,7 @@ def head_loss(
 
 @head_loss_kernels.register("reference")
 def _reference(
-    hidden: jax.Array, head: HeadParams, targets: jax.Array, weights: jax.Array, **options: float
+    hidden: jax.Array, head: HeadParams, targets: jax.Array, weights: jax.Array, **options: Any
 ) -> tuple[jax.Array, TokenLoss]:
     token = cross_entropy(hidden, head, targets, **options)
     return (token.loss * weights).sum(), jax.lax.stop_gradient(token)
@@ -146,10 +146,11 @@ def _values_and_gradients(
         return total, (*token, d_x.astype(x.dtype))
 
     zeros = jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
-    grown, parts = jax.lax.scan(one, zeros, _cut(hidden, targets, weights))
+    sums, parts = jax.lax.scan(one, zeros, _cut(hidden, targets, weights))
     *token, d_hidden = (_joined(x, targets.shape[1]) for x in parts)
+    grown = list(sums)
     for axis in ROWS[: 1 + how.splits_length]:
-        grown = tuple(sum_parts(x, axis) for x in grown)
+        grown = [sum_parts(x, axis) for x in grown]
     return (*token, sum_parts(d_hidden, "vocab"), *grown)
 
 

@@ -15,6 +15,9 @@ import pytest
 from flax import nnx
 
 from jaxlm.models.families import families
+from jaxlm.models.rnn import RNNConfig
+from jaxlm.models.rnn_encoder import EncoderConfig
+from jaxlm.models.rnn_seq2seq import RNNSeq2SeqConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.flops import keys_met
@@ -22,6 +25,7 @@ from jaxlm.nn.moe import MoEConfig
 from jaxlm.nn.params import split
 
 LENGTH = 256
+SIZES: dict[str, Any] = {"hidden_size": 512, "embedding_size": 512, "dtype": "float32"}
 PRESETS = {
     name: config
     for family in families()
@@ -63,6 +67,39 @@ def test_flops_are_those_of_the_lowered_program(name: str) -> None:
     said = module.flops_per_token(LENGTH, causal=False)
     assert counted / LENGTH + routing == pytest.approx(said + masked, rel=0.02)
     assert said >= module.flops_per_token(LENGTH)
+
+
+RECURRENT = {
+    **{
+        cell: RNNConfig(cell=cell, num_layers=1, **SIZES)
+        for cell in ("lstm", "gru", "elman", "mingru", "rglru")
+    },
+    **{
+        attention: RNNSeq2SeqConfig(
+            attention=attention, bridge="zero", encoder=EncoderConfig(hidden_size=512), **SIZES
+        )
+        for attention in ("bahdanau", "luong_general", "luong_concat")
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_flops_of_recurrent_models_are_those_of_the_lowered_program(name: str) -> None:
+    """Rows of one token, whose loops run once, as the compiler counts them."""
+    config = RECURRENT[name]
+    module = nnx.eval_shape(lambda: config.build(4096, rngs=nnx.Rngs(0)))
+    graphdef, params, _ = split(module)
+    row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+
+    def logits(params: Any, tokens: Any, segment_ids: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        rows = {"positions": jnp.zeros_like(tokens), "segment_ids": segment_ids}
+        encoded = {"encoded": model.encode(tokens, **rows)} if config.encodes else {}
+        return model.logits(model(tokens, **rows, **encoded).hidden)
+
+    counted = jax.jit(logits).lower(params, row, row).cost_analysis()["flops"]
+    assert counted == pytest.approx(module.flops_per_token(1, causal=False), rel=0.02)
+    assert module.flops_per_token(1) == module.flops_per_token(1, causal=False)
 
 
 def dense_twin(config: Any) -> tuple[Any, float]:

@@ -531,6 +531,20 @@ def test_causal_flops_by_hand(window):
     assert model.flops_per_token(64) == pytest.approx(matmuls + 4 * 64 * sum(keys))
 
 
+def test_causal_flops_of_a_pair_by_hand():
+    """An encoder sees all of its text, what is written half of its own and all of the source."""
+    attention, ffn = MultiHeadConfig(num_heads=4), DenseConfig(intermediate_size=96)
+    sizes = {"hidden_size": 64, "attention": attention, "ffn": ffn}
+    encoder = StackConfig(**sizes | {"attention": attention.replace(causal=False)}, num_layers=3)
+    config = TransformerConfig(**sizes, num_layers=2, encoder=encoder)
+    model = nnx.eval_shape(lambda: config.build(512, rngs=nnx.Rngs(0)))
+    look, think = 4 * 64 * 64, 3 * 64 * 96
+    matmuls = 2 * (3 * (look + think) + 2 * (2 * look + think) + 512 * 64)
+    for causal, own in ((True, 65 / 2), (False, 64)):
+        want = matmuls + 4 * 64 * (3 * 64 + 2 * own + 2 * 64)
+        assert model.flops_per_token(64, causal=causal) == pytest.approx(want)
+
+
 def test_derived_sizes():
     heads = MultiHeadConfig(num_heads=6)
     assert (heads.head_size(384), heads.kv_heads, DenseConfig().width(384)) == (64, 6, 1024)
