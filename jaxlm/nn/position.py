@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxlm.config import REQUIRED, UserError, field
@@ -68,9 +69,14 @@ class RotaryConfig(PositionConfig):
         return self.scaling is not None and self.scaling.grows
 
     def angles(self, rows: Rows, head_dim: int) -> Rotary:
-        """The angles of tokens for the first R = fraction * H features of a head."""
+        """The angles of tokens for the first R = fraction * H features of a head.
+
+        Frequencies are formed here, not by the program: a power that a compiler rounds in another
+        way turns far tokens by another angle.
+        """
         size = int(head_dim * self.fraction)
-        frequencies = self.theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+        exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+        frequencies: Any = 1 / np.float32(self.theta) ** exponents  # as models were trained with
         factor = 1.0
         if self.scaling is not None:
             frequencies, factor = self.scaling.apply(frequencies, self.theta, rows)
@@ -184,7 +190,8 @@ def _rows(table: nnx.Param, index: jax.Array, dtype: Any) -> jax.Array:
 def sinusoidal(positions: jax.Array, dim: int, *, theta: float = 10_000.0) -> jax.Array:
     """Sines then cosines of geometric frequencies, [B, T, D] float32 (Vaswani et al. 2017)."""
     half = dim // 2
-    angles = positions[..., None] * theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    exponents = np.arange(half, dtype=np.float32) / np.float32(half)
+    angles = positions[..., None] * (1 / np.float32(theta) ** exponents)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

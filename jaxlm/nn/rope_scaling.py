@@ -22,10 +22,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm.config import REQUIRED, Config, field
 
-Scaled = tuple[jax.Array, float]  # frequencies [R/2], or [B, T, R/2] by token; factor
+# frequencies [R/2] float32, or [B, T, R/2] by token; factor
+Scaled = tuple[np.ndarray | jax.Array, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,8 @@ class ScalingConfig(Config):
     grows: ClassVar[bool] = False  # whether a token's angles hang on tokens behind it
     factor: float = field(REQUIRED, "how many times longer texts become", ge=1)
 
-    def apply(self, frequencies: jax.Array, theta: float, rows: Any) -> Scaled:
+    def apply(self, frequencies: np.ndarray, theta: float, rows: Any) -> Scaled:
+        """Frequencies [R/2] in float32, scaled, and a factor on cosines and sines."""
         raise NotImplementedError
 
 
@@ -49,7 +52,7 @@ class ScalingConfig(Config):
 class LinearScaling(ScalingConfig):
     """Positions divided by the factor."""
 
-    def apply(self, frequencies: jax.Array, theta: float, rows: Any) -> Scaled:
+    def apply(self, frequencies: np.ndarray, theta: float, rows: Any) -> Scaled:
         return frequencies / self.factor, 1.0
 
 
@@ -60,7 +63,7 @@ class DynamicScaling(ScalingConfig):
     grows: ClassVar[bool] = True
     original_max_positions: int = field(REQUIRED, "positions that the model was trained with", ge=1)
 
-    def apply(self, frequencies: jax.Array, theta: float, rows: Any) -> Scaled:
+    def apply(self, frequencies: np.ndarray, theta: float, rows: Any) -> Scaled:
         """The longest position that a call has of a document counts as its length."""
         pairs = frequencies.shape[-1]
         length = _length_of_document(rows)[..., None].astype(jnp.float32)  # [B, T, 1]
@@ -81,7 +84,7 @@ class YarnScaling(ScalingConfig):
     )
     truncate: bool = field(True, "the ramp begins and ends at whole pairs")
 
-    def apply(self, frequencies: jax.Array, theta: float, rows: Any) -> Scaled:
+    def apply(self, frequencies: np.ndarray, theta: float, rows: Any) -> Scaled:
         pairs = frequencies.shape[-1]
 
         def pair_of(turns: float) -> float:
@@ -94,7 +97,7 @@ class YarnScaling(ScalingConfig):
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, 2 * pairs - 1)
         high = high if high != low else high + 0.001
-        ramp = jnp.clip((jnp.arange(pairs, dtype=jnp.float32) - low) / (high - low), 0, 1)
+        ramp = np.clip((np.arange(pairs, dtype=np.float32) - low) / (high - low), 0, 1)
         factor = self.attention_factor
         return (
             frequencies * (1 - ramp) + frequencies / self.factor * ramp,
@@ -110,10 +113,10 @@ class Llama3Scaling(ScalingConfig):
     low_freq_factor: float = field(1.0, "pairs with fewer turns than this are interpolated", gt=0)
     high_freq_factor: float = field(4.0, "pairs with more turns keep their frequency", gt=0)
 
-    def apply(self, frequencies: jax.Array, theta: float, rows: Any) -> Scaled:
+    def apply(self, frequencies: np.ndarray, theta: float, rows: Any) -> Scaled:
         turns = self.original_max_positions * frequencies / (2 * math.pi)
         span = self.high_freq_factor - self.low_freq_factor
-        keep = jnp.clip((turns - self.low_freq_factor) / span, 0, 1)
+        keep = np.clip((turns - self.low_freq_factor) / span, 0, 1)
         return frequencies * keep + frequencies / self.factor * (1 - keep), 1.0
 
 
