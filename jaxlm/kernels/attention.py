@@ -57,12 +57,19 @@ def attention(
     `window`: keys fewer than `window` positions away are seen, the query's own included. `softcap`:
     scores become softcap * tanh(scores / softcap). `scale`: 1/sqrt(H) by default. `bias` is added
     to the scores after these. `same_rows` promises that q and k are the same tokens in the same
-    order, with positions that increase within each document; then nothing right of the diagonal is
-    visible, and need not be computed.
+    order, with positions that increase by one within each document; then nothing right of the
+    diagonal is visible, and need not be computed.
     `dropout_rate` zeroes attention weights when `dropout_key` is given.
     """
     assert q.shape[2] % k.shape[2] == 0, f"{q.shape[2]} query heads over {k.shape[2]} kv heads"
-    function = attention_kernels.pick(impl, causal=causal and k_prefix is None, same_rows=same_rows)
+    function = attention_kernels.pick(
+        impl,
+        causal=causal and k_prefix is None,
+        same_rows=same_rows,
+        bias=bias is not None,
+        dropout=bool(dropout_rate) and dropout_key is not None,
+        length=q.shape[1],
+    )
     return function(
         q,
         k,
@@ -138,7 +145,7 @@ def _reference(
     return out.reshape(*q.shape[:3], v.shape[-1])
 
 
-def _supports_blocked(*, causal: bool, same_rows: bool) -> bool:
+def _supports_blocked(*, causal: bool, same_rows: bool, **_: Any) -> bool:
     return causal and same_rows
 
 

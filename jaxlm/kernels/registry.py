@@ -1,6 +1,6 @@
 """Implementations of a kernel, registered by name and platform.
 
-A kernel is one signature with several implementations. `auto` takes the first one registered for
+A kernel is one signature with several implementations. `auto` takes the last one registered for
 the platform, falls back on "reference" (plain jnp, right everywhere), and logs once what it took:
 
     attention_kernels = Kernel("attention")
@@ -97,7 +97,7 @@ class Kernel:
     def _auto(self, **what: Any) -> Callable[..., Any]:
         here = platform()
         chosen = self.implementations["reference"]
-        for candidate in self.implementations.values():
+        for candidate in reversed(self.implementations.values()):
             if here in candidate.auto_on and candidate.supports(**what):
                 chosen = candidate
                 break

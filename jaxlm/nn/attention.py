@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+import jaxlm.kernels.splash  # noqa: F401  (registers itself)
 from jaxlm.config import UserError, field
 from jaxlm.kernels.attention import Bias, attention
 from jaxlm.kernels.context import context_kernels
