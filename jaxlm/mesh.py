@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.config import Config, UserError, field
@@ -73,6 +74,9 @@ class MeshConfig(Config):
     stage: int = field(1, "pipeline stages", ge=-1)
     zero: Literal[1, 3] = field(
         3, "what fsdp splits: 3: all of it; 1: the optimizer state alone, parameters stay whole"
+    )
+    dcn: Literal["data", "stage"] = field(
+        "data", "the axis whose parts stand in different slices, where there are several"
     )
     num_devices: int | None = field(None, "how many devices to use; null: all there are", ge=1)
 
@@ -132,9 +136,24 @@ class MeshConfig(Config):
                 f"mesh.num_devices: {len(devices)} devices leave process {min(left_out)} none;"
                 " use more devices, or start fewer processes"
             )
-        return jax.make_mesh(
-            tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-        )
+        slices = len({getattr(device, "slice_index", 0) for device in devices})
+        types = (AxisType.Auto,) * len(AXES)
+        if slices > 1:
+            return Mesh(self._over_slices(sizes, slices, devices), AXES, axis_types=types)
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+
+    def _over_slices(
+        self, sizes: Mapping[str, int], slices: int, devices: Sequence[Any]
+    ) -> np.ndarray:
+        """Devices in the order of the axes; only `dcn` crosses the slow network between slices."""
+        if sizes[self.dcn] % slices:
+            raise UserError(
+                f"mesh.{self.dcn}: {sizes[self.dcn]} parts cannot stand in {slices} slices; "
+                f"make it a multiple of {slices}"
+            )
+        between = {axis: slices if axis == self.dcn else 1 for axis in sizes}
+        within = tuple(size // between[axis] for axis, size in sizes.items())
+        return mesh_utils.create_hybrid_device_mesh(within, tuple(between.values()), devices)
 
 
 def _axis_of(sizes: Mapping[str, int], size: int) -> str:

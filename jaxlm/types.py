@@ -177,6 +177,11 @@ class AttentionConfig(Config):
         causal: Any = None
 
     @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names that the backward pass may find its tensors by (`jaxlm.nn.stack.Remat`)."""
+        raise NotImplementedError
+
+    @property
     def windows(self) -> tuple[int | None, ...]:
         """One period of the layers' windows."""
         raise NotImplementedError
@@ -209,6 +214,11 @@ class FFNConfig(Config):
         "moe": "jaxlm.nn.moe:MoEConfig",
     }
     default_type: ClassVar = "dense"
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names that the backward pass may find its tensors by (`jaxlm.nn.stack.Remat`)."""
+        raise NotImplementedError
 
     @property
     def routes(self) -> bool:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,30 @@ def message(call) -> str:
 
 
 # ------------------------------------------------------------------------------------------ shapes
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device, which stands in one of several slices."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def test_only_one_axis_crosses_the_network_between_slices():
+    chips = [Chip(i, i // 4) for i in range(8)]
+    chips = [chips[i] for i in (5, 0, 2, 7, 4, 1, 3, 6)]  # in any order
+    config = MeshConfig(data=4, fsdp=2)
+    found = config._over_slices(config.shape(8), 2, chips)
+    slices = np.vectorize(lambda chip: chip.slice_index)(found).reshape(4, 2)
+    np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
+    odd = MeshConfig(data=1, fsdp=8)
+    assert "mesh.data: 1 parts cannot stand in 2 slices; make it a multiple of 2" in message(
+        lambda: odd.build(chips)
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from jaxlm.nn.flops import keys_met
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import LearnedConfig, RelativeConfig, RotaryConfig, Rows, SinusoidalConfig
 from jaxlm.nn.position import sinusoidal as sinusoidal_positions
-from jaxlm.nn.stack import Run, apply_stack, runs_of, stack
+from jaxlm.nn.stack import Remat, Run, apply_stack, named, runs_of, stack
 from jaxlm.types import LOAD, AttentionConfig, FFNConfig, NormConfig, PositionConfig
 
 
@@ -60,9 +60,13 @@ class StackConfig(Config):
         0.02, "std of all kernels and embeddings; null: 1/sqrt(fan in) for kernels", gt=0
     )
     dtype: Literal["bfloat16", "float32"] = field("bfloat16", "of activations and matmuls")
-    remat: Literal["none", "minimal", "dots", "full"] = field(
-        "none", "what is recomputed in the backward pass: nothing, elementwise, + attention, layers"
+    remat: Literal["none", "minimal", "dots", "full", "named"] = field(
+        "none",
+        "what is recomputed in the backward pass: nothing, elementwise, + attention, layers, "
+        "or all but the tensors that saved and offloaded name",
     )
+    saved: tuple[str, ...] = field((), "tensors of each layer that stay on the device")
+    offloaded: tuple[str, ...] = field((), "tensors of each layer that wait in the host's memory")
     scan_layers: bool = field(True, "compile one layer and loop, instead of all layers in a row")
 
     def validate(self) -> None:
@@ -80,6 +84,25 @@ class StackConfig(Config):
                     f"other_ffn.layers: there is no layer {layer}; "
                     f"number the {self.num_layers} layers from 0"
                 )
+
+        self._check_remat()
+
+    def _check_remat(self) -> None:
+        chosen = [*self.saved, *self.offloaded]
+        if (self.remat == "named") != bool(chosen):
+            raise UserError(
+                "remat: named keeps what saved and offloaded name; set both or neither, or use full"
+            )
+        ffns = {self.ffn, *(other.ffn for other in [self.other_ffn] if other)}
+        known = [*self.attention.tensors, *(name for ffn in ffns for name in ffn.tensors)]
+        for name in chosen:
+            if name not in known:
+                raise UserError(
+                    f"saved, offloaded: no tensor of a layer is called {name!r}; "
+                    f"there are {', '.join(dict.fromkeys(known))}"
+                )
+            if chosen.count(name) > 1:
+                raise UserError(f"saved, offloaded: {name!r} stands there twice; name it once")
 
     @property
     def period(self) -> int:
@@ -187,7 +210,7 @@ class Stack(nnx.Module):
                 num_layers=run.count,
                 period=min(c.period, run.count),
                 scan=c.scan_layers and run.count > 1,
-                remat=c.remat,
+                remat=Remat(c.remat, c.saved, c.offloaded),
             )
             if LOAD in found:
                 load[run.name] = found.pop(LOAD)
@@ -291,7 +314,8 @@ class Block(nnx.Module):
         rows: Rows = attend["rows"]
 
         def look(x: jax.Array) -> tuple[jax.Array, Any]:
-            return self.attention(x, cache=slots, key=weights_key, **attend)
+            y, after = self.attention(x, cache=slots, key=weights_key, **attend)
+            return named(y, "attention_out"), after
 
         def read(x: jax.Array) -> tuple[jax.Array, Any]:
             how = {"rows": rows, "source_segment_ids": source_segment_ids, "key": cross_key}
@@ -301,7 +325,11 @@ class Block(nnx.Module):
         if self.cross is not None:
             x, _ = self._add(x, read, self.cross_norm, self.cross_post_norm, third)
         dropless = slots is not None
-        think = lambda x: self.ffn(x, rows.segment_ids, dropless=dropless)  # noqa: E731
+
+        def think(x: jax.Array) -> tuple[jax.Array, Any]:
+            y, losses = self.ffn(x, rows.segment_ids, dropless=dropless)
+            return named(y, "ffn_out"), losses
+
         x, losses = self._add(x, think, self.ffn_norm, self.ffn_post_norm, second)
         return shard(x, "batch", "length", "act_embed"), slots, dict(losses)
 

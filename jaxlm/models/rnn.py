@@ -38,7 +38,7 @@ from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.norm import LayerNorm, RMSNorm
 from jaxlm.nn.recurrent import CELLS, Initializer, word_dropout
 from jaxlm.nn.recurrent_layer import RecurrentLayer
-from jaxlm.nn.stack import Run, apply_stack, runs_of, stack
+from jaxlm.nn.stack import Remat, Run, apply_stack, runs_of, stack
 from jaxlm.types import Encoded, ModelConfig, Output
 
 NORMS: dict[str, Callable[[int], nnx.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
@@ -190,7 +190,7 @@ class RNN(WithHead):
         xs = (state, keys, is_last)
         layers = getattr(self, run.name)
         scan, remat = run.count > 1, self.config.remat
-        return apply_stack(layers, body, x, xs, num_layers=run.count, scan=scan, remat=remat)
+        return apply_stack(layers, body, x, xs, num_layers=run.count, scan=scan, remat=Remat(remat))
 
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None

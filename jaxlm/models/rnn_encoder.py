@@ -19,7 +19,7 @@ from jaxlm.kernels.recurrence import State
 from jaxlm.mesh import shard
 from jaxlm.nn.bidirectional import Ends, Reader
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.stack import apply_stack, runs_of, stack
+from jaxlm.nn.stack import Remat, apply_stack, runs_of, stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,6 @@ class Encoder(nnx.Module):
             layers = getattr(self, run.name)
             some = None if keys is None else keys[run.first :][: run.count]
             how: dict[str, Any] = {"num_layers": run.count, "scan": run.count > 1}
-            x, last = apply_stack(layers, body, x, some, remat=self.remat, **how)
+            x, last = apply_stack(layers, body, x, some, remat=Remat(self.remat), **how)
             found += [jax.tree.map(lambda s, i=i: s[i], last) for i in range(run.count)]
         return x, found

@@ -25,6 +25,7 @@ from jaxlm.kernels.context import context_kernels
 from jaxlm.mesh import gather_length, shard, splits_length
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
+from jaxlm.nn.stack import named
 from jaxlm.types import AttentionConfig, NormConfig
 
 Cache = dict[str, jax.Array]  # one layer's slots, [B, S, ...]
@@ -48,6 +49,10 @@ class CommonAttention(AttentionConfig):
     context: str = field(
         "auto", "where a mesh splits the length: reference gathers keys, in ring they pass by; auto"
     )
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return ("query", "key", "value", "attention", "attention_out")
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -211,6 +216,7 @@ def attend(
 
     Where the mesh splits the length, each device has its part of the queries; a cache is whole.
     """
+    q, k, v = (named(x, name) for x, name in ((q, "query"), (k, "key"), (v, "value")))
     how: dict[str, Any] = {
         **{"causal": config.causal, "window": window, "bias": bias},
         **{"softcap": config.softcap, "scale": config.scale},
@@ -220,7 +226,7 @@ def attend(
         drops = bool(config.dropout) and key is not None
         meet = context_kernels.pick(config.context, bias=bias is not None, dropout=drops)
         y = meet(q, k, v, rows, **how, impl=config.impl)
-        return shard(y, "batch", "length", "act_heads", None)
+        return named(shard(y, "batch", "length", "act_heads", None), "attention")
     seen = rows if keys is None else keys
     k, v, seen = jax.tree.map(gather_length, (k, v, seen))
     y = attention(
@@ -234,7 +240,7 @@ def attend(
         impl=config.impl if keys is None else "auto",
         **how,
     )
-    return shard(y, "batch", "length", "act_heads", None)
+    return named(shard(y, "batch", "length", "act_heads", None), "attention")
 
 
 def write_slots(cache: Cache, new: Cache, start: jax.Array | int) -> Cache:

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxlm.config import field
 from jaxlm.mesh import shard
 from jaxlm.nn.dense import Dense
+from jaxlm.nn.stack import named
 from jaxlm.types import FFNConfig
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu", "geglu_tanh"]
@@ -58,6 +59,11 @@ class DenseConfig(FFNConfig):
             return math.ceil(8 * hidden_size / 96) * 32
         return 4 * hidden_size
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        gate = ("ffn_gate",) if is_gated(self.activation) else ()
+        return (*gate, "ffn_up", "ffn_hidden", "ffn_out")
+
     def build(self, dim: int, **options: Any) -> FeedForward:
         return FeedForward(self, dim, **options)
 
@@ -91,8 +97,8 @@ class FeedForward(nnx.Module):
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """The output [B, T, D], and no losses of its own; a token's place does not matter."""
         function, _ = ACTIVATIONS[self.activation]
-        up = shard(self.up(x), "batch", "length", "act_mlp")
+        up = named(shard(self.up(x), "batch", "length", "act_mlp"), "ffn_up")
         if self.gate is None:
-            return self.down(function(up)), {}
-        gate = shard(self.gate(x), "batch", "length", "act_mlp")
-        return self.down(function(gate) * up), {}
+            return self.down(named(function(up), "ffn_hidden")), {}
+        gate = named(shard(self.gate(x), "batch", "length", "act_mlp"), "ffn_gate")
+        return self.down(named(function(gate) * up, "ffn_hidden")), {}

@@ -98,6 +98,11 @@ class MoEConfig(FFNConfig):
     def _dense(self, size: int | None) -> DenseConfig:
         return DenseConfig(intermediate_size=size, activation=self.activation)
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        shared = self._dense(self.shared_size).tensors if self.shared_size else ()
+        return tuple(dict.fromkeys((*shared, "ffn_out")))
+
     def capacity(self, length: int) -> int | None:
         """Tokens that an expert takes of a row of `length` tokens."""
         if self.capacity_factor is None:

@@ -20,17 +20,48 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 Body = Callable[[Any, jax.Array, Any, int], tuple[jax.Array, Any]]
 
 # What the backward pass finds saved; the rest is computed again.
 _policies = jax.checkpoint_policies
-REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": None,  # everything is saved
+REMAT: dict[str, Callable[..., Any]] = {
     "minimal": _policies.dots_saveable,  # results of all matmuls, attention scores among them
     "dots": _policies.dots_with_no_batch_dims_saveable,  # results of matmuls with weights
     "full": _policies.nothing_saveable,  # the layer's input alone
 }
+
+
+@dataclass(frozen=True)
+class Remat:
+    """What of a layer is kept for the backward pass: a policy, or tensors that `named` names."""
+
+    policy: str = "none"  # a key of `REMAT`; "none": everything is saved; "named"
+    saved: tuple[str, ...] = ()  # on the device
+    offloaded: tuple[str, ...] = ()  # in the host's memory, until the backward pass wants them
+
+    def apply(self, function: Callable, *, in_scan: bool) -> Callable:
+        """The function whose backward pass finds that much."""
+        if self.policy == "none":
+            return function
+        policy = REMAT.get(self.policy)
+        if policy is None:
+            policy = _policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=self.saved,
+                names_which_can_be_offloaded=self.offloaded,
+                offload_src="device",
+                offload_dst="pinned_host",
+            )
+        return jax.checkpoint(function, policy=policy, prevent_cse=not in_scan)
+
+
+NO_REMAT = Remat()
+
+
+def named(x: jax.Array, name: str) -> jax.Array:
+    """x itself, under a name that `Remat` knows it by."""
+    return checkpoint_name(x, name)
 
 
 @dataclass(frozen=True)
@@ -68,13 +99,12 @@ def apply_stack(
     num_layers: int,
     period: int = 1,
     scan: bool = True,
-    remat: str = "none",
+    remat: Remat = NO_REMAT,
 ) -> tuple[jax.Array, Any]:
     """Runs x through the layers; returns it with the ys of all layers, stacked.
 
     `xs` is a pytree of arrays [L, ...]. `scan` False unrolls the loop: the same numbers from a
-    longer program. Layers that do not fill a last period follow it unrolled. `remat` is a key of
-    `REMAT`.
+    longer program. Layers that do not fill a last period follow it unrolled.
     """
     graphdef, state = nnx.split(layers)
     data = (nnx.to_pure_dict(state), xs)
@@ -85,9 +115,7 @@ def apply_stack(
             params, xs = data
             return body(nnx.merge(graphdef, params), x, xs, kind)
 
-        if REMAT[remat] is not None:
-            run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=not in_scan)
-        return run(x, data)
+        return remat.apply(run, in_scan=in_scan)(x, data)
 
     def one_period(x: jax.Array, kinds: Any) -> tuple[jax.Array, Any]:
         ys = []

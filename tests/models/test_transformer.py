@@ -8,12 +8,14 @@ import functools
 import itertools
 import json
 import typing
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax._src.ad_checkpoint import saved_residuals
 
 from jaxlm.config import (
     Config,
@@ -203,6 +205,27 @@ def test_remat_changes_memory_alone(remat):
     arrays, config, params = golden("plain")
     other = value_and_grad(config.replace(remat=remat), params, batch_of(arrays))
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-6), golden_gradients("plain"), other)
+
+
+def kept(config):
+    """The shapes of what a gradient keeps between the passes, and how many of each."""
+    arrays, _, params = golden("plain")
+    loss = lambda p: loss_of(config, p, batch_of(arrays))  # noqa: E731
+    return Counter(x.shape for x, _ in saved_residuals(loss, params))
+
+
+@pytest.mark.parametrize("where", ["saved", "offloaded"])
+def test_named_tensors_are_kept_and_nothing_else(where):
+    """And the gradients are the same, from where they wait."""
+    arrays, config, params = golden("plain")
+    names = ("query", "attention", "ffn_hidden")
+    named = config.replace(remat="named", **{where: names})
+    other = value_and_grad(named, params, batch_of(arrays))
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-6), golden_gradients("plain"), other)
+    full, none = (kept(config.replace(remat=remat)) for remat in ("full", "none"))
+    rows = (config.num_layers, *arrays["tokens"].shape)
+    assert kept(named) - full == Counter({(*rows, 4, 4): 2, (*rows, 24): 1})
+    assert (none - full).total() > 5
 
 
 def wide_batch():
@@ -409,6 +432,8 @@ FIELDS = {
     "encoder": ({}, {"num_layers": 1, **READER}),
     "dtype": ({}, "bfloat16"),
     "remat": ({}, "full"),
+    "saved": ({"remat": "named", "offloaded": ["query"]}, ["ffn_gate"]),
+    "offloaded": ({"remat": "named", "saved": ["query"]}, ["ffn_gate"]),
     "scan_layers": ({}, False),
 }
 # which tensors' names a file of another program uses, and what the generator begins with
@@ -492,7 +517,10 @@ def test_every_field_changes_parameters_or_program(name, value):
         want = 1 / np.sqrt(16) if value is None else value
         assert b == pytest.approx(want, rel=0.1) and a == pytest.approx(0.02, rel=0.1)
     else:
-        how = {"backward": name == "remat", "devices": 2 if name.endswith("context") else 1}
+        how = {
+            "backward": name in ("remat", "saved", "offloaded"),
+            "devices": 2 if name.endswith("context") else 1,
+        }
         assert (
             shapes_of(config) != shapes_of(changed)  # which is soon known
             or program(config, **how) != program(changed, **how)
@@ -561,6 +589,10 @@ def test_derived_sizes():
         ({"position": [{"type": "rotary"}, {"type": "relative"}]}, "only rotary and none can be"),
         ({"other_ffn": {"layers": [3], "ffn": {}}}, "there is no layer 3; number the 3 layers"),
         ({"head.num_relations": 2}, "needs the pooled vector"),
+        ({"remat": "named"}, "remat: named keeps what saved and offloaded name"),
+        ({"saved": ["query"]}, "remat: named keeps what saved and offloaded name"),
+        ({"remat": "named", "saved": ["q"]}, "no tensor of a layer is called 'q'; there are query"),
+        ({"remat": "named", "saved": ["key"], "offloaded": ["key"]}, "'key' stands there twice"),
         ({"encoder": {"hidden_size": 16}}, "an encoder sees all of its text"),
         ({"encoder": READER | {"dtype": "bfloat16"}}, "encoder.dtype: bfloat16, but the decoder"),
         ({"encoder": READER | {"ffn": MOE["ffn"]}}, "only a decoder's experts are balanced"),

@@ -73,7 +73,8 @@ def settled(config: Any) -> Any:
         return config
     c: Any = config
     attention = c.attention.replace(
-        window=window_of(list(c.attention.windows), c.num_layers), dropout=0.0, impl="auto"
+        window=window_of(list(c.attention.windows), c.num_layers),
+        **{"dropout": 0.0, "impl": "auto", "context": "auto"},
     )
     if isinstance(attention, MultiHeadConfig):
         head_dim = attention.head_size(c.hidden_size)
@@ -86,10 +87,10 @@ def settled(config: Any) -> Any:
     other = c.other_ffn and c.other_ffn.replace(ffn=sized(c.other_ffn.ffn))
     c = c.replace(attention=attention, ffn=sized(c.ffn), other_ffn=other)
     usual = StackConfig()
-    run = ("dropout", "initializer_range", "dtype", "remat", "scan_layers")
+    run = ("dropout", "initializer_range", "dtype", "remat", "saved", "offloaded", "scan_layers")
     c = c.replace(**{name: getattr(usual, name) for name in run})
     if isinstance(c, TransformerConfig):
-        c = c.replace(encoder=settled(c.encoder), family=None)
+        c = c.replace(encoder=settled(c.encoder), family=None, blank_ids=())
     return c.replace(position=shortest(spread(c.position, c.num_layers)))
 
 
