@@ -114,13 +114,18 @@ def state_axes(abstract_state: Any, abstract_params: Any, axes: Any) -> list[Axe
     return [axes_of(*item) for item in jax.tree_util.tree_leaves_with_path(abstract_state)]
 
 
-def state_shardings(abstract_state: Any, abstract_params: Any, axes: Any, mesh: Mesh) -> Any:
+def state_shardings(
+    abstract_state: Any, abstract_params: Any, axes: Any, mesh: Mesh, *, offload: bool = False
+) -> Any:
     """A NamedSharding for each leaf of an optimizer's state, in a tree like `abstract_state`.
 
-    Moments are split as their parameters are; scalars are replicated.
+    Moments are split as their parameters are, with `offload` in the hosts' memory; scalars are
+    replicated on the devices.
     """
     leaves = [
-        NamedSharding(mesh, spec_of(names))
+        NamedSharding(
+            mesh, spec_of(names), memory_kind="pinned_host" if offload and names else "device"
+        )
         for names in state_axes(abstract_state, abstract_params, axes)
     ]
     return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
@@ -150,6 +155,7 @@ class CommonConfig(OptimizerConfig):
     lr_groups: tuple[Group, ...] = field(
         (), "multipliers of the learning rate, by parameter; 0 freezes; empty: 1 for all"
     )
+    offload: bool = field(False, "moments wait in the host's memory between updates")
     ema_decay: float | None = field(
         None, "decay of the moving average of the weights; null: no average is kept", ge=0, lt=1
     )

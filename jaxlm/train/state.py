@@ -101,9 +101,7 @@ class Program:
         """The sharding of every array of the state."""
         out: State = {name: meshes.replicated(self.mesh) for name in ("step", "bad_steps")}
         out["params"] = self.param_shardings
-        out["opt_state"] = state_shardings(
-            abstract_state["opt_state"], self.abstract_params, self.param_axes, self.mesh
-        )
+        out["opt_state"] = self._moments(abstract_state["opt_state"], self._offloads)
         if "ema" in abstract_state:
             out["ema"] = self.update_shardings
         if "carry" in abstract_state:
@@ -111,6 +109,15 @@ class Program:
             rows = meshes.NamedSharding(self.mesh, meshes.spec_of((None, "batch", None)))
             out["carry"] = jax.tree.map(lambda _: rows, abstract_state["carry"])
         return out
+
+    @property
+    def _offloads(self) -> bool:
+        return self.optimizer is not None and self.optimizer.config.offload
+
+    def _moments(self, opt_state: Any, offload: bool) -> Any:
+        """The shardings of an optimizer's state, in the hosts' or the devices' memory."""
+        how = (opt_state, self.abstract_params, self.param_axes, self.mesh)
+        return state_shardings(*how, offload=offload)
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the state; nothing is allocated."""
@@ -154,10 +161,11 @@ class Program:
         # Each device updates the part whose moments it has; where parameters live whole (ZeRO-1),
         # they are gathered once more at the end.
         params = jax.tree.map(jax.lax.with_sharding_constraint, params, self.update_shardings)
-        state = {**state, "params": params}
-        updates, opt_state = self.optimizer.tx.update(
-            grads, state["opt_state"], params, step=state["step"]
-        )
+        opt_state = state["opt_state"]
+        if self._offloads:
+            opt_state = jax.tree.map(jax.device_put, opt_state, self._moments(opt_state, False))
+        state = {**state, "params": params, "opt_state": opt_state}
+        updates, opt_state = self.optimizer.tx.update(grads, opt_state, params, step=state["step"])
         params = self._adjusted(optax.apply_updates(params, updates), load)
         new: State = {"params": params, "opt_state": opt_state}
         if "ema" in state:

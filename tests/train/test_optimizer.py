@@ -375,7 +375,7 @@ CHANGES: dict[str, Any] = {
 def fields_of_all() -> list[tuple[str, str]]:
     names = [(n, f.name) for n, c in ALL.items() for f in dataclasses.fields(c)]
     # The average is kept by the train state, dtypes have a test of their own, adam refuses decay.
-    left_out = ("ema_decay", "mu_dtype")
+    left_out = ("ema_decay", "mu_dtype", "offload")
     return [x for x in names if x[1] not in left_out and x != ("adam", "weight_decay")]
 
 

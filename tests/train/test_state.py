@@ -300,6 +300,20 @@ def test_zero_1_splits_the_optimizer_state_alone():
     assert {"264,32", "2,32,96", "2,96,32"} <= set(gathered)
 
 
+def test_moments_may_wait_in_the_hosts_memory():
+    """Between the steps, and the steps are the same."""
+    batches, ends = batches_for(None, 3), []
+    for offload in (False, True):
+        optimizer = AdamW(learning_rate=0.01, offload=offload)
+        program = tiny.program(config_of("transformer"), FSDP, optimizer=optimizer)
+        state, _ = run(program, batches)
+        kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state["opt_state"]) if x.ndim}
+        assert kinds == {"pinned_host" if offload else "device"}
+        assert all(x.sharding.memory_kind == "device" for x in jax.tree.leaves(state["params"]))
+        ends.append(jax.device_get(state))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
 def test_no_device_ever_holds_the_whole_model():
     """With few tokens, what the step needs beyond its arguments is less than the parameters."""
     config = config_of("transformer")
