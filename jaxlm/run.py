@@ -38,6 +38,9 @@ class TrainConfig(Config):
     max_bad_steps: int = field(
         5, "steps in a row with a non-finite loss before the run stops", ge=1
     )
+    xla: dict[str, str] = field(
+        dict, "options of the compiler for the step, over those for the kind of device"
+    )
     ledger: bool = field(False, "write the ids of every step's samples to ledger.jsonl")
 
     def validate(self) -> None:

@@ -44,6 +44,7 @@ from jaxlm.train.signals import Signals, Stopped
 from jaxlm.train.state import State, compile_train_step
 from jaxlm.train.stopwatch import Stopwatch
 from jaxlm.train.throughput import peak_of
+from jaxlm.train.xla import options_for
 from jaxlm.tree import flatten
 
 log = logging.getLogger("jaxlm")
@@ -174,7 +175,9 @@ class Loop:
                 spec = batch_spec(
                     self.loader, config.train.batch_size, self.program.mesh, extra=self._signals
                 )
-                self.step = compile_train_step(self.program, spec)
+                kind = jax.local_devices()[0].device_kind
+                self.options = options_for(kind, config.train.xla)
+                self.step = compile_train_step(self.program, spec, self.options)
             self.progress = stack.enter_context(
                 Progress(
                     self.total,
@@ -406,9 +409,11 @@ class Loop:
         count = sum(int(np.prod(x.shape)) for x in flatten(self.program.abstract_params).values())
         mesh = {axis: size for axis, size in self.program.mesh.shape.items() if size > 1}
         forward = f"{self._flops_per_token() / 1e6:.1f} MFLOP/token (forward)"
+        options = " ".join(f"{name}={value}" for name, value in self.options.items())
         return (
             f"{count:,} parameters on mesh {mesh or '1 device'}; "
             f"MFU = 3 x {forward} x tokens/s / peak; peak = {self.peak.source}"
+            + (f"\nxla: {options}" if options else "")
         )
 
     def _open_ledger(self) -> IO[str]:

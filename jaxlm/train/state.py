@@ -38,6 +38,7 @@ from jaxlm import mesh as meshes
 from jaxlm.nn.params import split
 from jaxlm.objectives.base import Objective
 from jaxlm.train.optimizer import Optimizer, state_shardings, update_ema
+from jaxlm.train.xla import compile_with
 from jaxlm.tree import map_with_path
 from jaxlm.types import ModelConfig
 
@@ -298,8 +299,15 @@ def make_program(
     )
 
 
-def compile_train_step(program: Program, batch_spec: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
-    """The executable of the train step, from abstract shapes; the state is donated."""
+def compile_train_step(
+    program: Program,
+    batch_spec: Mapping[str, jax.ShapeDtypeStruct],
+    options: Mapping[str, str] | None = None,
+) -> Any:
+    """The executable of the train step, from abstract shapes; the state is donated.
+
+    `options` are the compiler's. Raises `UserError` for one that it does not know.
+    """
     abstract = program.abstract_state()
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     step = jax.jit(
@@ -308,4 +316,4 @@ def compile_train_step(program: Program, batch_spec: Mapping[str, jax.ShapeDtype
         out_shardings=(shardings, meshes.replicated(program.mesh)),
     )
     with jax.set_mesh(program.mesh):
-        return step.lower(abstract, dict(batch_spec)).compile()
+        return compile_with(step.lower(abstract, dict(batch_spec)), options or {})

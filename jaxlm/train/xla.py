@@ -1,0 +1,60 @@
+"""Options of the XLA compiler for the train step: some for each kind of device, and the user's.
+
+    options = options_for("TPU v5p", {"xla_tpu_enable_latency_hiding_scheduler": "true"})
+    step.lower(state, batch).compile(compiler_options=options)
+
+What stands here lets collectives run beside matrix products, as published recipes for these devices
+have it (MaxText's XLA flags, 2025). Any of it can be set otherwise: the last word is the run's
+`train.xla`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxlm.config import UserError
+
+# Start of a device's kind -> options; those of a longer start come after, and win.
+OPTIONS: dict[str, dict[str, str]] = {
+    "TPU": {
+        "xla_tpu_enable_async_collective_fusion": "true",
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+        "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+        "xla_tpu_overlap_compute_collective_tc": "true",
+        "xla_enable_async_all_gather": "true",
+    },
+    # large matrix products find more room beside the core
+    "TPU v6 lite": {"xla_tpu_scoped_vmem_limit_kib": "98304"},
+    "NVIDIA": {"xla_gpu_enable_latency_hiding_scheduler": "true"},
+}
+
+
+def options_for(device_kind: str, chosen: Mapping[str, str]) -> dict[str, str]:
+    """The options for devices of a kind, with those that a run chose over them."""
+    starts = sorted((start for start in OPTIONS if device_kind.startswith(start)), key=len)
+    found: dict[str, str] = {}
+    for start in starts:
+        found |= OPTIONS[start]
+    return found | dict(chosen)
+
+
+def compile_with(lowered: Any, options: Mapping[str, str]) -> Any:
+    """The executable. Raises `UserError` for an option that this compiler does not know."""
+    try:
+        parsed = {name: _value(text) for name, text in options.items()}
+        return lowered.compile(compiler_options=parsed or None)
+    except Exception as error:
+        for name, value in options.items():
+            if name in str(error):
+                line = str(error).splitlines()[0]
+                raise UserError(
+                    f"train.xla: {name}={value!r}: this compiler says {line}; mend or leave it out"
+                ) from None
+        raise
+
+
+def _value(text: str) -> bool | int | str:
+    """A word as the compiler takes it: some of its backends want numbers as numbers."""
+    words: dict[str, bool] = {"true": True, "false": False}
+    return words[text] if text in words else int(text) if text.isdecimal() else text
