@@ -96,6 +96,10 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: Mode
             )
     elif model.fills_blanks:
         blanks = set(model.blank_ids)
+        if not blanks:
+            raise UserError(
+                "model.blank_ids: names no tokens that stand for a blank; set it and model.start_id"
+            )
         if any(blanks.isdisjoint(prompt) for prompt in prompts):
             raise UserError(
                 "prompt: has no blank to fill; write one of the tokens that model.blank_ids names"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -75,8 +76,8 @@ class MeshConfig(Config):
     zero: Literal[1, 3] = field(
         3, "what fsdp splits: 3: all of it; 1: the optimizer state alone, parameters stay whole"
     )
-    dcn: Literal["data", "stage"] = field(
-        "data", "the axis whose parts stand in different slices, where there are several"
+    dcn: Literal["data", "fsdp"] = field(
+        "data", "the axis whose parts stand in different slices, where TPUs have several"
     )
     num_devices: int | None = field(None, "how many devices to use; null: all there are", ge=1)
 
@@ -136,10 +137,15 @@ class MeshConfig(Config):
                 f"mesh.num_devices: {len(devices)} devices leave process {min(left_out)} none;"
                 " use more devices, or start fewer processes"
             )
-        slices = len({getattr(device, "slice_index", 0) for device in devices})
         types = (AxisType.Auto,) * len(AXES)
-        if slices > 1:
-            return Mesh(self._over_slices(sizes, slices, devices), AXES, axis_types=types)
+        slices = Counter(getattr(device, "slice_index", 0) for device in devices)
+        if len(slices) > 1 and devices[0].platform == "tpu":
+            if len(set(slices.values())) > 1:
+                raise UserError(
+                    f"mesh.num_devices: {len(devices)} devices are not as many of each slice; "
+                    f"use a multiple of {len(slices)} times those of one"
+                )
+            return Mesh(self._over_slices(sizes, len(slices), devices), AXES, axis_types=types)
         return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
 
     def _over_slices(

@@ -1,7 +1,8 @@
 """Every test runs on eight simulated CPU devices, which must be set before jax is imported.
 
 LLVM's own optimizations are left out: what XLA does to a program is the same, and a step that runs
-twenty times compiles in half the time. Where XLA still has its older emitters of fused loops they
+twenty times compiles in half the time. Products of small matrices run in one thread, for another
+worker has the other core. Where XLA still has its older emitters of fused loops they
 are taken, which saves another quarter; the newer ones are tested with a newer jax, and by what
 tests start as processes, which have their own settings. What one worker or process of a test run
 has compiled, the others of that run read from a folder of its own.
@@ -19,6 +20,7 @@ import pytest
 FLAGS = {
     "xla_force_host_platform_device_count": "8",
     "xla_backend_optimization_level": "0",
+    "xla_cpu_multi_thread_eigen": "false",
 }
 if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # newer ones do not know it
     FLAGS["xla_cpu_use_fusion_emitters"] = "false"

@@ -75,13 +75,14 @@ def weights(tensors: Tensors, seed: int) -> dict[str, np.ndarray]:
     """Every tensor off its fresh value, and matrices of a size that keeps signals near 1.
 
     Those of the layers are larger than those of the embeddings, so that the text and not the last
-    token alone decides what comes next. T5's queries, whose scores nothing divides, are smaller.
+    token alone decides what comes next. Queries of a gated T5 are smaller: nothing divides their
+    scores, and what its products make of rounding would hide what is compared.
     """
-    drawn = {}
+    drawn, gated_t5 = {}, any(".DenseReluDense.wi_0." in name for name in tensors)
     for name, (shape, base) in tensors.items():
         scale = 0.05 if len(shape) < 2 else shape[-1] ** -0.5
         if len(shape) > 1 and not EMBEDDING.search(name):
-            scale *= 0.5 if name.endswith(".q.weight") else 1.5
+            scale *= 0.5 if gated_t5 and name.endswith(".q.weight") else 1.5
         drawn[name] = (base + scale * _draws(name, seed).normal(size=shape)).astype(np.float32)
     return drawn
 

@@ -64,7 +64,7 @@ def largest(found: Any, want: Any, least: float = 1.0) -> float:
         assert np.shape(a) == np.shape(b)
         return float(np.abs(np.asarray(a) - b).max() / max(least, np.abs(b).max()))
 
-    return max(jax.tree.leaves(jax.tree.map(error, found, want)))
+    return float(np.max(jax.tree.leaves(jax.tree.map(error, found, want))))
 
 
 def errors(name: str) -> dict[str, float]:

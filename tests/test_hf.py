@@ -697,9 +697,10 @@ def test_ids_with_a_meaning_are_those_of_the_tokenizer(tmp_path):
     import_model(folder, tmp_path / "run", (*ONE, "model.start_id=null"), report=quiet)
     (tmp_path / "run/hf/config.json").unlink()
     export_run(tmp_path / "run", tmp_path / "out", report=quiet)
-    values = json.loads((tmp_path / "out/config.json").read_text())
-    ids = [values[f"{name}_token_id"] for name in ("bos", "eos", "pad", "decoder_start")]
-    assert ids == [1, 2, 3, 3]
+    for file in ("config.json", "generation_config.json"):
+        values = json.loads((tmp_path / "out" / file).read_text())
+        ids = [values[f"{name}_token_id"] for name in ("bos", "eos", "pad", "decoder_start")]
+        assert ids == [1, 2, 3, 3]
 
 
 def test_float16_has_no_room_for_large_values(tmp_path):

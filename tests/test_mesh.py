@@ -53,8 +53,18 @@ class Chip:
     id: int
     slice_index: int
     process_index: int = 0
-    platform: str = "cpu"
-    device_kind: str = "cpu"
+    platform: str = "tpu"
+    device_kind: str = "TPU of a test"
+    core_on_chip: int = 0
+
+    @property
+    def coords(self) -> tuple[int, int, int]:
+        """Four chips a slice, two by two."""
+        return self.id % 2, self.id % 4 // 2, 0
+
+
+def sorted_(chips: list[Chip]) -> list[Chip]:
+    return sorted(chips, key=lambda chip: chip.id)
 
 
 def test_only_one_axis_crosses_the_network_between_slices():
@@ -68,6 +78,8 @@ def test_only_one_axis_crosses_the_network_between_slices():
     assert "mesh.data: 1 parts cannot stand in 2 slices; make it a multiple of 2" in message(
         lambda: odd.build(chips)
     )
+    few = MeshConfig(data=6, num_devices=6)
+    assert "6 devices are not as many of each slice" in message(lambda: few.build(sorted_(chips)))
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ def _config_files(
     # null where there is none, for readers have ids of their own for what is left out
     special = {f"{name}_token_id": ids.get(name) for name in ("bos", "eos", "pad")}
     values = {**special, **said, "dtype": dtype, "torch_dtype": dtype}
-    told = {key: i for key, i in special.items() if i is not None}
+    start = {"decoder_start_token_id": said.get("decoder_start_token_id")}
+    told = {key: i for key, i in (special | start).items() if i is not None}
     files = {"config.json": to_json(values)}
     return files | ({"generation_config.json": to_json(told)} if told else {})
 

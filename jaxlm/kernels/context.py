@@ -1,6 +1,6 @@
 """Self-attention where a mesh splits the length: who sends keys to whom.
 
-    attend = context_kernels.pick("auto", bias=False, dropout=False)
+    attend = context_kernels.pick("auto", bias=False, dropout=False, impl="auto")
     y = attend(q, k, v, rows, causal=True, window=None, softcap=None, scale=None, ...)
 
 "reference" gathers the keys of the whole length on every device, which is soon done where few heads
@@ -36,7 +36,11 @@ def _gather(q: jax.Array, k: jax.Array, v: jax.Array, rows: Any, **how: Any) -> 
     )
 
 
-@context_kernels.register("ring", supports=lambda *, bias, dropout: not (bias or dropout))
+def _supports_ring(*, bias: bool, dropout: bool, impl: str) -> bool:
+    return not (bias or dropout) and impl == "auto"
+
+
+@context_kernels.register("ring", supports=_supports_ring)
 def _ring(
     q: jax.Array,
     k: jax.Array,

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxlm.kernels.attention import visible
 
@@ -124,7 +125,9 @@ def _forward(how: How, q: Any, k: Any, v: Any, rows: Places, keys: Places) -> tu
     whole = jax.tree.map(lambda *x: jnp.concatenate(x, axis=3), *parts)
     total = jnp.maximum(whole.total, jnp.finfo(jnp.float32).tiny)
     out = _ungrouped(whole.out / total[..., None]).astype(v.dtype)
-    return out, (q, k, v, rows, keys, out, whole.top + jnp.log(total))
+    # named, so that a layer that keeps its attention need not go round again for its sums
+    out, log_total = (checkpoint_name(x, "attention") for x in (out, whole.top + jnp.log(total)))
+    return out, (q, k, v, rows, keys, out, log_total)
 
 
 def _backward(how: How, saved: tuple, gradient: jax.Array) -> tuple:

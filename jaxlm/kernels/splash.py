@@ -75,6 +75,7 @@ def _kernel(length: int, num_heads: int, window: int | None, softcap: float | No
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=softcap,
+        residual_checkpoint_name="attention",  # so that who keeps that keeps its sums as well
         interpret=INTERPRET,
     )
     return lambda q, k, v, ids: kernel(q, k, v, splash.SegmentIds(ids, ids))

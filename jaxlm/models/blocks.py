@@ -91,7 +91,8 @@ class StackConfig(Config):
         chosen = [*self.saved, *self.offloaded]
         if (self.remat == "named") != bool(chosen):
             raise UserError(
-                "remat: named keeps what saved and offloaded name; set both or neither, or use full"
+                "remat: what saved and offloaded name is kept where remat is named, and only "
+                "there; set remat to named and at least one name"
             )
         ffns = {self.ffn, *(other.ffn for other in [self.other_ffn] if other)}
         known = [*self.attention.tensors, *(name for ffn in ffns for name in ffn.tensors)]

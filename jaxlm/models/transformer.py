@@ -90,6 +90,13 @@ class TransformerConfig(StackConfig, ModelConfig):
 
     def validate(self) -> None:
         super().validate()
+        if self.blank_ids and not self.fills_blanks:
+            raise UserError(
+                "blank_ids: this model fills no blanks; leave it out, or use learned positions "
+                "with blocks"
+            )
+        if self.blank_ids and self.start_id is None:
+            raise UserError("start_id: null, but blanks are filled behind a start; name its id")
         if self.encoder is not None and self.encoder.hidden_size != self.hidden_size:
             raise UserError(
                 f"encoder.hidden_size: {self.encoder.hidden_size} is not the decoder's "

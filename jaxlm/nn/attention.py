@@ -45,10 +45,17 @@ class CommonAttention(AttentionConfig):
     softcap: float | None = field(None, "bounds scores to +-this by a tanh", gt=0)
     causal: bool = field(True, "a token sees none that is later")
     dropout: float = field(0.0, "on attention weights", ge=0, lt=1)
-    impl: str = field("auto", "attention kernel: auto, reference, blocked")
+    impl: str = field("auto", "attention kernel: auto, reference, blocked, splash")
     context: str = field(
         "auto", "where a mesh splits the length: reference gathers keys, in ring they pass by; auto"
     )
+
+    def validate(self) -> None:
+        if self.context not in ("auto", *context_kernels.implementations):
+            known = ", ".join(("auto", *context_kernels.implementations))
+            raise UserError(f"context: unknown {self.context!r}; use one of {known}")
+        if self.context == "ring" and self.dropout:
+            raise UserError("context: a ring drops no weights; set dropout to 0, or use reference")
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -224,7 +231,9 @@ def attend(
     }
     if keys is None and splits_length(q.shape[1]):
         drops = bool(config.dropout) and key is not None
-        meet = context_kernels.pick(config.context, bias=bias is not None, dropout=drops)
+        meet = context_kernels.pick(
+            config.context, bias=bias is not None, dropout=drops, impl=config.impl
+        )
         y = meet(q, k, v, rows, **how, impl=config.impl)
         return named(shard(y, "batch", "length", "act_heads", None), "attention")
     seen = rows if keys is None else keys

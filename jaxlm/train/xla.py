@@ -4,12 +4,13 @@
     step.lower(state, batch).compile(compiler_options=options)
 
 What stands here lets collectives run beside matrix products, as published recipes for these devices
-have it (MaxText's XLA flags, 2025). Any of it can be set otherwise: the last word is the run's
-`train.xla`.
+have it (MaxText's XLA flags, 2025). Any of it can be set otherwise or taken out: the last word is
+the run's `train.xla`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,18 +41,22 @@ def options_for(device_kind: str, chosen: Mapping[str, str]) -> dict[str, str]:
 
 
 def compile_with(lowered: Any, options: Mapping[str, str]) -> Any:
-    """The executable. Raises `UserError` for an option that this compiler does not know."""
+    """The executable. Raises `UserError` for an option that this compiler does not know.
+
+    An empty value takes an option out, such as one of `OPTIONS` that a compiler has no more.
+    """
+    parsed = {name: _value(text) for name, text in options.items() if text}
     try:
-        parsed = {name: _value(text) for name, text in options.items()}
         return lowered.compile(compiler_options=parsed or None)
     except Exception as error:
-        for name, value in options.items():
-            if name in str(error):
-                line = str(error).splitlines()[0]
-                raise UserError(
-                    f"train.xla: {name}={value!r}: this compiler says {line}; mend or leave it out"
-                ) from None
-        raise
+        line = str(error).splitlines()[0]
+        named = [name for name in parsed if re.search(rf"\b{re.escape(name)}\b", line)]
+        if "compile option" not in line and "setting option" not in line or not named:
+            raise
+        raise UserError(
+            f"train.xla: {named[0]}={options[named[0]]!r}: this compiler says {line}; "
+            f"mend it, or take it out by {named[0]}=''"
+        ) from None
 
 
 def _value(text: str) -> bool | int | str:

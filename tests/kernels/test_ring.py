@@ -61,7 +61,7 @@ def both(name: str, mesh: str):
     whole = lambda q, k, v: attention(  # noqa: E731
         q, k, v, **places, k_prefix=rows.prefix, **how, impl="reference"
     )
-    pick = context_kernels.pick("ring", bias=False, dropout=False)
+    pick = context_kernels.pick("ring", bias=False, dropout=False, impl="auto")
     ring = lambda q, k, v: pick(q, k, v, rows, **how, bias=None)  # noqa: E731
     *inputs, cotangent = arrays
 
@@ -105,7 +105,7 @@ def test_no_device_has_the_keys_of_all():
     """What is sent is a part at a time: nowhere is there an array of the whole length."""
     mesh = MESHES["context 8"].build()
     rows = rows_of(T, False)
-    pick = context_kernels.pick("ring", bias=False, dropout=False)
+    pick = context_kernels.pick("ring", bias=False, dropout=False, impl="auto")
     how = {"causal": True, "window": None, "softcap": None, "scale": None, "bias": None}
 
     def loss(q, k, v):
@@ -125,4 +125,4 @@ def test_no_device_has_the_keys_of_all():
 
 def test_what_a_ring_cannot_do_is_an_error():
     with pytest.raises(UserError, match="context implementation 'ring': cannot do bias=True"):
-        context_kernels.pick("ring", bias=True, dropout=False)
+        context_kernels.pick("ring", bias=True, dropout=False, impl="auto")

@@ -238,16 +238,18 @@ def errors_from(case: Case, pieces: Any, found: Any) -> dict[str, float]:
     assert ours.keys() == theirs.keys()
     of_rows = [_error(results[key], a[key]) for key in ("pooled", "nsp") if key in a]
     return {
-        "logits": max(
+        "logits": _largest(
             _error(sketch(logits, 8, case.seed), a["logits_sketch"]),
             _error(logits[:, ::16], a["logits"]),
             *of_rows,
         ),
-        "hidden": max(_error(*layer) for layer in layers),
+        "hidden": _largest(*(_error(*layer) for layer in layers)),
         "loss": abs(float(loss) - float(a["loss"])),
-        "gradients": max(
-            _error(gradient_sketch(key, gradient, case.seed), theirs[key], least=1e-3)
-            for key, gradient in ours.items()
+        "gradients": _largest(
+            *(
+                _error(gradient_sketch(key, gradient, case.seed), theirs[key], least=1e-3)
+                for key, gradient in ours.items()
+            )
         ),
     }
 
@@ -269,6 +271,11 @@ def first_that_divides(meshes: Sequence[MeshConfig], abstract: Any, axes: Any) -
         except UserError:
             continue
     raise AssertionError("no mesh divides these sizes")
+
+
+def _largest(*errors: float) -> float:
+    """Not Python's max, which passes over what is no number."""
+    return float(np.max(errors))
 
 
 def _error(found: Any, want: np.ndarray, least: float = 1.0) -> float:

@@ -25,7 +25,17 @@ def test_a_longer_kind_and_the_run_have_the_last_word(monkeypatch):
 def test_what_the_compiler_does_not_know_is_an_error(name, value):
     lowered = jax.jit(lambda x: x + 1).lower(jnp.ones(4))
     with pytest.raises(UserError, match=f"train.xla: {name}='{value}': this compiler says INVALID"):
-        compile_with(lowered, {name: value})
+        compile_with(lowered, {name.rpartition("_")[0]: "", name: value})
+    assert compile_with(lowered, {name: ""})(jnp.ones(4)).tolist() == [2.0] * 4  # taken out
+
+
+def test_another_failure_is_not_laid_to_an_option():
+    class Lowered:
+        def compile(self, compiler_options):
+            raise RuntimeError("out of memory; see xla_limit")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        compile_with(Lowered(), {"xla_limit": "1"})
 
 
 def test_a_run_says_what_it_compiled_with(tmp_path, capsys):
