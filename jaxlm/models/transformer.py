@@ -163,7 +163,8 @@ class Transformer(Stack):
         self.embed = Embedding(vocab_size, c.hidden_size, **options)
         super().__init__(c, reads_source=c.encodes, rngs=rngs)
         types = c.embedding.token_types
-        self.token_types = Embedding(types, c.hidden_size, **options) if types else None
+        few = {"rows": "labels", **options}
+        self.token_types = Embedding(types, c.hidden_size, **few) if types else None
         self.embedding_norm = c.norm.build(c.hidden_size) if c.embedding.norm else None
         self.encoder = Stack(c.encoder, rngs=rngs) if c.encoder is not None else None
         self.unembed = Unembed(c, vocab_size, rngs=rngs)

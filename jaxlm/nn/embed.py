@@ -19,20 +19,24 @@ from jaxlm.nn.dense import weight
 
 
 class Embedding(nnx.Module):
-    """A table of vectors, normal with standard deviation `std` at the start."""
+    """A table of vectors, normal with standard deviation `std` at the start.
+
+    `rows`: the logical axis of its rows; those of a short table are not split.
+    """
 
     def __init__(
         self,
         vocab_size: int,
         dim: int,
         *,
+        rows: str = "vocab",
         std: float = 0.02,
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.dtype = jnp.dtype(dtype)
         table = std * jax.random.normal(rngs.params(), (vocab_size, dim), jnp.float32)
-        self.table = nnx.Param(table, axes=("vocab", "embed"))
+        self.table = nnx.Param(table, axes=(rows, "embed"))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:  # [B, T] -> [B, T, D]
         """The rows of the table; an id that is not in it gives NaN, not another row."""

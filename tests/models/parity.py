@@ -12,8 +12,11 @@ are smaller), of a tensor's gradient.
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import functools
+import importlib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,11 +24,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlm.config import UserError
 from jaxlm.kernels.cross_entropy import cross_entropy
-from jaxlm.mesh import MeshConfig, param_shardings
+from jaxlm.mesh import BATCH_AXES, MeshConfig, param_shardings
 from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.table import locate, read_params, write_tensors
@@ -33,6 +37,7 @@ from jaxlm.nn.params import split
 from jaxlm.tree import flatten, unflatten
 from tests import golden_rnn, golden_seq2seq
 from tests.golden_families import CASES, Case, gradient_sketch, load_case, sketch
+from tests.golden_nn import assert_close
 
 Arrays = dict[str, Any]
 
@@ -254,6 +259,28 @@ def errors_from(case: Case, pieces: Any, found: Any) -> dict[str, float]:
     }
 
 
+def live_errors(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The same against what is computed now, where torch and transformers are."""
+    for needed in ("torch", "safetensors"):
+        pytest.importorskip(needed)
+    transformers = pytest.importorskip("transformers")
+    tool, case = importlib.import_module("tools.make_golden_families"), golden(name)
+    monkeypatch.setattr(tool, "generate", lambda *_: {})
+    compute = {
+        "prompts": tool.decoder_arrays,
+        "encoder_tokens": tool.encoder_decoder_arrays,
+        "context_lengths": tool.infiller_arrays,
+        "attention_mask": tool.encoder_arrays,
+    }
+    kind = next(key for key in compute if key in case.arrays)
+    architecture = architecture_of(name)
+    cls = tool.PLAIN.get(architecture) or getattr(transformers, architecture)
+    row = {k: v for k, v in case.published.items() if k not in ("architectures", "model_type")}
+    arrays = compute[kind](tool.load(cls, row, case.weights()), case.seed)
+    live = dataclasses.replace(case, arrays=arrays)
+    return errors_from(live, model_of(name).pieces, computed(name))
+
+
 def assert_small(found: dict[str, float]) -> None:
     """Within what is promised of every family."""
     assert found["logits"] < 1e-4
@@ -262,15 +289,55 @@ def assert_small(found: dict[str, float]) -> None:
     assert found["gradients"] < 1e-4
 
 
-def first_that_divides(meshes: Sequence[MeshConfig], abstract: Any, axes: Any) -> Any:
-    """(mesh, shardings of the parameters) of the first mesh that divides all sizes."""
-    for config in meshes:
-        mesh = config.build()
-        try:
-            return mesh, param_shardings(abstract, axes, mesh)
-        except UserError:
-            continue
-    raise AssertionError("no mesh divides these sizes")
+def assert_same(found: Any, name: str) -> None:
+    """Loss, results and gradients are those of the case's own program, up to rounding."""
+    ((loss, results), gradients), ((want_loss, want), want_gradients) = found, computed(name)
+    assert float(loss) == pytest.approx(float(want_loss), rel=1e-5)
+    for key, array in want.items():
+        real = 1 if key in ("pooled", "nsp", "encoder_hidden") else real_of(name)
+        assert_close(results[key] * real, array * real, 2e-5)
+    for path, gradient in want_gradients.items():
+        bound = 1e-4 * max(np.abs(gradient).max(), 1e-3)
+        np.testing.assert_allclose(gradients[path], gradient, rtol=0, atol=bound, err_msg=path)
+
+
+def spread(name: str, mesh_config: MeshConfig, change: Callable[[Any], Any]) -> Any:
+    """What the case computes on a mesh, its stacks changed; its vocabulary is filled up."""
+    model, batch = model_of(name), batch_of(name)
+    vocab_size = model.config.vocab_size + model.config.vocab_size % 2
+    config = in_stacks(model.config, change).replace(vocab_size=vocab_size)
+    graphdef, abstract, axes = abstract_of(config)
+    mesh = mesh_config.build()
+    shardings = flatten(param_shardings(unflatten(abstract), unflatten(axes), mesh))
+    rows = len(batch["tokens"])
+    copies = math.lcm(rows, math.prod(mesh.shape[axis] for axis in BATCH_AXES)) // rows
+    with jax.set_mesh(mesh):
+        params = {
+            path: jax.device_put(_filled(array, abstract[path].shape), shardings[path])
+            for path, array in model.params.items()
+        }
+        placed = jax.tree.map(
+            lambda x: jax.device_put(
+                np.concatenate([x] * copies), NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+            ),
+            batch,
+        )
+        (loss, results), gradients = jax.device_get(results_of(graphdef, name)(params, placed))
+    results = {  # states are [L, B, T, D]
+        key: x.take(range(rows), axis=1 if key.endswith("hidden") else 0)
+        for key, x in results.items()
+    }
+    for path, array in model.params.items():
+        inside = tuple(slice(size) for size in array.shape)
+        assert gradients[path].sum() == pytest.approx(gradients[path][inside].sum(), abs=1e-6)
+        gradients[path] = gradients[path][inside]
+    return (loss, results), gradients
+
+
+def _filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The array with zeros up to a shape."""
+    sizes = zip(array.shape, shape, strict=True)
+    return np.pad(array, [(0, wide - size) for size, wide in sizes])
 
 
 def _largest(*errors: float) -> float:

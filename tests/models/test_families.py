@@ -7,9 +7,6 @@ cannot say: test_family_configs.py. The numbers as a table: python -m tests.mode
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,26 +15,25 @@ import numpy as np
 import pytest
 
 from jaxlm.generate import Generator, Sampling
-from jaxlm.mesh import MeshConfig, batch_sharding
+from jaxlm.mesh import MeshConfig
 from jaxlm.models.families.table import tensor_shapes, write_tensors
-from jaxlm.tree import flatten, unflatten
-from tests.golden_nn import assert_close
+from jaxlm.tree import unflatten
 from tests.models.parity import (
     abstract_of,
     again,
-    architecture_of,
+    assert_same,
     assert_small,
     batch_of,
     computed,
     decoders,
     errors,
     errors_from,
-    first_that_divides,
     firsts,
     golden,
+    live_errors,
     model_of,
-    real_of,
     results_of,
+    spread,
     with_attention,
 )
 
@@ -70,17 +66,7 @@ def test_logits_states_loss_and_gradients(name):
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_installed_computes_what_is_stored(name, monkeypatch):
     """The same with transformers itself, where it and torch are."""
-    for needed in ("torch", "safetensors"):
-        pytest.importorskip(needed)
-    transformers = pytest.importorskip("transformers")
-    tool, case = importlib.import_module("tools.make_golden_families"), golden(name)
-    monkeypatch.setattr(tool, "generate", lambda *_: {})
-    architecture = architecture_of(name)
-    cls = tool.PLAIN.get(architecture) or getattr(transformers, architecture)
-    row = {k: v for k, v in case.published.items() if k not in ("architectures", "model_type")}
-    arrays = tool.decoder_arrays(tool.load(cls, row, case.weights()), case.seed)
-    live = dataclasses.replace(case, arrays=arrays)
-    assert_small(errors_from(live, model_of(name).pieces, computed(name)))
+    assert_small(live_errors(name, monkeypatch))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -148,53 +134,17 @@ def test_neither_padding_nor_another_document_is_seen(name):
 # ------------------------------------------------------------------ properties, by another program
 
 
-def assert_same(found: Any, want: Any, real: np.ndarray) -> None:
-    """Loss, results and gradients are equal up to rounding."""
-    ((loss, results), gradients), ((want_loss, want_results), want_gradients) = found, want
-    assert float(loss) == pytest.approx(float(want_loss), rel=1e-5)
-    for key, array in want_results.items():
-        assert_close(results[key] * real, array * real, 2e-5)
-    for path, gradient in want_gradients.items():
-        bound = 1e-4 * max(np.abs(gradient).max(), 1e-3)
-        np.testing.assert_allclose(gradients[path], gradient, rtol=0, atol=bound, err_msg=path)
-
-
 @pytest.mark.parametrize("name", firsts(CASES))
 def test_the_usual_kernel_and_unrolled_layers_give_the_same(name):
     config = model_of(name).config
     graphdef, _, _ = abstract_of(with_attention(config.replace(scan_layers=False), "auto"))
     found = jax.device_get(results_of(graphdef, name)(model_of(name).params, batch_of(name)))
     assert_small(errors_from(golden(name), model_of(name).pieces, found))
-    assert_same(found, computed(name), real_of(name))
-
-
-MESHES = (MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(fsdp=3, num_devices=3))
+    assert_same(found, name)
 
 
 @pytest.mark.parametrize("name", firsts(CASES))
 def test_neither_a_mesh_nor_remat_changes_anything(name):
-    """Split over data, fsdp and tensor; for odd sizes over fsdp. The vocabulary is filled up."""
-    model, batch = model_of(name), batch_of(name)
-    vocab_size = model.config.vocab_size + model.config.vocab_size % 2
-    config = model.config.replace(vocab_size=vocab_size, remat="full")
-    graphdef, abstract, axes = abstract_of(config)
-    mesh, shardings = first_that_divides(MESHES, unflatten(abstract), unflatten(axes))
-    params = {path: filled(array, abstract[path].shape) for path, array in model.params.items()}
-    copies = math.lcm(2, mesh.size // mesh.shape["tensor"]) // 2
-    rows = jax.tree.map(lambda x: np.concatenate([x] * copies), batch)
-    with jax.set_mesh(mesh):
-        placed = flatten(jax.tree.map(jax.device_put, unflatten(params), shardings))
-        rows = jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh, x.ndim)), rows)
-        (loss, results), gradients = jax.device_get(results_of(graphdef, name)(placed, rows))
-    results = {"logits": results["logits"][:2], "hidden": results["hidden"][:, :2]}
-    for path, array in model.params.items():
-        inside = tuple(slice(size) for size in array.shape)
-        assert gradients[path].sum() == pytest.approx(gradients[path][inside].sum(), abs=1e-6)
-        gradients[path] = gradients[path][inside]
-    assert_same(((loss, results), gradients), computed(name), real_of(name))
-
-
-def filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The array with zeros up to a shape."""
-    sizes = zip(array.shape, shape, strict=True)
-    return np.pad(array, [(0, wide - size) for size, wide in sizes])
+    """Split over data, fsdp and tensor, two devices each."""
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    assert_same(spread(name, mesh, lambda stack: stack.replace(remat="full")), name)
