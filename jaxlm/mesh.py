@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -29,6 +30,7 @@ from jaxlm.config import Config, UserError, field
 from jaxlm.tree import map_with_path
 
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")  # slowest network first
+LENGTHS = ("length", "head_length")  # logical axes that are a row's length
 BATCH_AXES = ("data", "fsdp", "expert")  # a batch is split over all of these
 
 # Logical axis -> mesh axes. `None` is replicated by decision; an axis not in the table is an error.
@@ -52,6 +54,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     # activations
     "batch": BATCH_AXES,
     "length": "context",
+    "head_length": ("context", "stage"),  # behind a pipeline its stages share what is left to do
     "act_embed": None,
     "act_latent": None,
     "act_heads": "tensor",
@@ -72,11 +75,14 @@ class MeshConfig(Config):
     tensor: int = field(1, "parts that heads, ffn and vocabulary are split into", ge=-1)
     context: int = field(1, "parts that the sequence is split into", ge=-1)
     expert: int = field(1, "parts that the experts and the batch are split into", ge=-1)
-    stage: int = field(1, "pipeline stages", ge=-1)
+    stage: int = field(1, "parts that the layers are split into, as stages of a pipeline", ge=-1)
+    stage_repeats: int = field(
+        1, "times that a micro-batch passes all stages; more than 1: fewer idle turns", ge=1
+    )
     zero: Literal[1, 3] = field(
         3, "what fsdp splits: 3: all of it; 1: the optimizer state alone, parameters stay whole"
     )
-    dcn: Literal["data", "fsdp"] = field(
+    dcn: Literal["data", "fsdp", "stage"] = field(
         "data", "the axis whose parts stand in different slices, where TPUs have several"
     )
     num_devices: int | None = field(None, "how many devices to use; null: all there are", ge=1)
@@ -90,10 +96,9 @@ class MeshConfig(Config):
         rest = [axis for axis, size in sizes.items() if size == -1]
         if len(rest) > 1:
             raise UserError(f"{' and '.join(rest)} are -1; let only one take the remaining devices")
-        if sizes["stage"] != 1:
+        if sizes["stage"] == 1 and self.stage_repeats > 1:
             raise UserError(
-                "stage: only 1 is supported in this version; split data, fsdp, expert, context or "
-                "tensor"
+                "stage_repeats: there is one stage; set stage to 2 or more, or leave it"
             )
 
     def shape(self, num_devices: int) -> dict[str, int]:
@@ -192,14 +197,18 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     """Constrains an activation to the sharding of its logical axes; without a mesh, `x` itself."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, spec_of(_fitting(axes, x.shape)))
+    return jax.lax.with_sharding_constraint(x, spec_of(fitting(axes, x.shape)))
 
 
-def _fitting(axes: Sequence[str | None], shape: Sequence[int]) -> list[str | None]:
-    """The axes, but for a length that context does not divide, such as a token being written."""
-    parts = jax.sharding.get_abstract_mesh().shape.get("context", 1)
-    whole = [axis == "length" and size % parts for axis, size in zip(axes, shape, strict=True)]
-    return [None if alone else axis for axis, alone in zip(axes, whole, strict=True)]
+def fitting(axes: Sequence[str | None], shape: Sequence[int]) -> list[str | None]:
+    """The axes, but for a length that the mesh does not divide, such as a token being written."""
+
+    def one(axis: str | None, size: int) -> str | None:
+        if axis == "head_length" and size % (num_parts("context") * num_parts("stage")):
+            axis = "length"
+        return None if axis == "length" and size % num_parts("context") else axis
+
+    return [one(axis, size) for axis, size in zip(axes, shape, strict=True)]
 
 
 def gather_length(x: jax.Array) -> jax.Array:
@@ -212,12 +221,32 @@ def gather_length(x: jax.Array) -> jax.Array:
 
 def splits_length(length: int) -> bool:
     """Whether the current mesh splits rows of so many tokens along them."""
-    return is_split("context") and _fitting(["length"], [length]) != [None]
+    return is_split("context") and fitting(["length"], [length]) != [None]
+
+
+def num_parts(axis: str) -> int:
+    """How many devices the current mesh has on this axis."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def is_split(axis: str) -> bool:
     """Whether the current mesh has more than one device on this axis."""
-    return jax.sharding.get_abstract_mesh().shape.get(axis, 1) > 1
+    return num_parts(axis) > 1
+
+
+def cut_rows(x: jax.Array, count: int, *, dim: int = 0) -> jax.Array:
+    """[..., B, ...] -> [..., count, B / count, ...]: micro-batch i has the rows i, i + count, ...
+
+    So each device cuts its own rows, and none move.
+    """
+    parts = x.reshape(*x.shape[:dim], x.shape[dim] // count, count, *x.shape[dim + 1 :])
+    return jnp.moveaxis(parts, dim + 1, dim)
+
+
+def join_rows(x: jax.Array, *, dim: int = 0) -> jax.Array:
+    """The rows of `cut_rows` as they were."""
+    x = jnp.moveaxis(x, dim, dim + 1)
+    return x.reshape(*x.shape[:dim], -1, *x.shape[dim + 2 :])
 
 
 def gather_weight(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
@@ -264,21 +293,67 @@ def on_each_device(
         return function
 
     def run(*arrays: jax.Array) -> Any:
-        fitting = [_fitting(axes, x.shape) for axes, x in zip(inputs, arrays, strict=True)]
-        split = any("length" in axes for axes in fitting)
+        fits = [fitting(axes, x.shape) for axes, x in zip(inputs, arrays, strict=True)]
+        found = {axis for axes in fits for axis in axes if axis in LENGTHS}
+        assert len(found) < 2, "inputs whose lengths are split in two ways"
+        length = next(iter(found), None)
 
         def spec(axes: Sequence[str | None]) -> PartitionSpec:
-            return spec_of([axis if split or axis != "length" else None for axis in axes])
+            return spec_of([length if axis in LENGTHS else axis for axis in axes])
 
         several = isinstance(outputs, list)
         return jax.shard_map(
             function,
-            in_specs=tuple(spec_of(axes) for axes in fitting),
+            in_specs=tuple(spec_of(axes) for axes in fits),
             out_specs=tuple(map(spec, outputs)) if several else spec(outputs),
+            axis_names=_free_axes(),
             check_vma=False,
         )(*arrays)
 
     return run
+
+
+def _free_axes() -> set[str]:
+    """The axes of the current mesh that no function around this one has taken for itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name for name, kind in types if kind == AxisType.Auto}
+
+
+def on_each_stage(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as a stage of a pipeline sees it; all other axes are left to the partitioner.
+
+    It takes (parameters [L, ...], x, (xs [R, S, ...], keys [R, S, ...], rows, shared)) with its
+    part of L and S, and gives (x [S, ...], found [R, S, ...]).
+    """
+    first, second = PartitionSpec("stage"), PartitionSpec(None, "stage")
+    whole = PartitionSpec()
+    return jax.shard_map(
+        function,
+        in_specs=(first, whole, (second, second, whole, whole)),
+        out_specs=(first, second),
+        axis_names={"stage"},
+        check_vma=False,
+    )
+
+
+def from_first_stage(x: jax.Array) -> jax.Array:  # [S, M, B, T, ...] -> [M, B, T, ...]
+    """What stage 0 has, on all of them: each has a part of the length, where they divide it.
+
+    What follows, a head above all, is then shared by the stages.
+    """
+    rest = (None,) * (x.ndim - 4)
+    before = fitting((None, "batch", "length", *rest), x.shape[1:])
+    after = fitting((None, "batch", "head_length", *rest), x.shape[1:])
+
+    def one(x: jax.Array) -> jax.Array:
+        x = jnp.where(jax.lax.axis_index("stage") == 0, x[0], jnp.zeros((), x.dtype))
+        if "head_length" in after:
+            return jax.lax.psum_scatter(x, "stage", scatter_dimension=2, tiled=True)
+        return jax.lax.psum(x, "stage")
+
+    split = PartitionSpec("stage", *spec_of(before))
+    return jax.shard_map(one, in_specs=split, out_specs=spec_of(after), check_vma=False)(x)
 
 
 def gather_part(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
@@ -349,6 +424,11 @@ def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
     return NamedSharding(mesh, spec_of(("batch", "length", None, None)[:ndim] if ndim else ()))
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """How many parts a batch is split into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch(batch_size: int, mesh: Mesh, what: str) -> None:
     """Raises `UserError` where the mesh does not divide the batch."""
     check_divides(batch_size, BATCH_AXES, mesh, what)
@@ -395,7 +475,7 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 def _local_columns(length: int, mesh: Mesh) -> list[int]:
     """The part of each row's length that this process's devices hold, in ascending order."""
-    shape = (math.prod(mesh.shape[axis] for axis in BATCH_AXES), length)
+    shape = (batch_parts(mesh), length)
     indices = batch_sharding(mesh, 2).addressable_devices_indices_map(shape).values()
     spans = [index[1].indices(length) for index in indices if index is not None]
     return sorted({column for span in spans for column in range(*span)})

@@ -144,6 +144,11 @@ class ModelConfig(Config):
         return False
 
     @property
+    def pipelines(self) -> bool:
+        """Whether its layers can be the stages of a pipeline."""
+        return False
+
+    @property
     def rewinds(self) -> bool:
         """Whether the model has `rewind(cache, n)`: the cache without its last n tokens."""
         return False

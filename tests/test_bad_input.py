@@ -112,7 +112,7 @@ def test_the_config_that_the_cases_start_from_is_good(tmp_path, capsys):
         (["train.epochs=1"], ["train: steps, epochs: set exactly one"]),
         (["train.steps=null"], ["train: steps, epochs: set exactly one"]),
         (["mesh.data=-1", "mesh.fsdp=-1"], ["mesh", "only one"]),
-        (["mesh.stage=2"], ["stage", "only 1"]),
+        (["mesh.stage_repeats=2"], ["stage_repeats: there is one stage"]),
         (["mesh.data=0"], ["mesh", "0 devices"]),
         (["train.steps"], ["'train.steps': write it as key.sub=value"]),
         (["train.steps=[1"], ["not YAML"]),

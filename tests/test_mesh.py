@@ -74,6 +74,10 @@ def test_only_one_axis_crosses_the_network_between_slices():
     found = config._over_slices(config.shape(8), 2, chips)
     slices = np.vectorize(lambda chip: chip.slice_index)(found).reshape(4, 2)
     np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
+    config = MeshConfig(data=2, stage=4, dcn="stage")
+    found = config._over_slices(config.shape(8), 2, chips)
+    slices = np.vectorize(lambda chip: chip.slice_index)(found).reshape(4, 2)
+    np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
     odd = MeshConfig(data=1, fsdp=8)
     assert "mesh.data: 1 parts cannot stand in 2 slices; make it a multiple of 2" in message(
         lambda: odd.build(chips)
@@ -120,7 +124,7 @@ def test_devices_that_do_not_fit(config, devices, said):
         ({"fsdp": -1}, "data and fsdp are -1; let only one take the remaining devices"),
         ({"data": 1, "tensor": 0}, "tensor: 0 devices make no mesh"),
         ({"data": -2}, "data: -2 is out of range; set it >= -1"),
-        ({"stage": 2}, "stage: only 1 is supported"),
+        ({"stage_repeats": 2}, "stage_repeats: there is one stage; set stage to 2 or more"),
         ({"num_devices": 0}, "num_devices: 0 is out of range"),
     ],
 )

@@ -56,7 +56,8 @@ def program(config: RunConfig, mesh: MeshConfig = ONE, **changes: Any) -> Progra
         "batch_size": config.train.batch_size,
         "accumulation": config.train.accumulation,
     }
-    return make_program(mesh=mesh.build(), zero=mesh.zero, **(arguments | changes))
+    how = {"zero": mesh.zero, "stage_repeats": mesh.stage_repeats}
+    return make_program(mesh=mesh.build(), **how, **(arguments | changes))
 
 
 @cache

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxlm.kernels.cross_entropy import HeadParams, TokenLoss, cross_entropy, logits
 from jaxlm.kernels.registry import Kernel
-from jaxlm.mesh import on_each_device, part_index, shard, splits_length, sum_parts
+from jaxlm.mesh import fitting, on_each_device, part_index, shard, sum_parts
 
 CHUNK = 512  # tokens of a row whose logits "chunked" holds at a time
 
@@ -36,7 +36,7 @@ class How(NamedTuple):
     z_loss: float
     softcap: float | None
     vocab_size: int
-    splits_length: bool  # over devices
+    length: str | None  # the logical axis that it is split by
 
 
 def head_loss(
@@ -78,7 +78,7 @@ def _chunked(
         z_loss,
         head.softcap,
         head.kernel.shape[-1],
-        splits_length(hidden.shape[1]),
+        fitting(ROWS, hidden.shape[:2])[1],
     )
     bias = jnp.zeros(how.vocab_size) if head.bias is None else head.bias
     loss_sum, *token = _sum(how, hidden, head.kernel, bias, targets, weights)
@@ -87,7 +87,7 @@ def _chunked(
 
 # -------------------------------------------------------------------------------- values, gradients
 
-ROWS = ("batch", "length")
+ROWS = ("batch", "head_length")
 INPUTS = [(*ROWS, None), (None, "vocab"), ("vocab",), ROWS, ROWS]
 
 
@@ -149,8 +149,8 @@ def _values_and_gradients(
     sums, parts = jax.lax.scan(one, zeros, _cut(hidden, targets, weights))
     *token, d_hidden = (_joined(x, targets.shape[1]) for x in parts)
     grown = list(sums)
-    for axis in ROWS[: 1 + how.splits_length]:
-        grown = [sum_parts(x, axis) for x in grown]
+    for axis in (ROWS[0], how.length):
+        grown = [sum_parts(x, axis) for x in grown] if axis else grown
     return (*token, sum_parts(d_hidden, "vocab"), *grown)
 
 

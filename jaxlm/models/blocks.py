@@ -21,14 +21,15 @@ from flax import nnx
 from jaxlm.config import REQUIRED, Config, UserError, field
 from jaxlm.mesh import shard
 from jaxlm.nn.attention import MultiHeadConfig
-from jaxlm.nn.dropout import dropout, split_key
+from jaxlm.nn.dropout import dropout, split_key, split_keys
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.flops import keys_met
+from jaxlm.nn.given import Found, Given
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import LearnedConfig, RelativeConfig, RotaryConfig, Rows, SinusoidalConfig
 from jaxlm.nn.position import sinusoidal as sinusoidal_positions
 from jaxlm.nn.stack import Remat, Run, apply_stack, named, runs_of, stack
-from jaxlm.types import LOAD, AttentionConfig, FFNConfig, NormConfig, PositionConfig
+from jaxlm.types import LOAD, AttentionConfig, Encoded, FFNConfig, NormConfig, PositionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,58 +171,64 @@ class Stack(nnx.Module):
         keys: Rows | None = None,
         start: Any = 0,
         source: Any = None,
-        source_segment_ids: jax.Array | None = None,
+        encoded: Encoded | None = None,
         key: jax.Array | None = None,
         with_states: bool = False,
     ) -> Stacked:
         """All blocks and the final norm.
 
-        `slots`, `keys`, `start`: the cache (see `jaxlm.nn.attention`). `source`: what
-        `project_source` made of an encoder's output. `key` switches dropout on.
+        `slots`, `keys`, `start`: the cache (see `jaxlm.nn.attention`). `encoded`: the source, if
+        there is one; `source`: what `project_source` made of it, where that is kept. `key` switches
+        dropout on.
         """
         c = self.config
         size = c.attention.rotary_size(c.hidden_size)
-        rotary = [p.angles(rows, size) for p in c.position]
-        bias = self.position.bias(c.attention.causal) if self._is_relative else None
-        layer_keys = None if key is None else jax.random.split(key, c.num_layers)
+        of_rows = {
+            **{"rows": rows, "keys": keys, "encoded": encoded},
+            "rotary": [p.angles(rows, size) for p in c.position],
+        }
+        shared = {
+            "start": start,
+            "bias": self.position.bias(c.attention.causal) if self._is_relative else None,
+        }
+        layer_keys = None if key is None else split_keys(key, c.num_layers)
         after, losses, states, load = {}, [], [], {}
         for run in self.runs:
 
-            def body(layer: Block, x: jax.Array, xs: Any, kind: int, run: Run = run) -> Any:
-                slots, source, key = xs
-                kind += run.first
-                attend = {
-                    **{"rows": rows, "keys": keys, "start": start, "bias": bias},
-                    "rotary": rotary[kind % len(rotary)],
-                    "window": c.attention.windows[kind % len(c.attention.windows)],
-                }
-                x, slots, losses = layer(x, attend, slots, source, source_segment_ids, key)
-                return x, (slots, losses, x if with_states else None)
+            def body(layer: Block, x: jax.Array, given: Given, run: Run = run) -> Any:
+                kind = given.kind + run.first
+                window = c.attention.windows[kind % len(c.attention.windows)]
+                x, slots, losses = layer(x, given, kind=kind, window=window)
+                load = losses.pop(LOAD, None)
+                return x, Found((slots, losses, x if with_states else None), load)
 
             xs = (
                 None if slots is None else slots[run.name],
                 None if source is None else source[run.name],
-                None if layer_keys is None else layer_keys[run.first :][: run.count],
             )
-            x, (after[run.name], found, seen) = apply_stack(
+            x, found = apply_stack(
                 getattr(self, run.name),
                 body,
                 x,
                 xs,
+                keys=None if layer_keys is None else layer_keys[run.first :][: run.count],
+                rows=of_rows,
+                shared=shared,
                 num_layers=run.count,
                 period=min(c.period, run.count),
                 scan=c.scan_layers and run.count > 1,
                 remat=Remat(c.remat, c.saved, c.offloaded),
             )
-            if LOAD in found:
-                load[run.name] = found.pop(LOAD)
-            losses.append({name: value.sum(0) for name, value in found.items()})
+            after[run.name], added, seen = found.by_row
+            if found.sums is not None:
+                load[run.name] = found.sums
+            losses.append({name: value.sum(0) for name, value in added.items()})
             states.append(seen)
         names = {name for found in losses for name in found}
         total = {name: sum(f[name] for f in losses if name in f) for name in sorted(names)}
         every = jnp.concatenate(states) if with_states else None
         if self.final_norm is not None:
-            x = self.final_norm(x)
+            x = self.final_norm(shard(x, "batch", "head_length", "act_embed"))
         return Stacked(x, None if slots is None else after, total, every, load or None)
 
     def adjust(self, load: dict[str, jax.Array]) -> None:
@@ -249,12 +256,12 @@ class Stack(nnx.Module):
         out = {}
         for run in self.runs:
 
-            def body(layer: Block, x: jax.Array, xs: Any, kind: int) -> Any:
-                return x, layer.cross.project_source(hidden)
+            def body(layer: Block, x: jax.Array, given: Given) -> tuple[jax.Array, Found]:
+                return x, Found(layer.cross.project_source(hidden))
 
             layers, none = getattr(self, run.name), jnp.zeros(())
             how: dict[str, Any] = {"num_layers": run.count, "scan": self.config.scan_layers}
-            _, out[run.name] = apply_stack(layers, body, none, **how)
+            out[run.name] = apply_stack(layers, body, none, **how)[1].by_row
         return out
 
     def score_flops(self, length: int, *, causal: bool) -> float:
@@ -303,24 +310,27 @@ class Block(nnx.Module):
         self.ffn_post_norm = norm() if both else None
 
     def __call__(
-        self,
-        x: jax.Array,
-        attend: dict[str, Any],
-        slots: Any,
-        source: Any,
-        source_segment_ids: jax.Array | None,
-        key: jax.Array | None,
+        self, x: jax.Array, given: Given, *, kind: int, window: int | None
     ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
-        weights_key, first, second, cross_key, third = split_key(key, 5)
-        rows: Rows = attend["rows"]
+        """The stream, this layer's slots and losses; `given` is what `Stack.run_layers` gives."""
+        weights_key, first, second, cross_key, third = split_key(given.key, 5)
+        (slots, source), rows = given.xs, given.rows["rows"]
+        encoded: Encoded | None = given.rows["encoded"]
+        rotary = given.rows["rotary"]
+        attend = {
+            **{"rows": rows, "keys": given.rows["keys"], **given.shared},
+            **{"rotary": rotary[kind % len(rotary)], "window": window},
+        }
 
         def look(x: jax.Array) -> tuple[jax.Array, Any]:
             y, after = self.attention(x, cache=slots, key=weights_key, **attend)
             return named(y, "attention_out"), after
 
         def read(x: jax.Array) -> tuple[jax.Array, Any]:
-            how = {"rows": rows, "source_segment_ids": source_segment_ids, "key": cross_key}
-            return self.cross.cross(x, source, **how), None
+            assert encoded is not None, "nothing to look at"
+            seen = self.cross.project_source(encoded.hidden) if source is None else source
+            how = {"rows": rows, "source_segment_ids": encoded.segment_ids, "key": cross_key}
+            return self.cross.cross(x, seen, **how), None
 
         x, slots = self._add(x, look, self.attention_norm, self.attention_post_norm, first)
         if self.cross is not None:

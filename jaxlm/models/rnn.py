@@ -35,6 +35,7 @@ from jaxlm.models.rnn_head import Unembed, WithHead
 from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.flops import matmul_flops
+from jaxlm.nn.given import Found, Given
 from jaxlm.nn.norm import LayerNorm, RMSNorm
 from jaxlm.nn.recurrent import CELLS, Initializer, word_dropout
 from jaxlm.nn.recurrent_layer import RecurrentLayer
@@ -183,14 +184,15 @@ class RNN(WithHead):
             keys = jax.random.split(key, self.config.num_layers)[run.first :][: run.count]
         is_last = jnp.arange(run.first, run.first + run.count) == self.config.num_layers - 1
 
-        def body(layer: Layer, x: jax.Array, xs: Any, kind: int) -> tuple[jax.Array, State]:
-            state, key, is_last = xs
-            return layer(x, reset, state, key=key, is_last=is_last)
+        def body(layer: Layer, x: jax.Array, given: Given) -> tuple[jax.Array, Found]:
+            state, is_last = given.xs
+            x, state = layer(x, reset, state, key=given.key, is_last=is_last)
+            return x, Found(state)
 
-        xs = (state, keys, is_last)
-        layers = getattr(self, run.name)
-        scan, remat = run.count > 1, self.config.remat
-        return apply_stack(layers, body, x, xs, num_layers=run.count, scan=scan, remat=Remat(remat))
+        how: dict[str, Any] = {"num_layers": run.count, "scan": run.count > 1, "keys": keys}
+        how["remat"] = Remat(self.config.remat)
+        x, found = apply_stack(getattr(self, run.name), body, x, (state, is_last), **how)
+        return x, found.by_row
 
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None

@@ -19,6 +19,7 @@ from jaxlm.kernels.recurrence import State
 from jaxlm.mesh import shard
 from jaxlm.nn.bidirectional import Ends, Reader
 from jaxlm.nn.dropout import dropout
+from jaxlm.nn.given import Found, Given
 from jaxlm.nn.stack import Remat, apply_stack, runs_of, stack
 
 
@@ -72,14 +73,14 @@ class Encoder(nnx.Module):
         found: list[State] = []
         for run in self.runs:
 
-            def body(layer: Reader, x: jax.Array, key: Any, kind: int) -> Any:
-                states = layer(dropout(x, self.dropout, key), ends)
+            def body(layer: Reader, x: jax.Array, given: Given) -> tuple[jax.Array, Found]:
+                states = layer(dropout(x, self.dropout, given.key), ends)
                 x = shard(states["h"], None, "batch", "act_hidden")
-                return x, ends.last_states(states, self.hidden)
+                return x, Found(ends.last_states(states, self.hidden))
 
             layers = getattr(self, run.name)
             some = None if keys is None else keys[run.first :][: run.count]
             how: dict[str, Any] = {"num_layers": run.count, "scan": run.count > 1}
-            x, last = apply_stack(layers, body, x, some, remat=Remat(self.remat), **how)
-            found += [jax.tree.map(lambda s, i=i: s[i], last) for i in range(run.count)]
+            x, last = apply_stack(layers, body, x, keys=some, remat=Remat(self.remat), **how)
+            found += [jax.tree.map(lambda s, i=i: s[i], last.by_row) for i in range(run.count)]
         return x, found

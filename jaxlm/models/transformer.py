@@ -133,6 +133,10 @@ class TransformerConfig(StackConfig, ModelConfig):
         return self.encoder is not None
 
     @property
+    def pipelines(self) -> bool:
+        return True
+
+    @property
     def fills_blanks(self) -> bool:
         """Whether a text's places are those of blanks, which no plain text says (GLM)."""
         return isinstance(self.position[0], LearnedConfig) and self.position[0].blocks
@@ -202,10 +206,9 @@ class Transformer(Stack):
         if cache is not None:
             keys = _write_rows(cache, rows)
             how |= {"slots": cache["slots"], "keys": keys, "start": cache["length"]}
-            how |= {name: cache.get(name) for name in ("source", "source_segment_ids")}
-        elif encoded is not None:
-            how |= self._source(encoded)
-        assert not self.config.encodes or how.get("source") is not None, "nothing to look at"
+            how |= {name: cache.get(name) for name in ("source", "encoded")}
+        else:
+            how["encoded"] = encoded
         found = self.run_layers(x, rows, **how)
         if cache is not None:
             length = cache["length"] + tokens.shape[1]
@@ -256,7 +259,7 @@ class Transformer(Stack):
     def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V]
         """Float32 logits."""
         logits = head_logits(self.head_input(hidden), self.head())
-        return shard(logits, "batch", "length", "act_vocab")
+        return shard(logits, "batch", "head_length", "act_vocab")
 
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None
@@ -271,7 +274,11 @@ class Transformer(Stack):
             "slots": self.init_slots(batch_size, max_len),
             "length": jnp.zeros((), jnp.int32),
         }
-        return cache if encoded is None else cache | self._source(encoded)
+        if encoded is None:
+            return cache
+        source = self.project_source(encoded.hidden)
+        known = encoded._replace(hidden=encoded.hidden[:, :0])  # of which no more is needed
+        return {**cache, "source": source, "encoded": known}
 
     def rewind(self, cache: dict[str, Any], count: jax.Array) -> dict[str, Any]:
         """The cache without its last `count` tokens.
@@ -293,12 +300,6 @@ class Transformer(Stack):
             total += self.encoder.score_flops(seq_len, causal=causal)
             total += c.num_layers * c.attention.score_flops(c.hidden_size) * seq_len
         return total
-
-    def _source(self, encoded: Encoded) -> dict[str, Any]:
-        return {
-            "source": self.project_source(encoded.hidden),
-            "source_segment_ids": encoded.segment_ids,
-        }
 
     def _embed(
         self,

@@ -15,7 +15,9 @@ by the distance's bucket.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -211,16 +213,26 @@ class RelativeBias(nnx.Module):
 
     def bias(self, causal: bool) -> Any:
         """A `jaxlm.kernels.attention.Bias`; a causal one has no buckets for later keys."""
+        buckets = partial(
+            relative_bucket,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+            both_sides=not causal,
+        )
         table = self.table.get_value().astype(jnp.float32)
+        # a pytree, so that layers that run elsewhere can be given it
+        return jax.tree_util.Partial(partial(_added, buckets), table)
 
-        def added(q_positions: jax.Array, k_positions: jax.Array) -> jax.Array:
-            distance = k_positions[:, None, :] - q_positions[:, :, None]  # [B, T, S]
-            bucket = relative_bucket(
-                distance, self.num_buckets, self.max_distance, both_sides=not causal
-            )
-            return jnp.moveaxis(jnp.take(table, bucket, axis=0), -1, 1)  # [B, N, T, S]
 
-        return added
+def _added(
+    bucket_of: Callable[[jax.Array], jax.Array],
+    table: jax.Array,
+    q_positions: jax.Array,
+    k_positions: jax.Array,
+) -> jax.Array:
+    """What is added to the scores, [B, N, T, S]."""
+    distance = k_positions[:, None, :] - q_positions[:, :, None]  # [B, T, S]
+    return jnp.moveaxis(jnp.take(table, bucket_of(distance), axis=0), -1, 1)
 
 
 def relative_bucket(

@@ -3,11 +3,14 @@
 A scan compiles one layer instead of L, and keeps one layer's gathered weights alive at a time:
 
     layers = stack(lambda rngs: Block(config, rngs=rngs), num_layers, rngs=rngs)
-    x, caches = apply_stack(layers, body, x, (caches, keys), num_layers=num_layers)
+    x, found = apply_stack(layers, body, x, rows=rows, keys=keys, num_layers=num_layers)
 
-where `body(layer, x, xs, kind)` returns (x, ys) for one layer and its slice of xs. A pattern of
-layers (every sixth with full attention, say) is a `period`: `kind` is the layer's place in the
-period, known when compiling, while the parameters stay one stack whatever the pattern.
+where `body(layer, x, given)` returns (x, `Found`) for one layer and what it is `Given`. A pattern
+of layers (every sixth with full attention, say) is a `period`: `given.kind` is the layer's place in
+the period, known when compiling, while the parameters stay one stack whatever the pattern.
+
+A body sees of the rows of x what it is given, and closes over none of it: in a pipeline
+(`jaxlm.nn.pipeline`) only some of the rows are there at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-Body = Callable[[Any, jax.Array, Any, int], tuple[jax.Array, Any]]
+from jaxlm.nn.given import Found, Given
+from jaxlm.nn.pipeline import run_pipeline, schedule
+
+Body = Callable[[Any, jax.Array, Given], tuple[jax.Array, Found]]
 
 # What the backward pass finds saved; the rest is computed again.
 _policies = jax.checkpoint_policies
@@ -96,26 +102,60 @@ def apply_stack(
     x: jax.Array,
     xs: Any = None,
     *,
+    keys: jax.Array | None = None,
+    rows: Any = None,
+    shared: Any = None,
     num_layers: int,
     period: int = 1,
     scan: bool = True,
     remat: Remat = NO_REMAT,
-) -> tuple[jax.Array, Any]:
-    """Runs x through the layers; returns it with the ys of all layers, stacked.
+) -> tuple[jax.Array, Found]:
+    """Runs x [B, ...] through the layers; returns it with what all of them found, stacked [L, ...].
 
-    `xs` is a pytree of arrays [L, ...]. `scan` False unrolls the loop: the same numbers from a
-    longer program. Layers that do not fill a last period follow it unrolled.
+    `xs` is a pytree of arrays [L, ...], `keys` [L]; `rows` and `shared` are as `Given` has them.
+    `scan` False unrolls the loop: the same numbers from a longer program. Layers that do not fill a
+    last period follow it unrolled. Within `pipelined`, on a mesh with stages, the layers are a
+    pipeline: `keys` are [L, k] for its k micro-batches, and xs are [L, B, ...].
     """
     graphdef, state = nnx.split(layers)
-    data = (nnx.to_pure_dict(state), xs)
-    whole = num_layers // period if scan else 0
+    params = nnx.to_pure_dict(state)
 
-    def layer(x: jax.Array, data: Any, kind: int, in_scan: bool) -> tuple[jax.Array, Any]:
-        def run(x: jax.Array, data: Any) -> tuple[jax.Array, Any]:
-            params, xs = data
-            return body(nnx.merge(graphdef, params), x, xs, kind)
+    def run(params: Any, x: jax.Array, given: Given, count: int) -> tuple[jax.Array, Found]:
+        one = _Layer(graphdef, body, given.rows, given.shared, remat)
+        return _loop(one, x, (params, given.xs, given.key), count, period, count // period * scan)
 
-        return remat.apply(run, in_scan=in_scan)(x, data)
+    given = Given(xs, keys, rows, shared)
+    plan = schedule()
+    if plan is not None:
+        return run_pipeline(plan, run, params, x, given, num_layers=num_layers, period=period)
+    return run(params, x, given, num_layers)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer as a function of the stream and its slice of what is stacked."""
+
+    graphdef: Any
+    body: Body
+    rows: Any
+    shared: Any
+    remat: Remat
+
+    def __call__(
+        self, x: jax.Array, data: Any, kind: int, *, in_scan: bool
+    ) -> tuple[jax.Array, Found]:
+        def run(x: jax.Array, data: Any) -> tuple[jax.Array, Found]:
+            params, xs, key = data
+            given = Given(xs, key, self.rows, self.shared, kind)
+            return self.body(nnx.merge(self.graphdef, params), x, given)
+
+        return self.remat.apply(run, in_scan=in_scan)(x, data)
+
+
+def _loop(
+    layer: _Layer, x: jax.Array, data: Any, num_layers: int, period: int, whole: int
+) -> tuple[jax.Array, Found]:
+    """The layers in turn: `whole` periods of them by a scan, the rest unrolled."""
 
     def one_period(x: jax.Array, kinds: Any) -> tuple[jax.Array, Any]:
         ys = []

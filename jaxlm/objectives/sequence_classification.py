@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from jaxlm.config import UserError, field
-from jaxlm.nn.dropout import dropout
+from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.objectives.base import Loss, Objective
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class SequenceClassifier(nnx.Module):
 
     def __call__(self, tokens: Any, *, positions: Any, segment_ids: Any, key: Any = None) -> Any:
         """Scores of the classes [B, C], float32; and the backbone's `Output`."""
-        keys = (None, None) if key is None else jax.random.split(key)
+        keys = split_key(key, 2)
         out = self.backbone(tokens, positions=positions, segment_ids=segment_ids, key=keys[0])
         hidden = out.hidden.astype(jnp.float32)  # [B, T, D]
         pooled = POOLS[self.pool](hidden, segment_ids > 0)  # [B, D]

@@ -184,8 +184,9 @@ class Session:
 def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Program:
     """The program of a resolved config on a mesh."""
     return make_program(
-        zero=config.mesh.zero,
         mesh=mesh,
+        zero=config.mesh.zero,
+        stage_repeats=config.mesh.stage_repeats,
         model=config.model,
         objective=objective_of(config),
         optimizer=config.optimizer if training else None,

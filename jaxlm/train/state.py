@@ -24,6 +24,7 @@ optimizer, once a step (`adjust`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxlm import mesh as meshes
+from jaxlm.config import UserError, type_name
 from jaxlm.nn.params import split
+from jaxlm.nn.pipeline import Schedule, pipelined
 from jaxlm.objectives.base import Objective
 from jaxlm.train.optimizer import Optimizer, state_shardings, update_ema
 from jaxlm.train.xla import compile_with
@@ -70,6 +73,7 @@ class Program:
     seed: int
     batch_size: int
     accumulation: int
+    stage_repeats: int
 
     # -------------------------------------------------------------------------------------- state
 
@@ -196,17 +200,18 @@ class Program:
     ) -> tuple:
         """Sums over the micro-batches: (gradient, weight, metrics, load of experts, carry)."""
         k = self.accumulation
+        if self.mesh.shape["stage"] > 1:  # the stages work on all micro-batches at a time
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(k))
+            with pipelined(Schedule(k, self.stage_repeats)):
+                return self._micro_gradients(params, batch, carry, keys)
         if k == 1:
             return self._micro_gradients(params, batch, carry, jax.random.fold_in(key, 0))
 
-        # Micro-batch i takes rows i, i + k, ...: each device cuts its own rows, none move.
-        def cut(x: Any, dim: int) -> Any:
-            parts = x.reshape(*x.shape[:dim], x.shape[dim] // k, k, *x.shape[dim + 1 :])
-            return jnp.moveaxis(parts, dim + 1, 0)
-
-        join = lambda x: jnp.moveaxis(x, 0, 2).reshape(x.shape[1], -1, *x.shape[3:])  # noqa: E731
-        micro = {name: cut(x, 0) for name, x in batch.items()}
-        carries = jax.tree.map(lambda x: cut(x, 1), carry)  # rows are the second dim of a carry
+        # rows are the second dim of a carry
+        cut = lambda x: jnp.moveaxis(meshes.cut_rows(x, k, dim=1), 1, 0)  # noqa: E731
+        join = lambda x: meshes.join_rows(jnp.moveaxis(x, 0, 1), dim=1)  # noqa: E731
+        micro = {name: meshes.cut_rows(x, k) for name, x in batch.items()}
+        carries = jax.tree.map(cut, carry)
 
         def add(total: Any, inputs: Any) -> tuple[Any, Any]:
             i, rows, carry = inputs
@@ -249,7 +254,10 @@ class Program:
         self, params: Any, batch: Mapping[str, jax.Array], carry: Any
     ) -> tuple[dict, Any]:
         """Metric sums of one batch, no dropout; and the carry after it."""
-        out = self.objective.loss(nnx.merge(self.graphdef, params), batch, key=None, cache=carry)
+        rows = len(batch["segment_ids"]) // meshes.batch_parts(self.mesh)
+        with pipelined(Schedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
+            model = nnx.merge(self.graphdef, params)
+            out = self.objective.loss(model, batch, key=None, cache=carry)
         return dict(out.metrics), out.cache
 
 
@@ -257,6 +265,7 @@ def make_program(
     *,
     mesh: Mesh,
     zero: int = 3,
+    stage_repeats: int = 1,
     model: ModelConfig,
     objective: Objective,
     optimizer: Any = None,
@@ -267,12 +276,18 @@ def make_program(
 ) -> Program:
     """A Program from configs; shapes only, nothing is allocated.
 
-    With `zero` 1, fsdp splits the optimizer state but not the parameters (arXiv:1910.02054).
+    With `zero` 1, fsdp splits the optimizer state but not the parameters (arXiv:1910.02054). Where
+    the mesh has stages, the micro-batches pass them `stage_repeats` times (`jaxlm.nn.pipeline`).
     Raises `UserError` where the mesh does not divide a parameter or the micro-batch.
     """
     from jaxlm.train.optimizer import build
 
     meshes.check_accumulation(batch_size, accumulation, mesh)
+    if mesh.shape["stage"] > 1 and not model.pipelines:
+        raise UserError(
+            f"mesh.stage: the layers of a {type_name(type(model))} are no pipeline; set it to 1, "
+            "and split data or fsdp"
+        )
     module = nnx.eval_shape(
         lambda: objective.build_model(model, rngs=nnx.Rngs(derive_key(seed, INIT_STREAM)))
     )
@@ -296,6 +311,7 @@ def make_program(
         seed=seed,
         batch_size=batch_size,
         accumulation=accumulation,
+        stage_repeats=stage_repeats,
     )
 
 
