@@ -30,7 +30,7 @@ from jaxlm.config import Config, UserError, field
 from jaxlm.tree import map_with_path
 
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")  # slowest network first
-LENGTHS = ("length", "head_length")  # logical axes that are a row's length
+LENGTHS = ("length", "stream_length", "head_length")  # logical axes that are a row's length
 BATCH_AXES = ("data", "fsdp", "expert")  # a batch is split over all of these
 
 # Logical axis -> mesh axes. `None` is replicated by decision; an axis not in the table is an error.
@@ -53,7 +53,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "experts": "expert",
     # activations
     "batch": BATCH_AXES,
-    "length": "context",
+    "length": ("context",),
+    "stream_length": ("context", "tensor"),  # between the products that heads and ffns split
     "head_length": ("context", "stage"),  # behind a pipeline its stages share what is left to do
     "act_embed": None,
     "act_latent": None,
@@ -204,9 +205,9 @@ def fitting(axes: Sequence[str | None], shape: Sequence[int]) -> list[str | None
     """The axes, but for a length that the mesh does not divide, such as a token being written."""
 
     def one(axis: str | None, size: int) -> str | None:
-        if axis == "head_length" and size % (num_parts("context") * num_parts("stage")):
-            axis = "length"
-        return None if axis == "length" and size % num_parts("context") else axis
+        if axis not in LENGTHS or size % math.prod(map(num_parts, RULES[axis] or ())) == 0:
+            return axis
+        return one("length", size) if axis != "length" else None
 
     return [one(axis, size) for axis, size in zip(axes, shape, strict=True)]
 

@@ -342,12 +342,18 @@ class Block(nnx.Module):
             return named(y, "ffn_out"), losses
 
         x, losses = self._add(x, think, self.ffn_norm, self.ffn_post_norm, second)
-        return shard(x, "batch", "length", "act_embed"), slots, dict(losses)
+        return x, slots, dict(losses)
 
     def _add(self, x: jax.Array, part: Any, norm: Any, post_norm: Any, key: Any) -> Any:
-        """The stream with what a part adds to it, and what else the part gives."""
-        y, rest = part(x if self.placement == "post" else norm(x))
+        """The stream with what a part adds to it, and what else the part gives.
+
+        Devices that split heads and ffn split the length of the stream, too: what stands between
+        the parts is done, and held, once (Korthikanti et al. 2022, arXiv:2205.05198).
+        """
+        whole, split = (("batch", length, "act_embed") for length in ("length", "stream_length"))
+        y, rest = part(shard(x if self.placement == "post" else norm(x), *whole))
+        y = shard(y, *split)
         if post_norm is not None:
             y = post_norm(y)
         x = x + dropout(y, self.dropout, key)
-        return (norm(x) if self.placement == "post" else x), rest
+        return shard(norm(x) if self.placement == "post" else x, *split), rest

@@ -312,7 +312,7 @@ class Transformer(Stack):
     ) -> jax.Array:
         """The vectors that enter a stack: this one's, or that of the encoder."""
         c = self.config
-        x = self.embed(tokens)
+        x = shard(self.embed(tokens), "batch", "length", "act_embed")
         if c.embedding.scale != 1.0:
             x = x * jnp.asarray(c.embedding.scale, x.dtype)
         if self.token_types is not None:
@@ -321,7 +321,7 @@ class Transformer(Stack):
         x = (self if into is None else into).add_positions(x, positions, blocks)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
-        return shard(dropout(x, c.dropout, key), "batch", "length", "act_embed")
+        return shard(dropout(x, c.dropout, key), "batch", "stream_length", "act_embed")
 
 
 class Unembed(nnx.Module):

@@ -262,6 +262,20 @@ def test_a_mesh_changes_nothing():
     jax.tree.map(assert_close, got, want)
 
 
+def test_what_lies_between_the_products_is_split_as_heads_are():
+    """Of each layer's input, kept for the backward pass, a device has its part of the length."""
+    config = change(TINY, {"num_layers": 2, "vocab_size": 32, "remat": "full"})
+    axes = split(nnx.eval_shape(lambda: config.build(VOCAB, rngs=nnx.Rngs(0))))[2]
+    mesh = MeshConfig(data=1, tensor=2, num_devices=2).build()
+    with jax.set_mesh(mesh):
+        params = initial(config)
+        placed = jax.device_put(params, param_shardings(params, axes, mesh))
+        grad = jax.jit(jax.grad(lambda p, b: loss_of(config, p, b, None)))
+        text = grad.lower(placed, wide_batch()).compile().as_text()
+    assert "f32[2,8,6,16]" in text  # [L, B, T / 2, D]
+    assert "f32[2,8,12,16]" not in text
+
+
 def test_dropout_differs_by_layer_and_key():
     """With blocks that add 1 everywhere, what is left of the sum shows each layer's mask."""
     layer = {"norm": {"type": "layernorm"}, "ffn.bias": True}
