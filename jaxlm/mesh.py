@@ -257,25 +257,26 @@ def gather_weight(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Arr
     sharding keeps the partitioner from moving activations instead of weights. The gradient is split
     like the parameter where it is made, layer by layer.
     """
+    weight = weight.astype(dtype)
     if jax.sharding.get_abstract_mesh().empty:
-        return weight.astype(dtype)
-    weight = _split_gradient(spec_of(axes), weight).astype(dtype)
-    return jax.lax.with_sharding_constraint(weight, spec_of(axes, without=("fsdp",)))
+        return weight
+    return _gather(spec_of(axes), spec_of(axes, without=("fsdp",)), weight)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _split_gradient(spec: PartitionSpec, weight: jax.Array) -> jax.Array:
-    """The weight itself; its gradient is constrained to `spec`.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(split: PartitionSpec, whole: PartitionSpec, weight: jax.Array) -> jax.Array:
+    """The weight as `whole`; its gradient as `split`.
 
     The transpose of a gather as `with_sharding_constraint` states it is one more gather: without
-    this, a scan over layers would pile up the whole gradients of all of them on every device.
+    this, a scan over layers would pile up the whole gradients of all of them on every device, and
+    devices would sum all of a gradient to keep a part of it.
     """
-    return weight
+    return jax.lax.with_sharding_constraint(weight, whole)
 
 
-_split_gradient.defvjp(
-    lambda spec, weight: (weight, None),
-    lambda spec, _, grad: (jax.lax.with_sharding_constraint(grad, spec),),
+_gather.defvjp(
+    lambda split, whole, weight: (_gather(split, whole, weight), None),
+    lambda split, whole, _, grad: (jax.lax.with_sharding_constraint(grad, split),),
 )
 
 
