@@ -226,6 +226,44 @@ def _info(verbs: Any, name: str) -> argparse.ArgumentParser:
     return verb
 
 
+def _plan(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "tell of a run on chips that are not here: room, time, cost, what to change",
+        "Compiles the train step of a config for a TPU topology (needs libtpu, no TPU) and tells\n"
+        "whether it fits, what holds the memory, how long a step takes and what bounds it. For\n"
+        "GPUs, and with --analytic, a model in closed form answers, and says so. No data is read.",
+        ("plan CONFIG --topology v5p:4x4x8", "one slice"),
+        ("plan CONFIG --topology v6e:16x16 --slices 2 --tokens 1T", "with days and cost"),
+        ("plan CONFIG --topology v5e:16x16 --search --out best", "best.yaml, .tsv and .html"),
+        ("plan CONFIG --topology h100:16x8", "16 nodes of 8 GPUs"),
+    )
+    _add_config(verb)
+    verb.add_argument(
+        "--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:4x4x8 or h100:16x8"
+    )
+    verb.add_argument(
+        "--slices", type=_whole, default=1, metavar="N", help="of that shape each (default 1)"
+    )
+    verb.add_argument("--search", action="store_true", help="look for a better setting")
+    verb.add_argument(
+        "--compile-best", type=_whole, metavar="N", help="of a search, how many to compile (3)"
+    )
+    verb.add_argument(
+        "--tokens", type=_tokens, metavar="N", help="budget for days and cost, such as 300B"
+    )
+    verb.add_argument("--price", type=_ratio, metavar="USD", help="of a chip-hour (default: list)")
+    verb.add_argument("--analytic", action="store_true", help="compile nothing")
+    verb.add_argument(
+        "--quick", action="store_true", help="compile without optimizations, for the memory alone"
+    )
+    verb.add_argument("--out", metavar="STEM", help="write STEM.tsv and STEM.html")
+    verb.add_argument("--save", metavar="FILE", help="keep the compiled step for train.compiled")
+    _add_json(verb)
+    return verb
+
+
 def _import(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb = _verb(
         verbs,
@@ -365,6 +403,7 @@ VERBS: dict[str, Callable[[Any, str], argparse.ArgumentParser]] = {
     "eval": _eval,
     "report": _report,
     "info": _info,
+    "plan": _plan,
     "import": _import,
     "export": _export,
     "presets": _presets,
@@ -442,6 +481,19 @@ def _size(text: str) -> int:
     if not digits.isdecimal() or int(digits) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write one, such as 500MB or 5GB")
     return int(digits) * units.get(unit, 1)
+
+
+def _tokens(text: str) -> float:
+    """A number of tokens from "300B", "1.5T" or a plain number."""
+    units = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+    unit = text[-1:].upper()
+    try:
+        value = float(text[:-1] if unit in units else text) * units.get(unit, 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens; write one, as in 300B")
+    return value
 
 
 _whole = _number(int, lambda v: v >= 1, "a whole number from 1")

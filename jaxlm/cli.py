@@ -220,6 +220,13 @@ def _import(arguments: Any) -> int:
     return 0
 
 
+def _plan(arguments: Any) -> int:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a plan takes no accelerator
+    from jaxlm.plan.verb import run
+
+    return run(arguments, report=_say)
+
+
 def _export(arguments: Any) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # the host's work: no accelerator is taken from a trainer
     from pathlib import Path
@@ -326,6 +333,7 @@ VERBS: dict[str, Callable[[Any], int]] = {
     "eval": _eval,
     "report": _report,
     "info": _info,
+    "plan": _plan,
     "import": _import,
     "export": _export,
     "presets": _presets,

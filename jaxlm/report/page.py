@@ -16,16 +16,7 @@ from jaxlm.train.progress import duration, human
 
 
 def render(run: RunFiles) -> str:
-    """The whole page.
-
-    It fetches nothing and runs no script but its own, whatever a sample or a config says: the
-    policy in its head tells the browser so.
-    """
-    folder = Path(__file__).parent
-    style = (folder / "style.css").read_text(encoding="utf-8")
-    script = (folder / "script.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    """The whole page."""
     parts = {
         "Curves": sections.curves(run),
         "Where the time went": sections.timing(run),
@@ -39,15 +30,27 @@ def render(run: RunFiles) -> str:
     body = "\n".join(
         f"<section><h2>{title}</h2>{part}</section>" for title, part in parts.items() if part
     )
+    return document(run.name, header(run) + body + f"\n<footer>{footer(run)}</footer>")
+
+
+def document(title: str, body: str) -> str:
+    """A page of this house around its body: its style and script within, and nothing fetched.
+
+    It runs no script but its own, whatever a sample or a config says: the policy in its head tells
+    the browser so.
+    """
+    folder = Path(__file__).parent
+    style = (folder / "style.css").read_text(encoding="utf-8")
+    script = (folder / "script.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(run.name)}</title><style>\n{style}</style></head>\n<body><main>\n"
-        + header(run)
-        + body
-        + f"\n<footer>{footer(run)}</footer>\n</main>\n<script>{script}</script></body></html>\n"
+        f"<title>{escape(title)}</title><style>\n{style}</style></head>\n<body><main>\n"
+        f"{body}\n</main>\n<script>{script}</script></body></html>\n"
     )
 
 

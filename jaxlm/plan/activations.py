@@ -1,0 +1,118 @@
+"""The memory of a step beside its state, in closed form: gradients, what layers keep, temporaries.
+
+With t tokens of one micro-batch on a device:
+
+    gradients        4 bytes a parameter, split as the optimizer's state is
+    cast weights     the compute dtype's copy of the parameters that a loop over layers reads
+    kept             t (hidden + what the remat policy keeps), of each layer
+    one layer        what its backward pass holds at once: two gathered layers, gradients of tensors
+    head             a chunk of float32 logits with its gradient, the whole kernel and its gradient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from jaxlm.plan.facts import Facts, Layers, token_part, ways
+from jaxlm.plan.memory import Part
+from jaxlm.plan.remat import Kept
+
+if TYPE_CHECKING:
+    from jaxlm.plan.analytic import Setting
+
+CHUNK = 512  # tokens of a row whose logits the head holds at a time
+ATTENTION = ("query", "key", "value", "attention")
+UNNAMED = 4  # tensors as wide as the stream that a layer without remat keeps: norms, sums
+
+
+def activation_parts(facts: Facts, setting: Setting, kept: Kept, tokens: float) -> Iterator[Part]:
+    """Everything on a device but parameters and optimizer state."""
+    mesh, micro = setting.mesh, tokens / setting.accumulation
+    looped = [a for a in facts.params if a.path.startswith("layers") and a.path.endswith("kernel")]
+    without = ("fsdp",) if setting.zero == 1 else ()
+    cast = sum(a.part(mesh, without=without) for a in looped) * facts.itemsize
+    yield Part(kind="parameters, cast or gathered", module="layers", num_bytes=cast)
+    for layers in facts.layers:
+        yield from _kept(facts, setting, kept, micro, layers)
+    sums = 4 * sum(a.part(mesh) for a in facts.params)
+    layer, head = _one_layer(facts, setting, micro), _head(facts, setting, micro)
+    if setting.accumulation > 1:  # the sums of the micro-batches before are there all the time
+        yield Part(kind="gradients", module="sums", num_bytes=sums)
+    if head > layer + sums:  # the head's loss comes first, and is over when the layers begin
+        yield Part(kind="temporaries", module="head", num_bytes=head)
+    else:
+        yield Part(kind="gradients", module="", num_bytes=sums)
+        yield Part(kind="temporaries", module="one layer", num_bytes=layer)
+    yield Part(kind="batch", module="", num_bytes=20.0 * tokens)
+    yield Part(kind="program", module="", num_bytes=50e6)
+
+
+def kept_per_token(
+    names: frozenset[str], layers: Layers, mesh: Mapping[str, int], itemsize: int
+) -> float:
+    """Elements of a token that one layer keeps under these names.
+
+    The attention kernel keeps its output and its sums (float32) under the name of the output that
+    leaves it, so that is there twice.
+    """
+    total = sum(token_part(layers.tensors[n], mesh) for n in names if n in layers.tensors)
+    if "attention" in names and "attention" in layers.tensors:
+        total += token_part(layers.tensors["attention"], mesh)
+        total += token_part(layers.tensors["attention"][:1], mesh) * 4 / itemsize
+    return total
+
+
+def _kept(
+    facts: Facts, setting: Setting, kept: Kept, tokens: float, layers: Layers
+) -> Iterator[Part]:
+    def bytes_of(names: frozenset[str]) -> float:
+        each = kept_per_token(names, layers, setting.mesh, facts.itemsize)
+        return each * tokens * facts.itemsize * layers.count
+
+    extra = UNNAMED if kept.policy == "none" else 0
+    inputs = (1 + extra) * facts.hidden * tokens * facts.itemsize * layers.count
+    yield Part(
+        kind="saved for backward",
+        module="layers' inputs",
+        num_bytes=inputs,
+        on_host=setting.offload_input,
+    )
+    if kept.on_device:
+        size = bytes_of(kept.on_device)
+        yield Part(kind="saved for backward", module="named tensors", num_bytes=size)
+    if kept.on_host:
+        size = bytes_of(kept.on_host)
+        yield Part(kind="offloaded", module="named tensors", num_bytes=size, on_host=True)
+
+
+def _one_layer(facts: Facts, setting: Setting, tokens: float) -> float:
+    """What the backward pass of one layer holds at once."""
+    most = 0.0
+    for layers in facts.layers:
+        largest = max(m.weights / _tensor_ways(m.array.axes, setting) for m in layers.maps)
+        sizes = {n: token_part(x, setting.mesh) for n, x in layers.tensors.items()}
+        ffn = sum(size for n, size in sizes.items() if n.startswith("ffn_"))
+        if layers.experts is not None:
+            width = layers.experts.width(facts.hidden) / setting.along("tensor")
+            ffn += layers.experts.experts_per_token * (2 * facts.hidden + 3 * width)
+        attention = 2 * sum(sizes[n] for n in ATTENTION if n in sizes)
+        gathers = setting.along("fsdp") > 1 and setting.zero == 3
+        weights = 2 * largest if gathers else 0.0  # the one at work, and the next one on its way
+        most = max(most, (weights + max(ffn, attention) * tokens) * facts.itemsize)
+    return most + 3 * facts.hidden * tokens * facts.itemsize
+
+
+def _tensor_ways(axes: tuple[str | None, ...], setting: Setting) -> float:
+    total = 1
+    for axis in axes:
+        total *= ways(axis, setting.mesh, ("fsdp",))
+    return float(total)
+
+
+def _head(facts: Facts, setting: Setting, tokens: float) -> float:
+    vocab = facts.vocab / setting.along("tensor")
+    rows = tokens / (facts.seq_len / setting.along("context"))
+    logits = rows * min(CHUNK, facts.seq_len) * vocab * 4
+    kernel = facts.hidden * vocab * (facts.itemsize + 2 * 4)
+    return logits + kernel + 2 * tokens * facts.hidden * facts.itemsize

@@ -1,0 +1,100 @@
+"""What to change of a run: neighbouring settings by the analytic model, the better ones told.
+
+Each proposal is one override of the config, or two that go together, with the memory and the time
+that the analytic model has for it, relative to what it has for the run as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from jaxlm.plan.analytic import Setting, Work, analyse
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.facts import Facts
+from jaxlm.plan.memory import FITS
+from jaxlm.plan.roofline import roofline
+
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change and what it does."""
+
+    overrides: tuple[str, ...]
+    memory: float  # bytes of a device
+    step: float
+    verdict: str
+
+
+def proposals(
+    facts: Facts, setting: Setting, topology: Topology, *, short: float = 0.0
+) -> list[Proposal]:
+    """The best changes, fastest first; `short`: bytes by which the run is known to be too large.
+
+    Of a run that fits, those that make it faster and still fit; of another, those that make it fit.
+    """
+    now = analyse(facts, setting, topology)
+    step = roofline(now.load, topology).step
+    surplus = max(0.0, short - max(0.0, now.memory.total - now.memory.share * now.memory.limit))
+    needs_room = short > 0 or now.memory.verdict != FITS
+    found = []
+    for overrides, changed in neighbours(facts, setting):
+        work = _try(facts, changed, topology)
+        if work is None:
+            continue
+        memory = work.memory.total + surplus
+        fits = memory <= work.memory.share * work.memory.limit
+        line = roofline(work.load, topology)
+        if fits and (needs_room or line.step < 0.99 * step):
+            found.append(Proposal(overrides, memory, line.step, work.memory.verdict))
+    return sorted(found, key=lambda p: p.step)[:SHOWN]
+
+
+def _try(facts: Facts, setting: Setting, topology: Topology) -> Work | None:
+    from jaxlm.plan.search import divides
+
+    return analyse(facts, setting, topology) if divides(facts, setting) else None
+
+
+def neighbours(facts: Facts, setting: Setting) -> Iterator[tuple[tuple[str, ...], Setting]]:
+    """(overrides, setting) a step away."""
+    for policy in ("none", "dots", "full"):
+        if policy != setting.remat:
+            plain = ("model.saved=[]", "model.offloaded=[]") if setting.remat == "named" else ()
+            yield (
+                (f"model.remat={policy}", *plain),
+                replace(setting, remat=policy, saved=(), offloaded=()),
+            )
+    for names in (("query", "key", "value"), ("query", "key", "value", "attention_out")):
+        if all(n in facts.layers[0].tensors for n in names) and set(names) != set(
+            setting.offloaded
+        ):
+            listed = ",".join(names)
+            yield (
+                ("model.remat=named", f"model.offloaded=[{listed}]", "model.saved=[]"),
+                replace(setting, remat="named", offloaded=names, saved=()),
+            )
+    for factor in (2, 4):
+        yield (
+            (f"train.accumulation={setting.accumulation * factor}",),
+            replace(setting, accumulation=setting.accumulation * factor),
+        )
+        if setting.accumulation % factor == 0:
+            yield (
+                (f"train.accumulation={setting.accumulation // factor}",),
+                replace(setting, accumulation=setting.accumulation // factor),
+            )
+    if setting.zero == 1:
+        yield ("mesh.zero=3",), replace(setting, zero=3)
+    for source in setting.mesh:
+        for target in ("data", "fsdp", "tensor", "context"):
+            if source == target or setting.along(source) % 2 or setting.along(source) == 1:
+                continue
+            mesh = dict(setting.mesh)
+            mesh[source], mesh[target] = mesh[source] // 2, mesh.get(target, 1) * 2
+            yield (
+                (f"mesh.{source}={mesh[source]}", f"mesh.{target}={mesh[target]}"),
+                replace(setting, mesh=mesh),
+            )

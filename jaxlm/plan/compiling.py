@@ -1,0 +1,159 @@
+"""Compiles the very train step of a config for a TPU topology that is not there.
+
+    found = compile_for(config, Topology.read("v5p:4x4x8"))
+    found.counts.flops, found.memory.total, found.executable
+
+The devices come from libtpu's description of the topology; the program, its sharding, its kernels
+and the compiler's options are those that `jaxlm train` would take there. A program that has no room
+comes back as `OutOfMemory`, in the compiler's figures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxlm.config import UserError
+from jaxlm.kernels.registry import target_platform
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.hlo import Counts, count
+from jaxlm.plan.hlo_text import parse
+from jaxlm.plan.liveness import Timeline, live
+from jaxlm.plan.shapes import batch_spec_of
+from jaxlm.run import RunConfig
+from jaxlm.train.session import program_of
+from jaxlm.train.state import Program, compile_train_step
+from jaxlm.train.xla import options_for
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """What the compiler says of a program that has no room."""
+
+    needed: float | None  # bytes, of a device; None: it does not say
+    available: float | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled train step and what it consists of."""
+
+    executable: Any
+    program: Program
+    mesh: Mesh
+    batch_spec: dict[str, Any]
+    options: dict[str, str]
+    seconds: float
+
+    @cached_property
+    def text(self) -> str:
+        return self.executable.as_text()
+
+    @cached_property
+    def slices(self) -> list[int]:
+        """The slice of each device, in the order of the mesh."""
+        return [int(getattr(d, "slice_index", 0) or 0) for d in self.mesh.devices.flat]
+
+    def counts(self, visible: float | None = None) -> Counts:
+        axes = {str(axis): size for axis, size in self.mesh.shape.items()}
+        return count(self.text, mesh=axes, slices=self.slices, visible=visible)
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        return live(parse(self.text))
+
+    @cached_property
+    def stats(self) -> Any:
+        """XLA's own figures of the program's memory; None where it has none."""
+        return self.executable.memory_analysis()
+
+
+def can_compile(topology: Topology) -> str:
+    """ "" where a step can be compiled for a topology here, else why not."""
+    if not topology.chip.is_tpu:
+        return f"{topology.chip.label} steps are not compiled here"
+    if topology.chip.name == "v4":
+        return "libtpu describes a v4 chip as two devices, which is not how they run"
+    if importlib.util.find_spec("libtpu") is None:
+        return "libtpu is missing; `pip install 'jaxlm[tpu]'` brings it"
+    return ""
+
+
+def devices_of(topology: Topology) -> list[Any]:
+    """jax's devices of a topology. Raises `UserError` for one that libtpu does not know."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nobody is asked what machine this is
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken
+    from jax.experimental import topologies
+
+    name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
+    more = {} if topology.slices == 1 else {"num_slices": topology.slices}
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
+    except Exception as error:
+        line = str(error).splitlines()[0]
+        raise UserError(
+            f"--topology: libtpu has no {topology}: {line[:200]}; use a shape that is sold, "
+            "such as v5e:16x16 or v5p:4x4x8"
+        ) from None
+    return list(found.devices)
+
+
+def compile_for(
+    config: RunConfig, topology: Topology, *, quick: bool = False
+) -> Compiled | OutOfMemory:
+    """The train step of a config for a topology.
+
+    `quick` leaves the compiler's optimizations out: right for memory alone, in a sixth of the time.
+    """
+    devices = devices_of(topology)
+    options = options_for(devices[0].device_kind, config.train.xla)
+    if quick:
+        options["optimization_level"] = "O0"
+    several = len({d.process_index for d in devices}) > 1
+    mesh = config.mesh.build(devices)
+    return compile_on(config, mesh, options, signals=several, platform="tpu")
+
+
+def compile_on(
+    config: RunConfig, mesh: Mesh, options: dict[str, str], *, signals: bool, platform: str
+) -> Compiled | OutOfMemory:
+    """The train step of a config on a mesh, by these options."""
+    start = time.monotonic()
+    program = program_of(config, mesh)
+    spec = batch_spec_of(config, mesh, signals=signals)
+    try:
+        with target_platform(platform):
+            executable = compile_train_step(program, spec, options)
+    except UserError:
+        raise
+    except Exception as error:
+        found = read_out_of_memory(str(error))
+        if found is None:
+            raise
+        return found
+    return Compiled(executable, program, mesh, spec, options, time.monotonic() - start)
+
+
+def read_out_of_memory(message: str) -> OutOfMemory | None:
+    """The figures of a compiler's complaint; None where it complains of something else."""
+    if "RESOURCE_EXHAUSTED" not in message and "OutOfMemory" not in message:
+        return None
+    amounts = r"\(?([\d.]+)([KMGT]?)i?B?\)?"
+    found = re.search(amounts + r"(?: bytes)? exceeds (?:available HBM )?" + amounts, message)
+    used = re.search(r"Used " + amounts + r" of " + amounts, message)
+    match = found or used
+    line = next((x for x in message.splitlines() if "xceed" in x or "memory" in x), message)
+    if match is None:
+        return OutOfMemory(None, None, line[:300])
+    needed = float(match[1]) * _UNITS[match[2]]
+    return OutOfMemory(needed, float(match[3]) * _UNITS[match[4]], line[:300])

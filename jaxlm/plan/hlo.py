@@ -1,0 +1,277 @@
+"""Counts of one run of a compiled program: FLOPs, bytes of memory and network, by part of a model.
+
+    counts = count(compiled.as_text(), mesh={"fsdp": 8, "tensor": 2})
+    counts.flops, counts.hbm_bytes, counts.network("ici", "fsdp"), counts.by_module["ffn"].flops
+
+A loop's body counts as often as it runs, a branch as its dearest side. FLOPs are those of products
+(dots, convolutions, and attention kernels by their shapes). The bytes of a collective are those
+that each device sends over its links when the group of n is a ring, with b the whole array:
+
+    all-gather, reduce-scatter, all-to-all   b (n - 1) / n
+    all-reduce                               2 b (n - 1) / n
+    collective-permute                       b
+
+Asynchronous pairs count once, and so does a collective that a TPU's compiler carries through
+several fused computations, which share a chain_id. What could not be read is named in `notes`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jaxlm.plan.counting import COLLECTIVES, product_flops, traffic
+from jaxlm.plan.groups import axes_of, crosses, groups, pairs
+from jaxlm.plan.hlo_text import Computation, Module, Op, Shape, parse
+from jaxlm.plan.kernels import kernel_flops
+from jaxlm.plan.loops import trip_count
+from jaxlm.plan.modules import module_of, phase_of
+from jaxlm.plan.roofline import Load, Piece, Transfer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collective:
+    """A collective of the program, as often as it runs."""
+
+    kind: str
+    axes: tuple[str, ...]  # of the mesh, along which it runs
+    size: int  # devices of a group
+    slices: int  # that a group's devices are in; 1: all over ICI
+    whole_bytes: float  # of the whole array, once
+    wire_bytes: float  # that a device sends, over all runs
+    times: float
+    module: str
+
+
+@dataclass
+class Cost:
+    """Sums of one part."""
+
+    flops: float = 0.0
+    hbm_bytes: float = 0.0
+    wire_bytes: float = 0.0
+
+
+@dataclass
+class Counts:
+    """Sums of one run of a program, of one device."""
+
+    flops_by_dtype: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    hbm_bytes: float = 0.0
+    host_bytes: float = 0.0
+    collectives: list[Collective] = field(default_factory=list)
+    by_module: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
+    by_phase: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
+    kernel_flops: float = 0.0  # of attention kernels, also among flops_by_dtype
+    pieces: list[Piece] = field(default_factory=list)  # one for each instruction that costs much
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def flops(self) -> float:
+        return sum(self.flops_by_dtype.values())
+
+    @property
+    def load(self) -> Load:
+        """What a roofline is drawn from."""
+        transfers = [
+            Transfer(
+                kind=c.kind, axes=c.axes, size=c.size, slices=c.slices, wire_bytes=c.wire_bytes
+            )
+            for c in self.collectives
+        ]
+        return Load(pieces=self.pieces, transfers=transfers, host_bytes=self.host_bytes)
+
+    def wire_bytes(self, kind: str | None = None, axis: str | None = None) -> float:
+        """Bytes that a device sends, of one kind of collective or along one axis."""
+        return sum(
+            c.wire_bytes
+            for c in self.collectives
+            if kind in (None, c.kind) and (axis is None or axis in c.axes)
+        )
+
+
+def count(
+    text: str,
+    *,
+    mesh: Mapping[str, int],
+    slices: Sequence[int] | None = None,
+    visible: float | None = None,
+) -> Counts:
+    """The counts of a compiled module's text.
+
+    `mesh`: its axes and their sizes, in the order of the devices. `slices`: the slice of each
+    device; None: one. `visible`: the share of all pairs of tokens that an attention kernel looks
+    at; None: the blocks that the diagonal touches or leaves below it.
+    """
+    return _Counter(parse(text), mesh, slices, visible).run()
+
+
+class _Counter:
+    def __init__(
+        self,
+        module: Module,
+        mesh: Mapping[str, int],
+        slices: Sequence[int] | None,
+        visible: float | None,
+    ) -> None:
+        self.module, self.mesh, self.visible = module, mesh, visible
+        self.num_devices = 1
+        for size in mesh.values():
+            self.num_devices *= size
+        self.slices = [0] * self.num_devices if slices is None else slices
+        self.counts = Counts()
+        self.chains: set[tuple[str, str]] = set()
+        self.noted: set[str] = set()
+        self.dtype = "bf16"  # of the products met last
+
+    def run(self) -> Counts:
+        self._walk(self.module.entry, 1.0)
+        return self.counts
+
+    def _walk(self, computation: Computation, times: float) -> None:
+        """Adds what a computation costs when it runs `times` times."""
+        for op in computation.ops:
+            if op.opcode == "while":
+                trips = trip_count(op, computation, self.module)
+                if trips is None:
+                    self._note(f"loop {op.name}: its trips could not be read; counted once")
+                self._walk(self.module.computations[op.called[1]], times * (trips or 1))
+            elif op.opcode in ("call", "async-start"):
+                for name in op.called:
+                    self._walk(self.module.computations[name], times)
+            elif op.opcode == "conditional":
+                self._dearest(op, times)
+            else:
+                self._add(op, computation, times)
+
+    def _dearest(self, op: Op, times: float) -> None:
+        """Of a conditional's branches the one that costs most."""
+        found = []
+        for name in op.called:
+            one = _Counter(self.module, self.mesh, self.slices, self.visible)
+            one.chains = set(self.chains)
+            one._walk(self.module.computations[name], 1.0)
+            found.append((one.counts.flops, one.counts.hbm_bytes, name))
+        self._walk(self.module.computations[max(found)[2]], times)
+
+    def _add(self, op: Op, computation: Computation, times: float) -> None:
+        module, phase = module_of(op, self.module), phase_of(op)
+        hbm, host = traffic(op, computation, self.module)
+        self.counts.hbm_bytes += hbm * times
+        self.counts.host_bytes += host * times
+        for cost in (self.counts.by_module[module], self.counts.by_phase[phase]):
+            cost.hbm_bytes += hbm * times
+        flops, kernels = self.counts.flops, self.counts.kernel_flops
+        self.dtype = "bf16"
+        self._products(op, computation, times, op)
+        flops = self.counts.flops - flops
+        if flops or hbm:
+            self.counts.pieces.append(
+                Piece(
+                    flops=flops,
+                    kernel_flops=self.counts.kernel_flops - kernels,
+                    hbm_bytes=hbm * times,
+                    dtype=self.dtype,
+                    grouped=module == "experts",
+                )
+            )
+
+    def _products(self, op: Op, computation: Computation, times: float, outer: Op) -> None:
+        """FLOPs and collectives of an instruction, and of what is fused in it."""
+        if op.opcode == "fusion":
+            called = self.module.computations[op.called[0]]
+            for inner in called.ops:
+                self._products(inner, called, times, outer)
+            return
+        if op.opcode.removesuffix("-start") in COLLECTIVES:
+            self._collective(op, computation, times, outer)
+            return
+        if op.opcode in ("dot", "convolution"):
+            shape_of = _shapes_in(computation)
+            flops = product_flops(op, shape_of)
+            self._flops(flops * times, shape_of(op.operands[0]).dtype, op, outer)
+        elif op.opcode == "custom-call":
+            flops, unknown = kernel_flops(op, computation, self.visible)
+            if unknown:
+                self._note(f"custom call {unknown}: its FLOPs are not known, 0 were counted")
+            if flops:
+                self.counts.kernel_flops += flops * times
+                self._flops(flops * times, "bf16", op, outer)
+
+    def _flops(self, flops: float, dtype: str, op: Op, outer: Op) -> None:
+        op = op if op.frame is not None else outer
+        self.counts.flops_by_dtype[dtype] += flops
+        self.dtype = dtype
+        self.counts.by_module[module_of(op, self.module)].flops += flops
+        self.counts.by_phase[phase_of(op)].flops += flops
+
+    def _collective(self, op: Op, computation: Computation, times: float, outer: Op) -> None:
+        chain = re.search(r'chain_id="(\d+)"', op.attributes)
+        if chain is not None:  # one collective, carried through several computations
+            key = (chain[1], op.attribute("channel_id") or "")
+            if key in self.chains:
+                return
+            self.chains.add(key)
+        kind = op.opcode.removesuffix("-start")
+        if kind == "collective-permute":
+            members = pairs(op.attribute("source_target_pairs") or "")
+            members = members[members[:, 0] != members[:, 1]]
+            if not len(members):
+                return
+            size = 2
+        else:
+            text = op.attributes.split("replica_groups=", 1)
+            members = groups(text[1] if len(text) > 1 else "{}", self.num_devices)
+            size = members.shape[1]
+        if size == 1:
+            return
+        given = sum(_bytes_of(name, computation) for name in op.operands)
+        scatters = kind == "all-reduce" and _is_scattered(op, computation)
+        if scatters:
+            kind = "reduce-scatter"
+        whole = given * size if kind == "all-gather" else given
+        wire = wire_bytes(kind, whole, size) * times
+        name = module_of(op if op.frame is not None else outer, self.module)
+        self.counts.collectives.append(
+            Collective(
+                kind=kind,
+                axes=axes_of(members, self.mesh),
+                size=size,
+                slices=crosses(members, self.slices),
+                whole_bytes=whole,
+                wire_bytes=wire,
+                times=times,
+                module=name,
+            )
+        )
+        self.counts.by_module[name].wire_bytes += wire
+        self.counts.by_phase[phase_of(op if op.op_name else outer)].wire_bytes += wire
+
+    def _note(self, text: str) -> None:
+        if text not in self.noted:
+            self.noted.add(text)
+            self.counts.notes.append(text)
+
+
+def wire_bytes(kind: str, whole: float, size: int) -> float:
+    """Bytes that each of `size` devices in a ring sends for one collective of a whole array."""
+    if kind in ("collective-permute", "collective-broadcast"):
+        return whole
+    return (2.0 if kind == "all-reduce" else 1.0) * whole * (size - 1) / size
+
+
+def _is_scattered(op: Op, computation: Computation) -> bool:
+    """Whether a fused all-reduce keeps only this device's part: a reduce-scatter on TPUs."""
+    if not computation.name.startswith("all-reduce-scatter"):
+        return False
+    return computation.root.shapes[0].size < op.shapes[0].size
+
+
+def _bytes_of(name: str, computation: Computation) -> float:
+    return float(sum(shape.num_bytes for shape in computation.by_name[name].shapes))
+
+
+def _shapes_in(computation: Computation) -> Callable[[str], Shape]:
+    return lambda name: computation.by_name[name].shapes[0]

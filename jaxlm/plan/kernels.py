@@ -1,0 +1,52 @@
+"""FLOPs of kernels that a compiled program calls by name, from the shapes of their operands.
+
+Splash attention, with q [.., N, T, H], k [.., K, S, H], v [.., K, S, H'] and the share of the
+T x S pairs that it looks at:
+
+    forward              2 N T S (H + H')        scores, weighted sum
+    backward, fused      2 N T S (3 H + 2 H')    scores again, d v, d weights, d k, d q
+
+Nothing in the module tells what a window or the diagonal hides, but the size of the blocks: with n
+blocks along the length, n (n + 1) / 2 of n^2 are on or below the diagonal.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from jaxlm.plan.hlo_text import Computation, Op
+
+SILENT = (  # calls that multiply nothing
+    *("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "Async"),
+    *("TopK", "PadToStatic", "SliceToDynamic", "annotate_device_placement", "MoveToHost"),
+    *("MoveToDevice", "SPMDFullToShardShape", "SPMDShardToFullShape", "xla_ffi", "Sort"),
+)
+
+
+def kernel_flops(op: Op, computation: Computation, visible: float | None) -> tuple[float, str]:
+    """(FLOPs, "") of a custom call; (0, its name) where they are not known."""
+    target = (op.attribute("custom_call_target") or "").strip('"')
+    if target.startswith(SILENT):
+        return 0.0, ""
+    name = f"{op.name} {op.op_name}"
+    if "splash_mha" not in name:
+        return 0.0, target if target != "tpu_custom_call" else f"{target} ({op.name})"
+    shapes = [computation.by_name[n].shapes[0] for n in op.operands]
+    arrays = [s for s in shapes if len(s.dims) >= 3 and s.dtype in ("bf16", "f32", "f16")]
+    q, k, v = arrays[:3]
+    length, keys, head = q.dims[-2], k.dims[-2], q.dims[-1]
+    if visible is None:
+        visible = _below_diagonal(op, length)
+    per_pair = (
+        2.0 * (3 * head + 2 * v.dims[-1])
+        if "dkv" in name or "bwd" in name
+        else (2.0 * (head + v.dims[-1]))
+    )
+    return math.prod(q.dims[:-2]) * length * keys * visible * per_pair, ""
+
+
+def _below_diagonal(op: Op, length: int) -> float:
+    block = re.search(r'block_kv(?:_dkv)?\\?":? (\d+)', op.attributes)
+    blocks = max(1, length // int(block[1])) if block else 1
+    return (blocks + 1) / (2 * blocks)

@@ -1,0 +1,158 @@
+"""What holds the memory of a device, and whether it fits.
+
+    plan = of_compiled(compiled, topology)
+    plan.verdict        # "fits", "tight", "does not fit" or "unknown"
+
+"fits" is said of a plan alone that takes at most a stated share of the memory: of what the compiler
+counted, or a smaller share of an estimate. Between that share and all of it a plan is "tight":
+it may run, and is not called safe. What the compiler refused, or has no figure of, never fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from jaxlm.plan import devices as facts
+from jaxlm.plan.compiling import Compiled, OutOfMemory
+from jaxlm.plan.devices import Topology
+from jaxlm.tree import flatten
+
+FITS, TIGHT, TOO_MUCH, UNKNOWN = "fits", "tight", "does not fit", "unknown"
+GROUPS = (("attention", "attention"), ("ffn", "ffn"), ("embed", "embedding"), ("unembed", "head"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Bytes of one kind, of one part of the model, on one device."""
+
+    kind: str  # parameters, optimizer, batch, ...
+    module: str
+    num_bytes: float
+    on_host: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """The memory of one device."""
+
+    parts: Sequence[Part]
+    limit: float  # bytes that a program can have
+    share: float  # of the limit that may be taken and be called safe
+    compiled: bool
+    refused: OutOfMemory | None = None
+    known: bool = True
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def total(self) -> float:
+        return sum(p.num_bytes for p in self.parts if not p.on_host)
+
+    @property
+    def host(self) -> float:
+        return sum(p.num_bytes for p in self.parts if p.on_host)
+
+    @property
+    def verdict(self) -> str:
+        if self.refused is not None:
+            return TOO_MUCH
+        if not self.known or not math.isfinite(self.total) or self.total <= 0:
+            return UNKNOWN
+        if self.total > self.limit:
+            return TOO_MUCH
+        return FITS if self.total <= self.share * self.limit else TIGHT
+
+    def by_kind(self) -> dict[str, float]:
+        """Bytes on the device, of each kind, the largest first."""
+        found: dict[str, float] = defaultdict(float)
+        for part in self.parts:
+            if not part.on_host:
+                found[part.kind] += part.num_bytes
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def of_compiled(compiled: Compiled, topology: Topology) -> MemoryPlan:
+    """The memory of a compiled step: XLA's totals, broken down by what it is for."""
+    parts = [*state_parts(compiled.program), *batch_parts(compiled.batch_spec)]
+    stats, limit = compiled.stats, topology.hbm_per_device
+    how: dict[str, Any] = {"limit": limit, "share": facts.SAFE_SHARE, "compiled": True}
+    if stats is None:
+        return MemoryPlan(parts=parts, known=False, **how)
+    arguments = sum(p.num_bytes for p in parts if not p.on_host)
+    padding = stats.argument_size_in_bytes - arguments
+    if padding > 0:
+        parts.append(Part(kind="tiles' padding of arguments", module="", num_bytes=padding))
+    found = compiled.timeline.at_peak
+    known = sum(found.values())
+    temp = stats.temp_size_in_bytes
+    scale = min(1.0, temp / known) if known else 1.0
+    parts += [
+        Part(kind=what, module=module, num_bytes=size * scale)
+        for (what, module), size in found.items()
+    ]
+    rest = temp - known * scale
+    if rest > 0:
+        parts.append(
+            Part(kind="temporaries", module="gaps and buffers of the compiler", num_bytes=rest)
+        )
+    out = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    parts.append(Part(kind="outputs", module="", num_bytes=max(0, out)))
+    code = stats.generated_code_size_in_bytes
+    parts.append(Part(kind="program", module="", num_bytes=code))
+    host = stats.host_temp_size_in_bytes
+    if host:
+        parts.append(Part(kind="offloaded", module="", num_bytes=host, on_host=True))
+    return MemoryPlan(parts=parts, **how)
+
+
+def of_refused(refused: OutOfMemory, estimate: Sequence[Part], topology: Topology) -> MemoryPlan:
+    """A step that the compiler has no room for; its parts are the analytic model's."""
+    limit = refused.available or topology.hbm_per_device
+    return MemoryPlan(
+        parts=estimate, limit=limit, share=facts.SAFE_SHARE, compiled=True, refused=refused
+    )
+
+
+def state_parts(program: Any) -> list[Part]:
+    """Parameters and optimizer state as they are split, by part of the model."""
+    found: dict[tuple[str, str, bool], float] = defaultdict(float)
+    for name, tree in program.abstract_state().items():
+        kind = {"params": "parameters", "opt_state": "optimizer", "ema": "average"}.get(
+            name, "state"
+        )
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        for keys, leaf in leaves:
+            path = "/".join(str(getattr(k, "key", getattr(k, "name", ""))) for k in keys)
+            host = leaf.sharding.memory_kind == "pinned_host"
+            found[kind, group_of(path), host] += shard_bytes(leaf)
+    return [
+        Part(kind=kind, module=module, num_bytes=size, on_host=host)
+        for (kind, module, host), size in found.items()
+    ]
+
+
+def batch_parts(spec: Mapping[str, Any]) -> list[Part]:
+    return [
+        Part(kind="batch", module="", num_bytes=sum(map(shard_bytes, flatten(dict(spec)).values())))
+    ]
+
+
+def shard_bytes(leaf: Any) -> float:
+    """Bytes of an abstract array that one device holds."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def group_of(path: str) -> str:
+    """The part of the model that a parameter is of, by its path."""
+    words = path.split("/")
+    if any("norm" in word for word in words):
+        return "norm"
+    for word, name in GROUPS:
+        if word in words:
+            return name
+    return next((w for w in words if w.startswith(("layers", "cell", "encoder"))), "other")

@@ -1,0 +1,135 @@
+"""A plan as one page, with a picture of the memory over the step.
+
+The picture of a compiled step is that of its schedule (`jaxlm.plan.liveness`), a loop's body run
+through once; of an analytic plan a sketch of the same: what layers keep grows layer by layer, and
+goes again while gradients grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jaxlm
+from jaxlm.plan.planning import Plan
+from jaxlm.plan.text import VERDICTS, gib, paragraph, rows, seconds, setting_text
+from jaxlm.report.charts import Line, line_chart
+from jaxlm.report.page import document
+from jaxlm.report.tables import escape, table
+
+PER_MILLE = 1000
+
+
+def write(plan: Plan, path: Path, others: Sequence[Sequence[str]] = ()) -> None:
+    """Writes the page; `others` are rows of a search's table, its head first."""
+    path.write_text(render(plan, others), encoding="utf-8")
+
+
+def render(plan: Plan, others: Sequence[Sequence[str]] = ()) -> str:
+    """The whole page."""
+    parts = {
+        "Memory": _memory(plan),
+        "Search": table(others[0], others[1:]) if others else "",
+        "What to change": _advice(plan),
+        "All figures": table(("section", "name", "value", "unit"), rows(plan)),
+    }
+    body = "\n".join(
+        f"<section><h2>{name}</h2>{part}</section>" for name, part in parts.items() if part
+    )
+    foot = f"<footer>Written by jaxlm {escape(jaxlm.__version__)}; {escape(plan.source)}.</footer>"
+    return document(f"Plan for {plan.topology}", _header(plan) + body + foot)
+
+
+def picture(plan: Plan) -> str:
+    """The memory of a device over one step."""
+    points, phases, note = _course(plan)
+    if not points:
+        return ""
+    steps = [round(PER_MILLE * at) for at, _ in points]
+    limit = plan.memory.limit / 2**30
+    lines = [
+        Line(name="in use, GiB", style="a", steps=steps, values=[v / 2**30 for _, v in points]),
+        Line(name="limit", style="b", steps=[0, PER_MILLE], values=[limit, limit]),
+    ]
+    marks = [round(PER_MILLE * at) for at, _ in phases]
+    told = ", ".join(f"{name} from {PER_MILLE * at:.0f}" for at, name in phases)
+    return line_chart(
+        "Memory of a device over one step (thousandths of its instructions)",
+        lines,
+        marks=marks,
+        from_zero=True,
+        wide=True,
+        note=f"{note}{told}",
+    )
+
+
+def _course(plan: Plan) -> tuple[list[tuple[float, float]], list[tuple[float, str]], str]:
+    kinds = plan.memory.by_kind()
+    if plan.compiled is not None and plan.compiled.stats is not None:
+        timeline = plan.compiled.timeline
+        stats = plan.compiled.stats
+        base = plan.memory.total - stats.temp_size_in_bytes
+        scale = min(1.0, stats.temp_size_in_bytes / max(1, timeline.peak_bytes))
+        points = [(at, base + scale * size) for at, size in timeline.points]
+        return points, _main_phases(timeline.phases), "From the compiled schedule: "
+    saved, grads = kinds.get("saved for backward", 0.0), kinds.get("gradients", 0.0)
+    temporary = kinds.get("temporaries", 0.0)
+    base = plan.memory.total - saved - grads - temporary
+    course = [(0.0, base), (0.3, base + saved), (0.34, base + saved + temporary)]
+    course += [(0.36, base + saved + temporary + grads * 0.02), (0.92, base + temporary + grads)]
+    course += [(0.93, base + grads), (1.0, base)]
+    phases = [(0.0, "forward"), (0.34, "backward"), (0.93, "update")]
+    return course, phases, "A sketch, not a schedule: "
+
+
+def _main_phases(phases: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Where each phase begins in earnest: its longest stretch."""
+    ends = [*(at for at, _ in phases[1:]), 1.0]
+    longest: dict[str, tuple[float, float]] = {}
+    for (at, name), end in zip(phases, ends, strict=True):
+        if end - at > longest.get(name, (0.0, 0.0))[1]:
+            longest[name] = at, end - at
+    return sorted((at, name) for name, (at, _) in longest.items())
+
+
+def _header(plan: Plan) -> str:
+    s = plan.speed
+    figures = [
+        ("verdict", VERDICTS[plan.memory.verdict]),
+        ("memory of a device", f"{gib(plan.memory.total)} of {gib(plan.memory.limit)}"),
+        ("step", seconds(s.step)),
+        ("bound by", plan.roofline.bound),
+        ("tokens/s a chip", f"{s.tokens_per_second_per_chip:,.0f}"),
+        ("MFU, causal half", f"{s.mfu_causal:.1%}"),
+        ("MFU, all of attention", f"{s.mfu_full:.1%}"),
+    ]
+    if s.days is not None:
+        figures += [("days", f"{s.days:,.1f}"), ("cost, USD", f"{s.cost:,.0f}")]
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures
+    )
+    notes = [*([paragraph(plan)] if not plan.safe else []), *plan.notes]
+    told = "".join(f'<p class="note">{escape(line)}</p>' for line in notes)
+    return (
+        f'<header><p class="kind">plan, {escape(plan.source)}</p>'
+        f"<h1>{escape(str(plan.topology))}</h1>"
+        f'<p class="status">{escape(setting_text(plan))}</p>{told}'
+        f'<dl class="figures">{cells}</dl></header>\n'
+    )
+
+
+def _memory(plan: Plan) -> str:
+    parts = sorted(plan.memory.parts, key=lambda p: -p.num_bytes)
+    cells = [
+        (p.kind, p.module, round(p.num_bytes / 2**30, 3), "host" if p.on_host else "device")
+        for p in parts
+        if p.num_bytes > 1e5
+    ]
+    return picture(plan) + table(("what", "of", "GiB", "where"), cells)
+
+
+def _advice(plan: Plan) -> str:
+    cells = [
+        (" ".join(p.overrides), round(p.memory / 2**30, 2), round(p.step, 4)) for p in plan.advice
+    ]
+    return table(("change", "GiB", "step, s"), cells) if cells else ""

@@ -1,0 +1,281 @@
+"""The plan of a run: memory, work, time, cost, and what to change.
+
+    plan = plan_run(config, Topology.read("v5p:4x4x8"), tokens=1e12)
+    plan.memory.verdict, plan.roofline.step, plan.speed.days
+
+For a TPU the step itself is compiled; for a GPU, and with `analytic`, the analytic model answers,
+and the plan says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxlm.config import UserError
+from jaxlm.plan.advice import Proposal, proposals
+from jaxlm.plan.analytic import Setting, Work, analyse, setting_of
+from jaxlm.plan.compiling import Compiled, OutOfMemory, can_compile, compile_for
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.facts import Facts, facts_of
+from jaxlm.plan.hlo import Counts
+from jaxlm.plan.memory import MemoryPlan, of_compiled, of_refused
+from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
+from jaxlm.plan.search import Candidate, overrides_of, search
+from jaxlm.plan.shapes import planned, seq_len_of
+from jaxlm.run import RunConfig
+from jaxlm.train.session import program_of
+
+Report = Callable[[str], None]
+COMPILED, ANALYTIC = "compiled", "analytic, not compiled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is known of a run before it runs."""
+
+    config: RunConfig
+    topology: Topology
+    mesh: Mapping[str, int]
+    source: str  # `COMPILED` or `ANALYTIC`
+    memory: MemoryPlan
+    load: Load
+    roofline: Roofline
+    speed: Speed
+    tokens: float | None
+    counts: Counts | None = None  # of a compiled step
+    compiled: Compiled | None = None
+    by_module: Mapping[str, float] = field(default_factory=dict)  # FLOPs of a device
+    advice: Sequence[Proposal] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def safe(self) -> bool:
+        """Whether it may be called safe: it fits, and that is not merely an estimate's margin."""
+        return self.memory.verdict == "fits"
+
+
+def plan_run(
+    config: RunConfig,
+    topology: Topology,
+    *,
+    tokens: float | None = None,
+    price: float | None = None,
+    analytic: bool = False,
+    quick: bool = False,
+    report: Report = print,
+) -> Plan:
+    """The plan of a config on a topology.
+
+    `tokens`: the budget that days and cost are of. `price`: USD a chip-hour. `quick`: compiled
+    without optimizations, for the memory alone; the time is the analytic model's then.
+    Raises `UserError` where the config does not go with the topology.
+    """
+    config = planned(config)
+    mesh = config.mesh.shape(topology.num_devices)
+    facts = _facts(config)
+    work = None if facts is None else _analysed(facts, mesh, topology)
+    reason = can_compile(topology)
+    notes: list[str] = []
+    if reason and not analytic:
+        notes.append(f"answered by the analytic model: {reason}")
+    found: Compiled | OutOfMemory | None = None
+    if not analytic and not reason:
+        report(f"compiling the train step for {topology} ...")
+        found = compile_for(config, topology, quick=quick)
+    if work is None and not isinstance(found, Compiled):
+        _refuse(config, found, reason)
+    how = {"tokens": tokens, "price": price}
+    if isinstance(found, Compiled):
+        return _of_compiled(config, topology, mesh, found, facts, work, notes, quick, how)
+    assert facts is not None and work is not None
+    memory = work.memory
+    if found is not None:
+        memory = of_refused(found, work.memory.parts, topology)
+        notes.append(
+            "the compiler refused the step for its memory: time and work are the analytic model's"
+        )
+    setting = setting_of(facts, mesh, topology)
+    short = 0.0
+    if found is not None:
+        needed = found.needed or memory.total
+        short = max(needed - memory.share * memory.limit, 1.0)
+    line = roofline(work.load, topology)
+    return Plan(
+        config=config,
+        topology=topology,
+        mesh=mesh,
+        source=ANALYTIC,
+        memory=memory,
+        load=work.load,
+        roofline=line,
+        speed=_speed(config, topology, line, work.load, facts.forward_flops, **how),
+        tokens=tokens,
+        by_module=work.by_module,
+        advice=proposals(facts, setting, topology, short=short),
+        notes=notes,
+    )
+
+
+def _of_compiled(
+    config: RunConfig,
+    topology: Topology,
+    mesh: Mapping[str, int],
+    found: Compiled,
+    facts: Facts | None,
+    work: Work | None,
+    notes: list[str],
+    quick: bool,
+    how: dict[str, Any],
+) -> Plan:
+    counts = found.counts(_visible(facts))
+    notes += counts.notes
+    memory = of_compiled(found, topology)
+    load = counts.load
+    if quick:
+        if work is None:
+            raise UserError("--quick: this model's time needs an optimized step; leave it out")
+        load = work.load
+        notes.append("compiled without optimizations: its memory counts, its time is analytic")
+    line = roofline(load, topology)
+    if facts is not None:
+        flops, setting = facts.forward_flops, setting_of(facts, mesh, topology)
+        over = memory.total - memory.share * memory.limit
+        advice = proposals(facts, setting, topology, short=max(0.0, over))
+    else:
+        own = found.program.flops_per_token(seq_len_of(config))
+        flops, advice = (own, own), []
+    return Plan(
+        config=config,
+        topology=topology,
+        mesh=mesh,
+        source=COMPILED,
+        memory=memory,
+        load=load,
+        roofline=line,
+        speed=_speed(config, topology, line, load, flops, **how),
+        tokens=how["tokens"],
+        counts=counts,
+        compiled=found,
+        by_module={name: cost.flops for name, cost in counts.by_module.items() if cost.flops},
+        advice=advice,
+        notes=notes,
+    )
+
+
+def search_plans(
+    config: RunConfig,
+    topology: Topology,
+    *,
+    tokens: float | None = None,
+    price: float | None = None,
+    analytic: bool = False,
+    compile_best: int = 3,
+    report: Report = print,
+) -> tuple[list[Candidate], list[Plan]]:
+    """(all candidates in the analytic model's order, plans of the best), best plan first.
+
+    The plans are compiled where that can be; those that the compiler finds no room for come last.
+    """
+    config = planned(config)
+    facts = facts_of(config)
+    base = setting_of(
+        facts, config.mesh.replace(**_whole(topology)).shape(topology.num_devices), topology
+    )
+    found = search(facts, topology, base)
+    report(f"{len(found)} settings have room by the analytic model")
+    plans = []
+    for candidate in distinct(found)[:compile_best]:
+        report(f"looking at {candidate.label}")
+        chosen = overrides_of(candidate, config)
+        plans.append(
+            plan_run(chosen, topology, tokens=tokens, price=price, analytic=analytic, report=report)
+        )
+    plans.sort(key=lambda p: (not p.safe, p.speed.step))
+    return found, plans
+
+
+def distinct(found: Sequence[Candidate]) -> list[Candidate]:
+    """Of candidates on one mesh the best two alone, so that what is compiled differs."""
+    seen: dict[tuple[int, ...], int] = {}
+    kept = []
+    for candidate in found:
+        key = tuple(candidate.setting.mesh.values())
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= 2:
+            kept.append(candidate)
+    return kept
+
+
+def _whole(topology: Topology) -> dict[str, Any]:
+    """A mesh that takes all devices, for a config whose own mesh is of other hardware."""
+    return {
+        **{"stage": 1, "data": -1, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1},
+        "num_devices": None,
+    }
+
+
+def _facts(config: RunConfig) -> Facts | None:
+    """None for a model that the analytic model does not know."""
+    from jaxlm.models.transformer import TransformerConfig
+
+    model = config.model
+    known = isinstance(model, TransformerConfig) and model.encoder is None
+    return facts_of(config) if known else None
+
+
+def _analysed(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Work:
+    from jaxlm.plan.search import divides
+
+    setting: Setting = setting_of(facts, mesh, topology)
+    if not divides(facts, setting):
+        program_of(facts.config, _described(facts.config, mesh))  # says what does not divide
+    return analyse(facts, setting, topology)
+
+
+def _described(config: RunConfig, mesh: Mapping[str, int]) -> Any:
+    """A mesh of these sizes without devices, for the checks of shapes alone."""
+    from jax.sharding import AbstractMesh
+
+    return AbstractMesh(tuple(mesh.values()), tuple(mesh))
+
+
+def _refuse(config: RunConfig, found: OutOfMemory | None, reason: str) -> None:
+    """No figures to give: a UserError that says why."""
+    if found is not None:
+        raise UserError(
+            f"the step has no room: {found.message}; take more chips or smaller batches"
+        )
+    facts_of(config)  # says that the analytic model does not know this model
+    raise AssertionError(reason)
+
+
+def _visible(facts: Facts | None) -> float | None:
+    """The share of all pairs of tokens that attention looks at, blocks on the border whole."""
+    if facts is None:
+        return None
+    layers = sum(x.count for x in facts.layers)
+    block = min(512, facts.seq_len)
+    return min(1.0, (facts.keys / layers + block / 2) / facts.seq_len)
+
+
+def _speed(
+    config: RunConfig,
+    topology: Topology,
+    line: Roofline,
+    load: Load,
+    flops: tuple[float, float],
+    *,
+    tokens: float | None,
+    price: float | None,
+) -> Speed:
+    return speed(
+        line.step,
+        topology,
+        tokens_per_step=float(config.train.batch_size * seq_len_of(config)),
+        flops_per_token=flops,
+        device_flops=load.flops,
+        tokens=tokens,
+        price=price,
+    )

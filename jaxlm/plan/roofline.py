@@ -1,0 +1,199 @@
+"""From what a step does to how long it takes, and what bounds it.
+
+    core     sum over the parts of max(FLOPs / attainable FLOP/s, HBM bytes / attainable bytes/s)
+    network  for each axis, bytes sent / (links x bandwidth x attainable share)
+    step   = max(core + waits, each network, host) + exposed share x what was hidden
+
+where `waits` is the share of the collectives of activations (tensor, expert, context, stage) that
+the next product cannot begin without; those of weights and gradients can be hidden behind the
+core's work but for their first and last. The constants stand in `jaxlm.plan.devices`. Model FLOPs
+utilisation counts forward and backward once, attention once by its causal half and once whole:
+
+    MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jaxlm.plan import devices as facts
+from jaxlm.plan.devices import Topology
+
+WAITING = {"tensor", "expert", "context", "stage"}  # axes whose collectives carry activations
+DAY = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of the core's work, over a whole step, of one device."""
+
+    flops: float = 0.0
+    kernel_flops: float = 0.0  # those among them of attention kernels
+    hbm_bytes: float = 0.0
+    dtype: str = "bf16"
+    grouped: bool = False  # products of experts with the tokens that chose them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What a device sends over a network in a step, along some axes of the mesh."""
+
+    kind: str
+    axes: tuple[str, ...]
+    size: int  # devices of a group
+    slices: int = 1  # that a group is spread over
+    wire_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """All that one device does in one step."""
+
+    pieces: Sequence[Piece]
+    transfers: Sequence[Transfer] = ()
+    host_bytes: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        return sum(p.flops for p in self.pieces)
+
+    @property
+    def hbm_bytes(self) -> float:
+        return sum(p.hbm_bytes for p in self.pieces)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roofline:
+    """Seconds of a step, and of each of its parts alone."""
+
+    step: float
+    core: float
+    compute: float
+    hbm: float
+    ici: Mapping[str, float] = field(default_factory=dict)  # by axes
+    dcn: Mapping[str, float] = field(default_factory=dict)
+    host: float = 0.0
+    exposed: float = 0.0  # of the network and the host, what nothing hides
+
+    @property
+    def bound(self) -> str:
+        """What the step would be shorter without."""
+        parts = {
+            "compute": self.compute,
+            "HBM": self.hbm if self.hbm > self.compute else 0.0,
+            "ICI": sum(self.ici.values()),
+            "DCN": sum(self.dcn.values()),
+            "host memory": self.host,
+        }
+        return max(parts, key=lambda name: parts[name])
+
+
+def roofline(load: Load, topology: Topology) -> Roofline:
+    """How long the load of a step takes on a topology."""
+    compute = hbm = core = 0.0
+    for piece in load.pieces:
+        products, memory = piece_seconds(piece, topology)
+        compute, hbm, core = compute + products, hbm + memory, core + max(products, memory)
+    ici, dcn = network_seconds(load.transfers, topology)
+    waiting = sum(t for axes, t in ici.items() if set(axes.split("+")) & WAITING)
+    host = load.host_bytes / (topology.chip.host_bandwidth / topology.chip.devices)
+    host /= facts.NETWORK_SHARE
+    hidden = sum(ici.values()) - waiting
+    slow = sum(dcn.values())
+    waits = facts.DEPENDENT * waiting
+    longest = max(core + waits, sum(ici.values()), slow, host)
+    rest = facts.EXPOSED * (hidden + slow + host)
+    return Roofline(
+        step=longest + rest,
+        core=core,
+        compute=compute,
+        hbm=hbm,
+        ici=ici,
+        dcn=dcn,
+        host=host,
+        exposed=longest + rest - core,
+    )
+
+
+def piece_seconds(piece: Piece, topology: Topology) -> tuple[float, float]:
+    """(seconds of its products, seconds of its HBM traffic), each alone."""
+    chip = topology.chip
+    rate = topology.peak_per_device(piece.dtype) * chip.matmul
+    rate *= facts.GROUPED_SHARE if piece.grouped else 1.0
+    plain = piece.flops - piece.kernel_flops
+    products = plain / rate + piece.kernel_flops / (rate * facts.ATTENTION_SHARE)
+    return products, piece.hbm_bytes / (chip.hbm_bandwidth / chip.devices * facts.HBM_SHARE)
+
+
+def network_seconds(
+    transfers: Iterable[Transfer], topology: Topology
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by axes on the fast network, and on the one between slices or nodes."""
+    ici: dict[str, float] = defaultdict(float)
+    dcn: dict[str, float] = defaultdict(float)
+    chip = topology.chip
+    slow_rate = chip.dcn_bandwidth / chip.devices * facts.NETWORK_SHARE
+    for t in transfers:
+        name = "+".join(t.axes)
+        within = max(1, t.size // t.slices)
+        if t.slices > 1:
+            # within a slice first, so that only a part of the array crosses to the next one
+            cross = t.wire_bytes * (t.slices - 1) / t.slices * t.size / max(1, t.size - 1)
+            dcn[name] += cross / (within if t.kind != "all-to-all" else 1) / slow_rate
+        if within > 1:
+            rate = topology.ring_bandwidth(within) * facts.NETWORK_SHARE
+            hops = _hops(within, topology) if t.kind == "all-to-all" else 1.0
+            ici[name] += t.wire_bytes * hops / rate
+    return dict(ici), dict(dcn)
+
+
+def _hops(size: int, topology: Topology) -> float:
+    """Links that a message between any two of a ring of `size` passes: a quarter of it, on average.
+
+    A switch has one.
+    """
+    return max(1.0, size / topology.chip.devices / 4) if topology.chip.is_tpu else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a step's time means."""
+
+    step: float
+    tokens_per_second: float
+    tokens_per_second_per_chip: float
+    mfu_causal: float
+    mfu_full: float
+    hfu: float  # the same with what is computed again
+    days: float | None = None
+    cost: float | None = None  # USD
+
+
+def speed(
+    step: float,
+    topology: Topology,
+    *,
+    tokens_per_step: float,
+    flops_per_token: tuple[float, float],
+    device_flops: float,
+    tokens: float | None = None,
+    price: float | None = None,
+) -> Speed:
+    """`flops_per_token`: forward, with the causal half of attention and with the whole."""
+    rate = tokens_per_step / step
+    peak = topology.peak_per_device() * topology.num_devices
+    causal, full = (3 * flops * rate / peak for flops in flops_per_token)
+    seconds = None if tokens is None else tokens / rate
+    hourly = topology.chip.price if price is None else price
+    return Speed(
+        step=step,
+        tokens_per_second=rate,
+        tokens_per_second_per_chip=rate / topology.num_chips,
+        mfu_causal=causal,
+        mfu_full=full,
+        hfu=device_flops / step / topology.peak_per_device(),
+        days=None if seconds is None else seconds / DAY,
+        cost=None if seconds is None else seconds / 3600 * hourly * topology.num_chips,
+    )

@@ -1,0 +1,264 @@
+"""A plan as lines for a terminal, as rows for a table file, and the table of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxlm.plan import devices as facts
+from jaxlm.plan.memory import FITS, TIGHT, TOO_MUCH
+from jaxlm.plan.planning import Plan
+from jaxlm.plan.search import Candidate
+
+VERDICTS = {
+    FITS: "FITS",
+    TIGHT: "TIGHT: not safe",
+    TOO_MUCH: "DOES NOT FIT",
+    "unknown": "UNKNOWN: not safe",
+}
+
+
+def render(plan: Plan) -> str:
+    """The whole plan as text."""
+    sections = [_headline(plan), _memory(plan), _work(plan), _time(plan), _advice(plan)]
+    sections.append("\n".join(f"note: {line}" for line in plan.notes))
+    return "\n\n".join(part for part in sections if part)
+
+
+def rows(plan: Plan) -> list[tuple[str, str, str, str]]:
+    """(section, name, value, unit): every figure of a plan."""
+    return list(_rows(plan))
+
+
+def tsv(plan: Plan) -> str:
+    lines = ["section\tname\tvalue\tunit", *("\t".join(row) for row in rows(plan))]
+    return "\n".join(lines) + "\n"
+
+
+def paragraph(plan: Plan) -> str:
+    """Of a plan without room: how much over, what is largest, what to change."""
+    memory = plan.memory
+    needed = memory.refused.needed if memory.refused is not None else memory.total
+    largest = list(memory.by_kind().items())[:3]
+    over = (
+        "" if needed is None else f"{gib(needed)} needed, {gib(needed - memory.limit)} too much; "
+    )
+    text = f"{over}{gib(memory.limit)} there are on each device. Largest"
+    text += "" if memory.refused is None else " (by the analytic model)"
+    text += ": " + ", ".join(f"{kind} {gib(size)}" for kind, size in largest) + "."
+    if plan.advice:
+        text += f" First to try: {' '.join(plan.advice[0].overrides)}."
+    else:
+        text += " No single change would make room: take more chips, or fewer tokens a step."
+    return text
+
+
+def search_table(found: Sequence[Candidate], plans: Sequence[Plan], count: int = 12) -> str:
+    """The ranked table of a search: the plans first, then the analytic model's next."""
+    lines = ["rank\tverdict\tsource\tstep_s\ttokens_per_s_per_chip\tmfu_causal\tGiB\tsetting"]
+    for rank, plan in enumerate(plans, 1):
+        fields = [
+            *(str(rank), plan.memory.verdict, plan.source, f"{plan.speed.step:.4g}"),
+            *(f"{plan.speed.tokens_per_second_per_chip:.5g}", f"{plan.speed.mfu_causal:.3f}"),
+            *(f"{plan.memory.total / 2**30:.1f}", setting_text(plan)),
+        ]
+        lines.append("\t".join(fields))
+    for rank, c in enumerate(found[:count], 1):
+        chips = plans[0].topology.num_chips if plans else 1
+        rate = c.work.tokens_per_step / c.step / chips
+        fields = [
+            *(f"a{rank}", c.verdict, "analytic", f"{c.step:.4g}", f"{rate:.5g}", ""),
+            *(f"{c.work.memory.total / 2**30:.1f}", c.label),
+        ]
+        lines.append("\t".join(fields))
+    return "\n".join(lines) + "\n"
+
+
+def setting_text(plan: Plan) -> str:
+    model: Any = plan.config.model
+    mesh = " ".join(f"{a}={n}" for a, n in plan.mesh.items() if n > 1) or "one device"
+    remat = getattr(model, "remat", "none")
+    if remat == "named":
+        hosted = [f"{n}>host" for n in model.offloaded]
+        remat += f" ({', '.join([*model.saved, *hosted])})"
+    text = f"{mesh}, remat {remat}, {plan.config.train.accumulation} micro-batches"
+    offloads = getattr(plan.config.optimizer, "offload", False)
+    return text + (", optimizer on hosts" if offloads else "")
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:,.2f} GiB"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.3f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
+
+
+def amount(value: float, unit: str) -> str:
+    """1.2e13 -> 12 T: decimal prefixes."""
+    for scale, prefix in (
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+    ):
+        if value >= scale:
+            return f"{value / scale:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}"
+
+
+# ---------------------------------------------------------------------------------------- sections
+
+
+def _headline(plan: Plan) -> str:
+    topology = plan.topology
+    name = f"{topology}: {topology.num_chips:,} x {topology.chip.label}"
+    if topology.num_devices != topology.num_chips:
+        name += f" ({topology.num_devices:,} devices)"
+    verdict = VERDICTS[plan.memory.verdict]
+    lines = [name, setting_text(plan), f"{verdict}  ({plan.source})"]
+    if plan.compiled is not None:
+        lines[-1] = f"{verdict}  ({plan.source} in {plan.compiled.seconds:.0f} s)"
+    if plan.memory.verdict != FITS:
+        lines.append(paragraph(plan))
+    return "\n".join(lines)
+
+
+def _memory(plan: Plan) -> str:
+    memory = plan.memory
+    lines = [
+        f"memory of a device: {gib(memory.total)} of {gib(memory.limit)}; safe up to "
+        f"{memory.share:.0%}"
+    ]
+    for kind, size in memory.by_kind().items():
+        if size < 1e6:
+            continue
+        inner = sorted(
+            (p for p in memory.parts if p.kind == kind and not p.on_host),
+            key=lambda p: -p.num_bytes,
+        )
+        told = ", ".join(f"{p.module} {gib(p.num_bytes)}" for p in inner[:4] if p.module)
+        lines.append(f"  {kind:30} {gib(size):>12}   {told}")
+    if memory.host:
+        lines.append(f"  {'on the host, for a device':30} {gib(memory.host):>12}")
+    return "\n".join(lines)
+
+
+def _work(plan: Plan) -> str:
+    load = plan.load
+    lines = [
+        "one step of a device",
+        f"  {'FLOPs':30} {amount(load.flops, 'FLOP'):>12}   "
+        + ", ".join(f"{name} {value / max(load.flops, 1):.0%}" for name, value in _largest(plan)),
+        f"  {'HBM':30} {amount(load.hbm_bytes, 'B'):>12}",
+    ]
+    for name, value in _wires(plan).items():
+        lines.append(f"  {name:30} {amount(value, 'B'):>12}")
+    if load.host_bytes:
+        lines.append(f"  {'host memory':30} {amount(load.host_bytes, 'B'):>12}")
+    return "\n".join(lines)
+
+
+def _time(plan: Plan) -> str:
+    line, speed = plan.roofline, plan.speed
+    lines = [f"time of a step: {seconds(line.step)}, bound by {line.bound}"]
+    for name, value in _times(plan).items():
+        lines.append(f"  {name:30} {seconds(value):>12}")
+    lines += [
+        f"  {'MFU, causal half of attention':30} {speed.mfu_causal:>12.1%}",
+        f"  {'MFU, all of attention':30} {speed.mfu_full:>12.1%}",
+        f"  {'with what is computed again':30} {speed.hfu:>12.1%}",
+        f"  {'tokens/s':30} {speed.tokens_per_second:>12,.0f}   "
+        f"{speed.tokens_per_second_per_chip:,.0f} a chip",
+    ]
+    if speed.days is not None and speed.cost is not None and plan.tokens is not None:
+        lines.append(
+            f"  {amount(plan.tokens, 'tokens'):30} {speed.days:>12,.2f} days   "
+            f"{speed.cost:,.0f} USD at list price or --price"
+        )
+    return "\n".join(lines)
+
+
+def _advice(plan: Plan) -> str:
+    if not plan.advice:
+        return ""
+    what = "would make room" if plan.memory.verdict != FITS else "would be faster, and fit"
+    lines = [f"what {what}, by the analytic model"]
+    for p in plan.advice:
+        lines.append(f"  {' '.join(p.overrides):60} {gib(p.memory):>12} {seconds(p.step):>10}")
+    return "\n".join(lines)
+
+
+def _largest(plan: Plan) -> list[tuple[str, float]]:
+    return sorted(plan.by_module.items(), key=lambda item: -item[1])[:5]
+
+
+def _wires(plan: Plan) -> dict[str, float]:
+    """Bytes that a device sends, by network, kind and axes."""
+    found: dict[str, float] = {}
+    for t in plan.load.transfers:
+        network = "ICI" if t.slices == 1 else "ICI and DCN"
+        if not plan.topology.chip.is_tpu:
+            network = "node" if t.slices == 1 else "node and network"
+        name = f"{network}: {t.kind} {'+'.join(t.axes)}"
+        found[name] = found.get(name, 0.0) + t.wire_bytes
+    return {name: size for name, size in sorted(found.items(), key=lambda i: -i[1]) if size > 1e5}
+
+
+def _times(plan: Plan) -> dict[str, float]:
+    line = plan.roofline
+    found = {
+        "products alone": line.compute,
+        "HBM alone": line.hbm,
+        "core (larger, part by part)": line.core,
+    }
+    found |= {f"ICI {axes}": t for axes, t in line.ici.items() if t > 1e-6}
+    found |= {f"DCN {axes}": t for axes, t in line.dcn.items() if t > 1e-6}
+    if line.host:
+        found["host memory"] = line.host
+    return found | {"not hidden": line.exposed}
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
+    yield "plan", "topology", str(plan.topology), ""
+    yield "plan", "setting", setting_text(plan), ""
+    yield "plan", "source", plan.source, ""
+    yield "plan", "verdict", plan.memory.verdict, ""
+    for p in plan.memory.parts:
+        name = f"{p.kind}{': ' + p.module if p.module else ''}{' (host)' if p.on_host else ''}"
+        yield "memory", name, f"{p.num_bytes:.0f}", "bytes"
+    yield "memory", "total", f"{plan.memory.total:.0f}", "bytes"
+    yield "memory", "limit", f"{plan.memory.limit:.0f}", "bytes"
+    yield "work", "FLOPs", f"{plan.load.flops:.6g}", "FLOP"
+    for name, value in plan.by_module.items():
+        yield "work", f"FLOPs: {name}", f"{value:.6g}", "FLOP"
+    yield "work", "HBM", f"{plan.load.hbm_bytes:.6g}", "bytes"
+    yield "work", "host memory", f"{plan.load.host_bytes:.6g}", "bytes"
+    for name, value in _wires(plan).items():
+        yield "work", name, f"{value:.6g}", "bytes"
+    for name, value in _times(plan).items():
+        yield "time", name, f"{value:.6g}", "s"
+    s = plan.speed
+    yield "time", "step", f"{s.step:.6g}", "s"
+    yield "time", "bound", plan.roofline.bound, ""
+    yield "speed", "tokens/s", f"{s.tokens_per_second:.6g}", ""
+    yield "speed", "tokens/s/chip", f"{s.tokens_per_second_per_chip:.6g}", ""
+    yield "speed", "MFU, causal half", f"{s.mfu_causal:.4f}", ""
+    yield "speed", "MFU, all of attention", f"{s.mfu_full:.4f}", ""
+    yield "speed", "with recomputation", f"{s.hfu:.4f}", ""
+    if s.days is not None:
+        yield "speed", "days", f"{s.days:.4f}", ""
+        yield "speed", "cost", f"{s.cost:.2f}", "USD"
+    for name in (
+        "HBM_SHARE",
+        "NETWORK_SHARE",
+        "EXPOSED",
+        "DEPENDENT",
+        "ATTENTION_SHARE",
+        "GROUPED_SHARE",
+    ):
+        yield "factor", name, str(getattr(facts, name)), ""
+    yield "factor", "matmul share of peak", str(plan.topology.chip.matmul), ""
+    yield "factor", "safe share of memory", str(plan.memory.share), ""

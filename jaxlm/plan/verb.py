@@ -1,0 +1,135 @@
+"""What `jaxlm plan` does with its words: plan or search, print, and write the files asked for.
+
+Without a search:  STEM.tsv, STEM.html
+With one:          STEM.yaml, the winner as `jaxlm train` takes it, and the ranked table in the rest
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config import UserError, to_yaml
+from jaxlm.plan import page, text
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.planning import Plan, plan_run, search_plans
+from jaxlm.run import load_run
+from jaxlm.train.run_dir import write_atomic
+
+NOT_SAFE = 1  # the exit code of a plan that is not called safe
+
+
+def run(arguments: Any, report: Callable[[str], None]) -> int:
+    """The exit code: 0 where the plan, or a search's winner, is safe."""
+    topology = Topology.read(arguments.topology, arguments.slices)
+    if arguments.save and (arguments.search or arguments.analytic or arguments.quick):
+        raise UserError(
+            "--save: keeps the optimized step of one plan; leave out --search, --analytic, --quick"
+        )
+    if arguments.compile_best is not None and not arguments.search:
+        raise UserError("--compile-best: is of a search; add --search")
+    if arguments.quick and (arguments.search or arguments.analytic):
+        raise UserError("--quick: is of one compiled plan; leave out --search and --analytic")
+    config = load_run(arguments.config, arguments.overrides).config
+    how: dict[str, Any] = {
+        "tokens": arguments.tokens,
+        "price": arguments.price,
+        "analytic": arguments.analytic,
+        "report": report,
+    }
+    if arguments.search:
+        count = arguments.compile_best or 3
+        found, plans = search_plans(config, topology, compile_best=count, **how)
+        table = text.search_table(found, plans)
+        plan = plans[0]
+        stem = arguments.out or f"{Path(arguments.config).stem}-{topology.chip.name}"
+        _write_winner(plan, Path(f"{stem}.yaml"), config.run_dir, report)
+    else:
+        plan, table, stem = (
+            plan_run(config, topology, quick=arguments.quick, **how),
+            "",
+            arguments.out,
+        )
+    if stem:
+        _write_tables(plan, stem, table, report)
+    if arguments.save:
+        _save(plan, Path(arguments.save), report)
+    if arguments.json:
+        print(json.dumps(as_json(plan), indent=1))
+    else:
+        if table:
+            print_table(table)
+            print()
+        print(text.render(plan))
+    return 0 if plan.safe else NOT_SAFE
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Every figure of a plan, by section."""
+    found: dict[str, Any] = {}
+    for section, name, value, unit in text.rows(plan):
+        shown: Any = value
+        if unit or section in ("work", "time", "speed", "factor"):
+            try:
+                shown = float(value)
+            except ValueError:
+                shown = value
+        found.setdefault(section, {})[f"{name}, {unit}" if unit else name] = shown
+    found["notes"] = list(plan.notes)
+    found["advice"] = [
+        {"overrides": list(p.overrides), "bytes": p.memory, "step_s": p.step} for p in plan.advice
+    ]
+    return found
+
+
+def print_table(table: str) -> None:
+    """A search's table with aligned columns; the setting, which is long, comes last."""
+    cells = _cells(table)
+    widths = [max(len(row[n]) for row in cells) for n in range(len(cells[0]) - 1)]
+    for row in cells:
+        lead = "  ".join(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True))
+        print(f"{lead}  {row[-1]}")
+
+
+def _write_tables(plan: Plan, stem: str, table: str, report: Callable[[str], None]) -> None:
+    _write(Path(f"{stem}.tsv"), table or text.tsv(plan))
+    _write(Path(f"{stem}.html"), page.render(plan, _cells(table) if table else ()))
+    report(f"wrote {stem}.tsv and {stem}.html")
+
+
+def _write_winner(
+    plan: Plan, path: Path, run_dir: str | None, report: Callable[[str], None]
+) -> None:
+    if not plan.safe:
+        report(f"no setting is safe on {plan.topology}: {path} was not written")
+        return
+    config = plan.config.replace(run_dir=run_dir)
+    head = f"# {text.setting_text(plan)}: the best that a search found for {plan.topology}\n"
+    _write(path, head + to_yaml(config))
+    report(f"wrote {path}: train it with `jaxlm train {path}`")
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise UserError(
+            f"--out: {path}: {error.strerror}; name a place that can be written"
+        ) from None
+
+
+def _cells(table: str) -> list[Sequence[str]]:
+    return [row for row in csv.reader(io.StringIO(table), delimiter="\t") if row]
+
+
+def _save(plan: Plan, path: Path, report: Callable[[str], None]) -> None:
+    from jaxlm.train.saved_step import save
+
+    if plan.compiled is None:
+        raise UserError(f"--save: there is no compiled step to keep ({plan.source})")
+    save(plan.compiled.executable, plan.compiled.program, plan.compiled.options, path)
+    report(f"kept the compiled step in {path}: train with train.compiled={path}")
