@@ -41,6 +41,9 @@ class TrainConfig(Config):
     xla: dict[str, str] = field(
         dict, "options of the compiler for the step, over those for the kind of device"
     )
+    compiled: str | None = field(
+        None, "a compiled step that `jaxlm plan --save` kept, for this topology; null: none"
+    )
     ledger: bool = field(False, "write the ids of every step's samples to ledger.jsonl")
 
     def validate(self) -> None:
@@ -126,7 +129,7 @@ def objective_of(config: RunConfig) -> Objective:
 
 # What may differ between two starts of one run: none of it changes the weights that it ends in.
 EXECUTION = {"run_dir", "cache_dir", "mesh", "eval", "sample", "checkpoint", "logging"}
-EXECUTION_TRAIN = {"prefetch", "data_threads", "data_workers", "ledger"}
+EXECUTION_TRAIN = {"prefetch", "data_threads", "data_workers", "compiled", "ledger"}
 
 
 def trajectory(config: RunConfig) -> RunConfig:

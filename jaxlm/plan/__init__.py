@@ -6,8 +6,8 @@
 Of a TPU topology the very train step is compiled (`compiling`), and its text is read (`hlo_text`,
 `counting`, `loops`, `groups`, `kernels`, `modules`: together `hlo`; `liveness` for the memory).
 The analytic model (`facts`, `remat`, `activations`, `analytic`) has the same figures in closed
-form; it answers for GPUs, and for a search. Both end in `memory` and `roofline`; the figures of the chips
-and the few factors are in `devices`.
+form; it answers for GPUs, and for a search. Both end in `memory` and `roofline`; the figures of the
+chips and the few factors are in `devices`.
 """
 
 from jaxlm.plan.devices import Topology

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from jaxlm.plan.facts import Facts, Layers, token_part, ways
 from jaxlm.plan.memory import Part
 from jaxlm.plan.remat import Kept
+from jaxlm.plan.scores import Scores
 
 if TYPE_CHECKING:
     from jaxlm.plan.analytic import Setting
@@ -26,7 +27,9 @@ ATTENTION = ("query", "key", "value", "attention")
 UNNAMED = 4  # tensors as wide as the stream that a layer without remat keeps: norms, sums
 
 
-def activation_parts(facts: Facts, setting: Setting, kept: Kept, tokens: float) -> Iterator[Part]:
+def activation_parts(
+    facts: Facts, setting: Setting, kept: Kept, scores: Scores, tokens: float
+) -> Iterator[Part]:
     """Everything on a device but parameters and optimizer state."""
     mesh, micro = setting.mesh, tokens / setting.accumulation
     looped = [a for a in facts.params if a.path.startswith("layers") and a.path.endswith("kernel")]
@@ -36,7 +39,11 @@ def activation_parts(facts: Facts, setting: Setting, kept: Kept, tokens: float) 
     for layers in facts.layers:
         yield from _kept(facts, setting, kept, micro, layers)
     sums = 4 * sum(a.part(mesh) for a in facts.params)
-    layer, head = _one_layer(facts, setting, micro), _head(facts, setting, micro)
+    layer = _one_layer(facts, setting, micro) + scores.working_bytes * micro
+    head = _head(facts, setting, micro)
+    if scores.kept_bytes:
+        held = scores.kept_bytes * micro * sum(layers.count for layers in facts.layers)
+        yield Part(kind="saved for backward", module="attention's scores", num_bytes=held)
     if setting.accumulation > 1:  # the sums of the micro-batches before are there all the time
         yield Part(kind="gradients", module="sums", num_bytes=sums)
     if head > layer + sums:  # the head's loss comes first, and is over when the layers begin

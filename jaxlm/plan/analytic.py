@@ -30,6 +30,7 @@ from jaxlm.plan.hlo import wire_bytes
 from jaxlm.plan.memory import MemoryPlan, Part
 from jaxlm.plan.remat import Kept, keeping
 from jaxlm.plan.roofline import Load, Piece, Transfer
+from jaxlm.plan.scores import scores_of
 
 HEAD_CHUNK = 512  # tokens of a row that the head's loss takes at a time (kernels.head_loss.CHUNK)
 STREAM_PASSES = 14  # times that a layer's elementwise work moves the residual stream: norms, sums
@@ -104,6 +105,8 @@ class _Analysis:
         rows = setting.along("data", "fsdp", "expert")
         self.tokens = setting.batch_size / rows * facts.seq_len / setting.along("context")
         self.modules: dict[str, float] = {}
+        platform = "tpu" if topology.chip.is_tpu else "gpu"
+        self.scores = scores_of(facts, setting, self.kept, platform)
 
     def work(self) -> Work:
         pieces = list(self._pieces())
@@ -151,27 +154,19 @@ class _Analysis:
         return float(math.prod(ways(a, self.mesh, ("fsdp",)) for a in names))
 
     def _attention(self) -> Piece:
-        """The kernel: forward, again where it is not kept, backward with 5 products where it has 2.
-
-        Blocks on the diagonal are computed whole.
-        """
-        length = self.facts.seq_len
-        block = min(self.setting.block, length)
-        keys = self.facts.keys + sum(layers.count for layers in self.facts.layers) * block / 2
-        again = self.kept.recomputes_attention
-        heads = self.setting.along("tensor")
-        forward = self.tokens * self.facts.score_flops * keys / heads
-        flops = forward * (1 + again + 2.5)
+        """Scores and weighted sums: forward, what is repeated of it, and backward."""
+        scores, heads = self.scores, self.setting.along("tensor")
+        forward = self.tokens * self.facts.score_flops * scores.keys / heads
+        flops = forward * (1 + scores.forward_again + scores.backward)
         self._count("attention", flops)
         one = self.facts.layers[0].tensors
-        moved = sum(
-            token_part(one[name], self.mesh)
-            for name in ("query", "key", "value", "attention")
-            if name in one
-        )
+        names = ("query", "key", "value", "attention")
+        moved = sum(token_part(one[name], self.mesh) for name in names if name in one)
         count = sum(layers.count for layers in self.facts.layers)
-        hbm = self.tokens * moved * self.wide * (1 + again + 2) * count
-        return Piece(flops=flops, kernel_flops=flops, hbm_bytes=hbm, dtype=self.facts.dtype)
+        hbm = self.tokens * moved * self.wide * (3 + scores.forward_again) * count
+        hbm += self.tokens * scores.hbm_bytes
+        kernels = flops if scores.kind == "splash" else 0.0
+        return Piece(flops=flops, kernel_flops=kernels, hbm_bytes=hbm, dtype=self.facts.dtype)
 
     def _head(self) -> Piece:
         """The logits and both gradients, at once; nothing is kept, so nothing is computed again."""
@@ -324,7 +319,7 @@ class _Analysis:
                 Part(kind=kind, module=module, num_bytes=size, on_host=host)
                 for (module, host), size in sums.items()
             ]
-        parts += activation_parts(self.facts, self.setting, self.kept, self.tokens)
+        parts += activation_parts(self.facts, self.setting, self.kept, self.scores, self.tokens)
         return MemoryPlan(
             parts=parts,
             limit=self.topology.hbm_per_device,

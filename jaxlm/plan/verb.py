@@ -35,6 +35,8 @@ def run(arguments: Any, report: Callable[[str], None]) -> int:
     if arguments.quick and (arguments.search or arguments.analytic):
         raise UserError("--quick: is of one compiled plan; leave out --search and --analytic")
     config = load_run(arguments.config, arguments.overrides).config
+    if arguments.save and config.train.steps is None:
+        raise UserError("--save: the step knows its schedule's length; set train.steps, not epochs")
     how: dict[str, Any] = {
         "tokens": arguments.tokens,
         "price": arguments.price,
@@ -131,5 +133,6 @@ def _save(plan: Plan, path: Path, report: Callable[[str], None]) -> None:
 
     if plan.compiled is None:
         raise UserError(f"--save: there is no compiled step to keep ({plan.source})")
-    save(plan.compiled.executable, plan.compiled.program, plan.compiled.options, path)
+    c = plan.compiled
+    save(c.executable, plan.config, c.program, c.batch_spec, c.options, path)
     report(f"kept the compiled step in {path}: train with train.compiled={path}")

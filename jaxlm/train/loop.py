@@ -30,6 +30,7 @@ from jaxlm.config import Resolved, UserError
 from jaxlm.evaluate import evaluator_of
 from jaxlm.generate import Generator, Sampling, Writer, ids_of
 from jaxlm.run import RunConfig, config_sha256
+from jaxlm.train import saved_step
 from jaxlm.train import session as sessions
 from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint import Checkpointer
@@ -177,7 +178,7 @@ class Loop:
                 )
                 kind = jax.local_devices()[0].device_kind
                 self.options = options_for(kind, config.train.xla)
-                self.step = compile_train_step(self.program, spec, self.options)
+                self.step = self._compiled(spec)
             self.progress = stack.enter_context(
                 Progress(
                     self.total,
@@ -204,6 +205,17 @@ class Loop:
                 if self.first:
                     self.progress.checkpoint(self.saver.status())
             return self._end(state, step, bad, saved)
+
+    def _compiled(self, spec: dict[str, Any]) -> Any:
+        """The step: the one that was kept by a plan, if it is this run's, else compiled now."""
+        path = self.config.train.compiled
+        if path is not None:
+            step, why = saved_step.load(self.config, self.program, spec, self.options, path)
+            if step is not None:
+                log.info("the train step is that of %s", path)
+                return step
+            log.warning("train.compiled: %s; the step is compiled now", why)
+        return compile_train_step(self.program, spec, self.options)
 
     def _train(self, state: State, step: int, feed: Feed) -> tuple[State, int, Outcome | None]:
         """The loop itself: (state, steps taken, why it stopped early)."""

@@ -1,0 +1,84 @@
+"""How attention is computed on a topology, and what of its scores has to be in memory.
+
+    splash    a kernel: no score leaves the chip; blocks on the diagonal whole; backward 2.5 times
+    ring      keys pass by: scores of one pair of chunks at a time; backward 2.5 times
+    blocked   causal, by blocks of queries: a layer's scores are in memory for its backward pass
+    whole     every query meets every key of the row: as `blocked`, without what causality saves
+
+Which it is follows from the registries of kernels, as it will when the step is traced there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxlm.kernels.attention import MAX_BLOCKS, MIN_BLOCK, attention_kernels
+from jaxlm.kernels.registry import target_platform
+from jaxlm.nn.position import RelativeConfig
+from jaxlm.plan.facts import Facts
+from jaxlm.plan.remat import Kept
+
+if TYPE_CHECKING:
+    from jaxlm.plan.analytic import Setting
+
+SCORE_PASSES = 8  # times that float32 scores go through HBM where no kernel keeps them on the chip
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one token, on one device."""
+
+    kind: str
+    keys: float  # that it meets, summed over the layers, blocks whole
+    forward_again: float  # forward passes that the backward pass repeats
+    backward: float  # its cost, forward 1
+    kept_bytes: float  # of a layer, between forward and backward
+    working_bytes: float  # of a layer, while it is worked on
+    hbm_bytes: float  # over the layers
+
+
+def scores_of(facts: Facts, setting: Setting, kept: Kept, platform: str) -> Scores:
+    """How attention goes in a setting."""
+    kind = kind_of(facts, setting, platform)
+    layers = sum(x.count for x in facts.layers)
+    model: Any = facts.config.model
+    heads = model.attention.num_heads / setting.along("tensor")
+    again = kept.recomputes_attention
+    length = facts.seq_len
+    if kind in ("splash", "ring"):
+        block = min(setting.block, length)
+        chunk = length / setting.along("context") / 2
+        working = heads * 4 * 2 * chunk if kind == "ring" else 0.0
+        keys = facts.keys + layers * (block if kind == "splash" else chunk) / 2
+        passes = 0.0 if kind == "splash" else SCORE_PASSES * heads * 4 * keys
+        return Scores(kind, keys, float(again), 2.5, 0.0, working, passes * (3 + again))
+    if kind == "blocked":
+        keys = facts.keys + layers * max(MIN_BLOCK, length / MAX_BLOCKS) / 2
+    else:
+        keys = float(layers * length)
+    one = heads * keys / layers * (4 + facts.itemsize)  # float32, and as the values' dtype
+    keeps = one if kept.policy in ("none", "minimal") else 0.0
+    repeated = 0.0 if kept.policy == "none" else 1.0
+    hbm = SCORE_PASSES * heads * 4 * keys * (1 + repeated)
+    return Scores(kind, keys, repeated, 2.0, keeps, 2 * one, hbm)
+
+
+def kind_of(facts: Facts, setting: Setting, platform: str) -> str:
+    """The implementation that the kernels' registries would pick."""
+    model: Any = facts.config.model
+    attention = model.attention
+    if setting.along("context") > 1:
+        return "ring" if attention.context == "ring" else "whole"
+    with target_platform(platform):
+        function = attention_kernels.pick(
+            attention.impl,
+            causal=attention.causal,
+            same_rows=True,
+            bias=isinstance(model.position[0], RelativeConfig),
+            dropout=bool(attention.dropout),
+            length=facts.seq_len,
+        )
+    names = {id(i.function): i.name for i in attention_kernels.implementations.values()}
+    name = names[id(function)]
+    return "whole" if name == "reference" else name

@@ -1,0 +1,202 @@
+"""A compiled train step in a file: `jaxlm plan --save` keeps it, `train.compiled` names it.
+
+    save(executable, config, program, options, "step.bin")
+    step, why = load(config, program, spec, options, "step.bin")    # (None, why) where it is another
+
+The file is a line of JSON and then the compiler's own bytes, with their SHA-256; there is no pickle
+in it. What the step takes and gives is rebuilt from the program's abstract state. It is used only
+where everything that made it agrees: versions, this package's code, the parts of the config that
+the step is traced from, options, devices and their places in the mesh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlm import config as configs
+from jaxlm.config import UserError
+from jaxlm.train.run_dir import write_atomic
+from jaxlm.train.state import Program, State
+
+FORMAT = 1
+# What of a config the step is traced from.
+PARTS = ("seed", "model", "objective", "optimizer", "mesh")
+TRAIN = ("steps", "batch_size", "accumulation")
+
+
+class SavedStep:
+    """(state, batch) -> (state, metrics), by an executable that was loaded; the state is donated."""
+
+    def __init__(self, loaded: Any, program: Program, header: Mapping[str, Any]) -> None:
+        self._loaded, self._kept = loaded, header["kept"]
+        abstract = program.abstract_state()
+        replicated = jax.sharding.NamedSharding(program.mesh, jax.sharding.PartitionSpec())
+        metrics = {
+            name: tuple(
+                jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=replicated)
+                for shape, dtype in pair
+            )
+            for name, pair in header["metrics"].items()
+        }
+        self._outputs, self._tree = jax.tree.flatten((abstract, metrics))
+
+    def __call__(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, dict]:
+        leaves = jax.tree.leaves((state, dict(batch)))
+        given = [leaves[n] for n in self._kept]
+        results = self._loaded.execute_sharded(given).disassemble_into_single_device_arrays()
+        arrays = [
+            jax.make_array_from_single_device_arrays(out.shape, out.sharding, parts)
+            for out, parts in zip(self._outputs, results, strict=True)
+        ]
+        return jax.tree.unflatten(self._tree, arrays)
+
+
+def save(
+    executable: Any,
+    config: Any,
+    program: Program,
+    spec: Mapping[str, Any],
+    options: Mapping[str, str],
+    path: str | Path,
+) -> None:
+    """Keeps a compiled step. Raises `UserError` where this jax cannot give it away."""
+    try:
+        payload = executable.runtime_executable().serialize()
+        kept = sorted(executable._executable._kept_var_idx)
+    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+        raise UserError(
+            f"--save: jax {jax.__version__} cannot keep this step "
+            f"({str(error).splitlines()[0]}); train without train.compiled, which compiles it"
+        ) from None
+    _, metrics = executable.out_info
+    header = {
+        "format": FORMAT,
+        "identity": identity(config, program, spec, options),
+        "kept": kept,
+        "metrics": {
+            name: [[list(x.shape), np.dtype(x.dtype).name] for x in pair]
+            for name, pair in metrics.items()
+        },
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
+    try:
+        write_atomic(path, json.dumps(header).encode() + b"\n" + payload)
+    except OSError as error:
+        raise UserError(
+            f"--save: {path}: {error.strerror}; name a file that can be written"
+        ) from None
+
+
+def load(
+    config: Any,
+    program: Program,
+    spec: Mapping[str, Any],
+    options: Mapping[str, str],
+    path: str | Path,
+) -> tuple[SavedStep | None, str]:
+    """(the step, "") of a file; (None, why not, in one line) where it is that of something else."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"train.compiled: {path}: {(error.strerror or 'cannot be read').lower()}; make it by "
+            "`jaxlm plan CONFIG --topology ... --save FILE`, or leave it out"
+        ) from None
+    line, _, payload = data.partition(b"\n")
+    try:
+        header = json.loads(line)
+        saved, digest, kind = header["identity"], header["sha256"], header["format"]
+    except (ValueError, KeyError, TypeError):
+        return None, f"{path} is no saved step"
+    if kind != FORMAT:
+        return None, f"{path} has format {kind}, this version reads {FORMAT}"
+    if hashlib.sha256(payload).hexdigest() != digest:
+        return None, f"{path} is damaged: its SHA-256 is another"
+    own = identity(config, program, spec, options)
+    for name, value in own.items():
+        if saved.get(name) != value:
+            return None, f"{path} was made with another {name}: {_differ(saved.get(name), value)}"
+    devices = list(program.mesh.devices.flat)
+    from jax._src.lib import xla_client  # the public list of devices is no type that PJRT takes
+
+    try:
+        loaded = devices[0].client.deserialize_executable(
+            payload, executable_devices=xla_client.DeviceList(tuple(devices))
+        )
+    except jax.errors.JaxRuntimeError as error:
+        return None, f"{path} cannot be loaded here: {str(error).splitlines()[0]}"
+    return SavedStep(loaded, program, header), ""
+
+
+def identity(
+    config: Any, program: Program, spec: Mapping[str, Any], options: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that has to agree, by name, as plain values."""
+    values = configs.to_dict(config)
+    devices = list(program.mesh.devices.flat)
+    parts = {name: values[name] for name in PARTS}
+    parts["train"] = {name: values["train"][name] for name in TRAIN}
+    return {
+        "version of jax": jax.__version__,
+        "version of libtpu": _version("libtpu") if devices[0].platform == "tpu" else None,
+        "code of jaxlm": _code(),
+        "config": _plain(parts),
+        "batch": {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in spec.items()},
+        "compiler options": dict(options),
+        "mesh": {str(axis): size for axis, size in program.mesh.shape.items()},
+        "kind of device": devices[0].device_kind,
+        "order of devices": [_place(d) for d in devices],
+    }
+
+
+def _place(device: Any) -> list[int]:
+    """Where a device stands, whoever describes it."""
+    coords = getattr(device, "coords", None)
+    if coords is None:
+        return [device.id]
+    core = getattr(device, "core_on_chip", 0)
+    return [*coords, core, int(getattr(device, "slice_index", 0) or 0)]
+
+
+@cache
+def _code() -> str:
+    """SHA-256 over this package's own files."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back, so that what is equal compares equal."""
+    return json.loads(json.dumps(value))
+
+
+def _differ(saved: Any, own: Any) -> str:
+    """The first place where two plain values differ."""
+    while isinstance(saved, dict) and isinstance(own, dict):
+        name = next((n for n in {**own, **saved} if saved.get(n) != own.get(n)), None)
+        if name is None:
+            break
+        saved, own = saved.get(name), own.get(name)
+        if not isinstance(saved, dict) or not isinstance(own, dict):
+            return f"{name} {saved!r:.60} -> {own!r:.60}"
+    return f"{saved!r:.60} -> {own!r:.60}"
