@@ -51,6 +51,7 @@ class Setting:
     dcn: str = "data"
     slices: int = 1  # or nodes of GPUs
     block: int = 512  # rows and columns of a block of scores in the attention kernel
+    platform: str | None = None  # whose kernels are meant; None: the topology's
     offload_input: bool = False  # of published runs: the layer's input waits in the host's memory
 
     def along(self, *axes: str) -> int:
@@ -105,7 +106,7 @@ class _Analysis:
         rows = setting.along("data", "fsdp", "expert")
         self.tokens = setting.batch_size / rows * facts.seq_len / setting.along("context")
         self.modules: dict[str, float] = {}
-        platform = "tpu" if topology.chip.is_tpu else "gpu"
+        platform = setting.platform or ("tpu" if topology.chip.is_tpu else "gpu")
         self.scores = scores_of(facts, setting, self.kept, platform)
 
     def work(self) -> Work:

@@ -1,7 +1,7 @@
 """A compiled train step in a file: `jaxlm plan --save` keeps it, `train.compiled` names it.
 
     save(executable, config, program, options, "step.bin")
-    step, why = load(config, program, spec, options, "step.bin")    # (None, why) where it is another
+    step, why = load(config, program, spec, options, "step.bin")   # (None, why) of another one
 
 The file is a line of JSON and then the compiler's own bytes, with their SHA-256; there is no pickle
 in it. What the step takes and gives is rebuilt from the program's abstract state. It is used only
@@ -34,7 +34,7 @@ TRAIN = ("steps", "batch_size", "accumulation")
 
 
 class SavedStep:
-    """(state, batch) -> (state, metrics), by an executable that was loaded; the state is donated."""
+    """(state, batch) -> (state, metrics), by a loaded executable; the state is donated."""
 
     def __init__(self, loaded: Any, program: Program, header: Mapping[str, Any]) -> None:
         self._loaded, self._kept = loaded, header["kept"]
