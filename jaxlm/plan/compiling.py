@@ -118,7 +118,7 @@ def compile_for(
     devices = devices_of(topology)
     options = options_for(devices[0].device_kind, config.train.xla)
     if quick:
-        options["optimization_level"] = "O0"
+        options["optimization_level"] = "9"  # EFFORT_O0 of xla.proto
     several = len({d.process_index for d in devices}) > 1
     mesh = config.mesh.build(devices)
     return compile_on(config, mesh, options, signals=several, platform="tpu")

@@ -35,7 +35,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     ("jaxlm/nn/linear_recurrent", "recurrence"),
     ("jaxlm/train/optimizer", "optimizer"),
     ("jaxlm/train/matrix", "optimizer"),
-    ("/optax/", "optimizer"),
+    ("optax/", "optimizer"),
     ("jaxlm/models/blocks", "residual stream"),
     ("jaxlm/nn/stack", "residual stream"),
     ("jaxlm/models/transformer", "embedding"),
@@ -45,7 +45,9 @@ PHASES = ("forward", "recomputation", "backward", "update")
 
 def module_of(op: Op, module: Module) -> str:
     """The part's name; "other" where nothing tells."""
-    return "other" if op.frame is None else _part(module.frames.get(op.frame, ()))
+    name = "other" if op.frame is None else _part(module.frames.get(op.frame, ()))
+    again = name == "residual stream" and phase_of(op) == "recomputation"
+    return "layers, computed again" if again else name  # whose frames end at the layer's checkpoint
 
 
 @cache

@@ -109,7 +109,9 @@ def test_a_permutation_and_an_exchange_in_a_loop():
     def program(x):
         return jax.shard_map(part, in_specs=P("data"), out_specs=P("data"), check_vma=False)(x)
 
-    found = {c.kind: c for c in count(compiled(program, ((64, 8), P("data"))), mesh=MESH).collectives}
+    found = {
+        c.kind: c for c in count(compiled(program, ((64, 8), P("data"))), mesh=MESH).collectives
+    }
     own = 16 * 8 * 4
     assert found["collective-permute"].wire_bytes == 6 * own
     assert found["all-to-all"].wire_bytes == pytest.approx(6 * own * 3 / 4)

@@ -1,0 +1,169 @@
+"""The analytic model against what is counted in compiled steps: where they should be equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jaxlm.mesh import MeshConfig
+from jaxlm.plan.analytic import analyse, setting_of
+from jaxlm.plan.compiling import compile_on
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.facts import facts_of
+from jaxlm.plan.hlo import wire_bytes
+from jaxlm.plan.memory import state_parts
+from jaxlm.plan.shapes import planned
+from tests.plan.texts import TEXTS, config_of, counts_of, facts_for
+from tests.tiny import load
+
+EIGHT = Topology.read("v5e:2x4")
+
+
+def analysed(name: str):
+    topology = Topology.read("v5e:4x4")
+    mesh = config_of(name).mesh.shape(16)
+    facts = facts_for(name)
+    return analyse(facts, setting_of(facts, mesh, topology), topology)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_step_for_tpus(name):
+    work, counts = analysed(name), counts_of(name)
+    assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
+    assert work.load.host_bytes == pytest.approx(counts.host_bytes, rel=1e-6)
+    assert sent(work, "all-gather", "fsdp") == pytest.approx(
+        counts.wire_bytes("all-gather", "fsdp"), rel=1e-3
+    )
+    assert sent(work, "all-reduce", "tensor") == pytest.approx(
+        counts.wire_bytes("all-reduce", "tensor"), rel=1e-3, abs=1e5
+    )
+    # gradients: XLA's all-reduces send what reduce-scatters do twice
+    counted = sum(
+        c.wire_bytes / (2 if c.kind == "all-reduce" else 1)
+        for c in counts.collectives
+        if c.axes == ("fsdp",) and c.kind != "all-gather"
+    )
+    own = sent(work, "reduce-scatter", "fsdp") + sent(work, "all-reduce", "fsdp") / 2
+    assert own == pytest.approx(counted, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_memory_for_tpus_is_not_told_too_small(name):
+    """An estimate may be short by less than the share of memory that it leaves free."""
+    work = analysed(name)
+    total = sum(TEXTS[name][2])
+    assert work.memory.total > 0.9 * total > work.memory.share * total
+    assert work.memory.total < total + 0.02 * 15.75 * 2**30
+
+
+def sent(work, kind: str, axis: str) -> float:
+    return sum(t.wire_bytes for t in work.load.transfers if (t.kind, t.axes) == (kind, (axis,)))
+
+
+MESHES = {
+    "fsdp": {"data": 1, "fsdp": 8},
+    "data_fsdp": {"data": 2, "fsdp": 4},
+    "zero1": {"data": 1, "fsdp": 8, "zero": 1},
+    "expert": {"data": 1, "fsdp": 2, "expert": 4},
+}
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_a_step_on_simulated_devices(name):
+    """Gathers, gradients, FLOPs and the state's bytes, of a step compiled for CPUs."""
+    smoke = "moe" if name == "expert" else "transformer"
+    overrides = ["model.dropout=0", "data.seq_len=64", "train.batch_size=16", "model.remat=full"]
+    config = load(smoke, *overrides, "model.num_layers=2").config
+    mesh = MeshConfig(**MESHES[name])  # type: ignore[arg-type]
+    config = planned(config.replace(mesh=mesh))
+    compiled = compile_on(config, mesh.build(), {}, signals=False, platform="cpu")
+    counts, facts = compiled.counts(), facts_of(config)
+    setting = setting_of(facts, mesh.shape(8), EIGHT)
+    work = analyse(facts, replace(setting, platform="cpu"), EIGHT)
+
+    own = sum(p.num_bytes for p in work.memory.parts if p.kind in ("parameters", "optimizer"))
+    abstract = [p for p in state_parts(compiled.program) if p.kind in ("parameters", "optimizer")]
+    assert own == pytest.approx(sum(p.num_bytes for p in abstract), abs=16)
+    assert whole_gradients(work.load.transfers) == pytest.approx(
+        whole_gradients(counts.collectives), rel=0.03
+    )
+    if name == "expert":
+        # on CPUs a device's rows go with room for those of all, and dots run over all groups
+        exchanged = sum(
+            c.wire_bytes
+            for c in counts.collectives
+            if c.kind == "all-to-all" and c.whole_bytes > 1e5
+        )
+        assert sent(work, "all-to-all", "expert") * 4 == pytest.approx(exchanged)
+        return
+    assert work.load.flops == pytest.approx(counts.flops, rel=0.02)
+    if name != "zero1":
+        gathered = counts.wire_bytes("all-gather", "fsdp")
+        assert sent(work, "all-gather", "fsdp") == pytest.approx(gathered, rel=0.01)
+
+
+def whole_gradients(transfers, axis: str = "fsdp") -> float:
+    """Bytes of the arrays that are summed over devices of an axis, once."""
+    return sum(
+        t.wire_bytes / wire_bytes(t.kind, 1.0, t.size)
+        for t in transfers
+        if t.kind in ("all-reduce", "reduce-scatter") and axis in t.axes
+    )
+
+
+def test_over_data_what_fsdp_left_of_gradients_is_summed():
+    facts = facts_for("v5e_fsdp8_tensor2")
+    topology = Topology.read("v5e:4x4", slices=2)
+    setting = setting_of(facts, {"data": 4, "fsdp": 8, "tensor": 1}, topology)
+    transfers = analyse(facts, setting, topology).load.transfers
+    fsdp, data = (whole_gradients(transfers, axis) for axis in ("fsdp", "data"))
+    norms = (2 * 6 + 1) * 1024 * 4  # not split by fsdp
+    assert data - norms == pytest.approx((fsdp - norms) / 8)
+    assert {t.slices for t in transfers if "data" in t.axes} == {2}
+    assert {t.slices for t in transfers if "fsdp" in t.axes} == {1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"remat": "none"}, -1),
+        ({"remat": "dots"}, -1),
+        ({"accumulation": 2}, 0),
+    ],
+)
+def test_what_a_policy_computes_again(changes, what):
+    """Against `full`: the sum by hand of the products that it repeats."""
+    name = "v5e_fsdp8_tensor2"
+    facts, topology = facts_for(name), Topology.read("v5e:4x4")
+    base = setting_of(facts, {"data": 1, "fsdp": 8, "tensor": 2}, topology)
+    full = analyse(facts, base, topology).device_flops
+    other = analyse(facts, replace(base, **changes), topology).device_flops
+    tokens, weights = 2 * 2048, 1024 * 128 * 24 + 2 * 1024 * 4096  # all but the last product
+    products = 2 * tokens * 6 * weights / 2
+    kernel = 4 * 8 * 128 * tokens * (1024.5 + 256) * 6 / 2
+    expected = {"none": products + kernel, "dots": products}.get(changes.get("remat"), 0.0)
+    assert full - other == pytest.approx(expected, rel=1e-6)
+    assert (other - full) * what >= 0
+
+
+def test_scores_are_in_memory_where_no_kernel_keeps_them_on_the_chip():
+    """A GPU's steps have them: a plan that forgot would be called safe and fail."""
+    facts = facts_for("v5e_fsdp8_tensor2")
+    setting = replace(setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, EIGHT), remat="none")
+    tpu = analyse(facts, setting, Topology.read("v5e:4x4")).memory
+    gpu = analyse(facts, setting, Topology.read("a100:2x8")).memory
+    held = 6 * 2048 * 8 * (1024.5 + 64) * (4 + 2)  # float32, and as the values' dtype
+    modules = {p.module: p.num_bytes for p in gpu.parts}
+    assert modules["attention's scores"] == pytest.approx(held, rel=1e-3)
+    assert "attention's scores" not in {p.module for p in tpu.parts}
+    assert gpu.total >= tpu.total + held * 0.999
+
+
+def test_a_split_length_gathers_keys_and_values():
+    facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
+    setting = setting_of(facts, {"data": 1, "fsdp": 4, "context": 4, "tensor": 1}, topology)
+    work = analyse(facts, setting, topology)
+    rows, kept = 4, 6 * 2048 * 2 * 4 * 128 * 2  # keys and values of a row, over the layers
+    assert sent(work, "all-gather", "context") == pytest.approx(2 * rows * kept * 3 / 4)
+    assert sent(work, "reduce-scatter", "context") == pytest.approx(rows * kept * 3 / 4)

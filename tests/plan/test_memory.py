@@ -1,0 +1,79 @@
+"""What a plan says of its memory: a plan that is not known to have room is never called safe."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxlm.plan.compiling import OutOfMemory, read_out_of_memory
+from jaxlm.plan.memory import MemoryPlan, Part, of_refused
+
+GiB = 2**30
+
+
+def plan(size: float, **how) -> MemoryPlan:
+    parts = [Part(kind="parameters", module="ffn", num_bytes=size)]
+    return MemoryPlan(parts=parts, **({"limit": 100.0, "share": 0.9, "compiled": True} | how))
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (plan(90), "fits"),
+        (plan(90.1), "tight"),
+        (plan(100), "tight"),
+        (plan(100.1), "does not fit"),
+        (plan(10, known=False), "unknown"),
+        (plan(float("nan")), "unknown"),
+        (plan(0), "unknown"),
+        (plan(10, refused=OutOfMemory(None, None, "")), "does not fit"),
+    ],
+)
+def test_verdicts(found, verdict):
+    assert found.verdict == verdict
+
+
+def test_what_lies_on_the_host_takes_no_room_on_the_device():
+    parts = [
+        Part(kind="optimizer", module="", num_bytes=90, on_host=True),
+        Part(kind="parameters", module="", num_bytes=10),
+    ]
+    found = MemoryPlan(parts=parts, limit=20, share=0.9, compiled=False)
+    assert (found.total, found.host, found.verdict) == (10, 90, "fits")
+    assert found.by_kind() == {"parameters": 10}
+
+
+@pytest.mark.parametrize(
+    ("message", "needed", "available"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (15.86G) exceeds available HBM (15.75G).",
+            15.86 * GiB,
+            15.75 * GiB,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: CompileTimeHbmOom: XLA:TPU compile permanent error. Ran out of "
+            "memory in memory space hbm. Used 33.40G of 15.75G hbm. Exceeded hbm capacity",
+            33.40 * GiB,
+            15.75 * GiB,
+        ),
+        ("RESOURCE_EXHAUSTED: no figures", None, None),
+    ],
+)
+def test_the_compilers_complaint(message, needed, available):
+    found = read_out_of_memory(message)
+    assert found is not None
+    assert (found.needed, found.available) == (needed, available)
+
+
+def test_another_error_is_not_one_of_memory():
+    assert read_out_of_memory("INVALID_ARGUMENT: something else exceeds 3.0G") is None
+
+
+def test_a_refused_step_keeps_the_estimate_but_never_fits():
+    from jaxlm.plan.devices import Topology
+
+    small = [Part(kind="parameters", module="", num_bytes=1.0)]
+    refused = OutOfMemory(16 * GiB, 15.75 * GiB, "")
+    found = of_refused(refused, small, Topology.read("v5e:4x4"))
+    assert (found.verdict, found.limit) == ("does not fit", 15.75 * GiB)

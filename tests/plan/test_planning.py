@@ -1,0 +1,248 @@
+"""Plans, searches and the verb `jaxlm plan`, without a compiler for accelerators."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from jaxlm.cli import main
+from jaxlm.config import UserError, to_yaml
+from jaxlm.plan import Topology, plan_run, render, search_plans
+from jaxlm.plan.advice import proposals
+from jaxlm.plan.analytic import analyse, setting_of
+from jaxlm.plan.facts import facts_of
+from jaxlm.plan.planning import ANALYTIC
+from jaxlm.plan.roofline import roofline
+from jaxlm.plan.search import divides, meshes, search
+from jaxlm.plan.shapes import batch_spec_of, planned
+from jaxlm.plan.text import paragraph
+from jaxlm.run import load_run
+from jaxlm.train.feed import batch_spec
+from jaxlm.train.session import Session
+from tests.plan.texts import config_of, facts_for
+from tests.tiny import load
+
+NAME = "v5e_fsdp8_tensor2"
+V5E, H100 = Topology.read("v5e:4x4"), Topology.read("h100:2x8")
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def large(**changes):
+    """A config whose step has no room on sixteen v5e chips: three thousand million
+    parameters, and 8,192 tokens on each."""
+    config = config_of(NAME)
+    model = config.model.replace(num_layers=48, hidden_size=4096)
+    train = config.train.replace(batch_size=64)
+    return config.replace(model=model, train=train, **changes)
+
+
+# ---------------------------------------------------------------------------------------- the batch
+
+
+@pytest.mark.parametrize("name", ["transformer", "lstm"])
+def test_the_batch_is_the_loaders_without_its_data(name):
+    config = load(name).config
+    session = Session.open(config, report=quiet)
+    expected = batch_spec(
+        session.train_loader(), config.train.batch_size, session.program.mesh, extra=lambda n: {}
+    )
+    found = batch_spec_of(planned(session.config), session.program.mesh, signals=False)
+    assert found == expected
+
+
+def test_processes_put_their_signals_beside_the_rows():
+    config = planned(load("transformer").config)
+    found = batch_spec_of(config, config.mesh.build(), signals=True)
+    assert found["signal"].shape == (8,)
+
+
+def test_what_only_data_can_tell_is_asked_for():
+    config = load("transformer").config
+    with pytest.raises(UserError, match="model.vocab_size: null.*such as model.vocab_size=32768"):
+        planned(config.replace(model=config.model.replace(vocab_size=None)))
+    with pytest.raises(UserError, match="data: null, so rows have no length"):
+        planned(config.replace(data=None))
+
+
+# -------------------------------------------------------------------------------------------- plans
+
+
+def test_a_gpu_is_answered_by_the_analytic_model_and_marked_so():
+    found = plan_run(config_of(NAME), H100, tokens=1e12, report=quiet)
+    assert found.source == ANALYTIC and found.safe
+    text = render(found)
+    assert "analytic, not compiled" in text and "steps are not compiled here" in text
+    rate = 16 * 2048 / found.roofline.step
+    assert found.speed.days == pytest.approx(1e12 / rate / 86_400)
+    assert found.speed.cost == pytest.approx(1e12 / rate / 3600 * 16 * 11.06)
+
+
+def test_nodes_share_the_slow_network():
+    found = plan_run(config_of(NAME), H100, analytic=True, report=quiet)
+    assert set(found.roofline.dcn) == {"fsdp"}  # eight ways with tensor 2: over both nodes
+    assert "tensor" in found.roofline.ici and "tensor" not in found.roofline.dcn
+
+
+def test_a_plan_without_room_says_what_holds_it_and_what_makes_room():
+    config = large(mesh=config_of(NAME).mesh.replace(fsdp=16, tensor=1))
+    config = config.replace(model=config.model.replace(remat="none"))
+    found = plan_run(config, V5E, analytic=True, report=quiet)
+    assert found.memory.verdict == "does not fit" and not found.safe
+    told = paragraph(found)
+    assert told in render(found) and "DOES NOT FIT" in render(found)
+    largest = next(iter(found.memory.by_kind()))
+    assert f"Largest: {largest}" in told and "First to try: " in told
+    overrides = found.advice[0].overrides
+    assert overrides[0] in told
+    # and what it proposes has room
+    values = dict(o.split("=", 1) for o in overrides)
+    assert values.get("model.remat") in ("full", "named", "dots")
+
+
+def test_proposals_are_better_by_the_models_own_figures():
+    facts = facts_for(NAME)
+    setting = setting_of(facts, {"data": 1, "fsdp": 8, "tensor": 2}, V5E)
+    now = roofline(analyse(facts, setting, V5E).load, V5E).step
+    found = proposals(facts, setting, V5E)
+    assert found and all(p.step < now and p.verdict == "fits" for p in found)
+    assert [p.step for p in found] == sorted(p.step for p in found)
+
+
+def test_a_mesh_that_does_not_divide_is_the_error_of_training():
+    config = config_of(NAME)
+    config = config.replace(mesh=config.mesh.replace(fsdp=1, tensor=16))
+    with pytest.raises(UserError, match="cannot be split over 16 devices of mesh axis tensor"):
+        plan_run(config, V5E, analytic=True, report=quiet)
+
+
+def test_a_recurrent_model_is_not_known_to_the_analytic_model():
+    with pytest.raises(UserError, match="the analytic model knows Transformers"):
+        plan_run(load("lstm").config, H100, report=quiet)
+
+
+# ------------------------------------------------------------------------------------------ searches
+
+
+def test_a_search_tries_every_mesh_that_divides():
+    facts = facts_for(NAME)
+    base = setting_of(facts, {"data": 16}, V5E)
+    tried = list(meshes(facts, V5E, base))
+    assert all(math.prod(mesh.values()) == 16 for mesh in tried)
+    sizes = {(m["data"], m["fsdp"], m["tensor"]) for m in tried}
+    assert len(sizes) == 15  # data x fsdp x tensor = 2^4
+    good = [m for m in tried if divides(facts, replace(base, mesh=m))]
+    assert {m["tensor"] for m in good} == {1, 2, 4}  # four heads for keys
+
+
+def test_a_search_ranks_by_time_and_nothing_it_tried_is_faster():
+    facts = facts_for(NAME)
+    base = setting_of(facts, {"data": 16}, V5E)
+    found = search(facts, V5E, base)
+    fitting = [c for c in found if c.verdict == "fits"]
+    assert [c.step for c in fitting] == sorted(c.step for c in fitting)
+    own = analyse(facts, setting_of(facts, {"data": 1, "fsdp": 8, "tensor": 2}, V5E), V5E)
+    assert found[0].step < roofline(own.load, V5E).step
+
+
+def test_between_slices_only_the_named_axis_stands():
+    facts, two = facts_for(NAME), Topology.read("v5e:2x4", slices=2)
+    base = setting_of(facts, {"data": 16}, two)
+    assert {m["data"] % 2 for m in meshes(facts, two, base)} == {0}
+
+
+def test_a_search_without_room_is_an_error():
+    config = large()
+    config = config.replace(model=config.model.replace(num_layers=900))
+    with pytest.raises(UserError, match="no mesh, remat or offload has room"):
+        search_plans(config, V5E, analytic=True, report=quiet)
+
+
+# ------------------------------------------------------------------------------------------ the verb
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(config_of(NAME).replace(run_dir="runs/mine")))
+    return path
+
+
+def test_a_search_writes_a_config_that_loads_and_is_what_it_says(config_file, tmp_path, capsys):
+    stem = tmp_path / "best"
+    words = ["plan", str(config_file), "--topology", "v5e:4x4", "--search", "--analytic"]
+    assert main([*words, "--out", str(stem)]) == 0
+    table = (tmp_path / "best.tsv").read_text().splitlines()
+    head, first = (
+        dict(zip(table[0].split("\t"), row.split("\t"), strict=True)) for row in table[:2]
+    )
+    won = load_run(tmp_path / "best.yaml").config
+    assert won.run_dir == "runs/mine"
+    again = plan_run(won, V5E, analytic=True, report=quiet)
+    assert again.safe and f"{again.speed.step:.4g}" == first["step_s"]
+    page = (tmp_path / "best.html").read_text()
+    assert "<svg" in page and "Memory of a device over one step" in page
+    assert "src=" not in page and "http" not in page.split("</style>")[1]
+
+
+def test_the_exit_code_says_whether_a_plan_is_safe(config_file, capsys):
+    words = ["plan", str(config_file), "--analytic", "--topology"]
+    assert main([*words, "v5e:4x4"]) == 0
+    assert "FITS" in capsys.readouterr().out
+    too_much = ["model.num_layers=400", "model.hidden_size=8192", "model.remat=none"]
+    assert main([*words, "v5e:4x4", *too_much]) == 1
+    out = capsys.readouterr().out
+    assert "DOES NOT FIT" in out and "\nFITS" not in out
+
+
+def test_figures_as_json_and_as_a_table(config_file, tmp_path, capsys):
+    words = ["plan", str(config_file), "--analytic", "--topology", "v5e:4x4", "--tokens", "1B"]
+    assert main([*words, "--json", "--out", str(tmp_path / "a")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["plan"]["verdict"] == "fits"
+    rows = [line.split("\t") for line in (tmp_path / "a.tsv").read_text().splitlines()[1:]]
+    parts = [float(v) for s, n, v, u in rows if s == "memory" and n not in ("total", "limit")]
+    total = next(float(v) for s, n, v, _ in rows if (s, n) == ("memory", "total"))
+    assert sum(parts) == pytest.approx(total, abs=len(parts))
+    assert found["memory"]["total, bytes"] == total
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--save", "x", "--analytic"], "--save: keeps the optimized step"),
+        (["--compile-best", "2"], "--compile-best: is of a search"),
+        (["--quick", "--search"], "--quick: is of one compiled plan"),
+    ],
+)
+def test_words_that_do_not_go_together(config_file, capsys, words, message):
+    assert main(["plan", str(config_file), "--topology", "v5e:4x4", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_tpu_without_its_compiler_is_answered_and_said(config_file):
+    """In a process of its own, for it chooses the platform."""
+    code = (
+        "import sys, importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'libtpu' else find(n, *a)\n"
+        "from jaxlm.cli import main\n"
+        f"sys.exit(main(['plan', {str(config_file)!r}, '--topology', 'v5e:4x4']))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "analytic, not compiled" in found.stdout
+    assert "libtpu is missing; `pip install 'jaxlm[tpu]'` brings it" in found.stdout
+
+
+def test_facts_of_a_mixture_know_its_share():
+    facts = facts_of(planned(load("moe").config))
+    shares = {m.share for layers in facts.layers for m in layers.maps}
+    assert shares == {1.0, 2 / 8}
