@@ -118,7 +118,7 @@ def test_attributes_that_go_over_several_lines_are_one_instruction():
 
 ENTRY %main (a: f32[8,128]) -> f32[8,128] {
   %a = f32[8,128]{1,0:T(8,128)S(1)} parameter(0)
-  ROOT %k = f32[8,128]{1,0:T(8,128)} custom-call(%a), custom_call_target="own", frontend_attributes={x={
+  ROOT %k = f32[8,128]{1,0:T(8,128)} custom-call(%a), custom_call_target="own", a={x={
 "y":"{\\"block_kv\\": 512}"
 }}, metadata={op_name="jit(f)/a"}
 }

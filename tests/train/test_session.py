@@ -148,3 +148,18 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path, source: Path) -> Non
     size = sizes[source.name]
     with pytest.raises(UserError, match=f"different: .*{name}"):
         initial(second_stage(tmp_path, source, size))
+
+
+def test_compiled_programs_are_kept_on_disk_unless_a_place_is_set(tmp_path):
+    config = tiny.load("transformer", f"cache_dir={tmp_path}").config
+    before = jax.config.jax_compilation_cache_dir
+    assert jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        Session.open(config, report=lambda _: None)
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla")
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+        Session.open(config, report=lambda _: None)
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
