@@ -19,10 +19,11 @@ from statistics import fmean
 from typing import Any
 
 from jaxlm import config as configs
-from jaxlm.plan.analytic import Work, analyse, setting_of
+from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts, facts_of
 from jaxlm.plan.roofline import Roofline, roofline
+from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
 from jaxlm.run import RunConfig
 

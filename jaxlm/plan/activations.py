@@ -12,15 +12,12 @@ With t tokens of one micro-batch on a device:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from jaxlm.plan.facts import Facts, Layers, token_part, ways
 from jaxlm.plan.memory import Part
 from jaxlm.plan.remat import Kept
 from jaxlm.plan.scores import Scores
-
-if TYPE_CHECKING:
-    from jaxlm.plan.analytic import Setting
+from jaxlm.plan.setting import Setting
 
 CHUNK = 512  # tokens of a row whose logits the head holds at a time
 ATTENTION = ("query", "key", "value", "attention")
@@ -32,19 +29,24 @@ def activation_parts(
 ) -> Iterator[Part]:
     """Everything on a device but parameters and optimizer state."""
     mesh, micro = setting.mesh, tokens / setting.accumulation
+    pipeline = setting.along("stage") > 1
+    held_tokens = tokens * setting.layer_share if pipeline else micro
+    head_tokens = tokens / setting.along("stage") if pipeline else micro
     looped = [a for a in facts.params if a.path.startswith("layers") and a.path.endswith("kernel")]
     without = ("fsdp",) if setting.zero == 1 else ()
     cast = sum(a.part(mesh, without=without) for a in looped) * facts.itemsize
     yield Part(kind="parameters, cast or gathered", module="layers", num_bytes=cast)
     for layers in facts.layers:
-        yield from _kept(facts, setting, kept, micro, layers)
+        yield from _kept(facts, setting, kept, held_tokens, layers)
     sums = 4 * sum(a.part(mesh) for a in facts.params)
     layer = _one_layer(facts, setting, micro) + scores.working_bytes * micro
-    head = _head(facts, setting, micro)
+    head = _head(facts, setting, head_tokens)
     if scores.kept_bytes:
-        held = scores.kept_bytes * micro * sum(layers.count for layers in facts.layers)
+        held = scores.kept_bytes * held_tokens * sum(layers.count for layers in facts.layers)
         yield Part(kind="saved for backward", module="attention's scores", num_bytes=held)
-    if setting.accumulation > 1:  # the sums of the micro-batches before are there all the time
+    if (
+        setting.accumulation > 1 and not pipeline
+    ):  # the sums of the micro-batches before are there all the time
         yield Part(kind="gradients", module="sums", num_bytes=sums)
     if head > layer + sums:  # the head's loss comes first, and is over when the layers begin
         yield Part(kind="temporaries", module="head", num_bytes=head)
@@ -78,7 +80,8 @@ def _kept(
         return each * tokens * facts.itemsize * layers.count
 
     extra = UNNAMED if kept.policy == "none" else 0
-    inputs = (1 + extra) * facts.hidden * tokens * facts.itemsize * layers.count
+    width = facts.hidden / setting.along("tensor")  # the stream is split along its length
+    inputs = (1 + extra) * width * tokens * facts.itemsize * layers.count
     yield Part(
         kind="saved for backward",
         module="layers' inputs",

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from jaxlm.plan.analytic import Setting, Work, analyse
+from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import FITS
 from jaxlm.plan.roofline import roofline
+from jaxlm.plan.setting import Setting
 
 SHOWN = 4
 

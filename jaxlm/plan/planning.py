@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.plan.advice import Proposal, proposals
-from jaxlm.plan.analytic import Setting, Work, analyse, setting_of
+from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.compiling import Compiled, OutOfMemory, can_compile, compile_for
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts, facts_of
@@ -23,6 +23,7 @@ from jaxlm.plan.hlo import Counts
 from jaxlm.plan.memory import MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
 from jaxlm.plan.search import Candidate, overrides_of, search
+from jaxlm.plan.setting import Setting, setting_of
 from jaxlm.plan.shapes import planned, seq_len_of
 from jaxlm.run import RunConfig
 from jaxlm.train.session import program_of

@@ -11,16 +11,14 @@ Which it is follows from the registries of kernels, as it will when the step is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxlm.kernels.attention import MAX_BLOCKS, MIN_BLOCK, attention_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.nn.position import RelativeConfig
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.remat import Kept
-
-if TYPE_CHECKING:
-    from jaxlm.plan.analytic import Setting
+from jaxlm.plan.setting import Setting
 
 SCORE_PASSES = 8  # times that float32 scores go through HBM where no kernel keeps them on the chip
 

@@ -18,11 +18,12 @@ from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.mesh import AXES, RULES
-from jaxlm.plan.analytic import Setting, Work, analyse
+from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import FITS, TIGHT
 from jaxlm.plan.roofline import Roofline, roofline
+from jaxlm.plan.setting import Setting
 from jaxlm.run import RunConfig
 
 MOST_TENSOR = 16  # beyond, each part of a product is too small to be worth its all-reduce

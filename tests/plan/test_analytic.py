@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from jaxlm.mesh import MeshConfig
-from jaxlm.plan.analytic import analyse, setting_of
+from jaxlm.plan.analytic import analyse
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.hlo import wire_bytes
 from jaxlm.plan.memory import state_parts
+from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
 from tests.plan.texts import TEXTS, config_of, counts_of, facts_for
 from tests.tiny import load

@@ -14,11 +14,12 @@ from jaxlm.cli import main
 from jaxlm.config import UserError, to_yaml
 from jaxlm.plan import Topology, plan_run, render, search_plans
 from jaxlm.plan.advice import proposals
-from jaxlm.plan.analytic import analyse, setting_of
+from jaxlm.plan.analytic import analyse
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.planning import ANALYTIC
 from jaxlm.plan.roofline import roofline
 from jaxlm.plan.search import divides, meshes, search
+from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.plan.text import paragraph
 from jaxlm.run import load_run
@@ -129,7 +130,7 @@ def test_a_recurrent_model_is_not_known_to_the_analytic_model():
         plan_run(load("lstm").config, H100, report=quiet)
 
 
-# ------------------------------------------------------------------------------------------ searches
+# ---------------------------------------------------------------------------------------- searches
 
 
 def test_a_search_tries_every_mesh_that_divides():
@@ -166,7 +167,7 @@ def test_a_search_without_room_is_an_error():
         search_plans(config, V5E, analytic=True, report=quiet)
 
 
-# ------------------------------------------------------------------------------------------ the verb
+# ---------------------------------------------------------------------------------------- the verb
 
 
 @pytest.fixture

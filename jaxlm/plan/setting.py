@@ -1,0 +1,85 @@
+"""What a search may change of a run: its mesh, its micro-batches, and what layers keep.
+
+setting = Setting(mesh={"fsdp": 16}, batch_size=256, remat="full")
+setting.tokens(4096), setting.layer_share
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.facts import Facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a search may change of a run."""
+
+    mesh: Mapping[str, int]
+    batch_size: int
+    accumulation: int = 1
+    remat: str = "none"
+    saved: tuple[str, ...] = ()
+    offloaded: tuple[str, ...] = ()
+    zero: int = 3
+    dcn: str = "data"
+    stage_repeats: int = 1
+    slices: int = 1  # or nodes of GPUs
+    block: int = 512  # rows and columns of a block of scores in the attention kernel
+    platform: str | None = None  # whose kernels are meant; None: the topology's
+    offload_input: bool = False  # of published runs: the layer's input waits in the host's memory
+
+    def along(self, *axes: str) -> int:
+        return math.prod(self.mesh.get(axis, 1) for axis in axes)
+
+    def tokens(self, seq_len: int) -> float:
+        """Of a step, on one device."""
+        rows = self.along("data", "fsdp", "expert")
+        return self.batch_size / rows * seq_len / self.along("context")
+
+    @property
+    def turns(self) -> int:
+        """Of a pipeline: a piece of layers for a micro-batch each, idle ones among them."""
+        stages, micro = self.along("stage"), self.accumulation
+        rounds = max(micro, stages) if self.stage_repeats > 1 else micro
+        return self.stage_repeats * rounds + stages - 1
+
+    @property
+    def layer_share(self) -> float:
+        """Of all layers' work for a device's tokens, what the device does: idle turns, too."""
+        stages = self.along("stage")
+        if stages == 1:
+            return 1.0
+        return self.turns / (self.stage_repeats * self.accumulation * stages)
+
+    @property
+    def passes(self) -> float:
+        """Times a step that a device's layers are gone through, each with a gather of weights."""
+        return self.turns / self.stage_repeats if self.along("stage") > 1 else self.accumulation
+
+    @property
+    def rounds(self) -> int:
+        """Times a step that embedding and head are: a pipeline's are of the whole batch."""
+        return 1 if self.along("stage") > 1 else self.accumulation
+
+
+def setting_of(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Setting:
+    """The setting that a run's config has."""
+    config: Any = facts.config
+    model = config.model
+    return Setting(
+        mesh=mesh,
+        batch_size=config.train.batch_size,
+        accumulation=config.train.accumulation,
+        remat=model.remat,
+        saved=model.saved,
+        offloaded=model.offloaded,
+        zero=config.mesh.zero,
+        dcn=config.mesh.dcn,
+        stage_repeats=config.mesh.stage_repeats,
+        slices=topology.fast_groups,
+    )

@@ -1,0 +1,162 @@
+"""What a device sends over the networks in a step, in closed form: the collectives of every axis.
+
+    for transfer in transfers(facts, setting, topology, kept): ...
+
+fsdp gathers the weights of a layer's maps twice in the compute dtype and reduce-scatters their
+gradients (embedding and head: once), in every pass through the layers. Over other axes of the
+batch, what is left of gradients is all-reduced. tensor gathers what enters attention and ffn along
+its length and reduce-scatters what leaves them; context gathers keys and values; expert sends each
+token's k copies there and back; stage sends a micro-batch on at every turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from jaxlm.mesh import RULES
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.facts import Array, Facts, token_part, ways
+from jaxlm.plan.hlo import wire_bytes
+from jaxlm.plan.remat import Kept
+from jaxlm.plan.roofline import Transfer
+from jaxlm.plan.setting import Setting
+
+
+def transfers(facts: Facts, setting: Setting, topology: Topology, kept: Kept) -> Iterator[Transfer]:
+    """All that one device sends in one step."""
+    return _Network(facts, setting, topology, kept).all()
+
+
+class _Network:
+    def __init__(self, facts: Facts, setting: Setting, topology: Topology, kept: Kept) -> None:
+        self.facts, self.setting, self.topology, self.kept = facts, setting, topology, kept
+        self.mesh, self.wide = setting.mesh, facts.itemsize
+        self.tokens = setting.tokens(facts.seq_len)
+
+    def all(self) -> Iterator[Transfer]:
+        yield from self._weights()
+        if self.setting.along("tensor") > 1:
+            yield from self._tensor()
+        if self.setting.along("context") > 1:
+            yield from self._context()
+        if self.setting.along("expert") > 1:
+            yield from self._experts()
+        if self.setting.along("stage") > 1:
+            yield from self._stages()
+
+    def _weights(self) -> Iterator[Transfer]:
+        """Parameters gathered, gradients summed."""
+        for array in self.facts.params:
+            layered = array.path.startswith("layers")
+            micro = self.setting.passes if layered else self.setting.rounds
+            split = ways_of(array, self.mesh, "fsdp")
+            own = array.size / self._ways_but(array, "fsdp")  # what one device holds when gathered
+            matrix = array.path.endswith(("kernel", "table"))
+            wide = self.wide if matrix else array.itemsize
+            if split > 1 and self.setting.zero == 3:
+                gathers = 1 if array.path.startswith(("embed", "unembed")) else 2
+                yield self._transfer("all-gather", ("fsdp",), own * wide * gathers * micro)
+                yield self._transfer(
+                    "reduce-scatter", ("fsdp",), own * self._gradient_bytes(array) * micro
+                )
+            elif self.setting.along("fsdp") > 1:
+                kind = "reduce-scatter" if split > 1 else "all-reduce"
+                yield self._transfer(kind, ("fsdp",), own * self._gradient_bytes(array) * micro)
+                if split > 1:
+                    yield self._transfer("all-gather", ("fsdp",), own * array.itemsize)
+            # what no axis of the batch splits is summed over all of them
+            left = own / (split if self.setting.along("fsdp") > 1 else 1)
+            for axis in ("data", "expert", "context", "stage"):
+                if self.setting.along(axis) > 1 and axis not in mesh_axes(array):
+                    yield self._transfer(
+                        "all-reduce", (axis,), left * self._gradient_bytes(array) * micro
+                    )
+
+    def _gradient_bytes(self, array: Array) -> int:
+        """Of an element as it is summed over devices: the head's are float32, a tied one's two."""
+        if self.facts.tied and array.path == "embed/table":
+            return 4 + self.wide
+        head = "unembed" in array.path
+        return 4 if head or not array.path.endswith(("kernel", "table")) else self.wide
+
+    def _ways_but(self, array: Array, axis: str) -> int:
+        return math.prod(ways(a, self.mesh, (axis,)) for a in array.axes)
+
+    def _tensor(self) -> Iterator[Transfer]:
+        """What each part adds to the stream, summed over the heads and the ffn's width."""
+        stream = self._stream()
+        layers = sum(x.count for x in self.facts.layers) * self.setting.layer_share
+        again = self.kept.recomputes("attention_out") + self.kept.recomputes("ffn_out")
+        yield self._transfer("all-reduce", ("tensor",), stream * layers * (4 + again))
+        yield self._transfer(
+            "all-reduce", ("tensor",), 2 * stream
+        )  # embedding; the head's gradient
+
+    def _context(self) -> Iterator[Transfer]:
+        """Keys and values of the whole length for each device's queries."""
+        parts = self.setting.along("context")
+        one = self.facts.layers[0].tensors
+        own = sum(token_part(one[name], self.mesh) for name in ("key", "value") if name in one)
+        layers = sum(x.count for x in self.facts.layers) * self.setting.layer_share
+        whole = self.tokens * parts * own * self.wide * layers
+        again = 1 + self.kept.recomputes_attention
+        yield self._transfer("all-gather", ("context",), whole * again)
+        yield self._transfer("reduce-scatter", ("context",), whole)
+
+    def _experts(self) -> Iterator[Transfer]:
+        """A token's copies, to its experts and back."""
+        for layers in self.facts.layers:
+            if layers.experts is None:
+                continue
+            rows = self.tokens * layers.experts.experts_per_token * self.facts.hidden * self.wide
+            times = 2 * (2 + (self.kept.policy != "none"))
+            whole = rows * times * layers.count * self.setting.layer_share
+            yield self._transfer("all-to-all", ("expert",), whole)
+
+    def _stages(self) -> Iterator[Transfer]:
+        """A micro-batch to the next stage at each turn and back; in the end the last one to all."""
+        stream = self._stream() / self.setting.along("tensor")
+        one = stream / self.setting.accumulation * self.setting.turns
+        yield self._transfer("collective-permute", ("stage",), 2 * one)
+        yield self._transfer("reduce-scatter", ("stage",), stream)
+        yield self._transfer("all-gather", ("stage",), stream)
+
+    def _stream(self) -> float:
+        """Bytes of the hidden states of a device's tokens, whole along tensor."""
+        return self.tokens * self.facts.hidden * self.wide
+
+    def _transfer(self, kind: str, axes: tuple[str, ...], whole: float) -> Transfer:
+        size = self.setting.along(*axes)
+        spread = self._spread(axes[0])
+        return Transfer(
+            kind=kind, axes=axes, size=size, slices=spread, wire_bytes=wire_bytes(kind, whole, size)
+        )
+
+    def _spread(self, axis: str) -> int:
+        """Over how many slices or nodes the devices of one axis' groups stand."""
+        if self.topology.chip.is_tpu:
+            return self.setting.slices if axis == self.setting.dcn else 1
+        # GPUs fill the axes from the last one on: a node holds the fastest of them
+        inner = 1
+        for name in ("tensor", "context", "expert", "fsdp", "data", "stage"):
+            size = self.setting.along(name)
+            if name == axis:
+                node = self.topology.devices_per_slice
+                return max(1, -(-inner * size // max(node, inner)))
+            inner *= size
+        raise AssertionError(axis)
+
+
+def ways_of(array: Array, mesh: Mapping[str, int], axis: str) -> int:
+    """Into how many parts one axis of the mesh splits an array."""
+    return mesh.get(axis, 1) if axis in mesh_axes(array) else 1
+
+
+def mesh_axes(array: Array) -> set[str]:
+    """The mesh axes that an array's own axes are split over."""
+    found: set[str] = set()
+    for name in array.axes:
+        rule = RULES[name] if name is not None else None
+        found |= {rule} if isinstance(rule, str) else set(rule or ())
+    return found
