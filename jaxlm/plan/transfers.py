@@ -67,7 +67,8 @@ class _Network:
                     yield self._transfer("all-gather", ("fsdp",), own * array.itemsize)
             # what no axis of the batch splits is summed over all of them
             left = own / (split if self.setting.along("fsdp") > 1 else 1)
-            for axis in ("data", "expert", "context", "stage"):
+            others = ("data", "expert", "context", "stage", *(() if matrix else ("tensor",)))
+            for axis in others:
                 if self.setting.along(axis) > 1 and axis not in mesh_axes(array):
                     yield self._transfer(
                         "all-reduce", (axis,), left * self._gradient_bytes(array) * micro
@@ -84,14 +85,17 @@ class _Network:
         return math.prod(ways(a, self.mesh, (axis,)) for a in array.axes)
 
     def _tensor(self) -> Iterator[Transfer]:
-        """What each part adds to the stream, summed over the heads and the ffn's width."""
+        """What enters attention and ffn is gathered along its length, what leaves them is summed
+        and split; beside the layers the embedding's sum, and what the head is given.
+        """
         stream = self._stream()
         layers = sum(x.count for x in self.facts.layers) * self.setting.layer_share
         again = self.kept.recomputes("attention_out") + self.kept.recomputes("ffn_out")
-        yield self._transfer("all-reduce", ("tensor",), stream * layers * (4 + again))
-        yield self._transfer(
-            "all-reduce", ("tensor",), 2 * stream
-        )  # embedding; the head's gradient
+        inputs = 2 * (self.kept.policy != "none")
+        yield self._transfer("all-gather", ("tensor",), stream * (layers * (4 + inputs) + 2))
+        yield self._transfer("reduce-scatter", ("tensor",), stream * (layers * (4 + again) + 1))
+        sums = 16 * self.tokens  # of a split vocabulary: largest, sum, target's, rank
+        yield self._transfer("all-reduce", ("tensor",), stream + sums)  # and its input's gradient
 
     def _context(self) -> Iterator[Transfer]:
         """Keys and values of the whole length for each device's queries."""

@@ -33,12 +33,12 @@ def test_a_step_for_tpus(name):
     work, counts = analysed(name), counts_of(name)
     assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
     assert work.load.host_bytes == pytest.approx(counts.host_bytes, rel=1e-6)
-    assert sent(work, "all-gather", "fsdp") == pytest.approx(
-        counts.wire_bytes("all-gather", "fsdp"), rel=1e-3
-    )
-    assert sent(work, "all-reduce", "tensor") == pytest.approx(
-        counts.wire_bytes("all-reduce", "tensor"), rel=1e-3, abs=1e5
-    )
+    for kind, axis in (
+        *(("all-gather", "fsdp"), ("all-gather", "tensor")),
+        *(("reduce-scatter", "tensor"), ("all-reduce", "tensor")),
+    ):
+        counted = counts.wire_bytes(kind, axis)
+        assert sent(work, kind, axis) == pytest.approx(counted, rel=1e-3, abs=1e5)
     # gradients: XLA's all-reduces send what reduce-scatters do twice
     counted = sum(
         c.wire_bytes / (2 if c.kind == "all-reduce" else 1)

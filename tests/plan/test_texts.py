@@ -46,7 +46,7 @@ def test_every_weight_is_gathered_twice_the_embedding_once(name):
     table = VOCAB * HIDDEN / mesh["tensor"]
     whole = 2 * (2 * weights + table)  # bfloat16
     share = (mesh["fsdp"] - 1) / mesh["fsdp"]
-    assert found.wire_bytes("all-gather") == pytest.approx(whole * share, rel=1e-6)
+    assert found.wire_bytes("all-gather", "fsdp") == pytest.approx(whole * share, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -65,11 +65,21 @@ def test_every_gradient_is_summed_once(name):
     assert summed == pytest.approx(whole * share, rel=2e-3)
 
 
-def test_tensor_parallel_sums_five_times_a_layer():
+def test_tensor_parallel_gathers_six_times_a_layer_and_scatters_five_times():
+    """In and out of attention and ffn: forward, backward, and again but for the last way out."""
     found = counts_of("v5e_fsdp8_tensor2")
-    stream = TOKENS["v5e_fsdp8_tensor2"] * HIDDEN * 2
-    large = [c for c in found.collectives if c.axes == ("tensor",) and c.whole_bytes >= stream]
-    assert sum(c.wire_bytes for c in large) == pytest.approx((5 * LAYERS + 2) * stream)
+    half = TOKENS["v5e_fsdp8_tensor2"] * HIDDEN * 2 / 2
+    sent = {
+        kind: sum(
+            c.wire_bytes
+            for c in found.collectives
+            if c.axes == ("tensor",) and c.kind == kind and c.whole_bytes >= 2 * half
+        )
+        for kind in ("all-gather", "reduce-scatter", "all-reduce")
+    }
+    assert sent["all-gather"] == (6 * LAYERS + 2) * half
+    assert sent["reduce-scatter"] == (5 * LAYERS + 1) * half
+    assert sent["all-reduce"] == 2 * half
 
 
 def test_what_is_offloaded_goes_out_and_comes_in_once():
@@ -84,7 +94,7 @@ def test_what_is_offloaded_goes_out_and_comes_in_once():
 def test_memory_over_the_step_comes_near_to_what_xla_assigns(name):
     timeline = live(module_of(name))
     arguments, temporaries = TEXTS[name][2]
-    assert 0.8 < timeline.peak_bytes / temporaries < 1.15
+    assert 0.75 < timeline.peak_bytes / temporaries < 1.15
     assert sum(timeline.at_peak.values()) == timeline.peak_bytes
     entry = sum(p.shapes[0].padded_bytes for p in module_of(name).entry.parameters)
     assert entry == pytest.approx(arguments, rel=1e-3)
@@ -93,8 +103,8 @@ def test_memory_over_the_step_comes_near_to_what_xla_assigns(name):
 def test_what_layers_keep_is_named_by_its_size():
     timeline = live(module_of("v5e_fsdp8_tensor2"))
     kept = sum(size for (what, _), size in timeline.at_peak.items() if what == SAVED)
-    inputs = LAYERS * TOKENS["v5e_fsdp8_tensor2"] * HIDDEN * 2
-    assert inputs <= kept < 1.3 * inputs
+    inputs = LAYERS * TOKENS["v5e_fsdp8_tensor2"] * HIDDEN * 2 / 2  # split along tensor
+    assert 0.25 * inputs <= kept < 1.3 * inputs
 
 
 def test_parts_of_the_model_are_told_apart():
