@@ -4,8 +4,26 @@
 
 Each row of published_runs.tsv becomes a config of ours with the same shapes, mesh, batch and remat,
 and is predicted from the config alone. The constants of `jaxlm.plan.devices` are the same for every
-row. Prints published and predicted tokens/s a chip, and the error. The runs are MaxText's; what it
-does that jaxlm does not (and the other way round) is part of the error.
+row. Prints published and predicted tokens/s a chip, and the error.
+
+The share of its peak that a chip's products attain was set with these runs in view, one figure for
+a generation: it is measured by v5e, v5p and v6e, of which there are several runs of unlike models,
+and only matched by v4 and tpu7x, of which there are one and two. Where it is wrong, and why:
+
+    deepseek3 on v5p      +29%  256 small experts: the sort of tokens, uneven groups and the latent
+                                attention's many narrow products cost more than one factor says
+    gemma3 on 4 slices    +17%  the run lost 13% from one slice to four, far more than its gradients'
+                                bytes over the slow network explain
+    mixtral on v5p        -17%  the same factor for experts is too low for 8 wide ones; which
+                                settings the published figure belongs to is presumed
+    gpt3 on v6e           +15%  heads of 128 with as many for keys, and a fused map of queries, keys
+                                and values that ours splits; rows of 2,048 leave small blocks
+    llama2-70b on v6e      +9%  blocks of 1,024 in attention are slower than those of 2,048
+
+Runs that it says have no room did run: MaxText splits what layers keep also along the width where
+tensor does (v5p 32b and 128b), and tiles the head's loss over the vocabulary (tpu7x 70b). Mixtral on
+v6e drops tokens, with a capacity of 1.25, which is counted as if none were dropped. Its traffic to
+the host is that of our names for the same tensors.
 """
 
 from __future__ import annotations

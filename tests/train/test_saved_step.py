@@ -11,7 +11,7 @@ from jaxlm.config import UserError
 from jaxlm.mesh import MeshConfig
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.shapes import planned
-from jaxlm.train import saved_step
+from jaxlm.train import loop, saved_step
 from tests.tiny import load, on_mesh, program, ragged_batch, spec_of, state_of
 
 MESH = MeshConfig(data=2, fsdp=4)
@@ -138,3 +138,25 @@ def test_a_damaged_file_is_told(kept, tmp_path):
     assert "no saved step" in saved_step.load(config, c.program, c.batch_spec, {}, other)[1]
     with pytest.raises(UserError, match="train.compiled: .*no such file"):
         saved_step.load(config, c.program, c.batch_spec, {}, tmp_path / "none.bin")
+
+
+def test_training_takes_the_kept_step_and_ends_in_the_same_weights(tmp_path, capsys):
+    quiet = ["eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]", "train.steps=3"]
+
+    def run(name: str, *more: str) -> str:
+        resolved = load("transformer", f"run_dir={tmp_path / name}", *quiet, *more)
+        outcome = loop.train(resolved)
+        assert outcome.code == loop.DONE, outcome.message
+        return outcome.result["final"]["param_sha256"]
+
+    config = planned(load("transformer", *quiet).config)
+    compiled = compile_on(config, config.mesh.build(), {}, signals=False, platform="cpu")
+    path = tmp_path / "step.bin"
+    c = compiled
+    saved_step.save(c.executable, config, c.program, c.batch_spec, c.options, path)
+    own = run("own")
+    assert run("kept", f"train.compiled={path}") == own
+    assert f"the train step is that of {path}" in capsys.readouterr().out
+    assert run("other", f"train.compiled={path}", "seed=9") != own
+    told = "was made with another config: seed 1 -> 9; the step is compiled now"
+    assert told in "".join(capsys.readouterr())
