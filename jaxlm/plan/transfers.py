@@ -67,7 +67,7 @@ class _Network:
                     yield self._transfer("all-gather", ("fsdp",), own * array.itemsize)
             # what no axis of the batch splits is summed over all of them
             left = own / (split if self.setting.along("fsdp") > 1 else 1)
-            others = ("data", "expert", "context", "stage", *(() if matrix else ("tensor",)))
+            others = ("data", "expert", "context", *(() if matrix else ("tensor",)))
             for axis in others:
                 if self.setting.along(axis) > 1 and axis not in mesh_axes(array):
                     yield self._transfer(
@@ -125,6 +125,12 @@ class _Network:
         yield self._transfer("collective-permute", ("stage",), 2 * one)
         yield self._transfer("reduce-scatter", ("stage",), stream)
         yield self._transfer("all-gather", ("stage",), stream)
+        # The stages share the head, so its gradient is theirs together; the embedding's each forms
+        # by itself, once all have what stage 0 was given.
+        head = "embed/table" if self.facts.tied else "unembed/kernel"
+        table = next(a for a in self.facts.params if a.path == head)
+        whole = stream + 4 * table.size / self._ways_but(table, "fsdp")
+        yield self._transfer("all-reduce", ("stage",), whole)
 
     def _stream(self) -> float:
         """Bytes of the hidden states of a device's tokens, whole along tensor."""

@@ -15,7 +15,7 @@ from jaxlm.plan.hlo import wire_bytes
 from jaxlm.plan.memory import state_parts
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
-from tests.plan.texts import TEXTS, config_of, counts_of, facts_for
+from tests.plan.texts import ALL, config_of, counts_of, facts_for
 from tests.tiny import load
 
 EIGHT = Topology.read("v5e:2x4")
@@ -28,7 +28,7 @@ def analysed(name: str):
     return analyse(facts, setting_of(facts, mesh, topology), topology)
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_step_for_tpus(name):
     work, counts = analysed(name), counts_of(name)
     assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
@@ -36,6 +36,8 @@ def test_a_step_for_tpus(name):
     for kind, axis in (
         *(("all-gather", "fsdp"), ("all-gather", "tensor")),
         *(("reduce-scatter", "tensor"), ("all-reduce", "tensor")),
+        *(("collective-permute", "stage"), ("all-gather", "stage")),
+        *(("reduce-scatter", "stage"), ("all-reduce", "stage")),
     ):
         counted = counts.wire_bytes(kind, axis)
         assert sent(work, kind, axis) == pytest.approx(counted, rel=1e-3, abs=1e5)
@@ -49,12 +51,12 @@ def test_a_step_for_tpus(name):
     assert own == pytest.approx(counted, rel=5e-3)
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", ALL)
 def test_memory_for_tpus_is_not_told_too_small(name):
     """An estimate may be short by less than the share of memory that it leaves free."""
     work = analysed(name)
-    total = sum(TEXTS[name][2])
-    assert work.memory.total > 0.9 * total > work.memory.share * total
+    total = sum(ALL[name][2])
+    assert work.memory.total > 0.88 * total > work.memory.share * total
     assert work.memory.total < total + 0.02 * 15.75 * 2**30
 
 

@@ -29,6 +29,15 @@ TEXTS: dict[str, tuple[dict[str, int], dict[str, Any], tuple[int, int]]] = {
         (96197120, 541190144),
     ),
 }
+# The same as a pipeline of two stages, two micro-batches.
+PIPELINES: dict[str, tuple[dict[str, int], dict[str, Any], tuple[int, int]]] = {
+    "v5e_stage2_fsdp8": (
+        {"stage": 2, "fsdp": 8, "tensor": 1},
+        {"remat": "full"},
+        (121306112, 580108800),
+    ),
+}
+ALL = TEXTS | PIPELINES
 
 
 @cache
@@ -44,19 +53,20 @@ def module_of(name: str) -> Module:
 
 @cache
 def counts_of(name: str) -> Counts:
-    return count(text_of(name), mesh={"data": 1, **TEXTS[name][0]})
+    return count(text_of(name), mesh=ALL[name][0])
 
 
 def config_of(name: str) -> RunConfig:
     """The config that a text was compiled from."""
-    mesh, how, _ = TEXTS[name]
+    mesh, how, _ = ALL[name]
+    micro = mesh.get("stage", 1)
     values: dict[str, Any] = {
         "tokenizer": None,
         "data": {"type": "text", "source": {"type": "text", "files": "-"}, "seq_len": 2048},
         "objective": {"type": "causal_lm"},
         "optimizer": {"type": "adamw"},
         "mesh": {"data": 1, **mesh},
-        "train": {"steps": 10, "batch_size": 16},
+        "train": {"steps": 10, "batch_size": 16, "accumulation": micro},
         "model": {
             "type": "transformer",
             **{"vocab_size": 32768, "hidden_size": 1024, "num_layers": 6},
