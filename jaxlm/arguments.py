@@ -241,7 +241,9 @@ def _plan(verbs: Any, name: str) -> argparse.ArgumentParser:
     )
     _add_config(verb)
     verb.add_argument(
-        "--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:4x4x8 or h100:16x8"
+        "--topology",
+        metavar="CHIP:SHAPE",
+        help="such as v5p:4x4x8 or h100:16x8 (default: the config's mesh.topology)",
     )
     verb.add_argument(
         "--slices", type=_whole, default=1, metavar="N", help="of that shape each (default 1)"
@@ -251,7 +253,10 @@ def _plan(verbs: Any, name: str) -> argparse.ArgumentParser:
         "--compile-best", type=_whole, metavar="N", help="of a search, how many to compile (3)"
     )
     verb.add_argument(
-        "--tokens", type=_tokens, metavar="N", help="budget for days and cost, such as 300B"
+        "--tokens",
+        type=_tokens,
+        metavar="N",
+        help="budget for days and cost, such as 300B (default: those of train.steps)",
     )
     verb.add_argument("--price", type=_ratio, metavar="USD", help="of a chip-hour (default: list)")
     verb.add_argument("--analytic", action="store_true", help="compile nothing")

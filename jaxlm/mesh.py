@@ -87,6 +87,9 @@ class MeshConfig(Config):
         "data", "the axis whose parts stand in different slices, where TPUs have several"
     )
     num_devices: int | None = field(None, "how many devices to use; null: all there are", ge=1)
+    topology: str | None = field(
+        None, "the pod that this is meant for, which `jaxlm plan` takes: v6e:16x16, 2*v5p:4x4x8"
+    )
 
     def validate(self) -> None:
         sizes = {axis: getattr(self, axis) for axis in AXES}

@@ -191,7 +191,13 @@ class Topology:
 
     @classmethod
     def read(cls, text: str, slices: int = 1) -> Topology:
-        """From `v5p:4x4x8`, or `h100:16x8` (nodes x GPUs). Raises `UserError` for what is none."""
+        """From `v5p:4x4x8`, `2*v5p:4x4x8` (two slices) or `h100:16x8` (nodes x GPUs).
+
+        Raises `UserError` for what is none.
+        """
+        several = re.match(r"(\d+)\*", text)
+        if several and slices == 1:
+            return cls.read(text[several.end() :], int(several[1]))
         name, _, dims = text.partition(":")
         chip = CHIPS.get(name.lower())
         if chip is None:
@@ -216,7 +222,7 @@ class Topology:
 
     def __str__(self) -> str:
         text = f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
-        return text if self.slices == 1 else f"{self.slices} x {text}"
+        return text if self.slices == 1 else f"{self.slices}*{text}"
 
     @property
     def num_chips(self) -> int:

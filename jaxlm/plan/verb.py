@@ -17,6 +17,7 @@ from jaxlm.config import UserError, to_yaml
 from jaxlm.plan import page, text
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.planning import Plan, plan_run, search_plans
+from jaxlm.plan.shapes import seq_len_of
 from jaxlm.run import load_run
 from jaxlm.train.run_dir import write_atomic
 
@@ -25,7 +26,6 @@ NOT_SAFE = 1  # the exit code of a plan that is not called safe
 
 def run(arguments: Any, report: Callable[[str], None]) -> int:
     """The exit code: 0 where the plan, or a search's winner, is safe."""
-    topology = Topology.read(arguments.topology, arguments.slices)
     if arguments.save and (arguments.search or arguments.analytic or arguments.quick):
         raise UserError(
             "--save: keeps the optimized step of one plan; leave out --search, --analytic, --quick"
@@ -35,10 +35,20 @@ def run(arguments: Any, report: Callable[[str], None]) -> int:
     if arguments.quick and (arguments.search or arguments.analytic):
         raise UserError("--quick: is of one compiled plan; leave out --search and --analytic")
     config = load_run(arguments.config, arguments.overrides).config
+    named = arguments.topology or config.mesh.topology
+    if named is None:
+        raise UserError(
+            "--topology: neither it nor mesh.topology names a pod; add one, such as "
+            "--topology v5p:4x4x8"
+        )
+    topology = Topology.read(named, arguments.slices)
+    tokens = arguments.tokens
+    if tokens is None and config.train.steps:
+        tokens = float(config.train.steps * config.train.batch_size * seq_len_of(config))
     if arguments.save and config.train.steps is None:
         raise UserError("--save: the step knows its schedule's length; set train.steps, not epochs")
     how: dict[str, Any] = {
-        "tokens": arguments.tokens,
+        "tokens": tokens,
         "price": arguments.price,
         "analytic": arguments.analytic,
         "report": report,

@@ -1,0 +1,109 @@
+"""Five mistakes that no loss would show, each seeded, and each caught by what graphs are held to."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxlm import config as configs
+from jaxlm import mesh as meshes
+from jaxlm.kernels.contract import contract
+from jaxlm.plan.shapes import batch_spec_of, planned
+from jaxlm.run import RunConfig
+from jaxlm.train.session import program_of
+from tests.pods.graph import graph_of
+from tests.pods.test_graphs import differences, problems_of
+
+pytestmark = [
+    pytest.mark.pods,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
+]
+
+
+def small(**model: Any) -> RunConfig:
+    values = {
+        "tokenizer": None,
+        "data": {"type": "text", "source": {"type": "text", "files": "-"}, "seq_len": 1024},
+        "objective": {"type": "causal_lm"},
+        "optimizer": {"type": "adamw"},
+        "mesh": {"data": 1, "fsdp": 4, "tensor": 2, "topology": "v5e:2x4"},
+        "train": {"steps": 10, "batch_size": 16},
+        "model": {
+            "type": "transformer",
+            **{"vocab_size": 8192, "hidden_size": 1024, "num_layers": 4, "remat": "full"},
+            "attention": {"num_heads": 8, "num_kv_heads": 4, "head_dim": 128},
+            "ffn": {"intermediate_size": 4096},
+            **model,
+        },
+    }
+    return planned(configs.parse(RunConfig, values))
+
+
+@cache
+def right() -> str:
+    """The summary of the step as it is."""
+    graph = graph_of(small())
+    assert problems_of(graph, 0.9) == []
+    return graph.summary()
+
+
+def told(config: RunConfig | None = None) -> str:
+    graph = graph_of(config or small())
+    return "\n".join([*problems_of(graph, 0.9), *differences(right(), graph.summary())])
+
+
+def test_a_dropped_constraint(monkeypatch):
+    """Weights are not gathered before their products: activations move instead."""
+    right()
+    monkeypatch.setattr("jaxlm.nn.dense.gather_weight", lambda w, axes, dtype: w.astype(dtype))
+    assert "bytes sent" in told()
+
+
+def test_a_lost_donation(monkeypatch):
+    right()
+    jit = jax.jit
+
+    def keeping(function: Any, **options: Any) -> Any:
+        return jit(function, **{k: v for k, v in options.items() if k != "donate_argnums"})
+
+    monkeypatch.setattr("jaxlm.train.state.jax.jit", keeping)
+    assert "donation: 0.000 GiB" in told()
+
+
+def test_a_replicated_parameter(monkeypatch):
+    """A rule of the table that no longer splits."""
+    right()
+    monkeypatch.setitem(meshes.RULES, "mlp", None)
+    assert "golden text" in told()
+
+
+def test_a_float32_product(monkeypatch):
+    right()
+
+    def wide(x: jax.Array, kernel: jax.Array, num_inputs: int) -> jax.Array:
+        product = contract(x.astype(jnp.float32), kernel.astype(jnp.float32), num_inputs)
+        return product.astype(x.dtype)
+
+    monkeypatch.setattr("jaxlm.nn.dense.contract", wide)
+    assert "float32 products" in told()
+
+
+def test_a_stack_that_is_not_scanned():
+    """Of the lowered program, which is what the graphs' second test looks at."""
+
+    def lines(layers: int, scan: bool) -> int:
+        config = small(num_layers=layers, scan_layers=scan)
+        config = config.replace(mesh=type(config.mesh)(data=1, num_devices=1))
+        mesh = config.mesh.build()
+        with jax.set_mesh(mesh):
+            program, spec = program_of(config, mesh), batch_spec_of(config, mesh, signals=False)
+            lowered = jax.jit(program.train_step).lower(program.abstract_state(), spec)
+        return lowered.as_text().count("\n")
+
+    assert lines(2, True) == lines(4, True)
+    assert lines(4, False) > 1.5 * lines(2, False)
