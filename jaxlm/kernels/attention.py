@@ -69,6 +69,9 @@ def attention(
         bias=bias is not None,
         dropout=bool(dropout_rate) and dropout_key is not None,
         length=q.shape[1],
+        softcap=softcap is not None,
+        dtype=q.dtype.name,
+        head_dims=(q.shape[-1], v.shape[-1]),
     )
     return function(
         q,

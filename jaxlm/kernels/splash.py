@@ -22,7 +22,9 @@ BLOCK = 512  # rows and columns of a block of scores, where they divide the leng
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 
 
-def _supports(*, causal: bool, same_rows: bool, bias: bool, dropout: bool, length: int) -> bool:
+def _supports(
+    *, causal: bool, same_rows: bool, bias: bool, dropout: bool, length: int, **_: Any
+) -> bool:
     return causal and same_rows and not (bias or dropout) and length % LANES == 0
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+import jaxlm.kernels.cudnn  # noqa: F401  (registers itself)
 import jaxlm.kernels.splash  # noqa: F401  (registers itself)
 from jaxlm.config import UserError, field
 from jaxlm.kernels.attention import Bias, attention
@@ -45,7 +46,7 @@ class CommonAttention(AttentionConfig):
     softcap: float | None = field(None, "bounds scores to +-this by a tanh", gt=0)
     causal: bool = field(True, "a token sees none that is later")
     dropout: float = field(0.0, "on attention weights", ge=0, lt=1)
-    impl: str = field("auto", "attention kernel: auto, reference, blocked, splash")
+    impl: str = field("auto", "attention kernel: auto, reference, blocked, splash, cudnn")
     context: str = field(
         "auto", "where a mesh splits the length: reference gathers keys, in ring they pass by; auto"
     )
