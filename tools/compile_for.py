@@ -71,7 +71,7 @@ gpu_device_info {
 }
 """
 # (type of the first result, kind)
-COLLECTIVE = r"= \(?(\w+)\[.*? (all-\w+|reduce-scatter|collective-permute)(?:-start)?\("
+COLLECTIVE = r"= \(*(\w+)\[.*? (all-\w+|reduce-scatter|collective-permute)(?:-start)?\("
 
 
 def main() -> int:

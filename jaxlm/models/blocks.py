@@ -19,9 +19,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.config import REQUIRED, Config, UserError, field
+from jaxlm.kernels.quantized import Quantization, load_qwix
 from jaxlm.mesh import shard
 from jaxlm.nn.attention import MultiHeadConfig
+from jaxlm.nn.dense import Dense
 from jaxlm.nn.dropout import dropout, split_key, split_keys
+from jaxlm.nn.experts import ExpertKernels
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.flops import keys_met
 from jaxlm.nn.given import Found, Given
@@ -61,6 +64,11 @@ class StackConfig(Config):
         0.02, "std of all kernels and embeddings; null: 1/sqrt(fan in) for kernels", gt=0
     )
     dtype: Literal["bfloat16", "float32"] = field("bfloat16", "of activations and matmuls")
+    quantization: Quantization | None = field(
+        None,
+        "8 bits for the layers' products with weights, forward and backward, but not the router's; "
+        "weights stay float32; null: none",
+    )
     remat: Literal["none", "minimal", "dots", "full", "named"] = field(
         "none",
         "what is recomputed in the backward pass: nothing, elementwise, + attention, layers, "
@@ -308,6 +316,12 @@ class Block(nnx.Module):
         self.ffn_norm = norm()
         self.ffn = ffn.build(c.hidden_size, **options)
         self.ffn_post_norm = norm() if both else None
+        if c.quantization is not None:
+            load_qwix()
+            has_weights = nnx.All(
+                nnx.Any(Dense, ExpertKernels), nnx.Not(nnx.PathContains("router"))
+            )
+            self.set_attributes(has_weights, quantization=c.quantization)
 
     def __call__(
         self, x: jax.Array, given: Given, *, kind: int, window: int | None

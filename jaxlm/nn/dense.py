@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.kernels.contract import contract
+from jaxlm.kernels.quantized import Quantization, quantized_contract
 from jaxlm.mesh import gather_weight, is_split, shard
 
 
@@ -42,6 +43,7 @@ class Dense(nnx.Module):
     ) -> None:
         self.num_inputs = len(inputs)
         self.dtype = jnp.dtype(dtype)
+        self.quantization: Quantization | None = None  # a model sets it
         shape = (*inputs.values(), *outputs.values())
         if std is None:
             std = 1 / math.sqrt(math.prod(inputs.values()))
@@ -54,12 +56,14 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., *inputs] -> [..., *outputs]
         """The map in the compute dtype. `x` ends in the dims that the kernel begins with."""
-        axes = self.kernel.get_metadata()["axes"]
+        axes, low = tuple(self.kernel.get_metadata()["axes"]), self.quantization
 
         def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            if low is not None:
+                return quantized_contract(x, kernel, axes, self.num_inputs, low)
             return contract(x, gather_weight(kernel, axes, self.dtype), self.num_inputs)
 
-        if is_split("fsdp"):
+        if is_split("fsdp") and low is None:
             # The backward pass gathers the kernel again: saved, those of all layers would be whole.
             product = jax.checkpoint(product, prevent_cse=False)
         y = product(x.astype(self.dtype), self.kernel.get_value())

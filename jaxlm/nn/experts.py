@@ -23,6 +23,7 @@ from flax import nnx
 
 from jaxlm.kernels.exchange import Route, send, send_back
 from jaxlm.kernels.grouped_matmul import grouped_matmul
+from jaxlm.kernels.quantized import Quantization, quantized_grouped_matmul
 from jaxlm.mesh import gather_part, is_split, on_each_device, sum_parts
 
 
@@ -43,6 +44,7 @@ class ExpertKernels(nnx.Module):
         std = 1 / math.sqrt(rows) if std is None else std
         # In the kernel's own shape, so that each device draws its part and no more.
         draws = std * scale * jax.random.normal(rngs.params(), (num_experts, rows, columns))
+        self.quantization: Quantization | None = None  # a model sets it
         self.kernel = nnx.Param(draws, axes=("experts", *inputs, *outputs))
 
 
@@ -61,7 +63,9 @@ def run_experts(
     axes = [part.kernel.get_metadata()["axes"] for part in parts]
     tokens, choices = ("batch", "length", "act_embed"), ("batch", "length", None)
     run = on_each_device(
-        partial(_run, function, axes), [tokens, choices, choices, choices, *axes], tokens
+        partial(_run, function, axes, parts[0].quantization),
+        [tokens, choices, choices, choices, *axes],
+        tokens,
     )
     return run(x, chosen, weights, taken, *(part.kernel.get_value() for part in parts))
 
@@ -69,6 +73,7 @@ def run_experts(
 def _run(
     function: Any,
     axes: list[tuple[str, ...]],
+    low: Quantization | None,
     x: jax.Array,  # [B, T, D]
     chosen: jax.Array,  # [B, T, k]
     weights: jax.Array,
@@ -88,7 +93,10 @@ def _run(
 
         def product(rows: jax.Array, index: int) -> jax.Array:
             def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-                return grouped_matmul(rows, gather_part(kernel, axes[index], rows.dtype), sizes)
+                kernel = gather_part(kernel, axes[index], rows.dtype)
+                if low is not None:
+                    return quantized_grouped_matmul(rows, kernel, sizes, low)
+                return grouped_matmul(rows, kernel, sizes)
 
             if is_split("fsdp"):  # the backward pass gathers the kernels again, as in `Dense`
                 product = jax.checkpoint(product, prevent_cse=False)
