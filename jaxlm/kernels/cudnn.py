@@ -78,7 +78,8 @@ def _cudnn(
     def part(
         q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, ids: jax.Array
     ) -> jax.Array:
-        # padding sees padding, as a document of its own: a softmax over nothing is no number
+        # Padding sees padding, as a document of its own: a softmax over nothing is no number. A
+        # mask of bools has no gradient, which newer releases of jax than 0.10 do not form, either.
         ids = ids + 1
         seen = visible(positions, positions, ids, ids, causal=False, window=window)
         return jax.nn.dot_product_attention(
