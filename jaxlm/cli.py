@@ -105,11 +105,12 @@ def _generate(arguments: Any) -> int:
     from jaxlm.train.session import load_trained, saved_tokenizer
 
     sampling = _sampling(arguments)
-    objective = objective_of(load_saved(arguments.run_dir, arguments.overrides).config)
-    if not objective.generates:
+    config = load_saved(arguments.run_dir, arguments.overrides).config
+    objective = objective_of(config)
+    if why := objective.why_silent(config.model):
         raise UserError(
-            f"{arguments.run_dir}: its objective is {type_name(type(objective))}, which writes no "
-            "text; use `jaxlm eval`, or generate from a causal_lm run"
+            f"{arguments.run_dir}: its objective is {type_name(type(objective))}, which {why}; use "
+            "`jaxlm eval`, or generate from a causal_lm run"
         )
     tokenizer = saved_tokenizer(RunDir(arguments.run_dir))
     _, program, params, step = load_trained(

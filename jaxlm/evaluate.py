@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -18,10 +18,12 @@ import numpy as np
 
 from jaxlm import mesh as meshes
 from jaxlm.config import UserError
-from jaxlm.data.loader import Loader
+from jaxlm.data.loader import Loader, Transform
 from jaxlm.train.session import Session, load_trained, prepare_data
 from jaxlm.train.state import Program
 from jaxlm.types import RowDataset
+
+EVAL_SEED = 0  # of what an objective draws: runs of all seeds are measured on the same rows
 
 
 class OnePass:
@@ -56,7 +58,7 @@ class Evaluator:
         self,
         program: Program,
         rows: RowDataset,
-        transform: Callable[[Mapping[str, Any]], dict[str, Any]],
+        transform: Transform,
         batch_size: int,
         *,
         spread: bool = False,
@@ -125,7 +127,7 @@ def evaluator_of(session: Session) -> Evaluator | None:
     size = config.eval.batch_size or config.train.batch_size
     rows = session.prepared.rows("validation", batch_size=size, seed=config.seed)
     spread = not session.prepared.consecutive
-    return Evaluator(session.program, rows, session.transform, size, spread=spread)
+    return Evaluator(session.program, rows, session.transform(EVAL_SEED), size, spread=spread)
 
 
 def evaluate_run(

@@ -72,10 +72,15 @@ def ids_of(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig) -> list[int]:
-    """The ids that a document starting with `text` starts with; for an encoder, all of its ids."""
+    """The ids that a document starting with `text` starts with; for an encoder, all of its ids.
+
+    A text without a blank is to be continued, by a model that fills blanks: it gets one at its end.
+    """
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     end = [tokenizer.eos_id] if model.encodes and tokenizer.eos_id is not None else []
-    return start + tokenizer.encode(text) + end
+    ids = start + tokenizer.encode(text) + end
+    blanks = model.blank_ids if model.fills_blanks else ()
+    return ids if set(blanks) & set(ids) else [*ids, *blanks[-1:]]
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:
@@ -128,7 +133,9 @@ class Writer:
         """The new text of each prompt. Raises `UserError` as `Generator` does."""
         model = self.generator.program.model
         ids = [encode_prompt(self.tokenizer, text, model) for text in prompts]
-        return [self.tokenizer.decode(row) for row in self.generator(params, ids, seed=seed)]
+        size = self.tokenizer.vocab_size  # ids behind it, such as sentinels, add nothing to a text
+        rows = self.generator(params, ids, seed=seed)
+        return [self.tokenizer.decode([i for i in row if i < size]) for row in rows]
 
 
 class Generator:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 #   positions       [B, T] int32    place within the document; 0 starts one
 #   num_bytes       [B] int32       UTF-8 bytes of the targets that count
 #   num_chars       [B] int32       characters of the targets that count
+#   prefix          [B, T] bool     seen by all of its document, where blanks are filled
+#   places          [B, T, 2] int32 position, and place within a blank
+#   source_tokens, source_segment_ids, source_positions
+#                   [B, S] int32    what an encoder reads; segment i is for segment i of the row
 #   labels          [B] int32       classes, for classification
 #   example_weights [B] float32     0 for a row that only fills the batch
 Batch = Mapping[str, Any]
@@ -146,6 +150,16 @@ class ModelConfig(Config):
     @property
     def pipelines(self) -> bool:
         """Whether its layers can be the stages of a pipeline."""
+        return False
+
+    @property
+    def sees_ahead(self) -> bool:
+        """Whether a token sees those behind it, as an encoder's do."""
+        return False
+
+    @property
+    def takes_prefix(self) -> bool:
+        """Whether a text may begin with tokens that all of it sees (`prefix` of a batch)."""
         return False
 
     @property
@@ -334,6 +348,9 @@ class ObjectiveConfig(Config):
         "sequence_classification": (
             "jaxlm.objectives.sequence_classification:SequenceClassification"
         ),
+        "masked_lm": "jaxlm.objectives.masked_lm:MaskedLM",
+        "span_corruption": "jaxlm.objectives.span_corruption:SpanCorruption",
+        "blank_infilling": "jaxlm.objectives.blank_infilling:BlankInfilling",
     }
 
 
@@ -382,6 +399,8 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
 
     def decode(self, ids: Any) -> str: ...
+
+    def id_of(self, token: str) -> int | None: ...
 
     def fingerprint(self) -> str: ...
 

@@ -43,7 +43,7 @@ def test_sums_are_those_of_a_walk_over_the_documents(batch_size):
     s = session("transformer", "model.dropout=0")
     rows = s.prepared.rows("validation", batch_size=1, seed=0)
     params = tiny.params_of(s.program)
-    evaluator = Evaluator(s.program, rows, s.transform, batch_size, spread=True)
+    evaluator = Evaluator(s.program, rows, s.transform(0), batch_size, spread=True)
     values, _ = evaluator(params)
 
     texts = list(documents(rows))

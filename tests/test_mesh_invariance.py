@@ -81,7 +81,7 @@ def _train(model, mesh):
         changed = changed.replace(attention=changed.attention.replace(**ATTENTION[mesh]))
     program = tiny.program(config, MESHES[mesh], model=changed)
     rows = data.rows("train", batch_size=16, seed=config.seed)
-    transform = config.objective.host_transform(data.tokenizer)
+    transform = config.objective.host_transform(data.tokenizer, config.seed)
     loader = Loader(rows, transform, 16, local_rows(16, program.mesh), threads=0, prefetch=0)
     nothing = lambda rows: {}  # noqa: E731
     step = compile_train_step(program, batch_spec(loader, 16, program.mesh, extra=nothing))

@@ -111,6 +111,9 @@ class HuggingFaceTokenizer(BaseTokenizer):
         """How the file writes token i."""
         return self._tokenizer.id_to_token(i)
 
+    def id_of(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
+
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 

@@ -22,15 +22,15 @@ import numpy as np
 
 from jaxlm.types import RowDataset
 
-Transform = Callable[[dict[str, Any]], dict[str, Any]]
+Transform = Callable[[dict[str, Any], int], dict[str, Any]]
 LAST_STEP = 2**48
 
 
 class Loader:
     """Draws this process's part of every global batch.
 
-    rows: row i is a pure function of i. transform: raw row -> batch row (the objective's); "id" is
-    kept.
+    rows: row i is a pure function of i. transform: (raw row, i) -> batch row (the objective's), a
+    pure function as well; "id" is kept.
     batch_size: rows of the global batch. local_rows: which of them are this process's (None: all).
     threads, prefetch: threads that read ahead, and how many batches ahead; 0 reads when asked.
     workers: processes that read ahead (0: none), for transforms that hold the interpreter's lock.
@@ -111,7 +111,7 @@ class MakeBatch:
 
     def row(self, index: int) -> dict[str, Any]:
         raw = self.rows[index]
-        return {**self.transform(raw), "id": raw["id"]}
+        return {**self.transform(raw, index), "id": raw["id"]}
 
 
 def stack(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:

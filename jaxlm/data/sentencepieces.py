@@ -119,6 +119,10 @@ class SentencePieceTokenizer(BaseTokenizer):
         """How the model writes piece i."""
         return self._processor.id_to_piece(i)
 
+    def id_of(self, token: str) -> int | None:
+        i = self._processor.piece_to_id(token)  # the unknown one's where there is none
+        return i if self._processor.id_to_piece(i) == token else None
+
     def files(self) -> dict[str, bytes]:
         files = {"sentencepiece.model": self._model}
         if self._names:

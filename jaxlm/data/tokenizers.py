@@ -89,6 +89,10 @@ class BaseTokenizer:
             pieces.append(self.token_bytes[i])
         return b"".join(pieces)
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as the tokenizer's files write it ("[MASK]"); None: there is none."""
+        return None
+
     def _returns(self, text: str) -> bool:
         """Whether a text comes back, from its ids and from their bytes."""
         ids = self.encode(text)

@@ -162,7 +162,7 @@ class Stack(nnx.Module):
                 x.dtype
             )
         if isinstance(kind, LearnedConfig):
-            if x.shape[1] > kind.max_seq_len:
+            if blocks is None and x.shape[1] > kind.max_seq_len:  # else rows are no order of it
                 raise UserError(
                     f"model.position.max_seq_len: {kind.max_seq_len} learned positions, but rows "
                     f"have {x.shape[1]} tokens; raise it or shorten the rows"

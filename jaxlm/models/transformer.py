@@ -142,6 +142,14 @@ class TransformerConfig(StackConfig, ModelConfig):
         return isinstance(self.position[0], LearnedConfig) and self.position[0].blocks
 
     @property
+    def sees_ahead(self) -> bool:
+        return not self.attention.causal
+
+    @property
+    def takes_prefix(self) -> bool:
+        return self.attention.causal and self.encoder is None
+
+    @property
     def rewinds(self) -> bool:
         return not any(isinstance(p, RotaryConfig) and p.grows for p in self.position)
 

@@ -182,12 +182,10 @@ class Attention(nnx.Module):
         source_segment_ids: jax.Array,  # [B, S], 0 is padding
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Attention over a projected source: each real token sees all of its row's source."""
-        real = (source_segment_ids > 0).astype(jnp.int32)
-        keys = Rows(jnp.zeros_like(real), real)
-        queries = Rows(rows.positions, (rows.segment_ids > 0).astype(jnp.int32))
+        """Attention over a projected source: a token sees all of its own document's source."""
+        keys = Rows(jnp.zeros_like(source_segment_ids), source_segment_ids)
         q = self._queries(x, None)
-        return self.out(attend(self.config, q, source["k"], source["v"], queries, keys, key=key))
+        return self.out(attend(self.config, q, source["k"], source["v"], rows, keys, key=key))
 
     def _queries(self, x: jax.Array, rotary: Rotary | None) -> jax.Array:
         q = shard(self.query(x), "batch", "length", "act_heads", None)

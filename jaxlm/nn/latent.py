@@ -136,11 +136,9 @@ class LatentAttention(nnx.Module):
         source_segment_ids: jax.Array,  # [B, S], 0 is padding
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Attention over a projected source: each real token sees all of its row's source."""
-        real = (source_segment_ids > 0).astype(jnp.int32)
-        keys = Rows(jnp.zeros_like(real), real)
-        queries = Rows(rows.positions, (rows.segment_ids > 0).astype(jnp.int32))
-        return self._expanded(self._queries(x, None), source, queries, keys, key=key)
+        """Attention over a projected source: a token sees all of its own document's source."""
+        keys = Rows(jnp.zeros_like(source_segment_ids), source_segment_ids)
+        return self._expanded(self._queries(x, None), source, rows, keys, key=key)
 
     def _queries(self, x: jax.Array, rotary: Rotary | None) -> jax.Array:
         """[B, T, N, nope_dim + rope_dim], the last ones turned."""

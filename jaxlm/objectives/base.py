@@ -3,6 +3,11 @@
 A new objective is one file: a frozen config that derives from `Objective`, and a line in the
 registry. Losses and metrics are sums with their weights; the train step alone divides, after all
 reductions.
+
+What an objective draws on the host (masks, spans) is a pure function of the run's seed and the
+row's place in the endless order of rows, which says its epoch too: no number of hosts, workers or
+restarts changes it, and a row that comes again is drawn anew. An evaluation passes once over its
+rows, with a seed of its own, and so always meets the same ones.
 """
 
 from __future__ import annotations
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
 
     from jaxlm.types import Batch, Cache, Metrics, ModelConfig, Tokenizer
 
+Transform = Callable[[Mapping[str, Any], int], dict[str, Any]]
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]  # of a global batch, by key
+
 
 class Loss(NamedTuple):
     """Sums over the batch; `loss_sum / weight` is what is minimised."""
@@ -37,25 +45,41 @@ class Objective(ObjectiveConfig):
     """The base of every objective."""
 
     @property
-    def generates(self) -> bool:
-        """Whether the trained model writes text."""
-        return False
-
-    @property
     def row_kind(self) -> str:
         """The rows it learns from: "tokens" (running text) or "examples" (labelled texts)."""
         return "tokens"
 
-    def resolve(self, prepared: Any) -> Objective:
-        """The objective with what only the data can tell (the classes, say) filled in."""
+    def why_silent(self, model: ModelConfig) -> str | None:
+        """What the trained model does that is not writing text, as in "fills masks and writes no
+        text"; None: it writes.
+        """
+        return "writes no text"
+
+    def check_model(self, model: ModelConfig) -> None:
+        """Raises `UserError` for a model that cannot learn it."""
+
+    def resolve(self, prepared: Any, model: ModelConfig) -> Objective:
+        """The objective with what only the data and the size of the model's vocabulary can tell
+        (the classes, say) filled in.
+        """
         return self
+
+    def complete(self, model: ModelConfig) -> ModelConfig:
+        """The model's config with what a resolved objective decides of it (which ids are blanks)"""
+        return model
 
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Any:
         """The NNX module that is trained: the language model, or a head over it."""
         raise NotImplementedError
 
-    def host_transform(self, tokenizer: Tokenizer) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """A function from a raw row of the data to a row of the batch (numpy, on the host)."""
+    def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
+        """A function from a raw row of the data, and its place in the order of rows, to a row of
+        the batch (numpy, on the host). What it draws follows from `seed` and that place alone.
+        """
+        raise NotImplementedError
+
+    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
+        """Shapes and dtypes of the global batch, for rows of `data.seq_len`; without any data."""
         raise NotImplementedError
 
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
@@ -76,3 +100,26 @@ class Objective(ObjectiveConfig):
     def tables(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
         """What an evaluation shows beyond single figures (a confusion table, say)."""
         return {}
+
+
+def shapes_of(batch_size: int, **rows: Any) -> Shapes:
+    """{key: ((batch_size, ...), dtype)} from {dtype: {key: shape of a row}}, as in
+    `shapes_of(8, int32={"tokens": (32,)})`.
+    """
+    return {
+        key: ((batch_size, *shape), np.dtype(dtype))
+        for dtype, keys in rows.items()
+        for key, shape in keys.items()
+    }
+
+
+def record_rng(seed: int, index: int) -> np.random.RandomState:
+    """The draws of one row. A RandomState's are the same in every version of numpy, so that a run
+    that is resumed after an upgrade goes on as it would have.
+    """
+    return np.random.RandomState([seed, index & 0xFFFFFFFF, index >> 32])
+
+
+def text_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """[V] bool: ids that stand for text, which special ones and padding do not."""
+    return np.array([bool(piece) for piece in tokenizer.token_bytes])

@@ -6,12 +6,11 @@ a line that says to name an objective.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxlm.config import UserError
-from jaxlm.objectives.base import Loss, Objective
+from jaxlm.objectives.base import Loss, Objective, Shapes, Transform
 
 if TYPE_CHECKING:
     import jax
@@ -27,10 +26,13 @@ class NoObjective(Objective):
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
         return model.build(model.vocab_size, rngs=rngs)
 
-    def resolve(self, prepared: Any) -> Objective:
+    def resolve(self, prepared: Any, model: ModelConfig) -> Objective:
         raise _unnamed()
 
-    def host_transform(self, tokenizer: Tokenizer) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
+        raise _unnamed()
+
+    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
         raise _unnamed()
 
     def loss(

@@ -12,7 +12,7 @@ and the confusion table (rows: true class, columns: predicted).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,7 @@ from flax import nnx
 
 from jaxlm.config import UserError, field
 from jaxlm.nn.dropout import dropout, split_key
-from jaxlm.objectives.base import Loss, Objective
+from jaxlm.objectives.base import Loss, Objective, Shapes, Transform, shapes_of
 
 if TYPE_CHECKING:
     from jaxlm.types import Batch, Cache, ModelConfig, Tokenizer
@@ -87,7 +87,7 @@ class SequenceClassification(Objective):
     def row_kind(self) -> str:
         return "examples"
 
-    def resolve(self, prepared: Any) -> SequenceClassification:
+    def resolve(self, prepared: Any, model: ModelConfig) -> SequenceClassification:
         found = prepared.classes
         if self.classes and self.classes != found:
             raise UserError(
@@ -99,8 +99,8 @@ class SequenceClassification(Objective):
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> SequenceClassifier:
         return SequenceClassifier(model, len(self.classes), self.pool, self.dropout, rngs=rngs)
 
-    def host_transform(self, tokenizer: Tokenizer) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        def transform(row: Mapping[str, Any]) -> dict[str, Any]:
+    def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
+        def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
             return {
                 "tokens": row["tokens"],
                 "segment_ids": row["segment_ids"],
@@ -110,6 +110,14 @@ class SequenceClassification(Objective):
             }
 
         return transform
+
+    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
+        keys = ("tokens", "segment_ids", "positions")
+        return shapes_of(
+            batch_size,
+            int32={**dict.fromkeys(keys, (seq_len,)), "labels": ()},
+            float32={"example_weights": ()},
+        )
 
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
         scores, out = model(

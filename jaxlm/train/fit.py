@@ -1,6 +1,7 @@
 """Whether the parts of a run fit one another: what no part can check alone.
 
-    check_fit(config, prepared)      # raises UserError; the model's vocabulary is resolved already
+    check_fit(config, prepared)        # raises UserError
+    check_samples(config, prepared)    # once model and objective are resolved
 
 Everything here is known before a parameter is allocated, so that a mistake costs no training.
 """
@@ -14,11 +15,11 @@ from jaxlm.run import RunConfig, objective_of
 
 
 def check_fit(config: RunConfig, prepared: Prepared) -> None:
-    """Raises `UserError` where model, data, objective and samples do not go together."""
+    """Raises `UserError` where model, data and objective do not go together."""
     _check_rows(config, prepared)
     _check_positions(config, prepared)
     _check_carried_state(config, prepared)
-    _check_samples(config, prepared)
+    objective_of(config).check_model(config.model)
 
 
 def _check_rows(config: RunConfig, prepared: Prepared) -> None:
@@ -55,17 +56,16 @@ def _check_carried_state(config: RunConfig, prepared: Prepared) -> None:
         )
 
 
-def _check_samples(config: RunConfig, prepared: Prepared) -> None:
+def check_samples(config: RunConfig, prepared: Prepared) -> None:
+    """Raises `UserError` where the model cannot write the texts that `sample` asks for."""
     sample = config.sample
     if not sample.prompts:
         return
     objective = objective_of(config)
-    if not objective.generates:
-        raise UserError(
-            f"sample.prompts: the objective {type_name(type(objective))} writes no text; "
-            "remove them"
-        )
     model = config.model
+    if why := objective.why_silent(model):
+        name = type_name(type(objective))
+        raise UserError(f"sample.prompts: the objective {name} {why}; remove them")
     prompts = [encode_prompt(prepared.tokenizer, text, model) for text in sample.prompts]
     try:
         check_prompts(prompts, sample.max_tokens, model)

@@ -19,7 +19,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from jaxlm.doctor import environment
 from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
 from jaxlm.train.checkpoint_reader import CheckpointReader
-from jaxlm.train.fit import check_fit
+from jaxlm.train.fit import check_fit, check_samples
 from jaxlm.train.run_dir import RunDir, write_atomic
 from jaxlm.train.state import Program, State, make_program
 from jaxlm.tree import flatten, unflatten
@@ -123,7 +122,7 @@ def _lacks_tokenizer(run: RunDir) -> bool:
 
 
 def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
-    """The config with what only the data can tell filled in: vocabulary, classes, steps.
+    """The config with what only the data can tell filled in: vocabulary, classes, ids, steps.
 
     Raises `UserError` where the parts do not fit one another.
     """
@@ -139,11 +138,15 @@ def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
         epochs = config.train.epochs or 0.0  # one of the two is set: TrainConfig.validate
         steps = max(1, round(epochs * rows / config.train.batch_size))
     check_fit(config, prepared)
-    return config.replace(
-        model=config.model.replace(vocab_size=wanted or size),
-        objective=objective_of(config).resolve(prepared),
+    model = config.model.replace(vocab_size=wanted or size)
+    objective = objective_of(config).resolve(prepared, model)
+    config = config.replace(
+        model=objective.complete(model),
+        objective=objective,
         train=config.train.replace(steps=steps, epochs=None),
     )
+    check_samples(config, prepared)
+    return config
 
 
 @dataclass(frozen=True)
@@ -164,15 +167,15 @@ class Session:
         config = resolve(config, prepared)
         return cls(config, prepared, program_of(config, mesh))
 
-    @cached_property
-    def transform(self) -> Any:
-        return objective_of(self.config).host_transform(self.prepared.tokenizer)
+    def transform(self, seed: int) -> Any:
+        """The objective's, which draws by `seed`."""
+        return objective_of(self.config).host_transform(self.prepared.tokenizer, seed)
 
     def train_loader(self) -> Loader:
         train = self.config.train
         return Loader(
             self.prepared.rows("train", batch_size=train.batch_size, seed=self.config.seed),
-            self.transform,
+            self.transform(self.config.seed),
             train.batch_size,
             local_rows(train.batch_size, self.program.mesh),
             threads=train.data_threads,

@@ -16,7 +16,7 @@ from jaxlm.data.windows import Lanes, Windows
 BATCH = 8
 
 
-def double(row: dict) -> dict:
+def double(row: dict, index: int) -> dict:
     return {"tokens": row["tokens"][:-1] * 2, "mask": row["segment_ids"][1:] > 0}
 
 
@@ -109,7 +109,7 @@ def test_close_ends_the_threads(rows) -> None:
         assert not thread.is_alive()
 
 
-def broken(row: dict) -> dict:
+def broken(row: dict, index: int) -> dict:
     raise ValueError("a transform that fails")
 
 

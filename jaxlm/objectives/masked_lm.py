@@ -1,0 +1,107 @@
+"""Masked language modelling: predict tokens that were hidden, from all that stands around them.
+
+Devlin et al. 2018 (arXiv:1810.04805, section 3.1): of the tokens that are chosen, each with
+probability `rate`, 80% become [MASK], 10% a random token and 10% stay; all of them are predicted.
+They are chosen anew whenever a row comes again (Liu et al. 2019, arXiv:1907.11692, section 4.1),
+and once for all in the validation split.
+
+    text     the  cat   sat  on   the  mat
+    tokens   the [MASK] sat  on  [MASK] mat         targets    . cat . . the .
+
+Special tokens and padding are never chosen, nor put in another's place. With `whole_words` all
+pieces of a word are chosen together, a word being what begins with a space or behind a special
+token: of use for languages that write spaces, and for tokenizers whose pieces have theirs in front.
+
+A row of T tokens is the first T of the data's T + 1: the last is the next row's first. [MASK] is
+found as `jaxlm.objectives.ids` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxlm.config import UserError, field
+from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
+from jaxlm.objectives.ids import choose_ids
+from jaxlm.objectives.prediction import TokenPrediction
+
+if TYPE_CHECKING:
+    from jaxlm.types import ModelConfig, Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLM(TokenPrediction):
+    """Predict hidden tokens from both sides (BERT)."""
+
+    rate: float = field(0.15, "probability that a token is predicted", gt=0, lt=1)
+    masked: float = field(0.8, "share of these that [MASK] takes the place of", ge=0, le=1)
+    random: float = field(0.1, "share of these that another token takes the place of", ge=0, le=1)
+    whole_words: bool = field(False, "choose all pieces of a word, or none")
+    mask: int | str | None = field(None, "the mask's id or spelling; null: as usual", ge=0)
+
+    def validate(self) -> None:
+        if self.masked + self.random > 1:
+            raise UserError(
+                f"masked, random: {self.masked} and {self.random} are more than all; lower one"
+            )
+
+    def why_silent(self, model: ModelConfig) -> str | None:
+        return "fills masks and writes no text"
+
+    def check_model(self, model: ModelConfig) -> None:
+        if not model.sees_ahead or model.encodes:
+            raise UserError(
+                "objective: masked_lm needs a model that sees both sides of a mask; use one "
+                "transformer without an encoder, and set model.attention.causal to false"
+            )
+
+    def resolve(self, prepared: Any, model: ModelConfig) -> MaskedLM:
+        wanted = {"mask": (self.mask, ("[MASK]", "<mask>"))}
+        return self.replace(**choose_ids(wanted, prepared.tokenizer, model))
+
+    def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
+        """Raw token rows [T + 1] -> corrupted tokens, targets and weights [T]."""
+        mask, is_text = self.mask, text_ids(tokenizer)
+        assert isinstance(mask, int), "resolved"
+        is_text[mask : mask + 1] = False  # where it is one of the tokenizer's
+        others = np.flatnonzero(is_text).astype(np.int32)
+        begins = np.array([piece[:1].isspace() or not piece for piece in tokenizer.token_bytes])
+
+        def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+            rng = record_rng(seed, index)
+            targets, segments = row["tokens"][:-1], row["segment_ids"][:-1]
+            size = len(targets)
+            draws, kinds = rng.random_sample(size), rng.random_sample(size)
+            substitutes = others[rng.randint(len(others), size=size)]
+            if self.whole_words:
+                draws = draws[_words(begins[targets], segments)]
+            chosen = (draws < self.rate) & is_text[targets] & (segments > 0)
+            tokens = np.where(chosen & (kinds < self.masked), np.int32(mask), targets)
+            swapped = chosen & (kinds >= self.masked) & (kinds < self.masked + self.random)
+            return {
+                "tokens": np.where(swapped, substitutes, tokens),
+                "targets": targets,
+                "loss_weights": chosen.astype(np.float32),
+                "segment_ids": segments,
+                "positions": row["positions"][:-1],
+            }
+
+        return transform
+
+    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
+        keys = ("tokens", "targets", "segment_ids", "positions")
+        return shapes_of(
+            batch_size,
+            int32=dict.fromkeys(keys, (seq_len,)),
+            float32={"loss_weights": (seq_len,)},
+        )
+
+
+def _words(begins: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """[T]: the number of each token's word; a special token may share one with what follows it."""
+    after = np.roll(segments, 1) != segments
+    return np.cumsum(begins | after) - (begins | after)[0]

@@ -1,0 +1,78 @@
+"""What objectives that predict tokens have in common: the loss over the head, and its figures.
+
+    loss = sum_t w_t (-log p(x_t | what is seen) + z_loss * logsumexp(logits)^2) / sum_t w_t
+
+Label smoothing mixes the target with a uniform distribution (Szegedy et al. 2016,
+arXiv:1512.00567); the z-loss keeps the softmax normaliser near 1 (Chowdhery et al. 2022,
+arXiv:2204.02311, section 5). Loss, accuracy and perplexity are of the plain negative
+log-likelihood of what is predicted. An objective says what the model is called with (`read`), and
+which targets count: `targets` and `loss_weights` of its batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxlm.config import field
+from jaxlm.kernels.head_loss import head_loss
+from jaxlm.objectives.base import Loss, Objective
+
+if TYPE_CHECKING:
+    import jax
+    from flax import nnx
+
+    from jaxlm.types import Batch, Cache, LanguageModel, ModelConfig, Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPrediction(Objective):
+    """The base of objectives that predict tokens."""
+
+    label_smoothing: float = field(0.0, "share of the target given to all tokens alike", ge=0, lt=1)
+    z_loss: float = field(0.0, "weight of the squared log of the softmax's normaliser", ge=0)
+
+    def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
+        return model.build(model.vocab_size, rngs=rngs)
+
+    def read(
+        self, model: LanguageModel, batch: Batch, key: jax.Array | None, cache: Cache | None
+    ) -> Output:
+        """The model's hidden states [B, T, D], from which `targets` are predicted."""
+        return model(
+            batch["tokens"],
+            positions=batch["positions"],
+            segment_ids=batch["segment_ids"],
+            cache=cache,
+            key=key,
+        )
+
+    def loss(
+        self, model: LanguageModel, batch: Batch, *, key: jax.Array | None, cache: Cache | None
+    ) -> Loss:
+        out = self.read(model, batch, key, cache)
+        weights = batch["loss_weights"]  # [B, T]
+        loss_sum, token = head_loss(
+            model.head_input(out.hidden),  # [B, T, D]
+            model.head(),
+            batch["targets"],
+            weights,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+        )
+        weight = weights.sum()
+        metrics = {
+            "loss": ((token.nll * weights).sum(), weight),
+            "accuracy": ((token.correct * weights).sum(), weight),
+        }
+        for name, by_row in out.losses.items():
+            metrics[name] = ((by_row * weights.sum(-1)).sum(), weight)
+            loss_sum += metrics[name][0]
+        return Loss(loss_sum, weight, metrics, out.cache, out.load)
+
+    def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+        values = super().summarize(metrics)
+        values["perplexity"] = math.exp(min(values["loss"], 700.0))
+        return values
