@@ -180,13 +180,14 @@ def test_packed_documents_do_not_see_one_another(changed):
     assert (before[inside] != after[inside]).any()
 
 
-def test_cross_attention_sees_its_rows_source():
-    """Without positions, of a source of 4 and of 2 tokens; by the loop's own numbers."""
+def test_cross_attention_sees_its_documents_source():
+    """Without positions, of sources of 4, of 2 and of 1 tokens; by the loop's own numbers."""
     graphdef, params, _ = module("plain")
     module_ = nnx.merge(graphdef, params)
     x, source = inputs()[:, :3], inputs(2)[:, :4]
-    segments = np.array([[1, 1, 1, 1], [1, 2, 0, 0]], np.int32)
-    rows = Rows(POSITIONS[:, :3], np.ones((2, 3), np.int32))
+    segments = np.array([[1, 1, 1, 1], [1, 1, 2, 0]], np.int32)
+    own = np.array([[1, 1, 1], [1, 2, 2]], np.int32)
+    rows = Rows(POSITIONS[:, :3], own)
     found = module_.cross(x, module_.project_source(source), rows=rows, source_segment_ids=segments)
     p = {path: np.asarray(v, np.float64) for path, v in flatten(params).items()}
     latent = source @ p["down/kernel"]
@@ -195,7 +196,7 @@ def test_cross_attention_sees_its_rows_source():
     rope = np.tile((source @ p["rope_key/kernel"])[:, :, None], (1, 1, 4, 1))
     keys = np.concatenate([kv[..., :4], rope], -1)
     scores = np.einsum("BTD,DNH,BSNH->BNTS", x, p["query/kernel"], keys) * 6**-0.5
-    weights = np.exp(scores) * (segments > 0)[:, None, None]
+    weights = np.exp(scores) * (own[:, :, None] == segments[:, None])[:, None]
     weights = weights / weights.sum(-1, keepdims=True)
     want = np.einsum("BNTS,BSNH,NHD->BTD", weights, kv[..., 4:], p["out/kernel"])
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())

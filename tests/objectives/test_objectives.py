@@ -1,0 +1,217 @@
+"""What is asked of every objective: its batches, its draws, what it learns, and on which mesh."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm.config import UserError
+from jaxlm.data.loader import Loader
+from jaxlm.evaluate import evaluator_of
+from jaxlm.generate import encode_prompt
+from jaxlm.mesh import MeshConfig, local_rows
+from jaxlm.train.feed import Feed, batch_spec
+from jaxlm.train.session import Session
+from jaxlm.train.state import compile_train_step
+from tests import tiny
+
+SMOKE = sorted(path.stem for path in tiny.SMOKE.glob("*.yaml"))
+DRAWN = ("bert", "t5", "glm")
+LABELLED = (
+    "data={type: examples, source: {type: synthetic, labels: [a, b]}, seq_len: 32}",
+    "objective={type: sequence_classification}",
+    "sample.prompts=[]",
+)
+
+
+@cache
+def setup(name: str, *overrides: str):
+    return tiny.prepared(tiny.load(name, *overrides).config)
+
+
+def loader(name: str, *overrides: str, places=None, seed: int = 0, **how) -> Loader:
+    config, data = setup(name, *overrides)
+    rows = data.rows("train", batch_size=8, seed=seed)
+    transform = config.objective.host_transform(data.tokenizer, seed)
+    return Loader(rows, transform, 8, places, **how)
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize("name", [*SMOKE, "labels"])
+@pytest.mark.parametrize("seq_len", [32, 45])
+def test_shapes_without_data_are_those_of_the_loader(name, seq_len):
+    how = ("transformer", *LABELLED) if name == "labels" else (name,)
+    limit = {"bert": ("model.position={type: learned, max_seq_len: 46}",)}
+    limit["glm"] = ("model.position={type: learned, max_seq_len: 46, blocks: true}",)
+    how = (*how, f"data.seq_len={seq_len}", *limit.get(name, ()))
+    config, _ = setup(*how)
+    with loader(*how) as batches:
+        batch = next(batches.batches())
+    batch.pop("id")
+    found = {key: (array.shape, array.dtype) for key, array in batch.items()}
+    assert config.objective.batch_shapes(8, seq_len) == found
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all((a[key] == b[key]).all() for key in a)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_draws_depend_on_no_host_and_no_restart(name):
+    with (
+        loader(name) as one,
+        loader(name, places=range(4)) as a,
+        loader(name, places=[4, 5, 6, 7]) as b,
+    ):
+        steps = [next(batches) for batches in [one.batches()] for _ in range(40)]
+        halves = zip(a.batches(30), b.batches(30), strict=False)
+        for step, parts in zip(range(30, 40), halves, strict=False):
+            joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            assert same(joined, steps[step])
+    epoch = one.rows_per_epoch
+    rows = {(int(i), e): out for e in (0, 1) for i, out in _epoch(name, e, epoch)}
+    again = [not same(rows[i, 0], rows[i, 1]) for i, e in rows if e]
+    assert np.mean(again) > 0.9  # another epoch draws anew
+
+
+def _epoch(name: str, epoch: int, size: int):
+    with loader(name) as batches:
+        for index in range(epoch * size, (epoch + 1) * size):
+            row = batches.row(index)
+            yield row.pop("id"), row
+
+
+def test_draws_depend_on_no_worker():
+    with loader("glm", workers=2, threads=1, prefetch=2) as there, loader("glm") as here:
+        for _, a, b in zip(range(4), there.batches(3), here.batches(3), strict=False):
+            assert same(a, b)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_validation_is_drawn_once_for_all(name):
+    """The same whatever the run's seed and the batch's size."""
+    found = []
+    for seed, size in ((1, 8), (2, 4)):
+        config, data = setup(name, f"seed={seed}", f"eval.batch_size={size}")
+        evaluator = evaluator_of(Session(config, data, tiny.program(config)))
+        found.append([evaluator.loader.row(index) for index in range(8)])
+        evaluator.loader.close()
+    assert all(same(a, b) for a, b in zip(*found, strict=True))
+
+
+# ----------------------------------------------------------------------------------------- training
+
+STEPS = 25
+
+
+def train(name: str, mesh: MeshConfig, steps: int) -> np.ndarray:
+    """The losses of some steps."""
+    config, data = setup(name, "train.batch_size=16", "optimizer.learning_rate=1e-2")
+    config = config.replace(train=config.train.replace(steps=STEPS))
+    program = tiny.program(config, mesh)
+    batches = Loader(
+        data.rows("train", batch_size=16, seed=1),
+        config.objective.host_transform(data.tokenizer, 1),
+        16,
+        local_rows(16, program.mesh),
+        threads=0,
+        prefetch=0,
+    )
+    step = compile_train_step(program, batch_spec(batches, 16, program.mesh, extra=lambda _: {}))
+    state, losses = tiny.state_of(program), []
+    with Feed(batches, program.mesh, 0, ahead=0) as feed:
+        for _ in range(steps):
+            state, metrics = step(state, next(feed)[1])
+            total, weight = jax.device_get(metrics["objective"])
+            losses.append(total / weight)
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_it_learns_and_a_mesh_changes_nothing(name):
+    one = train(name, tiny.ONE, STEPS)
+    assert one[0] == pytest.approx(np.log(264), abs=0.3)
+    assert one[-5:].mean() < one[0] - 2
+    split = train(name, MeshConfig(data=2, fsdp=2, tensor=2), 2)  # the second sees the gradients
+    np.testing.assert_allclose(split, one[:2], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------- what goes together
+
+REFUSED = [
+    ("transformer", "masked_lm", "set model.attention.causal to false"),
+    ("lstm", "masked_lm", "one transformer without an encoder"),
+    ("t5", "masked_lm", "one transformer without an encoder"),
+    ("transformer", "span_corruption", "needs an encoder that reads the source"),
+    ("bert", "span_corruption", "needs an encoder that reads the source"),
+    ("bert", "blank_infilling", "needs a causal transformer without an encoder"),
+    ("t5", "blank_infilling", "needs a causal transformer without an encoder"),
+    ("lstm", "blank_infilling", "needs a causal transformer without an encoder"),
+    ("bert", "causal_lm", "asks for the next token, which this model sees"),
+    ("t5", "causal_lm", "has no source text for the model's encoder"),
+]
+
+
+@pytest.mark.parametrize(("name", "objective", "says"), REFUSED)
+def test_models_that_cannot_learn_it(name, objective, says):
+    with pytest.raises(UserError, match=says) as error:
+        setup(name, f"objective={{type: {objective}}}", "sample.prompts=[]")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_ids_behind_the_tokenizers_are_taken_from_the_top(name):
+    """264 ids, of which 259 are the tokenizer's; and the size that would do where they lack."""
+    config, data = setup(name)
+    c = config.objective
+    found = {"bert": lambda: [c.mask], "t5": lambda: [*c.sentinels]}
+    found["glm"] = lambda: [c.mask, c.long_mask, c.start]
+    ids = found[name]()
+    assert ids == [263, 262, 261][: len(ids)]
+    assert c.resolve(data, config.model) == c, "a resumed run has the same"
+    with pytest.raises(UserError, match=f"model.vocab_size to at least {259 + len(ids)}"):
+        setup(name, "model.vocab_size=null")
+
+
+def test_what_a_model_writes_behind():
+    config, data = setup("t5")
+    assert config.objective.start == config.model.start_id == data.tokenizer.pad_id
+    config, data = setup("glm")
+    assert (config.model.start_id, config.model.blank_ids) == (261, (263, 262))
+    assert config.objective.end == data.tokenizer.eos_id
+    ids = encode_prompt(data.tokenizer, "ab", config.model)
+    assert ids == [data.tokenizer.bos_id, 97, 98, 262]  # a long blank: it is continued
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_what_writes_no_text_takes_no_prompts(name):
+    with pytest.raises(UserError, match=r"sample.prompts: the objective .* no text"):
+        setup(name, "sample.prompts=[a]")
+
+
+def test_a_prefix_decoder_fills_blanks_by_the_order_alone():
+    config, data = setup("transformer", "objective={type: blank_infilling}", "sample.prompts=[]")
+    assert config.model.blank_ids == () and config.objective.mask == 263
+    assert "behind a prefix" in config.objective.why_silent(config.model)
+    program = tiny.program(config.replace(model=config.model.replace(dropout=0.0)))
+    with loader("transformer", "objective={type: blank_infilling}", "sample.prompts=[]") as rows:
+        batch = next(rows.batches())
+    batch.pop("id")
+    metrics = jax.jit(program.eval_step)(tiny.params_of(program), batch, None)[0]
+    other = {**batch, "places": batch["places"] * 0}
+    again = jax.jit(program.eval_step)(tiny.params_of(program), other, None)[0]
+    assert metrics["loss"][0] == again["loss"][0] > 0
+    blind = {**batch, "prefix": batch["prefix"] & False}
+    third = jax.jit(program.eval_step)(tiny.params_of(program), blind, None)[0]
+    assert third["loss"][0] != metrics["loss"][0]
+
+
+def test_rows_longer_than_the_models_positions():
+    for name, says in (("glm", "pass the model's 33 positions"), ("bert", "longer than the model")):
+        with pytest.raises(UserError, match=says):
+            setup(name, "data.seq_len=33")
