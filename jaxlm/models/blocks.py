@@ -272,6 +272,10 @@ class Stack(nnx.Module):
             out[run.name] = apply_stack(layers, body, none, **how)[1].by_row
         return out
 
+    def source_flops(self) -> float:
+        """Forward FLOPs of a source's token in `project_source`."""
+        return sum(getattr(self, run.name).cross.source_flops() for run in self.runs)
+
     def score_flops(self, length: int, *, causal: bool) -> float:
         """Forward FLOPs a token of scores and weighted sums, in rows of `length` tokens."""
         c = self.config

@@ -238,17 +238,22 @@ class RNNSeq2Seq(WithHead):
         cache = {"carry": self.decoder.init_carry(batch_size, self.config.output_size)}
         return cache if encoded is None else cache | {"source": self._source(encoded)}
 
-    def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
-        """Forward FLOPs a token in rows of `seq_len` tokens, source and text alike.
+    def flops_per_token(
+        self, seq_len: int, *, causal: bool = True, source_len: int | None = None
+    ) -> float:
+        """Forward FLOPs a token in rows of `seq_len` tokens, with its share of the source.
 
-        2 for each weight that a token meets, and what attention costs for each place of the source.
-        A backward pass costs twice as much again; `causal` has nothing to leave out.
+        2 for each weight that a token meets, and what attention costs for each place of a source of
+        `source_len` tokens, by default as many as the row has. A backward pass costs twice as much
+        again; `causal` has nothing to leave out.
         """
-        attention = self.decoder.attention
-        if attention is None:
-            return matmul_flops(self)
-        context = 2.0 * self.config.source_size
-        return matmul_flops(self) + seq_len * (attention.score_flops() + context)
+        size = seq_len if source_len is None else source_len
+        attention, met = self.decoder.attention, matmul_flops(self.encoder)
+        total = matmul_flops(self)
+        if attention is not None:
+            met += attention.source_flops()
+            total += size * (attention.score_flops() + 2.0 * self.config.source_size)
+        return total + met * (size / seq_len - 1)
 
     def _source(self, encoded: Encoded) -> dict[str, Any]:
         """What the decoder makes of a source once, before its first step."""

@@ -295,18 +295,23 @@ class Transformer(Stack):
         """
         return cache | {"length": cache["length"] - count}
 
-    def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
-        """Forward FLOPs a token in rows of `seq_len` tokens, source and target alike.
+    def flops_per_token(
+        self, seq_len: int, *, causal: bool = True, source_len: int | None = None
+    ) -> float:
+        """Forward FLOPs a token in rows of `seq_len` tokens.
 
         2 for each weight that a token meets, and what attention costs for each key that a query
-        meets. `causal` counts the keys up to the query's own, else all of the row. A backward pass
-        costs twice as much.
+        meets. `causal` counts the keys up to the query's own, else all of the row. Where there is
+        an encoder, a token has its share of a source of `source_len` tokens, by default as many as
+        the row has. A backward pass costs twice as much.
         """
         total = matmul_flops(self) + self.score_flops(seq_len, causal=causal)
         if self.encoder is not None:
-            c = self.config
-            total += self.encoder.score_flops(seq_len, causal=causal)
-            total += c.num_layers * c.attention.score_flops(c.hidden_size) * seq_len
+            c, size = self.config, seq_len if source_len is None else source_len
+            met = matmul_flops(self.encoder) + self.source_flops()  # by tokens of the source
+            total += met * (size / seq_len - 1)
+            total += self.encoder.score_flops(size, causal=causal) * size / seq_len
+            total += c.num_layers * c.attention.score_flops(c.hidden_size) * size
         return total
 
     def _embed(

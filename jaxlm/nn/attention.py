@@ -25,6 +25,7 @@ from jaxlm.kernels.attention import Bias, attention
 from jaxlm.kernels.context import context_kernels
 from jaxlm.mesh import gather_length, shard, splits_length
 from jaxlm.nn.dense import Dense
+from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
 from jaxlm.nn.stack import named
 from jaxlm.types import AttentionConfig, NormConfig
@@ -172,6 +173,9 @@ class Attention(nnx.Module):
         """Keys and values of an encoder's output [B, S, D], for `cross`."""
         k, v = self._keys_values(source, None)
         return {"k": k, "v": v}
+
+    def source_flops(self) -> float:
+        return matmul_flops(self.key) + matmul_flops(self.value)
 
     def cross(
         self,

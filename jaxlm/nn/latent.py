@@ -30,6 +30,7 @@ from jaxlm.kernels.attention import Bias
 from jaxlm.mesh import shard
 from jaxlm.nn.attention import Cache, CommonAttention, attend, write_slots
 from jaxlm.nn.dense import Dense, weight
+from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
 from jaxlm.types import NormConfig
 
@@ -126,6 +127,9 @@ class LatentAttention(nnx.Module):
     def project_source(self, source: jax.Array) -> Cache:
         """What `cross` needs of an encoder's output [B, S, D]."""
         return self._compressed(source, None)
+
+    def source_flops(self) -> float:
+        return sum(map(matmul_flops, (self.down, self.rope_key, self.up)))
 
     def cross(
         self,

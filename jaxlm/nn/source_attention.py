@@ -29,6 +29,7 @@ from flax import nnx
 
 from jaxlm.mesh import shard
 from jaxlm.nn.dense import Dense, whole
+from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.recurrent_layer import uniform_kernel
 
 Source = dict[str, Any]  # "keys" [B, S, A], "values" [B, S, D], "segment_ids" [B, S]
@@ -61,6 +62,10 @@ class SourceAttention(nnx.Module):
         """[B, Q, H], [B, S, A] -> [B, Q, S] float32."""
         return jnp.einsum("BQH,BSH->BQS", query, keys, preferred_element_type=jnp.float32)
 
+    def source_flops(self) -> float:
+        """For each place, of `keys`."""
+        return 0.0
+
     def score_flops(self) -> float:
         """For each pair of a query and a place, its part of the context left out."""
         return 2.0 * self.size
@@ -76,6 +81,9 @@ class Additive(SourceAttention):
 
     def keys(self, hidden: jax.Array) -> jax.Array:
         return self.key(hidden)
+
+    def source_flops(self) -> float:
+        return matmul_flops(self.key)
 
     def weights(self) -> Any:
         return whole(self.query.kernel, self.query.dtype), whole(self.score, jnp.float32)
@@ -93,6 +101,9 @@ class General(SourceAttention):
 
     def keys(self, hidden: jax.Array) -> jax.Array:
         return self.key(hidden)
+
+    def source_flops(self) -> float:
+        return matmul_flops(self.key)
 
 
 class Dot(SourceAttention):

@@ -86,6 +86,13 @@ class Objective(ObjectiveConfig):
         """Sums over one batch; `key` switches dropout on."""
         raise NotImplementedError
 
+    def flops_per_token(self, model: Any, seq_len: int) -> float:
+        """Forward FLOPs for each token of a batch's `segment_ids`, for rows of `data.seq_len`.
+
+        Causal attention counts the half of all pairs that it is of.
+        """
+        return model.flops_per_token(seq_len, causal=True)
+
     def pretrained_path(self, path: str) -> str | None:
         """Where in a pretrained language model `path` comes from; None: it starts fresh."""
         return path

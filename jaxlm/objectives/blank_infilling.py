@@ -125,14 +125,14 @@ class BlankInfilling(TokenPrediction):
         def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
             rng = record_rng(seed, index)
             tokens, segments = row["tokens"][:-1], row["segment_ids"][:-1]
-            documents = documents_of(tokens, segments, is_text)
+            documents, ids = documents_of(tokens, segments, is_text), tokens.tolist()
             most = self._counts(len(tokens))[1]
             is_long = rng.random_sample() < self.long_rows
             draw = self._long if is_long else self._short
             mask, parts = self.long_mask if is_long else self.mask, []
             for document, spans in zip(documents, draw(rng, documents, most), strict=True):
                 order = rng.permutation(len(spans)).tolist()
-                part = self._parts(tokens, document, spans, order, mask)
+                part = self._parts(ids, document, spans, order, mask)
                 part["segment_ids"] = np.full(len(part["tokens"]), segments[document.start])
                 parts.append(part)
             pads = dict.fromkeys(("tokens", "targets"), pad)
@@ -166,18 +166,19 @@ class BlankInfilling(TokenPrediction):
         return found
 
     def _parts(
-        self, tokens: np.ndarray, document: Document, spans: Spans, order: list[int], mask: Any
+        self, tokens: list[int], document: Document, spans: Spans, order: list[int], mask: Any
     ) -> dict[str, np.ndarray]:
         """Parts A and B of a document, side by side, with `spans` in this `order`."""
-        left, blanks, at = [], [], document.start
+        left: list[Any] = []
+        blanks, at = [], document.start
         for first, last in spans:
             left += [*tokens[at:first], mask]
             blanks.append(len(left) - 1)
             at = last
-        left += tokens[at : document.stop].tolist()
+        left += tokens[at : document.stop]
         inputs, targets, places = [], [], [(i, 0) for i in range(len(left))]
         for i in order:
-            span = tokens[slice(*spans[i])].tolist()
+            span = tokens[slice(*spans[i])]
             inputs += [self.start, *span]
             targets += [*span, self.end]
             places += [(blanks[i], 1 + k) for k in range(len(span) + 1)]
@@ -201,6 +202,10 @@ class BlankInfilling(TokenPrediction):
             float32={"loss_weights": (length,)},
             bool={"prefix": (length,)},
         )
+
+    def flops_per_token(self, model: Any, seq_len: int) -> float:
+        # All pairs: most tokens are of part A, which sees all of itself.
+        return model.flops_per_token(self.length(seq_len), causal=False)
 
     def read(self, model: Any, batch: Batch, key: jax.Array | None, cache: Cache | None) -> Output:
         return model(

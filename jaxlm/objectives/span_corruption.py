@@ -28,16 +28,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from jaxlm.config import UserError, field
+from jaxlm.nn.dropout import split_key
 from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
 from jaxlm.objectives.ids import choose_ids
 from jaxlm.objectives.prediction import TokenPrediction
 from jaxlm.objectives.spans import documents_of, filled, place_spans, round_up, split_at_random
 
 if TYPE_CHECKING:
+    import jax
+
     from jaxlm.types import Batch, Cache, LanguageModel, ModelConfig, Output, Tokenizer
 
 Spans = list[tuple[int, int]]
@@ -160,10 +162,14 @@ class SpanCorruption(TokenPrediction):
             float32={"loss_weights": (target,)},
         )
 
+    def flops_per_token(self, model: Any, seq_len: int) -> float:
+        source, target = self.lengths(seq_len)
+        return model.flops_per_token(target, source_len=source)
+
     def read(
         self, model: LanguageModel, batch: Batch, key: jax.Array | None, cache: Cache | None
     ) -> Output:
-        keys = (None, None) if key is None else jax.random.split(key)
+        keys = split_key(key, 2)
         encoded = model.encode(
             batch["source_tokens"],
             positions=batch["source_positions"],

@@ -141,9 +141,9 @@ class Program:
         return jax.jit(self.init_state, out_shardings=shardings)(params)
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Forward FLOPs of a token in rows of `seq_len`; attention counts the causal half."""
+        """Forward FLOPs of a token for the data's rows of `seq_len`, as the objective has them."""
         module = nnx.merge(self.graphdef, self.abstract_params)
-        return module.flops_per_token(seq_len, causal=True)
+        return self.objective.flops_per_token(module, seq_len)
 
     # --------------------------------------------------------------------------------------- step
 

@@ -50,15 +50,18 @@ def test_flops_are_those_of_the_lowered_program(name: str) -> None:
     module = nnx.eval_shape(lambda: few.build(few.vocab_size, rngs=nnx.Rngs(0)))
     few, routing = dense_twin(few)
     graphdef, params, _ = split(nnx.eval_shape(lambda: few.build(few.vocab_size, rngs=nnx.Rngs(0))))
-    tokens = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
 
-    def logits(params: Any, tokens: Any, positions: Any, segment_ids: Any) -> Any:
+    def logits(params: Any, tokens: Any, source: Any) -> Any:
         model = nnx.merge(graphdef, params)
-        rows = {"positions": positions, "segment_ids": segment_ids}
-        encoded = model.encode(tokens, **rows) if few.encodes else None
-        return model.logits(model(tokens, **rows, encoded=encoded).hidden)
+        rows = lambda x: {"positions": x, "segment_ids": x}  # noqa: E731
+        encoded = model.encode(source, **rows(source)) if few.encodes else None
+        return model.logits(model(tokens, **rows(tokens), encoded=encoded).hidden)
 
-    counted = jax.jit(logits).lower(params, tokens, tokens, tokens).cost_analysis()["flops"]
+    def count(source_len: int) -> float:
+        ids = (jax.ShapeDtypeStruct((1, size), jnp.int32) for size in (LENGTH, source_len))
+        return jax.jit(logits).lower(params, *ids).cost_analysis()["flops"]
+
+    counted = count(LENGTH)
     # the program forms the scores of all pairs, and masks those out of a window or in the future
     masked = config.attention.score_flops(config.hidden_size) * sum(
         LENGTH - keys_met(LENGTH, few.attention.windows[i % len(few.attention.windows)], False)
@@ -67,6 +70,9 @@ def test_flops_are_those_of_the_lowered_program(name: str) -> None:
     said = module.flops_per_token(LENGTH, causal=False)
     assert counted / LENGTH + routing == pytest.approx(said + masked, rel=0.02)
     assert said >= module.flops_per_token(LENGTH)
+    if few.encodes:  # another length of source, by what it adds to the same one
+        more = module.flops_per_token(LENGTH, causal=False, source_len=5 * LENGTH // 2) - said
+        assert (count(5 * LENGTH // 2) - counted) / LENGTH == pytest.approx(more, rel=0.02)
 
 
 RECURRENT = {
@@ -100,6 +106,16 @@ def test_flops_of_recurrent_models_are_those_of_the_lowered_program(name: str) -
     counted = jax.jit(logits).lower(params, row, row).cost_analysis()["flops"]
     assert counted == pytest.approx(module.flops_per_token(1, causal=False), rel=0.02)
     assert module.flops_per_token(1) == module.flops_per_token(1, causal=False)
+    if config.encodes:
+
+        def read(params: Any, tokens: Any, segment_ids: Any) -> Any:
+            model = nnx.merge(graphdef, params)
+            encoded = model.encode(tokens, positions=tokens, segment_ids=segment_ids)
+            return model.decoder.attention.prepare(encoded.hidden, segment_ids)
+
+        of_source = jax.jit(read).lower(params, row, row).cost_analysis()["flops"]
+        row_of = lambda size: size * module.flops_per_token(size, source_len=1)  # noqa: E731
+        assert of_source == pytest.approx(2 * row_of(1) - row_of(2), rel=0.02)
 
 
 def dense_twin(config: Any) -> tuple[Any, float]:
