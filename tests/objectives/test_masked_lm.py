@@ -70,6 +70,14 @@ def test_special_tokens_and_padding_stay():
         assert (out["positions"] == row["positions"][:-1]).all()
 
 
+def test_padding_stays_whatever_its_id():
+    transform = MaskedLM(mask=MASK, rate=0.9).host_transform(ByteTokenizer(), 0)
+    row = {**rows()[0], "tokens": np.full(129, 97, np.int32)}
+    out = transform(row, 0)
+    assert not out["loss_weights"][-9:].any() and (out["tokens"][-9:] == 97).all()
+    assert out["loss_weights"][:-9].mean() > 0.7
+
+
 def test_a_row_that_comes_again_is_masked_anew_and_by_the_seed():
     weights = lambda *how: np.array([row["loss_weights"] for row in masked(*how)])  # noqa: E731
     first = weights(0, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from jaxlm.config import UserError
 from jaxlm.data.loader import Loader
 from jaxlm.evaluate import evaluator_of
-from jaxlm.generate import encode_prompt
+from jaxlm.generate import Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.session import Session
@@ -209,6 +210,30 @@ def test_a_prefix_decoder_fills_blanks_by_the_order_alone():
     blind = {**batch, "prefix": batch["prefix"] & False}
     third = jax.jit(program.eval_step)(tiny.params_of(program), blind, None)[0]
     assert third["loss"][0] != metrics["loss"][0]
+
+
+def test_a_model_of_blanks_goes_by_their_places():
+    config, _ = setup("glm")
+    program = tiny.program(config)
+    params, step = tiny.params_of(program), jax.jit(program.eval_step)
+    with loader("glm") as rows:
+        batch = next(rows.batches())
+    batch.pop("id")
+    loss = step(params, batch, None)[0]["loss"][0]
+    for part in (0, 1):
+        places = batch["places"].copy()
+        places[..., part] = 0
+        assert step(params, {**batch, "places": places}, None)[0]["loss"][0] != loss
+
+
+def test_ids_behind_the_tokenizers_add_nothing_to_a_text():
+    config, data = setup("glm")
+
+    def generator(params, ids, *, seed):
+        return [[97, 263, 98, data.tokenizer.eos_id]]
+
+    generator.program = SimpleNamespace(model=config.model)
+    assert Writer(data.tokenizer, generator)({}, ["x"]) == ["ab"]
 
 
 def test_rows_longer_than_the_models_positions():
