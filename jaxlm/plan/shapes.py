@@ -3,9 +3,8 @@
     config = planned(config, seq_len=None)       # or a UserError that says what to write down
     spec = batch_spec_of(config, mesh, signals=False)
 
-A row goes through the objective's own host transform, so the batch has the keys and dtypes that the
-loader's would have. What only data can tell has to stand in the config: the vocabulary, the length
-of rows, the classes.
+The objective says the keys, shapes and dtypes that the loader's batches have. What only data can
+tell has to stand in the config: the vocabulary, the length of rows, the classes.
 """
 
 from __future__ import annotations
@@ -64,24 +63,11 @@ def batch_spec_of(config: RunConfig, mesh: Mesh, *, signals: bool) -> dict[str, 
 
     `signals`: the run has several processes, each of which puts its signals beside its rows.
     """
-    size = config.model.vocab_size or 1
-    tokenizer: Any = SimpleNamespace(
-        vocab_size=size, bos_id=0, eos_id=0, pad_id=0, token_bytes=[b"a"] * size
-    )
-    transform = objective_of(config).host_transform(tokenizer)
-    row = {"id": np.int64(0), **transform(_raw_row(config))}
+    size = config.train.batch_size
+    shapes = objective_of(config).batch_shapes(size, seq_len_of(config))
+    row = {"id": np.int64(0)} | {
+        k: np.zeros(shape[1:], dtype) for k, (shape, dtype) in shapes.items()
+    }
     loader: Any = SimpleNamespace(row=lambda _: dict(row))
     extra = lambda n: {"signal": np.zeros(n, np.int32)} if signals else {}  # noqa: E731
-    return batch_spec(loader, config.train.batch_size, mesh, extra=extra)
-
-
-def _raw_row(config: RunConfig) -> dict[str, Any]:
-    """A row as the data gives it to an objective."""
-    length = seq_len_of(config)
-    if objective_of(config).row_kind == "examples":
-        tokens = np.zeros(length, np.int32)
-        extra = {"label": np.int32(0), "weight": np.float32(1)}
-    else:
-        tokens, extra = np.zeros(length + 1, np.int32), {}
-    positions = np.arange(len(tokens), dtype=np.int32)
-    return {"tokens": tokens, "segment_ids": tokens + 1, "positions": positions, **extra}
+    return batch_spec(loader, size, mesh, extra=extra)
