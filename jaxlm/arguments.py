@@ -14,18 +14,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-MISTAKE = 2  # the exit code of a mistake in the command or the config
+from jaxlm.exit_codes import MISTAKE, TABLE
 
 DESCRIPTION = "Train every kind of language model, and never lose a run."
-EXIT_CODES = """\
-exit codes:
-  0   done
-  1   `jaxlm doctor` found a problem
-  2   a mistake to mend: one line says what, where and how
-  65  the loss was not finite for too many steps in a row
-  74  the last checkpoint could not be written
-  75  stopped by SIGTERM or SIGINT; all steps are saved: the same command goes on
-  130 stopped by Ctrl-C before there was anything to save"""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,7 +32,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             ('generate runs/quickstart --prompt "ROMEO. "', "writes text"),
             ("config show configs/quickstart.yaml", "every setting and what it means"),
         )
-        + f"\n\n{EXIT_CODES}\n\n`jaxlm VERB --help` says more of each.",
+        + f"\n\n{TABLE}\n\n`jaxlm VERB --help` says more of each.",
     )
     from jaxlm import __version__
 
@@ -425,7 +416,7 @@ VERBS: dict[str, Callable[[Any, str], argparse.ArgumentParser]] = {
 def _verb(
     verbs: Any, name: str, summary: str, text: str, *examples: tuple[str, str], codes: bool = False
 ) -> argparse.ArgumentParser:
-    epilog = _examples(*examples) + (f"\n\n{EXIT_CODES}" if codes else "")
+    epilog = _examples(*examples) + (f"\n\n{TABLE}" if codes else "")
     return verbs.add_parser(name, help=summary, description=text, epilog=epilog)
 
 

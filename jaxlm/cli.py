@@ -11,15 +11,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.arguments import MISTAKE, parse
+from jaxlm.arguments import parse
+from jaxlm.exit_codes import CTRL_C, MISTAKE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from jaxlm.config import Resolved
     from jaxlm.run import RunConfig
-
-CTRL_C = 130  # 128 + SIGINT, as shells count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,11 +65,12 @@ def _resume(arguments: Any) -> int:
 
 
 def _run_training(arguments: Any, resolved: Resolved[RunConfig], must_exist: bool = False) -> int:
-    from jaxlm.mesh import init_processes
+    from jaxlm.processes import init_processes, told_to_others
     from jaxlm.train.loop import train
 
     init_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    outcome = train(resolved, must_exist=must_exist)
+    with told_to_others():
+        outcome = train(resolved, must_exist=must_exist)
     import jax
 
     if jax.process_index() == 0:
@@ -207,16 +207,17 @@ def _import(arguments: Any) -> int:
     from pathlib import Path
 
     from jaxlm.hf import import_model
-    from jaxlm.mesh import init_processes
+    from jaxlm.processes import init_processes, told_to_others
 
     init_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    line = import_model(
-        Path(arguments.folder),
-        Path(arguments.out),
-        arguments.overrides,
-        dtype=arguments.dtype,
-        report=_say,
-    )
+    with told_to_others():
+        line = import_model(
+            Path(arguments.folder),
+            Path(arguments.out),
+            arguments.overrides,
+            dtype=arguments.dtype,
+            report=_say,
+        )
     print(line)
     return 0
 

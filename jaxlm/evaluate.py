@@ -78,9 +78,16 @@ class Evaluator:
         )
 
     def __call__(
-        self, params: Any, max_batches: int | None = None
+        self,
+        params: Any,
+        max_batches: int | None = None,
+        *,
+        on_batch: Callable[[], object] = lambda: None,
     ) -> tuple[dict[str, float], dict]:
-        """(figures, tables) over the split, or over `max_batches` batches of it."""
+        """(figures, tables) over the split, or over `max_batches` batches of it.
+
+        `on_batch` is called when a batch is under way.
+        """
         count = min(self.num_batches, max_batches or self.num_batches)
         total, carry = None, self._first_carry()
         batches = self.loader.batches(0)
@@ -91,6 +98,7 @@ class Evaluator:
                     rows.pop("id")
                     batch = meshes.to_global(rows, self.program.mesh)
                     total, carry = self._step(params, batch, carry, total)
+                    on_batch()
         finally:
             self.loader.close()
         sums = jax.device_get(total)

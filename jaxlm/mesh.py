@@ -1,4 +1,4 @@
-"""The device mesh, the one table of logical-axis rules, process setup and global arrays.
+"""The device mesh, the one table of logical-axis rules, and global arrays.
 
 Arrays name their axes by what they mean ("embed", "heads", "batch"); the table `RULES` says on
 which mesh axes each meaning is split. A model never names a mesh axis, so one model runs on any
@@ -11,9 +11,7 @@ mesh:
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -490,67 +488,3 @@ def to_global_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, ja
     """Arrays that every process holds whole, as arrays with their rows split over the mesh."""
     rows = {name: local_rows(len(x), mesh) for name, x in batch.items()}
     return to_global({name: x[rows[name]] for name, x in batch.items()}, mesh)
-
-
-# ---------------------------------------------------------------------------------------- processes
-
-
-def init_processes(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
-) -> None:
-    """Joins the processes of a run: by arguments, else as the environment, pod or Slurm say.
-
-    The environment is JAXLM_COORDINATOR ("host:port"), JAXLM_NUM_PROCESSES and JAXLM_PROCESS_ID.
-    Nothing happens where none of these says that there is more than one process.
-    """
-    coordinator = coordinator or os.environ.get("JAXLM_COORDINATOR")
-    if num_processes is None:
-        num_processes = _from_environment("JAXLM_NUM_PROCESSES")
-    if process_id is None:
-        process_id = _from_environment("JAXLM_PROCESS_ID")
-    given = (coordinator, num_processes, process_id)
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
-            raise UserError(
-                "processes: --coordinator, --num-processes and --process-id go together; "
-                "give all three or none"
-            )
-        if process_id not in range(num_processes or 0):
-            raise UserError(
-                f"processes: --process-id {process_id} is not one of {num_processes} processes; "
-                f"number them from 0"
-            )
-        if num_processes != 1:
-            jax.distributed.initialize(coordinator, num_processes, process_id)
-    elif _on_cluster():
-        jax.distributed.initialize()
-
-
-def _from_environment(name: str) -> int | None:
-    text = os.environ.get(name)
-    if text is not None and not text.isdecimal():
-        raise UserError(
-            f"environment variable {name}: {text!r} is no whole number; set or unset it"
-        )
-    return None if text is None else int(text)
-
-
-def _on_cluster() -> bool:
-    """Whether this is, or may be, one of several processes: on a TPU pod or under Slurm."""
-    tpu_hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    slurm_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # of srun; a script has none
-    several = len(tpu_hosts) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
-    return several or slurm_tasks > 1 or _on_tpu_vm()
-
-
-def _on_tpu_vm() -> bool:
-    """Whether jax will use TPU chips that are attached to a cloud VM.
-
-    Outside GKE no variable tells whether the VM is one of a pod; jax asks the metadata server, and
-    joins a VM that stands alone as process 0 of 1. Where there are no chips, importing jax sets
-    TPU_SKIP_MDS_QUERY; a user sets it to keep a VM by itself.
-    """
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    wanted = not platforms or "tpu" in platforms.split(",")
-    library = "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
-    return wanted and library and "TPU_SKIP_MDS_QUERY" not in os.environ

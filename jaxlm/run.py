@@ -44,6 +44,12 @@ class TrainConfig(Config):
     compiled: str | None = field(
         None, "a compiled step that `jaxlm plan --save` kept, for this topology; null: none"
     )
+    hang_timeout: float | None = field(
+        600.0,
+        "seconds without the end of a step, or of a batch of evaluation, after which the process "
+        "shows its stacks and ends with exit code 70; compilation does not count; null: never",
+        gt=0,
+    )
     ledger: bool = field(False, "write the ids of every step's samples to ledger.jsonl")
 
     def validate(self) -> None:
@@ -129,7 +135,9 @@ def objective_of(config: RunConfig) -> Objective:
 
 # What may differ between two starts of one run: none of it changes the weights that it ends in.
 EXECUTION = {"run_dir", "cache_dir", "mesh", "eval", "sample", "checkpoint", "logging"}
-EXECUTION_TRAIN = {"prefetch", "data_threads", "data_workers", "compiled", "ledger"}
+EXECUTION_TRAIN = {
+    *("prefetch", "data_threads", "data_workers", "compiled", "hang_timeout", "ledger")
+}
 
 
 def trajectory(config: RunConfig) -> RunConfig:

@@ -25,7 +25,6 @@ from jaxlm.mesh import (
     check_batch,
     check_divides,
     gather_weight,
-    init_processes,
     local_rows,
     param_shardings,
     replicated,
@@ -266,88 +265,13 @@ def test_replicated_holds_all_on_every_device():
 
 # ---------------------------------------------------------------------------------------- processes
 
-
-@pytest.fixture
-def joined(monkeypatch):
-    """The calls of `jax.distributed.initialize`, in an environment that says nothing."""
-    for name in list(os.environ):
-        if name.startswith(("JAXLM_", "SLURM_", "TPU_", "MEGASCALE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # as jax sets it where there is no TPU chip
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
-    return calls
-
-
-def test_one_process_joins_nothing(joined, monkeypatch):
-    init_processes()
-    init_processes("localhost:1", 1, 0)
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    monkeypatch.setenv("SLURM_NTASKS", "2")  # as in a batch script, which srun has not started
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
-    init_processes()
-    assert joined == []
-
-
-def test_flags_go_before_the_environment(joined, monkeypatch):
-    init_processes("localhost:1", 2, 1)
-    monkeypatch.setenv("JAXLM_COORDINATOR", "localhost:2")
-    monkeypatch.setenv("JAXLM_NUM_PROCESSES", "4")
-    monkeypatch.setenv("JAXLM_PROCESS_ID", "0")
-    init_processes()
-    init_processes(process_id=3)
-    assert joined == [("localhost:1", 2, 1), ("localhost:2", 4, 0), ("localhost:2", 4, 3)]
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
-        {"TPU_WORKER_HOSTNAMES": "a,b"},
-        {"MEGASCALE_COORDINATOR_ADDRESS": "a"},
-    ],
-)
-def test_clusters_are_detected(joined, monkeypatch, environment):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    init_processes()
-    assert joined == [()]
-
-
-@pytest.mark.parametrize(
-    ("environment", "joins"),
-    [
-        ({}, True),  # a VM of a pod, or one alone: the metadata server knows, jax asks it
-        ({"JAX_PLATFORMS": "tpu,cpu"}, True),
-        ({"JAX_PLATFORMS": "cpu"}, False),
-        ({"TPU_SKIP_MDS_QUERY": "1"}, False),
-    ],
-)
-def test_tpu_vms_are_detected(joined, monkeypatch, environment, joins):
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
-    monkeypatch.delenv("JAX_PLATFORMS")
-    monkeypatch.setenv("TPU_LIBRARY_PATH", "libtpu.so")
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    init_processes()
-    assert joined == [()] * joins
-
-
-def test_mistaken_processes(joined, monkeypatch):
-    assert "give all three or none" in message(lambda: init_processes("localhost:1", 2))
-    assert "give all three or none" in message(lambda: init_processes(process_id=0))
-    assert "--process-id 2 is not one of 2" in message(lambda: init_processes("a:1", 2, 2))
-    monkeypatch.setenv("JAXLM_PROCESS_ID", "one")
-    assert "JAXLM_PROCESS_ID: 'one' is no whole number" in message(init_processes)
-    assert joined == []
-
-
 WORKER = """
 import json, sys
 import numpy as np
 import jax
 from jaxlm.config import UserError
-from jaxlm.mesh import MeshConfig, init_processes, local_rows, to_global
+from jaxlm.mesh import MeshConfig, local_rows, to_global
+from jaxlm.processes import init_processes
 init_processes(sys.argv[1], 2, int(sys.argv[2]))
 batch = np.random.default_rng(0).integers(0, 99, (8, 3), dtype=np.int32)
 found = {"processes": jax.process_count(), "devices": jax.device_count()}

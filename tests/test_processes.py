@@ -1,23 +1,31 @@
-"""A training run over two processes of two devices each, through the command line, against the same
-run in one process: its start, its samples, its losses; and a stop that one process is told alone.
+"""How processes find one another; a training run over two processes of two devices each, through the
+command line, against the same run in one process: its start, its samples, its losses; a stop that
+one process is told alone; other numbers of processes after it; and one that is killed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tiny import load
 
+from jaxlm.config import UserError
+from jaxlm.exit_codes import LOST
 from jaxlm.hf import export_run
+from jaxlm.processes import init_processes
 from jaxlm.train import loop
 from jaxlm.train.loop import DONE, INTERRUPTED
 from tests import golden_families
@@ -75,15 +83,25 @@ def train_in_two(run: Path, settings: tuple[str, ...], stop: int = 0) -> tuple[i
 
 def in_two(program: str, *words: str) -> tuple[int, list[str]]:
     """(exit code, output of each) of a Python program in two processes of two devices each."""
+    codes, outputs = in_processes(2, 2, program, *words)
+    assert len(set(codes)) == 1, outputs
+    return codes[0], outputs
+
+
+def in_processes(
+    count: int, devices: int, program: str, *words: str
+) -> tuple[list[int], list[str]]:
+    """(exit code, output) of each of several processes of a Python program."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
     workers = []
-    for index in range(2):
+    for index in range(count):
         environment = os.environ | {
-            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2"),
+            "XLA_FLAGS": flags,
             "JAXLM_COORDINATOR": address,
-            "JAXLM_NUM_PROCESSES": "2",
+            "JAXLM_NUM_PROCESSES": str(count),
             "JAXLM_PROCESS_ID": str(index),
         }
         workers.append(
@@ -100,9 +118,7 @@ def in_two(program: str, *words: str) -> tuple[int, list[str]]:
     finally:
         for worker in workers:
             worker.kill()
-    codes = {worker.returncode for worker in workers}
-    assert len(codes) == 1, outputs
-    return codes.pop(), outputs
+    return [worker.returncode for worker in workers], outputs
 
 
 def ledger(path: Path) -> dict[int, list[int]]:
@@ -170,8 +186,10 @@ def test_two_processes_import_one_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_that_one_process_hears_ends_both_and_one_process_goes_on(tmp_path: Path) -> None:
-    """An LSTM that carries its state: two processes, then eight devices of one, on another mesh."""
+def test_a_stop_that_one_process_hears_ends_both_and_other_numbers_go_on(tmp_path: Path) -> None:
+    """An LSTM that carries its state: two processes of two devices, then eight devices of one, on
+    another mesh, or four processes of one device.
+    """
     settings = ("lstm", *SETTINGS, "train.accumulation=2")
     alone, run = tmp_path / "alone", tmp_path / "run"
     train_alone(alone, settings)
@@ -180,10 +198,138 @@ def test_a_stop_that_one_process_hears_ends_both_and_one_process_goes_on(tmp_pat
     reached = max(figures(run, "train/loss"))
     # two batches were ahead when it was told, and metrics are read one step late
     assert STOP <= reached <= STOP + 4
+    more = shutil.copytree(run, tmp_path / "more")
     outcome = loop.train(load(*settings, f"run_dir={run}", "mesh={data: 2, fsdp: 2, tensor: 2}"))
     assert outcome.code == DONE, outcome.message
-    compare(run, alone)
-    drawn, want = ledger(run / "ledger.jsonl"), ledger(alone / "ledger.jsonl")
-    for step, ids in ledger(run / "ledger.1.jsonl").items():
-        drawn[step] += ids
-    assert drawn == want
+    command = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
+    codes, outputs = in_processes(4, 1, command, "resume", str(more), "mesh={data: 2, fsdp: 2}")
+    assert codes == [DONE] * 4, outputs
+    for found, numbers in ((run, 2), (more, 4)):
+        compare(found, alone)
+        drawn = ledger(found / "ledger.jsonl")
+        for number in range(1, numbers):
+            for step, ids in ledger(found / f"ledger.{number}.jsonl").items():
+                drawn[step] += ids
+        assert drawn == ledger(alone / "ledger.jsonl")
+
+
+# Process 1 kills itself as the kernel would; its own heartbeat and that of the others are quick.
+KILLED = """
+import functools, os, signal, sys
+from jaxlm import processes
+from jaxlm.cli import main
+from jaxlm.train.loop import Loop
+
+processes.Peers = functools.partial(processes.Peers, beat=0.2, missed=2.0)
+after = Loop._after
+
+def kill(self, state, step):
+    if step == 3 and os.environ["JAXLM_PROCESS_ID"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return after(self, state, step)
+
+Loop._after = kill
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.chaos
+def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path) -> None:
+    resolved = load("transformer", *SETTINGS, f"run_dir={tmp_path / 'run'}", "train.steps=100000")
+    config = tmp_path / "config.yaml"
+    config.write_text(loop.configs.to_yaml(resolved.config))
+    began = time.monotonic()
+    codes, outputs = in_processes(2, 2, KILLED, "train", str(config))
+    assert time.monotonic() - began < 60
+    assert codes == [LOST, -signal.SIGKILL], outputs
+    line = f"error: process 1 on {socket.gethostname()} was not heard of for"
+    assert line in outputs[0] and "start all processes again" in outputs[0]
+
+
+# --------------------------------------------------------------------------- finding one another
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """The calls of `jax.distributed.initialize`, in an environment that says nothing."""
+    for name in list(os.environ):
+        if name.startswith(("JAXLM_", "SLURM_", "TPU_", "MEGASCALE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # as jax sets it where there is no TPU chip
+    calls = []
+
+    def initialize(*arguments: Any, heartbeat_timeout_seconds: int) -> None:
+        assert heartbeat_timeout_seconds < 60
+        calls.append(tuple(value for value in arguments if value is not None))
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    return calls
+
+
+def test_one_process_joins_nothing(joined, monkeypatch):
+    init_processes()
+    init_processes("localhost:1", 1, 0)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # as in a batch script, which srun has not started
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    init_processes()
+    assert joined == []
+
+
+def test_flags_go_before_the_environment(joined, monkeypatch):
+    init_processes("localhost:1", 2, 1)
+    monkeypatch.setenv("JAXLM_COORDINATOR", "localhost:2")
+    monkeypatch.setenv("JAXLM_NUM_PROCESSES", "4")
+    monkeypatch.setenv("JAXLM_PROCESS_ID", "0")
+    init_processes()
+    init_processes(process_id=3)
+    assert joined == [("localhost:1", 2, 1), ("localhost:2", 4, 0), ("localhost:2", 4, 3)]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+        {"TPU_WORKER_HOSTNAMES": "a,b"},
+        {"MEGASCALE_COORDINATOR_ADDRESS": "a"},
+    ],
+)
+def test_clusters_are_detected(joined, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    init_processes()
+    assert joined == [()]
+
+
+@pytest.mark.parametrize(
+    ("environment", "joins"),
+    [
+        ({}, True),  # a VM of a pod, or one alone: the metadata server knows, jax asks it
+        ({"JAX_PLATFORMS": "tpu,cpu"}, True),
+        ({"JAX_PLATFORMS": "cpu"}, False),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, False),
+    ],
+)
+def test_tpu_vms_are_detected(joined, monkeypatch, environment, joins):
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "libtpu.so")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    init_processes()
+    assert joined == [()] * joins
+
+
+def test_mistaken_processes(joined, monkeypatch):
+    assert "give all three or none" in message(lambda: init_processes("localhost:1", 2))
+    assert "give all three or none" in message(lambda: init_processes(process_id=0))
+    assert "--process-id 2 is not one of 2" in message(lambda: init_processes("a:1", 2, 2))
+    monkeypatch.setenv("JAXLM_PROCESS_ID", "one")
+    assert "JAXLM_PROCESS_ID: 'one' is no whole number" in message(init_processes)
+    assert joined == []
+
+
+def message(mistake: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        mistake()
+    return str(caught.value)

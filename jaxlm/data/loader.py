@@ -54,6 +54,7 @@ class Loader:
         self._threads, self._prefetch = min(threads, prefetch), prefetch
         self._workers = workers
         self._open: list[Any] = []
+        self._batch_size = batch_size
         self.rows_per_epoch = rows.rows_per_epoch
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -84,6 +85,11 @@ class Loader:
     def row(self, index: int) -> dict[str, Any]:
         """One batch row, made now: what the shapes of a batch are known from."""
         return self._make_batch.row(index)
+
+    def position(self, step: int) -> dict[str, Any]:
+        """Where the data stands after `step` steps; a function of the step, kept for people."""
+        rows, per_epoch = step * self._batch_size, self.rows_per_epoch
+        return {"step": step, "rows": rows, "rows_per_epoch": per_epoch, "epoch": rows / per_epoch}
 
     def close(self) -> None:
         """Ends the threads and processes of every iterator that is still open."""

@@ -1,0 +1,46 @@
+"""Text that a model writes while it trains, from the prompts of `sample:`.
+
+sampler = Sampler(session)
+for prompt, text in sampler(state): ...
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from jaxlm.generate import Generator, Sampling, Writer, ids_of
+from jaxlm.train.session import Session
+from jaxlm.train.state import State
+
+
+class Sampler:
+    """Continues a run's prompts; the same step and seed write the same text."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.prompts = session.config.sample.prompts
+
+    def __call__(self, state: State) -> list[tuple[str, str]]:
+        """(prompt, text) of each prompt, with averaged weights where there are any."""
+        params = state.get("ema", state["params"])
+        texts = self._writer(params, self.prompts, seed=self._session.config.seed)
+        return list(zip(self.prompts, texts, strict=True))
+
+    @cached_property
+    def _writer(self) -> Writer:
+        """Made once, so that its program is compiled once."""
+        sample = self._session.config.sample
+        sampling = Sampling(
+            max_tokens=sample.max_tokens,
+            temperature=sample.temperature,
+            top_k=sample.top_k,
+            top_p=sample.top_p,
+        )
+        tokenizer = self._session.prepared.tokenizer
+        return Writer(tokenizer, Generator(self._session.program, sampling, **ids_of(tokenizer)))
+
+
+def quoted(step: int, text: str) -> str:
+    """A sample as an indented block under its step."""
+    lines = "".join(f"\n  | {line}" for line in text.splitlines())
+    return f"sample at step {step}:{lines}"

@@ -1,0 +1,118 @@
+"""A run that hangs is told from a slow one: no step ends in so many seconds, and the process ends.
+
+    with Watchdog(600, run.log) as watchdog:
+        while step < total:
+            ...
+            watchdog.beat(step)
+            with watchdog.paused():     # a compilation may take as long as it likes
+                evaluate()
+
+A thread looks at the time of the last beat; it never touches a device. When it is too long ago, the
+stacks of all threads go to stderr and the log, and the process ends with `exit_codes.HUNG`, so that
+whoever started it starts it again. Where even that thread cannot run, because some library's code
+hangs and holds the interpreter, `faulthandler`'s own timer, which needs no interpreter, does the
+same with exit code 1.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from jaxlm.exit_codes import HUNG
+
+LOOKS = 20  # looks at the clock in the time that is allowed
+SPARE_SECONDS = 30  # what faulthandler's timer waits beyond it
+
+
+class Watchdog:
+    """Ends the process when `seconds` pass without a beat; None: never.
+
+    `linger`: seconds that this process stays after it has told. The one that the others hang on
+    stays for a while: when it goes, they go at once, and with them their stacks.
+    """
+
+    def __init__(
+        self,
+        seconds: float | None,
+        log: Path,
+        *,
+        linger: float = 0.0,
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._seconds, self._log, self._linger, self._end = seconds, log, linger, end
+        self._step = 0
+        self._last: float | None = time.monotonic()  # None: it does not count now
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._last = time.monotonic()
+        if self._seconds is not None:
+            self._set_spare()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._seconds is not None:
+            self._thread.join()
+            faulthandler.cancel_dump_traceback_later()
+
+    def beat(self, step: int) -> None:
+        """The step has ended, or what follows it goes on."""
+        self._step, self._last = step, time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block that may take any time."""
+        self._last = None
+        try:
+            yield
+        finally:
+            self._last = time.monotonic()
+
+    def _watch(self) -> None:
+        assert self._seconds is not None
+        while not self._over.wait(self._seconds / LOOKS):
+            last = self._last
+            if last is not None and time.monotonic() - last > self._seconds:
+                self._bark()
+                return
+            self._set_spare()
+
+    def _set_spare(self) -> None:
+        """faulthandler's timer starts anew, as long as this thread runs to say so."""
+        assert self._seconds is not None
+        spare = self._seconds + SPARE_SECONDS
+        faulthandler.dump_traceback_later(spare, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def _bark(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        line = (
+            f"error: no step ended in {self._seconds:g} seconds (train.hang_timeout) after step "
+            f"{self._step}: the process hangs and ends with code {HUNG}; started again, the run "
+            "goes on from its last checkpoint. What each thread was doing:\n"
+        )
+        _dump(sys.__stderr__ or sys.stderr, line)
+        try:
+            with self._log.open("a") as file:
+                _dump(file, line)
+        except OSError:  # stderr has it
+            pass
+        time.sleep(self._linger)
+        self._end(HUNG)
+
+
+def _dump(file: IO[str], line: str) -> None:
+    file.write(line)
+    file.flush()
+    faulthandler.dump_traceback(file=file, all_threads=True)
+    file.flush()
