@@ -120,6 +120,40 @@ def _resume(verbs: Any, name: str) -> argparse.ArgumentParser:
     return verb
 
 
+def _launch(verbs: Any, name: str) -> argparse.ArgumentParser:
+    verb = _verb(
+        verbs,
+        name,
+        "start a run on a TPU pod, GKE, Slurm, SkyPilot, GPUs or in local processes",
+        "Starts the machines that a launch file names, trains the config on all of them, shows\n"
+        "the log, starts again from the last checkpoint what was preempted or failed, and removes\n"
+        "the machines when the run has ended. With --action it does one part of that alone.",
+        ("launch launch/tpu_vm.yaml configs/quickstart.yaml --dry-run", "prints every command"),
+        ("launch launch/slurm.yaml configs/quickstart.yaml train.steps=500", "other settings"),
+        ("launch launch/gke.yaml configs/quickstart.yaml --action logs", "follows a run"),
+        ("launch local configs/quickstart.yaml --set processes=4 --set devices=2", "here"),
+        codes=True,
+    )
+    verb.add_argument("target", metavar="TARGET", help="a launch file, or local or gpu_host")
+    _add_config(verb)
+    verb.add_argument(
+        "--action",
+        choices=("create", "queue", "run", "logs", "status", "delete"),
+        help="one part alone: make the machines, ask for them without waiting, train, follow the "
+        "log, say how it stands, remove them",
+    )
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="a setting over the launch file's, such as zone=us-east5-b; may be given again",
+    )
+    verb.add_argument("--dry-run", action="store_true", help="print what would be run, run nothing")
+    return verb
+
+
 def _generate(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb = _verb(
         verbs,
@@ -395,6 +429,7 @@ VERBS: dict[str, Callable[[Any, str], argparse.ArgumentParser]] = {
     "train": _train,
     "finetune": _finetune,
     "resume": _resume,
+    "launch": _launch,
     "generate": _generate,
     "eval": _eval,
     "report": _report,

@@ -64,6 +64,18 @@ def _resume(arguments: Any) -> int:
     return _run_training(arguments, resolved, must_exist=True)
 
 
+def _launch(arguments: Any) -> int:
+    from jaxlm.config import to_dict
+    from jaxlm.launch.job import Job
+    from jaxlm.launch.start import launch
+    from jaxlm.launch.target import load_target
+    from jaxlm.run import load_run
+
+    target = load_target(arguments.target, arguments.settings)
+    job = Job.of(to_dict(load_run(arguments.config, arguments.overrides).config), target.name)
+    return launch(target, job, arguments.action, dry_run=arguments.dry_run)
+
+
 def _run_training(arguments: Any, resolved: Resolved[RunConfig], must_exist: bool = False) -> int:
     from jaxlm.processes import init_processes, told_to_others
     from jaxlm.train.loop import train
@@ -331,6 +343,7 @@ VERBS: dict[str, Callable[[Any], int]] = {
     "train": _train,
     "finetune": _finetune,
     "resume": _resume,
+    "launch": _launch,
     "generate": _generate,
     "eval": _eval,
     "report": _report,

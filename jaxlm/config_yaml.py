@@ -95,6 +95,14 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> Any:
+        """Text of several lines stands as it is, where YAML can have it so."""
+        style = "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 
 _SCALARS = {  # tag: (pattern, the characters it may begin with)
     "bool": (r"true|false|True|False", "tTfF"),

@@ -67,10 +67,13 @@ class Peers:
         """Waits as long as it takes to miss a process: where one is, this call does not return."""
         self._thread.join(self._missed + 4 * self._beat)
 
-    def fail(self, why: str) -> None:
-        """Tells the others that this process ends, and waits until they can have read it."""
+    def fail(self, why: str, code: int = LOST) -> None:
+        """Tells the others that this process ends, and waits until they can have read it.
+
+        `code` is what they end with: a mistake of the user's is one whoever tells of it.
+        """
         self._over.set()
-        self._set(_FAILED, f"process {self._index} on {socket.gethostname()} failed: {why}")
+        self._set(_FAILED, f"{code} process {self._index} on {socket.gethostname()} failed: {why}")
         if self._index == 0:  # it holds the store: while it lives, the others can read
             time.sleep(self._grace + 2 * self._beat)
 
@@ -84,9 +87,10 @@ class Peers:
                 self._count_beats()
             missed, failed = self._get(_MISSED), self._get(_FAILED)
             if missed is not None:
-                self._stop(missed)
+                self._stop(missed, LOST)
             elif failed is not None and not self._over.wait(self._grace):
-                self._stop(failed)
+                code, _, why = failed.partition(" ")
+                self._stop(why, int(code))
 
     def _count_beats(self) -> None:
         """Process 0: writes down the first process that has not been heard of for too long."""
@@ -105,16 +109,17 @@ class Peers:
                 )
                 return
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, why: str, code: int) -> None:
+        mend = "start all processes again, and the run goes on from its last checkpoint"
         print(
             f"error: {why}. Process {self._index} cannot go on without it and ends with code "
-            f"{LOST}; start all processes again, and the run goes on from its last checkpoint",
+            f"{code}; {mend if code == LOST else 'mend that first'}",
             file=sys.stderr,
             flush=True,
         )
         if self._index == 0:
             time.sleep(2 * self._beat)  # the others read the store, which ends with this process
-        self._end(LOST)
+        self._end(code)
 
     def _set(self, key: str, value: str) -> None:
         try:

@@ -95,7 +95,10 @@ def told_to_others() -> Iterator[None]:
             traceback.print_exc()
             if isinstance(error, jax.errors.JaxRuntimeError):  # likely of a lost one's connection
                 _PEERS[-1].listen()
-        _PEERS[-1].fail(str(error) if mistake else f"{type(error).__name__}: {error}")
+        if mistake:
+            _PEERS[-1].fail(str(error), MISTAKE)
+        else:
+            _PEERS[-1].fail(f"{type(error).__name__}: {error}")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(MISTAKE if mistake else 1)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from jaxlm.exit_codes import LOST
+from jaxlm.exit_codes import LOST, MISTAKE
 from jaxlm.peers import Peers
 
 BEAT, MISSED, GRACE = 0.02, 0.4, 0.1
@@ -99,18 +99,17 @@ def test_a_silent_process_ends_all_others(
     assert max(four.ended, key=lambda i: four.ended[i][1]) == 0
 
 
-@pytest.mark.parametrize("failed", [0, 1])
+@pytest.mark.parametrize(("failed", "code"), [(0, LOST), (1, LOST), (1, MISTAKE)])
 def test_an_error_is_told_to_all_others(
-    group: Callable[[int], Group], capsys: pytest.CaptureFixture, failed: int
+    group: Callable[[int], Group], capsys: pytest.CaptureFixture, failed: int, code: int
 ) -> None:
     three = group(3)
-    three.peers[failed].fail("ValueError: no such file")
+    three.peers[failed].fail("ValueError: no such file", code)
     time.sleep(GRACE + 6 * BEAT + 0.5)
-    assert three.codes() == {i: LOST for i in range(3) if i != failed}
+    assert three.codes() == {i: code for i in range(3) if i != failed}
     told = capsys.readouterr().err
-    assert (
-        told.count(f"process {failed} on {socket.gethostname()} failed: ValueError: no such") == 2
-    )
+    line = f"process {failed} on {socket.gethostname()} failed: ValueError: no such file"
+    assert told.count(line) == 2
 
 
 def test_one_that_waits_for_word_of_a_lost_one_is_ended_by_it(

@@ -1,6 +1,6 @@
-"""How processes find one another; a training run over two processes of two devices each, through the
-command line, against the same run in one process: its start, its samples, its losses; a stop that
-one process is told alone; other numbers of processes after it; and one that is killed.
+"""How processes find one another; a training run over two processes of two devices each, through
+the command line, against the same run in one process: its start, its samples, its losses; a stop
+that one process is told alone; other numbers of processes after it; and one that is killed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""What is launched: one run, its config resolved, and the folder in which its files are gathered.
+
+    job = Job.of(to_dict(config), name=None)
+    job.name, job.run_dir                        # "quickstart", "runs/quickstart"
+    job.config_under("/mnt/runs")                # YAML whose run_dir is /mnt/runs/runs/quickstart
+
+The config is sent as one YAML, without includes and overrides: what runs is what was planned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jaxlm.config import UserError
+from jaxlm.config_yaml import dump_yaml
+
+STAGE = ".jaxlm-launch"  # in the folder that the launch is started from
+MAX_NAME = 40  # JobSet, pods and TPU VMs add to it, and 63 is the end
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to launch. `values` is its whole config as plain values."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], name: str | None) -> Job:
+        """`name`: of machine, job and folder; None: made of the last part of the run's folder."""
+        if name is None:
+            words = re.findall(r"[a-z0-9]+", PurePosixPath(values["run_dir"]).name.lower())
+            name = "-".join(words)[:MAX_NAME].strip("-")
+            if not name[:1].isalpha():
+                name = f"run-{name}"[:MAX_NAME].strip("-")
+        if not re.fullmatch(rf"[a-z]([a-z0-9-]{{0,{MAX_NAME - 2}}}[a-z0-9])?", name):
+            raise UserError(
+                f"name: {name!r} cannot name a machine or job; take at most {MAX_NAME} lower-case "
+                "letters, digits and hyphens, a letter first"
+            )
+        return cls(name, values)
+
+    @property
+    def run_dir(self) -> str:
+        return str(self.values["run_dir"])
+
+    @property
+    def stage(self) -> Path:
+        """Where the files of the launch lie on this machine."""
+        return Path(STAGE) / self.name
+
+    def run_dir_under(self, root: str) -> str:
+        """The run's folder on storage that is found at `root` over there."""
+        if not self.run_dir.startswith("/"):
+            return str(PurePosixPath(root) / self.run_dir)
+        if not PurePosixPath(self.run_dir).is_relative_to(root):
+            raise UserError(
+                f"run_dir: {self.run_dir} is not on the storage that outlives the machines, which "
+                f"is found at {root}; name a folder below it, or a relative one"
+            )
+        return self.run_dir
+
+    def config_under(self, root: str | None = None) -> str:
+        """The run's config as YAML; with `root`, its folder is on the storage found there."""
+        if root is None:
+            return dump_yaml(self.values)
+        return dump_yaml({**self.values, "run_dir": self.run_dir_under(root)})

@@ -1,0 +1,274 @@
+"""Runs the steps of a plan, as a dry run prints them.
+
+    runner = Runner(secrets=("WANDB_API_KEY",))
+    runner.run(steps)                # raises StepFailed at the first that fails
+
+Each command is said before it is run, and what it prints is passed on line by line, with the values
+of secrets blotted out should some tool repeat one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jaxlm.config import UserError
+from jaxlm.exit_codes import DONE, FINAL
+from jaxlm.launch.group import GroupRunner
+from jaxlm.launch.steps import (
+    Argv,
+    Await,
+    Command,
+    Follow,
+    Group,
+    Outcome,
+    Step,
+    WriteFile,
+    WriteSecrets,
+)
+
+FOLLOW_TRIES = 5  # connections in a row that break at once
+
+
+class StepFailed(Exception):
+    """A step did not do what it is for; the rest of its list is not run."""
+
+
+class Lost(StepFailed):
+    """The machines are gone."""
+
+
+class Runner:
+    """`ended` is what an `Outcome` or a `Group` said last: (exit code, newest checkpoint)."""
+
+    def __init__(
+        self,
+        secrets: tuple[str, ...] = (),
+        *,
+        say: Callable[[str], None] = lambda line: print(line, flush=True),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        missing = [name for name in secrets if not os.environ.get(name)]
+        if missing:
+            raise UserError(
+                f"secrets: {', '.join(missing)}: not set; export the variable, or take its name out"
+            )
+        self._values = [os.environ[name] for name in secrets]
+        self._print, self._sleep = say, sleep
+        self.ended: tuple[int, int] | None = None
+
+    def say(self, line: str) -> None:
+        """Prints a line without any secret's value."""
+        for value in self._values:
+            line = line.replace(value, "***")
+        self._print(line)
+
+    def pause(self, seconds: float) -> None:
+        self._sleep(seconds)
+
+    def run(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            self.say(f"# {step.why}")
+            _RUN[type(step)](self, step)
+
+    def word_of(self, argv: Argv, words: tuple[str, ...]) -> str | None:
+        """That of `words` which a command prints as a state; None where it prints none of them.
+
+        "" stands for printing nothing; a command that fails has no answer.
+        """
+        code, state = self._capture(argv)
+        found = set(state.split()) or {""}
+        return None if code else next((word for word in words if word in found), None)
+
+    # ----------------------------------------------------------------------------- kinds of steps
+
+    def _command(self, step: Command) -> None:
+        if step.unless is not None and self._capture(step.unless)[0] == 0:
+            self.say(f"# not needed: {shlex.join(step.unless)} says it is there")
+            return
+        self.say(f"$ {step.shell().splitlines()[0] if step.stdin else step.shell()}")
+        for attempt in range(1, step.tries + 1):
+            code = self._stream(step.argv, step.stdin)
+            if code == 0 or step.may_fail:
+                return
+            if attempt < step.tries:
+                self.say(f"# exit code {code}; try {attempt + 1} of {step.tries} follows")
+                self._sleep(10.0 * attempt)
+        raise StepFailed(f"{step.why}: {step.argv[0]} ended with exit code {code}")
+
+    def _write_file(self, step: WriteFile) -> None:
+        step.path.parent.mkdir(parents=True, exist_ok=True)
+        step.path.write_text(step.text, encoding="utf-8")
+        self.say(f"# wrote {step.path}")
+
+    def _write_secrets(self, step: WriteSecrets) -> None:
+        step.path.parent.mkdir(parents=True, exist_ok=True)
+        step.path.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(step.path, flags, 0o600), "w", encoding="utf-8") as file:
+            for name in step.names:
+                file.write(f"export {name}={shlex.quote(os.environ[name])}\n")
+        self.say(f"# wrote {step.path} (mode 600): {', '.join(step.names)}")
+
+    def _await(self, step: Await) -> None:
+        told = ""
+        while True:
+            code, state = self._capture(step.argv)
+            words = set(state.split())
+            if code == 0 and words & set(step.until):
+                self.say(f"# {state}")
+                return
+            if words & set(step.never):
+                raise Lost(f"{step.why}: {state}")
+            if state != told:
+                self.say(f"# {state or 'no answer yet'}; looking again every {step.seconds:g} s")
+                told = state
+            self._sleep(step.seconds)
+
+    def _follow(self, step: Follow) -> None:
+        self.say(f"$ {step.shell()}")
+        breaks = 0
+        while True:
+            began = time.monotonic()
+            code, why = self._watched(step)
+            why = why or self._standing(step)
+            if why == "over" or (why is None and code == 0 and not step.again):
+                return
+            if why is not None:
+                raise Lost(f"the machines are gone: {why}")
+            breaks = breaks + 1 if code and time.monotonic() - began < step.seconds else 0
+            if breaks >= FOLLOW_TRIES:
+                raise StepFailed(
+                    f"{step.why}: {step.argv[0]} ended {breaks} times with code {code}"
+                )
+            self._sleep(min(step.seconds, 5.0))
+
+    def _watched(self, step: Follow) -> tuple[int, str | None]:
+        """(exit code of the command, why it was ended): see `_standing`."""
+        process = subprocess.Popen(
+            step.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        looked, rest = time.monotonic(), b""
+        try:
+            while True:
+                ended = process.poll() is not None
+                chunk = process.stdout.read()
+                *lines, rest = (rest + (chunk or b"")).split(b"\n")
+                for line in lines:
+                    self.say(line.decode(errors="replace"))
+                if ended and not chunk:
+                    return process.returncode, None
+                if time.monotonic() - looked >= step.seconds:
+                    why, looked = self._standing(step), time.monotonic()
+                    if why is not None:
+                        return 0, why
+                if not chunk:
+                    time.sleep(0.1)
+        finally:
+            if rest:
+                self.say(rest.decode(errors="replace"))
+            _end(process)
+
+    def _standing(self, step: Follow) -> str | None:
+        """ "over", the word that says the machines are lost, or None: it goes on."""
+        if self.word_of(step.state, step.over) is not None:
+            return "over"
+        return self.word_of(step.state, step.lost)
+
+    def _outcome(self, step: Outcome) -> None:
+        self.say(f"$ {step.shell()}")
+        for attempt in range(step.tries):
+            _, text = self._capture(step.argv)
+            codes = [code for word, code in step.words if word in text.split()]
+            found = (worst(codes), 0) if codes else read_outcome(text)
+            if found is not None:
+                self.ended = found
+                self.say(f"# exit code {found[0]}, newest checkpoint {found[1]}")
+                return
+            self._sleep(10.0 * (attempt + 1))
+        raise StepFailed(f"{step.why}: no process told its exit code")
+
+    def _group(self, step: Group) -> None:
+        self.say(f"$ {step.shell()}")
+        self.ended = GroupRunner(step, self.say, self._sleep).run()
+
+    # ---------------------------------------------------------------------------------- processes
+
+    def _stream(self, argv: Argv, stdin: str | None) -> int:
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+        except FileNotFoundError:
+            raise _missing(argv[0]) from None
+        assert process.stdout is not None
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(stdin or "")
+        for line in process.stdout:
+            self.say(line.rstrip("\n"))
+        return process.wait()
+
+    def _capture(self, argv: Argv) -> tuple[int, str]:
+        try:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise _missing(argv[0]) from None
+        return done.returncode, done.stdout.strip()
+
+
+_RUN: dict[type, Callable[[Runner, Any], None]] = {
+    Command: Runner._command,
+    WriteFile: Runner._write_file,
+    WriteSecrets: Runner._write_secrets,
+    Await: Runner._await,
+    Follow: Runner._follow,
+    Outcome: Runner._outcome,
+    Group: Runner._group,
+}
+
+
+def read_outcome(text: str) -> tuple[int, int] | None:
+    """(exit code, newest checkpoint) of what every machine printed; None where none knows.
+
+    One that has to be mended goes before all others, then one that failed, whichever it is.
+    """
+    codes = [int(code) for code in re.findall(r"^jaxlm-exit (\d+)$", text, re.MULTILINE)]
+    steps = [int(step) for step in re.findall(r"^jaxlm-checkpoint (\d+)$", text, re.MULTILINE)]
+    return (worst(codes), max(steps, default=0)) if codes else None
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code that stands for several processes."""
+    return min(codes, key=lambda code: (code == DONE, code not in FINAL, code))
+
+
+def _missing(program: str) -> UserError:
+    return UserError(f"{program}: not found; install it, and see that it is on PATH")
+
+
+def _end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,166 @@
+"""A Slurm job: a task a node (or a GPU), started again by Slurm when it is preempted or fails.
+
+    type: slurm
+    nodes: 2
+    tasks_per_node: 8
+    partition: gpu
+    time: "24:00:00"
+    setup: ["source /shared/venv/bin/activate"]
+
+Two minutes before the time is up, or the job is preempted, the run gets SIGTERM: it saves, ends
+with code 75, and the job goes back into the queue. jaxlm's processes find one another by what
+Slurm says. The folder that the launch is started from has to be one that all nodes see.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from jaxlm.config import UserError, field
+from jaxlm.exit_codes import FINAL, INTERRUPTED
+from jaxlm.launch.job import Job
+from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
+from jaxlm.launch.target import Plan, RestartingConfig
+
+# The budget of restarts is kept in a file: the job of each attempt is a new process.
+BODY = """\
+run_dir={run_dir}
+state={stage}
+newest() {{ ls "$run_dir/checkpoints" 2>/dev/null | grep -xE '[0-9]+' | sort -n | tail -n 1; }}
+
+rm -f "$state/outcome"
+srun {srun} &
+step=$!
+told=no
+# srun passes it on to all tasks, which save; `wait` returns at a signal, so wait again
+trap 'told=yes; kill -TERM $step' TERM
+wait $step; code=$?
+[ $told = yes ] && {{ wait $step; code=$?; }}
+
+case $code in {final}) again=no ;; *) again=yes ;; esac
+step_now=$(newest); step_now=$((10#${{step_now:-0}}))
+if [ $again = yes ]; then
+    read -r left best 2>/dev/null < "$state/restarts" || {{ left={max_restarts}; best=0; }}
+    [ "$step_now" -gt "$best" ] && left={max_restarts}
+    # a stop that saved is no failure: only the others are counted
+    [ $code != {interrupted} ] && left=$((left - 1))
+    if [ $left -ge 0 ]; then
+        echo "$left $step_now" > "$state/restarts"
+        echo "jaxlm launch: exit code $code; back into the queue, from checkpoint $step_now"
+        scontrol requeue "$SLURM_JOB_ID" && exit $code
+    fi
+fi
+rm -f "$state/restarts"
+printf 'jaxlm-exit %s\\njaxlm-checkpoint %s\\n' "$code" "$step_now" > "$state/outcome"
+exit $code
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slurm(RestartingConfig):
+    """A job of a Slurm cluster."""
+
+    nodes: int = field(1, "nodes of the job", ge=1)
+    tasks_per_node: int = field(1, "processes of a node; jax gives each of several one GPU", ge=1)
+    gpus_per_node: int | None = field(None, "GPUs of a node to ask for; null: none", ge=1)
+    cpus_per_task: int | None = field(None, "CPU cores of a process", ge=1)
+    memory: str | None = field(None, "of a node, such as 200G")
+    partition: str | None = field(None, "where it queues")
+    account: str | None = field(None, "that it is charged to")
+    qos: str | None = field(None, "quality of service")
+    time: str | None = field(None, 'at most so long at once, such as "24:00:00"')
+    options: tuple[str, ...] = field((), "further options of sbatch, such as --constraint=a100")
+    setup: tuple[str, ...] = field((), "shell lines before the run, such as module load")
+    python: str = field("python", "the interpreter that has jaxlm, after `setup`")
+    warning_seconds: int = field(120, "from SIGTERM to the end of the time, for a checkpoint", ge=1)
+    poll_seconds: float = field(15.0, "between two looks at the queue", gt=0)
+
+    def validate(self) -> None:
+        super().validate()
+        if any(not option.startswith("-") for option in self.options):
+            raise UserError("options: write each as sbatch has it, such as --constraint=a100")
+
+    def plan(self, job: Job) -> Plan:
+        files = (
+            WriteFile(
+                why="the run's config, whole", path=job.stage / "run.yaml", text=job.config_under()
+            ),
+            WriteFile(why="the job", path=job.stage / "job.sh", text=self.script(job)),
+        )
+        submit = Command(
+            why="submit it", argv=("sbatch", str(job.stage / "job.sh")), unless=self._queued(job)
+        )
+        clean = Command(
+            why="forget an earlier outcome",
+            argv=("rm", "-f", str(job.stage / "outcome"), str(job.stage / "restarts")),
+            unless=self._queued(job),
+        )
+        make: tuple[Step, ...] = (*files, clean, submit)
+        follow = Follow(
+            why="follow the log",
+            argv=("tail", "-n", "50", "-F", str(job.stage / "log.txt")),
+            state=self._state(job),
+            over=("",),
+            seconds=self.poll_seconds,
+        )
+        outcome = Outcome(why="how it ended", argv=("cat", str(job.stage / "outcome")))
+        attempt = (*make, follow, outcome)
+        name = (f"--name={job.name}", "--me")
+        return Plan(
+            actions={
+                "create": make,
+                "queue": make,
+                "run": attempt,
+                "logs": (follow,),
+                "status": (Command(why="how it stands", argv=("squeue", *name, "--long")),),
+                "delete": (Command(why="cancel it", argv=("scancel", *name)),),
+            },
+            attempt=attempt,
+            notes=(
+                f"Slurm restarts it: at most {self.max_restarts} times without a newer "
+                "checkpoint after a failure, always after a preemption",
+            ),
+        )
+
+    def script(self, job: Job) -> str:
+        """The batch script."""
+        given: dict[str, object] = {
+            "job-name": job.name,
+            "nodes": self.nodes,
+            "ntasks-per-node": self.tasks_per_node,
+            "gpus-per-node": self.gpus_per_node,
+            "cpus-per-task": self.cpus_per_task,
+            "mem": self.memory,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "time": self.time,
+            "output": job.stage / "log.txt",
+            "open-mode": "append",
+            "signal": f"B:TERM@{self.warning_seconds}",
+            "dependency": "singleton",  # never two of one name at once
+            "export": ",".join(("ALL", *self.secrets)),
+        }
+        options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        lines = ["#!/bin/bash"]
+        lines += [f"#SBATCH {option}" for option in (*options, "--requeue", *self.options)]
+        lines += ["", *(f"export {name}={shlex.quote(v)}" for name, v in self.env.items())]
+        lines += self.setup
+        # not --kill-on-bad-exit: the processes end one another, each with the code that tells why
+        train = ("--kill-on-bad-exit=0", self.python, "-u", "-m", "jaxlm", "train")
+        body = BODY.format(
+            run_dir=shlex.quote(job.run_dir),
+            stage=shlex.quote(str(job.stage)),
+            srun=shlex.join((*train, str(job.stage / "run.yaml"))),
+            final="|".join(map(str, sorted(FINAL))),
+            max_restarts=self.max_restarts,
+            interrupted=INTERRUPTED,
+        )
+        return "\n".join(lines) + "\n" + body
+
+    def _state(self, job: Job) -> Argv:
+        return ("squeue", f"--name={job.name}", "--me", "--noheader", "--format=%T")
+
+    def _queued(self, job: Job) -> Argv:
+        return ("bash", "-c", f"{shlex.join(self._state(job))} | grep -q .")

@@ -1,0 +1,109 @@
+"""`jaxlm launch`: prints the steps of a plan, or runs them until the run has ended.
+
+    code = launch(target, job, action=None, dry_run=True)
+
+Without an action it does all it takes: start the machines, train, and where they are lost or the
+run fails in a way that a new start mends, again from the last checkpoint; then remove them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from jaxlm.config import UserError, suggest, type_name
+from jaxlm.exit_codes import CTRL_C, DONE, FINAL
+from jaxlm.launch.budget import Budget
+from jaxlm.launch.job import Job
+from jaxlm.launch.runner import Lost, Runner, StepFailed
+from jaxlm.launch.steps import Step
+from jaxlm.launch.target import LaunchConfig, Plan
+
+
+def launch(
+    target: LaunchConfig, job: Job, action: str | None = None, *, dry_run: bool = False
+) -> int:
+    """The exit code: that of the run, or 1 where a step failed. Raises `UserError`."""
+    plan = target.plan(job)
+    if action is not None and action not in plan.actions:
+        kind = type_name(type(target))
+        raise UserError(f"--action: {kind} has no {action!r}; {suggest(action, plan.actions)}")
+    if dry_run:
+        print(render(plan, action), end="")
+        return DONE
+    runner = Runner(target.secrets)
+    try:
+        if action is not None:
+            runner.run(plan.actions[action])
+            return runner.ended[0] if runner.ended else DONE
+        return _to_the_end(plan, runner)
+    except StepFailed as error:
+        runner.say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        if plan.start or "logs" in plan.actions:
+            runner.say(
+                "# let go: what runs elsewhere goes on. The same command with --action logs "
+                "follows it, with --action delete ends it"
+            )
+        return CTRL_C
+
+
+def _to_the_end(plan: Plan, runner: Runner) -> int:
+    """Trains until the run has ended, or is not to be started again; then removes the machines."""
+    budget, there = Budget(plan.max_restarts, progress=0), not plan.start
+    while True:
+        runner.ended = failed = None
+        try:
+            if not there:
+                runner.run(plan.start)
+                there = True
+            runner.run(plan.attempt)
+        except StepFailed as error:
+            if not there and not isinstance(error, Lost):
+                raise  # nothing was made, so there is nothing to go on with
+            if not plan.start:
+                raise
+            failed = error
+        code, progress = runner.ended or (1, 0)
+        if not plan.start or (failed is None and code in FINAL):
+            break
+        gone = isinstance(failed, Lost) or runner.word_of(plan.state, plan.lost) is not None
+        runner.say(f"# {failed or f'the run ended with exit code {code}'}")
+        # That machines are taken away while they train is nobody's failure, and costs nothing.
+        free = gone and there
+        if not free and not budget.spend(progress):
+            runner.say(
+                f"error: no newer checkpoint in {plan.max_restarts} restarts; mend what the log "
+                "tells of, then launch again"
+            )
+            break
+        runner.pause(budget.pause)
+        runner.run(plan.remove if gone else plan.again)
+        there = not gone
+    with contextlib.suppress(StepFailed):
+        runner.run(plan.remove)
+    return code
+
+
+def render(plan: Plan, action: str | None) -> str:
+    """A plan as a shell script with comments."""
+    if action is not None:
+        return _script(plan.actions[action])
+    lines = [*(f"# {note}" for note in plan.notes), "#" if plan.notes else ""]
+    text = "\n".join(lines).lstrip("\n")
+    text = f"{text}\n" if text else ""
+    text += _script((*plan.start, *plan.attempt))
+    if plan.start:
+        text += (
+            f"\n# ---- when the run fails but can go on: at most {plan.max_restarts} times without "
+            "a newer\n# checkpoint, these, then the attempt above\n"
+            + _script(plan.again)
+            + "\n# ---- when the machines are taken away: remove them as below, then all again\n"
+        )
+    if plan.remove:
+        text += "\n# ---- when the run has ended\n" + _script(plan.remove)
+    return text
+
+
+def _script(steps: tuple[Step, ...]) -> str:
+    return "\n".join(f"# {step.why}\n{step.shell()}\n" for step in steps)

@@ -1,0 +1,211 @@
+"""The steps of a launch: what is run, and how it looks as shell.
+
+    step = Command(("gcloud", "version"), "which gcloud this is")
+    print(step.shell())                          # gcloud version
+
+A step is data. `shell()` is what a dry run prints, and can be pasted into bash; the runner does the
+same from the same fields. No step holds a secret's value: it names the variable.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Argv = tuple[str, ...]
+
+
+def quote(argv: Argv) -> str:
+    """The words as a shell has them, one option a line where the line gets long."""
+    words = [shlex.quote(word) for word in argv]
+    line = " ".join(words)
+    if len(line) <= 100 or "\n" in line:
+        return line
+    return re.sub(r" (?=--\w)", " \\\n  ", line)
+
+
+def heredoc(text: str) -> str:
+    end = "EOF"
+    while re.search(rf"^{end}$", text, re.MULTILINE):
+        end += "_"
+    return f"<<'{end}'\n{text}{'' if text.endswith(chr(10)) else chr(10)}{end}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """`why`: one line for people."""
+
+    why: str
+
+    def shell(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Step):
+    """A program, run to its end.
+
+    stdin: text that it reads. unless: a command; where it succeeds, this one is not needed.
+    tries: how often it is tried, with growing pauses. may_fail: going on all the same.
+    """
+
+    argv: Argv
+    stdin: str | None = None
+    unless: Argv | None = None
+    tries: int = 1
+    may_fail: bool = False
+
+    def shell(self) -> str:
+        text = quote(self.argv)
+        if self.unless is not None:
+            text = f"{quote(self.unless)} >/dev/null 2>&1 || {text}"
+        if self.tries > 1:
+            text = f"for try in {{1..{self.tries}}}; do {text} && break; sleep $((try * 10)); done"
+        if self.may_fail:
+            text += " || true"
+        return text if self.stdin is None else f"{text} {heredoc(self.stdin)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteFile(Step):
+    """A file of this machine."""
+
+    path: Path
+    text: str
+
+    def shell(self) -> str:
+        path, folder = shlex.quote(str(self.path)), shlex.quote(str(self.path.parent))
+        return f"mkdir -p {folder} && cat > {path} {heredoc(self.text)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteSecrets(Step):
+    """A file that only its owner can read, of `export NAME=value` lines from the environment."""
+
+    path: Path
+    names: tuple[str, ...]
+
+    def shell(self) -> str:
+        path, folder = shlex.quote(str(self.path)), shlex.quote(str(self.path.parent))
+        return (
+            f"(umask 077 && mkdir -p {folder} && rm -f {path} && for name in "
+            f'{" ".join(self.names)}; do printf \'export %s=%q\\n\' "$name" "${{!name}}"; done '
+            f"> {path})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Await(Step):
+    """Asks for a state again and again, until one of the words it prints is awaited.
+
+    A word of `never` says that it will not come.
+    """
+
+    argv: Argv
+    until: tuple[str, ...]
+    never: tuple[str, ...] = ()
+    seconds: float = 30.0
+
+    def shell(self) -> str:
+        good, bad = "|".join(self.until), "|".join(self.never)
+        stop = f'grep -qwE "{bad}" <<< "$state" && break; ' if bad else ""
+        return (
+            f"until state=$({quote(self.argv)}); "
+            f'grep -qwE "{good}" <<< "$state"; do {stop}sleep {self.seconds:g}; done'
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Follow(Step):
+    """A command that shows a log, beside a state that is looked at all the while.
+
+    `lost`: words of the state that end it and the attempt. `over`: words that end it in order; ""
+    stands for a state that prints nothing. Where the command ends while neither is the case, it
+    is started again if it failed (a connection broke) or if `again` (its end means nothing).
+    """
+
+    argv: Argv
+    state: Argv
+    lost: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+    again: bool = False
+    seconds: float = 30.0
+
+    def shell(self) -> str:
+        ends = [
+            f"{name} ends it: {', '.join(w or 'nothing' for w in words)}"
+            for name, words in (("in order", self.over), ("as lost", self.lost))
+            if words
+        ]
+        lines = "; ".join(ends)
+        return (
+            f"{quote(self.argv)}\n"
+            f"# meanwhile, every {self.seconds:g} s ({lines}):\n"
+            f"#   {shlex.join(self.state)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Step):
+    """A command that prints how the run ended: `jaxlm-exit CODE` and `jaxlm-checkpoint STEP`.
+
+    Several machines print several lines; see `read_outcome`. `words`: what one prints in their
+    place, and the exit code that it stands for.
+    """
+
+    argv: Argv
+    words: tuple[tuple[str, int], ...] = ()
+    tries: int = 3
+
+    def shell(self) -> str:
+        return quote(self.argv)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One process of a group: `log` is where its output goes; None: to the screen."""
+
+    argv: Argv
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
+
+    def shell(self) -> str:
+        given = [f"{name}={_variable(value)}" for name, value in self.environment.items()]
+        line = " ".join([*given, shlex.join(self.argv)])
+        return line if self.log is None else f"{line} > {shlex.quote(str(self.log))} 2>&1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group(Step):
+    """Processes of this machine that stand and fall together; $PORT is a free one of each start.
+
+    run_dir: whose checkpoints tell whether there is progress. max_restarts: without any.
+    """
+
+    members: tuple[Member, ...]
+    run_dir: Path
+    max_restarts: int
+
+    def shell(self) -> str:
+        lines = []
+        logs = {member.log.parent for member in self.members if member.log is not None}
+        if logs:
+            lines.append(f"mkdir -p {' '.join(shlex.quote(str(folder)) for folder in logs)}")
+        if any("$PORT" in v for member in self.members for v in member.environment.values()):
+            program = "import socket; s = socket.create_server(('localhost', 0)); "
+            program += "print(s.getsockname()[1])"
+            lines.append(f'PORT=$({self.members[0].argv[0]} -c "{program}")')
+        lines += [f"{member.shell()} &" for member in self.members]
+        lines.append("wait")
+        lines.append(
+            f"# when one fails, the others are ended and all are started again: at most "
+            f"{self.max_restarts} times without a newer checkpoint in {self.run_dir}"
+        )
+        return "\n".join(lines)
+
+
+def _variable(value: str) -> str:
+    return value if re.fullmatch(r"[\w:.$/-]*", value) else shlex.quote(value)

@@ -1,0 +1,286 @@
+"""TPU VMs, by gcloud: made or queued, trained on, made anew when preempted, deleted.
+
+    type: tpu_vm
+    zone: us-east5-a
+    accelerator_type: v5p-32
+    runtime_version: v2-alpha-tpuv5
+    provisioning: spot
+    bucket: gs://my-runs
+
+The run's folder has to lie on storage that outlives the machines: a bucket, which is mounted, or a
+folder that all hosts share. Without one a pod's processes could not even save together, and what
+one host keeps is gone with it; so it is asked for, always.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxlm.config import REQUIRED, UserError, field
+from jaxlm.launch import remote
+from jaxlm.launch.job import Job
+from jaxlm.launch.steps import (
+    Argv,
+    Await,
+    Command,
+    Follow,
+    Outcome,
+    Step,
+    WriteFile,
+    WriteSecrets,
+)
+from jaxlm.launch.target import Plan, RestartingConfig
+
+ARCHIVE = "source.tar.gz"
+LOST = ("SUSPENDING", "SUSPENDED", "PREEMPTED", "TERMINATED", "FAILED", "DELETING", "STOPPED")
+# Seconds between keepalives of ssh: a host that is gone closes no connection.
+KEEPALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
+TRIES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TpuVm(RestartingConfig):
+    """TPU VMs, made by gcloud."""
+
+    project: str | None = field(None, "Google Cloud project; null: the one that gcloud is set to")
+    zone: str = field(REQUIRED, "such as us-east5-a")
+    accelerator_type: str = field(REQUIRED, "such as v5p-32")
+    runtime_version: str = field(REQUIRED, "such as v2-alpha-tpuv5, v2-alpha-tpuv6e")
+    queued: bool = field(True, "ask by a queued resource, which waits until there is room")
+    provisioning: Literal["on_demand", "spot", "reserved"] = field(
+        "on_demand", "spot machines are cheap and may be taken away at any time"
+    )
+    reservation: str | None = field(None, "name of the one to use, of provisioning: reserved")
+    service_account: str | None = field(None, "that the machines act as; null: the default one")
+    network: str | None = field(None, "of the machines; null: the default one")
+    internal_ip: bool = field(False, "reach the machines by internal addresses")
+    bucket: str | None = field(None, "gs://NAME that is mounted; the run's folder lies in it")
+    mount: str = field("/mnt/jaxlm", "where the bucket is mounted")
+    shared_dir: str | None = field(None, "a folder that all hosts share, in place of a bucket")
+    requirement: str = field("jaxlm[tpu]", "what pip installs there: a name, a file, a git or URL")
+    source: str | None = field(None, "a folder with jaxlm's source to send, in place of that")
+    poll_seconds: float = field(30.0, "between two looks at the state of the machines", gt=0)
+
+    def validate(self) -> None:
+        super().validate()
+        if (self.bucket is None) == (self.shared_dir is None):
+            raise UserError(
+                "bucket, shared_dir: set exactly one of the two; checkpoints on the machines "
+                "themselves are gone with them, and a preempted run would start over"
+            )
+        if self.bucket is not None and not re.fullmatch(r"gs://[a-z0-9._-]+", self.bucket):
+            raise UserError(f"bucket: {self.bucket!r} is none; write gs://NAME, without a folder")
+        if self.reservation is not None and self.provisioning != "reserved":
+            raise UserError("reservation: is of provisioning: reserved; set that")
+        if self.reservation is not None and not self.queued:
+            raise UserError("reservation: a named one is asked for by queued: true; set that")
+
+    @property
+    def root(self) -> str:
+        return self.shared_dir or self.mount
+
+    def plan(self, job: Job) -> Plan:
+        make = (*self._ask(job), *self._wait(job))
+        run = (*self._send(job), *self._start(job))
+        follow = self._follow(job)
+        return Plan(
+            actions={
+                "create": make,
+                "queue": self._ask(job),
+                "run": (*run, follow, self._outcome(job)),
+                "logs": (follow,),
+                "status": (self._status(job),),
+                "delete": self._delete(job),
+            },
+            start=make,
+            attempt=(*run, follow, self._outcome(job)),
+            again=(self._on_all(job, "stop.sh", "end what is left of the run", may_fail=True),),
+            remove=self._delete(job),
+            max_restarts=self.max_restarts,
+            state=self._state(job),
+            lost=LOST,
+            notes=(
+                f"{job.name}: {self.accelerator_type} in {self.zone}; the run's folder is "
+                f"{job.run_dir_under(self.root)} on {self.bucket or 'the shared folder'}",
+            ),
+        )
+
+    # ------------------------------------------------------------------------------- the machines
+
+    def _ask(self, job: Job) -> tuple[Step, ...]:
+        shape = (
+            f"--accelerator-type={self.accelerator_type}",
+            *([f"--service-account={self.service_account}"] if self.service_account else []),
+            *([f"--network={self.network}"] if self.network else []),
+            *(["--internal-ips"] if self.internal_ip else []),
+        )
+        if not self.queued:
+            tier = {"on_demand": (), "spot": ("--spot",), "reserved": ("--reserved",)}
+            argv = self._gcloud(
+                "tpu-vm",
+                "create",
+                job.name,
+                *shape,
+                f"--version={self.runtime_version}",
+                *tier[self.provisioning],
+            )
+            return (Command(why="make the machines", argv=argv, unless=self._node(job)),)
+        tier = {"on_demand": (), "spot": ("--spot",), "reserved": ("--reserved",)}
+        named = (f"--reservation={self.reservation}",) if self.reservation else ()
+        argv = self._gcloud(
+            "queued-resources",
+            "create",
+            job.name,
+            f"--node-id={job.name}",
+            *shape,
+            f"--runtime-version={self.runtime_version}",
+            *tier[self.provisioning],
+            *named,
+        )
+        return (Command(why="ask for the machines", argv=argv, unless=self._state(job)),)
+
+    def _wait(self, job: Job) -> tuple[Step, ...]:
+        until = "ACTIVE" if self.queued else "READY"
+        why = "wait until the machines are there"
+        return (
+            Await(
+                why=why,
+                argv=self._state(job),
+                until=(until,),
+                never=LOST,
+                seconds=self.poll_seconds,
+            ),
+        )
+
+    def _delete(self, job: Job) -> tuple[Step, ...]:
+        if self.queued:
+            # --force: with the machines that it brought
+            argv = self._gcloud("queued-resources", "delete", job.name, "--force", "--quiet")
+        else:
+            argv = self._gcloud("tpu-vm", "delete", job.name, "--quiet")
+        return (Command(why="remove the machines", argv=argv, tries=TRIES),)
+
+    def _status(self, job: Job) -> Step:
+        kind = "queued-resources" if self.queued else "tpu-vm"
+        return Command(why="how they stand", argv=self._gcloud(kind, "describe", job.name))
+
+    def _state(self, job: Job) -> Argv:
+        if not self.queued:
+            return self._node(job)
+        return self._gcloud("queued-resources", "describe", job.name, "--format=value(state.state)")
+
+    def _node(self, job: Job) -> Argv:
+        return self._gcloud("tpu-vm", "describe", job.name, "--format=value(state)")
+
+    # ------------------------------------------------------------------------------------ the run
+
+    def _send(self, job: Job) -> tuple[Step, ...]:
+        """The files of the run, to all hosts; one archive goes quicker than a tree of files."""
+        archive = ARCHIVE if self.source is not None else None
+        run_dir = job.run_dir_under(self.root)
+        texts = {
+            "run.yaml": job.config_under(self.root),
+            "setup.sh": remote.setup_script(self.requirement, archive, self.bucket, self.mount),
+            "run.sh": remote.run_script(self.env, bool(self.secrets)),
+            "start.sh": remote.START,
+            "stop.sh": remote.STOP,
+            "follow.sh": remote.FOLLOW,
+            "outcome.sh": remote.OUTCOME.format(run_dir=run_dir),
+        }
+        steps: list[Step] = [
+            WriteFile(why=f"{name} of the hosts", path=job.stage / name, text=text)
+            for name, text in texts.items()
+        ]
+        names = list(texts)
+        if self.source is not None:
+            steps.append(self._pack(job, self.source))
+            names.append(ARCHIVE)
+        secrets = job.stage / "secrets.env"
+        if self.secrets:
+            steps.append(WriteSecrets(why="the secrets", path=secrets, names=self.secrets))
+            names.append(secrets.name)
+        there = self._there(job)
+        steps.append(self._ssh(job, f"mkdir -p -m 700 {there}", "a folder on all hosts", TRIES))
+        sources = [str(job.stage / name) for name in names]
+        argv = self._gcloud("tpu-vm", "scp", *sources, f"{job.name}:{there}/", *self._all())
+        steps.append(Command(why="send the files to all hosts", argv=argv, tries=TRIES))
+        if self.secrets:
+            argv = ("rm", "-f", str(secrets))
+            steps.append(Command(why="the secrets are there now", argv=argv))
+        steps.append(self._on_all(job, "setup.sh", "install and mount", tries=TRIES))
+        return tuple(steps)
+
+    def _pack(self, job: Job, source: str) -> Step:
+        left_out = (".git", ".venv", "runs", ".jaxlm-launch", "__pycache__")
+        argv = (
+            "tar",
+            "-czf",
+            str(job.stage / ARCHIVE),
+            *(f"--exclude={n}" for n in left_out),
+            "-C",
+            str(Path(source)),
+            ".",
+        )
+        return Command(why="jaxlm's source", argv=argv)
+
+    def _start(self, job: Job) -> tuple[Step, ...]:
+        return (self._on_all(job, "start.sh", "start the run on all hosts", tries=TRIES),)
+
+    def _follow(self, job: Job) -> Step:
+        argv = self._gcloud(
+            "tpu-vm",
+            "ssh",
+            job.name,
+            "--worker=0",
+            f"--command=bash {self._there(job)}/follow.sh",
+            *self._way(),
+            ssh_options=KEEPALIVE,
+        )
+        return Follow(
+            why="follow the first host's log",
+            argv=argv,
+            state=self._state(job),
+            lost=LOST,
+            seconds=self.poll_seconds,
+        )
+
+    def _outcome(self, job: Job) -> Step:
+        command = f"--command=bash {self._there(job)}/outcome.sh"
+        argv = self._gcloud("tpu-vm", "ssh", job.name, *self._all(), command)
+        return Outcome(why="how it ended", argv=argv)
+
+    def _on_all(
+        self, job: Job, script: str, why: str, *, tries: int = 1, may_fail: bool = False
+    ) -> Step:
+        return self._ssh(job, f"bash {self._there(job)}/{script}", why, tries, may_fail)
+
+    def _ssh(self, job: Job, text: str, why: str, tries: int, may_fail: bool = False) -> Step:
+        argv = self._gcloud("tpu-vm", "ssh", job.name, *self._all(), f"--command={text}")
+        return Command(why=why, argv=argv, tries=tries, may_fail=may_fail)
+
+    def _there(self, job: Job) -> str:
+        return f"jaxlm-launch/{job.name}"
+
+    def _all(self) -> tuple[str, ...]:
+        return ("--worker=all", *self._way())
+
+    def _way(self) -> tuple[str, ...]:
+        return ("--internal-ip",) if self.internal_ip else ()
+
+    def _gcloud(self, kind: str, verb: str, *words: str, ssh_options: tuple[str, ...] = ()) -> Argv:
+        project = (f"--project={self.project}",) if self.project else ()
+        rest = ("--", *ssh_options) if ssh_options else ()
+        return (
+            "gcloud",
+            "compute",
+            "tpus",
+            kind,
+            verb,
+            *words,
+            f"--zone={self.zone}",
+            *project,
+            *rest,
+        )
