@@ -184,9 +184,8 @@ class Runner:
 
     def _standing(self, step: Follow) -> str | None:
         """ "over", the word that says the machines are lost, or None: it goes on."""
-        if self.word_of(step.state, step.over) is not None:
-            return "over"
-        return self.word_of(step.state, step.lost)
+        word = self.word_of(step.state, (*step.over, *step.lost))
+        return "over" if word is not None and word in step.over else word
 
     def _outcome(self, step: Outcome) -> None:
         self.say(f"$ {step.shell()}")

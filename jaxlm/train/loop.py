@@ -29,6 +29,7 @@ from jaxlm.exit_codes import DONE, INTERRUPTED, NOT_FINITE, SAVE_FAILED
 from jaxlm.run import RunConfig, config_sha256
 from jaxlm.train import saved_step
 from jaxlm.train import session as sessions
+from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint import Checkpointer
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.figures import Figures
@@ -136,6 +137,8 @@ class Loop:
                 self.figures = Figures(self.program, peak, self.watch, seq_len=length)
                 if self.first:
                     self.records.take_back(step, last=step == self.total)
+                # a ledger that another process opened before it was cut would be one without a name
+                decide("taken back", "", lambda _: "")
             stack.enter_context(self.records.ledger())
             resumed = step if step else None
             if self.first:
