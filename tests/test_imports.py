@@ -55,6 +55,13 @@ def test_the_command_line_starts_without_anything_heavy(module):
     assert loaded(f"import {module}") == []
 
 
+def test_launch_never_imports_jax():
+    """A laptop plans and watches; the run's config alone needs more."""
+    modules = modules_of("jaxlm.launch")
+    assert len(modules) > 8
+    assert loaded(f"import {', '.join(modules)}") == []
+
+
 def test_data_never_imports_jax():
     modules = modules_of("jaxlm.data")
     assert len(modules) > 5

@@ -143,7 +143,12 @@ class Runner:
                 return
             if why is not None:
                 raise Lost(f"the machines are gone: {why}")
-            breaks = breaks + 1 if code and time.monotonic() - began < step.seconds else 0
+            # Where the state cannot be asked either, this machine's own network is away: wait.
+            at_once = code != 0 and time.monotonic() - began < step.seconds
+            if at_once and self._capture(step.state)[0] == 0:
+                breaks += 1
+            elif not at_once:
+                breaks = 0
             if breaks >= FOLLOW_TRIES:
                 raise StepFailed(
                     f"{step.why}: {step.argv[0]} ended {breaks} times with code {code}"

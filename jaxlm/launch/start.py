@@ -59,12 +59,10 @@ def _to_the_end(plan: Plan, runner: Runner) -> int:
                 there = True
             runner.run(plan.attempt)
         except StepFailed as error:
-            if not there and not isinstance(error, Lost):
-                raise  # nothing was made, so there is nothing to go on with
-            if not plan.start:
-                raise
+            if not plan.start or not (there or isinstance(error, Lost)):
+                raise  # nothing was made, so there is nothing to go on with, nor to remove
             failed = error
-        code, progress = runner.ended or (1, 0)
+        code, progress = runner.ended or (1 if failed else DONE, 0)
         if not plan.start or (failed is None and code in FINAL):
             break
         gone = isinstance(failed, Lost) or runner.word_of(plan.state, plan.lost) is not None
@@ -89,9 +87,7 @@ def render(plan: Plan, action: str | None) -> str:
     """A plan as a shell script with comments."""
     if action is not None:
         return _script(plan.actions[action])
-    lines = [*(f"# {note}" for note in plan.notes), "#" if plan.notes else ""]
-    text = "\n".join(lines).lstrip("\n")
-    text = f"{text}\n" if text else ""
+    text = "".join(f"# {note}\n" for note in plan.notes) + ("\n" if plan.notes else "")
     text += _script((*plan.start, *plan.attempt))
     if plan.start:
         text += (

@@ -51,7 +51,8 @@ class StandIns:
 
     def __init__(self, folder: Path, *names: str) -> None:
         self.folder, self.bin = folder / "standins", folder / "standins" / "bin"
-        self.bin.mkdir(parents=True)
+        self.bin.mkdir(parents=True, exist_ok=True)
+        (self.folder / "calls").unlink(missing_ok=True)
         self._rules: list[dict] = []
         self._write()
         for name in names:

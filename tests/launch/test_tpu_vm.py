@@ -166,6 +166,21 @@ def test_a_broken_connection_is_made_again(standins: Callable, launch: Callable)
     assert len(gcloud.lines("follow.sh --")) == 3 and len(gcloud.lines("start.sh --")) == 1
 
 
+def test_a_log_that_cannot_be_followed_fails_unless_it_is_our_own_network(
+    standins: Callable, launch: Callable
+) -> None:
+    """A run goes on while the one who watches it is offline; nothing is stopped or deleted."""
+    offline = ("", 1, None)
+    gcloud = pod(standins, GONE, ACTIVE, *[offline] * 20, ACTIVE)
+    gcloud.answers(FOLLOWED, *[("", 255, None)] * 8, ("the rest", 0, None))
+    code, told = launch(POD, "--set", "poll_seconds=5", "--set", "max_restarts=0")
+    assert code == DONE and "the rest" in told and gcloud.lines("stop.sh --") == []
+    gcloud = pod(standins, GONE, ACTIVE)
+    gcloud.answer(FOLLOWED, code=255)
+    code, told = launch(POD, "--set", "poll_seconds=5", "--set", "max_restarts=0")
+    assert code == 1 and "ended 5 times with code 255" in told
+
+
 def test_a_pod_that_is_there_is_taken(standins: Callable, launch: Callable) -> None:
     gcloud = pod(standins, ACTIVE)
     assert launch(POD)[0] == DONE
