@@ -246,7 +246,7 @@ def test_a_run_with_a_killed_process_ends_in_the_weights_of_one_without(
         ledger, limit = killed / "ledger.2.jsonl", time.monotonic() + 120
         while time.monotonic() < limit:
             if ledger.exists() and '"step": 6' in ledger.read_text():
-                started[2].kill()
+                started[-2].kill()  # of the newest four
                 return
             time.sleep(0.001)
 
