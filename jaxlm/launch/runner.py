@@ -34,6 +34,7 @@ from jaxlm.launch.steps import (
     WriteSecrets,
 )
 
+DRAIN_SECONDS = 1.0  # that a log is followed after its end was told
 FOLLOW_TRIES = 5  # connections in a row that break at once
 
 
@@ -166,7 +167,7 @@ class Runner:
         )
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        looked, rest = time.monotonic(), b""
+        looked, rest, why = time.monotonic(), b"", None
         try:
             while True:
                 ended = process.poll() is not None
@@ -175,11 +176,13 @@ class Runner:
                 for line in lines:
                     self.say(line.decode(errors="replace"))
                 if ended and not chunk:
-                    return process.returncode, None
+                    return process.returncode, why
                 if time.monotonic() - looked >= step.seconds:
-                    why, looked = self._standing(step), time.monotonic()
                     if why is not None:
                         return 0, why
+                    why, looked = self._standing(step), time.monotonic()
+                    if why is not None:  # what the log has still to say is heard first
+                        looked += DRAIN_SECONDS - step.seconds
                 if not chunk:
                     time.sleep(0.1)
         finally:
