@@ -29,6 +29,7 @@ from jaxlm.run import RunConfig
 MOST_TENSOR = 16  # beyond, each part of a product is too small to be worth its all-reduce
 MOST_CONTEXT = 32
 MOST_ACCUMULATION = 16
+STAGES = (2, 4, 8)
 LONG = 8192  # tokens of a row from which on splitting the length is tried
 
 
@@ -92,10 +93,12 @@ def settings(facts: Facts, topology: Topology, base: Setting) -> Iterator[Settin
         for accumulation in (1, 2, 4, 8, MOST_ACCUMULATION):
             if accumulation > rows:
                 break
-            for how in remats(facts):
-                setting = replace(base, mesh=mesh, accumulation=accumulation, **how)
-                if divides(facts, setting):
-                    yield setting
+            if accumulation < mesh["stage"]:
+                continue  # more stages than micro-batches idle most of the time
+            setting = replace(base, mesh=mesh, accumulation=accumulation)
+            if divides(facts, setting):
+                for how in remats(facts):
+                    yield replace(setting, **how)
 
 
 def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[str, int]]:
@@ -107,16 +110,19 @@ def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[
         n for n in _divisors(total) if n <= MOST_CONTEXT and (n == 1 or facts.seq_len >= LONG)
     ]
     parts = [n for n in _divisors(total) if n == 1 or (experts and experts.num_experts % n == 0)]
+    model: Any = facts.config.model
+    alike = len(facts.layers) == 1 and model.pipelines
+    stages = [n for n in (1, *STAGES) if n == 1 or (alike and facts.layers[0].count % n == 0)]
     slices = topology.slices
-    for tensor, context, expert in itertools.product(tensors, contexts, parts):
-        if total % (tensor * context * expert):
+    for stage, tensor, context, expert in itertools.product(stages, tensors, contexts, parts):
+        if total % (stage * tensor * context * expert):
             continue
-        rest = total // (tensor * context * expert)
+        rest = total // (stage * tensor * context * expert)
         for fsdp in _divisors(rest):
             data = rest // fsdp
-            if slices > 1 and {"data": data, "fsdp": fsdp}[base.dcn] % slices:
+            if slices > 1 and {"data": data, "fsdp": fsdp, "stage": stage}[base.dcn] % slices:
                 continue
-            sizes = {"stage": 1, "data": data, "fsdp": fsdp, "expert": expert}
+            sizes = {"stage": stage, "data": data, "fsdp": fsdp, "expert": expert}
             yield {**sizes, "context": context, "tensor": tensor}
 
 
