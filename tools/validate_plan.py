@@ -12,18 +12,18 @@ and only matched by v4 and tpu7x, of which there are one and two. Where it is wr
 
     deepseek3 on v5p      +29%  256 small experts: the sort of tokens, uneven groups and the latent
                                 attention's many narrow products cost more than one factor says
-    gemma3 on 4 slices    +17%  the run lost 13% from one slice to four, far more than its gradients'
-                                bytes over the slow network explain
+    gemma3 on 4 slices    +17%  the run lost 13% from one slice to four, far more than the bytes of
+                                its gradients over the slow network explain
     mixtral on v5p        -17%  the same factor for experts is too low for 8 wide ones; which
                                 settings the published figure belongs to is presumed
     gpt3 on v6e           +15%  heads of 128 with as many for keys, and a fused map of queries, keys
                                 and values that ours splits; rows of 2,048 leave small blocks
     llama2-70b on v6e      +9%  blocks of 1,024 in attention are slower than those of 2,048
 
-Runs that it says have no room did run: MaxText splits what layers keep also along the width where
-tensor does (v5p 32b and 128b), and tiles the head's loss over the vocabulary (tpu7x 70b). Mixtral on
-v6e drops tokens, with a capacity of 1.25, which is counted as if none were dropped. Its traffic to
-the host is that of our names for the same tensors.
+One run that ran is said to have no room, tpu7x 70b: MaxText tiles the head's loss over the
+vocabulary, and keeps the attention's output once where our kernel has it twice. Mixtral on v6e drops
+tokens, with a capacity of 1.25, which is counted as if none were dropped. What is offloaded is that
+of our names for the same tensors.
 """
 
 from __future__ import annotations

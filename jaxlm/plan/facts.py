@@ -34,6 +34,9 @@ MAKES = {
     **{"down_latent": "key", "up_latent": "value", "rope_key": "key", "out": "attention_out"},
     **{"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_out", "router": "router"},
 }
+# What is added to the stream is split along its length where heads are split: the bytes are as if
+# tensor split its width, which an axis of heads says.
+OF_STREAM = "act_heads"
 
 
 @dataclass(frozen=True)
@@ -242,5 +245,5 @@ def _tensors(
         found["value"] = (("heads", heads.num_heads), (None, heads.v_dim))
     if "ffn_up" in found:
         found["ffn_hidden"] = found["ffn_up"]
-    found["ffn_out"] = ((None, model.hidden_size),)
+    found["attention_out"] = found["ffn_out"] = ((OF_STREAM, model.hidden_size),)
     return found
