@@ -7,8 +7,8 @@ and is predicted from the config alone. The constants of `jaxlm.plan.devices` ar
 row. Prints published and predicted tokens/s a chip, and the error.
 
 The share of its peak that a chip's products attain was set with these runs in view, one figure for
-a generation: it is measured by v5e, v5p and v6e, of which there are several runs of unlike models,
-and only matched by v4 and tpu7x, of which there are one and two. Where it is wrong, and why:
+a generation, not for a run: for v4 and tpu7x, of which there are one and two, the error tests
+little but the rest of the model. Where it is wrong, and what is the likely cause:
 
     deepseek3 on v5p      +29%  256 small experts: the sort of tokens, uneven groups and the latent
                                 attention's many narrow products cost more than one factor says
@@ -21,9 +21,9 @@ and only matched by v4 and tpu7x, of which there are one and two. Where it is wr
     llama2-70b on v6e      +9%  blocks of 1,024 in attention are slower than those of 2,048
 
 One run that ran is said to have no room, tpu7x 70b: MaxText tiles the head's loss over the
-vocabulary, and keeps the attention's output once where our kernel has it twice. Mixtral on v6e drops
-tokens, with a capacity of 1.25, which is counted as if none were dropped. What is offloaded is that
-of our names for the same tensors.
+vocabulary, and keeps the attention's output once where our kernel has it twice. Mixtral on v6e
+drops tokens, with a capacity of 1.25, which is counted as if none were dropped. What is offloaded
+is that of our names for the same tensors.
 """
 
 from __future__ import annotations

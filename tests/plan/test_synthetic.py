@@ -1,0 +1,118 @@
+"""Instructions as TPU compilers write them, one at a time, with their bytes and turns by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxlm.plan.hlo import count
+from jaxlm.plan.hlo_text import parse
+from jaxlm.plan.loops import trip_count
+
+MOVES = """HloModule m
+
+ENTRY %main (a: f32[64,128], h: f32[4,64,128]) -> f32[64,128] {
+  %a = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %h = f32[4,64,128]{2,1,0:T(8,128)S(5)} parameter(1)
+  %i = s32[]{:T(128)} constant(1)
+  LINE
+  ROOT %b = f32[64,128]{1,0:T(8,128)} bitcast(%a)
+}
+"""
+SIZE = 64 * 128 * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "hbm", "host"),
+    [
+        (  # into the chip's own memory: read once
+            "%c = (f32[64,128]{1,0:T(8,128)S(1)}, f32[64,128]{1,0:T(8,128)}, u32[]{:S(2)}) "
+            "copy-start(%a)",
+            *(SIZE, 0),
+        ),
+        (  # from one place of HBM to another: read and written
+            "%c = (f32[64,128]{0,1:T(8,128)}, f32[64,128]{1,0:T(8,128)}, u32[]{:S(2)}) "
+            "copy-start(%a)",
+            *(2 * SIZE, 0),
+        ),
+        (  # a quarter of it
+            "%c = ((f32[64,128]{1,0:T(8,128)}), f32[16,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) "
+            "slice-start(%a), slice={[0:16], [0:128]}",
+            *(SIZE / 4, 0),
+        ),
+        (  # a row of what the host holds
+            "%c = ((f32[4,64,128]{2,1,0:T(8,128)S(5)}, s32[], s32[], s32[]), "
+            "f32[1,64,128]{2,1,0:T(8,128)}, u32[]{:S(2)}) dynamic-slice-start(%h, %i, %i, %i)",
+            *(SIZE, SIZE),
+        ),
+        (  # and one written there
+            "%c = ((f32[4,64,128]{2,1,0:T(8,128)S(5)}, f32[64,128]{1,0:T(8,128)}, s32[]), "
+            "f32[4,64,128]{2,1,0:T(8,128)S(5)}, u32[]{:S(2)}) "
+            "dynamic-update-slice-start(%h, %a, %i)",
+            *(SIZE, SIZE),
+        ),
+        ("%c = f32[64,128]{1,0:T(8,128)} negate(%a)", 2 * SIZE, 0),
+        ("%c = f32[64,128]{1,0:T(8,128)S(1)} negate(%a)", SIZE, 0),
+        ("%c = f32[64,128]{1,0:T(8,128)} bitcast(%a)", 0, 0),
+        ('%c = f32[64,128] custom-call(), custom_call_target="AllocateBuffer"', 0, 0),
+    ],
+)
+def test_bytes_that_an_instruction_moves(line, hbm, host):
+    found = count(MOVES.replace("LINE", line), mesh={"data": 1})
+    assert (found.hbm_bytes, found.host_bytes) == (hbm, host)
+
+
+LOOP = """HloModule m
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[], f32[8]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8] get-tuple-element(%p), index=1
+  %one = s32[] constant(STEP)
+  %next = s32[] add(%i, %one)
+  ROOT %t = (s32[], f32[8]) tuple(%next, %x)
+}
+
+%cond (p: (s32[], f32[8])) -> pred[] {
+  %p = (s32[], f32[8]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = s32[] constant(LIMIT)
+  ROOT %c = pred[] compare(COMPARED), direction=DIRECTION
+}
+
+ENTRY %main (x: f32[8]) -> (s32[], f32[8]) {
+  %x = f32[8] parameter(0)
+  %zero = s32[] constant(START)
+  %t = (s32[], f32[8]) tuple(%zero, %x)
+  ROOT %w = (s32[], f32[8]) while(%t), condition=%cond, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize("limit", [3, 10])
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("direction", ["LT", "LE"])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_turns_of_a_loop_are_those_that_it_takes(start, limit, step, direction, flipped):
+    written = {"LT": "GT", "LE": "GE"}[direction] if flipped else direction
+    compared = "%n, %i" if flipped else "%i, %n"
+    text = LOOP
+    for name, value in (
+        *(("START", start), ("LIMIT", limit), ("STEP", step)),
+        *(("COMPARED", compared), ("DIRECTION", written)),
+    ):
+        text = text.replace(name, str(value))
+    turns, at = 0, start
+    while at < limit or (direction == "LE" and at == limit):
+        turns, at = turns + 1, at + step
+    module = parse(text)
+    assert trip_count(module.entry.root, module.entry, module) == turns
+
+
+@pytest.mark.parametrize(("start", "limit", "direction"), [(9, 0, "GT"), (9, 0, "GE")])
+def test_a_loop_that_counts_down(start, limit, direction):
+    text = LOOP.replace("COMPARED", "%i, %n").replace("DIRECTION", direction)
+    text = text.replace("START", str(start)).replace("LIMIT", str(limit)).replace("STEP", "-1")
+    module = parse(text)
+    expected = start - limit + (direction == "GE")
+    assert trip_count(module.entry.root, module.entry, module) == expected
