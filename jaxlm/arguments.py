@@ -286,7 +286,7 @@ def _plan(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb.add_argument("--price", type=_ratio, metavar="USD", help="of a chip-hour (default: list)")
     verb.add_argument("--analytic", action="store_true", help="compile nothing")
     verb.add_argument(
-        "--quick", action="store_true", help="compile without optimizations, for the memory alone"
+        "--quick", action="store_true", help="compile sooner, without optimizations: a guide"
     )
     verb.add_argument("--out", metavar="STEM", help="write STEM.tsv and STEM.html")
     verb.add_argument("--save", metavar="FILE", help="keep the compiled step for train.compiled")

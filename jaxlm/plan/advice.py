@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
-from jaxlm.plan.memory import FITS
+from jaxlm.plan.memory import ROOM
 from jaxlm.plan.roofline import roofline
 from jaxlm.plan.setting import Setting
 
@@ -39,7 +39,7 @@ def proposals(
     now = analyse(facts, setting, topology)
     step = roofline(now.load, topology).step
     surplus = max(0.0, short - max(0.0, now.memory.total - now.memory.share * now.memory.limit))
-    needs_room = short > 0 or now.memory.verdict != FITS
+    needs_room = short > 0 or now.memory.verdict not in ROOM
     found = []
     for overrides, changed in neighbours(facts, setting):
         work = _try(facts, changed, topology)

@@ -1,11 +1,13 @@
 """What holds the memory of a device, and whether it fits.
 
     plan = of_compiled(compiled, topology)
-    plan.verdict        # "fits", "tight", "does not fit" or "unknown"
+    plan.verdict        # "fits", "likely fits", "tight", "does not fit" or "unknown"
 
-"fits" is said of a plan alone that takes at most a stated share of the memory: of what the compiler
-counted, or a smaller share of an estimate. Between that share and all of it a plan is "tight":
-it may run, and is not called safe. What the compiler refused, or has no figure of, never fits.
+"fits" is said of a plan alone that the compiler made as training will, and that takes at most a
+stated share of the memory. An estimate "likely fits" at most, at a smaller share: it counts what a
+step cannot do without, and a compiler with room to spare was seen to take 1.6 times as much. Above
+its share a plan is "tight": it may run. What was refused, or has no figure, never fits. Only what
+fits is safe.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from jaxlm.plan.compiling import Compiled, OutOfMemory
 from jaxlm.plan.devices import Topology
 from jaxlm.tree import flatten
 
-FITS, TIGHT, TOO_MUCH, UNKNOWN = "fits", "tight", "does not fit", "unknown"
+FITS, LIKELY, TIGHT = "fits", "likely fits", "tight"
+TOO_MUCH, UNKNOWN = "does not fit", "unknown"
+ROOM = (FITS, LIKELY)
 GROUPS = (("attention", "attention"), ("ffn", "ffn"), ("embed", "embedding"), ("unembed", "head"))
 
 
@@ -44,7 +48,7 @@ class MemoryPlan:
     parts: Sequence[Part]
     limit: float  # bytes that a program can have
     share: float  # of the limit that may be taken and be called safe
-    compiled: bool
+    compiled: bool  # with all optimizations, as training compiles it
     refused: OutOfMemory | None = None
     known: bool = True
     notes: Sequence[str] = field(default_factory=tuple)
@@ -65,7 +69,9 @@ class MemoryPlan:
             return UNKNOWN
         if self.total > self.limit:
             return TOO_MUCH
-        return FITS if self.total <= self.share * self.limit else TIGHT
+        if self.total > self.share * self.limit:
+            return TIGHT
+        return FITS if self.compiled else LIKELY
 
     def by_kind(self) -> dict[str, float]:
         """Bytes on the device, of each kind, the largest first."""
@@ -76,11 +82,11 @@ class MemoryPlan:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def of_compiled(compiled: Compiled, topology: Topology) -> MemoryPlan:
+def of_compiled(compiled: Compiled, topology: Topology, *, quick: bool = False) -> MemoryPlan:
     """The memory of a compiled step: XLA's totals, broken down by what it is for."""
     parts = [*state_parts(compiled.program), *batch_parts(compiled.batch_spec)]
     stats, limit = compiled.stats, topology.hbm_per_device
-    how: dict[str, Any] = {"limit": limit, "share": facts.SAFE_SHARE, "compiled": True}
+    how: dict[str, Any] = {"limit": limit, "share": facts.SAFE_SHARE, "compiled": not quick}
     if stats is None:
         return MemoryPlan(parts=parts, known=False, **how)
     arguments = sum(p.num_bytes for p in parts if not p.on_host)

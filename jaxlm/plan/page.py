@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxlm
+from jaxlm.plan.memory import ROOM
 from jaxlm.plan.planning import Plan
 from jaxlm.plan.text import VERDICTS, gib, paragraph, rows, seconds, setting_text
 from jaxlm.report.charts import Line, line_chart
@@ -108,7 +109,7 @@ def _header(plan: Plan) -> str:
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures
     )
-    notes = [*([paragraph(plan)] if not plan.safe else []), *plan.notes]
+    notes = [*([] if plan.memory.verdict in ROOM else [paragraph(plan)]), *plan.notes]
     told = "".join(f'<p class="note">{escape(line)}</p>' for line in notes)
     return (
         f'<header><p class="kind">plan, {escape(plan.source)}</p>'

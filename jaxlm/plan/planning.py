@@ -20,7 +20,7 @@ from jaxlm.plan.compiling import Compiled, OutOfMemory, can_compile, compile_for
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts, facts_of
 from jaxlm.plan.hlo import Counts
-from jaxlm.plan.memory import MemoryPlan, of_compiled, of_refused
+from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
 from jaxlm.plan.search import Candidate, overrides_of, search
 from jaxlm.plan.setting import Setting, setting_of
@@ -53,8 +53,8 @@ class Plan:
 
     @property
     def safe(self) -> bool:
-        """Whether it may be called safe: it fits, and that is not merely an estimate's margin."""
-        return self.memory.verdict == "fits"
+        """Whether it may be called safe: compiled as it will run, with room to spare."""
+        return self.memory.verdict == FITS
 
 
 def plan_run(
@@ -132,13 +132,13 @@ def _of_compiled(
 ) -> Plan:
     counts = found.counts(_visible(facts))
     notes += counts.notes
-    memory = of_compiled(found, topology)
+    memory = of_compiled(found, topology, quick=quick)
     load = counts.load
     if quick:
         if work is None:
             raise UserError("--quick: this model's time needs an optimized step; leave it out")
         load = work.load
-        notes.append("compiled without optimizations: its memory counts, its time is analytic")
+        notes.append("compiled without optimizations: its memory is a guide, its time analytic")
     line = roofline(load, topology)
     if facts is not None:
         flops, setting = facts.forward_flops, setting_of(facts, mesh, topology)
@@ -193,7 +193,7 @@ def search_plans(
         plans.append(
             plan_run(chosen, topology, tokens=tokens, price=price, analytic=analytic, report=report)
         )
-    plans.sort(key=lambda p: (not p.safe, p.speed.step))
+    plans.sort(key=lambda p: (p.memory.verdict not in ROOM, p.speed.step))
     return found, plans
 
 

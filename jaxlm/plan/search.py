@@ -21,7 +21,7 @@ from jaxlm.mesh import AXES, RULES
 from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
-from jaxlm.plan.memory import FITS, TIGHT
+from jaxlm.plan.memory import ROOM, TIGHT
 from jaxlm.plan.roofline import Roofline, roofline
 from jaxlm.plan.setting import Setting
 from jaxlm.run import RunConfig
@@ -74,7 +74,7 @@ def search(facts: Facts, topology: Topology, base: Setting) -> list[Candidate]:
     for setting in settings(facts, topology, base):
         for offload, own in variants:
             work = analyse(own, setting, topology)
-            if work.memory.verdict in (FITS, TIGHT):
+            if work.memory.verdict in (*ROOM, TIGHT):
                 line = roofline(work.load, topology)
                 found.append(Candidate(setting=setting, offload=offload, work=work, roofline=line))
                 break  # what fits without the hosts' memory is never faster with it
@@ -83,7 +83,7 @@ def search(facts: Facts, topology: Topology, base: Setting) -> list[Candidate]:
             f"--search: no mesh, remat or offload has room for this on {topology}, by the analytic "
             "model; take more or larger chips, or fewer tokens a step"
         )
-    return sorted(found, key=lambda c: (c.verdict != FITS, c.step))
+    return sorted(found, key=lambda c: (c.verdict not in ROOM, c.step))
 
 
 def settings(facts: Facts, topology: Topology, base: Setting) -> Iterator[Setting]:

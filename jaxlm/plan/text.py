@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxlm.plan import devices as facts
-from jaxlm.plan.memory import FITS, TIGHT, TOO_MUCH
+from jaxlm.plan.memory import FITS, LIKELY, ROOM, TIGHT, TOO_MUCH
 from jaxlm.plan.planning import Plan
 from jaxlm.plan.search import Candidate
 
 VERDICTS = {
     FITS: "FITS",
+    LIKELY: "LIKELY FITS: an estimate, not called safe",
     TIGHT: "TIGHT: not safe",
     TOO_MUCH: "DOES NOT FIT",
     "unknown": "UNKNOWN: not safe",
@@ -121,7 +122,7 @@ def _headline(plan: Plan) -> str:
     lines = [name, setting_text(plan), f"{verdict}  ({plan.source})"]
     if plan.compiled is not None:
         lines[-1] = f"{verdict}  ({plan.source} in {plan.compiled.seconds:.0f} s)"
-    if plan.memory.verdict != FITS:
+    if plan.memory.verdict not in ROOM:
         lines.append(paragraph(plan))
     return "\n".join(lines)
 
@@ -184,7 +185,7 @@ def _time(plan: Plan) -> str:
 def _advice(plan: Plan) -> str:
     if not plan.advice:
         return ""
-    what = "would make room" if plan.memory.verdict != FITS else "would be faster, and fit"
+    what = "would make room" if plan.memory.verdict not in ROOM else "would be faster, and fit"
     lines = [f"what {what}, by the analytic model"]
     for p in plan.advice:
         lines.append(f"  {' '.join(p.overrides):60} {gib(p.memory):>12} {seconds(p.step):>10}")
@@ -226,6 +227,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
     yield "plan", "setting", setting_text(plan), ""
     yield "plan", "source", plan.source, ""
     yield "plan", "verdict", plan.memory.verdict, ""
+    yield "plan", "safe", "yes" if plan.safe else "no", ""
     for p in plan.memory.parts:
         name = f"{p.kind}{': ' + p.module if p.module else ''}{' (host)' if p.on_host else ''}"
         yield "memory", name, f"{p.num_bytes:.0f}", "bytes"

@@ -16,16 +16,17 @@ from typing import Any
 from jaxlm.config import UserError, to_yaml
 from jaxlm.plan import page, text
 from jaxlm.plan.devices import Topology
+from jaxlm.plan.memory import ROOM
 from jaxlm.plan.planning import Plan, plan_run, search_plans
 from jaxlm.plan.shapes import seq_len_of
 from jaxlm.run import load_run
 from jaxlm.train.run_dir import write_atomic
 
-NOT_SAFE = 1  # the exit code of a plan that is not called safe
+NO_ROOM = 1  # the exit code of a plan that does not fit, or is tight, or of which nothing is known
 
 
 def run(arguments: Any, report: Callable[[str], None]) -> int:
-    """The exit code: 0 where the plan, or a search's winner, is safe."""
+    """The exit code: 0 where the plan, or a search's winner, fits, or likely does."""
     if arguments.save and (arguments.search or arguments.analytic or arguments.quick):
         raise UserError(
             "--save: keeps the optimized step of one plan; leave out --search, --analytic, --quick"
@@ -77,7 +78,7 @@ def run(arguments: Any, report: Callable[[str], None]) -> int:
             print_table(table)
             print()
         print(text.render(plan))
-    return 0 if plan.safe else NOT_SAFE
+    return 0 if plan.memory.verdict in ROOM else NO_ROOM
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -116,11 +117,12 @@ def _write_tables(plan: Plan, stem: str, table: str, report: Callable[[str], Non
 def _write_winner(
     plan: Plan, path: Path, run_dir: str | None, report: Callable[[str], None]
 ) -> None:
-    if not plan.safe:
-        report(f"no setting is safe on {plan.topology}: {path} was not written")
+    if plan.memory.verdict not in ROOM:
+        report(f"no setting has room on {plan.topology}: {path} was not written")
         return
     config = plan.config.replace(run_dir=run_dir)
-    head = f"# {text.setting_text(plan)}: the best that a search found for {plan.topology}\n"
+    head = f"# {text.setting_text(plan)}: the best that a search found for {plan.topology};\n"
+    head += f"# {plan.memory.verdict}, {plan.source}\n"
     _write(path, head + to_yaml(config))
     report(f"wrote {path}: train it with `jaxlm train {path}`")
 

@@ -78,7 +78,8 @@ def test_what_only_data_can_tell_is_asked_for():
 
 def test_a_gpu_is_answered_by_the_analytic_model_and_marked_so():
     found = plan_run(config_of(NAME), H100, tokens=1e12, report=quiet)
-    assert found.source == ANALYTIC and found.safe
+    assert found.source == ANALYTIC and found.memory.verdict == "likely fits"
+    assert not found.safe  # nothing that was not compiled is called so
     text = render(found)
     assert "analytic, not compiled" in text and "steps are not compiled here" in text
     rate = 16 * 2048 / found.roofline.step
@@ -106,7 +107,9 @@ def test_a_plan_without_room_says_what_holds_it_and_what_makes_room(tmp_path):
     # and what it proposes has room
     path = tmp_path / "run.yaml"
     path.write_text(to_yaml(config.replace(run_dir="runs/a")))
-    assert plan_run(load_run(path, overrides).config, V5E, analytic=True, report=quiet).safe
+    assert plan_run(
+        load_run(path, overrides).config, V5E, analytic=True, report=quiet
+    ).memory.verdict == ("likely fits")
 
 
 def test_proposals_are_better_by_the_models_own_figures():
@@ -114,7 +117,7 @@ def test_proposals_are_better_by_the_models_own_figures():
     setting = setting_of(facts, {"data": 1, "fsdp": 8, "tensor": 2}, V5E)
     now = roofline(analyse(facts, setting, V5E).load, V5E).step
     found = proposals(facts, setting, V5E)
-    assert found and all(p.step < now and p.verdict == "fits" for p in found)
+    assert found and all(p.step < now and p.verdict == "likely fits" for p in found)
     assert [p.step for p in found] == sorted(p.step for p in found)
 
 
@@ -149,7 +152,7 @@ def test_a_search_ranks_by_time_and_nothing_it_tried_is_faster():
     facts = facts_for(NAME)
     base = setting_of(facts, {"data": 16}, V5E)
     found = search(facts, V5E, base)
-    fitting = [c for c in found if c.verdict == "fits"]
+    fitting = [c for c in found if c.verdict == "likely fits"]
     assert [c.step for c in fitting] == sorted(c.step for c in fitting)
     own = analyse(facts, setting_of(facts, {"data": 1, "fsdp": 8, "tensor": 2}, V5E), V5E)
     assert found[0].step < roofline(own.load, V5E).step
@@ -189,27 +192,27 @@ def test_a_search_writes_a_config_that_loads_and_is_what_it_says(config_file, tm
     won = load_run(tmp_path / "best.yaml").config
     assert won.run_dir == "runs/mine"
     again = plan_run(won, V5E, analytic=True, report=quiet)
-    assert again.safe and f"{again.speed.step:.4g}" == first["step_s"]
+    assert again.memory.verdict == "likely fits" and f"{again.speed.step:.4g}" == first["step_s"]
     page = (tmp_path / "best.html").read_text()
     assert "<svg" in page and "Memory of a device over one step" in page
     assert "src=" not in page and "http" not in page.split("</style>")[1]
 
 
-def test_the_exit_code_says_whether_a_plan_is_safe(config_file, capsys):
+def test_the_exit_code_says_whether_there_is_room(config_file, capsys):
     words = ["plan", str(config_file), "--analytic", "--topology"]
     assert main([*words, "v5e:4x4"]) == 0
-    assert "FITS" in capsys.readouterr().out
+    assert "LIKELY FITS: an estimate, not called safe" in capsys.readouterr().out
     too_much = ["model.num_layers=400", "model.hidden_size=8192", "model.remat=none"]
     assert main([*words, "v5e:4x4", *too_much]) == 1
     out = capsys.readouterr().out
-    assert "DOES NOT FIT" in out and "\nFITS" not in out
+    assert "DOES NOT FIT" in out and "FITS" not in out
 
 
 def test_figures_as_json_and_as_a_table(config_file, tmp_path, capsys):
     words = ["plan", str(config_file), "--analytic", "--topology", "v5e:4x4", "--tokens", "1B"]
     assert main([*words, "--json", "--out", str(tmp_path / "a")]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["plan"]["verdict"] == "fits"
+    assert (found["plan"]["verdict"], found["plan"]["safe"]) == ("likely fits", "no")
     rows = [line.split("\t") for line in (tmp_path / "a.tsv").read_text().splitlines()[1:]]
     parts = [float(v) for s, n, v, u in rows if s == "memory" and n not in ("total", "limit")]
     total = next(float(v) for s, n, v, _ in rows if (s, n) == ("memory", "total"))
