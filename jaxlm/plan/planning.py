@@ -70,7 +70,8 @@ def plan_run(
     """The plan of a config on a topology.
 
     `tokens`: the budget that days and cost are of. `price`: USD a chip-hour. `quick`: compiled
-    without optimizations, for the memory alone; the time is the analytic model's then.
+    without optimizations, in a third of the time: its memory is a guide, its time the analytic
+    model's.
     Raises `UserError` where the config does not go with the topology.
     """
     config = planned(config)
