@@ -26,7 +26,7 @@ from jaxlm.plan.facts import Array, Facts, Layers, LinearMap, token_part, ways
 from jaxlm.plan.memory import MemoryPlan, Part
 from jaxlm.plan.remat import Kept, keeping
 from jaxlm.plan.roofline import Load, Piece
-from jaxlm.plan.scores import scores_of
+from jaxlm.plan.scores import KERNELS, scores_of
 from jaxlm.plan.setting import Setting
 from jaxlm.plan.transfers import transfers
 
@@ -129,7 +129,7 @@ class _Analysis:
         count = sum(layers.count for layers in self.facts.layers)
         hbm = tokens * moved * self.wide * (3 + scores.forward_again) * count
         hbm += tokens * scores.hbm_bytes
-        kernels = flops if scores.kind == "splash" else 0.0
+        kernels = flops if scores.kind in KERNELS else 0.0
         return Piece(flops=flops, kernel_flops=kernels, hbm_bytes=hbm, dtype=self.facts.dtype)
 
     def _head(self) -> Piece:

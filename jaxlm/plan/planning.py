@@ -22,6 +22,7 @@ from jaxlm.plan.facts import Facts, facts_of
 from jaxlm.plan.hlo import Counts
 from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
+from jaxlm.plan.scores import kind_of
 from jaxlm.plan.search import Candidate, overrides_of, search
 from jaxlm.plan.setting import Setting, setting_of
 from jaxlm.plan.shapes import planned, seq_len_of
@@ -99,6 +100,9 @@ def plan_run(
             "the compiler refused the step for its memory: time and work are the analytic model's"
         )
     setting = setting_of(facts, mesh, topology)
+    if not topology.chip.is_tpu:
+        kind = kind_of(facts, setting, "gpu")
+        notes.append(f"attention is taken to be {kind}, by the packages that are installed here")
     short = 0.0
     if found is not None:
         needed = found.needed or memory.total
@@ -231,6 +235,11 @@ def _analysed(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Work
     from jaxlm.plan.search import divides
 
     setting: Setting = setting_of(facts, mesh, topology)
+    if setting.along(setting.dcn) % topology.slices:
+        raise UserError(
+            f"mesh.{setting.dcn}: {setting.along(setting.dcn)} parts cannot stand in "
+            f"{topology.slices} slices; make it a multiple of {topology.slices}"
+        )
     if not divides(facts, setting):
         program_of(facts.config, _described(facts.config, mesh))  # says what does not divide
     return analyse(facts, setting, topology)

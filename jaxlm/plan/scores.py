@@ -1,6 +1,7 @@
 """How attention is computed on a topology, and what of its scores has to be in memory.
 
-    splash    a kernel: no score leaves the chip; blocks on the diagonal whole; backward 2.5 times
+    splash    a kernel, as cudnn is: no score leaves the chip, blocks on the diagonal are whole, and
+              backward costs 2.5 times as much as forward
     ring      keys pass by: scores of one pair of chunks at a time; backward 2.5 times
     blocked   causal, by blocks of queries: a layer's scores are in memory for its backward pass
     whole     every query meets every key of the row: as `blocked`, without what causality saves
@@ -20,6 +21,7 @@ from jaxlm.plan.facts import Facts
 from jaxlm.plan.remat import Kept
 from jaxlm.plan.setting import Setting
 
+KERNELS = ("splash", "cudnn")
 SCORE_PASSES = 8  # times that float32 scores go through HBM where no kernel keeps them on the chip
 
 
@@ -44,12 +46,14 @@ def scores_of(facts: Facts, setting: Setting, kept: Kept, platform: str) -> Scor
     heads = model.attention.num_heads / setting.along("tensor")
     again = kept.recomputes_attention
     length = facts.seq_len
-    if kind in ("splash", "ring"):
+    if kind in (*KERNELS, "ring"):
         block = min(setting.block, length)
         chunk = length / setting.along("context") / 2
         working = heads * 4 * 2 * chunk if kind == "ring" else 0.0
-        keys = facts.keys + layers * (block if kind == "splash" else chunk) / 2
-        passes = 0.0 if kind == "splash" else SCORE_PASSES * heads * 4 * keys
+        keys = facts.keys + layers * (chunk if kind == "ring" else block) / 2
+        passes = 0.0 if kind in KERNELS else SCORE_PASSES * heads * 4 * keys
+        if kind == "cudnn":
+            working = 2.0 * length  # a mask, which all heads share
         return Scores(kind, keys, float(again), 2.5, 0.0, working, passes * (3 + again))
     if kind == "blocked":
         keys = facts.keys + layers * max(MIN_BLOCK, length / MAX_BLOCKS) / 2
@@ -76,7 +80,15 @@ def kind_of(facts: Facts, setting: Setting, platform: str) -> str:
             bias=isinstance(model.position[0], RelativeConfig),
             dropout=bool(attention.dropout),
             length=facts.seq_len,
+            softcap=attention.softcap is not None,
+            dtype=model.dtype,
+            head_dims=(_last(facts, "query"), _last(facts, "attention")),
         )
     names = {id(i.function): i.name for i in attention_kernels.implementations.values()}
     name = names[id(function)]
     return "whole" if name == "reference" else name
+
+
+def _last(facts: Facts, name: str) -> int:
+    """The size of a head's vector."""
+    return facts.layers[0].tensors[name][-1][1]

@@ -142,8 +142,10 @@ def remats(facts: Facts) -> Iterator[dict[str, Any]]:
 
 
 def divides(facts: Facts, setting: Setting) -> bool:
-    """Whether a mesh divides every parameter, the length and each micro-batch."""
+    """Whether a mesh divides every parameter, the length, each micro-batch, and the slices."""
     rows = setting.along("data", "fsdp", "expert")
+    if setting.tpu_slices > 1 and setting.along(setting.dcn) % setting.tpu_slices:
+        return False
     if setting.batch_size % (rows * setting.accumulation):
         return False
     if facts.seq_len % setting.along("context"):

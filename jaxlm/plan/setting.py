@@ -29,6 +29,7 @@ class Setting:
     dcn: str = "data"
     stage_repeats: int = 1
     slices: int = 1  # or nodes of GPUs
+    tpu_slices: int = 1  # between which the axis `dcn` stands
     block: int = 512  # rows and columns of a block of scores in the attention kernel
     platform: str | None = None  # whose kernels are meant; None: the topology's
     offload_input: bool = False  # of published runs: the layer's input waits in the host's memory
@@ -82,4 +83,5 @@ def setting_of(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Set
         dcn=config.mesh.dcn,
         stage_repeats=config.mesh.stage_repeats,
         slices=topology.fast_groups,
+        tpu_slices=topology.slices,
     )

@@ -128,6 +128,12 @@ def test_a_mesh_that_does_not_divide_is_the_error_of_training():
         plan_run(config, V5E, analytic=True, report=quiet)
 
 
+def test_slices_that_the_axis_between_them_does_not_fill_are_an_error():
+    with pytest.raises(UserError, match="mesh.data: 1 parts cannot stand in 2 slices"):
+        two = Topology.read("v5e:2x4", slices=2)
+        plan_run(config_of(NAME), two, analytic=True, report=quiet)
+
+
 def test_a_recurrent_model_is_not_known_to_the_analytic_model():
     with pytest.raises(UserError, match="the analytic model knows Transformers"):
         plan_run(load("lstm").config, H100, report=quiet)
