@@ -121,6 +121,10 @@ def _narrowed(op: Op, inputs: list[tuple[Shape, ...]]) -> list[tuple[Shape, ...]
     if op.opcode in ("dynamic-update-slice", "scatter"):
         update = inputs[1] if op.opcode == "dynamic-update-slice" else inputs[-1]
         return [_as(update, inputs[0]), update, *inputs[2:]]
+    if op.opcode == "send":  # to another slice: read here, and written by the recv of the answer
+        return inputs[:1]
+    if op.opcode == "recv":
+        return [op.shapes[:1]]
     if op.opcode.endswith("-start"):  # a collective's: its operands stand before its results
         return [*inputs, op.shapes[sum(map(len, inputs)) :] or op.shapes]
     return [*inputs, op.shapes]

@@ -22,6 +22,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from jaxlm.plan.counting import COLLECTIVES, product_flops, traffic
 from jaxlm.plan.groups import axes_of, crosses, groups, pairs
 from jaxlm.plan.hlo_text import Computation, Module, Op, Shape, parse
@@ -188,6 +190,9 @@ class _Counter:
         if op.opcode.removesuffix("-start") in COLLECTIVES:
             self._collective(op, computation, times, outer)
             return
+        if op.opcode == "send" and "_xla_megascale_transfer_type" in op.attributes:
+            self._between_slices(op, computation, times)
+            return
         if op.opcode in ("dot", "convolution"):
             shape_of = _shapes_in(computation)
             flops = product_flops(op, shape_of)
@@ -248,6 +253,41 @@ class _Counter:
         )
         self.counts.by_module[name].wire_bytes += wire
         self.counts.by_phase[phase_of(op if op.op_name else outer)].wire_bytes += wire
+
+    def _between_slices(self, op: Op, computation: Computation, times: float) -> None:
+        """A collective over slices, which on TPUs is sent by way of the hosts."""
+        match = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.attributes)
+        kind = match[1].lower().replace("_", "-") if match else ""
+        if kind not in COLLECTIVES:
+            kind = "collective-permute"
+        count = len(set(self.slices))
+        if count == 1:
+            self._note(f"{op.name} sends to other slices, of which none were told: not counted")
+            return
+        given = _bytes_of(op.operands[0], computation)
+        whole = given * count if kind == "all-gather" else given
+        wire = wire_bytes(kind, whole, count) * times
+        name = module_of(op, self.module)
+        self.counts.collectives.append(
+            Collective(
+                kind=kind,
+                axes=self._axes_between_slices(),
+                size=count,
+                slices=count,
+                whole_bytes=whole,
+                wire_bytes=wire,
+                times=times,
+                module=name,
+            )
+        )
+        self.counts.by_module[name].wire_bytes += wire
+        self.counts.by_phase[phase_of(op)].wire_bytes += wire
+
+    def _axes_between_slices(self) -> tuple[str, ...]:
+        """The axes along which the slice changes."""
+        places = np.asarray(self.slices).reshape(tuple(self.mesh.values()))
+        changes = [bool((np.diff(places, axis=n) != 0).any()) for n in range(places.ndim)]
+        return tuple(axis for axis, does in zip(self.mesh, changes, strict=True) if does)
 
     def _note(self, text: str) -> None:
         if text not in self.noted:

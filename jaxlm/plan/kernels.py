@@ -19,8 +19,23 @@ from jaxlm.plan.hlo_text import Computation, Op
 
 SILENT = (  # calls that multiply nothing
     *("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "Async"),
-    *("TopK", "PadToStatic", "SliceToDynamic", "annotate_device_placement", "MoveToHost"),
-    *("MoveToDevice", "SPMDFullToShardShape", "SPMDShardToFullShape", "xla_ffi", "Sort"),
+    *(
+        "TopK",
+        "SliceId",
+        "ZeroCrop",
+        "PadToStatic",
+        "SliceToDynamic",
+        "annotate_device_placement",
+        "MoveToHost",
+    ),
+    *(
+        "annotate_device_placement",
+        "MoveToDevice",
+        "SPMDFullToShardShape",
+        "SPMDShardToFullShape",
+        "xla_ffi",
+        "Sort",
+    ),
 )
 
 

@@ -61,6 +61,31 @@ def test_bytes_that_an_instruction_moves(line, hbm, host):
     assert (found.hbm_bytes, found.host_bytes) == (hbm, host)
 
 
+SEND = (
+    "%n = token[] after-all()\n  %c = (f32[64,128]{1,0:T(8,128)}, u32[], token[]) send(%a, %n), "
+    'channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",'
+    '_xla_megascale_transfer_type="KIND"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "wire"),
+    [
+        ("ALL_REDUCE", "all-reduce", 2 * SIZE / 2),
+        ("ALL_GATHER", "all-gather", 2 * SIZE / 2),
+        ("REDUCE_SCATTER", "reduce-scatter", SIZE / 2),
+        ("ONE_TO_ONE", "collective-permute", SIZE),
+    ],
+)
+def test_what_is_sent_between_slices(kind, name, wire):
+    text = MOVES.replace("LINE", SEND.replace("KIND", kind))
+    found = count(text, mesh={"data": 2, "fsdp": 4}, slices=[0] * 4 + [1] * 4)
+    (sent,) = found.collectives
+    assert (sent.kind, sent.axes, sent.slices, sent.wire_bytes) == (name, ("data",), 2, wire)
+    assert found.hbm_bytes == SIZE
+    assert "of which none were told" in count(text, mesh={"data": 2, "fsdp": 4}).notes[0]
+
+
 LOOP = """HloModule m
 
 %body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
