@@ -22,7 +22,7 @@ FINAL = frozenset({DONE, MISTAKE, NOT_FINITE, SAVE_FAILED, CTRL_C})
 TABLE = f"""\
 exit codes:
   {DONE}   done
-  1   `jaxlm doctor` found a problem
+  1   `jaxlm doctor` found a problem, or `jaxlm plan` no room
   {MISTAKE}   a mistake to mend: one line says what, where and how
   {NOT_FINITE}  the loss was not finite for too many steps in a row
   {LOST}  another process of the run was lost: start all of them again
