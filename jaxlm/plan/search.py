@@ -57,7 +57,8 @@ class Candidate:
         keeps = f"{s.remat}"
         if s.remat == "named":
             keeps += f" ({', '.join((*s.saved, *(f'{n}>host' for n in s.offloaded)))})"
-        parts = [mesh, f"remat {keeps}", f"{s.accumulation} micro-batches"]
+        plural = "es" if s.accumulation > 1 else ""
+        parts = [mesh, f"remat {keeps}", f"{s.accumulation} micro-batch{plural}"]
         return ", ".join([*parts, *(["optimizer on hosts"] if self.offload else [])])
 
 

@@ -41,9 +41,12 @@ def paragraph(plan: Plan) -> str:
     memory = plan.memory
     needed = memory.refused.needed if memory.refused is not None else memory.total
     largest = list(memory.by_kind().items())[:3]
-    over = (
-        "" if needed is None else f"{gib(needed)} needed, {gib(needed - memory.limit)} too much; "
-    )
+    if needed is None:
+        over = ""
+    elif needed > memory.limit:
+        over = f"{gib(needed)} needed, {gib(needed - memory.limit)} too much; "
+    else:
+        over = f"{gib(needed)} needed, more than the {memory.share:.0%} that leave room to spare; "
     text = f"{over}{gib(memory.limit)} there are on each device. Largest"
     text += "" if memory.refused is None else " (by the analytic model)"
     text += ": " + ", ".join(f"{kind} {gib(size)}" for kind, size in largest) + "."
@@ -82,7 +85,8 @@ def setting_text(plan: Plan) -> str:
     if remat == "named":
         hosted = [f"{n}>host" for n in model.offloaded]
         remat += f" ({', '.join([*model.saved, *hosted])})"
-    text = f"{mesh}, remat {remat}, {plan.config.train.accumulation} micro-batches"
+    count = plan.config.train.accumulation
+    text = f"{mesh}, remat {remat}, {count} micro-batch{'es' if count > 1 else ''}"
     offloads = getattr(plan.config.optimizer, "offload", False)
     return text + (", optimizer on hosts" if offloads else "")
 

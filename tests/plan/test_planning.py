@@ -112,6 +112,15 @@ def test_a_plan_without_room_says_what_holds_it_and_what_makes_room(tmp_path):
     ).memory.verdict == ("likely fits")
 
 
+def test_a_tight_plan_is_told_as_such_and_is_not_safe():
+    found = plan_run(config_of(NAME), V5E, analytic=True, report=quiet)
+    tight = replace(found, memory=replace(found.memory, limit=found.memory.total * 1.05))
+    assert (tight.memory.verdict, tight.safe) == ("tight", False)
+    told = paragraph(tight)
+    assert "more than the 85% that leave room to spare" in told and "too much" not in told
+    assert "TIGHT: not safe" in render(tight)
+
+
 def test_proposals_are_better_by_the_models_own_figures():
     facts = facts_for(NAME)
     setting = setting_of(facts, {"data": 1, "fsdp": 8, "tensor": 2}, V5E)
