@@ -96,7 +96,8 @@ def devices_of(topology: Topology) -> list[Any]:
     from jax.experimental import topologies
 
     name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
-    more = {} if topology.slices == 1 else {"num_slices": topology.slices}
+    more: dict[str, Any] = {} if topology.slices == 1 else {"num_slices": topology.slices}
+    more["wrap"] = topology.wrapped
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except Exception as error:

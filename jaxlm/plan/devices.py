@@ -251,6 +251,14 @@ class Topology:
     def peak_per_device(self, dtype: str = "bf16") -> float:
         return self.chip.peak(dtype) / self.chip.devices
 
+    @property
+    def wrapped(self) -> tuple[bool, bool, bool]:
+        """Which dims of the torus are rings."""
+        found = [dim % self.chip.wraps_at == 0 for dim in self.shape]
+        if self.chip.dims == 3:  # optical switches close whole cubes alone
+            found = [all(found)] * 3
+        return tuple([*found, False, False][:3])  # type: ignore[return-value]
+
     def ring_bandwidth(self, size: int) -> float:
         """Bytes/s that a device sends in a collective of `size` neighbours within a slice.
 
