@@ -153,7 +153,10 @@ class MeshConfig(Config):
                     f"use a multiple of {len(slices)} times those of one"
                 )
             return Mesh(self._over_slices(sizes, len(slices), devices), AXES, axis_types=types)
-        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+        # an axis may take a part of a dim of the torus, such as 32 chips of 4 x 4 x 4
+        how = {"allow_split_physical_axes": True}
+        placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, **how)
+        return Mesh(placed, AXES, axis_types=types)
 
     def _over_slices(
         self, sizes: Mapping[str, int], slices: int, devices: Sequence[Any]
@@ -166,7 +169,9 @@ class MeshConfig(Config):
             )
         between = {axis: slices if axis == self.dcn else 1 for axis in sizes}
         within = tuple(size // between[axis] for axis, size in sizes.items())
-        return mesh_utils.create_hybrid_device_mesh(within, tuple(between.values()), devices)
+        return mesh_utils.create_hybrid_device_mesh(
+            within, tuple(between.values()), devices, allow_split_physical_axes=True
+        )
 
 
 def _axis_of(sizes: Mapping[str, int], size: int) -> str:

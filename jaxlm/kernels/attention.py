@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -140,7 +141,7 @@ def _reference(
         window=window,
     )
     grouped = _group(q, k.shape[2])
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32)
+    scores = wide_einsum("BTKGH,BSKH->BKGTS", grouped, k)
     added = None if bias is None else bias(q_positions, k_positions)
     weights, total = _softmax(scores * scale, seen[:, None, None], softcap, added)
     weights = _drop(weights / total, dropout_rate, dropout_key)
@@ -195,24 +196,34 @@ def _blocked(
             causal=causal,
             window=window,
         )
-        scores = jnp.einsum(
-            "BKGTH,BKSH->BKGTS",
-            *(grouped[:, :, :, rows], k[:, :, keys]),
-            preferred_element_type=jnp.float32,
-        )
+        scores = wide_einsum("BKGTH,BKSH->BKGTS", grouped[:, :, :, rows], k[:, :, keys])
         added = None if bias is None else bias(q_positions[:, rows], k_positions[:, keys])
         weights, total = _softmax(scores, seen[:, None, None], softcap, added)
         if dropout_rate:
             assert dropout_key is not None
             weights = _drop(weights, dropout_rate, jax.random.fold_in(dropout_key, start))
-        part = jnp.einsum(
-            "BKGTS,BKSH->BKGTH",
-            *(weights.astype(v.dtype), v[:, :, keys]),
-            preferred_element_type=jnp.float32,
-        )
+        part = wide_einsum("BKGTS,BKSH->BKGTH", weights.astype(v.dtype), v[:, :, keys])
         out.append((part / total).astype(v.dtype))
     merged = jnp.transpose(jnp.concatenate(out, axis=3), (0, 3, 1, 2, 4))  # [B, T, K, G, H]
     return merged.reshape(batch, length, heads, dim)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def wide_einsum(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """An einsum of two narrow arrays with a float32 result.
+
+    Its gradients are products of narrow arrays, too: jax would widen the factors to the cotangent's
+    float32, which a TPU multiplies at a sixth of the speed.
+    """
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+
+
+def _wide_backward(spec: str, factors: tuple, gradient: jax.Array) -> tuple:
+    _, pullback = jax.vjp(partial(jnp.einsum, spec), *factors)
+    return pullback(gradient.astype(factors[0].dtype))
+
+
+wide_einsum.defvjp(lambda spec, a, b: (wide_einsum(spec, a, b), (a, b)), _wide_backward)
 
 
 def _group(q: jax.Array, num_kv_heads: int) -> jax.Array:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxlm.kernels.attention import wide_einsum
 from jaxlm.mesh import shard
 from jaxlm.nn.dense import Dense, whole
 from jaxlm.nn.flops import matmul_flops
@@ -60,7 +61,7 @@ class SourceAttention(nnx.Module):
 
     def scores(self, weights: Any, query: jax.Array, keys: jax.Array) -> jax.Array:
         """[B, Q, H], [B, S, A] -> [B, Q, S] float32."""
-        return jnp.einsum("BQH,BSH->BQS", query, keys, preferred_element_type=jnp.float32)
+        return wide_einsum("BQH,BSH->BQS", query, keys)
 
     def source_flops(self) -> float:
         """For each place, of `keys`."""

@@ -27,6 +27,7 @@ HBM, HOST = 0, 5  # memory spaces; 1 is the vector memory on the chip, 2, 4 and 
 
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=? ]*)\](?:\{([^{}]*)\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_END = re.compile(r'^\}(, execution_thread="[^"]*")?$')
 _OP = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _NAME = re.compile(r"%([\w.\-]+)")
 _COMMENT = re.compile(r"/\*index=\d+\*/")
@@ -170,7 +171,7 @@ def parse(text: str) -> Module:
                 computations[current.name] = current
                 if match[1]:
                     entry = current
-        elif line == "}":
+        elif _END.match(line):
             current = None
         else:
             op = _read_op(line)
@@ -203,7 +204,7 @@ def _joined(lines: list[str]) -> Iterator[str]:
     """The lines, with those that only go on within a quoted attribute put to their instruction."""
     pending: str | None = None
     for line in lines:
-        starts = line == "}" or _OP.match(line) or _HEADER.match(line)
+        starts = _END.match(line) or _OP.match(line) or _HEADER.match(line)
         if pending is not None and not starts and line.strip():
             pending += line
             continue

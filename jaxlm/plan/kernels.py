@@ -6,6 +6,8 @@ T x S pairs that it looks at:
     forward              2 N T S (H + H')        scores, weighted sum
     backward, fused      2 N T S (3 H + 2 H')    scores again, d v, d weights, d k, d q
 
+And the products of experts, ragged dots, by the rows that they are given.
+
 Nothing in the module tells what a window or the diagonal hides, but the size of the blocks: with n
 blocks along the length, n (n + 1) / 2 of n^2 are on or below the diagonal.
 """
@@ -17,25 +19,12 @@ import re
 
 from jaxlm.plan.hlo_text import Computation, Op
 
+FLOATS = ("bf16", "f32", "f16")
 SILENT = (  # calls that multiply nothing
     *("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "Async"),
-    *(
-        "TopK",
-        "SliceId",
-        "ZeroCrop",
-        "PadToStatic",
-        "SliceToDynamic",
-        "annotate_device_placement",
-        "MoveToHost",
-    ),
-    *(
-        "annotate_device_placement",
-        "MoveToDevice",
-        "SPMDFullToShardShape",
-        "SPMDShardToFullShape",
-        "xla_ffi",
-        "Sort",
-    ),
+    *("TopK", "SliceId", "ZeroCrop", "PadToStatic", "SliceToDynamic", "Sort", "xla_ffi"),
+    *("MoveToHost", "MoveToDevice", "annotate_device_placement", "PrepareAsyncCall"),
+    *("SPMDFullToShardShape", "SPMDShardToFullShape", "GatherScatterIndicesBitpacked"),
 )
 
 
@@ -45,10 +34,12 @@ def kernel_flops(op: Op, computation: Computation, visible: float | None) -> tup
     if target.startswith(SILENT):
         return 0.0, ""
     name = f"{op.name} {op.op_name}"
+    if op.name.startswith("ragged-dot"):
+        return _ragged_dot(op, computation), ""
     if "splash_mha" not in name:
         return 0.0, target if target != "tpu_custom_call" else f"{target} ({op.name})"
     shapes = [computation.by_name[n].shapes[0] for n in op.operands]
-    arrays = [s for s in shapes if len(s.dims) >= 3 and s.dtype in ("bf16", "f32", "f16")]
+    arrays = [s for s in shapes if len(s.dims) >= 3 and s.dtype in FLOATS]
     q, k, v = arrays[:3]
     length, keys, head = q.dims[-2], k.dims[-2], q.dims[-1]
     if visible is None:
@@ -59,6 +50,17 @@ def kernel_flops(op: Op, computation: Computation, visible: float | None) -> tup
         else (2.0 * (head + v.dims[-1]))
     )
     return math.prod(q.dims[:-2]) * length * keys * visible * per_pair, ""
+
+
+def _ragged_dot(op: Op, computation: Computation) -> float:
+    """Rows [M, K] with each one's own of kernels [E, K, N], or the kernels' gradients of them."""
+    shapes = [computation.by_name[n].shapes[0] for n in op.operands]
+    found = [s.dims for s in shapes if len(s.dims) >= 2 and s.dtype in FLOATS]
+    if len(found) < 2:
+        return 0.0  # what only prepares it
+    rows, other = found[:2]
+    columns = other[-1] if len(op.shapes[0].dims) == 3 else op.shapes[0].dims[-1]
+    return 2.0 * rows[0] * rows[1] * columns
 
 
 def _below_diagonal(op: Op, length: int) -> float:

@@ -22,6 +22,8 @@ from jaxlm.plan.remat import Kept
 from jaxlm.plan.roofline import Transfer
 from jaxlm.plan.setting import Setting
 
+WINDOWED = 32  # devices up to which the compiler sums in turns beside the product (libtpu 0.0.42)
+
 
 def transfers(facts: Facts, setting: Setting, topology: Topology, kept: Kept) -> Iterator[Transfer]:
     """All that one device sends in one step."""
@@ -58,10 +60,10 @@ class _Network:
                 gathers = 1 if array.path.startswith(("embed", "unembed")) else 2
                 yield self._transfer("all-gather", ("fsdp",), own * wide * gathers * micro)
                 yield self._transfer(
-                    "reduce-scatter", ("fsdp",), own * self._gradient_bytes(array) * micro
+                    self._sum(), ("fsdp",), own * self._gradient_bytes(array) * micro
                 )
             elif self.setting.along("fsdp") > 1:
-                kind = "reduce-scatter" if split > 1 else "all-reduce"
+                kind = self._sum() if split > 1 else "all-reduce"
                 yield self._transfer(kind, ("fsdp",), own * self._gradient_bytes(array) * micro)
                 if split > 1:
                     yield self._transfer("all-gather", ("fsdp",), own * array.itemsize)
@@ -73,6 +75,16 @@ class _Network:
                     yield self._transfer(
                         "all-reduce", (axis,), left * self._gradient_bytes(array) * micro
                     )
+
+    def _sum(self) -> str:
+        """How a gradient is summed that fsdp splits.
+
+        Over all chips of a large slice libtpu takes its all-reduce, which uses every link of the
+        torus, and each device keeps its part.
+        """
+        size = self.setting.along("fsdp")
+        whole = self.topology.chip.is_tpu and size == self.topology.devices_per_slice
+        return "all-reduce" if whole and size > WINDOWED else "reduce-scatter"
 
     def _gradient_bytes(self, array: Array) -> int:
         """Of an element as it is summed over devices: the head's are float32, a tied one's two."""

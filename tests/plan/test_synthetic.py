@@ -141,3 +141,49 @@ def test_a_loop_that_counts_down(start, limit, direction):
     module = parse(text)
     expected = start - limit + (direction == "GE")
     assert trip_count(module.entry.root, module.entry, module) == expected
+
+
+OTHER_CORE = """HloModule m
+
+%on_the_sparse_core (x: f32[64,128]) -> f32[64,128] {
+  %x = f32[64,128]{1,0:T(8,128)} parameter(0)
+  ROOT %y = f32[64,128]{1,0:T(8,128)} negate(%x)
+}, execution_thread="sparsecore"
+
+%behind_it (x: f32[64,128]) -> f32[64,128] {
+  %x = f32[64,128]{1,0:T(8,128)} parameter(0)
+  ROOT %z = f32[64,128]{1,0:T(8,128)} negate(%x)
+}
+
+ENTRY %main (a: f32[64,128]) -> f32[64,128] {
+  %a = f32[64,128]{1,0:T(8,128)} parameter(0)
+  ROOT %b = f32[64,128]{1,0:T(8,128)} fusion(%a), kind=kLoop, calls=%behind_it
+}
+"""
+
+
+def test_a_computation_may_end_with_the_thread_that_runs_it():
+    found = parse(OTHER_CORE)
+    names = {"on_the_sparse_core": ["x", "y"], "behind_it": ["x", "z"], "main": ["a", "b"]}
+    assert {n: [op.name for op in c.ops] for n, c in found.computations.items()} == names
+    assert count(OTHER_CORE, mesh={"data": 1}).hbm_bytes == 2 * SIZE
+
+
+RAGGED = """HloModule m
+
+ENTRY %main (a: bf16[512,128], w: bf16[8,128,256], g: bf16[512,256]) -> bf16[8,128,256] {
+  %a = bf16[512,128]{1,0} parameter(0)
+  %w = bf16[8,128,256]{2,1,0} parameter(1)
+  %g = bf16[512,256]{1,0} parameter(2)
+  %sizes = s32[9]{0} constant({0})
+  %ragged-dot-metadata = (s32[9]{0}) custom-call(%sizes), custom_call_target="tpu_custom_call"
+  %ragged-dot-none = bf16[512,256]{1,0} custom-call(%sizes, %a, %w), custom_call_target="tpu_custom_call"
+  ROOT %ragged-dot-none.1 = bf16[8,128,256]{2,1,0} custom-call(%sizes, %a, %g), custom_call_target="tpu_custom_call"
+}
+"""  # noqa: E501
+
+
+def test_products_of_experts_count_by_their_rows():
+    found = count(RAGGED, mesh={"data": 1})
+    assert found.flops == 2 * (2 * 512 * 128 * 256)
+    assert found.notes == []

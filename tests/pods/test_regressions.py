@@ -1,4 +1,4 @@
-"""Five mistakes that no loss would show, each seeded, and each caught by what graphs are held to."""
+"""Five mistakes that no loss would show, each seeded, and each caught as graphs are looked at."""
 
 from __future__ import annotations
 

@@ -1,0 +1,78 @@
+"""Plans the configs of configs/pretrain for their pods and writes the figures into their comments.
+
+    python tools/plan_configs.py                       # all, each step compiled whole: hours
+    python tools/plan_configs.py llama3.1_8b --quick   # compiled without optimizations: a minute
+
+Needs libtpu and no TPU. The comment says when a config was planned, how, and what came of it; what
+a quick plan says of time is the analytic model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.planning import Plan, plan_run
+from jaxlm.plan.shapes import seq_len_of
+from jaxlm.run import load_run
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "pretrain"
+PLANNED = re.compile(r"# Planned .*?(?=^[^#]|^#$|^#  )", re.M | re.S)
+
+
+def planned(path: Path, *, quick: bool) -> Plan:
+    config = load_run(path).config
+    assert config.mesh.topology is not None and config.train.steps is not None
+    tokens = config.train.steps * config.train.batch_size * seq_len_of(config)
+    topology = Topology.read(config.mesh.topology)
+    return plan_run(config, topology, tokens=float(tokens), quick=quick, report=print)
+
+
+def told(plan: Plan, *, quick: bool) -> str:
+    """A comment of what a plan found."""
+    memory, speed = plan.memory, plan.speed
+    how = "compiled without optimizations" if quick else plan.source
+    text = (
+        f"Planned {datetime.date.today()} for {plan.topology}, {how}: {memory.verdict}, "
+        f"{memory.total / 2**30:.1f} of {memory.limit / 2**30:.1f} GiB a device; a step of "
+        f"{speed.step:.2f} s, {speed.tokens_per_second_per_chip:,.0f} tokens/s a chip, MFU "
+        f"{speed.mfu_causal:.1%} (with full attention {speed.mfu_full:.1%})"
+    )
+    if plan.tokens and speed.days is not None:
+        text += f"; {plan.tokens / 1e9:,.0f}B tokens in {speed.days:,.0f} days"
+    if speed.cost is not None:
+        text += f" for {speed.cost / 1e6:,.2f}M USD at list price"
+    return "".join(f"# {line}\n" for line in textwrap.wrap(text + ".", 98))
+
+
+def write(path: Path, comment: str) -> None:
+    """The comment behind the first line of what the config is, in place of an older one."""
+    text = PLANNED.sub("", path.read_text())
+    head = re.match(r"(?:#.*\n)+", text)
+    assert head is not None, f"{path} begins with what it is"
+    path.write_text(text[: head.end()] + comment + text[head.end() :])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    for name in arguments.names or sorted(path.stem for path in CONFIGS.glob("*.yaml")):
+        path = CONFIGS / f"{name}.yaml"
+        comment = told(planned(path, quick=arguments.quick), quick=arguments.quick)
+        write(path, comment)
+        print(f"{name}\n{comment}", end="", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
