@@ -49,6 +49,7 @@ class Peers:
     ) -> None:
         self._client, self._index, self._count = client, index, count
         self._beat, self._missed, self._grace, self._end = beat, missed, grace, end
+        self._failing: float | None = None  # since when the store does not answer
         self._heard: dict[int, tuple[str, float]] = {}  # process -> (its last beat, when it came)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
@@ -122,10 +123,15 @@ class Peers:
         self._end(code)
 
     def _set(self, key: str, value: str) -> None:
+        """Writes to the store; what fails for once is made good by the next beat."""
         try:
             self._client.key_value_set(key, value, allow_overwrite=True)
-        except Exception:  # the store is gone with process 0, which jax tells of
-            self._over.set()
+            self._failing = None
+        except Exception:
+            now = time.monotonic()
+            self._failing = now if self._failing is None else self._failing
+            if now - self._failing > self._missed:  # it is gone with process 0: jax tells of that
+                self._over.set()
 
     def _get(self, key: str) -> str | None:
         try:

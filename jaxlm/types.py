@@ -201,6 +201,11 @@ class AttentionConfig(Config):
         raise NotImplementedError
 
     @property
+    def projects_latents(self) -> bool:
+        """Whether keys and values are made of a latent vector, in two parts of a head each."""
+        return False
+
+    @property
     def windows(self) -> tuple[int | None, ...]:
         """One period of the layers' windows."""
         raise NotImplementedError

@@ -20,10 +20,14 @@ class Store:
 
     def __init__(self) -> None:
         self._values: dict[str, str] = {}
+        self.refuses = 0  # calls that fail yet
         self._lock = threading.Lock()
 
     def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
         with self._lock:
+            if self.refuses:
+                self.refuses -= 1
+                raise RuntimeError("UNAVAILABLE")
             assert allow_overwrite or key not in self._values
             self._values[key] = value
 
@@ -39,7 +43,7 @@ class Group:
 
     def __init__(self, count: int) -> None:
         self.ended: dict[int, tuple[int, float]] = {}
-        store = Store()
+        store = self.store = Store()
         self.peers = [Peers(store, i, count, **self._options(i)) for i in range(count)]
         for peers in self.peers:
             peers.start()
@@ -119,3 +123,13 @@ def test_one_that_waits_for_word_of_a_lost_one_is_ended_by_it(
     two.die(1)
     two.peers[0].listen()
     assert two.codes() == {0: LOST}
+
+
+def test_a_call_that_fails_for_once_ends_nobody():
+    group = Group(3)
+    group.store.refuses = 4
+    time.sleep(1.5 * MISSED)
+    assert group.store.refuses == 0 and group.codes() == {}
+    group.die(2)  # and who is gone is still missed
+    time.sleep(MISSED + 20 * BEAT)
+    assert group.codes() == {0: LOST, 1: LOST}

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+import jaxlm.kernels.megablox  # noqa: F401  (registers itself)
 from jaxlm.kernels.exchange import Route, send, send_back
 from jaxlm.kernels.grouped_matmul import grouped_matmul
 from jaxlm.kernels.quantized import Quantization, quantized_grouped_matmul

@@ -48,6 +48,10 @@ class LatentConfig(CommonAttention):
         None, "eps of the norms of compressed vectors; null: as the model's norm has it", gt=0
     )
 
+    @property
+    def projects_latents(self) -> bool:
+        return True
+
     def rotary_size(self, hidden_size: int) -> int:
         return self.rope_dim
 

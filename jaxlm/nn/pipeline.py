@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import UserError
+from jaxlm.kernels.registry import platform
 from jaxlm.mesh import (
     cut_rows,
     from_first_stage,
@@ -109,7 +110,7 @@ def run_pipeline(
     cut = partial(jax.tree.map, partial(cut_rows, count=count))
     xs = jax.tree.map(lambda x: dealt(cut_rows(x, count, dim=1)), given.xs)
     keys = jax.tree.map(dealt, given.key)
-    work = on_each_stage(_Stage(run, count, repeats, size, stages))
+    work = _with_wide_sums(_Stage(run, count, repeats, size, stages))
     x, found = work(params, cut(x), (xs, keys, cut(given.rows), given.shared))
 
     def collected(x: jax.Array) -> jax.Array:  # [R, S, n, ...] -> [L, ...]
@@ -118,6 +119,27 @@ def run_pipeline(
     by_row = jax.tree.map(lambda x: join_rows(collected(x), dim=1), found.by_row)
     sums = jax.tree.map(collected, found.sums)
     return join_rows(from_first_stage(x)), found._replace(by_row=by_row, sums=sums)
+
+
+def _with_wide_sums(stage: _Stage) -> Callable[..., Any]:
+    """The stages; on CPUs what all of them are given comes as float32, and is narrowed there.
+
+    Its gradient is a sum over the stages, and over one of bfloat16 here XLA for CPUs aborts (jax
+    0.10 and 0.12). One of them alone is not zero, so it is exact in any dtype.
+    """
+    if platform() != "cpu":
+        return on_each_stage(stage)
+
+    def run(params: Any, *given: Any) -> Any:
+        narrow = jax.tree.map(lambda x: getattr(x, "dtype", None) == jnp.bfloat16, given)
+
+        def cast(given: Any, dtype: Any) -> Any:
+            return jax.tree.map(lambda x, low: x.astype(dtype) if low else x, given, narrow)
+
+        inner = on_each_stage(lambda params, *given: stage(params, *cast(given, jnp.bfloat16)))
+        return inner(params, *cast(given, jnp.float32))
+
+    return run
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,11 @@ class SpanCorruption(TokenPrediction):
         if start is None:
             start = tokenizer.pad_id if model.start_id is None else model.start_id
         start = choose_ids({"start": (start, ())}, tokenizer, model)["start"]
+        if start in sentinels:
+            raise UserError(
+                f"objective.start: {start} is a sentinel's id as well; name another, such as "
+                "padding's"
+            )
         return self.replace(sentinels=sentinels, start=start)
 
     def complete(self, model: ModelConfig) -> ModelConfig:

@@ -239,7 +239,7 @@ def _tensors(
         (("heads", heads.num_heads), (None, int(size))),
     )
     found["attention"] = value
-    if "value" in found and len(found["value"]) == 2 and type_name(type(heads)) == "latent":
+    if "value" in found and len(found["value"]) == 2 and heads.projects_latents:
         found["key"] = (("heads", heads.num_heads), (None, heads.nope_dim + heads.rope_dim))
         found["query"] = found["key"]
         found["value"] = (("heads", heads.num_heads), (None, heads.v_dim))

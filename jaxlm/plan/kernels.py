@@ -34,7 +34,7 @@ def kernel_flops(op: Op, computation: Computation, visible: float | None) -> tup
     if target.startswith(SILENT):
         return 0.0, ""
     name = f"{op.name} {op.op_name}"
-    if op.name.startswith("ragged-dot"):
+    if op.name.startswith(("ragged-dot", "tgmm")):
         return _ragged_dot(op, computation), ""
     if "splash_mha" not in name:
         return 0.0, target if target != "tpu_custom_call" else f"{target} ({op.name})"

@@ -137,6 +137,11 @@ class _Network:
         yield self._transfer("collective-permute", ("stage",), 2 * one)
         yield self._transfer("reduce-scatter", ("stage",), stream)
         yield self._transfer("all-gather", ("stage",), stream)
+        if self.setting.stage_repeats > 1:  # pieces of the layers are dealt out, and come back
+            pieces = sum(
+                a.part(self.mesh) * a.itemsize for a in self.facts.params if "layers" in a.path
+            )
+            yield self._transfer("collective-permute", ("stage",), 2 * pieces)
         # The stages share the head, so its gradient is theirs together; the embedding's each forms
         # by itself, once all have what stage 0 was given.
         head = "embed/table" if self.facts.tied else "unembed/kernel"

@@ -190,7 +190,9 @@ class Loop:
         path = self.config.train.compiled
         if path is not None:
             step, why = saved_step.load(self.config, self.program, spec, options, path)
-            if step is not None:
+            # one for all: executables that were made in two ways may not meet in their collectives
+            why = decide("compiled", why, lambda found: next(filter(None, found), ""))
+            if step is not None and not why:
                 log.info("the train step is that of %s", path)
                 return step
             log.warning("train.compiled: %s; the step is compiled now", why)
@@ -286,7 +288,7 @@ class Loop:
         if self.config.eval.at_end:
             values, tables = self._evaluate(state, step, None)
         self._sample(state, step)
-        with self.watch("other"):
+        with self.watch("other"), self.watchdog.paused():
             digest = param_sha256(state["params"])
         final = {
             **values,
@@ -319,9 +321,8 @@ class Loop:
             "data.json": json.dumps(self.loader.position(step)).encode(),
             "tokenizer": self.run_dir.tokenizer,
         }
-        # the last one waits until it is committed, which hangs on the disk alone
-        waits = self.watchdog.paused() if force else ExitStack()
-        with self.watch("save"), waits:
+        # it may wait for the disk, however long that takes, and no new start would be quicker
+        with self.watch("save"), self.watchdog.paused():
             return self.saver.save(step, state, files, force=force)
 
     def _evaluate(self, state: State, step: int, max_batches: int | None) -> tuple[dict, dict]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -29,8 +30,11 @@ from jaxlm.train.state import Program, State
 
 FORMAT = 1
 # What of a config the step is traced from.
-PARTS = ("seed", "model", "objective", "optimizer", "mesh")
+PARTS = ("seed", "model", "objective", "optimizer")
 TRAIN = ("steps", "batch_size", "accumulation")
+MESH = ("zero", "stage_repeats")  # the rest of it is told by the mesh itself
+PACKAGES = ("jaxlib", "flax", "optax", "qwix", "jax-cuda13-plugin", "libtpu")
+VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
 class SavedStep:
@@ -145,9 +149,11 @@ def identity(
     devices = list(program.mesh.devices.flat)
     parts = {name: values[name] for name in PARTS}
     parts["train"] = {name: values["train"][name] for name in TRAIN}
+    parts["mesh"] = {name: values["mesh"][name] for name in MESH}
     return {
         "version of jax": jax.__version__,
-        "version of libtpu": _version("libtpu") if devices[0].platform == "tpu" else None,
+        "versions": {name: _version(name) for name in PACKAGES},
+        "environment": {name: os.environ.get(name, "") for name in VARIABLES},
         "code of jaxlm": _code(),
         "config": _plain(parts),
         "batch": {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in spec.items()},

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.kernels import megablox
 from jaxlm.kernels.grouped_matmul import grouped_matmul, grouped_matmul_kernels
 from jaxlm.kernels.registry import target_platform
 
-IMPLEMENTATIONS = ["reference", "ragged_dot", "blocks"]
+IMPLEMENTATIONS = ["reference", "ragged_dot", "blocks", "megablox"]
 SIZES = {  # group sizes, rows; what is left over is of no group
     "even": ([8, 8, 8], 24),
     "ragged": ([1, 17, 6], 24),
@@ -19,6 +20,11 @@ SIZES = {  # group sizes, rows; what is left over is of no group
     "no rows of any group": ([0, 0], 10),
     "many blocks": ([200, 3, 129], 400),
 }
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    monkeypatch.setattr(megablox, "INTERPRET", True)
 
 
 def case(name):
@@ -104,5 +110,5 @@ def test_bfloat16_is_close():
 def test_each_platform_has_its_form(platform):
     with target_platform(platform):
         chosen = grouped_matmul_kernels.pick()
-    name = "blocks" if platform == "cpu" else "ragged_dot"
+    name = {"cpu": "blocks", "gpu": "ragged_dot", "tpu": "megablox"}[platform]
     assert chosen is grouped_matmul_kernels.implementations[name].function

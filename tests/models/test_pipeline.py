@@ -32,6 +32,7 @@ BASE: dict[str, Any] = {
 READER = {"hidden_size": 16, "num_layers": 4, "dropout": 0.2, "dtype": "float32"}
 RELATIVE = {"position": [{"type": "relative", "num_buckets": 8, "max_distance": 8}]}
 MOE = {"type": "moe", "num_experts": 4, "intermediate_size": 12, "choice_bias": 0.01}
+PLAIN = {"num_heads": 4, "num_kv_heads": 2}
 MODELS: dict[str, dict[str, Any]] = {
     # a pattern of windows and of positions, which every piece of the stack repeats
     "decoder": {
@@ -39,6 +40,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "attention": {"num_heads": 4, "num_kv_heads": 2, "window": [4, None]},
     },
     "moe": {"ffn": MOE},
+    # two stacks of their own, norms on both sides
+    "mixed": {
+        **{"ffn": MOE, "norm_placement": "both"},
+        "other_ffn": {"layers": [0, 1], "ffn": {"intermediate_size": 20}},
+    },
     "pair": {
         **RELATIVE,
         "encoder": {**READER, **RELATIVE, "attention": {"num_heads": 4, "causal": False}},
@@ -52,6 +58,7 @@ CASES: list[tuple[str, MeshConfig, dict[str, Any]]] = [
     ("decoder", MeshConfig(data=2, stage=2, context=2), {}),
     ("moe", MeshConfig(data=1, stage=2, fsdp=2, expert=2), {}),
     ("moe", ROUND, {"remat": "named", "saved": ["query", "ffn_out"]}),
+    ("mixed", MeshConfig(data=2, stage=2, tensor=2), {}),
     ("pair", GPIPE, {}),
     ("pair", MeshConfig(data=2, stage=2, stage_repeats=2, tensor=2), {"scan_layers": False}),
 ]
@@ -124,6 +131,26 @@ def test_stages_give_what_layers_in_a_row_give(name, mesh, changes):
     for path, grad in flatten(grads).items():
         worst = np.abs(np.asarray(flatten(grads_)[path]) - grad).max()
         assert worst <= 1e-5 * float(jnp.abs(grad).max()), path
+
+
+def test_fewer_micro_batches_than_stages_wait_for_one_another():
+    mesh = MeshConfig(data=1, stage=4, stage_repeats=2, num_devices=4)
+    config = model_of("decoder", position=[{"theta": 100.0}], attention=PLAIN)
+    params = initial(config)
+    (loss, _), grads = value_and_grad(config, params, batch_of(), Schedule(2))
+    (loss_, _), grads_ = on_mesh(config, params, mesh, Schedule(2, 2))
+    np.testing.assert_allclose(loss_, loss, rtol=1e-5)
+    for path, grad in flatten(grads).items():
+        worst = np.abs(np.asarray(flatten(grads_)[path]) - grad).max()
+        assert worst <= 1e-5 * float(jnp.abs(grad).max()), path
+
+
+def test_in_bfloat16_stages_are_as_near():
+    config = model_of("moe", dtype="bfloat16")
+    params = initial(config)
+    (loss, _), _ = value_and_grad(config, params, batch_of(), Schedule(4))
+    (loss_, _), _ = on_mesh(config, params, GPIPE, Schedule(4))
+    np.testing.assert_allclose(loss_, loss, rtol=2e-3)
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4, 6])

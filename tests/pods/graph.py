@@ -38,10 +38,10 @@ PODS: dict[str, float] = {
     "bert_large": 0.9,
     "llama3.1_8b": 0.9,
     "llama3.1_70b": 0.9,
-    "llama3.1_405b": 0.9,
     "mixtral_8x7b": 0.9,
+    "deepseek_671b": 0.95,
     "glm_10b": 0.9,
-    "gpt3_175b": 0.9,
+    "gpt3_175b": 0.95,
 }
 
 

@@ -92,3 +92,7 @@ def test_a_deeper_model_is_no_longer_program(name):
             lowered = jax.jit(program.train_step).lower(program.abstract_state(), spec)
         lines.append(lowered.as_text().count("\n"))
     assert lines[0] == lines[1]
+
+
+def test_every_golden_text_is_of_a_config_that_is_tested():
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(PODS)

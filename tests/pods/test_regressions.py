@@ -79,7 +79,8 @@ def test_a_replicated_parameter(monkeypatch):
     """A rule of the table that no longer splits."""
     right()
     monkeypatch.setitem(meshes.RULES, "mlp", None)
-    assert "golden text" in told()
+    found = told()
+    assert "golden text" in found and "state" in found  # more of it on each device
 
 
 def test_a_float32_product(monkeypatch):

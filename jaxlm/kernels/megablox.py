@@ -1,0 +1,58 @@
+"""Products of sorted rows with their groups' matrices on TPUs, all three of a training step's.
+
+Registered as "megablox" under the signature of `jaxlm.kernels.grouped_matmul.grouped_matmul`. XLA
+has a kernel for y = x W and dx = g W^T, which `lax.ragged_dot` calls; of the matrices' gradients
+x^T g it makes E masked products of all rows. For those this takes jax's megablox kernel (Gale et
+al. 2022, arXiv:2211.15841), which multiplies each row once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.kernels.grouped_matmul import grouped_matmul_kernels
+
+ROWS, COLUMNS = 512, 1024  # of the blocks that a product is cut into, where there are so many
+LANES = 128  # of a TPU's vector unit: no block is smaller
+INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
+
+
+@jax.custom_vjp
+def _megablox(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Array:
+    y = jax.lax.ragged_dot(x, kernels, group_sizes.astype(jnp.int32))
+    return _real(y, group_sizes)
+
+
+def _forward(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> tuple[jax.Array, Any]:
+    return _megablox(x, kernels, group_sizes), (x, kernels, group_sizes)
+
+
+def _backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+    x, kernels, group_sizes = saved
+    sizes = group_sizes.astype(jnp.int32)
+    dx = jax.lax.ragged_dot(gradient, jnp.swapaxes(kernels, 1, 2), sizes)
+    return _real(dx, group_sizes), kernel_gradients(x, gradient, sizes).astype(kernels.dtype), None
+
+
+_megablox.defvjp(_forward, _backward)
+
+grouped_matmul_kernels.register("megablox", auto_on=("tpu",))(_megablox)
+
+
+def kernel_gradients(x: jax.Array, gradient: jax.Array, group_sizes: jax.Array) -> jax.Array:
+    """[M, D], [M, F], [E] -> [E, D, F]: x^T g over the rows of each group; 0 for one of none."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    rows = min(ROWS, -(-len(x) // LANES) * LANES)
+    fill = ((0, -len(x) % rows), (0, 0))  # rows of no group
+    x, gradient = jnp.pad(x, fill), jnp.pad(gradient, fill)
+    blocks = (rows, min(COLUMNS, x.shape[1]), min(COLUMNS, gradient.shape[1]))
+    return tgmm(x.T, gradient, group_sizes, x.dtype, blocks, interpret=INTERPRET)
+
+
+def _real(y: jax.Array, group_sizes: jax.Array) -> jax.Array:
+    """No kernel promises what it leaves behind the last group."""
+    return jnp.where((jnp.arange(len(y)) < group_sizes.sum())[:, None], y, 0)
