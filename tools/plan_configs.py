@@ -2,6 +2,7 @@
 
     python tools/plan_configs.py                       # all, each step compiled whole: hours
     python tools/plan_configs.py llama3.1_8b --quick   # compiled without optimizations: a minute
+    python tools/plan_configs.py moe_1t --analytic     # not compiled: seconds
 
 Needs libtpu and no TPU. The comment says when a config was planned, how, and what came of it; what
 a quick plan says of time is the analytic model's.
@@ -28,12 +29,12 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "pretrain"
 PLANNED = re.compile(r"# Planned .*?(?=^[^#]|^#$|^#  )", re.M | re.S)
 
 
-def planned(path: Path, *, quick: bool) -> Plan:
+def planned(path: Path, **how: bool) -> Plan:
     config = load_run(path).config
     assert config.mesh.topology is not None and config.train.steps is not None
     tokens = config.train.steps * config.train.batch_size * seq_len_of(config)
     topology = Topology.read(config.mesh.topology)
-    return plan_run(config, topology, tokens=float(tokens), quick=quick, report=print)
+    return plan_run(config, topology, tokens=float(tokens), report=print, **how)
 
 
 def told(plan: Plan, *, quick: bool) -> str:
@@ -64,11 +65,14 @@ def write(path: Path, comment: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--quick", action="store_true")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true")
+    how.add_argument("--analytic", action="store_true")
     arguments = parser.parse_args()
     for name in arguments.names or sorted(path.stem for path in CONFIGS.glob("*.yaml")):
         path = CONFIGS / f"{name}.yaml"
-        comment = told(planned(path, quick=arguments.quick), quick=arguments.quick)
+        plan = planned(path, quick=arguments.quick, analytic=arguments.analytic)
+        comment = told(plan, quick=arguments.quick)
         write(path, comment)
         print(f"{name}\n{comment}", end="", flush=True)
     return 0

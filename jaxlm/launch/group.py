@@ -37,6 +37,7 @@ class GroupRunner:
         self._group, self._say, self._sleep = group, say, sleep
         self._signals = 0
         self._processes: list[subprocess.Popen] = []
+        self._told: set[int] = set()  # those that have their SIGTERM, of which a second one kills
 
     def run(self) -> tuple[int, int]:
         """(exit code, newest checkpoint) of the last attempt."""
@@ -64,7 +65,11 @@ class GroupRunner:
         if self._signals:  # one came while this waited to start again
             return INTERRUPTED
         port = str(_free_port())
-        self._processes = [self._start(member, port) for member in self._group.members]
+        self._processes, self._told = [], set()
+        for member in self._group.members:
+            self._processes.append(self._start(member, port))
+        if self._signals:  # one came while they were started
+            self._tell()
         try:
             first = self._wait_for_first()
             self._wait_for_others(first)
@@ -139,13 +144,19 @@ class GroupRunner:
     def _pass_on(self, number: int, _: object) -> None:
         self._signals += 1
         name = signal.Signals(number).name
-        sent = signal.SIGTERM if self._signals == 1 else signal.SIGKILL
         what = "all save and end; again to kill them" if self._signals == 1 else "killing them"
         self._say(f"# {name}: {what}")
+        self._tell()
+
+    def _tell(self) -> None:
+        """SIGTERM to each process that has had none; SIGKILL to all after a second signal."""
         for process in self._processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(sent)
+            with contextlib.suppress(ProcessLookupError):
+                if self._signals > 1:
+                    process.kill()
+                elif process.pid not in self._told:
+                    self._told.add(process.pid)
+                    process.send_signal(signal.SIGTERM)
 
 
 def _verdict(codes: list[int]) -> int:
