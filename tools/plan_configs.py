@@ -48,9 +48,12 @@ def told(plan: Plan, *, quick: bool) -> str:
         f"{speed.mfu_causal:.1%} (with full attention {speed.mfu_full:.1%})"
     )
     if plan.tokens and speed.days is not None:
-        text += f"; {plan.tokens / 1e9:,.0f}B tokens in {speed.days:,.0f} days"
+        days = speed.days
+        spent = f"{days:,.0f} days" if days >= 5 else f"{24 * days:,.0f} hours"
+        text += f"; {plan.tokens / 1e9:,.0f}B tokens in {spent}"
     if speed.cost is not None:
-        text += f" for {speed.cost / 1e6:,.2f}M USD at list price"
+        cost = f"{speed.cost / 1e6:,.2f}M" if speed.cost >= 1e4 else f"{speed.cost:,.0f}"
+        text += f" for {cost} USD at list price"
     return "".join(f"# {line}\n" for line in textwrap.wrap(text + ".", 98))
 
 
