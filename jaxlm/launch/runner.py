@@ -177,6 +177,8 @@ class Runner:
                     self.say(line.decode(errors="replace"))
                 if ended and not chunk:
                     return process.returncode, why
+                if chunk and why is not None:  # it still speaks
+                    looked = time.monotonic() + DRAIN_SECONDS - step.seconds
                 if time.monotonic() - looked >= step.seconds:
                     if why is not None:
                         return 0, why

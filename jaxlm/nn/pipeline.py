@@ -124,8 +124,8 @@ def run_pipeline(
 def _with_wide_sums(stage: _Stage) -> Callable[..., Any]:
     """The stages; on CPUs what all of them are given comes as float32, and is narrowed there.
 
-    Its gradient is a sum over the stages, and over one of bfloat16 here XLA for CPUs aborts (jax
-    0.10 and 0.12). One of them alone is not zero, so it is exact in any dtype.
+    Its gradient is a sum over the stages, and over one of bfloat16 here XLA for CPUs aborts (of jax
+    0.10). One of them alone is not zero, so it is exact in any dtype.
     """
     if platform() != "cpu":
         return on_each_stage(stage)
