@@ -68,8 +68,7 @@ class GroupRunner:
         self._processes, self._told = [], set()
         for member in self._group.members:
             self._processes.append(self._start(member, port))
-        if self._signals:  # one came while they were started
-            self._tell()
+        self._tell()  # where a signal came while they were started
         try:
             first = self._wait_for_first()
             self._wait_for_others(first)
@@ -149,12 +148,12 @@ class GroupRunner:
         self._tell()
 
     def _tell(self) -> None:
-        """SIGTERM to each process that has had none; SIGKILL to all after a second signal."""
+        """After a signal, SIGTERM to each process that has had none; after a second, SIGKILL."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 if self._signals > 1:
                     process.kill()
-                elif process.pid not in self._told:
+                elif self._signals and process.pid not in self._told:
                     self._told.add(process.pid)
                     process.send_signal(signal.SIGTERM)
 
