@@ -81,6 +81,8 @@ def test_a_killed_one_ends_the_others_and_all_start_again(tmp_path: Path) -> Non
     program = """
 if attempt == 0:
     if number == 1:
+        while not all(os.path.exists(os.path.join(folder, f"attempts{i}")) for i in (0, 2)):
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
 """
