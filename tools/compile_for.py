@@ -6,11 +6,10 @@
 Printed are the kernels that `auto` took, the program's products by the types of what they multiply,
 its custom calls, gathers and reductions, the model's FLOPs, and the memory of a device.
 
-For TPUs this needs libtpu (the extra `tpu`), TPU_SKIP_MDS_QUERY=1 in the environment; for GPUs the
-packages jax-cuda13-plugin, jax-cuda13-pjrt, nvidia-cudnn-cu13, nvidia-cublas, nvidia-cuda-runtime
-and nvidia-cuda-nvcc; JAX_PLATFORMS=cpu for both. XLA compiles all that is its own. What it calls by
-name, such as cuDNN, is first seen to fit by that library on the device: nothing here is executed,
-and no time is measured.
+For TPUs this needs libtpu (the extra `tpu`), for GPUs the packages jax-cuda13-plugin,
+jax-cuda13-pjrt, nvidia-cudnn-cu13, nvidia-cublas, nvidia-cuda-runtime and nvidia-cuda-nvcc; for
+both JAX_PLATFORMS=cpu. XLA compiles all that is its own. What it calls by name, such as cuDNN, is
+first seen to fit by that library on the device: nothing here is executed, and no time is measured.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ from collections import Counter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental.topologies import get_topology_desc
 
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, batch_sharding
 from jaxlm.models.families import preset
 from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.plan.compiling import devices_of
+from jaxlm.plan.devices import Topology
 from jaxlm.train.optimizer import AdamW
 from jaxlm.train.state import Program, compile_train_step, make_program
 
@@ -102,7 +102,7 @@ def target(name: str) -> tuple[str, list[Any]]:
     """The platform and the devices of a target."""
     kind, _, size = name.partition(":")
     if kind != "h100":
-        return "tpu", get_topology_desc(platform="tpu", topology_name=name).devices
+        return "tpu", devices_of(Topology.read(name))
     how = {"target_config": H100, "topology": f"1x1x{size}"}
     return "gpu", get_topology_desc(platform="cuda", topology_name="", **how).devices
 
@@ -123,17 +123,10 @@ def build(arguments: argparse.Namespace, devices: list[Any]) -> Program:
 
 def batch(program: Program, arguments: argparse.Namespace) -> dict[str, jax.ShapeDtypeStruct]:
     """Packed rows of token ids."""
-    shape = (arguments.batch_size, arguments.seq_len)
-    whole = ("tokens", "targets", "segment_ids", "positions")
-    kinds = dict.fromkeys(whole, jnp.int32) | {"loss_weights": jnp.float32}
-    kinds |= dict.fromkeys(("num_bytes", "num_chars"), jnp.int32)
+    shapes = CausalLM().batch_shapes(arguments.batch_size, arguments.seq_len)
     return {
-        name: jax.ShapeDtypeStruct(
-            shape[:1] if name.startswith("num") else shape,
-            dtype,
-            sharding=batch_sharding(program.mesh, 1 if name.startswith("num") else 2),
-        )
-        for name, dtype in kinds.items()
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(program.mesh, len(shape)))
+        for name, (shape, dtype) in shapes.items()
     }
 
 

@@ -57,7 +57,7 @@ def _reference(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.
 
 
 @grouped_matmul_kernels.register("ragged_dot", auto_on=("gpu", "tpu"))
-def _ragged_dot(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Array:
+def ragged_dot(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Array:
     y = jax.lax.ragged_dot(x, kernels, group_sizes.astype(jnp.int32))
     real = jnp.arange(len(x)) < group_sizes.sum()  # no kernel promises what it leaves behind them
     return jnp.where(real[:, None], y, 0)

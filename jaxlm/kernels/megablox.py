@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlm.kernels.grouped_matmul import grouped_matmul_kernels
+from jaxlm.kernels.grouped_matmul import grouped_matmul_kernels, ragged_dot
 
 ROWS, COLUMNS = 512, 1024  # of the blocks that a product is cut into, where there are so many
 LANES = 128  # of a TPU's vector unit: no block is smaller
@@ -22,8 +22,7 @@ INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 
 @jax.custom_vjp
 def _megablox(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    y = jax.lax.ragged_dot(x, kernels, group_sizes.astype(jnp.int32))
-    return _real(y, group_sizes)
+    return ragged_dot(x, kernels, group_sizes)
 
 
 def _forward(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> tuple[jax.Array, Any]:
@@ -32,9 +31,9 @@ def _forward(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> tuple[
 
 def _backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     x, kernels, group_sizes = saved
-    sizes = group_sizes.astype(jnp.int32)
-    dx = jax.lax.ragged_dot(gradient, jnp.swapaxes(kernels, 1, 2), sizes)
-    return _real(dx, group_sizes), kernel_gradients(x, gradient, sizes).astype(kernels.dtype), None
+    dx = ragged_dot(gradient, jnp.swapaxes(kernels, 1, 2), group_sizes)
+    own = kernel_gradients(x, gradient, group_sizes.astype(jnp.int32))
+    return dx, own.astype(kernels.dtype), None
 
 
 _megablox.defvjp(_forward, _backward)
@@ -51,8 +50,3 @@ def kernel_gradients(x: jax.Array, gradient: jax.Array, group_sizes: jax.Array) 
     x, gradient = jnp.pad(x, fill), jnp.pad(gradient, fill)
     blocks = (rows, min(COLUMNS, x.shape[1]), min(COLUMNS, gradient.shape[1]))
     return tgmm(x.T, gradient, group_sizes, x.dtype, blocks, interpret=INTERPRET)
-
-
-def _real(y: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    """No kernel promises what it leaves behind the last group."""
-    return jnp.where((jnp.arange(len(y)) < group_sizes.sum())[:, None], y, 0)

@@ -11,10 +11,11 @@ import pytest
 
 from jaxlm.config import UserError
 from jaxlm.kernels import cudnn
-from jaxlm.kernels.attention import attention, attention_kernels
+from jaxlm.kernels.attention import attention_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig
 from tests.golden_nn import assert_close
+from tests.kernels.packed_rows import values_and_gradients
 
 B, T, N, K, H = 4, 48, 4, 2, 8
 CASES = {
@@ -52,21 +53,7 @@ def run(impl, **options):
     positions[1, 30:] -= 30
     positions[2, 10:20] -= 10
     positions[2, 20:] -= 20
-    rng = np.random.default_rng(0)
-    shapes = (B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, N, H)
-    *inputs, cotangent = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
-    places = {f"{side}_positions": positions for side in "qk"}
-    places |= {f"{side}_segment_ids": segments for side in "qk"}
-
-    @jax.jit
-    def both(q, k, v):
-        call = lambda q, k, v: attention(  # noqa: E731
-            q, k, v, **places, same_rows=True, impl=impl, **options
-        )
-        out, pull = jax.vjp(call, q, k, v)
-        return out, pull(cotangent)
-
-    return jax.device_get(both(*inputs))
+    return values_and_gradients(impl, segments, positions, (N, K), (H, H), **options)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from jaxlm.kernels import splash
-from jaxlm.kernels.attention import attention, attention_kernels
+from jaxlm.kernels.attention import attention_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig
 from tests.golden_nn import assert_close
+from tests.kernels.packed_rows import values_and_gradients
 
 B, T, N, K, H, V = 4, 256, 4, 2, 16, 8
 CASES = {
@@ -33,21 +34,7 @@ def run(impl, **options):
     segments[1, -20:] = 0
     positions = np.tile(np.arange(T, dtype=np.int32), (B, 1))
     positions[1, 150:] -= 150
-    rng = np.random.default_rng(0)
-    shapes = (B, T, N, H), (B, T, K, H), (B, T, K, V), (B, T, N, V)
-    *inputs, cotangent = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
-    places = {f"{side}_positions": positions for side in "qk"}
-    places |= {f"{side}_segment_ids": segments for side in "qk"}
-
-    @jax.jit
-    def both(q, k, v):
-        call = lambda q, k, v: attention(  # noqa: E731
-            q, k, v, **places, same_rows=True, impl=impl, **options
-        )
-        out, pull = jax.vjp(call, q, k, v)
-        return out, pull(cotangent)
-
-    return jax.device_get(both(*inputs))
+    return values_and_gradients(impl, segments, positions, (N, K), (H, V), **options)
 
 
 @pytest.mark.parametrize("name", CASES)
