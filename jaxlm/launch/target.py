@@ -108,7 +108,7 @@ def load_target(name: str, settings: Iterable[str] = ()) -> LaunchConfig:
         return load(path, LaunchConfig, settings).config
     registry = LaunchConfig.registry
     if name not in registry:
-        raise UserError(f"{name!r} is no target; {suggest(name, registry)}, or name a launch file")
+        raise UserError(f"{name!r} is no target and no launch file; {suggest(name, registry)}")
     layer = Layer({"type": name}, {"type": Mark("command line")})
     layer.merge(read_overrides(settings))
     missing = [key for key in _required(import_name(registry[name])) if key not in layer.values]
