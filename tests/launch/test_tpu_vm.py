@@ -379,6 +379,7 @@ def test_bare_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="needs zone, accelerator_type, .*launch/tpu_vm.yaml"):
         load_target("tpu_vm")
-    with pytest.raises(UserError, match="'tpu_wm' is no target and no launch file; did you mean tpu_vm"):
+    said = "'tpu_wm' is no target and no launch file; did you mean tpu_vm"
+    with pytest.raises(UserError, match=said):
         load_target("tpu_wm")
     assert json.dumps(load_target("local", ["processes=1"]).env) == "{}"
