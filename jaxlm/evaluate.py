@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxlm import mesh as meshes
 from jaxlm.config import UserError
@@ -110,7 +111,7 @@ class Evaluator:
         """Makes the recurrent state before the first batch; compiled once."""
         if not self.program.model.carries_state:
             return lambda: None
-        sharding = meshes.NamedSharding(self.program.mesh, meshes.spec_of((None, "batch", None)))
+        sharding = NamedSharding(self.program.mesh, meshes.spec_of((None, "batch", None)))
         shapes = jax.eval_shape(lambda: self.program.init_carry(self.batch_size))
         make = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
         return jax.jit(make, out_shardings=jax.tree.map(lambda _: sharding, shapes))

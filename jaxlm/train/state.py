@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxlm import mesh as meshes
 from jaxlm.config import UserError, type_name
@@ -111,7 +111,7 @@ class Program:
             out["ema"] = self.update_shardings
         if "carry" in abstract_state:
             # [L, B, H]: each row's state lives where the row of the batch does
-            rows = meshes.NamedSharding(self.mesh, meshes.spec_of((None, "batch", None)))
+            rows = NamedSharding(self.mesh, meshes.spec_of((None, "batch", None)))
             out["carry"] = jax.tree.map(lambda _: rows, abstract_state["carry"])
         return out
 

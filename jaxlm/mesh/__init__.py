@@ -1,0 +1,90 @@
+"""The device mesh, the one table of logical-axis rules, and global arrays.
+
+Arrays name their axes by what they mean ("embed", "heads", "batch"); the table `RULES` says on
+which mesh axes each meaning is split. A model never names a mesh axis, so one model runs on any
+mesh:
+
+    mesh = MeshConfig(data=2, fsdp=-1).build()
+    with jax.set_mesh(mesh):
+        x = shard(x, "batch", "length", "act_embed")
+
+`config` makes the mesh, `rules` has the table and the partition that follows from it. Within a
+program `inside` states how arrays are split, and `by_hand` has what devices do with their own
+parts. `arrays` brings a host's rows onto the mesh.
+"""
+
+from __future__ import annotations
+
+from jaxlm.mesh.arrays import (
+    batch_parts,
+    batch_sharding,
+    check_accumulation,
+    check_batch,
+    local_rows,
+    replicated,
+    to_global,
+    to_global_whole,
+)
+from jaxlm.mesh.by_hand import (
+    from_first_stage,
+    gather_part,
+    on_each_device,
+    on_each_stage,
+    part_index,
+    sum_parts,
+)
+from jaxlm.mesh.config import MeshConfig
+from jaxlm.mesh.inside import (
+    cut_rows,
+    fitting,
+    gather_length,
+    gather_weight,
+    is_split,
+    join_rows,
+    num_parts,
+    shard,
+    splits_length,
+)
+from jaxlm.mesh.rules import (
+    AXES,
+    BATCH_AXES,
+    LENGTHS,
+    RULES,
+    check_divides,
+    param_shardings,
+    spec_of,
+)
+
+__all__ = [
+    "AXES",
+    "BATCH_AXES",
+    "LENGTHS",
+    "MeshConfig",
+    "RULES",
+    "batch_parts",
+    "batch_sharding",
+    "check_accumulation",
+    "check_batch",
+    "check_divides",
+    "cut_rows",
+    "fitting",
+    "from_first_stage",
+    "gather_length",
+    "gather_part",
+    "gather_weight",
+    "is_split",
+    "join_rows",
+    "local_rows",
+    "num_parts",
+    "on_each_device",
+    "on_each_stage",
+    "param_shardings",
+    "part_index",
+    "replicated",
+    "shard",
+    "spec_of",
+    "splits_length",
+    "sum_parts",
+    "to_global",
+    "to_global_whole",
+]

@@ -1,0 +1,127 @@
+"""Functions of the part of an array that each device holds, and what devices tell one another.
+
+    count = on_each_device(lambda x: sum_parts(x.sum(), "batch"), [("batch",)], ())
+
+For what the partitioner would do badly; all the rest is stated by `inside` and left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxlm.mesh.inside import fitting, is_split
+from jaxlm.mesh.rules import LENGTHS, spec_of
+
+
+def on_each_device(
+    function: Callable[..., Any],
+    inputs: Sequence[Sequence[str | None]],
+    outputs: Any,
+) -> Callable[..., Any]:
+    """`function` of the parts of arrays that a device holds, by their logical axes.
+
+    `outputs`: the logical axes of what it gives, or a list of such. For what the partitioner would
+    do badly, such as a sort of tokens that need not leave their device. Within, `gather_part` and
+    `sum_parts` are what devices say to one another. Without a mesh, the function itself.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+
+    def run(*arrays: jax.Array) -> Any:
+        fits = [fitting(axes, x.shape) for axes, x in zip(inputs, arrays, strict=True)]
+        found = {axis for axes in fits for axis in axes if axis in LENGTHS}
+        assert len(found) < 2, "inputs whose lengths are split in two ways"
+        length = next(iter(found), None)
+
+        def spec(axes: Sequence[str | None]) -> PartitionSpec:
+            return spec_of([length if axis in LENGTHS else axis for axis in axes])
+
+        several = isinstance(outputs, list)
+        return jax.shard_map(
+            function,
+            in_specs=tuple(spec_of(axes) for axes in fits),
+            out_specs=tuple(map(spec, outputs)) if several else spec(outputs),
+            axis_names=_free_axes(),
+            check_vma=False,
+        )(*arrays)
+
+    return run
+
+
+def _free_axes() -> set[str]:
+    """The axes of the current mesh that no function around this one has taken for itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name for name, kind in types if kind == AxisType.Auto}
+
+
+def gather_part(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
+    """`gather_weight` within `on_each_device`; the gradient's transpose is a reduce-scatter."""
+    weight = weight.astype(dtype)
+    if not is_split("fsdp"):
+        return weight
+    for dim, part in enumerate(spec_of(axes)):
+        if part == "fsdp":
+            weight = jax.lax.all_gather(weight, "fsdp", axis=dim, tiled=True)
+    return weight
+
+
+def sum_parts(x: jax.Array, axis: str, *, by: Callable = jax.lax.psum) -> jax.Array:
+    """The sum, within `on_each_device`, over the devices that a logical axis is split over."""
+    names = _split_over(axis)
+    return by(x, names) if names else x
+
+
+def part_index(axis: str) -> jax.Array | int:
+    """The number of the part of a logical axis that this device has, within `on_each_device`."""
+    names = _split_over(axis)
+    return jax.lax.axis_index(names) if names else 0
+
+
+def _split_over(axis: str) -> tuple[str, ...]:
+    """The mesh axes of more than one device that a logical axis is split over."""
+    names = spec_of((axis,))[0]
+    return tuple(
+        name for name in ((names,) if isinstance(names, str) else names or ()) if is_split(name)
+    )
+
+
+def on_each_stage(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as a stage of a pipeline sees it; all other axes are left to the partitioner.
+
+    It takes (parameters [L, ...], x, (xs [R, S, ...], keys [R, S, ...], rows, shared)) with its
+    part of L and S, and gives (x [S, ...], found [R, S, ...]).
+    """
+    first, second = PartitionSpec("stage"), PartitionSpec(None, "stage")
+    whole = PartitionSpec()
+    return jax.shard_map(
+        function,
+        in_specs=(first, whole, (second, second, whole, whole)),
+        out_specs=(first, second),
+        axis_names={"stage"},
+        check_vma=False,
+    )
+
+
+def from_first_stage(x: jax.Array) -> jax.Array:  # [S, M, B, T, ...] -> [M, B, T, ...]
+    """What stage 0 has, on all of them: each has a part of the length, where they divide it.
+
+    What follows, a head above all, is then shared by the stages.
+    """
+    rest = (None,) * (x.ndim - 4)
+    before = fitting((None, "batch", "length", *rest), x.shape[1:])
+    after = fitting((None, "batch", "head_length", *rest), x.shape[1:])
+
+    def one(x: jax.Array) -> jax.Array:
+        x = jnp.where(jax.lax.axis_index("stage") == 0, x[0], jnp.zeros((), x.dtype))
+        if "head_length" in after:
+            return jax.lax.psum_scatter(x, "stage", scatter_dimension=2, tiled=True)
+        return jax.lax.psum(x, "stage")
+
+    split = PartitionSpec("stage", *spec_of(before))
+    return jax.shard_map(one, in_specs=split, out_specs=spec_of(after), check_vma=False)(x)

@@ -1,0 +1,106 @@
+"""What a program says of its arrays' split, and asks of the mesh, while it is traced.
+
+    with jax.set_mesh(mesh):
+        x = shard(x, "batch", "length", "act_embed")
+
+The partitioner does the rest; what devices do with their own parts is in `by_hand`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxlm.mesh.rules import BATCH_AXES, LENGTHS, RULES, spec_of
+
+
+def shard(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Constrains an activation to the sharding of its logical axes; without a mesh, `x` itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec_of(fitting(axes, x.shape)))
+
+
+def fitting(axes: Sequence[str | None], shape: Sequence[int]) -> list[str | None]:
+    """The axes, but for a length that the mesh does not divide, such as a token being written."""
+
+    def one(axis: str | None, size: int) -> str | None:
+        if axis not in LENGTHS or size % math.prod(map(num_parts, RULES[axis] or ())) == 0:
+            return axis
+        return one("length", size) if axis != "length" else None
+
+    return [one(axis, size) for axis, size in zip(axes, shape, strict=True)]
+
+
+def gather_weight(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
+    """A parameter in the compute dtype, gathered over fsdp, right before its matmul.
+
+    The cast stands before the gather, so the network carries the narrow dtype; stating the gathered
+    sharding keeps the partitioner from moving activations instead of weights. The gradient is split
+    like the parameter where it is made, layer by layer.
+    """
+    weight = weight.astype(dtype)
+    if jax.sharding.get_abstract_mesh().empty:
+        return weight
+    return _gather(spec_of(axes), spec_of(axes, without=("fsdp",)), weight)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(split: PartitionSpec, whole: PartitionSpec, weight: jax.Array) -> jax.Array:
+    """The weight as `whole`; its gradient as `split`.
+
+    The transpose of a gather as `with_sharding_constraint` states it is one more gather: without
+    this, a scan over layers would pile up the whole gradients of all of them on every device, and
+    devices would sum all of a gradient to keep a part of it.
+    """
+    return jax.lax.with_sharding_constraint(weight, whole)
+
+
+_gather.defvjp(
+    lambda split, whole, weight: (_gather(split, whole, weight), None),
+    lambda split, whole, _, grad: (jax.lax.with_sharding_constraint(grad, split),),
+)
+
+
+def gather_length(x: jax.Array) -> jax.Array:
+    """An array [B, T, ...], whole along the length that context splits, else as it is."""
+    if not is_split("context"):
+        return x
+    rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, None, *rest))
+
+
+def splits_length(length: int) -> bool:
+    """Whether the current mesh splits rows of so many tokens along them."""
+    return is_split("context") and fitting(["length"], [length]) != [None]
+
+
+def num_parts(axis: str) -> int:
+    """How many devices the current mesh has on this axis."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def is_split(axis: str) -> bool:
+    """Whether the current mesh has more than one device on this axis."""
+    return num_parts(axis) > 1
+
+
+def cut_rows(x: jax.Array, count: int, *, dim: int = 0) -> jax.Array:
+    """[..., B, ...] -> [..., count, B / count, ...]: micro-batch i has the rows i, i + count, ...
+
+    So each device cuts its own rows, and none move.
+    """
+    parts = x.reshape(*x.shape[:dim], x.shape[dim] // count, count, *x.shape[dim + 1 :])
+    return jnp.moveaxis(parts, dim + 1, dim)
+
+
+def join_rows(x: jax.Array, *, dim: int = 0) -> jax.Array:
+    """The rows of `cut_rows` as they were."""
+    x = jnp.moveaxis(x, dim, dim + 1)
+    return x.reshape(*x.shape[:dim], -1, *x.shape[dim + 2 :])

@@ -1,0 +1,97 @@
+"""The axes of a mesh, the one table of logical-axis rules, and the partition of an array by it.
+
+    spec_of(("embed", "heads", "head_dim"))    # PartitionSpec("fsdp", "tensor", None)
+
+A size that the devices of its part do not divide is a mistake that names sizes that fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxlm.config import UserError
+from jaxlm.tree import map_with_path
+
+AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")  # slowest network first
+LENGTHS = ("length", "stream_length", "head_length")  # logical axes that are a row's length
+BATCH_AXES = ("data", "fsdp", "expert")  # a batch is split over all of these
+
+# Logical axis -> mesh axes. `None` is replicated by decision; an axis not in the table is an error.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    # parameters
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "latent": "fsdp",
+    "mlp": "tensor",
+    "gates": "tensor",
+    "hidden": "fsdp",
+    "norm": None,
+    "pos": None,
+    "labels": None,
+    "buckets": None,
+    "layers": "stage",
+    "experts": "expert",
+    # activations
+    "batch": BATCH_AXES,
+    "length": ("context",),
+    "stream_length": ("context", "tensor"),  # between the products that heads and ffns split
+    "head_length": ("context", "stage"),  # behind a pipeline its stages share what is left to do
+    "act_embed": None,
+    "act_latent": None,
+    "act_heads": "tensor",
+    "act_kv_heads": "tensor",
+    "act_mlp": "tensor",
+    "act_gates": "tensor",
+    "act_vocab": "tensor",
+    "act_hidden": None,
+}
+
+
+def spec_of(axes: Sequence[str | None], *, without: Sequence[str] = ()) -> PartitionSpec:
+    """The partition of an array with these logical axes; mesh axes in `without` are left out."""
+    parts: list[Any] = []
+    for axis in axes:
+        if axis is not None and axis not in RULES:
+            raise UserError(
+                f"logical axis {axis!r}: not in the rule table; use one of {', '.join(RULES)}"
+            )
+        rule = RULES[axis] if axis is not None else None
+        names = (rule,) if isinstance(rule, str) else (rule or ())
+        names = tuple(name for name in names if name not in without)
+        parts.append(names[0] if len(names) == 1 else (names or None))
+    return PartitionSpec(*parts)
+
+
+def param_shardings(abstract: Any, axes: Any, mesh: Mesh, *, without: Sequence[str] = ()) -> Any:
+    """A NamedSharding for each parameter of a nested dict, from its logical axes.
+
+    Mesh axes in `without` split none of them, though they have to divide them all the same.
+    Raises `UserError` that names the parameter, the axis and sizes that divide, where one does not.
+    """
+
+    def one(path: str, leaf: Any, names: Sequence[str]) -> NamedSharding:
+        spec = spec_of(names)
+        for dim, (size, part) in enumerate(zip(leaf.shape, spec, strict=True)):
+            check_divides(size, part, mesh, f"parameter {path}: dim {dim} ({names[dim]})")
+        return NamedSharding(mesh, spec_of(names, without=without))
+
+    return map_with_path(one, abstract, axes)
+
+
+def check_divides(size: int, part: Any, mesh: Mesh, what: str) -> None:
+    """Raises `UserError` where the devices that `part` splits over do not divide `size`."""
+    names = (part,) if isinstance(part, str) else tuple(part or ())
+    count = math.prod(mesh.shape[name] for name in names)
+    if size % count:
+        fits = [str(n) for n in range(1, count) if size % n == 0]
+        raise UserError(
+            f"{what} of size {size} cannot be split over {count} devices of mesh axis "
+            f"{'+'.join(names)}; use {' or '.join(fits)} there, or a size that {count} divides"
+        )
