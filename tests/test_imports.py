@@ -101,7 +101,7 @@ def test_imports_run_one_way():
 def test_no_module_is_imported_for_its_effect_alone():
     """Every module imports by itself, in any order: none leans on another's having run before."""
     modules = ["jaxlm.doctor", "jaxlm.run", "jaxlm.generate", "jaxlm.evaluate", "jaxlm.report"]
-    for package in ("mesh", "kernels", "nn", "models", "objectives", "train"):
+    for package in ("arguments", "mesh", "kernels", "nn", "models", "objectives", "train"):
         modules += modules_of(f"jaxlm.{package}")
     program = (
         "import importlib, sys\n"
