@@ -22,10 +22,12 @@ from jax.sharding import Mesh
 
 from jaxlm.config import UserError
 from jaxlm.kernels.registry import target_platform
+from jaxlm.plan.collectives import Network
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.hlo import Counts, count
-from jaxlm.plan.hlo_text import parse
+from jaxlm.plan.hlo_text import Module, parse
 from jaxlm.plan.liveness import Timeline, live
+from jaxlm.plan.schedule import Schedule, scheduled
 from jaxlm.plan.shapes import batch_spec_of
 from jaxlm.run import RunConfig
 from jaxlm.train.session import program_of
@@ -64,13 +66,24 @@ class Compiled:
         """The slice of each device, in the order of the mesh."""
         return [int(getattr(d, "slice_index", 0) or 0) for d in self.mesh.devices.flat]
 
+    @cached_property
+    def module(self) -> Module:
+        return parse(self.text)
+
+    @cached_property
+    def network(self) -> Network:
+        return Network({str(axis): size for axis, size in self.mesh.shape.items()}, self.slices)
+
     def counts(self, visible: float | None = None) -> Counts:
-        axes = {str(axis): size for axis, size in self.mesh.shape.items()}
-        return count(self.text, mesh=axes, slices=self.slices, visible=visible)
+        return count(self.text, mesh=self.network.mesh, slices=self.slices, visible=visible)
+
+    def schedule(self, topology: Topology, visible: float | None = None) -> Schedule | None:
+        """The compiler's own view of the time; None where it tells none."""
+        return scheduled(self.module, self.network, topology, visible)
 
     @cached_property
     def timeline(self) -> Timeline:
-        return live(parse(self.text))
+        return live(self.module)
 
     @cached_property
     def stats(self) -> Any:

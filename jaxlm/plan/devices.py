@@ -10,7 +10,8 @@ chapter 2; for tpu7x the documented 1,200 GB/s over six links, both ways. `hbm_b
 compiler gives a program (libtpu 0.0.42 says so when it refuses one). GPUs: the data sheets of
 NVIDIA H100 SXM and A100 80 GB SXM; networks as in DGX H100 and A100 (one 400 or 200 Gbit/s port a
 GPU). Prices: list, on demand, USD a chip-hour in us regions, 2025 (cloud.google.com/tpu/pricing;
-a3-highgpu-8g and a2-ultragpu-8g by GPU); `--price` says one's own.
+a3-highgpu-8g and a2-ultragpu-8g by GPU); `--price` says one's own. `clock`: the peak over what its
+matrix units multiply in a cycle (4 of 128 x 128 on v5e, 8 on v4 and v5p, 4 of 256 x 256 on v6e).
 
 The efficiency factors are what no data sheet tells. There are few, each has a physical meaning, one
 value for a generation or for all, and none is fitted to a model or a run:
@@ -55,6 +56,7 @@ class Chip:
     dcn_bandwidth: float  # a chip's share of the network beyond a slice or node, one direction
     devices: int = 1  # jax devices a chip
     chips_per_host: int = 4
+    clock: float | None = None  # Hz of the core that the compiler counts cycles of; None: not told
     wraps_at: int = 4  # a dim of a multiple of this many chips is a ring
     price: float  # USD a chip-hour
 
@@ -78,6 +80,7 @@ CHIPS = {
             name="v4",
             label="TPU v4",
             kind="TPU v4",
+            clock=1.05e9,
             peaks={"bf16": 275e12},
             matmul=0.74,
             hbm_bytes=30.5 * GiB,
@@ -92,6 +95,7 @@ CHIPS = {
             name="v5e",
             label="TPU v5e",
             kind="TPU v5 lite",
+            clock=1.50e9,
             peaks={"bf16": 197e12, "f8": 394e12},
             matmul=0.80,
             hbm_bytes=15.75 * GiB,
@@ -107,6 +111,7 @@ CHIPS = {
             name="v5p",
             label="TPU v5p",
             kind="TPU v5",
+            clock=1.75e9,
             peaks={"bf16": 459e12, "f8": 918e12},
             matmul=0.86,
             hbm_bytes=95.74 * GiB,
@@ -121,6 +126,7 @@ CHIPS = {
             name="v6e",
             label="TPU v6e",
             kind="TPU v6 lite",
+            clock=1.75e9,
             peaks={"bf16": 918e12, "f8": 1836e12},
             matmul=0.62,
             hbm_bytes=31.25 * GiB,

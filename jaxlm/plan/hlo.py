@@ -4,12 +4,8 @@
     counts.flops, counts.hbm_bytes, counts.network("ici", "fsdp"), counts.by_module["ffn"].flops
 
 A loop's body counts as often as it runs, a branch as its dearest side. FLOPs are those of products
-(dots, convolutions, and attention kernels by their shapes). The bytes of a collective are those
-that each device sends over its links when the group of n is a ring, with b the whole array:
-
-    all-gather, reduce-scatter, all-to-all   b (n - 1) / n
-    all-reduce                               2 b (n - 1) / n
-    collective-permute                       b
+(dots, convolutions, and attention kernels by their shapes); what a collective sends is told in
+`jaxlm.plan.collectives`.
 
 Asynchronous pairs count once, and so does a collective that a TPU's compiler carries through
 several fused computations, which share a chain_id. What could not be read is named in `notes`.
@@ -17,34 +13,24 @@ several fused computations, which share a chain_id. What could not be read is na
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from jaxlm.plan.counting import COLLECTIVES, product_flops, traffic
-from jaxlm.plan.groups import axes_of, crosses, groups, pairs
+from jaxlm.plan.collectives import (
+    Collective,
+    Network,
+    chain_of,
+    is_collective,
+    read_between_slices,
+    read_collective,
+)
+from jaxlm.plan.counting import product_flops, traffic
 from jaxlm.plan.hlo_text import Computation, Module, Op, Shape, parse
 from jaxlm.plan.kernels import kernel_flops
 from jaxlm.plan.loops import trip_count
 from jaxlm.plan.modules import module_of, phase_of
 from jaxlm.plan.roofline import Load, Piece, Transfer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collective:
-    """A collective of the program, as often as it runs."""
-
-    kind: str
-    axes: tuple[str, ...]  # of the mesh, along which it runs
-    size: int  # devices of a group
-    slices: int  # that a group's devices are in; 1: all over ICI
-    whole_bytes: float  # of the whole array, once
-    wire_bytes: float  # that a device sends, over all runs
-    times: float
-    module: str
 
 
 @dataclass
@@ -98,31 +84,21 @@ def count(
     text: str,
     *,
     mesh: Mapping[str, int],
-    slices: Sequence[int] | None = None,
+    slices: Sequence[int] = (),
     visible: float | None = None,
 ) -> Counts:
     """The counts of a compiled module's text.
 
     `mesh`: its axes and their sizes, in the order of the devices. `slices`: the slice of each
-    device; None: one. `visible`: the share of all pairs of tokens that an attention kernel looks
+    device; empty: one. `visible`: the share of all pairs of tokens that an attention kernel looks
     at; None: the blocks that the diagonal touches or leaves below it.
     """
-    return _Counter(parse(text), mesh, slices, visible).run()
+    return _Counter(parse(text), Network(mesh, slices), visible).run()
 
 
 class _Counter:
-    def __init__(
-        self,
-        module: Module,
-        mesh: Mapping[str, int],
-        slices: Sequence[int] | None,
-        visible: float | None,
-    ) -> None:
-        self.module, self.mesh, self.visible = module, mesh, visible
-        self.num_devices = 1
-        for size in mesh.values():
-            self.num_devices *= size
-        self.slices = [0] * self.num_devices if slices is None else slices
+    def __init__(self, module: Module, network: Network, visible: float | None) -> None:
+        self.module, self.network, self.visible = module, network, visible
         self.counts = Counts()
         self.chains: set[tuple[str, str]] = set()
         self.noted: set[str] = set()
@@ -152,7 +128,7 @@ class _Counter:
         """Of a conditional's branches the one that costs most."""
         found = []
         for name in op.called:
-            one = _Counter(self.module, self.mesh, self.slices, self.visible)
+            one = _Counter(self.module, self.network, self.visible)
             one.chains = set(self.chains)
             one._walk(self.module.computations[name], 1.0)
             found.append((one.counts.flops, one.counts.hbm_bytes, name))
@@ -187,7 +163,7 @@ class _Counter:
             for inner in called.ops:
                 self._products(inner, called, times, outer)
             return
-        if op.opcode.removesuffix("-start") in COLLECTIVES:
+        if is_collective(op):
             self._collective(op, computation, times, outer)
             return
         if op.opcode == "send" and "_xla_megascale_transfer_type" in op.attributes:
@@ -213,104 +189,34 @@ class _Counter:
         self.counts.by_phase[phase_of(op)].flops += flops
 
     def _collective(self, op: Op, computation: Computation, times: float, outer: Op) -> None:
-        chain = re.search(r'chain_id="(\d+)"', op.attributes)
+        chain = chain_of(op)
         if chain is not None:  # one collective, carried through several computations
-            key = (chain[1], op.attribute("channel_id") or "")
-            if key in self.chains:
+            if chain in self.chains:
                 return
-            self.chains.add(key)
-        kind = op.opcode.removesuffix("-start")
-        if kind == "collective-permute":
-            members = pairs(op.attribute("source_target_pairs") or "")
-            members = members[members[:, 0] != members[:, 1]]
-            if not len(members):
-                return
-            size = 2
-        else:
-            text = op.attributes.split("replica_groups=", 1)
-            members = groups(text[1] if len(text) > 1 else "{}", self.num_devices)
-            size = members.shape[1]
-        if size == 1:
-            return
-        given = sum(_bytes_of(name, computation) for name in op.operands)
-        scatters = kind == "all-reduce" and _is_scattered(op, computation)
-        if scatters:
-            kind = "reduce-scatter"
-        whole = given * size if kind == "all-gather" else given
-        wire = wire_bytes(kind, whole, size) * times
-        name = module_of(op if op.frame is not None else outer, self.module)
-        self.counts.collectives.append(
-            Collective(
-                kind=kind,
-                axes=axes_of(members, self.mesh),
-                size=size,
-                slices=crosses(members, self.slices),
-                whole_bytes=whole,
-                wire_bytes=wire,
-                times=times,
-                module=name,
-            )
-        )
-        self.counts.by_module[name].wire_bytes += wire
-        self.counts.by_phase[phase_of(op if op.op_name else outer)].wire_bytes += wire
+            self.chains.add(chain)
+        found = read_collective(op, computation, self.network)
+        if found is not None:
+            own = op if op.frame is not None else outer
+            self._sent(found, times, own, phase_of(op if op.op_name else outer))
 
     def _between_slices(self, op: Op, computation: Computation, times: float) -> None:
-        """A collective over slices, which on TPUs is sent by way of the hosts."""
-        match = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.attributes)
-        kind = match[1].lower().replace("_", "-") if match else ""
-        if kind not in COLLECTIVES:
-            kind = "collective-permute"
-        count = len(set(self.slices))
-        if count == 1:
+        found = read_between_slices(op, computation, self.network)
+        if found is None:
             self._note(f"{op.name} sends to other slices, of which none were told: not counted")
             return
-        given = _bytes_of(op.operands[0], computation)
-        whole = given * count if kind == "all-gather" else given
-        wire = wire_bytes(kind, whole, count) * times
-        name = module_of(op, self.module)
-        self.counts.collectives.append(
-            Collective(
-                kind=kind,
-                axes=self._axes_between_slices(),
-                size=count,
-                slices=count,
-                whole_bytes=whole,
-                wire_bytes=wire,
-                times=times,
-                module=name,
-            )
-        )
-        self.counts.by_module[name].wire_bytes += wire
-        self.counts.by_phase[phase_of(op)].wire_bytes += wire
+        self._sent(found, times, op, phase_of(op))
 
-    def _axes_between_slices(self) -> tuple[str, ...]:
-        """The axes along which the slice changes."""
-        places = np.asarray(self.slices).reshape(tuple(self.mesh.values()))
-        changes = [bool((np.diff(places, axis=n) != 0).any()) for n in range(places.ndim)]
-        return tuple(axis for axis, does in zip(self.mesh, changes, strict=True) if does)
+    def _sent(self, found: Collective, times: float, op: Op, phase: str) -> None:
+        name = module_of(op, self.module)
+        wire = found.wire_bytes * times
+        self.counts.collectives.append(replace(found, wire_bytes=wire, times=times, module=name))
+        self.counts.by_module[name].wire_bytes += wire
+        self.counts.by_phase[phase].wire_bytes += wire
 
     def _note(self, text: str) -> None:
         if text not in self.noted:
             self.noted.add(text)
             self.counts.notes.append(text)
-
-
-def wire_bytes(kind: str, whole: float, size: int) -> float:
-    """Bytes that each of `size` devices in a ring sends for one collective of a whole array."""
-    if kind in ("collective-permute", "collective-broadcast"):
-        return whole
-    return (2.0 if kind == "all-reduce" else 1.0) * whole * (size - 1) / size
-
-
-def _is_scattered(op: Op, computation: Computation) -> bool:
-    """Whether a fused all-reduce keeps only this device's part: a reduce-scatter on TPUs."""
-    if not computation.name.startswith("all-reduce-scatter"):
-        return False
-    return computation.root.shapes[0].size < op.shapes[0].size
-
-
-def _bytes_of(name: str, computation: Computation) -> float:
-    return float(sum(shape.num_bytes for shape in computation.by_name[name].shapes))
 
 
 def _shapes_in(computation: Computation) -> Callable[[str], Shape]:

@@ -22,6 +22,7 @@ from jaxlm.plan.facts import Facts, facts_of
 from jaxlm.plan.hlo import Counts
 from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
+from jaxlm.plan.schedule import Schedule
 from jaxlm.plan.scores import kind_of
 from jaxlm.plan.search import Candidate, overrides_of, search
 from jaxlm.plan.setting import Setting, setting_of
@@ -48,6 +49,7 @@ class Plan:
     tokens: float | None
     counts: Counts | None = None  # of a compiled step
     compiled: Compiled | None = None
+    schedule: Schedule | None = None  # the compiler's own view of the time of an optimized step
     by_module: Mapping[str, float] = field(default_factory=dict)  # FLOPs of a device
     advice: Sequence[Proposal] = ()
     notes: Sequence[str] = ()
@@ -164,6 +166,7 @@ def _of_compiled(
         tokens=how["tokens"],
         counts=counts,
         compiled=found,
+        schedule=None if quick else found.schedule(topology, _visible(facts)),
         by_module={name: cost.flops for name, cost in counts.by_module.items() if cost.flops},
         advice=advice,
         notes=notes,

@@ -171,6 +171,11 @@ def _time(plan: Plan) -> str:
     lines = [f"time of a step: {seconds(line.step)}, bound by {line.bound}"]
     for name, value in _times(plan).items():
         lines.append(f"  {name:30} {seconds(value):>12}")
+    if (own := plan.schedule) is not None:
+        lines.append(
+            f"  {'the compiler thinks':30} {seconds(own.step):>12}   of which it waits "
+            f"{seconds(own.waits)} for the network"
+        )
     lines += [
         f"  {'MFU, causal half of attention':30} {speed.mfu_causal:>12.1%}",
         f"  {'MFU, all of attention':30} {speed.mfu_full:>12.1%}",
@@ -249,6 +254,9 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
     s = plan.speed
     yield "time", "step", f"{s.step:.6g}", "s"
     yield "time", "bound", plan.roofline.bound, ""
+    if plan.schedule is not None:
+        yield "time", "step by the compiler's cycles", f"{plan.schedule.step:.6g}", "s"
+        yield "time", "its waits for the network", f"{plan.schedule.waits:.6g}", "s"
     yield "speed", "tokens/s", f"{s.tokens_per_second:.6g}", ""
     yield "speed", "tokens/s/chip", f"{s.tokens_per_second_per_chip:.6g}", ""
     yield "speed", "MFU, causal half", f"{s.mfu_causal:.4f}", ""

@@ -15,9 +15,9 @@ import math
 from collections.abc import Iterator, Mapping
 
 from jaxlm.mesh import RULES
+from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Array, Facts, token_part, ways
-from jaxlm.plan.hlo import wire_bytes
 from jaxlm.plan.remat import Kept
 from jaxlm.plan.roofline import Transfer
 from jaxlm.plan.setting import Setting
