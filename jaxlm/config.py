@@ -52,6 +52,7 @@ __all__ = [
     "Resolved",
     "Setting",
     "UserError",
+    "default_of",
     "describe",
     "diff",
     "field",
@@ -98,18 +99,36 @@ def key_of(spec: dataclasses.Field) -> str:
     return spec.name.removesuffix("_")
 
 
+def default_of(spec: dataclasses.Field) -> Any:
+    """The default of a field that has one."""
+    if spec.default_factory is not dataclasses.MISSING:
+        return spec.default_factory()
+    return spec.default
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The base of every config. `registry` is set on a polymorphic base: {type: "module:Class"}."""
+    """The base of every config. `registry` is set on a polymorphic base: {type: "module:Class"}.
+
+    `untraced` names the fields that no device program is traced from: the host alone reads them.
+    """
 
     registry: ClassVar[dict[str, str] | None] = None
     default_type: ClassVar[str | None] = None
+    untraced: ClassVar[tuple[str, ...]] = ()
 
     def validate(self) -> None:
         """Checks that no single field can make; raises `UserError`, to which the path is added."""
 
     def replace(self: C, **changes: Any) -> C:
         return dataclasses.replace(self, **changes)
+
+    def traced(self: C) -> C:
+        """The config with its `untraced` fields at their defaults: where two of these are equal,
+        so are the programs.
+        """
+        own = [spec for spec in dataclasses.fields(self) if spec.name in self.untraced]
+        return self.replace(**{spec.name: default_of(spec) for spec in own})
 
 
 # --------------------------------------------------------------------------------- values -> config

@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jaxlm import config as configs
 from jaxlm.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
@@ -145,15 +144,10 @@ def trajectory(config: RunConfig) -> RunConfig:
     train = {
         s.name: s.default for s in dataclasses.fields(config.train) if s.name in EXECUTION_TRAIN
     }
-    plain = {s.name: default_of(s) for s in dataclasses.fields(config) if s.name in EXECUTION}
+    plain = {
+        s.name: configs.default_of(s) for s in dataclasses.fields(config) if s.name in EXECUTION
+    }
     return config.replace(**plain, train=config.train.replace(**train))
-
-
-def default_of(spec: dataclasses.Field) -> Any:
-    """The default of a field that has one."""
-    if spec.default_factory is not dataclasses.MISSING:
-        return spec.default_factory()
-    return spec.default
 
 
 def config_sha256(config: RunConfig) -> str:

@@ -22,7 +22,7 @@ from its last state and looks at nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ from jaxlm.types import Encoded, ModelConfig, Output
 @dataclass(frozen=True, kw_only=True)
 class RNNSeq2SeqConfig(ModelConfig):
     """A recurrent encoder-decoder: LSTM, GRU or Elman RNN, with attention or without."""
+
+    untraced: ClassVar = ("start_id",)
 
     cell: str = field("lstm", "kind of layer: lstm, gru or elman")
     hidden_size: int = field(512, "width of the decoder's layers", ge=1)

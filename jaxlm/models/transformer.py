@@ -16,7 +16,7 @@ A decoder (GPT, Llama), an encoder (attention.causal false: BERT), or an encoder
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,8 @@ class HeadConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(StackConfig, ModelConfig):
     """A Transformer: a decoder, an encoder, or both."""
+
+    untraced: ClassVar = ("start_id", "blank_ids", "family")
 
     vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
     embedding: EmbeddingConfig = field(EmbeddingConfig, "how tokens become vectors")

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -59,6 +59,11 @@ SPELLINGS = {
 @dataclass(frozen=True, kw_only=True)
 class BlankInfilling(TokenPrediction):
     """Write what stands in the blanks of a text, behind it (GLM)."""
+
+    # the length that follows from them is that of the batch
+    untraced: ClassVar = (
+        *("density", "mean_span", "long_rows", "mask", "long_mask", "start", "end", "multiple_of"),
+    )
 
     density: float = field(0.15, "share of the tokens that short blanks stand for", gt=0, lt=1)
     mean_span: float = field(3.0, "tokens of a short blank, on average", ge=1)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class MaskedLM(TokenPrediction):
     """Predict hidden tokens from both sides (BERT)."""
+
+    untraced: ClassVar = ("rate", "masked", "random", "whole_words", "mask")
 
     rate: float = field(0.15, "probability that a token is predicted", gt=0, lt=1)
     masked: float = field(0.8, "share of these that [MASK] takes the place of", ge=0, le=1)

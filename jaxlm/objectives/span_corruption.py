@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,9 @@ Spans = list[tuple[int, int]]
 @dataclass(frozen=True, kw_only=True)
 class SpanCorruption(TokenPrediction):
     """Write the spans that a source text lacks (T5)."""
+
+    # the lengths that follow from them are the batch's shapes
+    untraced: ClassVar = ("density", "mean_span", "sentinels", "start", "multiple_of")
 
     density: float = field(0.15, "share of the tokens that is left out", gt=0, lt=1)
     mean_span: float = field(3.0, "tokens of a span, on average", ge=1)

@@ -3,10 +3,12 @@
     save(executable, config, program, options, "step.bin")
     step, why = load(config, program, spec, options, "step.bin")   # (None, why) of another one
 
-The file is a line of JSON and then the compiler's own bytes, with their SHA-256; there is no pickle
-in it. What the step takes and gives is rebuilt from the program's abstract state. It is used only
-where everything that made it agrees: versions, this package's code, the parts of the config that
-the step is traced from, options, devices and their places in the mesh.
+The file is a line of JSON and then the compiler's own bytes, with a SHA-256 over both; there is no
+pickle in it. What the step takes and gives is rebuilt from the program's abstract state. It is used
+only where everything that made it agrees: versions, this package's code, the parts of the config
+that the step is traced from, options, devices and their places in the mesh. Of a model and an
+objective that is what they say themselves (`Config.traced`): ids that training finds in its
+tokenizer, and a plan without one does not, are the host's.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from jaxlm.config import UserError
 from jaxlm.train.run_dir import write_atomic
 from jaxlm.train.state import Program, State
 
-FORMAT = 1
+FORMAT = 2
 # What of a config the step is traced from.
 PARTS = ("seed", "model", "objective", "optimizer")
 TRAIN = ("steps", "batch_size", "accumulation")
@@ -90,8 +92,8 @@ def save(
             name: [[list(x.shape), np.dtype(x.dtype).name] for x in pair]
             for name, pair in metrics.items()
         },
-        "sha256": hashlib.sha256(payload).hexdigest(),
     }
+    header["sha256"] = digest(header, payload)
     try:
         write_atomic(path, json.dumps(header).encode() + b"\n" + payload)
     except OSError as error:
@@ -118,12 +120,12 @@ def load(
     line, _, payload = data.partition(b"\n")
     try:
         header = json.loads(line)
-        saved, digest, kind = header["identity"], header["sha256"], header["format"]
+        saved, written, kind = header["identity"], header["sha256"], header["format"]
     except (ValueError, KeyError, TypeError):
         return None, f"{path} is no saved step"
     if kind != FORMAT:
         return None, f"{path} has format {kind}, this version reads {FORMAT}"
-    if hashlib.sha256(payload).hexdigest() != digest:
+    if digest(header, payload) != written:
         return None, f"{path} is damaged: its SHA-256 is another"
     own = identity(config, program, spec, options)
     for name, value in own.items():
@@ -145,7 +147,9 @@ def identity(
     config: Any, program: Program, spec: Mapping[str, Any], options: Mapping[str, str]
 ) -> dict[str, Any]:
     """All that has to agree, by name, as plain values."""
-    values = configs.to_dict(config)
+    values = configs.to_dict(
+        config.replace(model=config.model.traced(), objective=config.objective.traced())
+    )
     devices = list(program.mesh.devices.flat)
     parts = {name: values[name] for name in PARTS}
     parts["train"] = {name: values["train"][name] for name in TRAIN}
@@ -164,6 +168,12 @@ def identity(
     }
 
 
+def digest(header: Mapping[str, Any], payload: bytes) -> str:
+    """SHA-256 over what a file holds, but for this figure itself."""
+    rest = {name: value for name, value in header.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode() + payload).hexdigest()
+
+
 def _place(device: Any) -> list[int]:
     """Where a device stands, whoever describes it."""
     coords = getattr(device, "coords", None)
@@ -176,12 +186,12 @@ def _place(device: Any) -> list[int]:
 @cache
 def _code() -> str:
     """SHA-256 over this package's own files."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        found.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def _version(package: str) -> str:
@@ -197,12 +207,14 @@ def _plain(value: Any) -> Any:
 
 
 def _differ(saved: Any, own: Any) -> str:
-    """The first place where two plain values differ."""
-    while isinstance(saved, dict) and isinstance(own, dict):
-        name = next((n for n in {**own, **saved} if saved.get(n) != own.get(n)), None)
-        if name is None:
-            break
+    """The first place where two plain values differ, and both."""
+    path: list[str] = []
+    while True:
+        shown = f"{saved!r:.60}", f"{own!r:.60}"
+        if isinstance(saved, list) and isinstance(own, list) and shown[0] == shown[1]:
+            saved, own = (dict(enumerate(values)) for values in (saved, own))  # they differ later
+        if not (isinstance(saved, dict) and isinstance(own, dict)):
+            return " ".join([*([".".join(path)] if path else []), f"{shown[0]} -> {shown[1]}"])
+        name = next(n for n in {**own, **saved} if saved.get(n) != own.get(n))
+        path.append(str(name))
         saved, own = saved.get(name), own.get(name)
-        if not isinstance(saved, dict) or not isinstance(own, dict):
-            return f"{name} {saved!r:.60} -> {own!r:.60}"
-    return f"{saved!r:.60} -> {own!r:.60}"

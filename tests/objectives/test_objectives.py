@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from functools import cache
 from types import SimpleNamespace
 
@@ -103,6 +105,57 @@ def test_validation_is_drawn_once_for_all(name):
         found.append([evaluator.loader.row(index) for index in range(8)])
         evaluator.loader.close()
     assert all(same(a, b) for a, b in zip(*found, strict=True))
+
+
+# ----------------------------------------------------------------------------------- what is traced
+
+# Another value of every field that an objective or a model has.
+PREDICTION = {"label_smoothing": 0.25, "z_loss": 0.5}
+OTHERS = {
+    "transformer": PREDICTION,
+    "bert": PREDICTION
+    | {"rate": 0.5, "masked": 0.5, "random": 0.25, "whole_words": True, "mask": 7},
+    "t5": PREDICTION
+    | {"density": 0.25, "mean_span": 2.0, "sentinels": (7, 8), "start": 9, "multiple_of": 4},
+    "glm": PREDICTION
+    | {"density": 0.25, "mean_span": 2.0, "long_rows": 0.25, "multiple_of": 4}
+    | {"mask": 7, "long_mask": 8, "start": 9, "end": 10},
+    "labels": {"classes": ("a", "b", "c"), "pool": "last", "dropout": 0.5, "label_smoothing": 0.25},
+}
+OF_MODELS = {"start_id": 9, "blank_ids": (7, 8), "family": "gpt2"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_step_is_traced_from_what_an_objective_says_it_is(name):
+    """Of what else it holds, and of ids in a model's config, the program knows nothing."""
+    config = tiny.load(*(("transformer", *LABELLED) if name == "labels" else (name,))).config
+    objective, model = config.objective, config.model
+    if name == "labels":
+        objective = objective.replace(classes=("a", "b"))
+    spec = {
+        key: jax.ShapeDtypeStruct(*of)
+        for key, of in objective.batch_shapes(config.train.batch_size, config.data.seq_len).items()
+    }
+
+    def traced(objective, model) -> str:
+        own = tiny.program(config.replace(objective=objective, model=model))
+        text = str(jax.make_jaxpr(own.train_step)(own.abstract_state(), spec))
+        return re.sub("0x[0-9a-f]+", "", text)
+
+    fields = {f.name for f in dataclasses.fields(objective)}
+    assert fields == set(OTHERS[name])
+    plain = traced(objective, model)
+    for field, value in OTHERS[name].items():
+        other = objective.replace(**{field: value})
+        assert other != objective
+        same = traced(other, model) == plain
+        assert same == (field in objective.untraced) == (other.traced() == objective.traced()), (
+            field
+        )
+    for field in model.untraced:
+        other = model.replace(**{field: OF_MODELS[field]})
+        assert other != model and other.traced() == model.traced()
+        assert traced(objective, other) == plain, field
 
 
 # ----------------------------------------------------------------------------------------- training
