@@ -53,7 +53,7 @@ def activation_parts(
     else:
         yield Part(kind="gradients", module="", num_bytes=sums)
         yield Part(kind="temporaries", module="one layer", num_bytes=layer)
-    yield Part(kind="batch", module="", num_bytes=20.0 * tokens)
+    yield Part(kind="batch", module="", num_bytes=facts.row_bytes * tokens / facts.seq_len)
     yield Part(kind="program", module="", num_bytes=50e6)
 
 

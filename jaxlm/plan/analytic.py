@@ -42,7 +42,7 @@ class Work:
     load: Load
     memory: MemoryPlan
     device_flops: float
-    tokens_per_step: float
+    tokens_per_step: float  # of the data
     by_module: dict[str, float] = field(default_factory=dict)  # FLOPs
 
 
@@ -76,7 +76,7 @@ class _Analysis:
             load=load,
             memory=self._memory(),
             device_flops=load.flops,
-            tokens_per_step=float(self.setting.batch_size * self.facts.seq_len),
+            tokens_per_step=float(self.setting.batch_size * self.facts.data_len),
             by_module=self.modules,
         )
 

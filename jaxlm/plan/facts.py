@@ -3,8 +3,12 @@
     facts = facts_of(config)
     facts.params, facts.moments, facts.layers[0].maps
 
-Everything comes from the program's own abstract state (shapes, dtypes, logical axes) and from the
-config of the model; nothing here knows a mesh. Formed once, then used for every mesh that is tried.
+Everything comes from the program's own abstract state (shapes, dtypes, logical axes), from the
+config of the model and from the rows that the objective makes; nothing here knows a mesh. Formed
+once, then used for every mesh that is tried.
+
+Work, memory and transfers are of the rows' own tokens, which an objective may make more than the
+data's (blanks and their starts). Tokens a second, and so MFU, are of the data's.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.flops import keys_met
 from jaxlm.nn.moe import MoEConfig
 from jaxlm.plan.memory import group_of
-from jaxlm.plan.shapes import seq_len_of
+from jaxlm.plan.shapes import row_of, seq_len_of, tokens_of
 from jaxlm.run import RunConfig
 from jaxlm.train.optimizer import state_axes
 from jaxlm.train.session import program_of
@@ -100,13 +104,16 @@ class Facts:
     params: tuple[Array, ...]
     moments: tuple[Array, ...]
     layers: tuple[Layers, ...]
-    seq_len: int
+    seq_len: int  # of a row as it is computed
+    data_len: int  # of the data that is in it
+    row_bytes: int
+    causal: bool  # whether attention leaves out what stands behind
     hidden: int
     vocab: int
     itemsize: int  # of the compute dtype
     dtype: str
     tied: bool
-    forward_flops: tuple[float, float]  # a token, with the causal half of attention and with all
+    forward_flops: tuple[float, float]  # a token of data; with attention's causal half, with all
     score_flops: float  # a token and a key that it meets, of one layer
     keys: float  # that a token meets, summed over the layers
 
@@ -128,29 +135,33 @@ def facts_of(config: RunConfig) -> Facts:
         Array(path, leaf.shape, leaf.dtype.itemsize, tuple(axes[path]))
         for path, leaf in flatten(program.abstract_params).items()
     )
-    seq_len = seq_len_of(config)
-    windows = model.attention.windows
+    row, data_len = row_of(config), seq_len_of(config)
+    seq_len, windows = tokens_of(row), model.attention.windows
+    causal = model.attention.causal and "prefix" not in row  # which all of a row may look at
     keys = sum(
-        keys_met(seq_len, windows[i % len(windows)], model.attention.causal)
-        for i in range(model.num_layers)
+        keys_met(seq_len, windows[i % len(windows)], causal) for i in range(model.num_layers)
     )
     full = model.attention.score_flops(model.hidden_size) * sum(
         keys_met(seq_len, windows[i % len(windows)], False) for i in range(model.num_layers)
     )
     score = model.attention.score_flops(model.hidden_size)
-    causal = program.flops_per_token(seq_len)
+    forward = program.flops_per_token(data_len)
+    computed = seq_len / data_len
     return Facts(
         config=config,
         params=params,
         moments=_moments(program, config),
         layers=_layers(params, model),
         seq_len=seq_len,
+        data_len=data_len,
+        row_bytes=sum(math.prod(shape) * dtype.itemsize for shape, dtype in row.values()),
+        causal=causal,
         hidden=model.hidden_size,
         vocab=model.vocab_size or 1,
         itemsize=2 if model.dtype == "bfloat16" else 4,
         dtype="bf16" if model.dtype == "bfloat16" else "f32",
         tied=not any(p.path.startswith("unembed/kernel") for p in params),
-        forward_flops=(causal, causal - score * keys + full),
+        forward_flops=(forward * computed, (forward - score * keys + full) * computed),
         score_flops=score,
         keys=keys,
     )

@@ -26,7 +26,7 @@ from jaxlm.plan.schedule import Schedule
 from jaxlm.plan.scores import kind_of
 from jaxlm.plan.search import Candidate, overrides_of, search
 from jaxlm.plan.setting import Setting, setting_of
-from jaxlm.plan.shapes import planned, seq_len_of
+from jaxlm.plan.shapes import planned, row_of, seq_len_of, tokens_of
 from jaxlm.run import RunConfig
 from jaxlm.train.session import program_of
 
@@ -75,6 +75,9 @@ def plan_run(
     `tokens`: the budget that days and cost are of. `price`: USD a chip-hour. `quick`: compiled
     without optimizations, in a third of the time: its memory is a guide, its time the analytic
     model's.
+    Tokens, of the budget and a second, are the data's: an objective's rows may have more (blanks
+    and their starts), or a source and a target of fewer, and all that is computed for a row is the
+    work of its data.
     Raises `UserError` where the config does not go with the topology.
     """
     config = planned(config)
@@ -153,6 +156,7 @@ def _of_compiled(
         advice = proposals(facts, setting, topology, short=max(0.0, over))
     else:
         own = found.program.flops_per_token(seq_len_of(config))
+        own *= tokens_of(row_of(config)) / seq_len_of(config)  # a token of data, as the rate is
         flops, advice = (own, own), []
     return Plan(
         config=config,

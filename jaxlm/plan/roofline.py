@@ -7,7 +7,8 @@
 where `waits` is the share of the collectives of activations (tensor, expert, context, stage) that
 the next product cannot begin without; those of weights and gradients can be hidden behind the
 core's work but for their first and last. The constants stand in `jaxlm.plan.devices`. Model FLOPs
-utilisation counts forward and backward once, attention once by its causal half and once whole:
+utilisation counts forward and backward once, attention once by its causal half and once whole. A
+token is one of the data, which pays for all that the objective computes of its row:
 
     MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak)
 """

@@ -75,7 +75,7 @@ def kind_of(facts: Facts, setting: Setting, platform: str) -> str:
     with target_platform(platform):
         function = attention_kernels.pick(
             attention.impl,
-            causal=attention.causal,
+            causal=facts.causal,
             same_rows=True,
             bias=isinstance(model.position[0], RelativeConfig),
             dropout=bool(attention.dropout),

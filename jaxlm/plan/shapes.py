@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxlm.config import UserError
+from jaxlm.objectives.base import Shapes
 from jaxlm.run import RunConfig, objective_of
 from jaxlm.train.feed import batch_spec
 
@@ -58,15 +59,27 @@ def seq_len_of(config: RunConfig) -> int:
     return lengths.pop()
 
 
+def row_of(config: RunConfig) -> Shapes:
+    """Shapes and dtypes of one row of a batch, by key: the objective's, which may make rows longer
+    than the data's `seq_len`.
+    """
+    shapes = objective_of(config).batch_shapes(1, seq_len_of(config))
+    return {key: (shape[1:], dtype) for key, (shape, dtype) in shapes.items()}
+
+
+def tokens_of(row: Shapes) -> int:
+    """Tokens of a row, as objectives count them (`Objective.flops_per_token`)."""
+    return row["segment_ids"][0][0]
+
+
 def batch_spec_of(config: RunConfig, mesh: Mesh, *, signals: bool) -> dict[str, Any]:
     """Shapes, dtypes and shardings of a global batch.
 
     `signals`: the run has several processes, each of which puts its signals beside its rows.
     """
     size = config.train.batch_size
-    shapes = objective_of(config).batch_shapes(size, seq_len_of(config))
     row = {"id": np.int64(0)} | {
-        k: np.zeros(shape[1:], dtype) for k, (shape, dtype) in shapes.items()
+        key: np.zeros(shape, dtype) for key, (shape, dtype) in row_of(config).items()
     }
     loader: Any = SimpleNamespace(row=lambda _: dict(row))
     extra = lambda n: {"signal": np.zeros(n, np.int32)} if signals else {}  # noqa: E731

@@ -12,7 +12,7 @@ from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.hlo import wire_bytes
-from jaxlm.plan.memory import state_parts
+from jaxlm.plan.memory import batch_parts, state_parts
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
 from tests.plan.texts import ALL, config_of, counts_of, facts_for
@@ -104,6 +104,31 @@ def test_a_step_on_simulated_devices(name):
     if name != "zero1":
         gathered = counts.wire_bytes("all-gather", "fsdp")
         assert sent(work, "all-gather", "fsdp") == pytest.approx(gathered, rel=0.02)
+
+
+@pytest.mark.parametrize(("seq_len", "rows"), [(64, 80), (48, 56)])
+def test_rows_that_an_objective_makes_longer_than_the_datas(seq_len, rows):
+    """Blanks and their starts are computed, and all of a row meets all of it."""
+    config = load(
+        "glm",
+        *("model.dropout=0", f"data.seq_len={seq_len}", "train.batch_size=16"),
+        *("model.remat=full", "model.position={type: learned, max_seq_len: 65, blocks: true}"),
+    ).config
+    mesh = MeshConfig(data=1, fsdp=8)
+    config = planned(config.replace(mesh=mesh))
+    compiled = compile_on(config, mesh.build(), {}, signals=False, platform="cpu")
+    facts = facts_of(config)
+    setting = replace(setting_of(facts, mesh.shape(8), EIGHT), platform="cpu")
+    work = analyse(facts, setting, EIGHT)
+    assert work.load.flops == pytest.approx(compiled.counts().flops, rel=0.02)
+    batch = sum(p.num_bytes for p in work.memory.parts if p.kind == "batch")
+    own = {k: x for k, x in compiled.batch_spec.items() if k != "id"}
+    assert batch == pytest.approx(sum(p.num_bytes for p in batch_parts(own)))
+    assert (facts.seq_len, facts.data_len) == (rows, seq_len)
+    assert work.tokens_per_step == 16 * seq_len
+    # of all tokens of the data, what the objective says for all tokens of the rows
+    forward = compiled.program.flops_per_token(seq_len) * rows
+    assert facts.forward_flops == pytest.approx((forward / seq_len, forward / seq_len))
 
 
 def whole_gradients(transfers, axis: str = "fsdp") -> float:

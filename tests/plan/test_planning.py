@@ -12,9 +12,10 @@ import pytest
 
 from jaxlm.cli import main
 from jaxlm.config import UserError, to_yaml
-from jaxlm.plan import Topology, plan_run, render, search_plans
+from jaxlm.plan import Topology, plan_run, planning, render, search_plans
 from jaxlm.plan.advice import proposals
 from jaxlm.plan.analytic import analyse
+from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.planning import ANALYTIC
 from jaxlm.plan.roofline import roofline
@@ -146,6 +147,27 @@ def test_slices_that_the_axis_between_them_does_not_fill_are_an_error():
 def test_a_recurrent_model_is_not_known_to_the_analytic_model():
     with pytest.raises(UserError, match="the analytic model knows Transformers"):
         plan_run(load("lstm").config, H100, report=quiet)
+
+
+@pytest.mark.parametrize("name", ["t5", "glm", "transformer"])
+def test_utilisation_is_of_all_that_the_rows_cost_and_the_rate_of_their_data(name, monkeypatch):
+    """T5's rows are a source and a short target, GLM's have more tokens than the data."""
+    config = load(name, "mesh.data=8", "train.batch_size=16").config
+
+    def compile_here(config, topology, *, quick):
+        return compile_on(config, config.mesh.build(), {}, signals=False, platform="cpu")
+
+    monkeypatch.setattr(planning, "can_compile", lambda topology: "")
+    monkeypatch.setattr(planning, "compile_for", compile_here)
+    topology = Topology.read("v5e:2x4")
+    found = plan_run(config, topology, report=quiet)
+    rate = 16 * 32 / found.roofline.step
+    assert found.speed.tokens_per_second == pytest.approx(rate)
+    targets = found.compiled.batch_spec["targets"].shape  # of each of which it is so many FLOPs
+    model = math.prod(targets) * found.compiled.program.flops_per_token(32)
+    peak = 8 * topology.peak_per_device()
+    assert found.speed.mfu_causal == pytest.approx(3 * model / found.roofline.step / peak)
+    assert (targets[1] == 32) == (name == "transformer")
 
 
 # ---------------------------------------------------------------------------------------- searches
