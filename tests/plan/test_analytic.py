@@ -8,10 +8,10 @@ import pytest
 
 from jaxlm.mesh import MeshConfig
 from jaxlm.plan.analytic import analyse
+from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import facts_of
-from jaxlm.plan.hlo import wire_bytes
 from jaxlm.plan.memory import batch_parts, state_parts
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
