@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.kernels.registry import Kernel
+from jaxlm.mesh import num_parts, splits_length
 
 MIN_BLOCK = 64  # queries in a block of "blocked": best of 32, 64, 128 on CPU at T 256
 MAX_BLOCKS = 16  # keeps the program small for long rows
@@ -59,17 +60,23 @@ def attention(
     scores become softcap * tanh(scores / softcap). `scale`: 1/sqrt(H) by default. `bias` is added
     to the scores after these. `same_rows` promises that q and k are the same tokens in the same
     order, with positions that increase by one within each document; then nothing right of the
-    diagonal is visible, and need not be computed.
+    diagonal is visible, and need not be computed. Where the mesh splits the length, a device has a
+    part of the queries and all keys.
     `dropout_rate` zeroes attention weights when `dropout_key` is given.
     """
     assert q.shape[2] % k.shape[2] == 0, f"{q.shape[2]} query heads over {k.shape[2]} kv heads"
+    split = splits_length(q.shape[1])
     function = attention_kernels.pick(
         impl,
-        causal=causal and k_prefix is None,
+        causal=causal,
+        prefix=k_prefix is not None,
+        window=window is not None,
         same_rows=same_rows,
+        split=split,
         bias=bias is not None,
         dropout=bool(dropout_rate) and dropout_key is not None,
-        length=q.shape[1],
+        length=q.shape[1] // (num_parts("context") if split else 1),  # queries of one device
+        keys=k.shape[1],
         softcap=softcap is not None,
         dtype=q.dtype.name,
         head_dims=(q.shape[-1], v.shape[-1]),
@@ -149,8 +156,10 @@ def _reference(
     return out.reshape(*q.shape[:3], v.shape[-1])
 
 
-def _supports_blocked(*, causal: bool, same_rows: bool, **_: Any) -> bool:
-    return causal and same_rows
+def _supports_blocked(
+    *, causal: bool, prefix: bool, same_rows: bool, split: bool, **_: Any
+) -> bool:
+    return causal and same_rows and not (prefix or split)
 
 
 @attention_kernels.register("blocked", auto_on=("cpu", "gpu", "tpu"), supports=_supports_blocked)

@@ -4,7 +4,8 @@
     y = attend(q, k, v, rows, causal=True, window=None, softcap=None, scale=None, ...)
 
 "reference" gathers the keys of the whole length on every device, which is soon done where few heads
-have keys; in "ring" they pass by (jaxlm.kernels.ring), and no device holds more than its part.
+have keys, and asks the attention kernels; on TPUs that is splash attention, whose work is even. In
+"ring" keys pass by (jaxlm.kernels.ring), and no device holds more than its part.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ context_kernels = Kernel("context")
 
 @context_kernels.register("reference")
 def _gather(q: jax.Array, k: jax.Array, v: jax.Array, rows: Any, **how: Any) -> jax.Array:
-    """Queries stay; the order of the rows is not promised, since a device has but a part."""
+    """Queries stay: a kernel is asked that knows of parts of rows, or all scores are formed."""
     k, v, keys = jax.tree.map(gather_length, (k, v, rows))
     return attention(
         *(q, k, v),
@@ -32,6 +33,7 @@ def _gather(q: jax.Array, k: jax.Array, v: jax.Array, rows: Any, **how: Any) -> 
         q_segment_ids=rows.segment_ids,
         k_segment_ids=keys.segment_ids,
         k_prefix=keys.prefix,
+        same_rows=True,
         **how,
     )
 

@@ -34,16 +34,20 @@ IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"  # "xla", for tests: what cuDN
 def _supports(
     *,
     causal: bool,
+    prefix: bool,
     same_rows: bool,
+    split: bool,
     bias: bool,
     dropout: bool,
     length: int,
     softcap: bool,
     dtype: str,
     head_dims: tuple[int, int],
+    **_: Any,
 ) -> bool:
     size, value_size = head_dims
-    described = causal and same_rows and not (bias or dropout or softcap)
+    one_order = causal and same_rows and not (prefix or split)
+    described = one_order and not (bias or dropout or softcap)
     fits = dtype in DTYPES and length % 2 == 0 and size == value_size and size % 8 == 0
     return described and fits and size <= _max_head_dim()
 

@@ -13,6 +13,12 @@ of 2P chunks, device i takes number i, early in the text, and number 2P - 1 - i,
 (zig-zag, as in Megatron and ring-flash-attention), and what no query of a chunk sees is not
 computed. Every device then computes the same half. Who sees whom is told by positions and segment
 ids, so packing stands.
+
+Blocks are plain products, whose scores of a pair of chunks go through memory on TPUs, too, while
+gathered keys are met by the splash kernel. That kernel could do a block, as it tells the logarithms
+of its sums; but its gradient takes no cotangent of these, so the backward pass would have to call
+what jax keeps private, with the sums of the whole ring. And who sees whom is told by the mask of a
+pair of chunks, which here is first known on the device, by the turn.
 """
 
 from __future__ import annotations

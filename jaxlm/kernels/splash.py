@@ -1,83 +1,187 @@
-"""Causal self-attention on TPUs by the splash kernel of jax: blocks of scores never leave the chip.
+"""Attention on TPUs by the splash kernel of jax: blocks of scores never leave the chip.
 
-Registered as "splash" under the signature of `jaxlm.kernels.attention.attention`, for rows that are
-causal, of one order, and as long as a whole number of blocks. The kernel sees documents by their
-segment ids and skips blocks that the window or the diagonal hides. It knows no sharding: each
-device runs it on its rows and heads.
+Registered as "splash" under the signature of `jaxlm.kernels.attention.attention`. The kernel sees
+documents by their segment ids, and its mask, known when compiling, tells it what rows see by their
+order; blocks that the mask hides are skipped:
+
+    causal         what is right of the diagonal, and further off than the window
+    both ways      nothing, or what is further off than the window on either side
+    other rows     nothing: queries and keys of two texts, such as a source and its target
+    with a prefix  keys stand there twice: once for who sees them as a prefix, wherever it stands,
+                   and behind these once more under the diagonal; each copy has the segment ids of
+                   its own kind of keys. So 3/2 of a row's pairs are computed, twice the keys are in
+                   memory, and no mask of pairs is. (The kernel's dynamic masks are arrays
+                   [N, T, S], for each row of a batch.)
+
+Where the mesh splits the length, a device has a part of the queries and all keys. Causal parts
+would be uneven work, so chunks of queries change places first, as in `jaxlm.kernels.ring`, and the
+mask with them: every device computes as much. A window that is no longer than a part is even as it
+is. Rows and heads the kernel does not share out: each device runs it on its own.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxlm.kernels.attention import attention_kernels
-from jaxlm.mesh import on_each_device
+from jaxlm.kernels.ring import zigzag
+from jaxlm.mesh import num_parts, on_each_device, splits_length
 
 LANES = 128  # of a TPU's vector unit: no block is smaller
 BLOCK = 512  # rows and columns of a block of scores, where they divide the length
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
+NOBODY = -1  # a segment id that no query has
+# Scopes in a program's text, by which `jaxlm.plan.kernels` tells what a call of the kernel sees.
+FULL, PREFIX = "full_mask", "prefix_mask"
 
 
 def _supports(
-    *, causal: bool, same_rows: bool, bias: bool, dropout: bool, length: int, **_: Any
+    *,
+    causal: bool,
+    prefix: bool,
+    window: bool,
+    same_rows: bool,
+    split: bool,
+    bias: bool,
+    dropout: bool,
+    length: int,
+    keys: int,
+    **_: Any,
 ) -> bool:
-    return causal and same_rows and not (bias or dropout) and length % LANES == 0
+    if bias or dropout or keys % LANES:
+        return False
+    if not same_rows:
+        return not (causal or prefix or window) and length % LANES == 0
+    chunks = 2 if split and causal else 1
+    return length % (chunks * LANES) == 0 and not (prefix and window)
 
 
 @attention_kernels.register("splash", auto_on=("tpu",), supports=_supports)
 def _splash(
     q: jax.Array,  # [B, T, N, H]
-    k: jax.Array,  # [B, T, K, H]
-    v: jax.Array,  # [B, T, K, H']
+    k: jax.Array,  # [B, S, K, H]
+    v: jax.Array,  # [B, S, K, H']
     *,
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
+    k_prefix: jax.Array | None,
+    causal: bool,
     window: int | None,
     softcap: float | None,
     scale: float,
     **_: Any,
 ) -> jax.Array:
-    heads, kv_heads = (("batch", None, axis, None) for axis in ("act_heads", "act_kv_heads"))
-    rows = ("batch", None)
+    from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
-    def part(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
-        one = _kernel(q.shape[1], q.shape[2], window, softcap)
-        q, k, v = (jnp.moveaxis(x, 2, 1) for x in (q, k, v))  # heads before length
-        return jnp.moveaxis(jax.vmap(one)(q, k, v, ids), 1, 2)
+    parts = num_parts("context") if splits_length(q.shape[1]) else 1
+    swaps = causal and parts > 1 and (window is None or window > q.shape[1] // parts)
+    k_prefix = k_prefix if causal else None  # both ways nothing is hidden from anyone
+    prefix = k_prefix is not None
+    mask = Mask(q.shape[1], k.shape[1], causal, window, prefix, parts, swaps)
+    if mask.is_full:  # which is one for all parts
+        mask = mask._replace(queries=mask.chunk, parts=1)
+    arrays, tree = jax.tree.flatten(_kernel(mask, softcap))
+    turn = partial(zigzag, axis="context") if swaps else lambda x, **_: x
+    k_ids = k_segment_ids if k_prefix is None else _by_kind(k_segment_ids, k_prefix)
 
-    run = on_each_device(part, [heads, kv_heads, kv_heads, rows], heads)
-    out = run(q * jnp.asarray(scale, q.dtype), k, v, q_segment_ids)
+    def part(q: Any, k: Any, v: Any, q_ids: Any, k_ids: Any, *arrays: Any) -> jax.Array:
+        if prefix:
+            k, v = (jnp.concatenate([x, x], axis=1) for x in (k, v))
+        q, k, v = (jnp.moveaxis(x, 2, 1) for x in (turn(q), k, v))  # heads before length
+        ids = SegmentIds(turn(q_ids), k_ids)
+        with jax.named_scope(mask.scope):
+            out = jax.vmap(jax.tree.unflatten(tree, arrays))(q, k, v, ids)
+        return turn(jnp.moveaxis(out, 1, 2), back=True)
+
+    queries = ("batch", "length", "act_heads", None)
+    keys = ("batch", None, "act_kv_heads", None)
+    rows = "length" if mask.parts > 1 else None
+    masks = [(rows,) if x.ndim == 1 else (None, rows, None) for x in arrays]
+    inputs = [queries, keys, keys, ("batch", "length"), ("batch", None), *masks]
+    run = on_each_device(part, inputs, queries)
+    out = run(q * jnp.asarray(scale, q.dtype), k, v, q_segment_ids, k_ids, *arrays)
     # padding is a document to the kernel, which nothing may see
-    return jnp.where((q_segment_ids > 0)[:, :, None, None], out, 0)
+    sees = q_segment_ids > 0
+    if mask.is_full:  # the keys may be of another text, which has nothing for a query
+        sees &= (q_segment_ids[:, :, None] == k_segment_ids[:, None, :]).any(-1)
+    return jnp.where(sees[:, :, None, None], out, 0)
 
 
-def _kernel(length: int, num_heads: int, window: int | None, softcap: float | None) -> Any:
-    """(q [N, T, H], k [K, T, H], v [K, T, H'], segment ids [T]) -> [N, T, H']"""
+def _by_kind(ids: jax.Array, prefix: jax.Array) -> jax.Array:
+    """Segment ids of keys that stand twice: [B, S] of those of a prefix, then of the others."""
+    return jnp.concatenate([jnp.where(prefix, ids, NOBODY), jnp.where(prefix, NOBODY, ids)], axis=1)
+
+
+class Mask(NamedTuple):
+    """What rows see by their order, as far as compiling tells it."""
+
+    queries: int
+    keys: int
+    causal: bool
+    window: int | None
+    prefix: bool  # the keys stand twice
+    parts: int  # of the queries, on as many devices
+    swaps: bool  # each device has an early and a late chunk of them
+
+    @property
+    def is_full(self) -> bool:
+        return not self.causal and self.window is None
+
+    @property
+    def scope(self) -> str:
+        return FULL if self.is_full else PREFIX if self.prefix else "mask"
+
+    @property
+    def chunk(self) -> int:
+        """Queries that stay next to each other."""
+        return self.queries // self.parts // (2 if self.swaps else 1)
+
+    def build(self) -> Any:
+        """The kernel's own mask of queries, in the order of the devices that have them."""
+        from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+        shape = (self.queries, self.keys * (2 if self.prefix else 1))
+        if self.is_full:
+            return splash.FullMask(shape)
+        mask: Any
+        if self.window is None:
+            mask = splash.CausalMask(shape, offset=self.keys if self.prefix else 0)
+        else:
+            back = self.window - 1
+            mask = splash.LocalMask(shape, (back, 0 if self.causal else back), 0)
+        if self.swaps:
+            chunks = mask.q_sequence.reshape(2 * self.parts, -1)
+            order = [c for i in range(self.parts) for c in (i, 2 * self.parts - 1 - i)]
+            mask.q_sequence = chunks[order].reshape(-1)
+        return mask
+
+
+def _kernel(mask: Mask, softcap: float | None) -> Any:
+    """(q [N, T, H], k [K, S, H], v [K, S, H'], SegmentIds(q [T], kv [S])) -> [N, T, H']
+
+    A pytree of the mask's blocks, [1, T blocks, S blocks], and the places of the queries [T]: what
+    a device is given of them is the mask of its queries.
+    """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    shape = (length, length)
-    mask = (
-        splash.CausalMask(shape) if window is None else splash.LocalMask(shape, (window - 1, 0), 0)
-    )
-    block = math.gcd(length, BLOCK)
-    sizes = splash.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        use_fused_bwd_kernel=True,
-    )
-    kernel = splash.make_splash_mha(
-        splash.MultiHeadMask([mask] * num_heads),
-        block_sizes=sizes,
+    rows, columns = math.gcd(mask.chunk, BLOCK), math.gcd(mask.keys, BLOCK)
+    return splash.make_splash_mha(
+        splash.MultiHeadMask([mask.build()]),  # of every head
+        block_sizes=splash.BlockSizes(
+            block_q=rows,
+            block_kv=columns,
+            block_q_dkv=rows,
+            block_kv_dkv=columns,
+            use_fused_bwd_kernel=True,
+        ),
         head_shards=1,
-        q_seq_shards=1,
+        q_seq_shards=mask.parts,
         attn_logits_soft_cap=softcap,
         residual_checkpoint_name="attention",  # so that who keeps that keeps its sums as well
         interpret=INTERPRET,
     )
-    return lambda q, k, v, ids: kernel(q, k, v, splash.SegmentIds(ids, ids))

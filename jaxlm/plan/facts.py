@@ -108,6 +108,7 @@ class Facts:
     data_len: int  # of the data that is in it
     row_bytes: int
     causal: bool  # whether attention leaves out what stands behind
+    prefix: bool  # whether all of a row may look at its first tokens
     hidden: int
     vocab: int
     itemsize: int  # of the compute dtype
@@ -137,7 +138,8 @@ def facts_of(config: RunConfig) -> Facts:
     )
     row, data_len = row_of(config), seq_len_of(config)
     seq_len, windows = tokens_of(row), model.attention.windows
-    causal = model.attention.causal and "prefix" not in row  # which all of a row may look at
+    prefix = "prefix" in row
+    causal = model.attention.causal and not prefix
     keys = sum(
         keys_met(seq_len, windows[i % len(windows)], causal) for i in range(model.num_layers)
     )
@@ -156,6 +158,7 @@ def facts_of(config: RunConfig) -> Facts:
         data_len=data_len,
         row_bytes=sum(math.prod(shape) * dtype.itemsize for shape, dtype in row.values()),
         causal=causal,
+        prefix=prefix,
         hidden=model.hidden_size,
         vocab=model.vocab_size or 1,
         itemsize=2 if model.dtype == "bfloat16" else 4,

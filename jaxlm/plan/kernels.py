@@ -9,7 +9,9 @@ T x S pairs that it looks at:
 And the products of experts, ragged dots, by the rows that they are given.
 
 Nothing in the module tells what a window or the diagonal hides, but the size of the blocks: with n
-blocks along the length, n (n + 1) / 2 of n^2 are on or below the diagonal.
+blocks along the length, n (n + 1) / 2 of n^2 are on or below the diagonal. Where nothing is hidden,
+the scope of the call says so; and where keys stand twice, for the sake of a prefix, that the first
+half of them is looked at whole.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import math
 import re
 
+from jaxlm.kernels.splash import FULL, PREFIX
 from jaxlm.plan.hlo_text import Computation, Op
 
 FLOATS = ("bf16", "f32", "f16")
@@ -42,8 +45,13 @@ def kernel_flops(op: Op, computation: Computation, visible: float | None) -> tup
     arrays = [s for s in shapes if len(s.dims) >= 3 and s.dtype in FLOATS]
     q, k, v = arrays[:3]
     length, keys, head = q.dims[-2], k.dims[-2], q.dims[-1]
-    if visible is None:
-        visible = _below_diagonal(op, length)
+    scopes = op.op_name.split("/")
+    if PREFIX in scopes:
+        visible = (1 + (_below_diagonal(op, keys // 2) if visible is None else visible)) / 2
+    elif FULL in scopes:
+        visible = 1.0
+    elif visible is None:
+        visible = _below_diagonal(op, keys)
     per_pair = (
         2.0 * (3 * head + 2 * v.dims[-1])
         if "dkv" in name or "bwd" in name

@@ -1,7 +1,7 @@
 """How attention is computed on a topology, and what of its scores has to be in memory.
 
     splash    a kernel, as cudnn is: no score leaves the chip, blocks on the diagonal are whole, and
-              backward costs 2.5 times as much as forward
+              backward costs 2.5 times as much as forward; parts of a split length are even work
     ring      keys pass by: scores of one pair of chunks at a time; backward 2.5 times
     blocked   causal, by blocks of queries: a layer's scores are in memory for its backward pass
     whole     every query meets every key of the row: as `blocked`, without what causality saves
@@ -47,10 +47,13 @@ def scores_of(facts: Facts, setting: Setting, kept: Kept, platform: str) -> Scor
     again = kept.recomputes_attention
     length = facts.seq_len
     if kind in (*KERNELS, "ring"):
-        block = min(setting.block, length)
         chunk = length / setting.along("context") / 2
+        block = min(setting.block, length if setting.along("context") == 1 else chunk)
         working = heads * 4 * 2 * chunk if kind == "ring" else 0.0
         keys = facts.keys + layers * (chunk if kind == "ring" else block) / 2
+        keys = min(keys, float(layers * length))  # both ways all of them are met, and no more
+        if kind == "splash" and facts.prefix:
+            keys += layers * length  # a row's keys stand there once more, for its prefix
         passes = 0.0 if kind in KERNELS else SCORE_PASSES * heads * 4 * keys
         if kind == "cudnn":
             working = 2.0 * length  # a mask, which all heads share
@@ -70,16 +73,21 @@ def kind_of(facts: Facts, setting: Setting, platform: str) -> str:
     """The implementation that the kernels' registries would pick."""
     model: Any = facts.config.model
     attention = model.attention
-    if setting.along("context") > 1:
-        return "ring" if attention.context == "ring" else "whole"
+    parts = setting.along("context")
+    if parts > 1 and attention.context == "ring":
+        return "ring"
     with target_platform(platform):
         function = attention_kernels.pick(
             attention.impl,
-            causal=facts.causal,
+            causal=attention.causal,
+            prefix=facts.prefix,
+            window=any(window is not None for window in attention.windows),
             same_rows=True,
+            split=parts > 1,
             bias=isinstance(model.position[0], RelativeConfig),
             dropout=bool(attention.dropout),
-            length=facts.seq_len,
+            length=facts.seq_len // parts,
+            keys=facts.seq_len,
             softcap=attention.softcap is not None,
             dtype=model.dtype,
             head_dims=(_last(facts, "query"), _last(facts, "attention")),

@@ -25,10 +25,14 @@ CASES = {
 }
 CAN = {
     "causal": True,
+    "prefix": False,
     "same_rows": True,
+    "split": False,
     "bias": False,
     "dropout": False,
+    "window": False,
     "length": 1024,
+    "keys": 1024,
     "softcap": False,
     "dtype": "bfloat16",
     "head_dims": (128, 128),
@@ -72,6 +76,7 @@ def test_gpus_take_it_where_it_can():
         *({"causal": False}, {"same_rows": False}, {"bias": True}, {"dropout": True}),
         *({"softcap": True}, {"length": 1023}, {"dtype": "int8"}, {"head_dims": (136, 136)}),
         *({"head_dims": (128, 64)}, {"head_dims": (100, 100)}),
+        *({"prefix": True}, {"split": True}),
     ]
     with target_platform("gpu"):
         taken = attention_kernels.pick(**CAN)

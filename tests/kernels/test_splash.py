@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
 
 from jaxlm.kernels import splash
-from jaxlm.kernels.attention import attention_kernels
+from jaxlm.kernels.attention import attention, attention_kernels
+from jaxlm.kernels.context import context_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig
+from jaxlm.nn.position import Rows
 from tests.golden_nn import assert_close
 from tests.kernels.packed_rows import values_and_gradients
 
@@ -18,6 +22,13 @@ CASES = {
     "causal": {},
     "window": {"window": 40},
     "softcap": {"softcap": 2.0, "scale": 0.9, "window": 128},
+    "both ways": {"causal": False},
+    "both ways, near": {"causal": False, "window": 40, "softcap": 2.0},
+    "prefix": {"prefix": True},
+}
+CAN = {
+    **{"causal": True, "same_rows": True, "bias": False, "dropout": False, "length": 1024},
+    **{"keys": 1024, "prefix": False, "window": False, "split": False},
 }
 
 
@@ -27,13 +38,21 @@ def small_and_slow(monkeypatch):
     monkeypatch.setattr(splash, "BLOCK", 128)
 
 
-def run(impl, **options):
-    """(output, gradients of queries, keys and values) of rows of one and of two documents."""
-    segments = np.ones((B, T), np.int32)
+def places(length=T):
+    """(segment ids, positions) of rows of one and of two documents, of which one is padded."""
+    segments = np.ones((B, length), np.int32)
     segments[1, 150:] = 2
     segments[1, -20:] = 0
-    positions = np.tile(np.arange(T, dtype=np.int32), (B, 1))
+    positions = np.tile(np.arange(length, dtype=np.int32), (B, 1))
     positions[1, 150:] -= 150
+    return segments, positions
+
+
+def run(impl, *, prefix=False, **options):
+    """(output, gradients of queries, keys and values)."""
+    segments, positions = places()
+    if prefix:  # of the first document longer than a block
+        options["k_prefix"] = positions < np.where(segments == 1, 140, 30)
     return values_and_gradients(impl, segments, positions, (N, K), (H, V), **options)
 
 
@@ -48,12 +67,124 @@ def test_each_device_runs_it_on_its_rows_and_heads():
     jax.tree.map(assert_close, found, run("reference"))
 
 
+# ------------------------------------------------------------------------------------ two texts
+
+
+def of_two_texts(impl):
+    """The same where the keys are of another text, which a document of the queries may lack."""
+    q_ids, k_ids = places()[0], np.ones((B, 2 * T), np.int32)
+    k_ids[0, 300:], k_ids[1, 100:], k_ids[2], k_ids[3, 20:] = 0, 2, 7, 3
+    rng = np.random.default_rng(0)
+    q, k, v, cotangent = (
+        rng.normal(size=(B, *shape)).astype(np.float32)
+        for shape in ((T, N, H), (2 * T, K, H), (2 * T, K, V), (T, N, V))
+    )
+    ids = {"q_segment_ids": q_ids, "k_segment_ids": k_ids}
+    nowhere = {"q_positions": np.zeros_like(q_ids), "k_positions": np.zeros_like(k_ids)}
+
+    def both(q, k, v):
+        call = lambda *x: attention(*x, **ids, **nowhere, causal=False, impl=impl)  # noqa: E731
+        out, pull = jax.vjp(call, q, k, v)
+        return out, pull(cotangent)
+
+    return jax.device_get(jax.jit(both)(q, k, v))
+
+
+@pytest.mark.parametrize("mesh", [None, {"data": 2, "context": 2, "tensor": 2}])
+def test_keys_may_be_of_another_text(mesh):
+    with jax.set_mesh(MeshConfig(**mesh).build()) if mesh else contextlib.nullcontext():
+        found = of_two_texts("splash")
+    want = of_two_texts("reference")
+    jax.tree.map(assert_close, found, want)
+    assert not found[0][2].any() and found[0][3].any()
+
+
+# --------------------------------------------------------------------------------- a split length
+
+
+SPLIT = {
+    "causal": {},
+    "softcap": {"softcap": 2.0, "scale": 0.9},
+    "short window": {"window": 100},  # shorter than a part: chunks stay
+    "long window": {"window": 300, "softcap": 2.0},
+    "both ways": {"causal": False},
+    "both ways, near": {"causal": False, "window": 100},
+    "prefix": {"prefix": True},
+}
+MESHES = {
+    "mixed": MeshConfig(data=2, context=2, tensor=2),
+    "context 8": MeshConfig(data=1, context=8),
+}
+
+
+def of_parts(name, mesh):
+    """(by the kernel on each device's part, all scores at once): output and gradients."""
+    case, config = dict(SPLIT[name]), MESHES[mesh]
+    length = 256 * config.context
+    segments, positions = (x[:2] for x in places(length))
+    prefix = positions < 140 if case.pop("prefix", False) else None
+    how = {"causal": True, "window": None, "softcap": None, "scale": None} | case
+    rows, rng = Rows(positions, segments, prefix), np.random.default_rng(0)
+    *inputs, cotangent = (
+        rng.normal(size=(2, length, *shape)).astype(np.float32)
+        for shape in ((N, H), (K, H), (K, V), (N, V))
+    )
+    meet = context_kernels.pick("auto", bias=False, dropout=False, impl="splash")
+
+    def both(impl):
+        call = lambda q, k, v: meet(q, k, v, rows, **how, bias=None, impl=impl)  # noqa: E731
+        out, pull = jax.vjp(call, *inputs)
+        return out, pull(cotangent)
+
+    with jax.set_mesh(config.build()):
+        found = jax.device_get(jax.jit(lambda: both("splash"))())
+    return found, jax.device_get(jax.jit(lambda: both("reference"))())
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh"), [*((name, "mixed") for name in SPLIT), ("causal", "context 8")]
+)
+def test_each_device_runs_it_on_its_part_of_a_row(name, mesh):
+    found, want = of_parts(name, mesh)
+    jax.tree.map(assert_close, found, want)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_every_device_has_as_many_blocks(prefix):
+    parts = 8
+    mask = splash.Mask(parts * 256, parts * 256, True, None, prefix, parts, True)
+    kernel = splash._kernel(mask, None)
+    for info in (kernel.fwd_mask_info, kernel.dkv_mask_info):
+        blocks = [(x > 0).sum() for x in np.split(np.asarray(info.block_mask), parts, axis=1)]
+        n = 2 * parts
+        assert blocks == [n + 1 + 2 * n * prefix] * parts
+
+
+# ---------------------------------------------------------------------------------- what is taken
+
+
 def test_tpus_take_it_where_it_can():
-    can = {"causal": True, "same_rows": True, "bias": False, "dropout": False, "length": 1024}
-    cannot = [{"causal": False}, {"same_rows": False}, {"bias": True}, {"dropout": True}]
+    other, split = {"same_rows": False, "causal": False}, {"split": True, "length": 256}
+    can = [
+        *({}, {"causal": False}, {"window": True}, {"causal": False, "window": True}),
+        *({"prefix": True}, other, other | {"length": 128, "keys": 256}, split),
+        *(split | {"prefix": True}, split | {"causal": False, "length": 128}),
+    ]
+    cannot = [
+        *({"same_rows": False}, {"bias": True}, {"dropout": True}, {"length": 1000}),
+        *({"keys": 1000}, {"prefix": True, "window": True}, other | {"window": True}),
+        *(other | {"length": 1}, other | {"prefix": True}, split | {"length": 384}),
+    ]
     with target_platform("tpu"):
-        taken = attention_kernels.pick(**can)
-        assert taken is attention_kernels.pick("splash", **can)
-        for change in [*cannot, {"length": 1000}]:
-            assert attention_kernels.pick(**can | change) is not taken
-    assert attention_kernels.pick(**can) is attention_kernels.pick("blocked", **can)
+        taken = attention_kernels.pick("splash", **CAN)
+        for change in can:
+            assert attention_kernels.pick(**CAN | change) is taken, change
+        for change in cannot:
+            assert attention_kernels.pick(**CAN | change) is not taken, change
+    assert attention_kernels.pick(**CAN) is attention_kernels.pick("blocked", **CAN)
+
+
+@pytest.mark.parametrize("change", [{"prefix": True}, {"split": True}, {"causal": False}])
+def test_blocks_of_queries_are_for_causal_rows_that_a_device_has_whole(change):
+    found = attention_kernels.pick(**CAN | change)
+    assert found is attention_kernels.implementations["reference"].function

@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from jaxlm.mesh import MeshConfig
+from jaxlm.objectives.blank_infilling import BlankInfilling
 from jaxlm.plan.analytic import analyse
 from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.memory import batch_parts, state_parts
+from jaxlm.plan.remat import keeping
+from jaxlm.plan.scores import kind_of, scores_of
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
 from tests.plan.texts import ALL, config_of, counts_of, facts_for
@@ -195,3 +198,36 @@ def test_a_split_length_gathers_keys_and_values():
     rows, kept = 4, 6 * 2048 * 2 * 4 * 128 * 2  # keys and values of a row, over the layers
     assert sent(work, "all-gather", "context") == pytest.approx(2 * rows * kept * 3 / 4)
     assert sent(work, "reduce-scatter", "context") == pytest.approx(rows * kept * 3 / 4)
+
+
+def test_on_tpus_a_kernel_has_split_rows_and_such_as_are_read_both_ways():
+    facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
+    whole = setting_of(facts, {"data": 1, "fsdp": 16, "context": 1, "tensor": 1}, topology)
+    split = replace(whole, mesh={"data": 1, "fsdp": 4, "context": 4, "tensor": 1})
+    short = replace(whole, mesh={"data": 1, "context": 16, "tensor": 1})  # parts of one block
+    assert [kind_of(facts, x, "tpu") for x in (whole, split, short)] == ["splash"] * 2 + ["whole"]
+    assert [kind_of(facts, x, "cpu") for x in (whole, split)] == ["blocked", "whole"]
+    chunk = 2048 / 4 / 2  # which is a block, too
+    found = scores_of(facts, split, keeping("full", norm_follows=False), "tpu")
+    assert (found.keys, found.kept_bytes) == (6 * (1024.5 + chunk / 2), 0)
+
+    attention = facts.config.model.attention.replace(causal=False)
+    model = facts.config.model.replace(attention=attention)
+    config = facts.config.replace(model=model)
+    both = replace(facts, config=config, keys=6 * 2048.0)
+    for setting in (whole, split):
+        assert scores_of(both, setting, keeping("full", norm_follows=False), "tpu").keys == 6 * 2048
+        assert kind_of(both, setting, "tpu") == "splash"
+    assert kind_of(both, whole, "gpu") == "whole"
+
+
+def test_keys_of_a_prefix_stand_twice():
+    facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
+    setting = setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, topology)
+    kept = keeping("full", norm_follows=False)
+    objective = BlankInfilling(multiple_of=128)
+    fills = replace(facts, config=facts.config.replace(objective=objective))
+    once, twice = (scores_of(x, setting, kept, "tpu").keys for x in (facts, fills))
+    assert twice == once + 6 * 2048
+    odd = replace(facts, config=facts.config.replace(objective=BlankInfilling(multiple_of=8)))
+    assert kind_of(odd, setting, "tpu") == "whole"  # rows that are no whole number of blocks
