@@ -229,5 +229,5 @@ def test_keys_of_a_prefix_stand_twice():
     fills = replace(facts, config=facts.config.replace(objective=objective))
     once, twice = (scores_of(x, setting, kept, "tpu").keys for x in (facts, fills))
     assert twice == once + 6 * 2048
-    odd = replace(facts, config=facts.config.replace(objective=BlankInfilling(multiple_of=8)))
+    odd = replace(facts, config=facts.config.replace(objective=BlankInfilling(multiple_of=1000)))
     assert kind_of(odd, setting, "tpu") == "whole"  # rows that are no whole number of blocks
