@@ -1,4 +1,8 @@
-"""One run on 1, 2, 4 and 8 devices: the same start, the same batches, the same losses."""
+"""One run on 1, 2, 4 and 8 devices: the same start, the same batches, the same losses.
+
+The gradients of one step, each parameter's by itself and on more meshes, are compared in
+`test_mesh_gradients`; here the optimizer has taken many.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,6 @@ import numpy as np
 import pytest
 
 from jaxlm.data.loader import Loader
-from jaxlm.kernels.contract import contract_kernels
-from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, batch_sharding, local_rows
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.hashing import param_sha256
@@ -26,20 +28,13 @@ MESHES = {
     "data 8": MeshConfig(data=8),
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "mixed 8": MeshConfig(data=2, fsdp=2, tensor=2),
-    "context 4": MeshConfig(data=2, context=2, num_devices=4),
-    "ring 8": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
-    "context 8": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
     "zero 8": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),
     "expert 8": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
-ATTENTION = {"ring 8": {"context": "ring"}}  # how it is asked for there
 TRAINED = [
-    *(("transformer", mesh) for mesh in ("tensor 2", "fsdp 4", "mixed 8", "zero 8")),
+    *(("transformer", mesh) for mesh in ("fsdp 4", "mixed 8", "zero 8")),
     *(("lstm", mesh) for mesh in ("tensor 2", "data 8", "mixed 8")),
     ("moe", "expert 8"),
-    ("moe", "ring 8"),
-    ("transformer", "context 8"),
-    ("lstm", "context 4"),
 ]
 INITIALISED = [
     ("transformer", "data 2"),
@@ -65,21 +60,10 @@ def setup(model):
 
 
 @cache
-def trained(model, mesh, platform="cpu"):
-    """(hash at step 0, ids, tokens, losses, gradient norms) of a run of 20 steps.
-
-    With the kernels that `auto` takes on `platform`.
-    """
-    with target_platform(platform):
-        return _train(model, mesh)
-
-
-def _train(model, mesh):
+def trained(model, mesh):
+    """(hash at step 0, ids, tokens, losses, gradient norms) of a run of 20 steps."""
     config, data = setup(model)
-    changed = config.model
-    if mesh in ATTENTION:
-        changed = changed.replace(attention=changed.attention.replace(**ATTENTION[mesh]))
-    program = tiny.program(config, MESHES[mesh], model=changed)
+    program = tiny.program(config, MESHES[mesh])
     rows = data.rows("train", batch_size=16, seed=config.seed)
     transform = config.objective.host_transform(data.tokenizer, config.seed)
     loader = Loader(rows, transform, 16, local_rows(16, program.mesh), threads=0, prefetch=0)
@@ -109,18 +93,8 @@ def test_a_run_does_not_depend_on_the_mesh(model, mesh):
     np.testing.assert_array_equal(ids_, ids)
     np.testing.assert_array_equal(tokens_, tokens)
     np.testing.assert_allclose(loss_, loss, rtol=1e-5)
-    np.testing.assert_allclose(norm_, norm, rtol=1e-3)
+    np.testing.assert_allclose(norm_, norm, rtol=1e-5)
     assert loss[-1] < loss[0] - 0.3  # it has learnt, so the parameters had to agree as well
-
-
-@pytest.mark.parametrize("model", tiny.MODELS)
-def test_what_accelerators_take_runs_on_a_mesh_too(model):
-    """Kernels that are not picked on CPUs, such as the contraction that keeps its dims apart."""
-    assert contract_kernels.pick() is not contract_kernels.pick("reference")
-    *_, loss, norm = trained(model, "one")
-    *_, loss_, norm_ = trained(model, "mixed 8", "tpu")
-    np.testing.assert_allclose(loss_, loss, rtol=1e-5)
-    np.testing.assert_allclose(norm_, norm, rtol=1e-3)
 
 
 @pytest.mark.parametrize("model", tiny.MODELS)
