@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from jax.sharding import NamedSharding
 from jaxlm import mesh as meshes
 from jaxlm.config import UserError
 from jaxlm.data.loader import Loader, Transform
+from jaxlm.train.ahead import Ahead, Compiling
 from jaxlm.train.session import Session, load_trained, prepare_data
 from jaxlm.train.state import Program
 from jaxlm.types import RowDataset
@@ -84,13 +86,15 @@ class Evaluator:
         max_batches: int | None = None,
         *,
         on_batch: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
     ) -> tuple[dict[str, float], dict]:
         """(figures, tables) over the split, or over `max_batches` batches of it.
 
-        `on_batch` is called when a batch is under way.
+        `on_batch` is called when a batch is under way and the one before it has ended; `compiling`
+        makes the block of each compilation.
         """
         count = min(self.num_batches, max_batches or self.num_batches)
-        total, carry = None, self._first_carry()
+        total, carry = None, self._first_carry(compiling)
         batches = self.loader.batches(0)
         try:
             with jax.set_mesh(self.program.mesh):
@@ -98,7 +102,9 @@ class Evaluator:
                     rows = dict(next(batches))
                     rows.pop("id")
                     batch = meshes.to_global(rows, self.program.mesh)
-                    total, carry = self._step(params, batch, carry, total)
+                    before = total
+                    total, carry = self._step(params, batch, carry, total, compiling=compiling)
+                    jax.block_until_ready(before)  # a queue of batches would hide one that hangs
                     on_batch()
         finally:
             self.loader.close()
@@ -106,18 +112,19 @@ class Evaluator:
         objective = self.program.objective
         return objective.summarize(sums), objective.tables(sums)
 
+    def _first_carry(self, compiling: Compiling) -> Any:
+        """The recurrent state before the first batch."""
+        return self._make_carry(compiling=compiling) if self.program.model.carries_state else None
+
     @cached_property
-    def _first_carry(self) -> Callable[[], Any]:
-        """Makes the recurrent state before the first batch; compiled once."""
-        if not self.program.model.carries_state:
-            return lambda: None
+    def _make_carry(self) -> Ahead:
         sharding = NamedSharding(self.program.mesh, meshes.spec_of((None, "batch", None)))
         shapes = jax.eval_shape(lambda: self.program.init_carry(self.batch_size))
         make = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
-        return jax.jit(make, out_shardings=jax.tree.map(lambda _: sharding, shapes))
+        return Ahead(jax.jit(make, out_shardings=jax.tree.map(lambda _: sharding, shapes)))
 
     @cached_property
-    def _step(self) -> Any:
+    def _step(self) -> Ahead:
         def step(params: Any, batch: Any, carry: Any, total: Any) -> tuple[Any, Any]:
             metrics, carry = self.program.eval_step(params, batch, carry)
             if total is not None:
@@ -125,7 +132,7 @@ class Evaluator:
             return metrics, carry
 
         whole = meshes.replicated(self.program.mesh)
-        return jax.jit(step, out_shardings=(whole, None))
+        return Ahead(jax.jit(step, out_shardings=(whole, None)))
 
 
 def evaluator_of(session: Session) -> Evaluator | None:

@@ -1,4 +1,4 @@
-"""Text from a model: one compiled loop over a key/value cache or a recurrent state.
+"""Text from a model: a compiled loop over a key/value cache or a recurrent state.
 
     generator = Generator(program, Sampling(max_tokens=64, temperature=0.8), eos_id=2, pad_id=0)
     generator(params, [[1, 17, 9], [1, 4]], seed=0)      # the new ids of each prompt
@@ -11,9 +11,10 @@ so its text does not depend on what else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,11 @@ from jaxlm import mesh as meshes
 from jaxlm.beam import Search, beam_search
 from jaxlm.config import UserError
 from jaxlm.reader import Reader
+from jaxlm.train.ahead import Ahead, Compiling
 from jaxlm.train.state import SAMPLE_STREAM, Program, derive_key
 from jaxlm.types import ModelConfig, Tokenizer
+
+PART = 32  # tokens a row that are drawn between two looks of the host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +133,12 @@ class Writer:
     def __init__(self, tokenizer: Tokenizer, generator: Generator):
         self.tokenizer, self.generator = tokenizer, generator
 
-    def __call__(self, params: Any, prompts: Sequence[str], *, seed: int = 0) -> list[str]:
-        """The new text of each prompt. Raises `UserError` as `Generator` does."""
+    def __call__(self, params: Any, prompts: Sequence[str], **how: Any) -> list[str]:
+        """The new text of each prompt; `how` and what it raises are those of `Generator`."""
         model = self.generator.program.model
         ids = [encode_prompt(self.tokenizer, text, model) for text in prompts]
         size = self.tokenizer.vocab_size  # ids behind it, such as sentinels, add nothing to a text
-        rows = self.generator(params, ids, seed=seed)
+        rows = self.generator(params, ids, **how)
         return [self.tokenizer.decode([i for i in row if i < size]) for row in rows]
 
 
@@ -146,18 +150,28 @@ class Generator:
         self.eos_id, self.pad_id = eos_id, pad_id
 
     def __call__(
-        self, params: Any, prompts: Sequence[Sequence[int]], *, seed: int = 0
+        self, params: Any, prompts: Sequence[Sequence[int]], **how: Any
     ) -> list[list[int]]:
-        """The new ids of each prompt, without the end-of-text id.
+        """The new ids of each prompt, without the end-of-text id; `how` as in `with_scores`.
 
         Raises `UserError` for an empty prompt, or one too long for the model's positions.
         """
-        return [self._until_end(ids) for ids, _ in self.with_scores(params, prompts, seed=seed)]
+        return [self._until_end(ids) for ids, _ in self.with_scores(params, prompts, **how)]
 
     def with_scores(
-        self, params: Any, prompts: Sequence[Sequence[int]], *, seed: int = 0
+        self,
+        params: Any,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seed: int = 0,
+        on_part: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
     ) -> list[tuple[np.ndarray, float]]:
-        """(all max_tokens ids, score) of each prompt; the score of a beam, 0 where none is."""
+        """(all max_tokens ids, score) of each prompt; the score of a beam, 0 where none is.
+
+        `on_part` is called whenever PART more tokens a row have been drawn, and at the end;
+        `compiling` makes the block of each compilation.
+        """
         if not prompts:
             return []
         longest = max(len(prompt) for prompt in prompts)
@@ -173,8 +187,10 @@ class Generator:
         key = derive_key(seed, SAMPLE_STREAM)
         with jax.set_mesh(self.program.mesh):
             batch = meshes.to_global_whole({"tokens": tokens, "real": real}, self.program.mesh)
-            out = self._compiled(params, batch["tokens"], batch["real"], key)
+            given = (params, batch["tokens"], batch["real"], key)
+            out = self._write(*given, on_part=on_part, compiling=compiling)
         ids, scores = (np.asarray(x)[: len(prompts)] for x in out)
+        on_part()
         return list(zip(ids, scores.tolist(), strict=True))
 
     @property
@@ -205,53 +221,109 @@ class Generator:
         ids = row.tolist()
         return ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids
 
+    def _write(
+        self, *given: Any, on_part: Callable[[], object], compiling: Compiling
+    ) -> tuple[Any, Any]:
+        """New ids [B, max_tokens], padded after the end, and scores [B]."""
+        if self.sampling.num_beams > 1:
+            return self._whole(*given, compiling=compiling)
+        loop, end = self._begin(*given, compiling=compiling), 0
+        go_on = self._parts.setdefault(given[1].shape, self._part(loop))
+        while end < self.sampling.max_tokens and bool(np.asarray(loop.alive).any()):
+            end = min(end + PART, self.sampling.max_tokens)
+            loop = go_on(*given, loop, np.int32(end), compiling=compiling)
+            jax.block_until_ready(loop.ids)
+            on_part()
+        return loop.ids, np.zeros(len(loop.ids))
+
+    # ------------------------------------------------------------------------------ token by token
+
     @cached_property
-    def _compiled(self) -> Any:
-        return jax.jit(self._generate, out_shardings=meshes.replicated(self.program.mesh))
+    def _parts(self) -> dict[tuple[int, ...], Ahead]:
+        """What draws the tokens up to a given one, for each shape of the prompts."""
+        return {}
+
+    @cached_property
+    def _begin(self) -> Ahead:
+        """Reads the prompts."""
+        whole = meshes.replicated(self.program.mesh)
+
+        def begin(params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array) -> Drawn:
+            logits, cache = self._reader(params, tokens, real).begin()
+            ids = jnp.full((len(tokens), self.sampling.max_tokens), self.pad_id, jnp.int32)
+            return Drawn(jnp.zeros((), jnp.int32), ids, real.any(axis=1), logits, cache)
+
+        return Ahead(jax.jit(begin, out_shardings=Drawn(*(whole,) * 3, *(None,) * 2)))  # type: ignore[arg-type]
+
+    def _part(self, loop: Drawn) -> Ahead:
+        """Goes on from a loop as `loop` is, in its place."""
+        where = jax.tree.map(lambda x: x.sharding, loop)
+        return Ahead(jax.jit(self._draw, donate_argnums=4, out_shardings=where))
+
+    def _draw(
+        self,
+        params: Any,
+        tokens: jax.Array,
+        real: jax.Array,
+        key: jax.Array,
+        loop: Drawn,
+        end: jax.Array,
+    ) -> Drawn:
+        """The loop when `end` tokens a row are drawn, one a turn, or all rows have ended."""
+        reader = self._reader(params, tokens, real)
+        keys_of = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(tokens)))
+
+        def more(loop: Drawn) -> jax.Array:
+            return (loop.turn < end) & loop.alive.any()
+
+        def write(loop: Drawn) -> Drawn:
+            turn, ids, alive, logits, cache = loop
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys_of, turn)
+            token = jnp.where(alive, next_token(logits, keys, self.sampling), self.pad_id)
+            ids = ids.at[:, turn].set(token)
+            alive = alive & (token != (-1 if self.eos_id is None else self.eos_id))
+            # The last token written needs no logits after it, but a loop of equal turns compiles
+            # smaller.
+            logits, cache = reader(token[:, None], turn, cache)
+            return Drawn(turn + 1, ids, alive, logits[:, 0], cache)
+
+        return jax.lax.while_loop(more, write, loop)
+
+    def _reader(self, params: Any, tokens: jax.Array, real: jax.Array) -> Reader:
+        return Reader(self.program, params, tokens, real, self._max_tokens, self.pad_id)
+
+    # ------------------------------------------------------------------------------------- at once
+
+    @cached_property
+    def _whole(self) -> Ahead:
+        return Ahead(jax.jit(self._generate, out_shardings=meshes.replicated(self.program.mesh)))
 
     def _generate(
         self, params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Prompts [B, P] -> new ids [B, max_tokens], padded after the end, and scores [B]."""
-        reader = Reader(self.program, params, tokens, real, self._max_tokens, self.pad_id)
+        """Prompts [B, P] -> ids and scores as of `_write`, by a search that draws nothing."""
+        reader = self._reader(params, tokens, real)
 
         def advance(token: jax.Array, turn: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
             logits, cache = reader(token[:, None], turn, cache)
             return logits[:, 0], cache
 
         alive, (logits, cache) = real.any(axis=1), reader.begin()
-        if self.sampling.num_beams > 1:
-            search = Search(
-                num_beams=self.sampling.num_beams,
-                length_penalty=self.sampling.length_penalty,
-                max_tokens=self.sampling.max_tokens,
-                eos_id=self.eos_id,
-                pad_id=self.pad_id,
-            )
-            return beam_search(logits, cache, advance, reader.taker(), alive, search)
-        return self._draw(logits, cache, advance, alive, key), jnp.zeros(len(tokens))
+        search = Search(
+            num_beams=self.sampling.num_beams,
+            length_penalty=self.sampling.length_penalty,
+            max_tokens=self.sampling.max_tokens,
+            eos_id=self.eos_id,
+            pad_id=self.pad_id,
+        )
+        return beam_search(logits, cache, advance, reader.taker(), alive, search)
 
-    def _draw(
-        self, logits: jax.Array, cache: Any, advance: Callable, alive: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        """New ids [B, max_tokens], one a turn."""
-        batch, steps = len(alive), self.sampling.max_tokens
-        row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
-        def more(loop: tuple) -> jax.Array:
-            i, _, _, _, alive = loop
-            return (i < steps) & alive.any()
+class Drawn(NamedTuple):
+    """What a turn of drawing hands to the next."""
 
-        def write(loop: tuple) -> tuple:
-            i, out, logits, cache, alive = loop
-            keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, i)
-            token = jnp.where(alive, next_token(logits, keys, self.sampling), self.pad_id)
-            out = out.at[:, i].set(token)
-            alive = alive & (token != (-1 if self.eos_id is None else self.eos_id))
-            # The last token written needs no logits after it, but a loop of equal turns compiles
-            # smaller.
-            logits, cache = advance(token, i, cache)
-            return i + 1, out, logits, cache, alive
-
-        out = jnp.full((batch, steps), self.pad_id, jnp.int32)
-        return jax.lax.while_loop(more, write, (0, out, logits, cache, alive))[1]
+    turn: jax.Array
+    ids: jax.Array  # [B, max_tokens]
+    alive: jax.Array  # [B] whether a row goes on
+    logits: jax.Array  # [B, V] of its next token
+    cache: Any

@@ -45,8 +45,9 @@ class TrainConfig(Config):
     )
     hang_timeout: float | None = field(
         600.0,
-        "seconds without the end of a step, or of a batch of evaluation, after which the process "
-        "shows its stacks and ends with exit code 70; compilation does not count; null: never",
+        "seconds without the end of a step, a batch of evaluation or 32 sampled tokens, after "
+        "which the process shows its stacks and ends with exit code 70; a save may take six times "
+        "as long; compilation does not count; null: never",
         gt=0,
     )
     ledger: bool = field(False, "write the ids of every step's samples to ledger.jsonl")

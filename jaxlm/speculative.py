@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxlm.config import UserError, type_name
 from jaxlm.generate import Generator, Sampling, cut, next_token
 from jaxlm.reader import Reader
+from jaxlm.train.ahead import Compiling
 from jaxlm.train.state import Program
 from jaxlm.types import ModelConfig
 
@@ -67,6 +68,11 @@ class SpeculativeGenerator(Generator):
     @property
     def _max_tokens(self) -> int:
         return self.sampling.max_tokens + self.num_drafts
+
+    def _write(
+        self, *given: Any, on_part: Callable[[], object], compiling: Compiling
+    ) -> tuple[Any, Any]:
+        return self._whole(*given, compiling=compiling)
 
     def _generate(
         self, params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array

@@ -1,6 +1,7 @@
 """Generation: the draw against numpy, and the compiled loop against one full forward a token."""
 
 import dataclasses
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,29 @@ def test_the_end_of_text_ends_a_row_alone():
     ended = Generator(program, Sampling(max_tokens=8), eos_id=end, pad_id=256)(params, PROMPTS)
     assert ended[1] == free[1][: free[1].index(end)]
     assert ended[0] == (free[0][: free[0].index(end)] if end in free[0] else free[0])
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_texts_do_not_depend_on_the_parts_that_they_are_drawn_in(name, monkeypatch):
+    """The host looks after each part, and stops where all rows have ended."""
+    program, params, _ = setup(name)
+    free = Generator(program, Sampling(max_tokens=8), eos_id=None, pad_id=256)(params, PROMPTS)
+    monkeypatch.setattr("jaxlm.generate.PART", 3)
+    calls, compiled = [], []
+
+    @contextmanager
+    def compiling():
+        yield
+        compiled.append(len(calls))
+
+    generate = Generator(program, Sampling(max_tokens=8), eos_id=None, pad_id=256)
+    how = {"on_part": lambda: calls.append(None), "compiling": compiling}
+    assert generate(params, PROMPTS, **how) == free
+    assert len(calls) == 4 and compiled == [0, 0]  # 3, 6 and 8 tokens, and the end
+    assert generate(params, PROMPTS, **how) == free and compiled == [0, 0]
+    ended = Generator(program, Sampling(max_tokens=8), eos_id=free[0][0], pad_id=256)
+    calls.clear()
+    assert ended(params, PROMPTS[:1], on_part=how["on_part"]) == [[]] and len(calls) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from jaxlm.train.signals import Signals, Stopped
 from jaxlm.train.state import State, compile_train_step
 from jaxlm.train.stopwatch import Stopwatch
 from jaxlm.train.throughput import peak_of
-from jaxlm.train.watchdog import Watchdog
+from jaxlm.train.watchdog import PATIENCE, Watchdog
 from jaxlm.train.xla import options_for
 from jaxlm.tree import flatten
 
@@ -104,7 +104,8 @@ class Loop:
         self.total = self.config.train.steps or 0
         self.first = jax.process_index() == 0
         self.several = jax.process_count() > 1
-        self.stopping = self.evaluated = False
+        self.stopping = False
+        self.compilations = 0  # since the loop began
         self.loader = session.train_loader()
         self.evaluator, self.sampler = evaluator_of(session), Sampler(session)
         self.saver = Checkpointer(run.checkpoints, self.config.checkpoint, report=log.warning)
@@ -271,6 +272,8 @@ class Loop:
     def _end(self, state: State, step: int, bad: Outcome | None, saved: bool) -> Outcome:
         """After the last save: the last evaluation, the result."""
         if bad is not None:
+            with self.watch("save"), self.watchdog.doing("save", PATIENCE):
+                self.saver.wait()
             return self._close(bad)
         if not saved:
             why = self.saver.status()
@@ -288,7 +291,8 @@ class Loop:
         if self.config.eval.at_end:
             values, tables = self._evaluate(state, step, None)
         self._sample(state, step)
-        with self.watch("other"), self.watchdog.paused():
+        # parameter after parameter comes to the host, and none of them beats
+        with self.watch("other"), self.watchdog.doing("checksum of the parameters", PATIENCE):
             digest = param_sha256(state["params"])
         final = {
             **values,
@@ -321,19 +325,21 @@ class Loop:
             "data.json": json.dumps(self.loader.position(step)).encode(),
             "tokenizer": self.run_dir.tokenizer,
         }
-        # it may wait for the disk, however long that takes, and no new start would be quicker
-        with self.watch("save"), self.watchdog.paused():
+        # a slow disk is waited for, but not for ever: a wait that does not end is a hang as well
+        with self.watch("save"), self.watchdog.doing("save", PATIENCE):
             return self.saver.save(step, state, files, force=force)
 
     def _evaluate(self, state: State, step: int, max_batches: int | None) -> tuple[dict, dict]:
         if self.evaluator is None:
             return {}, {}
         params = state.get("ema", state["params"])
-        compiles = ExitStack() if self.evaluated else self.watchdog.paused()
-        with self.watch("eval"), compiles:
-            each = lambda: self.watchdog.beat(step) if self.evaluated else None  # noqa: E731
-            values, tables = self.evaluator(params, max_batches, on_batch=each)
-        self.evaluated = True
+        with self.watch("eval"), self.watchdog.doing("batch of evaluation"):
+            values, tables = self.evaluator(
+                params,
+                max_batches,
+                on_batch=lambda: self.watchdog.beat(step),
+                compiling=self._compiling,
+            )
         values = {f"eval/{name}": value for name, value in values.items()}
         if self.first:
             self.writer.write(step, values)
@@ -343,12 +349,21 @@ class Loop:
     def _sample(self, state: State, step: int) -> None:
         if not self.sampler.prompts:
             return
-        with self.watch("sample"), self.watchdog.paused():
-            pairs = self.sampler(state)
+        with self.watch("sample"), self.watchdog.doing("part of a sample"):
+            beat = lambda: self.watchdog.beat(step)  # noqa: E731
+            pairs = self.sampler(state, on_part=beat, compiling=self._compiling)
         if self.first:
             self.records.write_samples(step, pairs)
             for prompt, text in pairs:
                 self.progress.message(quoted(step, prompt + text))
+
+    @contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """A compilation may take any time; who has ended it waits here until all have."""
+        with self.watchdog.paused():
+            yield
+            self.compilations += 1
+            decide(f"compilation-{self.compilations}", "", lambda _: "")
 
     # ------------------------------------------------------------------------------------- signals
 

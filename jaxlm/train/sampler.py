@@ -7,6 +7,7 @@ for prompt, text in sampler(state): ...
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 from jaxlm.generate import Generator, Sampling, Writer, ids_of
 from jaxlm.train.session import Session
@@ -20,10 +21,13 @@ class Sampler:
         self._session = session
         self.prompts = session.config.sample.prompts
 
-    def __call__(self, state: State) -> list[tuple[str, str]]:
-        """(prompt, text) of each prompt, with averaged weights where there are any."""
+    def __call__(self, state: State, **how: Any) -> list[tuple[str, str]]:
+        """(prompt, text) of each prompt, with averaged weights where there are any.
+
+        `how`: what `Generator.with_scores` calls on its way.
+        """
         params = state.get("ema", state["params"])
-        texts = self._writer(params, self.prompts, seed=self._session.config.seed)
+        texts = self._writer(params, self.prompts, seed=self._session.config.seed, **how)
         return list(zip(self.prompts, texts, strict=True))
 
     @cached_property

@@ -5,7 +5,9 @@
             ...
             watchdog.beat(step)
             with watchdog.paused():     # a compilation may take as long as it likes
-                evaluate()
+                compile()
+            with watchdog.doing("save", PATIENCE):  # so many times as long: it cannot beat
+                save()
 
 A thread looks at the time of the last beat; it never touches a device. When it is too long ago, the
 stacks of all threads go to stderr and the log, and the process ends with `exit_codes.HUNG`, so that
@@ -17,19 +19,33 @@ same with exit code 1.
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from jaxlm.exit_codes import HUNG
 
 LOOKS = 20  # looks at the clock in the time that is allowed
 SPARE_SECONDS = 30  # what faulthandler's timer waits beyond it
+# A save that waits for a slow disk, or for other processes (20 minutes at most, see `agree`), has
+# this many times the time that is allowed: an hour by default.
+PATIENCE = 6
+
+
+class Block(NamedTuple):
+    """What goes on now: `what` has to end within `times` the seconds that are allowed."""
+
+    what: str
+    times: float
+
+
+STEP, PAUSE = Block("step", 1), Block("compilation", math.inf)
 
 
 class Watchdog:
@@ -49,12 +65,12 @@ class Watchdog:
     ) -> None:
         self._seconds, self._log, self._linger, self._end = seconds, log, linger, end
         self._step = 0
-        self._last: float | None = time.monotonic()  # None: it does not count now
+        self._now = time.monotonic(), STEP  # the last beat, and what goes on since; one assignment
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
-        self._last = time.monotonic()
+        self._now = time.monotonic(), STEP
         if self._seconds is not None:
             self._set_spare()
             self._thread.start()
@@ -68,23 +84,32 @@ class Watchdog:
 
     def beat(self, step: int) -> None:
         """The step has ended, or what follows it goes on."""
-        self._step, self._last = step, time.monotonic()
+        self._step = step
+        self._now = time.monotonic(), self._now[1]
+
+    def paused(self) -> AbstractContextManager[None]:
+        """A block that may take any time: a compilation."""
+        return self._within(PAUSE)
+
+    def doing(self, what: str, times: float = 1) -> AbstractContextManager[None]:
+        """A block of `what`, such as a "save", that beats, or ends, within `times` the seconds."""
+        return self._within(Block(what, times))
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A block that may take any time."""
-        self._last = None
+    def _within(self, block: Block) -> Iterator[None]:
+        before = self._now[1]
+        self._now = time.monotonic(), block
         try:
             yield
         finally:
-            self._last = time.monotonic()
+            self._now = time.monotonic(), before
 
     def _watch(self) -> None:
         assert self._seconds is not None
         while not self._over.wait(self._seconds / LOOKS):
-            last = self._last
-            if last is not None and time.monotonic() - last > self._seconds:
-                self._bark()
+            last, block = self._now
+            if time.monotonic() - last > self._seconds * block.times:
+                self._bark(block)
                 return
             self._set_spare()
 
@@ -94,12 +119,15 @@ class Watchdog:
         spare = self._seconds + SPARE_SECONDS
         faulthandler.dump_traceback_later(spare, exit=True, file=sys.__stderr__ or sys.stderr)
 
-    def _bark(self) -> None:
+    def _bark(self, block: Block) -> None:
+        assert self._seconds is not None
         faulthandler.cancel_dump_traceback_later()
+        times = f"{block.times:g} times " if block.times != 1 else ""
         line = (
-            f"error: no step ended in {self._seconds:g} seconds (train.hang_timeout) after step "
-            f"{self._step}: the process hangs and ends with code {HUNG}; started again, the run "
-            "goes on from its last checkpoint. What each thread was doing:\n"
+            f"error: no {block.what} ended in {self._seconds * block.times:g} seconds "
+            f"({times}train.hang_timeout) after step {self._step}: the process hangs and ends with "
+            f"code {HUNG}; started again, the run goes on from its last checkpoint. What each "
+            "thread was doing:\n"
         )
         _dump(sys.__stderr__ or sys.stderr, line)
         try:

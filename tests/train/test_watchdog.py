@@ -6,13 +6,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 
+from jaxlm import generate
 from jaxlm.exit_codes import HUNG
 from jaxlm.train import loop
+from jaxlm.train.checkpoint import Checkpointer
 from jaxlm.train.loop import DONE, Loop
+from jaxlm.train.state import Program
 from jaxlm.train.watchdog import Watchdog
 from tests import tiny
 
@@ -48,6 +54,26 @@ def test_a_hang_is_told_with_stacks_and_its_own_code(
         assert "a_function_that_hangs" in text and "test_watchdog.py" in text
 
 
+def test_a_block_that_has_more_time_has_an_end_as_well(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "log.txt")
+    with watched.watchdog as watchdog:
+        watchdog.beat(7)
+        with watchdog.doing("save", 2):
+            a_function_that_hangs(watched.ended)
+    assert watched.codes == [HUNG]
+    told = (tmp_path / "log.txt").read_text()
+    assert "no save ended in 0.8 seconds (2 times train.hang_timeout) after step 7" in told
+
+
+def test_what_follows_a_pause_is_watched(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "log.txt")
+    with watched.watchdog as watchdog:
+        with watchdog.paused():
+            time.sleep(SECONDS / 2)
+        a_function_that_hangs(watched.ended)
+    assert watched.codes == [HUNG]
+
+
 def test_a_log_that_cannot_be_written_keeps_no_process_alive(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "missing" / "log.txt")
     with watched.watchdog:
@@ -55,7 +81,7 @@ def test_a_log_that_cannot_be_written_keeps_no_process_alive(tmp_path: Path) -> 
     assert watched.codes == [HUNG]
 
 
-@pytest.mark.parametrize("how", ["beats", "paused", "off", "over"])
+@pytest.mark.parametrize("how", ["beats", "paused", "more time", "off", "over"])
 def test_no_alarm(tmp_path: Path, how: str) -> None:
     watched = Watched(tmp_path / "log.txt", None if how == "off" else SECONDS)
     with watched.watchdog as watchdog:
@@ -64,7 +90,12 @@ def test_no_alarm(tmp_path: Path, how: str) -> None:
                 watchdog.beat(step)
                 time.sleep(SECONDS / 5)
         if how == "paused":
-            with watchdog.paused():
+            with watchdog.doing("part"), watchdog.paused():
+                watchdog.beat(10)  # it stays paused
+                time.sleep(2 * SECONDS)
+            time.sleep(SECONDS / 2)
+        if how == "more time":
+            with watchdog.doing("save", 6):
                 time.sleep(2 * SECONDS)
             time.sleep(SECONDS / 2)
         if how == "off":
@@ -111,3 +142,112 @@ def test_the_loop_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert outcome.code == DONE and codes == [HUNG]
     told = (run / "log.txt").read_text()
     assert "(train.hang_timeout) after step 3" in told and "in hang" in told
+
+
+class Hang:
+    """Something that hangs at its first call, until the watchdog of a loop would have ended it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: float = 20) -> None:
+        self.codes: list[int] = []
+        self.limit, self.calls = limit, 0
+        monkeypatch.setattr(Watchdog, "__enter__", self._enter(Watchdog.__enter__))
+
+    def _enter(self, enter: Callable[[Watchdog], Watchdog]) -> Callable[[Watchdog], Watchdog]:
+        def watched(watchdog: Watchdog) -> Watchdog:
+            watchdog._end = self.codes.append
+            return enter(watchdog)
+
+        return watched
+
+    def a_call_that_hangs(self, *_: object) -> None:
+        self.calls += 1
+        limit = time.monotonic() + (self.limit if self.calls == 1 else 0)
+        while not self.codes and time.monotonic() < limit:
+            time.sleep(0.05)
+
+    def in_evaluation(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        step = Program.eval_step
+
+        def hang(program: Program, params: Any, batch: Any, carry: Any) -> Any:
+            jax.debug.callback(self.a_call_that_hangs, batch["tokens"].sum())
+            return step(program, params, batch, carry)
+
+        monkeypatch.setattr(Program, "eval_step", hang)
+        return "no batch of evaluation ended in 3 seconds (train.hang_timeout) after step 2"
+
+    def in_sampling(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        draw = generate.next_token
+
+        def hang(logits: jax.Array, *arguments: Any) -> jax.Array:
+            jax.debug.callback(self.a_call_that_hangs, logits.sum())
+            return draw(logits, *arguments)
+
+        monkeypatch.setattr(generate, "next_token", hang)
+        return "no part of a sample ended in 3 seconds (train.hang_timeout) after step 2"
+
+    def in_a_save(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        commit = Checkpointer._commit
+
+        def hang(*arguments: Any) -> str:
+            self.a_call_that_hangs()
+            return commit(*arguments)
+
+        monkeypatch.setattr(Checkpointer, "_commit", hang)
+        monkeypatch.setattr(loop, "PATIENCE", 2)
+        return "no save ended in 6 seconds (2 times train.hang_timeout) after step 2"
+
+    def in_the_save_before(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """One that is still under way when the run is stopped by its losses."""
+        self.in_a_save(monkeypatch)
+        monkeypatch.setattr(Loop, "_read", lambda *_: None)
+        after = Loop._after
+
+        def stop(self: Loop, state: Any, step: int) -> Any:
+            return after(self, state, step) or loop.Outcome(loop.NOT_FINITE, "stopped")
+
+        monkeypatch.setattr(Loop, "_after", stop)
+        return "no save ended in 6 seconds (2 times train.hang_timeout) after step 1"
+
+
+SMALL = ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4", "eval.max_batches=2")
+
+
+@pytest.mark.parametrize("where", ["evaluation", "sampling", "a_save", "the_save_before"])
+def test_what_follows_a_step_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Also at its first time, when it is compiled, which alone may take any time."""
+    hang, run = Hang(monkeypatch), tmp_path / "run"
+    line = getattr(hang, f"in_{where}")(monkeypatch)
+    every = 1 if where == "the_save_before" else 2
+    settings = {
+        "evaluation": ("eval.every_steps=2", "sample.prompts=[]"),
+        "sampling": ("sample.every_steps=2", "eval.at_end=false"),
+    }.get(where, (f"checkpoint.every_steps={every}", "eval.at_end=false", "sample.prompts=[]"))
+    if where == "a_save":
+        settings += ("checkpoint.async_save=false",)
+    loop.train(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
+    assert hang.codes == [HUNG]
+    told = (run / "log.txt").read_text()
+    assert line in told and "in a_call_that_hangs" in told
+
+
+@pytest.mark.parametrize("where", ["evaluation", "sampling"])
+def test_a_compilation_may_take_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    hang, run = Hang(monkeypatch, limit=0), tmp_path / "run"
+    getattr(hang, f"in_{where}")(monkeypatch)
+    slow = jax.debug.callback
+
+    def trace(*arguments: Any) -> None:
+        time.sleep(5)
+        slow(*arguments)
+
+    monkeypatch.setattr(jax.debug, "callback", trace)
+    settings = {
+        "evaluation": ("eval.every_steps=2", "eval.at_end=false", "sample.prompts=[]"),
+        "sampling": ("sample.every_steps=2", "eval.at_end=false"),
+    }[where]
+    outcome = loop.train(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
+    assert outcome.code == DONE and hang.codes == [] and hang.calls > 1
