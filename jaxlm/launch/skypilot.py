@@ -6,30 +6,59 @@
     use_spot: true
     bucket: gs://my-runs
 
-`sky jobs launch` brings the machines, and new ones when they are gone. Exit codes that a new start
-mends (another process lost, a hang, a stop that saved) are named to it; other failures end the job,
-for SkyPilot cannot tell a mistake from a crash.
+`sky jobs launch` brings the machines, and new ones when they are gone. Of a job that fails SkyPilot
+knows two things: how often to start it again whatever the exit code, a mistake's included, and exit
+codes after which it always does. So one code is named to it, and each node's script ends with that
+one as long as a new start may mend what it ended with and there are restarts left.
 Source: docs.skypilot.co, task YAML and managed jobs.
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.config_yaml import dump_yaml
-from jaxlm.exit_codes import HUNG, INTERRUPTED, LOST
+from jaxlm.exit_codes import FINAL, INTERRUPTED
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Command, WriteFile
-from jaxlm.launch.target import LaunchConfig, Plan
+from jaxlm.launch.target import Plan, RestartingConfig
 
 CONFIG = "~/jaxlm-run.yaml"
 PORT = 8476
 
+# The budget of restarts lies in the bucket, a file for each node: SkyPilot kills the other nodes'
+# scripts when one has ended. The task's id is the same for all starts of a job. SIGTERM reaches
+# every process of a job; the script stays to tell how the run ended.
+BODY = """\
+run_dir={run_dir}
+newest() {{ ls "$run_dir/checkpoints" 2>/dev/null | grep -xE '[0-9]+' | sort -n | tail -n 1; }}
+
+trap : TERM
+code=0
+~/jaxlm-venv/bin/python -u -m jaxlm train {config} || code=$?
+case $code in {final}) exit $code ;; esac
+state="$run_dir/restarts/${{SKYPILOT_TASK_ID:-job}}.${{SKYPILOT_NODE_RANK:-0}}"
+step_now=$(newest) || true
+step_now=$((10#${{step_now:-0}}))
+read -r left best 2>/dev/null < "$state" || {{ left={max_restarts}; best=0; }}
+if [ "$step_now" -gt "$best" ]; then left={max_restarts}; fi
+# a stop that saved is no failure: only the others are counted
+if [ $code != {interrupted} ]; then left=$((left - 1)); fi
+if [ $left -lt 0 ]; then
+    echo "jaxlm launch: exit code $code, and no newer checkpoint in {max_restarts} restarts"
+    exit $code
+fi
+mkdir -p "$run_dir/restarts" && echo "$left $step_now" > "$state"
+echo "jaxlm launch: exit code $code; SkyPilot starts again, from checkpoint $step_now"
+exit {interrupted}
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
-class SkyPilot(LaunchConfig):
+class SkyPilot(RestartingConfig):
     """A managed job of SkyPilot."""
 
     accelerators: str = field(REQUIRED, "of a node, such as H100:8 or tpu-v6e-8")
@@ -78,8 +107,8 @@ class SkyPilot(LaunchConfig):
             },
             attempt=(*files, submit, logs),
             notes=(
-                "SkyPilot restarts it when machines are taken away, and after exit codes "
-                f"{LOST}, {HUNG} and {INTERRUPTED}",
+                f"SkyPilot restarts it: at most {self.max_restarts} times without a newer "
+                "checkpoint after a failure, always when machines are taken away",
             ),
         )
 
@@ -97,7 +126,7 @@ class SkyPilot(LaunchConfig):
             "disk_size": self.disk_size,
             "job_recovery": {
                 "max_restarts_on_errors": 0,
-                "recover_on_exit_codes": [LOST, HUNG, INTERRUPTED],
+                "recover_on_exit_codes": [INTERRUPTED],
             },
         }
         install = f"uv pip install --quiet --python ~/jaxlm-venv '{self.requirement}'"
@@ -117,7 +146,14 @@ class SkyPilot(LaunchConfig):
             'export JAXLM_NUM_PROCESSES="$SKYPILOT_NUM_NODES"',
             'export JAXLM_PROCESS_ID="$SKYPILOT_NODE_RANK"',
         ]
-        run = [*([] if tpu else meet), f"exec ~/jaxlm-venv/bin/python -u -m jaxlm train {CONFIG}"]
+        body = BODY.format(
+            run_dir=shlex.quote(job.run_dir_under(self.mount)),
+            config=CONFIG,
+            final="|".join(map(str, sorted(FINAL))),
+            max_restarts=self.max_restarts,
+            interrupted=INTERRUPTED,
+        )
+        run = [*([] if tpu else meet), body]
         task: dict[str, Any] = {
             "name": job.name,
             "num_nodes": self.num_nodes,
@@ -133,4 +169,4 @@ class SkyPilot(LaunchConfig):
             task["envs"] = self.env
         if self.secrets:
             task["secrets"] = {name: None for name in self.secrets}
-        return task | {"setup": "\n".join(setup) + "\n", "run": "\n".join(run) + "\n"}
+        return task | {"setup": "\n".join(setup) + "\n", "run": "\n".join(run)}

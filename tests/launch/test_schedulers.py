@@ -16,7 +16,7 @@ from conftest import ROOT, SECRET, SMOKE
 
 from jaxlm import cli
 from jaxlm.arguments import parse
-from jaxlm.exit_codes import DONE, INTERRUPTED, LOST, MISTAKE
+from jaxlm.exit_codes import DONE, HUNG, INTERRUPTED, LOST, MISTAKE
 
 GKE = """
 type: gke
@@ -281,7 +281,8 @@ def test_a_managed_job(standins: Callable, launch: Callable) -> None:
     task = yaml.safe_load(sky.files[0][".jaxlm-launch/transformer/task.yaml"][1])
     assert task["num_nodes"] == 2 and task["secrets"] == {"WANDB_API_KEY": None}
     assert task["resources"]["use_spot"] is True
-    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [69, 70, 75]
+    recovery = {"max_restarts_on_errors": 0, "recover_on_exit_codes": [INTERRUPTED]}
+    assert task["resources"]["job_recovery"] == recovery
     assert task["file_mounts"]["/mnt/jaxlm"] == {"source": "gs://my-runs", "mode": "MOUNT"}
     run = Path(task["file_mounts"]["~/jaxlm-run.yaml"]).read_text()
     assert "run_dir: /mnt/jaxlm/runs/transformer" in run
@@ -314,6 +315,92 @@ def test_the_nodes_of_a_managed_job_meet_at_the_first(
     done = subprocess.run(["bash", "-c", task["run"]], env=node, capture_output=True, text=True)
     assert done.stdout == f"10.0.0.1:8476 2 1 -u -m jaxlm train {tmp_path}/jaxlm-run.yaml\n"
     subprocess.run(["bash", "-n"], input=task["setup"], text=True, check=True)
+
+
+class SkyJob:
+    """A managed job of one node, as SkyPilot's controller starts it again and again."""
+
+    def __init__(self, standins: Callable, launch: Callable, folder: Path, program: str) -> None:
+        """`program`: what stands in for jaxlm, in bash; $attempt counts from 0."""
+        self.folder = folder
+        sky = standins("sky")
+        settings = ("--set", f"mount={folder}/bucket", "--set", "max_restarts=2")
+        assert launch(SKY, "--action", "create", *settings)[0] == DONE
+        self.task = yaml.safe_load(sky.files[0][".jaxlm-launch/transformer/task.yaml"][1])
+        python = folder / "jaxlm-venv/bin/python"
+        python.parent.mkdir(parents=True)
+        python.write_text(
+            f"#!/bin/bash\nattempt=$(cat {folder}/attempts 2>/dev/null | wc -c)\n"
+            f"save() {{ mkdir -p {folder}/bucket/runs/transformer/checkpoints/$1; }}\n"
+            f"printf x >> {folder}/attempts\n{program}\n"
+        )
+        python.chmod(0o755)
+
+    def start(self, job: int = 1) -> subprocess.Popen:
+        environment = {
+            "HOME": str(self.folder),
+            "PATH": os.environ["PATH"],
+            "SKYPILOT_NODE_IPS": "10.0.0.1",
+            "SKYPILOT_NUM_NODES": "1",
+            "SKYPILOT_NODE_RANK": "0",
+            "SKYPILOT_TASK_ID": f"sky-managed-{job}_transformer",
+        }
+        return subprocess.Popen(
+            ["bash", "-c", self.task["run"]], env=environment, start_new_session=True
+        )
+
+    def run(self, job: int = 1) -> tuple[int, int]:
+        """(exit code of the last start, starts)."""
+        recovery, failures = self.task["resources"]["job_recovery"], 0
+        for starts in range(1, 20):
+            code = self.start(job).wait(timeout=20)
+            if code in recovery["recover_on_exit_codes"]:
+                continue
+            failures += code != DONE
+            if code == DONE or failures > recovery["max_restarts_on_errors"]:
+                return code, starts
+        raise AssertionError("it is started again for ever")
+
+
+@pytest.mark.parametrize(
+    ("program", "ends"),
+    [
+        ("exit 0", (DONE, 1)),
+        *((f"exit {code}", (code, 3)) for code in (1, LOST, HUNG, 134)),
+        ("kill -KILL $$", (137, 3)),
+        *((f"exit {code}", (code, 1)) for code in (MISTAKE, 65, 74, 130)),
+        (f"[ $attempt -lt 9 ] && exit {INTERRUPTED}; exit 0", (DONE, 10)),
+        ("[ $attempt = 1 ] && exit 2; exit 1", (MISTAKE, 2)),
+        ("save 0000000$attempt; [ $attempt -lt 8 ] && exit 1; exit 0", (DONE, 9)),
+    ],
+)
+def test_skypilot_restarts_what_a_new_start_may_mend(
+    standins: Callable, launch: Callable, tmp_path: Path, program: str, ends: tuple[int, int]
+) -> None:
+    """As often as every other target: by the budget, which a newer checkpoint renews."""
+    job = SkyJob(standins, launch, tmp_path, program)
+    assert job.run() == ends
+
+
+def test_each_managed_job_has_its_own_budget(
+    standins: Callable, launch: Callable, tmp_path: Path
+) -> None:
+    job = SkyJob(standins, launch, tmp_path, "exit 1")
+    assert job.run(job=1) == (1, 3) and job.run(job=1) == (1, 1) and job.run(job=2) == (1, 3)
+
+
+def test_a_managed_job_that_is_cancelled_saves(
+    standins: Callable, launch: Callable, tmp_path: Path
+) -> None:
+    """SkyPilot sends SIGTERM to the script and to what it runs; one is enough for jaxlm."""
+    program = f"trap 'echo told >> {tmp_path}/told; exit {INTERRUPTED}' TERM\n"
+    program += f"touch {tmp_path}/ready; while true; do sleep 0.05; done"
+    process = SkyJob(standins, launch, tmp_path, program).start()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=20) == INTERRUPTED
+    assert (tmp_path / "told").read_text() == "told\n"
 
 
 # ---------------------------------------------------------------------------------- what all share
