@@ -152,6 +152,9 @@ class ModelConfig(Config):
         """Whether its layers can be the stages of a pipeline."""
         return False
 
+    def check_stages(self, stages: int, repeats: int) -> None:
+        """Raises `UserError` where stages, passed so often, cannot share its kinds of layers."""
+
     @property
     def sees_ahead(self) -> bool:
         """Whether a token sees those behind it, as an encoder's do."""

@@ -123,6 +123,26 @@ class StackConfig(Config):
         other = self.other_ffn
         return self.ffn if other is None or layer not in other.layers else other.ffn
 
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Its layers as stacks, each of one kind."""
+        return runs_of([self.ffn_of(layer) for layer in range(self.num_layers)])
+
+    def check_runs(self, stages: int, repeats: int, path: str) -> None:
+        """Raises `UserError` where stages cannot have equal parts of each run; `path`: its own."""
+        counts = [run.count for run in self.runs]
+        if self.other_ffn is None or math.gcd(*counts) % (stages * repeats) == 0:
+            return
+        common = math.gcd(*counts)
+        mend = "set mesh.stage to 1, and split data, fsdp or expert"
+        if common > 1:
+            mend = f"choose mesh.stage and mesh.stage_repeats whose product divides {common}"
+        raise UserError(
+            f"{path}.other_ffn.layers: {list(self.other_ffn.layers)} makes runs of "
+            f"{', '.join(map(str, counts))} layers, which cannot each be cut into {stages} stages "
+            f"x {repeats} repeats; {mend}"
+        )
+
 
 class Stacked(NamedTuple):
     """What a stack makes of hidden states."""
@@ -146,7 +166,7 @@ class Stack(nnx.Module):
         self.position = c.position[0].build(
             c.hidden_size, c.attention.num_heads, std=std, dtype=self.dtype, rngs=rngs
         )
-        self.runs = runs_of([c.ffn_of(i) for i in range(c.num_layers)])
+        self.runs = c.runs
         for run in self.runs:
             make = lambda rngs, run=run: Block(c, run.kind, reads_source, rngs=rngs)  # noqa: E731
             setattr(self, run.name, stack(make, run.count, rngs=rngs))

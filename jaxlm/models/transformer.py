@@ -138,6 +138,11 @@ class TransformerConfig(StackConfig, ModelConfig):
     def pipelines(self) -> bool:
         return True
 
+    def check_stages(self, stages: int, repeats: int) -> None:
+        self.check_runs(stages, repeats, "model")
+        if self.encoder is not None:
+            self.encoder.check_runs(stages, repeats, "model.encoder")
+
     @property
     def fills_blanks(self) -> bool:
         """Whether a text's places are those of blanks, which no plain text says (GLM)."""

@@ -288,6 +288,7 @@ def make_program(
             f"mesh.stage: the layers of a {type_name(type(model))} are no pipeline; set it to 1, "
             "and split data or fsdp"
         )
+    model.check_stages(mesh.shape["stage"], stage_repeats)
     module = nnx.eval_shape(
         lambda: objective.build_model(model, rngs=nnx.Rngs(derive_key(seed, INIT_STREAM)))
     )

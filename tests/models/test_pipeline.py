@@ -240,6 +240,49 @@ def test_what_stages_cannot_do_is_said(mesh, changes, message):
         compile_train_step(program, tiny.spec_of(rows))
 
 
+OTHER = "{ffn: {intermediate_size: 48}, layers: "
+UNEVEN = [
+    (
+        ({"stage": 2}, f"model.other_ffn={OTHER}[0]}}"),
+        r"model.other_ffn.layers: \[0\] makes runs of 1, 3 layers, which cannot each be cut into 2 "
+        r"stages x 1 repeats; set mesh.stage to 1, and split data, fsdp or expert",
+    ),
+    (
+        ({"stage": 2, "stage_repeats": 2}, f"model.other_ffn={OTHER}[0, 1]}}"),
+        r"model.other_ffn.layers: \[0, 1\] makes runs of 2, 2 layers, which cannot each be cut "
+        r"into 2 stages x 2 repeats; choose mesh.stage and mesh.stage_repeats whose product "
+        r"divides 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), UNEVEN)
+def test_runs_of_layers_that_stages_cannot_share_are_named(given, message):
+    mesh, change = given
+    with pytest.raises(UserError, match=f"^{message}$"):
+        program_of(MeshConfig(data=-1, **mesh), change)
+
+
+def test_runs_of_an_encoder_are_named_by_their_path():
+    encoder = MODELS["pair"]["encoder"] | {
+        "other_ffn": {"layers": [3], "ffn": {"activation": "relu"}}
+    }
+    model = configs.parse(TransformerConfig, {**BASE, **MODELS["pair"], "encoder": encoder})
+    with pytest.raises(
+        UserError, match=r"^model.encoder.other_ffn.layers: \[3\] makes runs of 3, 1"
+    ):
+        model.check_stages(2, 1)
+    model.check_stages(1, 1)
+
+
+def test_a_preset_with_a_dense_first_layer_says_why_it_is_no_pipeline():
+    config = tiny.load("moe", "train.batch_size=8").config
+    with pytest.raises(
+        UserError, match=r"^model.other_ffn.layers: \[0\] makes runs of 1, 2 layers"
+    ):
+        tiny.program(config, MeshConfig(data=1, stage=2, num_devices=2))
+
+
 def test_recurrent_layers_are_no_pipeline():
     config = tiny.load("lstm").config
     with pytest.raises(UserError, match="^mesh.stage: the layers of a rnn are no pipeline; set it"):
