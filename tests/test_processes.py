@@ -214,6 +214,35 @@ def test_a_stop_that_one_process_hears_ends_both_and_other_numbers_go_on(tmp_pat
 
 
 # Process 1 kills itself as the kernel would; its own heartbeat and that of the others are quick.
+# Process 1 compiles for longer than a step may take.
+LATE = """
+import os, sys, time
+from jaxlm.cli import main
+from jaxlm.train import loop
+
+compile_ = loop.compile_train_step
+
+def late(*arguments):
+    if os.environ["JAXLM_PROCESS_ID"] == "1":
+        time.sleep(20)
+    return compile_(*arguments)
+
+loop.compile_train_step = late
+loop.LINGER_SECONDS = 0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_compiles_for_longer_is_waited_for(tmp_path: Path) -> None:
+    run, config = tmp_path / "run", tmp_path / "config.yaml"
+    settings = ("train.steps=2", "train.batch_size=16", "train.hang_timeout=8", "eval.at_end=false")
+    resolved = load("transformer", *settings, "sample.prompts=[]", f"run_dir={run}")
+    config.write_text(loop.configs.to_yaml(resolved.config))
+    code, outputs = in_two(LATE, "train", str(config))
+    assert code == DONE, outputs
+
+
 KILLED = """
 import functools, os, signal, sys
 from jaxlm import processes

@@ -158,6 +158,8 @@ class Loop:
                 kind = jax.local_devices()[0].device_kind
                 options = options_for(kind, config.train.xla)
                 self.step = self._compiled(spec, options)
+                # from here on it is watched, and another's compilation is no hang
+                decide("step compiled", "", lambda _: "")
             self.progress = stack.enter_context(
                 Progress(
                     self.total,
