@@ -201,7 +201,7 @@ def search_plans(
     plans = []
     for candidate in distinct(found)[:compile_best]:
         report(f"looking at {candidate.label}")
-        chosen = overrides_of(candidate, config)
+        chosen = overrides_of(candidate, config, topology)
         plans.append(
             plan_run(chosen, topology, tokens=tokens, price=price, analytic=analytic, report=report)
         )

@@ -160,10 +160,15 @@ def divides(facts: Facts, setting: Setting) -> bool:
     return True
 
 
-def overrides_of(candidate: Candidate, config: RunConfig) -> RunConfig:
-    """The config with a candidate's setting."""
+def overrides_of(candidate: Candidate, config: RunConfig, topology: Topology) -> RunConfig:
+    """The config with a candidate's setting, meant for the pod that was searched for."""
     s, model = candidate.setting, config.model
-    mesh = config.mesh.replace(**{axis: s.mesh.get(axis, 1) for axis in AXES}, zero=s.zero)
+    mesh = config.mesh.replace(
+        **{axis: s.mesh.get(axis, 1) for axis in AXES},
+        zero=s.zero,
+        num_devices=None,  # a candidate takes all there are
+        topology=str(topology),
+    )
     optimizer: Any = config.optimizer
     return config.replace(
         mesh=mesh,

@@ -235,6 +235,17 @@ def test_a_search_writes_a_config_that_loads_and_is_what_it_says(config_file, tm
     assert "src=" not in page and "http" not in page.split("</style>")[1]
 
 
+def test_a_searchs_winner_is_of_the_pod_that_was_planned(config_file, tmp_path, capsys):
+    """And plans that pod again, whatever pod the config was of."""
+    stem, elsewhere = tmp_path / "best", "mesh.topology=v6e:16x16"
+    words = ["plan", str(config_file), elsewhere, "--topology", "v5e:2x4", "--slices", "2"]
+    assert main([*words, "--search", "--analytic", "--out", str(stem)]) == 0
+    capsys.readouterr()
+    assert load_run(tmp_path / "best.yaml").config.mesh.topology == "2*v5e:2x4"
+    assert main(["plan", str(tmp_path / "best.yaml"), "--analytic", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["topology"] == "2*v5e:2x4"
+
+
 def test_the_exit_code_says_whether_there_is_room(config_file, capsys):
     words = ["plan", str(config_file), "--analytic", "--topology"]
     assert main([*words, "v5e:4x4"]) == 0
