@@ -261,8 +261,14 @@ def join(path: str, key: Any) -> str:
 
 
 def where(path: str, marks: Mapping[str, Mark]) -> str:
-    """The "file:line: " of the nearest enclosing path that was set, or nothing."""
+    """The "file:line: " of the nearest enclosing path that was set, or nothing.
+
+    A mapping that only dotted overrides made has no place of its own: it is theirs.
+    """
     while path and path not in marks:
+        inner = next((mark for p, mark in marks.items() if p.startswith(f"{path}.")), None)
+        if inner is not None:
+            return f"{inner}: "
         path = path.rpartition(".")[0]
     return f"{marks[path]}: " if path in marks else ""
 

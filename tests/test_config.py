@@ -346,6 +346,7 @@ def test_a_mistake_is_one_line_with_path_place_and_mend(tmp_path, text, said):
     [
         ("stepz=3", "command line: stepz: unknown key; did you mean steps?"),
         ("sizes.num_head=3", "command line: sizes.num_head: unknown key; did you mean num_heads?"),
+        ("stepz.sub=3", "command line: stepz: unknown key; did you mean steps?"),
         ("steps=x", "command line: steps: expected a whole number, got 'x'"),
         ("sizes={num_heads: x}", "command line: sizes.num_heads: expected a whole number, got 'x'"),
         ("steps", "override 'steps': write it as key.sub=value"),

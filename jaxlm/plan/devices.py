@@ -196,32 +196,44 @@ class Topology:
     slices: int = 1
 
     @classmethod
-    def read(cls, text: str, slices: int = 1) -> Topology:
+    def read(cls, text: str, slices: int = 1, where: str = "--topology") -> Topology:
         """From `v5p:4x4x8`, `2*v5p:4x4x8` (two slices) or `h100:16x8` (nodes x GPUs).
 
-        Raises `UserError` for what is none.
+        Raises `UserError` for what is none, which says `where` it was written.
         """
-        several = re.match(r"(\d+)\*", text)
-        if several and slices == 1:
-            return cls.read(text[several.end() :], int(several[1]))
+        several = re.match(r"([1-9]\d*)\*", text)
+        if several:
+            rest = text[several.end() :]
+            if slices != 1:
+                raise UserError(
+                    f"--slices: {slices}, but {where}: {text!r} says {several[1]}; leave one of "
+                    f"the two out, such as --topology {rest} --slices {slices}"
+                )
+            found = cls.read(rest, 1, where)
+            if not found.chip.is_tpu:
+                raise UserError(
+                    f"{where}: {text!r}: GPUs have nodes, not slices; write nodes x GPUs of a "
+                    f"node, as in {_example(found.chip)}"
+                )
+            return cls(found.chip, found.shape, int(several[1]))
         name, _, dims = text.partition(":")
         chip = CHIPS.get(name.lower())
         if chip is None:
             known = ", ".join(CHIPS)
-            raise UserError(f"--topology: {name!r} is no chip a plan knows; use one of {known}")
-        if not re.fullmatch(r"\d+(x\d+)*", dims) or "0" in dims.split("x"):
-            raise UserError(f"--topology: {text!r} has no shape; write it as in {_example(chip)}")
+            raise UserError(f"{where}: {name!r} is no chip a plan knows; use one of {known}")
+        if not re.fullmatch(r"\d+(x\d+)*", dims) or 0 in map(int, dims.split("x")):
+            raise UserError(f"{where}: {text!r} has no shape; write it as in {_example(chip)}")
         shape = tuple(int(n) for n in dims.split("x"))
         if len(shape) != (chip.dims or 2):
             raise UserError(
-                f"--topology: {chip.label} has {chip.dims or 2} dims, {text} has {len(shape)}; "
+                f"{where}: {chip.label} has {chip.dims or 2} dims, {text} has {len(shape)}; "
                 f"write it as in {_example(chip)}"
             )
         if not chip.is_tpu and slices != 1:
             raise UserError("--slices: GPUs have nodes, not slices; leave it out")
         if not chip.is_tpu and shape[1] > chip.chips_per_host:
             raise UserError(
-                f"--topology: a node has {chip.chips_per_host} GPUs, not {shape[1]}; "
+                f"{where}: a node has {chip.chips_per_host} GPUs, not {shape[1]}; "
                 f"write nodes x GPUs of a node, as in {_example(chip)}"
             )
         return cls(chip, shape, slices)

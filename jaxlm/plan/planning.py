@@ -21,6 +21,7 @@ from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts, facts_of
 from jaxlm.plan.hlo import Counts
 from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
+from jaxlm.plan.mesh_on import mesh_on
 from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
 from jaxlm.plan.schedule import Schedule
 from jaxlm.plan.scores import kind_of
@@ -81,7 +82,7 @@ def plan_run(
     Raises `UserError` where the config does not go with the topology.
     """
     config = planned(config)
-    mesh = config.mesh.shape(topology.num_devices)
+    mesh = mesh_on(config.mesh, topology)
     facts = _facts(config)
     work = None if facts is None else _analysed(facts, mesh, topology)
     reason = can_compile(topology)
@@ -92,8 +93,12 @@ def plan_run(
     if not analytic and not reason:
         report(f"compiling the train step for {topology} ...")
         found = compile_for(config, topology, quick=quick)
-    if work is None and not isinstance(found, Compiled):
-        _refuse(config, found, reason)
+    if work is None and isinstance(found, OutOfMemory):
+        raise UserError(
+            f"the step has no room: {found.message}; take more chips or smaller batches"
+        )
+    if work is None and found is None:
+        _refuse(config, topology, "--analytic" if analytic else "")
     how = {"tokens": tokens, "price": price}
     if isinstance(found, Compiled):
         return _of_compiled(config, topology, mesh, found, facts, work, notes, quick, how)
@@ -192,7 +197,10 @@ def search_plans(
     The plans are compiled where that can be; those that the compiler finds no room for come last.
     """
     config = planned(config)
-    facts = facts_of(config)
+    facts = _facts(config)
+    if facts is None:
+        _refuse(config, topology, "--search")
+    assert facts is not None
     base = setting_of(
         facts, config.mesh.replace(**_whole(topology)).shape(topology.num_devices), topology
     )
@@ -259,13 +267,19 @@ def _described(config: RunConfig, mesh: Mapping[str, int]) -> Any:
     return AbstractMesh(tuple(mesh.values()), tuple(mesh))
 
 
-def _refuse(config: RunConfig, found: OutOfMemory | None, reason: str) -> None:
-    """No figures to give: a UserError that says why."""
-    if found is not None:
-        raise UserError(
-            f"the step has no room: {found.message}; take more chips or smaller batches"
-        )
-    facts_of(config)  # says that the analytic model does not know this model
+def _refuse(config: RunConfig, topology: Topology, word: str) -> None:
+    """The model is not known to the analytic model, which `word` asks: how else to plan it."""
+    reason = can_compile(topology)
+    try:
+        facts_of(config)
+    except UserError as error:
+        what = str(error).rpartition(";")[0]
+        mend = "plan it for a TPU topology, such as v5p:4x4x8, where the step is compiled"
+        if not reason:
+            mend = f"leave out {word}: for {topology} the step itself is compiled"
+        elif topology.chip.is_tpu:
+            mend = f"the step can be compiled instead, but here {reason}"
+        raise UserError(f"{what}; {mend}") from None
     raise AssertionError(reason)
 
 

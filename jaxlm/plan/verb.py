@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import UserError, to_yaml
+from jaxlm.config import UserError, to_yaml, where
 from jaxlm.plan import page, text
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.memory import ROOM
@@ -35,14 +35,18 @@ def run(arguments: Any, report: Callable[[str], None]) -> int:
         raise UserError("--compile-best: is of a search; add --search")
     if arguments.quick and (arguments.search or arguments.analytic):
         raise UserError("--quick: is of one compiled plan; leave out --search and --analytic")
-    config = load_run(arguments.config, arguments.overrides).config
-    named = arguments.topology or config.mesh.topology
+    resolved = load_run(arguments.config, arguments.overrides)
+    config = resolved.config
+    named, place = arguments.topology, "--topology"
+    if named is None:
+        named = config.mesh.topology
+        place = f"{where('mesh.topology', resolved.marks)}mesh.topology"
     if named is None:
         raise UserError(
             "--topology: neither it nor mesh.topology names a pod; add one, such as "
             "--topology v5p:4x4x8"
         )
-    topology = Topology.read(named, arguments.slices)
+    topology = Topology.read(named, arguments.slices, place)
     tokens = arguments.tokens
     if tokens is None and config.train.steps:
         tokens = float(config.train.steps * config.train.batch_size * seq_len_of(config))

@@ -281,6 +281,85 @@ def test_words_that_do_not_go_together(config_file, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said", "mend"),
+    [
+        (
+            ["v5e:4x8", "mesh.fsdp=64"],
+            "mesh: fsdp 64 takes 64 devices but v5e:4x8 has 32; set mesh.fsdp=32 (or -1), or look "
+            "for one by --search",
+            ["mesh.fsdp=32"],
+        ),
+        (
+            ["v5e:4x4", "mesh.fsdp=16", "--slices", "2"],
+            "fsdp 16 takes 16 devices but 2*v5e:4x4 has 32; set mesh.data=2 (or -1), or",
+            ["mesh.data=2"],
+        ),
+        (
+            ["v5e:2x2", "mesh.fsdp=16", "--slices", "4"],
+            "mesh.data: 1 parts cannot stand in 4 slices; make it a multiple of 4",
+            ["mesh.data=4", "mesh.fsdp=4"],
+        ),
+        (
+            ["v5e:2x2", "mesh.fsdp=16", "--slices", "2"],
+            "mesh: fsdp 16 takes 16 devices but 2*v5e:2x2 has 8; set mesh.data=2 mesh.fsdp=4, or",
+            ["mesh.data=2", "mesh.fsdp=4"],
+        ),
+        (
+            ["v5e:4x4", "mesh.data=-1", "mesh.fsdp=64"],
+            "mesh: 16 devices cannot be split by data -1 x fsdp 64; set mesh.fsdp=16, or",
+            ["mesh.fsdp=16"],
+        ),
+        (
+            ["v5e:3x4", "mesh.fsdp=1", "mesh.tensor=8"],
+            "mesh: tensor 8 takes 8 devices but v5e:3x4 has 12; set mesh.tensor=12 (or -1), or",
+            ["mesh.tensor=4", "mesh.data=3"],
+        ),
+        (
+            ["v5e:4x4", "mesh.num_devices=64"],
+            "mesh.num_devices: 64 asked for, but v5e:4x4 has 16 devices; set mesh.num_devices=null",
+            ["mesh.num_devices=null", "mesh.fsdp=16"],
+        ),
+    ],
+)
+def test_a_mesh_of_another_pod_is_told_what_to_set(config_file, capsys, words, said, mend):
+    given = ["--analytic", "mesh.tensor=1", "train.batch_size=96", "--topology"]
+    words = ["plan", str(config_file), *given, *words]
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+    assert main([*words, *mend]) == 0
+
+
+def test_a_topology_is_named_where_it_was_written(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    text = to_yaml(config_of(NAME).replace(run_dir="runs/mine"))
+    path.write_text(text.replace("topology: null", "topology: v6e"))
+    line = path.read_text().splitlines().index("  topology: v6e") + 1
+    assert main(["plan", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}:{line}: mesh.topology: 'v6e' has no shape; write it as in v6e:16x16" in said
+    assert "--topology" not in said
+    assert main(["plan", str(path), "mesh.topology=v5e:4x4x4"]) == 2
+    assert "command line: mesh.topology: TPU v5e has 2 dims" in capsys.readouterr().err
+    assert main(["plan", str(path), "--topology", "v6e"]) == 2
+    assert "error: --topology: 'v6e' has no shape" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["--analytic", "--search"])
+def test_a_model_that_is_only_compiled_is_told_so(tmp_path, capsys, monkeypatch, word):
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(load("lstm").config.replace(run_dir="runs/mine")))
+    words = ["plan", str(path), word, "--topology"]
+    monkeypatch.setattr("jaxlm.plan.planning.can_compile", lambda topology: "")
+    assert main([*words, "v5e:2x4"]) == 2
+    assert f"; leave out {word}: for v5e:2x4 the step itself" in capsys.readouterr().err
+    monkeypatch.setattr("jaxlm.plan.planning.can_compile", lambda topology: "libtpu is missing")
+    assert main([*words, "v5e:2x4"]) == 2
+    assert "; the step can be compiled instead, but here libtpu is" in capsys.readouterr().err
+    assert main([*words, "h100:1x8"]) == 2
+    assert "; plan it for a TPU topology, such as v5p:4x4x8" in capsys.readouterr().err
+
+
 def test_a_tpu_without_its_compiler_is_answered_and_said(config_file):
     """In a process of its own, for it chooses the platform."""
     code = (

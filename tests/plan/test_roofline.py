@@ -92,6 +92,14 @@ def test_nodes_of_gpus():
         ("v5e", 1, "has no shape"),
         ("h100:2x16", 1, "a node has 8 GPUs, not 16"),
         ("h100:2x8", 2, "--slices: GPUs have nodes"),
+        ("2*h100:2x8", 1, "--topology: '2[*]h100:2x8': GPUs have nodes, not slices"),
+        ("v5e:00x4", 1, "has no shape"),
+        ("0*v5e:4x4", 1, "no chip a plan knows"),
+        (
+            *("2*v6e:16x16", 3),
+            "--slices: 3, but --topology: '2[*]v6e:16x16' says 2; leave one of the two out, such "
+            "as --topology v6e:16x16 --slices 3",
+        ),
     ],
 )
 def test_a_topology_that_is_none(text, slices, message):
