@@ -10,10 +10,13 @@ comes back as `OutOfMemory`, in the compiler's figures.
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import importlib.util
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -112,7 +115,8 @@ def devices_of(topology: Topology) -> list[Any]:
     more: dict[str, Any] = {} if topology.slices == 1 else {"num_slices": topology.slices}
     more["wrap"] = topology.wrapped
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
+        with machine_told(tpus=_has_tpus()):
+            found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except Exception as error:
         line = str(error).splitlines()[0]
         raise UserError(
@@ -120,6 +124,34 @@ def devices_of(topology: Topology) -> list[Any]:
             "such as v5e:16x16 or v5p:4x4x8"
         ) from None
     return list(found.devices)
+
+
+# What libtpu would otherwise look for, and complain that it does not find: which machine this is.
+# It says nothing of the topology that is described. One host, which is of any kind.
+_MACHINE = {
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+
+@contextlib.contextmanager
+def machine_told(*, tpus: bool) -> Iterator[None]:
+    """Within it libtpu loads without a word on a machine without `tpus`; on one with, it looks.
+
+    What the user has set stays as it is, and what was not set is not set afterwards.
+    """
+    told = {} if tpus else {k: v for k, v in _MACHINE.items() if k not in os.environ}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name in told:
+            os.environ.pop(name, None)
+
+
+def _has_tpus() -> bool:
+    return any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*"))
 
 
 def compile_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from jaxlm.cli import main
 from jaxlm.config import UserError, to_yaml
-from jaxlm.plan import Topology, plan_run, planning, render, search_plans
+from jaxlm.plan import Topology, compiling, plan_run, planning, render, search_plans
 from jaxlm.plan.advice import proposals
 from jaxlm.plan.analytic import analyse
 from jaxlm.plan.compiling import compile_on
@@ -373,6 +374,22 @@ def test_a_tpu_without_its_compiler_is_answered_and_said(config_file):
     assert found.returncode == 0, found.stderr
     assert "analytic, not compiled" in found.stdout
     assert "libtpu is missing; `pip install 'jaxlm[tpu]'` brings it" in found.stdout
+
+
+def test_libtpu_is_told_of_the_machine_while_it_loads_alone(monkeypatch):
+    names = ("TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TPU_WORKER_ID", "7")
+    before, own = dict(os.environ), {"TPU_WORKER_ID": "7"}
+    seen: list[dict[str, str]] = []
+    with pytest.raises(KeyError), compiling.machine_told(tpus=False):
+        seen.append({name: os.environ[name] for name in names})
+        raise KeyError
+    assert seen[0].keys() == set(names) and seen[0] | own == seen[0]  # the user's stays
+    assert dict(os.environ) == before
+    with compiling.machine_told(tpus=True):  # it asks the machine that it is on
+        assert dict(os.environ) == before
 
 
 def test_facts_of_a_mixture_know_its_share():

@@ -34,6 +34,9 @@ def test_a_compiled_step_agrees_with_the_analytic_model_and_is_kept(tmp_path):
     kept = tmp_path / "step.bin"
     compiled = plan(tmp_path, *words, "--save", str(kept))
     assert compiled.returncode == 0, compiled.stderr
+    lines = compiled.stderr.splitlines()  # ours alone: libtpu does not complain of this machine
+    assert lines[0] == "compiling the train step for v5e:2x4 ..."
+    assert lines[1:] == [f"kept the compiled step in {kept}: train with train.compiled={kept}"]
     found = json.loads(compiled.stdout)
     own = json.loads(plan(tmp_path, *words, "--analytic").stdout)
     assert found["plan"]["source"] == "compiled"
