@@ -24,6 +24,7 @@ from typing import Any
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.config_yaml import dump_yaml
 from jaxlm.exit_codes import DONE, FINAL
+from jaxlm.launch.chips import TPUS, Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
 from jaxlm.launch.target import LaunchConfig, Plan
@@ -73,6 +74,19 @@ class Gke(LaunchConfig):
                 f"chips_per_host: {self.chips_per_host} do not divide the {self._chips} chips of "
                 f"{self.topology}; see the table of machine types"
             )
+
+    def chips(self) -> Chips | None:
+        named = re.fullmatch(r"(?:tpu-)?(.+?)(?:-(?:podslice|slice|device))?", self.accelerator)
+        if named is None or named[1] not in TPUS:
+            return None
+        several = f", slices: {self.slices}" if self.slices > 1 else ""
+        return Chips(
+            told=f"accelerator: {self.accelerator}, topology: {self.topology}{several}",
+            kind=TPUS[named[1]][0],
+            count=self._chips * self.slices,
+            slices=self.slices,
+            shape=self.topology,
+        )
 
     def plan(self, job: Job) -> Plan:
         manifest = job.stage / "jobset.yaml"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxlm.config import UserError, field
+from jaxlm.launch.chips import GPU, Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Group, Member, Step, WriteFile
 from jaxlm.launch.target import Plan, RestartingConfig
@@ -38,6 +39,12 @@ class Local(RestartingConfig):
                 "devices: null, but processes of one machine cannot share its real devices; set "
                 "devices for simulated ones, or use type gpu_host"
             )
+
+    def chips(self) -> Chips | None:
+        if self.devices is None:
+            return None
+        told = f"processes: {self.processes}, devices: {self.devices}"
+        return Chips(told=told, kind=None, count=self.processes * self.devices)
 
     def plan(self, job: Job) -> Plan:
         environment = dict(self.env)
@@ -61,6 +68,10 @@ class GpuHost(RestartingConfig):
             raise UserError("gpus: name them, such as [0, 1, 2, 3], for a process for each")
         if len(set(self.gpus)) != len(self.gpus):
             raise UserError(f"gpus: {list(self.gpus)} names one twice; name each once")
+
+    def chips(self) -> Chips | None:
+        told = f"gpus: {list(self.gpus)}" if self.gpus else "gpu_host"
+        return Chips(told=told, kind=GPU, count=len(self.gpus) or None)
 
     def plan(self, job: Job) -> Plan:
         base = {**self.env, "JAX_PLATFORMS": "cuda"}  # never a run on the CPU by mistake

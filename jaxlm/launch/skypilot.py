@@ -15,6 +15,7 @@ Source: docs.skypilot.co, task YAML and managed jobs.
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.config_yaml import dump_yaml
 from jaxlm.exit_codes import FINAL, INTERRUPTED
+from jaxlm.launch.chips import Chips, tpu_chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Command, WriteFile
 from jaxlm.launch.target import Plan, RestartingConfig
@@ -78,6 +80,18 @@ class SkyPilot(RestartingConfig):
         super().validate()
         if "://" not in self.bucket:
             raise UserError(f"bucket: {self.bucket!r} is none; write it as gs://NAME or s3://NAME")
+
+    def chips(self) -> Chips | None:
+        told = f"accelerators: {self.accelerators}"
+        if self.accelerators.lower().startswith("tpu"):
+            return tpu_chips(told, self.accelerators.partition(":")[0])
+        name, _, count = self.accelerators.lower().partition(":")
+        if not re.fullmatch(r"\d*", count):
+            return None
+        told += f", num_nodes: {self.num_nodes}" if self.num_nodes > 1 else ""
+        # A100-80GB is an A100
+        kind = name.partition("-")[0]
+        return Chips(told=told, kind=kind, count=int(count or 1) * self.num_nodes)
 
     def plan(self, job: Job) -> Plan:
         config, task = job.stage / "run.yaml", job.stage / "task.yaml"

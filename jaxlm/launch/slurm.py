@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from jaxlm.config import UserError, field
 from jaxlm.exit_codes import FINAL, INTERRUPTED
+from jaxlm.launch.chips import GPU, Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
 from jaxlm.launch.target import Plan, RestartingConfig
@@ -80,6 +81,15 @@ class Slurm(RestartingConfig):
         super().validate()
         if any(not option.startswith("-") for option in self.options):
             raise UserError("options: write each as sbatch has it, such as --constraint=a100")
+
+    def chips(self) -> Chips | None:
+        if self.gpus_per_node is None:
+            return None  # of options, or of the queue
+        each = self.gpus_per_node if self.tasks_per_node == 1 else self.tasks_per_node
+        told = f"nodes: {self.nodes}, gpus_per_node: {self.gpus_per_node}"
+        if self.tasks_per_node != 1:
+            told += f", tasks_per_node: {self.tasks_per_node}"
+        return Chips(told=told, kind=GPU, count=self.nodes * each)
 
     def plan(self, job: Job) -> Plan:
         files = (

@@ -13,16 +13,21 @@ import contextlib
 from jaxlm.config import UserError, suggest, type_name
 from jaxlm.exit_codes import CTRL_C, DONE, FINAL
 from jaxlm.launch.budget import Budget
+from jaxlm.launch.chips import check_mesh
 from jaxlm.launch.job import Job
 from jaxlm.launch.runner import Lost, Runner, StepFailed
 from jaxlm.launch.steps import Step
 from jaxlm.launch.target import LaunchConfig, Plan
+
+STARTING = (None, "create", "queue", "run")  # what runs already can be followed and removed
 
 
 def launch(
     target: LaunchConfig, job: Job, action: str | None = None, *, dry_run: bool = False
 ) -> int:
     """The exit code: that of the run, or 1 where a step failed. Raises `UserError`."""
+    if action in STARTING:
+        check_mesh(target.chips(), job.values["mesh"])
     plan = target.plan(job)
     if action is not None and action not in plan.actions:
         kind = type_name(type(target))

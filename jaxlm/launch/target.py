@@ -28,6 +28,7 @@ from jaxlm.config import (
     read_overrides,
     suggest,
 )
+from jaxlm.launch.chips import Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Step
 
@@ -90,6 +91,10 @@ class LaunchConfig(Config):
     def plan(self, job: Job) -> Plan:
         """The steps that start `job` here."""
         raise NotImplementedError
+
+    def chips(self) -> Chips | None:
+        """The accelerators that this asks for; None where it does not tell."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from typing import Literal
 
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.launch import remote
+from jaxlm.launch.chips import Chips, tpu_chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import (
     Argv,
@@ -81,6 +82,9 @@ class TpuVm(RestartingConfig):
     @property
     def root(self) -> str:
         return self.shared_dir or self.mount
+
+    def chips(self) -> Chips | None:
+        return tpu_chips(f"accelerator_type: {self.accelerator_type}", self.accelerator_type)
 
     def plan(self, job: Job) -> Plan:
         make = (*self._ask(job), *self._wait(job))
