@@ -1,11 +1,13 @@
-"""Looks over meshes, micro-batches, remat and offload for the fastest step that is safe.
+"""Looks over meshes, micro-batches, remat, offload and schedules for the fastest step that is safe.
 
     found = search(facts, topology, base)
     found[0].overrides, found[0].step
 
 All settings that divide the model and the batch go through the analytic model; those that have
-room by it are ranked by their time. The caller compiles the first few, where it can: the order of
-what was compiled is the compiler's, and only what it confirms is called safe.
+room by it are ranked by their time. Of the best of these the variants are tried that change little
+else: parameters whole on each device, a pipeline's stages passed several times. The caller compiles
+the first few, where it can: the order of what was compiled is the compiler's, and only what it
+confirms is called safe.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxlm.config import UserError
+from jaxlm.kernels.context import context_kernels
 from jaxlm.mesh import AXES, RULES
 from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import ROOM, TIGHT
-from jaxlm.plan.roofline import Roofline, roofline
-from jaxlm.plan.setting import Setting
+from jaxlm.plan.roofline import Roofline, Speed, roofline, speed
+from jaxlm.plan.setting import Setting, schedule_of
 from jaxlm.run import RunConfig
 
 MOST_TENSOR = 16  # beyond, each part of a product is too small to be worth its all-reduce
@@ -31,6 +34,8 @@ MOST_CONTEXT = 32
 MOST_ACCUMULATION = 16
 STAGES = (2, 4, 8)
 LONG = 8192  # tokens of a row from which on splitting the length is tried
+REPEATS = (2, 4)  # more cut a stage's piece of layers too small to be worth its turns
+VARIED = 200  # the best of the grid, whose variants are tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,10 @@ class Candidate:
 
     setting: Setting
     offload: bool  # of the optimizer's state
+    context: str  # how attention meets the keys of a length that is split
     work: Work
     roofline: Roofline
+    speed: Speed
 
     @property
     def step(self) -> float:
@@ -59,6 +66,14 @@ class Candidate:
             keeps += f" ({', '.join((*s.saved, *(f'{n}>host' for n in s.offloaded)))})"
         plural = "es" if s.accumulation > 1 else ""
         parts = [mesh, f"remat {keeps}", f"{s.accumulation} micro-batch{plural}"]
+        parts += schedule_of(
+            s.mesh,
+            zero=s.zero,
+            repeats=s.stage_repeats,
+            dcn=s.dcn,
+            slices=s.tpu_slices,
+            ring=self.context == "ring",
+        )
         return ", ".join([*parts, *(["optimizer on hosts"] if self.offload else [])])
 
 
@@ -67,39 +82,146 @@ def search(facts: Facts, topology: Topology, base: Setting) -> list[Candidate]:
 
     Raises `UserError` where no setting has room.
     """
-    found: list[Candidate] = []
-    moments = facts.moments
-    hosted = tuple(replace(m, on_host=bool(m.axes)) for m in moments)
-    plain = tuple(replace(m, on_host=False) for m in moments)
-    variants = ((False, replace(facts, moments=plain)), (True, replace(facts, moments=hosted)))
-    for setting in settings(facts, topology, base):
-        for offload, own in variants:
-            work = analyse(own, setting, topology)
-            if work.memory.verdict in (*ROOM, TIGHT):
-                line = roofline(work.load, topology)
-                found.append(Candidate(setting=setting, offload=offload, work=work, roofline=line))
-                break  # what fits without the hosts' memory is never faster with it
+    trial = _Trial(facts, topology)
+    tried = list(settings(facts, topology, base))
+    if not tried:
+        raise UserError(
+            f"--search: no mesh of {topology} divides the model and a batch of {base.batch_size} "
+            f"rows; set train.batch_size to a multiple of {topology.num_devices}"
+        )
+    found = [c for setting in tried for c in trial.candidates(setting)]
     if not found:
         raise UserError(
             f"--search: no mesh, remat or offload has room for this on {topology}, by the analytic "
             "model; take more or larger chips, or fewer tokens a step"
         )
-    return sorted(found, key=lambda c: (c.verdict not in ROOM, c.step))
+    best = sorted(found, key=_rank)[:VARIED]
+    for candidate in best:
+        for setting in variants(facts, candidate.setting):
+            found += trial.candidates(setting, candidate.context)
+    return sorted(found, key=_rank)
+
+
+def _rank(candidate: Candidate) -> tuple[bool, float]:
+    return candidate.verdict not in ROOM, candidate.step
+
+
+class _Trial:
+    """Settings put through the analytic model, with what they may have beside a `Setting`."""
+
+    def __init__(self, facts: Facts, topology: Topology) -> None:
+        self.topology, self.forward_flops = topology, facts.forward_flops
+        self.contexts: dict[str, dict[bool, Facts]] = {}  # how keys are met -> offload -> facts
+        attention: Any = facts.config.model
+        attention = attention.attention
+        for context in dict.fromkeys((attention.context, *rings(attention))):
+            config = facts.config.replace(
+                model=facts.config.model.replace(attention=attention.replace(context=context))
+            )
+            self.contexts[context] = {
+                hosted: replace(
+                    facts,
+                    config=config,
+                    moments=tuple(
+                        replace(m, on_host=hosted and bool(m.axes)) for m in facts.moments
+                    ),
+                )
+                for hosted in (False, True)
+            }
+        self.state: dict[tuple[Any, ...], float] = {}
+
+    def candidates(self, setting: Setting, context: str | None = None) -> Iterator[Candidate]:
+        """What has room; `context`: that alone."""
+        own = next(iter(self.contexts))
+        split = setting.along("context") > 1
+        for name in [context] if context else self.contexts if split else [own]:
+            for offload, facts in self.contexts[name].items():
+                if self._state(facts, setting, offload) > self.topology.hbm_per_device:
+                    continue  # without a look at the rest
+                work = analyse(facts, setting, self.topology)
+                if work.memory.verdict in (*ROOM, TIGHT):
+                    line = roofline(work.load, self.topology)
+                    yield Candidate(
+                        setting=setting,
+                        offload=offload,
+                        context=name,
+                        work=work,
+                        roofline=line,
+                        speed=self._speed(work, line),
+                    )
+                    break  # what fits without the hosts' memory is never faster with it
+
+    def _speed(self, work: Work, line: Roofline) -> Speed:
+        return speed(
+            line.step,
+            self.topology,
+            tokens_per_step=work.tokens_per_step,
+            flops_per_token=self.forward_flops,
+            device_flops=work.device_flops,
+        )
+
+    def _state(self, facts: Facts, setting: Setting, offload: bool) -> float:
+        """Bytes of parameters and optimizer on a device, which any step holds at least."""
+        key = (*setting.mesh.values(), setting.zero, offload)
+        if key not in self.state:
+            whole = ("fsdp",) if setting.zero == 1 else ()
+            params = sum(a.part(setting.mesh, without=whole) * a.itemsize for a in facts.params)
+            moments = (a for a in facts.moments if not a.on_host)
+            self.state[key] = params + sum(a.part(setting.mesh) * a.itemsize for a in moments)
+        return self.state[key]
+
+
+def rings(attention: Any) -> tuple[str, ...]:
+    """The other way to meet keys over a split length, where it can do what is asked."""
+    able = context_kernels.implementations["ring"].supports(
+        bias=False, dropout=bool(attention.dropout), impl=attention.impl
+    )
+    return ("ring",) if able else ()
+
+
+def variants(facts: Facts, setting: Setting) -> Iterator[Setting]:
+    """The same with parameters whole on each device, with stages passed several times, or both."""
+    stages = setting.along("stage")
+    repeats = [1]
+    if stages > 1:
+        repeats += [n for n in REPEATS if _cuts(facts, stages * n)]
+    zeros = (3, 1) if setting.along("fsdp") > 1 else (setting.zero,)
+    for zero, count in itertools.product(zeros, repeats):
+        if (zero, count) != (setting.zero, setting.stage_repeats):
+            yield replace(setting, zero=zero, stage_repeats=count)
 
 
 def settings(facts: Facts, topology: Topology, base: Setting) -> Iterator[Setting]:
-    """Every setting that divides."""
-    for mesh in meshes(facts, topology, base):
+    """Every setting of the grid that divides."""
+    for mesh, dcn in _placed(facts, topology, base):
         rows = base.batch_size / math.prod(mesh.get(a, 1) for a in ("data", "fsdp", "expert"))
         for accumulation in (1, 2, 4, 8, MOST_ACCUMULATION):
             if accumulation > rows:
                 break
             if accumulation < mesh["stage"]:
                 continue  # more stages than micro-batches idle most of the time
-            setting = replace(base, mesh=mesh, accumulation=accumulation)
+            changes: dict[str, Any] = {"dcn": dcn, "zero": 3, "stage_repeats": 1}
+            setting = replace(base, mesh=mesh, accumulation=accumulation, **changes)
             if divides(facts, setting):
                 for how in remats(facts):
                     yield replace(setting, **how)
+
+
+def _placed(
+    facts: Facts, topology: Topology, base: Setting
+) -> Iterator[tuple[Mapping[str, int], str]]:
+    """Every mesh, and the axis whose parts stand in different slices.
+
+    That is data or stage: weights of every layer go over the slow network only where the run's own
+    config has it so, and neither of the two can.
+    """
+    if topology.slices == 1:
+        yield from ((mesh, base.dcn) for mesh in meshes(facts, topology, base))
+        return
+    for dcn in dict.fromkeys(("data", "stage", base.dcn)):
+        for mesh in meshes(facts, topology, replace(base, dcn=dcn)):
+            if dcn != "fsdp" or all(mesh[a] % topology.slices for a in ("data", "stage")):
+                yield mesh, dcn
 
 
 def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[str, int]]:
@@ -113,7 +235,7 @@ def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[
     parts = [n for n in _divisors(total) if n == 1 or (experts and experts.num_experts % n == 0)]
     model: Any = facts.config.model
     alike = len(facts.layers) == 1 and model.pipelines
-    stages = [n for n in (1, *STAGES) if n == 1 or (alike and facts.layers[0].count % n == 0)]
+    stages = [n for n in (1, *STAGES) if n == 1 or (alike and _cuts(facts, n))]
     slices = topology.slices
     for stage, tensor, context, expert in itertools.product(stages, tensors, contexts, parts):
         if total % (stage * tensor * context * expert):
@@ -163,19 +285,31 @@ def divides(facts: Facts, setting: Setting) -> bool:
 def overrides_of(candidate: Candidate, config: RunConfig, topology: Topology) -> RunConfig:
     """The config with a candidate's setting, meant for the pod that was searched for."""
     s, model = candidate.setting, config.model
+    known: Any = model
+    attention = known.attention.replace(context=candidate.context)
     mesh = config.mesh.replace(
         **{axis: s.mesh.get(axis, 1) for axis in AXES},
         zero=s.zero,
+        dcn=s.dcn,
+        stage_repeats=s.stage_repeats,
         num_devices=None,  # a candidate takes all there are
         topology=str(topology),
     )
     optimizer: Any = config.optimizer
     return config.replace(
         mesh=mesh,
-        model=model.replace(remat=s.remat, saved=s.saved, offloaded=s.offloaded),
+        model=model.replace(
+            remat=s.remat, saved=s.saved, offloaded=s.offloaded, attention=attention
+        ),
         train=config.train.replace(accumulation=s.accumulation),
         optimizer=optimizer.replace(offload=candidate.offload),
     )
+
+
+def _cuts(facts: Facts, pieces: int) -> bool:
+    """Whether the layers can be cut into so many pieces that are alike: of whole periods."""
+    model: Any = facts.config.model
+    return facts.layers[0].count % (pieces * model.period) == 0
 
 
 def _divisors(n: int) -> list[int]:

@@ -85,3 +85,19 @@ def setting_of(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Set
         slices=topology.fast_groups,
         tpu_slices=topology.slices,
     )
+
+
+def schedule_of(
+    mesh: Mapping[str, int], *, zero: int, repeats: int, dcn: str, slices: int, ring: bool
+) -> list[str]:
+    """How a mesh is gone through, in words, where that is not the default."""
+    found = []
+    if mesh.get("fsdp", 1) > 1 and zero == 1:
+        found.append("parameters whole (zero 1)")
+    if mesh.get("stage", 1) > 1 and repeats > 1:
+        found.append(f"stages passed {repeats} times")
+    if slices > 1 and dcn != "data":
+        found.append(f"{dcn} between slices")
+    if mesh.get("context", 1) > 1 and ring:
+        found.append("keys in a ring")
+    return found

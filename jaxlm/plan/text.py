@@ -9,6 +9,7 @@ from jaxlm.plan import devices as facts
 from jaxlm.plan.memory import FITS, LIKELY, ROOM, TIGHT, TOO_MUCH
 from jaxlm.plan.planning import Plan
 from jaxlm.plan.search import Candidate
+from jaxlm.plan.setting import schedule_of
 
 VERDICTS = {
     FITS: "FITS",
@@ -68,10 +69,9 @@ def search_table(found: Sequence[Candidate], plans: Sequence[Plan], count: int =
         ]
         lines.append("\t".join(fields))
     for rank, c in enumerate(found[:count], 1):
-        chips = plans[0].topology.num_chips if plans else 1
-        rate = c.work.tokens_per_step / c.step / chips
         fields = [
-            *(f"a{rank}", c.verdict, "analytic", f"{c.step:.4g}", f"{rate:.5g}", ""),
+            *(f"a{rank}", c.verdict, "analytic", f"{c.step:.4g}"),
+            *(f"{c.speed.tokens_per_second_per_chip:.5g}", f"{c.speed.mfu_causal:.3f}"),
             *(f"{c.work.memory.total / 2**30:.1f}", c.label),
         ]
         lines.append("\t".join(fields))
@@ -87,8 +87,19 @@ def setting_text(plan: Plan) -> str:
         remat += f" ({', '.join([*model.saved, *hosted])})"
     count = plan.config.train.accumulation
     text = f"{mesh}, remat {remat}, {count} micro-batch{'es' if count > 1 else ''}"
-    offloads = getattr(plan.config.optimizer, "offload", False)
-    return text + (", optimizer on hosts" if offloads else "")
+    attention = getattr(model, "attention", None)
+    mesh_config = plan.config.mesh
+    more = schedule_of(
+        plan.mesh,
+        zero=mesh_config.zero,
+        repeats=mesh_config.stage_repeats,
+        dcn=mesh_config.dcn,
+        slices=plan.topology.slices,
+        ring=getattr(attention, "context", "") == "ring",
+    )
+    if getattr(plan.config.optimizer, "offload", False):
+        more.append("optimizer on hosts")
+    return ", ".join([text, *more])
 
 
 def gib(size: float) -> str:

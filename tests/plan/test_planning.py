@@ -20,10 +20,10 @@ from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.planning import ANALYTIC
 from jaxlm.plan.roofline import roofline
-from jaxlm.plan.search import divides, meshes, search
+from jaxlm.plan.search import divides, meshes, overrides_of, search, settings
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import batch_spec_of, planned
-from jaxlm.plan.text import paragraph
+from jaxlm.plan.text import paragraph, setting_text
 from jaxlm.run import load_run
 from jaxlm.train.feed import batch_spec
 from jaxlm.train.session import Session
@@ -196,6 +196,78 @@ def test_a_search_ranks_by_time_and_nothing_it_tried_is_faster():
     assert found[0].step < roofline(own.load, V5E).step
 
 
+def test_a_search_tries_whole_parameters_repeats_rings_and_the_axis_between_slices():
+    """Each where it can matter alone, and each is some candidate's."""
+    config = config_of(NAME)
+    long = config.replace(
+        data=config.data.replace(seq_len=32768), model=config.model.replace(num_layers=8)
+    )
+    facts, two = facts_of(long), Topology.read("v5e:2x4", slices=2)
+    found = search(facts, two, setting_of(facts, {"data": 16}, two))
+    pairs = {"zero": set(), "repeats": set(), "dcn": set(), "context": set()}
+    for c in found:
+        s = c.setting
+        assert s.along("fsdp") > 1 or s.zero == 3
+        assert s.along("stage") > 1 or s.stage_repeats == 1
+        assert 8 % (s.along("stage") * s.stage_repeats) == 0
+        assert s.along(s.dcn) % 2 == 0
+        assert s.along("context") > 1 or c.context == "auto"
+        pairs["zero"].add(s.zero)
+        pairs["repeats"].add(s.stage_repeats)
+        pairs["dcn"].add(s.dcn)
+        pairs["context"].add(c.context)
+    assert pairs == {
+        **{"zero": {1, 3}, "repeats": {1, 2, 4}},
+        **{"dcn": {"data", "stage"}, "context": {"auto", "ring"}},
+    }
+    assert len(found) == len({(str(c.setting), c.context) for c in found})
+
+
+def test_fsdp_stands_between_slices_where_the_config_has_it_so():
+    two = Topology.read("v5e:2x4", slices=2)
+    base = replace(setting_of(facts_for(NAME), {"data": 16}, two), dcn="fsdp")
+    tried = [s for s in settings(facts_for(NAME), two, base) if s.dcn == "fsdp"]
+    assert tried and all(s.along("data") == s.along("stage") == 1 for s in tried)
+
+
+def test_pieces_of_a_pipeline_are_whole_periods():
+    config = config_of(NAME)
+    attention = config.model.attention.replace(window=(128, None))
+    facts = facts_of(config.replace(model=config.model.replace(attention=attention)))
+    base = setting_of(facts, {"data": 16}, V5E)
+    assert {m["stage"] for m in meshes(facts, V5E, base)} == {1}  # six layers, three periods
+
+
+def test_what_a_search_finds_is_what_a_plan_of_it_says(tmp_path):
+    """The winner of each kind as a config: the same step, the same memory, the same words."""
+    config = config_of(NAME)
+    long = config.replace(
+        data=config.data.replace(seq_len=32768), model=config.model.replace(num_layers=8)
+    )
+    facts, two = facts_of(long), Topology.read("v5e:2x4", slices=2)
+    found = search(facts, two, setting_of(facts, {"data": 16}, two))
+    kinds = {
+        "zero": lambda c: c.setting.zero == 1,
+        "repeats": lambda c: c.setting.stage_repeats > 1,
+        "stage": lambda c: c.setting.dcn == "stage",
+        "ring": lambda c: c.context == "ring",
+    }
+    for kind in kinds.values():
+        first = next(c for c in found if kind(c))
+        plan = plan_run(overrides_of(first, long, two), two, analytic=True, report=quiet)
+        assert plan.roofline.step == pytest.approx(first.step)
+        assert plan.memory.total == pytest.approx(first.work.memory.total)
+        assert setting_text(plan) == first.label
+        assert plan.speed.mfu_causal == pytest.approx(first.speed.mfu_causal)
+
+
+def test_a_batch_that_no_mesh_divides_is_an_error():
+    config = config_of(NAME)
+    config = config.replace(train=config.train.replace(batch_size=7))
+    with pytest.raises(UserError, match="divides the model and a batch of 7 rows; set train.ba"):
+        search_plans(config, V5E, analytic=True, report=quiet)
+
+
 def test_between_slices_only_the_named_axis_stands():
     facts, two = facts_for(NAME), Topology.read("v5e:2x4", slices=2)
     base = setting_of(facts, {"data": 16}, two)
@@ -227,6 +299,10 @@ def test_a_search_writes_a_config_that_loads_and_is_what_it_says(config_file, tm
     head, first = (
         dict(zip(table[0].split("\t"), row.split("\t"), strict=True)) for row in table[:2]
     )
+    for row in table[1:]:  # those that were not planned have all figures, too
+        assert all(row.split("\t"))
+        told = dict(zip(table[0].split("\t"), row.split("\t"), strict=True))
+        assert 0 < float(told["mfu_causal"]) < 1
     won = load_run(tmp_path / "best.yaml").config
     assert won.run_dir == "runs/mine"
     again = plan_run(won, V5E, analytic=True, report=quiet)
