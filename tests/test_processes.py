@@ -31,6 +31,7 @@ from jaxlm.train.loop import DONE, INTERRUPTED
 from tests import golden_families
 
 STEPS, STOP = 20, 9
+FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
 SETTINGS = (
     f"train.steps={STEPS}",
     "train.batch_size=16",
@@ -278,8 +279,55 @@ def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path) -> No
 # --------------------------------------------------------------------------- finding one another
 
 
+# What a process has for XLA, and the order in which it runs a program of two independent halves.
+ORDER = """
+import os, sys
+if sys.argv[1:]:
+    os.environ["XLA_FLAGS"] += " " + sys.argv[1]
+from jaxlm.processes import init_processes
+init_processes()
+import jax, jax.numpy as jnp
+
+def halves(x):
+    a, b = x @ x, x.T @ x
+    for _ in range(3):
+        a, b = jnp.sin(a @ x), jnp.cos(b @ x)
+    return a + b
+
+text = jax.jit(halves).lower(jnp.ones((8, 8))).compile().as_text()
+order = [line.split("=")[0].strip() for line in text.partition("ENTRY")[2].splitlines()]
+flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "scheduler" in flag]
+print(flags, [name for name in order if name.startswith("%")])
+"""
+
+
+def test_collectives_have_one_order_in_all_processes() -> None:
+    """XLA hears of it, though its library is loaded before; a flag that a user gives stands."""
+    found = []
+    for words in ([], [f"{FLAG}=true"], [f"{FLAG}=false"]):
+        code, outputs = in_two(ORDER, *words)
+        assert code == 0, outputs
+        (told,) = {output.splitlines()[-1] for output in outputs}
+        found.append(told)
+    assert found[0] == found[2] and found[0].startswith(f"['{FLAG}=false'] ['%")
+    assert found[1].startswith(f"['{FLAG}=true'] ['%")
+    assert found[0].partition("] ")[2] != found[1].partition("] ")[2]
+
+
+def test_processes_with_accelerators_keep_their_flags(joined, monkeypatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--a=b")
+    before = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", "cuda,cpu")
+        init_processes("host:1", 4, 2)
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert len(joined) == 1 and os.environ["XLA_FLAGS"] == "--a=b"
+
+
 @pytest.fixture
 def joined(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # joining adds to it
     """The calls of `jax.distributed.initialize`, in an environment that says nothing."""
     for name in list(os.environ):
         if name.startswith(("JAXLM_", "SLURM_", "TPU_", "MEGASCALE_")):

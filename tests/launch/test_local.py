@@ -213,7 +213,7 @@ def test_gpus_of_this_machine() -> None:
 def launch(run: Path, capsys: pytest.CaptureFixture, *words: str) -> str:
     """What four processes of two devices told while they trained to the end."""
     settings = ("train.steps=12", "checkpoint.every_steps=4", "eval.every_steps=null")
-    # gloo's connections, many on few cores, hang or abort now and then: then it starts again, too
+    # what else may hang on few cores is found soon, and starts again
     settings += ("train.hang_timeout=20",)
     quiet = ("sample.prompts=[]", "eval.at_end=false", "logging.tensorboard=false")
     code = cli.main(
