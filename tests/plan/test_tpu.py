@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,11 +12,9 @@ import pytest
 
 from jaxlm.config import to_yaml
 from tests.plan.texts import config_of
+from tests.tpu import needs_libtpu
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
-]
+pytestmark = [pytest.mark.slow, needs_libtpu]
 
 
 def plan(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ They need libtpu and no TPU: `pip install -e '.[tpu]'`. Each config is compiled 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from functools import cache
 
@@ -15,11 +14,9 @@ import pytest
 from jaxlm.plan.shapes import batch_spec_of
 from jaxlm.train.session import program_of
 from tests.pods.graph import GIB, GOLDEN, MIB, PODS, Graph, graph_of, load
+from tests.tpu import needs_libtpu
 
-pytestmark = [
-    pytest.mark.pods,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
-]
+pytestmark = [pytest.mark.pods, needs_libtpu]
 
 
 SCALARS = 2 * MIB  # of sums that are single numbers, whose bytes no closed form counts

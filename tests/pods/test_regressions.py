@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from typing import Any
 
@@ -17,11 +16,9 @@ from jaxlm.run import RunConfig
 from jaxlm.train.session import program_of
 from tests.pods.graph import graph_of, load
 from tests.pods.test_graphs import differences, problems_of
+from tests.tpu import needs_libtpu
 
-pytestmark = [
-    pytest.mark.pods,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
-]
+pytestmark = [pytest.mark.pods, needs_libtpu]
 
 
 def small(*overrides: str) -> RunConfig:
