@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxlm.kernels.cross_entropy import HeadParams, TokenLoss, cross_entropy, logits
 from jaxlm.kernels.registry import Kernel
-from jaxlm.mesh import fitting, on_each_device, part_index, shard, sum_parts
+from jaxlm.mesh import fitting, on_each_device, part_index, sum_parts, sum_split
 
 CHUNK = 512  # tokens of a row whose logits "chunked" holds at a time
 
@@ -99,12 +99,11 @@ def _sum(how: How, *arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _forward(how: How, *arrays: jax.Array) -> tuple:
-    outputs = [ROWS, ROWS, ROWS, (*ROWS, None), (None, "vocab"), ("vocab",)]
+    outputs = [ROWS, ROWS, ROWS, (*ROWS, None), ("embed", "vocab"), ("vocab",)]
     *token, d_hidden, d_kernel, d_bias = on_each_device(
         partial(_values_and_gradients, how), INPUTS, outputs
     )(*arrays)
-    d_kernel = shard(d_kernel, "embed", "vocab").astype(arrays[1].dtype)
-    saved = d_hidden, d_kernel, d_bias.astype(arrays[2].dtype)
+    saved = d_hidden, d_kernel.astype(arrays[1].dtype), d_bias.astype(arrays[2].dtype)
     return ((token[0] * arrays[-1]).sum(), *token), saved
 
 
@@ -148,10 +147,12 @@ def _values_and_gradients(
     zeros = jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
     sums, parts = jax.lax.scan(one, zeros, _cut(hidden, targets, weights))
     *token, d_hidden = (_joined(x, targets.shape[1]) for x in parts)
-    grown = list(sums)
-    for axis in (ROWS[0], how.length):
-        grown = [sum_parts(x, axis) for x in grown] if axis else grown
-    return (*token, sum_parts(d_hidden, "vocab"), *grown)
+    tokens = [axis for axis in (ROWS[0], how.length) if axis]
+    d_kernel, d_bias = sums[0], sums[1]
+    d_kernel = sum_split(d_kernel, tokens, dim=0, by="embed")
+    for axis in tokens:
+        d_bias = sum_parts(d_bias, axis)
+    return (*token, sum_parts(d_hidden, "vocab"), d_kernel, d_bias)
 
 
 def _logits(how: How, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

@@ -32,6 +32,7 @@ from jaxlm.mesh.by_hand import (
     on_each_stage,
     part_index,
     sum_parts,
+    sum_split,
 )
 from jaxlm.mesh.config import MeshConfig
 from jaxlm.mesh.inside import (
@@ -85,6 +86,7 @@ __all__ = [
     "spec_of",
     "splits_length",
     "sum_parts",
+    "sum_split",
     "to_global",
     "to_global_whole",
 ]

@@ -77,6 +77,20 @@ def sum_parts(x: jax.Array, axis: str, *, by: Callable = jax.lax.psum) -> jax.Ar
     return by(x, names) if names else x
 
 
+def sum_split(x: jax.Array, axes: Sequence[str], *, dim: int, by: str) -> jax.Array:
+    """The sum over the devices that logical axes are split over, of which each has its part.
+
+    `by`: the logical axis that the dim has then. A mesh axis that splits both is reduce-scattered,
+    half of what an all-reduce sends; the others sum what is left.
+    """
+    names = [name for axis in axes for name in _split_over(axis)]
+    for name in _split_over(by):
+        assert name in names, f"{by} is split over {name}, along which nothing is summed"
+        x = jax.lax.psum_scatter(x, name, scatter_dimension=dim, tiled=True)
+        names.remove(name)
+    return jax.lax.psum(x, tuple(names)) if names else x
+
+
 def part_index(axis: str) -> jax.Array | int:
     """The number of the part of a logical axis that this device has, within `on_each_device`."""
     names = _split_over(axis)

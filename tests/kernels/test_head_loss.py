@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.head_loss import head_loss, head_loss_kernels
 from jaxlm.mesh import MeshConfig
+from jaxlm.plan.hlo import count
 from tests.golden_nn import assert_close, load, under
 
 module = sys.modules[head_loss.__module__]
@@ -78,6 +80,27 @@ def test_a_mesh_changes_nothing(length, monkeypatch):
     with jax.set_mesh(MeshConfig(data=1, fsdp=2, context=2, tensor=2).build()):
         found = run("chunked", made(length=length), **options)
     jax.tree.map(assert_close, found, want)
+
+
+def test_the_kernels_gradient_is_summed_into_the_parts_that_devices_keep():
+    """Over fsdp half of what an all-reduce sends, over data a part of it."""
+    hidden, kernel, bias, targets, weights = made()
+    mesh = MeshConfig(data=2, fsdp=4).build()
+
+    @jax.jit
+    def gradient(kernel):
+        return jax.grad(
+            lambda k: head_loss(hidden, HeadParams(k, bias), targets, weights, impl="chunked")[0]
+        )(kernel)
+
+    with jax.set_mesh(mesh):
+        split = jax.device_put(kernel, NamedSharding(mesh, PartitionSpec("fsdp")))
+        text = gradient.lower(split).compile().as_text()
+    counts = count(text, mesh={"data": 2, "fsdp": 4})
+    size = kernel.size * 4
+    assert counts.wire_bytes("reduce-scatter", "fsdp") == size * 3 / 4
+    summed = counts.wire_bytes("all-reduce")
+    assert size / 4 <= summed < size / 2  # the parts over data, and sums of single numbers
 
 
 def products(function, *arrays):
