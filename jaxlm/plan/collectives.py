@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxlm.plan.counting import COLLECTIVES
 from jaxlm.plan.groups import axes_of, crosses, groups, pairs
-from jaxlm.plan.hlo_text import Computation, Op
+from jaxlm.plan.hlo_text import Computation, Op, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Collective:
     wire_bytes: float  # that a device sends, over all runs
     times: float = 1.0
     module: str = ""
+    given: tuple[Shape, ...] = ()  # the arrays that a device puts in, once
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def read_collective(op: Op, computation: Computation, network: Network) -> Colle
         size = members.shape[1]
     if size == 1:
         return None
-    given = sum(_bytes_of(name, computation) for name in op.operands)
+    arrays = tuple(s for name in op.operands for s in computation.by_name[name].shapes)
+    if kind == "ragged-all-to-all":  # (rows, room for them, sizes ...): of one side all is sent
+        arrays = (min(arrays[:2], key=lambda shape: shape.num_bytes),)
+    given = float(sum(shape.num_bytes for shape in arrays))
     if kind == "all-reduce" and _is_scattered(op, computation):
         kind = "reduce-scatter"
     whole = given * size if kind == "all-gather" else given
@@ -92,6 +96,7 @@ def read_collective(op: Op, computation: Computation, network: Network) -> Colle
         slices=crosses(members, network.slice_of),
         whole_bytes=whole,
         wire_bytes=wire_bytes(kind, whole, size),
+        given=arrays,
     )
 
 
@@ -104,7 +109,8 @@ def read_between_slices(op: Op, computation: Computation, network: Network) -> C
     count = len(set(network.slice_of))
     if count == 1:
         return None
-    given = _bytes_of(op.operands[0], computation)
+    arrays = computation.by_name[op.operands[0]].shapes
+    given = float(sum(shape.num_bytes for shape in arrays))
     whole = given * count if kind == "all-gather" else given
     return Collective(
         kind=kind,
@@ -113,6 +119,7 @@ def read_between_slices(op: Op, computation: Computation, network: Network) -> C
         slices=count,
         whole_bytes=whole,
         wire_bytes=wire_bytes(kind, whole, count),
+        given=arrays,
     )
 
 
@@ -135,7 +142,3 @@ def _axes_between(network: Network) -> tuple[str, ...]:
     places = np.asarray(network.slice_of).reshape(tuple(network.mesh.values()))
     changes = [bool((np.diff(places, axis=n) != 0).any()) for n in range(places.ndim)]
     return tuple(axis for axis, does in zip(network.mesh, changes, strict=True) if does)
-
-
-def _bytes_of(name: str, computation: Computation) -> float:
-    return float(sum(shape.num_bytes for shape in computation.by_name[name].shapes))

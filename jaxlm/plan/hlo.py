@@ -29,7 +29,7 @@ from jaxlm.plan.counting import product_flops, traffic
 from jaxlm.plan.hlo_text import Computation, Module, Op, Shape, parse
 from jaxlm.plan.kernels import kernel_flops
 from jaxlm.plan.loops import trip_count
-from jaxlm.plan.modules import module_of, phase_of
+from jaxlm.plan.modules import asking_file, module_of, phase_of
 from jaxlm.plan.roofline import Load, Piece, Transfer
 
 
@@ -50,6 +50,7 @@ class Counts:
     hbm_bytes: float = 0.0
     host_bytes: float = 0.0
     collectives: list[Collective] = field(default_factory=list)
+    flops_by_file: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     by_module: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     by_phase: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     kernel_flops: float = 0.0  # of attention kernels, also among flops_by_dtype
@@ -184,6 +185,7 @@ class _Counter:
     def _flops(self, flops: float, dtype: str, op: Op, outer: Op) -> None:
         op = op if op.frame is not None else outer
         self.counts.flops_by_dtype[dtype] += flops
+        self.counts.flops_by_file[asking_file(op, self.module), dtype] += flops
         self.dtype = dtype
         self.counts.by_module[module_of(op, self.module)].flops += flops
         self.counts.by_phase[phase_of(op)].flops += flops

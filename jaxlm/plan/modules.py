@@ -40,6 +40,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     ("jaxlm/nn/stack", "residual stream"),
     ("jaxlm/models/transformer", "embedding"),
 )
+PRODUCTS = ("jaxlm/nn/dense", "jaxlm/kernels/contract", "jaxlm/mesh/")  # that any part asks
 PHASES = ("forward", "recomputation", "backward", "update")
 
 
@@ -57,6 +58,15 @@ def _part(files: tuple[str, ...]) -> str:
             if piece in file:
                 return name
     return "step" if any("jaxlm/" in file for file in files) else "other"
+
+
+def asking_file(op: Op, module: Module) -> str:
+    """The file of ours that asked for a product, such as "jaxlm/nn/moe.py"; "" where none is."""
+    for file in module.frames.get(op.frame, ()) if op.frame is not None else ():
+        place = file.find("jaxlm/")
+        if place >= 0 and not file[place:].startswith(PRODUCTS):
+            return file[place:]
+    return ""
 
 
 def phase_of(op: Op) -> str:

@@ -3,16 +3,22 @@
     for transfer in transfers(facts, setting, topology, kept): ...
 
 fsdp gathers the weights of a layer's maps twice in the compute dtype and reduce-scatters their
-gradients (embedding and head: once), in every pass through the layers. Over other axes of the
-batch, what is left of gradients is all-reduced. tensor gathers what enters attention and ffn along
-its length and reduce-scatters what leaves them; context gathers keys and values; expert sends each
-token's k copies there and back; stage sends a micro-batch on at every turn.
+gradients, in every pass through the layers; the embedding and the head are gathered once a step.
+Where the rows that were looked up are fewer than the embedding's, their gradients go to the devices
+that have its columns instead of the table's. Over other axes of the batch, what is left of
+gradients is all-reduced. tensor gathers what enters attention and ffn along its length and
+reduce-scatters what leaves them; context gathers keys and values, or sends them round; expert sends
+each token's k copies there and back; stage sends a micro-batch on at every turn.
+
+What is told is what TPUs' compiler sends; with `least`, what no compiler could do without: sums by
+reduce-scatter, and a ring that ends when all have met.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jaxlm.mesh import RULES
 from jaxlm.plan.collectives import wire_bytes
@@ -25,14 +31,19 @@ from jaxlm.plan.setting import Setting
 WINDOWED = 32  # devices up to which the compiler sums in turns beside the product (libtpu 0.0.42)
 
 
-def transfers(facts: Facts, setting: Setting, topology: Topology, kept: Kept) -> Iterator[Transfer]:
+def transfers(
+    facts: Facts, setting: Setting, topology: Topology, kept: Kept, *, least: bool = False
+) -> Iterator[Transfer]:
     """All that one device sends in one step."""
-    return _Network(facts, setting, topology, kept).all()
+    return _Network(facts, setting, topology, kept, least).all()
 
 
 class _Network:
-    def __init__(self, facts: Facts, setting: Setting, topology: Topology, kept: Kept) -> None:
+    def __init__(
+        self, facts: Facts, setting: Setting, topology: Topology, kept: Kept, least: bool
+    ) -> None:
         self.facts, self.setting, self.topology, self.kept = facts, setting, topology, kept
+        self.least = least
         self.mesh, self.wide = setting.mesh, facts.itemsize
         self.tokens = setting.tokens(facts.seq_len)
 
@@ -49,47 +60,65 @@ class _Network:
 
     def _weights(self) -> Iterator[Transfer]:
         """Parameters gathered, gradients summed."""
+        rows = list(self._rows())
         for array in self.facts.params:
             layered = array.path.startswith("layers")
             micro = self.setting.passes if layered else self.setting.rounds
             split = ways_of(array, self.mesh, "fsdp")
             own = array.size / self._ways_but(array, "fsdp")  # what one device holds when gathered
             matrix = array.path.endswith(("kernel", "table"))
-            wide = self.wide if matrix else array.itemsize
+            looked_up = array.path == "embed/table" and bool(rows)
+            summed = own * self._gradient_bytes(array, looked_up) * micro
             if split > 1 and self.setting.zero == 3:
-                gathers = 1 if array.path.startswith(("embed", "unembed")) else 2
-                yield self._transfer("all-gather", ("fsdp",), own * wide * gathers * micro)
-                yield self._transfer(
-                    self._sum(), ("fsdp",), own * self._gradient_bytes(array) * micro
-                )
+                # what is read once in a pass stays gathered from one micro-batch to the next
+                times = 2 * micro if layered else 1
+                wide = self.wide if matrix and "router" not in array.path else array.itemsize
+                yield self._transfer("all-gather", ("fsdp",), own * wide * times)
+                yield self._transfer(self._sum(array), ("fsdp",), summed)
             elif self.setting.along("fsdp") > 1:
-                kind = self._sum() if split > 1 else "all-reduce"
-                yield self._transfer(kind, ("fsdp",), own * self._gradient_bytes(array) * micro)
+                kind = self._sum(array) if split > 1 else "all-reduce"
+                yield self._transfer(kind, ("fsdp",), summed)
                 if split > 1:
                     yield self._transfer("all-gather", ("fsdp",), own * array.itemsize)
             # what no axis of the batch splits is summed over all of them
-            left = own / (split if self.setting.along("fsdp") > 1 else 1)
+            left = summed / (split if self.setting.along("fsdp") > 1 else 1)
             others = ("data", "expert", "context", *(() if matrix else ("tensor",)))
             for axis in others:
                 if self.setting.along(axis) > 1 and axis not in mesh_axes(array):
-                    yield self._transfer(
-                        "all-reduce", (axis,), left * self._gradient_bytes(array) * micro
-                    )
+                    yield self._transfer("all-reduce", (axis,), left)
+        yield from rows
 
-    def _sum(self) -> str:
+    def _rows(self) -> Iterator[Transfer]:
+        """Gradients of the rows that were looked up, to the devices that have their columns.
+
+        The partitioner does so where fsdp alone splits the batch, if that is less than the table.
+        """
+        alone = not any(self.setting.along(x) > 1 for x in ("data", "expert", "context", "tensor"))
+        size, tokens = self.setting.along("fsdp"), self.tokens / self.setting.rounds
+        if alone and size > 1 and self.setting.zero == 3 and tokens < self.facts.vocab:
+            yield self._transfer("all-to-all", ("fsdp",), self._stream())
+            yield self._transfer("all-gather", ("fsdp",), self.tokens * size * 4)  # their numbers
+
+    def _sum(self, array: Array) -> str:
         """How a gradient is summed that fsdp splits.
 
-        Over all chips of a large slice libtpu takes its all-reduce, which uses every link of the
-        torus, and each device keeps its part.
+        Over all chips of a slice libtpu takes its all-reduce, which uses every link of the torus
+        and sends twice what has to be sent; each device keeps its part. Of a single small slice
+        alone it sums a layer's maps in turns, beside the products that make them.
         """
         size = self.setting.along("fsdp")
+        in_turns = array.path.startswith("layers") and size <= WINDOWED
+        in_turns &= self.topology.slices == 1
         whole = self.topology.chip.is_tpu and size == self.topology.devices_per_slice
-        return "all-reduce" if whole and size > WINDOWED else "reduce-scatter"
+        return "all-reduce" if whole and not in_turns and not self.least else "reduce-scatter"
 
-    def _gradient_bytes(self, array: Array) -> int:
-        """Of an element as it is summed over devices: the head's are float32, a tied one's two."""
-        if self.facts.tied and array.path == "embed/table":
-            return 4 + self.wide
+    def _gradient_bytes(self, array: Array, looked_up: bool) -> int:
+        """Of an element as it is summed over devices: the head's are float32, a tied one's two.
+
+        `looked_up`: what rows were looked up is told by `_rows`.
+        """
+        if array.path == "embed/table":
+            return 4 * self.facts.tied + self.wide * (not looked_up)
         head = "unembed" in array.path
         return 4 if head or not array.path.endswith(("kernel", "table")) else self.wide
 
@@ -112,13 +141,36 @@ class _Network:
     def _context(self) -> Iterator[Transfer]:
         """Keys and values of the whole length for each device's queries."""
         parts = self.setting.along("context")
-        one = self.facts.layers[0].tensors
-        own = sum(token_part(one[name], self.mesh) for name in ("key", "value") if name in one)
+        own = self._part("key", "value")
         layers = sum(x.count for x in self.facts.layers) * self.setting.layer_share
-        whole = self.tokens * parts * own * self.wide * layers
         again = 1 + self.kept.recomputes_attention
+        model: Any = self.facts.config.model
+        if model.attention.context == "ring":
+            yield from self._ring(layers * self.tokens, again)
+            return
+        whole = self.tokens * parts * own * self.wide * layers
         yield self._transfer("all-gather", ("context",), whole * again)
         yield self._transfer("reduce-scatter", ("context",), whole)
+
+    def _ring(self, tokens: float, forward: int) -> Iterator[Transfer]:
+        """Keys and values go round in each pass, their float32 gradients in the last, to the end.
+
+        Where the text is causal, all that attention reads and writes changes places before and
+        after; of two devices each keeps half.
+        """
+        parts, model = self.setting.along("context"), self.facts.config.model
+        keys = tokens * self._part("key", "value")
+        turns = parts - 1 if self.least else parts
+        sent = keys * self.wide * turns * (forward + 1) + keys * 4 * parts
+        if model.attention.causal:  # type: ignore[attr-defined]
+            moved = tokens * self._part("query", "key", "value", "attention") * self.wide
+            sent += moved * (forward + 1) * (0.5 if parts == 2 else 1)
+        yield self._transfer("collective-permute", ("context",), sent)
+
+    def _part(self, *names: str) -> float:
+        """Of a token's tensors what one device holds."""
+        tensors = self.facts.layers[0].tensors
+        return sum(token_part(tensors[name], self.mesh) for name in names if name in tensors)
 
     def _experts(self) -> Iterator[Transfer]:
         """A token's copies, to its experts and back."""

@@ -18,6 +18,7 @@ from jaxlm.plan.remat import keeping
 from jaxlm.plan.scores import kind_of, scores_of
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
+from jaxlm.plan.transfers import transfers
 from tests.plan.texts import ALL, config_of, counts_of, facts_for
 from tests.tiny import load
 
@@ -51,6 +52,10 @@ def test_a_step_for_tpus(name):
         if c.axes == ("fsdp",) and c.kind != "all-gather"
     )
     own = sent(work, "reduce-scatter", "fsdp") + sent(work, "all-reduce", "fsdp") / 2
+    if rows := sent(work, "all-to-all", "fsdp"):  # in these texts the whole table is summed still
+        size = ALL[name][0]["fsdp"]
+        own += 32768 * 1024 * 2 * (size - 1) / size
+        assert rows < own
     assert own == pytest.approx(counted, rel=5e-3)
 
 
@@ -189,6 +194,36 @@ def test_scores_are_in_memory_where_no_kernel_keeps_them_on_the_chip():
     assert modules["attention's scores"] == pytest.approx(held, rel=1e-3)
     assert "attention's scores" not in {p.module for p in tpu.parts}
     assert gpu.total >= tpu.total + held * 0.999
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_ring_sends_keys_round_and_their_gradients_home(size):
+    facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
+    model = facts.config.model
+    ring = model.replace(attention=model.attention.replace(context="ring"))
+    facts = replace(facts, config=facts.config.replace(model=ring))
+    mesh = {"data": 1, "fsdp": 16 // size, "context": size, "tensor": 1}
+    setting = setting_of(facts, mesh, topology)
+    found = sent(analyse(facts, setting, topology), "collective-permute", "context")
+    tokens = 6 * 16 / (16 // size) * 2048 / size  # of a device, over the layers
+    keys, heads = 2 * 4 * 128, 2 * 8 * 128
+    turned = 3 * (keys + heads) * 2 * (0.5 if size == 2 else 1)  # forward, again and backward
+    assert found == pytest.approx(tokens * (3 * size * keys * 2 + size * keys * 4 + turned))
+    least = transfers(facts, setting, topology, keeping("full", norm_follows=False), least=True)
+    (passes,) = (t.wire_bytes for t in least if t.kind == "collective-permute")
+    assert found - passes == pytest.approx(tokens * 3 * keys * 2)  # the last turn's
+
+
+def test_rows_are_sent_instead_of_a_larger_table():
+    """Of the embedding's gradient: bfloat16 columns of each token, and the tokens' numbers."""
+    facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
+    setting = setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, topology)
+    work = analyse(facts, setting, topology)
+    assert sent(work, "all-to-all", "fsdp") == pytest.approx(2048 * 1024 * 2 * 15 / 16)
+    long = analyse(facts, replace(setting, batch_size=16 * 17), topology)
+    assert sent(long, "all-to-all", "fsdp") == 0
+    more = sent(long, "all-reduce", "fsdp") - sent(work, "all-reduce", "fsdp")
+    assert more == pytest.approx(2 * 32768 * 1024 * 2 * 15 / 16)
 
 
 def test_a_split_length_gathers_keys_and_values():

@@ -86,6 +86,16 @@ def test_what_is_sent_between_slices(kind, name, wire):
     assert "of which none were told" in count(text, mesh={"data": 2, "fsdp": 4}).notes[0]
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_of_ragged_rows_the_room_that_they_come_into_is_not_sent(back):
+    rows, room = ("%h", "%a") if back else ("%a", "%h")
+    line = f"%c = f32[4,64,128] ragged-all-to-all({rows}, {room}, %i, %i, %i, %i), "
+    found = count(MOVES.replace("LINE", line + "replica_groups={{0,1,2,3}}"), mesh={"expert": 4})
+    (sent,) = found.collectives
+    assert (sent.whole_bytes, sent.wire_bytes) == (SIZE, SIZE * 3 / 4)
+    assert [shape.dims for shape in sent.given] == [(64, 128)]
+
+
 LOOP = """HloModule m
 
 %body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
