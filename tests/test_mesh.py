@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlm import mesh as meshes
@@ -25,6 +26,7 @@ from jaxlm.mesh import (
     check_batch,
     check_divides,
     gather_weight,
+    gradient_by_columns,
     local_rows,
     param_shardings,
     replicated,
@@ -33,6 +35,7 @@ from jaxlm.mesh import (
     to_global,
     to_global_whole,
 )
+from jaxlm.plan.hlo import count
 
 
 def message(call) -> str:
@@ -189,6 +192,32 @@ def test_gather_weight_casts_and_leaves_fsdp_out():
     assert y.dtype == jnp.bfloat16
     assert {s.data.shape for s in y.addressable_shards} == {(8, 2)}
     np.testing.assert_array_equal(np.asarray(y, np.float32), weight)
+
+
+@pytest.mark.parametrize("rows", [64, 8])
+def test_a_lookups_gradient_goes_by_columns_where_that_is_less(rows):
+    """Of 32 tokens on each of eight devices; a table of 8 rows is summed instead."""
+    mesh = MeshConfig(data=2, fsdp=4).build()
+    rng = np.random.default_rng(0)
+    table, scale = (rng.normal(size=(n, 16)).astype(np.float32) for n in (rows, 16 * 16))
+    tokens = rng.integers(0, rows, (16, 16)).astype(np.int32)
+
+    def loss(table, tokens):
+        x = gradient_by_columns(jnp.take(table, tokens, axis=0), rows=rows)
+        return (shard(x, "batch", None, None) * scale.reshape(16, 16, 16)).sum()
+
+    expected = np.zeros_like(table)
+    np.add.at(expected, tokens.reshape(-1), scale)
+    with jax.set_mesh(mesh):
+        split = [NamedSharding(mesh, P(None, "fsdp")), NamedSharding(mesh, P(("data", "fsdp")))]
+        given = [jax.device_put(x, s) for x, s in zip((table, tokens), split, strict=True)]
+        compiled = jax.jit(jax.grad(loss), out_shardings=split[0]).lower(*given).compile()
+    np.testing.assert_allclose(compiled(*given), expected, rtol=1e-5, atol=1e-5)
+    counts = count(compiled.as_text(), mesh={"data": 2, "fsdp": 4})
+    by_columns = 32 * 16 * 4 * 3 / 4
+    assert (counts.wire_bytes("all-to-all", "fsdp") == by_columns) == (rows == 64)
+    summed = [c for c in counts.collectives if c.kind == "all-reduce" and c.whole_bytes > 64]
+    assert any("fsdp" in c.axes for c in summed) == (rows == 8)
 
 
 def test_param_shardings_follow_the_axes():

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxlm.mesh import gradient_by_columns
 from jaxlm.nn.dense import weight
 
 
@@ -40,7 +41,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:  # [B, T] -> [B, T, D]
         """The rows of the table; an id that is not in it gives NaN, not another row."""
-        return jnp.take(weight(self.table, self.dtype), tokens, axis=0, mode="fill")
+        x = jnp.take(weight(self.table, self.dtype), tokens, axis=0, mode="fill")
+        return gradient_by_columns(x, rows=self.table.shape[0])
 
     def attend(self) -> jax.Array:
         """The table as the kernel [D, V] of a tied head, in the compute dtype."""

@@ -68,7 +68,8 @@ class _Network:
             own = array.size / self._ways_but(array, "fsdp")  # what one device holds when gathered
             matrix = array.path.endswith(("kernel", "table"))
             looked_up = array.path == "embed/table" and bool(rows)
-            summed = own * self._gradient_bytes(array, looked_up) * micro
+            left = own * self._gradient_bytes(array) * micro
+            summed = left - looked_up * own * self.wide * micro
             if split > 1 and self.setting.zero == 3:
                 # what is read once in a pass stays gathered from one micro-batch to the next
                 times = 2 * micro if layered else 1
@@ -81,7 +82,7 @@ class _Network:
                 if split > 1:
                     yield self._transfer("all-gather", ("fsdp",), own * array.itemsize)
             # what no axis of the batch splits is summed over all of them
-            left = summed / (split if self.setting.along("fsdp") > 1 else 1)
+            left /= split if self.setting.along("fsdp") > 1 else 1
             others = ("data", "expert", "context", *(() if matrix else ("tensor",)))
             for axis in others:
                 if self.setting.along(axis) > 1 and axis not in mesh_axes(array):
@@ -91,11 +92,11 @@ class _Network:
     def _rows(self) -> Iterator[Transfer]:
         """Gradients of the rows that were looked up, to the devices that have their columns.
 
-        The partitioner does so where fsdp alone splits the batch, if that is less than the table.
+        In place of the table's, where they are fewer (`jaxlm.mesh.gradient_by_columns`).
         """
-        alone = not any(self.setting.along(x) > 1 for x in ("data", "expert", "context", "tensor"))
         size, tokens = self.setting.along("fsdp"), self.tokens / self.setting.rounds
-        if alone and size > 1 and self.setting.zero == 3 and tokens < self.facts.vocab:
+        rows = self.facts.vocab / self.setting.along("tensor")
+        if size > 1 and tokens < rows:
             yield self._transfer("all-to-all", ("fsdp",), self._stream())
             yield self._transfer("all-gather", ("fsdp",), self.tokens * size * 4)  # their numbers
 
@@ -112,15 +113,12 @@ class _Network:
         whole = self.topology.chip.is_tpu and size == self.topology.devices_per_slice
         return "all-reduce" if whole and not in_turns and not self.least else "reduce-scatter"
 
-    def _gradient_bytes(self, array: Array, looked_up: bool) -> int:
-        """Of an element as it is summed over devices: the head's are float32, a tied one's two.
-
-        `looked_up`: what rows were looked up is told by `_rows`.
-        """
+    def _gradient_bytes(self, array: Array) -> int:
+        """Of an element as it is summed over devices: the head's are float32, a tied one's two."""
         if array.path == "embed/table":
-            return 4 * self.facts.tied + self.wide * (not looked_up)
-        head = "unembed" in array.path
-        return 4 if head or not array.path.endswith(("kernel", "table")) else self.wide
+            return self.wide + 4 * self.facts.tied
+        in_float32 = any(word in array.path for word in ("unembed", "norm", "router"))
+        return 4 if in_float32 else self.wide
 
     def _ways_but(self, array: Array, axis: str) -> int:
         return math.prod(ways(a, self.mesh, (axis,)) for a in array.axes)
