@@ -72,16 +72,16 @@ def gradient_by_columns(x: jax.Array, *, rows: int) -> jax.Array:
     """Rows [B, T, D] of a table that fsdp splits by columns: `x`, whose gradient goes by columns.
 
     Devices then have what their own columns need, and sum nothing along fsdp: less is sent than of
-    the table's gradient where a device looked up fewer than the `rows` that it has.
+    the table's gradient where a device looked up fewer than the `rows` that it has. Rows that
+    expert splits as well would have to change places first, and more would be sent.
     """
-    if not is_split("fsdp") or x.ndim != 3:
+    if not is_split("fsdp") or is_split("expert") or x.ndim != 3:
         return x
     length = fitting(["length"], x.shape[1:2])[0]
     split = math.prod(map(num_parts, (*BATCH_AXES, *(RULES[length] or () if length else ()))))
     if x.shape[0] * x.shape[1] // split >= rows // num_parts("tensor"):
         return x
-    batch = tuple(axis for axis in BATCH_AXES if axis != "fsdp")
-    return _by_columns(PartitionSpec(batch, spec_of([length])[0], "fsdp"), x)
+    return _by_columns(PartitionSpec("data", spec_of([length])[0], "fsdp"), x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

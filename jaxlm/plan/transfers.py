@@ -96,7 +96,7 @@ class _Network:
         """
         size, tokens = self.setting.along("fsdp"), self.tokens / self.setting.rounds
         rows = self.facts.vocab / self.setting.along("tensor")
-        if size > 1 and tokens < rows:
+        if size > 1 and self.setting.along("expert") == 1 and tokens < rows:
             yield self._transfer("all-to-all", ("fsdp",), self._stream())
             yield self._transfer("all-gather", ("fsdp",), self.tokens * size * 4)  # their numbers
 
