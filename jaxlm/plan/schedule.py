@@ -37,6 +37,7 @@ from jaxlm.plan.modules import module_of
 from jaxlm.plan.roofline import Transfer, network_seconds
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_NONE = 1 << 53  # cycles from which on a compiler says that it has no estimate
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Schedule:
     network: float = 0.0  # that the network sends
     core_by_module: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     waits_by_kind: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    unknown: int = 0  # kernels without cycles whose FLOPs are not known either
+    unknown: int = 0  # instructions of which neither cycles nor FLOPs are known: counted as nothing
 
     @property
     def step(self) -> float:
@@ -209,8 +210,9 @@ class _Clock:
 
     def _core(self, op: Op, computation: Computation, total: Schedule) -> float:
         match = _CYCLES.search(op.attributes)
-        if match is not None:
+        if match is not None and int(match[1]) < _NONE:
             return int(match[1]) / self.clock
+        total.unknown += match is not None
         if op.opcode != "custom-call":
             return 0.0
         flops, unknown = kernel_flops(op, computation, self.visible)

@@ -186,6 +186,7 @@ def _time(plan: Plan) -> str:
         lines.append(
             f"  {'the compiler thinks':30} {seconds(own.step):>12}   of which it waits "
             f"{seconds(own.waits)} for the network"
+            + (f"; {own.unknown} instructions unknown" if own.unknown else "")
         )
     lines += [
         f"  {'MFU, causal half of attention':30} {speed.mfu_causal:>12.1%}",

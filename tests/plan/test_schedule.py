@@ -137,6 +137,12 @@ def test_a_collective_that_is_carried_through_fusions_is_one():
     assert found.waits == pytest.approx(0.75 * ring(), rel=1e-3)
 
 
+def test_what_the_compiler_has_no_estimate_of_is_told_and_counts_nothing():
+    found = schedule(work(2**63 - 1) + work(3000).replace("%f", "%f2"), 0)
+    assert found.core == pytest.approx(3000 / CLOCK)
+    assert found.unknown == 1
+
+
 def test_a_text_without_cycles_has_no_schedule():
     text = TEXT.replace("LINES", WHOLE).replace("WORK", "calls=%work")
     assert scheduled(parse(text), NETWORK, V5E) is None
