@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxlm.config import UserError
 from jaxlm.kernels.attention import attention_kernels, visible
-from jaxlm.kernels.registry import platform
+from jaxlm.kernels.registry import described_gpu, platform
 from jaxlm.mesh import on_each_device
 
 DTYPES = ("bfloat16", "float16")
@@ -53,11 +53,14 @@ def _supports(
 
 
 def _max_head_dim() -> int:
-    """0 on a GPU without cuDNN. GPUs that are only compiled for are taken for Ampere's."""
-    if platform() == "gpu" and not any(importlib.util.find_spec(name) for name in CUDA):
+    """0 on a GPU without cuDNN. GPUs that are only compiled for are taken for Ampere's, those that
+    a plan describes for what they are.
+    """
+    described = described_gpu()
+    if described is None and platform() == "gpu" and not any(map(importlib.util.find_spec, CUDA)):
         return 0
-    capability = 8.0
-    if jax.default_backend() == "gpu":
+    capability = 8.0 if described is None else described
+    if described is None and jax.default_backend() == "gpu":
         capability = float(jax.local_devices()[0].compute_capability)
     return 256 if capability >= 9 else 128 if capability >= 8 else 0
 

@@ -29,21 +29,32 @@ from jaxlm.config import UserError
 logger = logging.getLogger("jaxlm.kernels")
 
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+_gpu: contextvars.ContextVar[float | None] = contextvars.ContextVar("gpu", default=None)
 
 
 @contextlib.contextmanager
-def target_platform(name: str) -> Iterator[None]:
-    """Within it `auto` picks for platform `name`: "cpu", "gpu" or "tpu"."""
-    token = _platform.set(name)
+def target_platform(name: str, *, gpu: float | None = None) -> Iterator[None]:
+    """Within it `auto` picks for platform `name`: "cpu", "gpu" or "tpu".
+
+    `gpu`: the compute capability of one that is described alone, on a machine that has what
+    belongs to it: nothing that is installed here, and no device here, counts.
+    """
+    tokens = _platform.set(name), _gpu.set(gpu)
     try:
         yield
     finally:
-        _platform.reset(token)
+        _platform.reset(tokens[0])
+        _gpu.reset(tokens[1])
 
 
 def platform() -> str:
     """The platform that kernels are picked for."""
     return _platform.get() or jax.default_backend()
+
+
+def described_gpu() -> float | None:
+    """The compute capability of the GPU that is described; None: what is here counts."""
+    return _gpu.get()
 
 
 class Implementation(NamedTuple):

@@ -59,6 +59,7 @@ class Chip:
     clock: float | None = None  # Hz of the core that the compiler counts cycles of; None: not told
     wraps_at: int = 4  # a dim of a multiple of this many chips is a ring
     price: float  # USD a chip-hour
+    capability: float | None = None  # of a GPU, by which cuDNN knows what it can do
 
     @property
     def is_tpu(self) -> bool:
@@ -167,6 +168,7 @@ CHIPS = {
             dcn_bandwidth=50e9,
             chips_per_host=8,
             price=11.06,
+            capability=9.0,
         ),
         Chip(
             name="a100",
@@ -182,6 +184,7 @@ CHIPS = {
             dcn_bandwidth=25e9,
             chips_per_host=8,
             price=5.07,
+            capability=8.0,
         ),
     )
 }

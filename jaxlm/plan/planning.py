@@ -112,7 +112,10 @@ def plan_run(
     setting = setting_of(facts, mesh, topology)
     if not topology.chip.is_tpu:
         kind = kind_of(facts, setting, "gpu")
-        notes.append(f"attention is taken to be {kind}, by the packages that are installed here")
+        notes.append(
+            f"attention is taken to be {kind}, as on a machine with jaxlm[cuda] and "
+            f"{topology.chip.label}"
+        )
     short = 0.0
     if found is not None:
         needed = found.needed or memory.total

@@ -6,7 +6,8 @@
     blocked   causal, by blocks of queries: a layer's scores are in memory for its backward pass
     whole     every query meets every key of the row: as `blocked`, without what causality saves
 
-Which it is follows from the registries of kernels, as it will when the step is traced there.
+Which it is follows from the registries of kernels, as it will when the step is traced there. Of a
+GPU that a topology names its own are asked, as on a machine that is set up for it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def kind_of(facts: Facts, setting: Setting, platform: str) -> str:
     parts = setting.along("context")
     if parts > 1 and attention.context == "ring":
         return "ring"
-    with target_platform(platform):
+    with target_platform(platform, gpu=setting.gpu if platform == "gpu" else None):
         function = attention_kernels.pick(
             attention.impl,
             causal=attention.causal,

@@ -32,6 +32,7 @@ class Setting:
     tpu_slices: int = 1  # between which the axis `dcn` stands
     block: int = 512  # rows and columns of a block of scores in the attention kernel
     platform: str | None = None  # whose kernels are meant; None: the topology's
+    gpu: float | None = None  # compute capability, of a topology of GPUs
     offload_input: bool = False  # of published runs: the layer's input waits in the host's memory
 
     def along(self, *axes: str) -> int:
@@ -84,6 +85,7 @@ def setting_of(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Set
         stage_repeats=config.mesh.stage_repeats,
         slices=topology.fast_groups,
         tpu_slices=topology.slices,
+        gpu=topology.chip.capability,
     )
 
 

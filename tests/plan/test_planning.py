@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import pytest
 
 from jaxlm.cli import main
 from jaxlm.config import UserError, to_yaml
+from jaxlm.kernels import cudnn
 from jaxlm.plan import Topology, compiling, plan_run, planning, render, search_plans
 from jaxlm.plan.advice import proposals
 from jaxlm.plan.analytic import analyse
@@ -87,6 +89,30 @@ def test_a_gpu_is_answered_by_the_analytic_model_and_marked_so():
     rate = 16 * 2048 / found.roofline.step
     assert found.speed.days == pytest.approx(1e12 / rate / 86_400)
     assert found.speed.cost == pytest.approx(1e12 / rate / 3600 * 16 * 11.06)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_plan_for_gpus_is_the_same_whatever_is_installed_here(monkeypatch, installed):
+    find = importlib.util.find_spec
+    cuda = lambda name, *a: installed or None if name in cudnn.CUDA else find(name, *a)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", cuda)
+    kinds = {
+        (name, size): plan_run(wide_heads(size), Topology.read(f"{name}:2x8"), report=quiet).notes
+        for name in ("h100", "a100")
+        for size in (128, 256)
+    }
+    taken = {key: notes[-1].split("taken to be ")[1].split(",")[0] for key, notes in kinds.items()}
+    assert taken == {
+        **{("h100", 128): "cudnn", ("h100", 256): "cudnn", ("a100", 128): "cudnn"},
+        ("a100", 256): "blocked",  # beyond what cuDNN can do on an A100
+    }
+    assert kinds["h100", 256][-1].endswith("a machine with jaxlm[cuda] and NVIDIA H100 SXM")
+
+
+def wide_heads(size: int):
+    config = config_of(NAME)
+    attention = config.model.attention.replace(head_dim=size)
+    return config.replace(model=config.model.replace(attention=attention))
 
 
 def test_nodes_share_the_slow_network():
