@@ -14,8 +14,11 @@ a3-highgpu-8g and a2-ultragpu-8g by GPU); `--price` says one's own. `clock`: the
 matrix units multiply in a cycle (4 of 128 x 128 on v5e, 8 on v4 and v5p, 4 of 256 x 256 on v6e).
 
 The efficiency factors are what no data sheet tells. There are few, each has a physical meaning, one
-value for a generation or for all, and none is fitted to a model or a run:
-`matmul`, the share of the peak that large bfloat16 products reach, and the constants below.
+value for a generation or for all, none for a model or a run: `matmul`, the share of the peak that
+large bfloat16 products reach, and the constants below. `matmul` of a TPU generation was set with
+its published runs in view (`tools/published_runs.tsv`), so their errors are not those of runs never
+seen; for v4, which has one run, that run's error says next to nothing. `tools/validate_plan.py`
+tells the errors where no run has a part in its own `matmul`. For GPUs there is no run.
 """
 
 from __future__ import annotations
