@@ -192,11 +192,12 @@ class _Network:
                 a.part(self.mesh) * a.itemsize for a in self.facts.params if "layers" in a.path
             )
             yield self._transfer("collective-permute", ("stage",), 2 * pieces)
-        # The stages share the head, so its gradient is theirs together; the embedding's each forms
-        # by itself, once all have what stage 0 was given.
+        # The stages share the head, so its gradient is theirs together, each device's part of it
+        # once fsdp has summed it; the embedding's each forms by itself, once all have what stage 0
+        # was given.
         head = "embed/table" if self.facts.tied else "unembed/kernel"
         table = next(a for a in self.facts.params if a.path == head)
-        whole = stream + 4 * table.size / self._ways_but(table, "fsdp")
+        whole = stream + 4 * table.part(self.mesh)
         yield self._transfer("all-reduce", ("stage",), whole)
 
     def _stream(self) -> float:
