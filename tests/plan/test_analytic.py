@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from jaxlm.mesh import MeshConfig
-from jaxlm.objectives.blank_infilling import BlankInfilling
 from jaxlm.plan.analytic import analyse
 from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.compiling import compile_on
@@ -262,9 +261,8 @@ def test_keys_of_a_prefix_stand_twice():
     facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
     setting = setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, topology)
     kept = keeping("full", norm_follows=False)
-    objective = BlankInfilling(multiple_of=128)
-    fills = replace(facts, config=facts.config.replace(objective=objective))
+    fills = replace(facts, prefix=True)
     once, twice = (scores_of(x, setting, kept, "tpu").keys for x in (facts, fills))
     assert twice == once + 6 * 2048
-    odd = replace(facts, config=facts.config.replace(objective=BlankInfilling(multiple_of=1000)))
+    odd = replace(fills, seq_len=2000)
     assert kind_of(odd, setting, "tpu") == "whole"  # rows that are no whole number of blocks

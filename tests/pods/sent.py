@@ -1,0 +1,320 @@
+"""What a compiled step sends, array by array, and the least that its sharding can do with.
+
+    known = Known.of(config, topology, rows)
+    pieces = pieces_of(counts)               # of each collective the arrays, one by one
+    sent, beyond = as_least(pieces, known)   # by (kind, axes), and by exception
+
+The least is `jaxlm.plan.transfers` with `least`. Where the compiler sends more on its own account,
+an exception of `BEYOND` knows the arrays and says what would do instead; all other bytes have to
+be the least's. `unexpected_gathers` names arrays that are gathered and should not be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.facts import Array, Facts, ways
+from jaxlm.plan.hlo import Counts, wire_bytes
+from jaxlm.plan.hlo_text import DTYPE_BITS, Shape
+from jaxlm.plan.setting import Setting
+from jaxlm.plan.transfers import mesh_axes
+
+Key = tuple[str, tuple[str, ...]]  # (kind, axes)
+MIB = 2**20
+SMALL = MIB // 4  # bytes sent in a step of sums and gathers of numbers, which no closed form counts
+LANES = 128  # columns of a tile
+CONTEXT, FSDP = ("context",), ("fsdp",)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One array of a collective, over all its runs."""
+
+    kind: str
+    axes: tuple[str, ...]
+    shape: Shape  # that a device puts in
+    bytes: float  # that a device sends
+
+    def __str__(self) -> str:
+        dims = ",".join(map(str, self.shape.dims))
+        size = f"{self.bytes / MIB:.1f} MiB"
+        return f"{self.kind} over {'+'.join(self.axes)} of {self.shape.dtype}[{dims}], {size}"
+
+
+def pieces_of(counts: Counts) -> list[Piece]:
+    """The arrays of every collective, by their share of its bytes."""
+    found = []
+    for c in counts.collectives:
+        kind, axes = c.kind.removeprefix("ragged-"), tuple(sorted(c.axes))
+        whole = sum(shape.num_bytes for shape in c.given)
+        for shape in c.given:
+            found.append(Piece(kind, axes, shape, c.wire_bytes * shape.num_bytes / whole))
+    return found
+
+
+@dataclass(frozen=True)
+class Known:
+    """The arrays that a step sends on purpose, as one device holds them."""
+
+    facts: Facts
+    setting: Setting
+    topology: Topology
+
+    @property
+    def dtype(self) -> str:
+        """The compute dtype."""
+        return self.facts.dtype
+
+    @cached_property
+    def tokens(self) -> float:
+        """Of a device, in one micro-batch."""
+        return self.setting.tokens(self.facts.seq_len) / self.setting.accumulation
+
+    @cached_property
+    def parts(self) -> dict[tuple[int, ...], set[str]]:
+        """Parameters that fsdp splits, as a device keeps them: dims -> dtypes they are sent in.
+
+        What is multiplied is cast before; biases and a router may go as they are, in float32.
+        """
+        return self._dims((), lambda a: {self.dtype} if is_matrix(a) else {self.dtype, "f32"})
+
+    @cached_property
+    def gradients(self) -> dict[tuple[int, ...], set[str]]:
+        """Gradients of the same before they are split: a router's and a head's are float32."""
+
+        def dtypes(a: Array) -> set[str]:
+            if a.path == "embed/table":
+                return {self.dtype, "f32"} if self.facts.tied else {self.dtype}
+            return {"f32"} if "router" in a.path or "unembed" in a.path else {self.dtype}
+
+        found = self._dims(FSDP, dtypes)
+        for a in self.facts.params:
+            if a.path.startswith("position") and self.size("stage") > 1:
+                # the partitioner lets each stage sum some columns of what all of them looked up
+                found[plain((a.shape[0], a.shape[1] // self.size("stage")))] = {self.dtype}
+        return found
+
+    @cached_property
+    def experts(self) -> set[tuple[int, ...]]:
+        """The dims of experts' kernels, gathered."""
+        return {plain(self._held(a, FSDP)[1:]) for a in self.facts.params if is_expert(a)}
+
+    def table(self, whole: tuple[str, ...]) -> tuple[int, ...]:
+        """The dims of the embedding's table on a device, whole along these axes of the mesh."""
+        (table,) = (a for a in self.facts.params if a.path == "embed/table")
+        return plain(self._held(table, whole))
+
+    def _dims(
+        self, whole: tuple[str, ...], dtypes: Callable[[Array], set[str]]
+    ) -> dict[tuple[int, ...], set[str]]:
+        found: dict[tuple[int, ...], set[str]] = defaultdict(set)
+        for a in self.facts.params:
+            if "fsdp" in mesh_axes(a):
+                held = self._held(a, whole)
+                found[plain(held)] |= dtypes(a)
+                if a.axes[0] == "layers":
+                    found[plain(held[1:])] |= dtypes(a)
+        return dict(found)
+
+    def _held(self, a: Array, whole: tuple[str, ...]) -> list[int]:
+        """The dims of what a device has of an array."""
+        mesh = self.setting.mesh
+        return [n // ways(x, mesh, whole) for n, x in zip(a.shape, a.axes, strict=True)]
+
+    def is_stream(self, shape: Shape) -> bool:
+        """Whether it is hidden states: a micro-batch's, split along tensor, or a stage's."""
+        one = self.tokens * self.facts.hidden
+        whole = one * self.setting.accumulation / self.size("stage")
+        return shape.size in (one / self.size("tensor"), whole)
+
+    def is_key(self, shape: Shape) -> bool:
+        """Whether it is a device's keys or values of a layer, [B, S, K, H]."""
+        tensors, mesh = self.facts.layers[0].tensors, self.setting.mesh
+        own = [tensors[name] for name in ("key", "value") if name in tensors]
+        dims = [tuple(n // ways(axis, mesh) for axis, n in sizes) for sizes in own]
+        return any(
+            shape.dims[-len(d) :] == d and shape.size == self.tokens * math.prod(d) for d in dims
+        )
+
+    def size(self, axis: str) -> int:
+        return self.setting.along(axis)
+
+
+def is_matrix(a: Array) -> bool:
+    return a.path.endswith(("kernel", "table", "blocks")) and "router" not in a.path
+
+
+def is_expert(a: Array) -> bool:
+    return "experts" in a.axes and is_matrix(a)
+
+
+def plain(dims: Iterable[int]) -> tuple[int, ...]:
+    """Dims whose order a compiler may change, without those of size one."""
+    return tuple(sorted(int(n) for n in dims if n != 1))
+
+
+# ---------------------------------------------------------------------- beyond the least, and why
+
+Moved = Mapping[Key, float]
+
+
+def _summed_whole(piece: Piece, known: Known) -> Moved | None:
+    whole = known.size("fsdp") == known.topology.devices_per_slice
+    if not whole or (piece.kind, piece.axes) != ("all-reduce", FSDP):
+        return None
+    if piece.shape.dtype not in known.gradients.get(plain(piece.shape.dims), ()):
+        return None
+    return {("reduce-scatter", FSDP): piece.bytes / 2}
+
+
+def _in_turns(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("collective-permute", FSDP):
+        return None
+    if piece.shape.dtype != known.dtype or plain(piece.shape.dims) not in known.parts:
+        return None
+    n = known.size("fsdp")
+    return {("reduce-scatter", FSDP): piece.bytes * (n - 1) / (n + 1)}
+
+
+def _cast_behind(piece: Piece, known: Known) -> Moved | None:
+    if piece.kind != "all-gather" or piece.shape.dtype != "f32" or known.dtype == "f32":
+        return None
+    table = piece.axes == FSDP and known.parts.get(plain(piece.shape.dims)) == {known.dtype}
+    stream = piece.axes == ("tensor",) and known.is_stream(piece.shape)
+    if not (table or stream):
+        return None
+    narrow = DTYPE_BITS[known.dtype] / DTYPE_BITS["f32"]
+    return {(piece.kind, piece.axes): piece.bytes * narrow}
+
+
+def _table_at_once(piece: Piece, known: Known) -> Moved | None:
+    if piece.kind != "all-reduce" or piece.shape.dtype != known.dtype:
+        return None
+    if plain(piece.shape.dims) != known.table(FSDP) or piece.axes != ("expert", "fsdp"):
+        return None
+    split, others = known.size("fsdp"), known.size("expert")
+    whole = piece.bytes / wire_bytes("all-reduce", 1.0, split * others)
+    return {
+        ("reduce-scatter", FSDP): wire_bytes("reduce-scatter", whole, split),
+        ("all-reduce", ("expert",)): wire_bytes("all-reduce", whole / split, others),
+    }
+
+
+def _columns_at_once(piece: Piece, known: Known) -> Moved | None:
+    both = ("context", "tensor")
+    if piece.axes != both or piece.shape.dtype != known.dtype:
+        return None
+    if piece.kind == "collective-permute" and piece.shape.size == math.prod(known.table(())):
+        return {}
+    if piece.kind != "all-reduce" or plain(piece.shape.dims) != known.table(("tensor",)):
+        return None
+    context, tensor = map(known.size, both)
+    part = piece.bytes / wire_bytes("all-reduce", 1.0, context * tensor) / tensor
+    return {("all-reduce", CONTEXT): wire_bytes("all-reduce", part, context)}
+
+
+def _experts_whole(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("all-reduce", FSDP) or piece.shape.dtype != known.dtype:
+        return None
+    is_one = plain(piece.shape.dims) in known.experts
+    return {("reduce-scatter", FSDP): piece.bytes / 2} if is_one else None
+
+
+def _padded(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("all-reduce", ("stage",)) or known.setting.slices == 1:
+        return None
+    rows, columns = known.facts.vocab, known.table(())[0]
+    if columns >= LANES or piece.shape.size != rows * LANES:
+        return None
+    if piece.shape.dtype != "f32":  # of the lookup
+        return {}
+    return {(piece.kind, piece.axes): piece.bytes * columns / LANES}
+
+
+def _norms_read(piece: Piece, known: Known) -> Moved | None:
+    is_norm = piece.shape.dtype == "f32" and piece.shape.dims == (known.facts.hidden,)
+    if known.size("stage") == 1 or (piece.kind, piece.axes) != ("all-reduce", FSDP):
+        return None
+    return {(piece.kind, piece.axes): piece.bytes / 3} if is_norm else None
+
+
+def _last_turn(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("collective-permute", CONTEXT):
+        return None
+    if piece.shape.dtype != known.dtype or not known.is_key(piece.shape):
+        return None
+    n = known.size("context")
+    return {(piece.kind, piece.axes): piece.bytes * (n - 1) / n}
+
+
+# name -> what the least sends instead of such an array; None: it is not one
+BEYOND: dict[str, Callable[[Piece, Known], Moved | None]] = {
+    # libtpu's choice: over all chips of a slice a gradient is all-reduced, over every link of the
+    # torus, where each device could be sent its part alone; an explicit psum_scatter, too
+    "sums over a whole slice by all-reduce, x2": _summed_whole,
+    # libtpu's choice: a ring in both directions, beside the product, with n + 1 turns for n - 1
+    "sums in turns, two too many": _in_turns,
+    # of a compilation without optimizations, as this one, alone: the cast stands behind the gather
+    "gathered before the cast, x2": _cast_behind,
+    # the partitioner's choice: with rows split along tensor it sums a table of all the vocabulary,
+    # of which each device then keeps or is sent its part
+    "a table summed over context and tensor at once": _columns_at_once,
+    # the partitioner's choice: over fsdp and expert at once, where each could keep its part first
+    "a table summed over fsdp and expert at once": _table_at_once,
+    # libtpu's choice of an all-reduce for two reduce-scatters that it runs as one
+    "experts summed by all-reduce, x2": _experts_whole,
+    # the partitioner's choice: devices keep columns of a stage's norms, and read a layer's by a sum
+    # in the forward pass and again in the backward one, beside that of their gradients
+    "a stage's norms read by sums": _norms_read,
+    # libtpu's choice: between slices go whole tiles of 128 columns, of which a device has fewer, of
+    # the tied table as it is a head's and, which each stage could form by itself, as it is read
+    "a table's tiles between slices": _padded,
+    # the engine's: turns of its loop are alike, so that keys go home though none needs them there
+    "a ring's last turn": _last_turn,
+}
+
+
+def as_least(pieces: Iterable[Piece], known: Known) -> tuple[dict[Key, float], dict[str, float]]:
+    """Bytes by (kind, axes) without what exceptions send more, and by exception that."""
+    sent: dict[Key, float] = defaultdict(float)
+    beyond: dict[str, float] = defaultdict(float)
+    for piece in pieces:
+        for name, rule in BEYOND.items():
+            moved = rule(piece, known)
+            if moved is not None:
+                for key, size in moved.items():
+                    sent[key] += size
+                beyond[name] += piece.bytes - sum(moved.values())
+                break
+        else:
+            sent[piece.kind, piece.axes] += piece.bytes
+    return dict(sent), dict(beyond)
+
+
+def unexpected_gathers(pieces: Iterable[Piece], known: Known) -> list[Piece]:
+    """Arrays that are gathered and are no parameter, nor anything that has to be whole."""
+    return [
+        p
+        for p in pieces
+        if p.kind == "all-gather" and p.bytes > SMALL and not _is_expected(p, known)
+    ]
+
+
+def _is_expected(piece: Piece, known: Known) -> bool:
+    shape, axes = piece.shape, piece.axes
+    if axes == FSDP and shape.dtype in known.parts.get(plain(shape.dims), ()):
+        return True
+    if _cast_behind(piece, known) is not None:
+        return True
+    if axes == FSDP and shape.dtype == "s32":  # the numbers of tokens whose rows are sent
+        return shape.size == known.tokens * known.setting.accumulation / known.setting.rounds
+    if shape.dtype != known.dtype:
+        return False
+    if axes in (("tensor",), ("stage",)):  # sequence parallelism; what the last stage made
+        return known.is_stream(shape)
+    return axes == CONTEXT and known.is_key(shape)  # without a ring
