@@ -52,6 +52,11 @@ class Network:
         return math.prod(self.mesh.values())
 
     @property
+    def filled(self) -> float:
+        """Of the rows that a device has room for the share that comes, where experts are split."""
+        return 1.0 / self.mesh.get("expert", 1)
+
+    @property
     def slice_of(self) -> Sequence[int]:
         return self.slices or [0] * self.num_devices
 

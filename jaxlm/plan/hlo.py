@@ -175,7 +175,7 @@ class _Counter:
             flops = product_flops(op, shape_of)
             self._flops(flops * times, shape_of(op.operands[0]).dtype, op, outer)
         elif op.opcode == "custom-call":
-            flops, unknown = kernel_flops(op, computation, self.visible)
+            flops, unknown = kernel_flops(op, computation, self.visible, self.network.filled)
             if unknown:
                 self._note(f"custom call {unknown}: its FLOPs are not known, 0 were counted")
             if flops:

@@ -6,7 +6,9 @@ T x S pairs that it looks at:
     forward              2 N T S (H + H')        scores, weighted sum
     backward, fused      2 N T S (3 H + 2 H')    scores again, d v, d weights, d k, d q
 
-And the products of experts, ragged dots, by the rows that they are given.
+And the products of experts, ragged dots, by the rows that are filled: where experts are split over
+devices, each has room for all rows of its group, of which on average one device's part comes, and
+the kernels pass over the rest.
 
 Nothing in the module tells what a window or the diagonal hides, but the size of the blocks: with n
 blocks along the length, n (n + 1) / 2 of n^2 are on or below the diagonal. Where nothing is hidden,
@@ -31,14 +33,16 @@ SILENT = (  # calls that multiply nothing
 )
 
 
-def kernel_flops(op: Op, computation: Computation, visible: float | None) -> tuple[float, str]:
+def kernel_flops(
+    op: Op, computation: Computation, visible: float | None, filled: float = 1.0
+) -> tuple[float, str]:
     """(FLOPs, "") of a custom call; (0, its name) where they are not known."""
     target = (op.attribute("custom_call_target") or "").strip('"')
     if target.startswith(SILENT):
         return 0.0, ""
     name = f"{op.name} {op.op_name}"
     if op.name.startswith(("ragged-dot", "tgmm")):
-        return _ragged_dot(op, computation), ""
+        return filled * _ragged_dot(op, computation), ""
     if "splash_mha" not in name:
         return 0.0, target if target != "tpu_custom_call" else f"{target} ({op.name})"
     shapes = [computation.by_name[n].shapes[0] for n in op.operands]

@@ -215,7 +215,7 @@ class _Clock:
         total.unknown += match is not None
         if op.opcode != "custom-call":
             return 0.0
-        flops, unknown = kernel_flops(op, computation, self.visible)
+        flops, unknown = kernel_flops(op, computation, self.visible, self.network.filled)
         total.unknown += bool(unknown)
         return flops / self.rate
 

@@ -197,3 +197,8 @@ def test_products_of_experts_count_by_their_rows():
     found = count(RAGGED, mesh={"data": 1})
     assert found.flops == 2 * (2 * 512 * 128 * 256)
     assert found.notes == []
+
+
+def test_rows_that_are_filled_count_where_experts_are_split():
+    """Each of four devices has room for the rows of all four."""
+    assert count(RAGGED, mesh={"expert": 4}).flops == 2 * (2 * 128 * 128 * 256)

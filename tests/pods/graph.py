@@ -43,17 +43,19 @@ WHOLE = "sums over a whole slice by all-reduce, x2"
 TURNS = "sums in turns, two too many"
 CAST = "gathered before the cast, x2"
 
-# A config, and the exceptions of `sent.BEYOND` that its step makes. The last three are small, and
-# here alone: they have the axes that those of configs/pretrain do without.
+# A config, and the exceptions of `sent.BEYOND` that its step makes. The last five are here alone:
+# they have the axes that those of configs/pretrain do without.
 PODS: dict[str, tuple[str, ...]] = {
     "gpt2_124m": (),
     "bert_large": (),
     "llama3.1_8b": (WHOLE, CAST),
     "llama3.1_70b": (WHOLE, CAST),
     "mixtral_8x7b": (WHOLE, CAST),
-    "deepseek_671b": (WHOLE, CAST),
     "glm_10b": (WHOLE, TURNS, CAST),
-    "gpt3_175b": (WHOLE, CAST, "a stage's norms read by sums", "a table's tiles between slices"),
+    "gpt3_175b": (WHOLE, CAST),
+    "qwen3_8b": (WHOLE, CAST),
+    "deepseek_fsdp": (WHOLE, CAST),
+    "stages": (WHOLE, CAST, "a stage's norms read by sums", "a table's tiles between slices"),
     "expert": (
         CAST,
         "experts summed by all-reduce, x2",

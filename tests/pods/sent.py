@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Array, Facts, ways
-from jaxlm.plan.hlo import Counts, wire_bytes
+from jaxlm.plan.hlo import Counts
 from jaxlm.plan.hlo_text import DTYPE_BITS, Shape
 from jaxlm.plan.setting import Setting
 from jaxlm.plan.transfers import mesh_axes
