@@ -146,7 +146,7 @@ def test_builds_at_full_size(path):
 
 ONE_DEVICE = (
     *("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1", "mesh.stage=1", "mesh.num_devices=1"),
-    *("mesh.dcn=data", "mesh.stage_repeats=1"),
+    *("mesh.expert=1", "mesh.context=1", "mesh.dcn=data", "mesh.stage_repeats=1"),
 )
 
 
