@@ -27,7 +27,7 @@ from jaxlm.config import UserError
 from jaxlm.kernels.registry import target_platform
 from jaxlm.plan.collectives import Network
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.hlo import Counts, count
+from jaxlm.plan.hlo import Counts, count_module
 from jaxlm.plan.hlo_text import Module, parse
 from jaxlm.plan.liveness import Timeline, live
 from jaxlm.plan.schedule import Schedule, scheduled
@@ -78,7 +78,7 @@ class Compiled:
         return Network({str(axis): size for axis, size in self.mesh.shape.items()}, self.slices)
 
     def counts(self, visible: float | None = None) -> Counts:
-        return count(self.text, mesh=self.network.mesh, slices=self.slices, visible=visible)
+        return count_module(self.module, self.network, visible)
 
     def schedule(self, topology: Topology, visible: float | None = None) -> Schedule | None:
         """The compiler's own view of the time; None where it tells none."""

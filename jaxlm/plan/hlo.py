@@ -94,7 +94,12 @@ def count(
     device; empty: one. `visible`: the share of all pairs of tokens that an attention kernel looks
     at; None: the blocks that the diagonal touches or leaves below it.
     """
-    return _Counter(parse(text), Network(mesh, slices), visible).run()
+    return count_module(parse(text), Network(mesh, slices), visible)
+
+
+def count_module(module: Module, network: Network, visible: float | None = None) -> Counts:
+    """The same of a text that is read already."""
+    return _Counter(module, network, visible).run()
 
 
 class _Counter:
