@@ -13,12 +13,29 @@ from pathlib import Path
 import jaxlm
 from jaxlm.plan.memory import ROOM
 from jaxlm.plan.planning import Plan
-from jaxlm.plan.text import VERDICTS, gib, paragraph, rows, seconds, setting_text
+from jaxlm.plan.text import (
+    VERDICTS,
+    amount,
+    gib,
+    memory_rows,
+    paragraph,
+    rows,
+    seconds,
+    setting_text,
+    times,
+    wires,
+)
 from jaxlm.report.charts import Line, line_chart
 from jaxlm.report.page import document
 from jaxlm.report.tables import escape, table
 
 PER_MILLE = 1000
+# Columns of a search's table, as the page names them.
+WORDS = {
+    "step_s": "step, s",
+    "tokens_per_s_per_chip": "tokens/s a chip",
+    "mfu_causal": "MFU, causal half",
+}
 
 
 def write(plan: Plan, path: Path, others: Sequence[Sequence[str]] = ()) -> None:
@@ -30,7 +47,8 @@ def render(plan: Plan, others: Sequence[Sequence[str]] = ()) -> str:
     """The whole page."""
     parts = {
         "Memory": _memory(plan),
-        "Search": table(others[0], others[1:]) if others else "",
+        "Time": _time(plan),
+        "Search": _search(others),
         "What to change": _advice(plan),
         "All figures": table(("section", "name", "value", "unit"), rows(plan)),
     }
@@ -95,9 +113,10 @@ def _main_phases(phases: Sequence[tuple[float, str]]) -> list[tuple[float, str]]
 
 def _header(plan: Plan) -> str:
     s = plan.speed
+    verdict, _, why = VERDICTS[plan.memory.verdict].partition(": ")
     figures = [
-        ("verdict", VERDICTS[plan.memory.verdict]),
-        ("memory of a device", f"{gib(plan.memory.total)} of {gib(plan.memory.limit)}"),
+        ("verdict" + (f", {why}" if why else ""), verdict.lower()),
+        (f"GiB of {plan.memory.limit / 2**30:.1f}", f"{plan.memory.total / 2**30:.1f}"),
         ("step", seconds(s.step)),
         ("bound by", plan.roofline.bound),
         ("tokens/s a chip", f"{s.tokens_per_second_per_chip:,.0f}"),
@@ -120,17 +139,28 @@ def _header(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    parts = sorted(plan.memory.parts, key=lambda p: -p.num_bytes)
-    cells = [
-        (p.kind, p.module, round(p.num_bytes / 2**30, 3), "host" if p.on_host else "device")
-        for p in parts
-        if p.num_bytes > 1e5
-    ]
-    return picture(plan) + table(("what", "of", "GiB", "where"), cells)
+    return picture(plan) + table(("what", "size", "of which"), memory_rows(plan), right=("size",))
+
+
+def _time(plan: Plan) -> str:
+    """What a step's time is made of, beside what it sends."""
+    spent = [(name, seconds(value)) for name, value in times(plan).items()]
+    if plan.schedule is not None:
+        spent.append(("the compiler thinks", seconds(plan.schedule.step)))
+    sent = [(name, amount(size, "B")) for name, size in wires(plan).items()]
+    parts = [table(("a step's time", "time"), spent, right=("time",))]
+    if sent:
+        parts.append(table(("a device sends in a step", "size"), sent, right=("size",)))
+    return "".join(parts)
+
+
+def _search(others: Sequence[Sequence[str]]) -> str:
+    if not others:
+        return ""
+    head = [WORDS.get(name, name) for name in others[0]]
+    return table(head, others[1:], right=head[3:7])
 
 
 def _advice(plan: Plan) -> str:
-    cells = [
-        (" ".join(p.overrides), round(p.memory / 2**30, 2), round(p.step, 4)) for p in plan.advice
-    ]
-    return table(("change", "GiB", "step, s"), cells) if cells else ""
+    cells = [(" ".join(p.overrides), gib(p.memory), seconds(p.step)) for p in plan.advice]
+    return table(("change", "memory", "step"), cells, right=("memory", "step")) if cells else ""

@@ -7,10 +7,14 @@ from typing import Any
 
 from jaxlm.plan import devices as facts
 from jaxlm.plan.memory import FITS, LIKELY, ROOM, TIGHT, TOO_MUCH
-from jaxlm.plan.planning import Plan
+from jaxlm.plan.planning import ANALYTIC, Plan
 from jaxlm.plan.search import Candidate
 from jaxlm.plan.setting import schedule_of
 
+SEARCH_HEAD = (
+    *("rank", "verdict", "source", "step_s", "tokens_per_s_per_chip", "mfu_causal", "GiB"),
+    "setting",
+)
 VERDICTS = {
     FITS: "FITS",
     LIKELY: "LIKELY FITS: an estimate, not called safe",
@@ -60,18 +64,19 @@ def paragraph(plan: Plan) -> str:
 
 def search_table(found: Sequence[Candidate], plans: Sequence[Plan], count: int = 12) -> str:
     """The ranked table of a search: the plans first, then the analytic model's next."""
-    lines = ["rank\tverdict\tsource\tstep_s\ttokens_per_s_per_chip\tmfu_causal\tGiB\tsetting"]
-    for rank, plan in enumerate(plans, 1):
+    lines = ["\t".join(SEARCH_HEAD)]
+    told = [plan for plan in plans if plan.source != ANALYTIC]  # the others' rows follow anyway
+    for rank, plan in enumerate(told, 1):
         fields = [
-            *(str(rank), plan.memory.verdict, plan.source, f"{plan.speed.step:.4g}"),
-            *(f"{plan.speed.tokens_per_second_per_chip:.5g}", f"{plan.speed.mfu_causal:.3f}"),
+            *(str(rank), plan.memory.verdict, plan.source, f"{plan.speed.step:.4f}"),
+            *(f"{plan.speed.tokens_per_second_per_chip:.1f}", f"{plan.speed.mfu_causal:.3f}"),
             *(f"{plan.memory.total / 2**30:.1f}", setting_text(plan)),
         ]
         lines.append("\t".join(fields))
     for rank, c in enumerate(found[:count], 1):
         fields = [
-            *(f"a{rank}", c.verdict, "analytic", f"{c.step:.4g}"),
-            *(f"{c.speed.tokens_per_second_per_chip:.5g}", f"{c.speed.mfu_causal:.3f}"),
+            *(f"a{rank}" if told else str(rank), c.verdict, "analytic", f"{c.step:.4f}"),
+            *(f"{c.speed.tokens_per_second_per_chip:.1f}", f"{c.speed.mfu_causal:.3f}"),
             *(f"{c.work.memory.total / 2**30:.1f}", c.label),
         ]
         lines.append("\t".join(fields))
@@ -148,6 +153,14 @@ def _memory(plan: Plan) -> str:
         f"memory of a device: {gib(memory.total)} of {gib(memory.limit)}; safe up to "
         f"{memory.share:.0%}"
     ]
+    for kind, size, told in memory_rows(plan):
+        lines.append(f"  {kind:30} {size:>12}   {told}".rstrip())
+    return "\n".join(lines)
+
+
+def memory_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """(kind, size, the largest modules with theirs) of what a device holds, the largest first."""
+    memory = plan.memory
     for kind, size in memory.by_kind().items():
         if size < 1e6:
             continue
@@ -156,10 +169,9 @@ def _memory(plan: Plan) -> str:
             key=lambda p: -p.num_bytes,
         )
         told = ", ".join(f"{p.module} {gib(p.num_bytes)}" for p in inner[:4] if p.module)
-        lines.append(f"  {kind:30} {gib(size):>12}   {told}")
+        yield kind, gib(size), told
     if memory.host:
-        lines.append(f"  {'on the host, for a device':30} {gib(memory.host):>12}")
-    return "\n".join(lines)
+        yield "on the host, for a device", gib(memory.host), ""
 
 
 def _work(plan: Plan) -> str:
@@ -170,7 +182,7 @@ def _work(plan: Plan) -> str:
         + ", ".join(f"{name} {value / max(load.flops, 1):.0%}" for name, value in _largest(plan)),
         f"  {'HBM':30} {amount(load.hbm_bytes, 'B'):>12}",
     ]
-    for name, value in _wires(plan).items():
+    for name, value in wires(plan).items():
         lines.append(f"  {name:30} {amount(value, 'B'):>12}")
     if load.host_bytes:
         lines.append(f"  {'host memory':30} {amount(load.host_bytes, 'B'):>12}")
@@ -180,7 +192,7 @@ def _work(plan: Plan) -> str:
 def _time(plan: Plan) -> str:
     line, speed = plan.roofline, plan.speed
     lines = [f"time of a step: {seconds(line.step)}, bound by {line.bound}"]
-    for name, value in _times(plan).items():
+    for name, value in times(plan).items():
         lines.append(f"  {name:30} {seconds(value):>12}")
     if (own := plan.schedule) is not None:
         lines.append(
@@ -217,7 +229,7 @@ def _largest(plan: Plan) -> list[tuple[str, float]]:
     return sorted(plan.by_module.items(), key=lambda item: -item[1])[:5]
 
 
-def _wires(plan: Plan) -> dict[str, float]:
+def wires(plan: Plan) -> dict[str, float]:
     """Bytes that a device sends, by network, kind and axes."""
     found: dict[str, float] = {}
     for t in plan.load.transfers:
@@ -229,7 +241,8 @@ def _wires(plan: Plan) -> dict[str, float]:
     return {name: size for name, size in sorted(found.items(), key=lambda i: -i[1]) if size > 1e5}
 
 
-def _times(plan: Plan) -> dict[str, float]:
+def times(plan: Plan) -> dict[str, float]:
+    """What a step's time is made of, in seconds; of the networks, what is not hidden."""
     line = plan.roofline
     found = {
         "products alone": line.compute,
@@ -259,9 +272,9 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
         yield "work", f"FLOPs: {name}", f"{value:.6g}", "FLOP"
     yield "work", "HBM", f"{plan.load.hbm_bytes:.6g}", "bytes"
     yield "work", "host memory", f"{plan.load.host_bytes:.6g}", "bytes"
-    for name, value in _wires(plan).items():
+    for name, value in wires(plan).items():
         yield "work", name, f"{value:.6g}", "bytes"
-    for name, value in _times(plan).items():
+    for name, value in times(plan).items():
         yield "time", name, f"{value:.6g}", "s"
     s = plan.speed
     yield "time", "step", f"{s.step:.6g}", "s"

@@ -72,12 +72,19 @@ def fields_table(
     return f'<table class="fields">{_limited(rows, 3)}</table>' if rows else ""
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], css: str = "") -> str:
-    """A table with a header row; numbers stand right."""
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    css: str = "",
+    *,
+    right: Sequence[str] = (),
+) -> str:
+    """A table with a header row; numbers stand right, and columns of text that `right` names."""
     rows = list(rows)
     numeric = [
-        bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows)
-        for i in range(len(head))
+        bool(rows)
+        and (name in right or all(isinstance(row[i], (int, float, type(None))) for row in rows))
+        for i, name in enumerate(head)
     ]
 
     def cell(tag: str, value: Any, right: bool) -> str:
