@@ -332,7 +332,7 @@ def test_a_search_writes_a_config_that_loads_and_is_what_it_says(config_file, tm
     won = load_run(tmp_path / "best.yaml").config
     assert won.run_dir == "runs/mine"
     again = plan_run(won, V5E, analytic=True, report=quiet)
-    assert again.memory.verdict == "likely fits" and f"{again.speed.step:.4g}" == first["step_s"]
+    assert again.memory.verdict == "likely fits" and f"{again.speed.step:#.4g}" == first["step_s"]
     page = (tmp_path / "best.html").read_text()
     assert "<svg" in page and "Memory of a device over one step" in page
     assert "src=" not in page and "http" not in page.split("</style>")[1]
