@@ -111,8 +111,8 @@ def _print_figures(result: dict[str, Any]) -> None:
 def _generate(arguments: Any) -> int:
     from jaxlm.config import UserError, type_name
     from jaxlm.generate import Generator, Writer, ids_of
+    from jaxlm.generate.speculative import SpeculativeGenerator
     from jaxlm.run import load_saved, objective_of
-    from jaxlm.speculative import SpeculativeGenerator
     from jaxlm.train.run_dir import RunDir
     from jaxlm.train.session import load_trained, saved_tokenizer
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.beam import Search, beam_search
 from jaxlm.generate import Generator, Sampling
+from jaxlm.generate.beam import Search, beam_search
 from tests.golden_nn import assert_close, load
 from tests.golden_programs import case_of, cases_with, generator_of, program_of, prompts_of
 

@@ -107,7 +107,7 @@ def test_texts_do_not_depend_on_the_parts_that_they_are_drawn_in(name, monkeypat
     """The host looks after each part, and stops where all rows have ended."""
     program, params, _ = setup(name)
     free = Generator(program, Sampling(max_tokens=8), eos_id=None, pad_id=256)(params, PROMPTS)
-    monkeypatch.setattr("jaxlm.generate.PART", 3)
+    monkeypatch.setattr("jaxlm.generate.generator.PART", 3)
     calls, compiled = [], []
 
     @contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from jaxlm.config import UserError
 from jaxlm.generate import Generator, Sampling
-from jaxlm.speculative import Options, Side, SpeculativeGenerator, most_likely, speculate
+from jaxlm.generate.speculative import Options, Side, SpeculativeGenerator, most_likely, speculate
 from tests import tiny
 from tests.golden_programs import case_of, program_of, prompts_of
 

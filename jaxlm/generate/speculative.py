@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.config import UserError, type_name
-from jaxlm.generate import Generator, Sampling, cut, next_token
-from jaxlm.reader import Reader
+from jaxlm.generate.generator import Generator
+from jaxlm.generate.reader import Reader
+from jaxlm.generate.sampling import Sampling, cut, next_token
 from jaxlm.train.ahead import Compiling
 from jaxlm.train.state import Program
 from jaxlm.types import ModelConfig

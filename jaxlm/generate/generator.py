@@ -1,4 +1,4 @@
-"""Text from a model: a compiled loop over a key/value cache or a recurrent state.
+"""New ids from a model: a compiled loop over a key/value cache or a recurrent state.
 
     generator = Generator(program, Sampling(max_tokens=64, temperature=0.8), eos_id=2, pad_id=0)
     generator(params, [[1, 17, 9], [1, 4]], seed=0)      # the new ids of each prompt
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,125 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm import mesh as meshes
-from jaxlm.beam import Search, beam_search
-from jaxlm.config import UserError
-from jaxlm.reader import Reader
+from jaxlm.generate.beam import Search, beam_search
+from jaxlm.generate.prompts import check_prompts
+from jaxlm.generate.reader import Reader
+from jaxlm.generate.sampling import Sampling, next_token
 from jaxlm.train.ahead import Ahead, Compiling
 from jaxlm.train.state import SAMPLE_STREAM, Program, derive_key
-from jaxlm.types import ModelConfig, Tokenizer
+from jaxlm.types import ModelConfig
 
 PART = 32  # tokens a row that are drawn between two looks of the host
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How texts are written: token by token, greedily at temperature 0 or drawn from the cut
-    distribution, or searched for with several beams, which draws nothing."""
-
-    max_tokens: int = 128
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    num_beams: int = 1
-    length_penalty: float = 1.0  # of beams: above 1 favours long texts, below 1 short ones
-
-
-def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """One id a row from logits [B, V] and one key a row [B]."""
-    if sampling.temperature == 0:
-        return logits.argmax(-1).astype(jnp.int32)
-    return jax.vmap(jax.random.categorical)(keys, cut(logits, sampling)).astype(jnp.int32)
-
-
-def cut(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """The logits [..., V] that are drawn from.
-
-    Top-k keeps the k likeliest tokens; top-p (Holtzman et al. 2020, arXiv:1904.09751) the fewest
-    whose probability reaches p, the likeliest always among them.
-    """
-    logits = logits / sampling.temperature
-    if sampling.top_k is not None:
-        least = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][..., -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if sampling.top_p is not None:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        probs = jax.nn.softmax(ordered)
-        before = jnp.cumsum(probs, axis=-1) - probs  # probability of all likelier tokens
-        least = jnp.where(before < sampling.top_p, ordered, jnp.inf).min(-1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    return logits
-
-
-def ids_of(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The ids that a generator asks for."""
-    return {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-
-
-def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig) -> list[int]:
-    """The ids that a document starting with `text` starts with; for an encoder, all of its ids.
-
-    A text without a blank is to be continued, by a model that fills blanks: it gets one at its end.
-    """
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    end = [tokenizer.eos_id] if model.encodes and tokenizer.eos_id is not None else []
-    ids = start + tokenizer.encode(text) + end
-    blanks = model.blank_ids if model.fills_blanks else ()
-    return ids if set(blanks) & set(ids) else [*ids, *blanks[-1:]]
-
-
-def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:
-    """Raises `UserError` for an empty prompt, or a text that passes the model's positions."""
-    if any(not prompt for prompt in prompts):
-        raise UserError("prompt: has no tokens and the tokenizer no start token; give some text")
-    longest, limit = max(map(len, prompts), default=0), model.max_positions
-    if model.encodes:
-        source_limit = model.max_source_positions
-        if source_limit is not None and longest > source_limit:
-            raise UserError(
-                f"prompt: {longest} tokens pass the encoder's {source_limit} positions; shorten it"
-            )
-        if limit is not None and max_tokens > limit:
-            raise UserError(
-                f"max_tokens: {max_tokens} pass the decoder's {limit} positions; "
-                f"ask for at most {limit}"
-            )
-    elif model.fills_blanks:
-        blanks = set(model.blank_ids)
-        if not blanks:
-            raise UserError(
-                "model.blank_ids: names no tokens that stand for a blank; set it and model.start_id"
-            )
-        if any(blanks.isdisjoint(prompt) for prompt in prompts):
-            raise UserError(
-                "prompt: has no blank to fill; write one of the tokens that model.blank_ids names"
-            )
-        if limit is not None and max(longest, max_tokens + 1) >= limit:
-            raise UserError(
-                f"prompt: {longest} tokens, or {max_tokens} new ones, pass the model's "
-                f"{limit - 1} positions; shorten them"
-            )
-    elif limit is not None and longest + max_tokens > limit:
-        room = limit - longest
-        mend = f"ask for at most {room} tokens" if room > 0 else "shorten the prompt"
-        raise UserError(
-            f"prompt: {longest} tokens and {max_tokens} new ones pass the model's "
-            f"{limit} positions; {mend}"
-        )
-
-
-class Writer:
-    """Text to text: what a generator's model writes after each prompt."""
-
-    def __init__(self, tokenizer: Tokenizer, generator: Generator):
-        self.tokenizer, self.generator = tokenizer, generator
-
-    def __call__(self, params: Any, prompts: Sequence[str], **how: Any) -> list[str]:
-        """The new text of each prompt; `how` and what it raises are those of `Generator`."""
-        model = self.generator.program.model
-        ids = [encode_prompt(self.tokenizer, text, model) for text in prompts]
-        size = self.tokenizer.vocab_size  # ids behind it, such as sentinels, add nothing to a text
-        rows = self.generator(params, ids, **how)
-        return [self.tokenizer.decode([i for i in row if i < size]) for row in rows]
 
 
 class Generator:
