@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -45,6 +46,20 @@ MORE: dict[str, dict[str, str]] = {
         "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": ON,
         "xla_tpu_enable_sparse_core_collective_offload_all_reduce": ON,
     },
+    "gathers of the next layer": {"xla_tpu_enable_ag_backward_pipelining": ON},
+    "all experiments of the scheduler": {
+        "xla_tpu_enable_all_experimental_scheduler_features": ON,
+        "xla_latency_hiding_scheduler_rerun": "2",
+    },
+    "chains over turns of a loop": {
+        "xla_should_allow_loop_variant_parameter_in_chain": "ENABLED",
+        "xla_should_add_loop_invariant_op_in_chain": "ENABLED",
+    },
+    "layouts for sums": {
+        "xla_tpu_use_minor_sharding_for_major_trivial_input": ON,
+        "xla_tpu_relayout_group_size_threshold_for_reduce_scatter": "1",
+    },
+    "no windowed products": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"},
     "vmem 32 MiB": {"xla_tpu_scoped_vmem_limit_kib": "32768"},
     "vmem 64 MiB": {"xla_tpu_scoped_vmem_limit_kib": "65536"},
     "vmem 96 MiB": {"xla_tpu_scoped_vmem_limit_kib": "98304"},
@@ -66,7 +81,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--only", help="sets whose names have this in them, and the shipped one")
+    parser.add_argument(
+        "--only", help="sets whose names this expression finds, and the shipped one"
+    )
     arguments = parser.parse_args()
     config = planned(load_run(arguments.config, arguments.overrides).config)
     assert config.mesh.topology is not None, "mesh.topology names the pod"
@@ -74,7 +91,7 @@ def main() -> int:
     shipped = options_for(devices_of(topology)[0].device_kind, {})
     print(f"{topology}\n{'set':64} {'step':>9} {'core':>9} {'waits':>9} {'GiB':>7}", flush=True)
     for name, more in candidates(shipped):
-        if arguments.only and arguments.only not in name and name != "as shipped":
+        if arguments.only and not re.search(f"{arguments.only}|as shipped", name):
             continue
         chosen = config.replace(train=config.train.replace(xla={**config.train.xla, **more}))
         try:

@@ -126,28 +126,18 @@ class Loop:
         """From the state that is found to the last step, or to a signal."""
         config = self.config
         with ExitStack() as stack:
-            stack.callback(self.saver.close)
-            with self.watch("setup"):
-                self.saver.clean()
-                with jax.set_mesh(self.program.mesh):
-                    state, step = sessions.find_state(self.session, self.saver)
-                if self.first:  # not before: a config that cannot go on must not take the run over
-                    sessions.write_run_files(self.run_dir, self.session, self.marks)
-                peak = peak_of(list(self.program.mesh.devices.flat))
-                length = self.session.prepared.seq_len
-                self.figures = Figures(self.program, peak, self.watch, seq_len=length)
-                if self.first:
-                    self.records.take_back(step, last=step == self.total)
-                # a ledger that another process opened before it was cut would be one without a name
-                decide("taken back", "", lambda _: "")
+            stack.enter_context(self.watchdog)
+            stack.callback(self._close_saver)
+            with self.watch("setup"), self.watchdog.doing("start", PATIENCE):
+                state, step = self._start()
+            self.watchdog.beat(step)
             stack.enter_context(self.records.ledger())
-            resumed = step if step else None
             if self.first:
                 self.writer = stack.enter_context(
                     MetricsWriter(
                         self.run_dir.path,
                         config.logging,
-                        resume_step=resumed,
+                        resume_step=step or None,
                         run_config=configs.to_dict(config),
                     )
                 )
@@ -157,9 +147,11 @@ class Loop:
                 )
                 kind = jax.local_devices()[0].device_kind
                 options = options_for(kind, config.train.xla)
-                self.step = self._compiled(spec, options)
-                # from here on it is watched, and another's compilation is no hang
-                decide("step compiled", "", lambda _: "")
+                with self.watchdog.paused():
+                    self.step = self._compiled(spec, options)
+                # another's compilation is no hang, either
+                with self.watchdog.doing("compilation of another process", PATIENCE):
+                    decide("step compiled", "", lambda _: "")
             self.progress = stack.enter_context(
                 Progress(
                     self.total,
@@ -180,13 +172,32 @@ class Loop:
                 )
             )
             stack.enter_context(jax.set_mesh(self.program.mesh))
-            stack.enter_context(self.watchdog)
             with self.signals.waiting():
                 state, step, bad = self._train(state, step, feed)
                 saved = bad is None and self._save(state, step, force=True)
                 if self.first:
                     self.progress.checkpoint(self.saver.status())
             return self._end(state, step, bad, saved)
+
+    def _start(self) -> tuple[State, int]:
+        """The state that is found, and what the run's files say of it, from which both go on."""
+        self.saver.clean()
+        with jax.set_mesh(self.program.mesh):
+            state, step = sessions.find_state(self.session, self.saver)
+        if self.first:  # not before: a config that cannot go on must not take the run over
+            sessions.write_run_files(self.run_dir, self.session, self.marks)
+        peak = peak_of(list(self.program.mesh.devices.flat))
+        length = self.session.prepared.seq_len
+        self.figures = Figures(self.program, peak, self.watch, seq_len=length)
+        if self.first:
+            self.records.take_back(step, last=step == self.total)
+        # a ledger that another process opened before it was cut would be one without a name
+        decide("taken back", "", lambda _: "")
+        return state, step
+
+    def _close_saver(self) -> None:
+        with self.watchdog.doing("save", PATIENCE):
+            self.saver.close()
 
     def _compiled(self, spec: dict[str, Any], options: dict[str, str]) -> Any:
         """The step: the one that was kept by a plan, if it is this run's, else compiled now."""

@@ -64,7 +64,7 @@ class Watchdog:
         end: Callable[[int], None] = os._exit,
     ) -> None:
         self._seconds, self._log, self._linger, self._end = seconds, log, linger, end
-        self._step = 0
+        self._step: int | None = None  # the last that ended, where one is known
         self._now = time.monotonic(), STEP  # the last beat, and what goes on since; one assignment
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -123,11 +123,11 @@ class Watchdog:
         assert self._seconds is not None
         faulthandler.cancel_dump_traceback_later()
         times = f"{block.times:g} times " if block.times != 1 else ""
+        after = "" if self._step is None else f" after step {self._step}"
         line = (
             f"error: no {block.what} ended in {self._seconds * block.times:g} seconds "
-            f"({times}train.hang_timeout) after step {self._step}: the process hangs and ends with "
-            f"code {HUNG}; started again, the run goes on from its last checkpoint. What each "
-            "thread was doing:\n"
+            f"({times}train.hang_timeout){after}: the process hangs and ends with code {HUNG}; "
+            "started again, the run goes on from its last checkpoint. What each thread was doing:\n"
         )
         _dump(sys.__stderr__ or sys.stderr, line)
         try:

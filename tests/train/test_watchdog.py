@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import pytest
 
-from jaxlm import generate
 from jaxlm.exit_codes import HUNG
+from jaxlm.generate import generator
 from jaxlm.train import loop
+from jaxlm.train import session as sessions
 from jaxlm.train.checkpoint import Checkpointer
 from jaxlm.train.loop import DONE, Loop
 from jaxlm.train.state import Program
@@ -176,13 +177,13 @@ class Hang:
         return "no batch of evaluation ended in 3 seconds (train.hang_timeout) after step 2"
 
     def in_sampling(self, monkeypatch: pytest.MonkeyPatch) -> str:
-        draw = generate.next_token
+        draw = generator.next_token
 
         def hang(logits: jax.Array, *arguments: Any) -> jax.Array:
             jax.debug.callback(self.a_call_that_hangs, logits.sum())
             return draw(logits, *arguments)
 
-        monkeypatch.setattr(generate, "next_token", hang)
+        monkeypatch.setattr(generator, "next_token", hang)
         return "no part of a sample ended in 3 seconds (train.hang_timeout) after step 2"
 
     def in_a_save(self, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -195,6 +196,18 @@ class Hang:
         monkeypatch.setattr(Checkpointer, "_commit", hang)
         monkeypatch.setattr(loop, "PATIENCE", 2)
         return "no save ended in 6 seconds (2 times train.hang_timeout) after step 2"
+
+    def in_the_start(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """The search for a state to go on from, such as a restore that waits for a store."""
+        find = sessions.find_state
+
+        def hang(*arguments: Any) -> Any:
+            self.a_call_that_hangs()
+            return find(*arguments)
+
+        monkeypatch.setattr(sessions, "find_state", hang)
+        monkeypatch.setattr(loop, "PATIENCE", 2)
+        return "no start ended in 6 seconds (2 times train.hang_timeout): the process hangs"
 
     def in_the_save_before(self, monkeypatch: pytest.MonkeyPatch) -> str:
         """One that is still under way when the run is stopped by its losses."""
@@ -212,8 +225,10 @@ class Hang:
 SMALL = ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4", "eval.max_batches=2")
 
 
-@pytest.mark.parametrize("where", ["evaluation", "sampling", "a_save", "the_save_before"])
-def test_what_follows_a_step_is_watched(
+@pytest.mark.parametrize(
+    "where", ["evaluation", "sampling", "a_save", "the_save_before", "the_start"]
+)
+def test_what_is_no_step_is_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """Also at its first time, when it is compiled, which alone may take any time."""
