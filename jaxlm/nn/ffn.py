@@ -99,6 +99,13 @@ class FeedForward(nnx.Module):
         function, _ = ACTIVATIONS[self.activation]
         up = named(shard(self.up(x), "batch", "length", "act_mlp"), "ffn_up")
         if self.gate is None:
-            return self.down(named(function(up), "ffn_hidden")), {}
-        gate = named(shard(self.gate(x), "batch", "length", "act_mlp"), "ffn_gate")
-        return self.down(named(function(gate) * up, "ffn_hidden")), {}
+            hidden = _formed_again(function)(up)
+        else:
+            gate = named(shard(self.gate(x), "batch", "length", "act_mlp"), "ffn_gate")
+            hidden = _formed_again(lambda gate, up: function(gate) * up)(gate, up)
+        return self.down(named(hidden, "ffn_hidden")), {}
+
+
+# Between up and hidden the backward pass finds nothing kept: forming it again is quicker than
+# reading it, and takes no memory.
+_formed_again = partial(jax.checkpoint, prevent_cse=False)
