@@ -34,6 +34,9 @@ from jaxlm.mesh import num_parts, on_each_device, splits_length
 
 LANES = 128  # of a TPU's vector unit: no block is smaller
 BLOCK = 512  # rows and columns of a block of scores, where they divide the length
+# Columns in the backward pass: from each such block on, every query has a gradient of its own in
+# memory until all are summed, so fewer and wider blocks cost less than what they see in vain.
+WIDE = 1024
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 NOBODY = -1  # a segment id that no query has
 # Scopes in a program's text, by which `jaxlm.plan.kernels` tells what a call of the kernel sees.
@@ -176,7 +179,8 @@ def _kernel(mask: Mask, softcap: float | None) -> Any:
             block_q=rows,
             block_kv=columns,
             block_q_dkv=rows,
-            block_kv_dkv=columns,
+            block_kv_dkv=math.gcd(mask.keys, WIDE),
+            block_kv_dkv_compute=columns,
             use_fused_bwd_kernel=True,
         ),
         head_shards=1,

@@ -36,6 +36,7 @@ CAN = {
 def small_and_slow(monkeypatch):
     monkeypatch.setattr(splash, "INTERPRET", True)
     monkeypatch.setattr(splash, "BLOCK", 128)
+    monkeypatch.setattr(splash, "WIDE", 256)
 
 
 def places(length=T):
@@ -154,9 +155,8 @@ def test_every_device_has_as_many_blocks(prefix):
     parts = 8
     mask = splash.Mask(parts * 256, parts * 256, True, None, prefix, parts, True)
     kernel = splash._kernel(mask, None)
-    for info in (kernel.fwd_mask_info, kernel.dkv_mask_info):
+    for info, n in ((kernel.fwd_mask_info, 2 * parts), (kernel.dkv_mask_info, parts)):
         blocks = [(x > 0).sum() for x in np.split(np.asarray(info.block_mask), parts, axis=1)]
-        n = 2 * parts
         assert blocks == [n + 1 + 2 * n * prefix] * parts
 
 
