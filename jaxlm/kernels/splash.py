@@ -34,9 +34,9 @@ from jaxlm.mesh import num_parts, on_each_device, splits_length
 
 LANES = 128  # of a TPU's vector unit: no block is smaller
 BLOCK = 512  # rows and columns of a block of scores, where they divide the length
-# Columns in the backward pass: from each such block on, every query has a gradient of its own in
-# memory until all are summed, so fewer and wider blocks cost less than what they see in vain.
-WIDE = 1024
+# Columns in the backward pass, of 128 numbers. Each block of columns has a gradient of every query
+# in memory until all are summed, so fewer and wider ones cost less than what they see in vain.
+WIDE = 2048
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 NOBODY = -1  # a segment id that no query has
 # Scopes in a program's text, by which `jaxlm.plan.kernels` tells what a call of the kernel sees.
@@ -88,7 +88,7 @@ def _splash(
     mask = Mask(q.shape[1], k.shape[1], causal, window, prefix, parts, swaps)
     if mask.is_full:  # which is one for all parts
         mask = mask._replace(queries=mask.chunk, parts=1)
-    arrays, tree = jax.tree.flatten(_kernel(mask, softcap))
+    arrays, tree = jax.tree.flatten(_kernel(mask, softcap, max(q.shape[3], v.shape[3])))
     turn = partial(zigzag, axis="context") if swaps else lambda x, **_: x
     k_ids = k_segment_ids if k_prefix is None else _by_kind(k_segment_ids, k_prefix)
 
@@ -164,7 +164,13 @@ class Mask(NamedTuple):
         return mask
 
 
-def _kernel(mask: Mask, softcap: float | None) -> Any:
+def wide_columns(keys: int, head_dim: int) -> int:
+    """Columns of a block in the backward pass: as many numbers of a key or value as fit."""
+    fit = WIDE * LANES // max(head_dim, LANES)
+    return math.gcd(keys, 1 << (fit.bit_length() - 1))
+
+
+def _kernel(mask: Mask, softcap: float | None, head_dim: int) -> Any:
     """(q [N, T, H], k [K, S, H], v [K, S, H'], SegmentIds(q [T], kv [S])) -> [N, T, H']
 
     A pytree of the mask's blocks, [1, T blocks, S blocks], and the places of the queries [T]: what
@@ -179,7 +185,7 @@ def _kernel(mask: Mask, softcap: float | None) -> Any:
             block_q=rows,
             block_kv=columns,
             block_q_dkv=rows,
-            block_kv_dkv=math.gcd(mask.keys, WIDE),
+            block_kv_dkv=wide_columns(mask.keys, head_dim),
             block_kv_dkv_compute=columns,
             use_fused_bwd_kernel=True,
         ),

@@ -154,10 +154,19 @@ def test_each_device_runs_it_on_its_part_of_a_row(name, mesh):
 def test_every_device_has_as_many_blocks(prefix):
     parts = 8
     mask = splash.Mask(parts * 256, parts * 256, True, None, prefix, parts, True)
-    kernel = splash._kernel(mask, None)
+    kernel = splash._kernel(mask, None, H)
     for info, n in ((kernel.fwd_mask_info, 2 * parts), (kernel.dkv_mask_info, parts)):
         blocks = [(x > 0).sum() for x in np.split(np.asarray(info.block_mask), parts, axis=1)]
         assert blocks == [n + 1 + 2 * n * prefix] * parts
+
+
+@pytest.mark.parametrize(
+    ("keys", "head_dim", "columns"),
+    [(8192, 128, 2048), (8192, 64, 2048), (8192, 192, 1024), (8192, 256, 1024), (1536, 128, 512)],
+)
+def test_blocks_of_the_backward_pass_are_as_wide_as_fits(monkeypatch, keys, head_dim, columns):
+    monkeypatch.setattr(splash, "WIDE", 2048)
+    assert splash.wide_columns(keys, head_dim) == columns
 
 
 # ---------------------------------------------------------------------------------- what is taken
