@@ -44,10 +44,14 @@ class Candidate:
 
     setting: Setting
     offload: bool  # of the optimizer's state
-    context: str  # how attention meets the keys of a length that is split
     work: Work
     roofline: Roofline
     speed: Speed
+
+    @property
+    def context(self) -> str:
+        """How attention meets the keys of a length that is split."""
+        return self.setting.context
 
     @property
     def step(self) -> float:
@@ -98,7 +102,7 @@ def search(facts: Facts, topology: Topology, base: Setting) -> list[Candidate]:
     best = sorted(found, key=_rank)[:VARIED]
     for candidate in best:
         for setting in variants(facts, candidate.setting):
-            found += trial.candidates(setting, candidate.context)
+            found += trial.candidates(setting, as_it_is=True)
     return sorted(found, key=_rank)
 
 
@@ -111,31 +115,23 @@ class _Trial:
 
     def __init__(self, facts: Facts, topology: Topology) -> None:
         self.topology, self.forward_flops = topology, facts.forward_flops
-        self.contexts: dict[str, dict[bool, Facts]] = {}  # how keys are met -> offload -> facts
-        attention: Any = facts.config.model
-        attention = attention.attention
-        for context in dict.fromkeys((attention.context, *rings(attention))):
-            config = facts.config.replace(
-                model=facts.config.model.replace(attention=attention.replace(context=context))
+        self.rings = rings(facts)
+        self.facts = {  # by whether the optimizer's state waits on the hosts
+            hosted: replace(
+                facts,
+                moments=tuple(replace(m, on_host=hosted and bool(m.axes)) for m in facts.moments),
             )
-            self.contexts[context] = {
-                hosted: replace(
-                    facts,
-                    config=config,
-                    moments=tuple(
-                        replace(m, on_host=hosted and bool(m.axes)) for m in facts.moments
-                    ),
-                )
-                for hosted in (False, True)
-            }
+            for hosted in (False, True)
+        }
         self.state: dict[tuple[Any, ...], float] = {}
 
-    def candidates(self, setting: Setting, context: str | None = None) -> Iterator[Candidate]:
-        """What has room; `context`: that alone."""
-        own = next(iter(self.contexts))
-        split = setting.along("context") > 1
-        for name in [context] if context else self.contexts if split else [own]:
-            for offload, facts in self.contexts[name].items():
+    def candidates(self, setting: Setting, *, as_it_is: bool = False) -> Iterator[Candidate]:
+        """What has room, with other ways to meet keys where that may matter."""
+        contexts = dict.fromkeys((setting.context, *self.rings))
+        split = setting.along("context") > 1 and not as_it_is
+        for name in contexts if split else [setting.context]:
+            setting = replace(setting, context=name)
+            for offload, facts in self.facts.items():
                 if self._state(facts, setting, offload) > self.topology.hbm_per_device:
                     continue  # without a look at the rest
                 work = analyse(facts, setting, self.topology)
@@ -144,7 +140,6 @@ class _Trial:
                     yield Candidate(
                         setting=setting,
                         offload=offload,
-                        context=name,
                         work=work,
                         roofline=line,
                         speed=self._speed(work, line),
@@ -171,12 +166,13 @@ class _Trial:
         return self.state[key]
 
 
-def rings(attention: Any) -> tuple[str, ...]:
+def rings(facts: Facts) -> tuple[str, ...]:
     """The other way to meet keys over a split length, where it can do what is asked."""
-    able = context_kernels.implementations["ring"].supports(
-        bias=False, dropout=bool(attention.dropout), impl=attention.impl
-    )
-    return ("ring",) if able else ()
+    ring = context_kernels.implementations["ring"]
+    own = [look.asked for stack in facts.stacks for look in stack.looks if look.same_rows]
+    names = ("bias", "dropout", "impl")
+    able = all(ring.supports(**{name: asked[name] for name in names}) for asked in own)
+    return ("ring",) if own and able else ()
 
 
 def variants(facts: Facts, setting: Setting) -> Iterator[Setting]:
@@ -251,16 +247,16 @@ def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[
 
 def remats(facts: Facts) -> Iterator[dict[str, Any]]:
     """The policies that are tried, from the dearest in memory on."""
-    none: dict[str, Any] = {"saved": (), "offloaded": ()}
+    none: dict[str, Any] = {"saved": (), "offloaded": (), "others": ()}
     yield {"remat": "none", **none}
     yield {"remat": "dots", **none}
     known = facts.layers[0].tensors
     looks = tuple(n for n in ("query", "key", "value") if n in known)
     kept = (*looks, "attention", "attention_out")
     if len(looks) == 3:
-        yield {"remat": "named", "saved": kept, "offloaded": ()}
-        yield {"remat": "named", "saved": (), "offloaded": kept}
-        yield {"remat": "named", "saved": (), "offloaded": looks}
+        yield none | {"remat": "named", "saved": kept}
+        yield none | {"remat": "named", "offloaded": kept}
+        yield none | {"remat": "named", "offloaded": looks}
     yield {"remat": "full", **none}
 
 
@@ -271,7 +267,7 @@ def divides(facts: Facts, setting: Setting) -> bool:
         return False
     if setting.batch_size % (rows * setting.accumulation):
         return False
-    if facts.seq_len % setting.along("context"):
+    if any(stack.length % setting.along("context") for stack in facts.stacks):
         return False
     for array in facts.params:
         for axis, size in zip(array.axes, array.shape, strict=True):
@@ -308,8 +304,7 @@ def overrides_of(candidate: Candidate, config: RunConfig, topology: Topology) ->
 
 def _cuts(facts: Facts, pieces: int) -> bool:
     """Whether the layers can be cut into so many pieces that are alike: of whole periods."""
-    model: Any = facts.config.model
-    return facts.layers[0].count % (pieces * model.period) == 0
+    return all(stack.count % (pieces * stack.period) == 0 for stack in facts.stacks)
 
 
 def _divisors(n: int) -> list[int]:

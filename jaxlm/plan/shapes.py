@@ -72,6 +72,11 @@ def tokens_of(row: Shapes) -> int:
     return row["segment_ids"][0][0]
 
 
+def source_of(row: Shapes) -> int | None:
+    """Tokens of the text that is read first, in a row; None: there is none."""
+    return row["source_segment_ids"][0][0] if "source_segment_ids" in row else None
+
+
 def batch_spec_of(config: RunConfig, mesh: Mesh, *, signals: bool) -> dict[str, Any]:
     """Shapes, dtypes and shardings of a global batch.
 

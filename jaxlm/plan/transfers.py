@@ -1,6 +1,6 @@
 """What a device sends over the networks in a step, in closed form: the collectives of every axis.
 
-    for transfer in transfers(facts, setting, topology, kept): ...
+    for transfer in transfers(facts, setting, topology): ...
 
 fsdp gathers the weights of a layer's maps twice in the compute dtype and reduce-scatters their
 gradients, in every pass through the layers; the embedding and the head are gathered once a step.
@@ -18,32 +18,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from jaxlm.mesh import RULES
 from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Array, Facts, token_part, ways
-from jaxlm.plan.remat import Kept
+from jaxlm.plan.facts import Facts
 from jaxlm.plan.roofline import Transfer
 from jaxlm.plan.setting import Setting
+from jaxlm.plan.stacks import Array, Look, Stack, token_part, ways
 
 WINDOWED = 32  # devices up to which the compiler sums in turns beside the product (libtpu 0.0.42)
 
 
 def transfers(
-    facts: Facts, setting: Setting, topology: Topology, kept: Kept, *, least: bool = False
+    facts: Facts, setting: Setting, topology: Topology, *, least: bool = False
 ) -> Iterator[Transfer]:
     """All that one device sends in one step."""
-    return _Network(facts, setting, topology, kept, least).all()
+    return _Network(facts, setting, topology, least).all()
 
 
 class _Network:
-    def __init__(
-        self, facts: Facts, setting: Setting, topology: Topology, kept: Kept, least: bool
-    ) -> None:
-        self.facts, self.setting, self.topology, self.kept = facts, setting, topology, kept
-        self.least = least
+    def __init__(self, facts: Facts, setting: Setting, topology: Topology, least: bool) -> None:
+        self.facts, self.setting, self.topology, self.least = facts, setting, topology, least
         self.mesh, self.wide = setting.mesh, facts.itemsize
         self.tokens = setting.tokens(facts.seq_len)
 
@@ -62,7 +58,7 @@ class _Network:
         """Parameters gathered, gradients summed."""
         rows = list(self._rows())
         for array in self.facts.params:
-            layered = array.path.startswith("layers")
+            layered = array.layered
             micro = self.setting.passes if layered else self.setting.rounds
             split = ways_of(array, self.mesh, "fsdp")
             own = array.size / self._ways_but(array, "fsdp")  # what one device holds when gathered
@@ -108,7 +104,7 @@ class _Network:
         alone it sums a layer's maps in turns, beside the products that make them.
         """
         size = self.setting.along("fsdp")
-        in_turns = array.path.startswith("layers") and size <= WINDOWED
+        in_turns = array.layered and size <= WINDOWED
         in_turns &= self.topology.slices == 1
         whole = self.topology.chip.is_tpu and size == self.topology.devices_per_slice
         return "all-reduce" if whole and not in_turns and not self.least else "reduce-scatter"
@@ -127,58 +123,63 @@ class _Network:
         """What enters attention and ffn is gathered along its length, what leaves them is summed
         and split; beside the layers the embedding's sum, and what the head is given.
         """
-        stream = self._stream()
-        layers = sum(x.count for x in self.facts.layers) * self.setting.layer_share
-        again = self.kept.recomputes("attention_out") + self.kept.recomputes("ffn_out")
-        inputs = 2 * (self.kept.policy != "none")
-        yield self._transfer("all-gather", ("tensor",), stream * (layers * (4 + inputs) + 2))
-        yield self._transfer("reduce-scatter", ("tensor",), stream * (layers * (4 + again) + 1))
+        stream, gathered, summed = self._stream(), 0.0, 0.0
+        for stack in self.facts.stacks:
+            kept, own = self.setting.kept(stack), self._stream(stack)
+            layers = stack.count * self.setting.layer_share
+            again = kept.recomputes("attention_out") + kept.recomputes("ffn_out")
+            inputs = 2 * (kept.policy != "none")
+            gathered += own * (layers * (4 + inputs) + 2)
+            summed += own * (layers * (4 + again) + 1)
+        yield self._transfer("all-gather", ("tensor",), gathered)
+        yield self._transfer("reduce-scatter", ("tensor",), summed)
         sums = 16 * self.tokens  # of a split vocabulary: largest, sum, target's, rank
         yield self._transfer("all-reduce", ("tensor",), stream + sums)  # and its input's gradient
 
     def _context(self) -> Iterator[Transfer]:
         """Keys and values of the whole length for each device's queries."""
         parts = self.setting.along("context")
-        own = self._part("key", "value")
-        layers = sum(x.count for x in self.facts.layers) * self.setting.layer_share
-        again = 1 + self.kept.recomputes_attention
-        model: Any = self.facts.config.model
-        if model.attention.context == "ring":
-            yield from self._ring(layers * self.tokens, again)
-            return
-        whole = self.tokens * parts * own * self.wide * layers
-        yield self._transfer("all-gather", ("context",), whole * again)
-        yield self._transfer("reduce-scatter", ("context",), whole)
+        for stack in self.facts.stacks:
+            again = 1 + self.setting.kept(stack).recomputes_attention
+            own = self.setting.tokens(stack.length)
+            for look in stack.looks:
+                tokens = look.layers * self.setting.layer_share * own
+                if look.same_rows and self.setting.context == "ring":
+                    yield from self._ring(look, tokens, again)
+                    continue
+                whole = tokens * parts * self._part(look, "key", "value") * self.wide
+                yield self._transfer("all-gather", ("context",), whole * again)
+                yield self._transfer("reduce-scatter", ("context",), whole)
 
-    def _ring(self, tokens: float, forward: int) -> Iterator[Transfer]:
+    def _ring(self, look: Look, tokens: float, forward: int) -> Iterator[Transfer]:
         """Keys and values go round in each pass, their float32 gradients in the last, to the end.
 
         Where the text is causal, all that attention reads and writes changes places before and
         after; of two devices each keeps half.
         """
-        parts, model = self.setting.along("context"), self.facts.config.model
-        keys = tokens * self._part("key", "value")
+        parts = self.setting.along("context")
+        keys = tokens * self._part(look, "key", "value")
         turns = parts - 1 if self.least else parts
         sent = keys * self.wide * turns * (forward + 1) + keys * 4 * parts
-        if model.attention.causal:  # type: ignore[attr-defined]
-            moved = tokens * self._part("query", "key", "value", "attention") * self.wide
+        if look.asked["causal"]:
+            moved = tokens * self._part(look, *look.tensors) * self.wide
             sent += moved * (forward + 1) * (0.5 if parts == 2 else 1)
         yield self._transfer("collective-permute", ("context",), sent)
 
-    def _part(self, *names: str) -> float:
+    def _part(self, look: Look, *names: str) -> float:
         """Of a token's tensors what one device holds."""
-        tensors = self.facts.layers[0].tensors
-        return sum(token_part(tensors[name], self.mesh) for name in names if name in tensors)
+        found = (look.tensors[name] for name in names if name in look.tensors)
+        return sum(token_part(sizes, self.mesh) for sizes in found)
 
     def _experts(self) -> Iterator[Transfer]:
         """A token's copies, to its experts and back."""
-        for layers in self.facts.layers:
-            if layers.experts is None:
-                continue
-            rows = self.tokens * layers.experts.experts_per_token * self.facts.hidden * self.wide
-            times = 2 * (2 + (self.kept.policy != "none"))
-            whole = rows * times * layers.count * self.setting.layer_share
-            yield self._transfer("all-to-all", ("expert",), whole)
+        for stack in self.facts.stacks:
+            times = 2 * (2 + (self.setting.kept(stack).policy != "none"))
+            for layers in stack.layers:
+                if layers.experts is not None:
+                    rows = self._stream(stack) * layers.experts.experts_per_token
+                    whole = rows * times * layers.count * self.setting.layer_share
+                    yield self._transfer("all-to-all", ("expert",), whole)
 
     def _stages(self) -> Iterator[Transfer]:
         """A micro-batch to the next stage at each turn and back; in the end the last one to all."""
@@ -200,9 +201,13 @@ class _Network:
         whole = stream + 4 * table.part(self.mesh)
         yield self._transfer("all-reduce", ("stage",), whole)
 
-    def _stream(self) -> float:
-        """Bytes of the hidden states of a device's tokens, whole along tensor."""
-        return self.tokens * self.facts.hidden * self.wide
+    def _stream(self, stack: Stack | None = None) -> float:
+        """Bytes of the hidden states of a device's tokens, whole along tensor: of those that the
+        head is given, or of a stack's.
+        """
+        if stack is None:
+            return self.tokens * self.facts.hidden * self.wide
+        return self.setting.tokens(stack.length) * stack.hidden * self.wide
 
     def _transfer(self, kind: str, axes: tuple[str, ...], whole: float) -> Transfer:
         size = self.setting.along(*axes)

@@ -13,7 +13,6 @@ from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.memory import batch_parts, state_parts
-from jaxlm.plan.remat import keeping
 from jaxlm.plan.scores import kind_of, scores_of
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
@@ -67,6 +66,19 @@ def test_memory_for_tpus_is_not_told_too_small(name):
     total = sum(ALL[name][2])
     assert work.memory.total > 0.88 * total > work.memory.share * total
     assert work.memory.total < total + 0.02 * 15.75 * 2**30
+
+
+def facts_with(name: str, **attention):
+    """The facts of a text's config with another attention."""
+    config = config_of(name)
+    own = config.model.attention.replace(**attention)
+    return facts_of(config.replace(model=config.model.replace(attention=own)))
+
+
+def self_attention(facts, setting, platform: str):
+    """How the tokens of the first stack look at one another."""
+    stack = facts.stacks[0]
+    return scores_of(stack.looks[0], stack, setting, platform)
 
 
 def sent(work, kind: str, axis: str) -> float:
@@ -200,10 +212,8 @@ def test_scores_are_in_memory_where_no_kernel_keeps_them_on_the_chip():
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_ring_sends_keys_round_and_their_gradients_home(size):
-    facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
-    model = facts.config.model
-    ring = model.replace(attention=model.attention.replace(context="ring"))
-    facts = replace(facts, config=facts.config.replace(model=ring))
+    topology = Topology.read("v5e:4x4")
+    facts = facts_with("v5e_fsdp8_tensor2", context="ring")
     mesh = {"data": 1, "fsdp": 16 // size, "context": size, "tensor": 1}
     setting = setting_of(facts, mesh, topology)
     found = sent(analyse(facts, setting, topology), "collective-permute", "context")
@@ -211,7 +221,7 @@ def test_a_ring_sends_keys_round_and_their_gradients_home(size):
     keys, heads = 2 * 4 * 128, 2 * 8 * 128
     turned = 3 * (keys + heads) * 2 * (0.5 if size == 2 else 1)  # forward, again and backward
     assert found == pytest.approx(tokens * (3 * size * keys * 2 + size * keys * 4 + turned))
-    least = transfers(facts, setting, topology, keeping("full", norm_follows=False), least=True)
+    least = transfers(facts, setting, topology, least=True)
     (passes,) = (t.wire_bytes for t in least if t.kind == "collective-permute")
     assert found - passes == pytest.approx(tokens * 3 * keys * 2)  # the last turn's
 
@@ -242,28 +252,26 @@ def test_on_tpus_a_kernel_has_split_rows_and_such_as_are_read_both_ways():
     whole = setting_of(facts, {"data": 1, "fsdp": 16, "context": 1, "tensor": 1}, topology)
     split = replace(whole, mesh={"data": 1, "fsdp": 4, "context": 4, "tensor": 1})
     short = replace(whole, mesh={"data": 1, "context": 16, "tensor": 1})  # parts of one block
-    assert [kind_of(facts, x, "tpu") for x in (whole, split, short)] == ["splash"] * 2 + ["whole"]
-    assert [kind_of(facts, x, "cpu") for x in (whole, split)] == ["blocked", "whole"]
+    kinds = [self_attention(facts, x, "tpu").kind for x in (whole, split, short)]
+    assert kinds == ["splash"] * 2 + ["whole"]
+    assert [self_attention(facts, x, "cpu").kind for x in (whole, split)] == ["blocked", "whole"]
     chunk = 2048 / 4 / 2  # which is a block, too
-    found = scores_of(facts, split, keeping("full", norm_follows=False), "tpu")
+    found = self_attention(facts, split, "tpu")
     assert (found.keys, found.kept_bytes) == (6 * (1024.5 + chunk / 2), 0)
 
-    attention = facts.config.model.attention.replace(causal=False)
-    model = facts.config.model.replace(attention=attention)
-    config = facts.config.replace(model=model)
-    both = replace(facts, config=config, keys=6 * 2048.0)
+    both = facts_with("v5e_fsdp8_tensor2", causal=False)
     for setting in (whole, split):
-        assert scores_of(both, setting, keeping("full", norm_follows=False), "tpu").keys == 6 * 2048
-        assert kind_of(both, setting, "tpu") == "splash"
-    assert kind_of(both, whole, "gpu") == "whole"
+        found = self_attention(both, setting, "tpu")
+        assert (found.keys, found.kind) == (6 * 2048, "splash")
+    assert self_attention(both, whole, "gpu").kind == "whole"
 
 
 def test_keys_of_a_prefix_stand_twice():
     facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
     setting = setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, topology)
-    kept = keeping("full", norm_follows=False)
-    fills = replace(facts, prefix=True)
-    once, twice = (scores_of(x, setting, kept, "tpu").keys for x in (facts, fills))
+    ((stack,), (look,)) = facts.stacks, facts.stacks[0].looks
+    fills = replace(look, prefix=True)
+    once, twice = (scores_of(x, stack, setting, "tpu").keys for x in (look, fills))
     assert twice == once + 6 * 2048
-    odd = replace(fills, seq_len=2000)
-    assert kind_of(odd, setting, "tpu") == "whole"  # rows that are no whole number of blocks
+    odd = replace(fills, keys_length=2000), replace(stack, length=2000)
+    assert kind_of(*odd, setting, "tpu") == "whole"  # rows that are no whole number of blocks

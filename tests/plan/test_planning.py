@@ -172,8 +172,18 @@ def test_slices_that_the_axis_between_them_does_not_fill_are_an_error():
 
 
 def test_a_recurrent_model_is_not_known_to_the_analytic_model():
-    with pytest.raises(UserError, match="the analytic model knows Transformers"):
+    with pytest.raises(UserError, match="the analytic model does not know a rnn"):
         plan_run(load("lstm").config, H100, report=quiet)
+
+
+def test_a_model_within_a_classifier_is_not_known_to_the_analytic_model():
+    config = load(
+        "transformer",
+        "objective={type: sequence_classification, classes: [a, b]}",
+        "data={type: examples, source: {type: text, files: a.txt}, seq_len: 64}",
+    ).config
+    with pytest.raises(UserError, match="model does not know a sequence_classification; plan it"):
+        plan_run(config, H100, report=quiet)
 
 
 @pytest.mark.parametrize("name", ["t5", "glm", "transformer"])

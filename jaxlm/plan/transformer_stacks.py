@@ -1,0 +1,146 @@
+"""The stacks of a Transformer, as the analytic model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxlm.models.blocks import StackConfig
+from jaxlm.models.transformer import TransformerConfig
+from jaxlm.nn.flops import keys_met
+from jaxlm.nn.moe import MoEConfig
+from jaxlm.nn.position import RelativeConfig
+from jaxlm.nn.stack import Remat
+from jaxlm.plan.stacks import (
+    Array,
+    Layers,
+    LinearMap,
+    Look,
+    Rows,
+    Sizes,
+    Stack,
+    describes,
+)
+
+# The last part of a linear map's path, and the tensor it makes (see `AttentionConfig.tensors`).
+MAKES = {
+    **{"query": "query", "query_down": "query", "key": "key", "value": "value"},
+    **{"down_latent": "key", "up_latent": "value", "rope_key": "key", "out": "attention_out"},
+    **{"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_out", "router": "router"},
+}
+# What is added to the stream is split along its length where heads are split: the bytes are as if
+# tensor split its width, which an axis of heads says.
+OF_STREAM = "act_heads"
+LOOKS = ("query", "key", "value", "attention")
+
+
+@describes(TransformerConfig)
+def transformer(model: TransformerConfig, params: Sequence[Array], rows: Rows) -> tuple[Stack, ...]:
+    return (_stack(model, params, rows),)
+
+
+def _stack(model: StackConfig, params: Sequence[Array], rows: Rows) -> Stack:
+    own = [p for p in params if p.path.startswith("layers")]
+    layers = _layers(own, model, rows)
+    return Stack(
+        path="model",
+        remat=Remat(model.remat, model.saved, model.offloaded),
+        length=rows.length,
+        hidden=model.hidden_size,
+        layers=layers,
+        looks=(_look(model, layers[0].tensors, rows),),
+        norm_follows=model.norm_placement != "pre",
+        period=model.period,
+    )
+
+
+def _look(model: StackConfig, tensors: Any, rows: Rows) -> Look:
+    attention: Any = model.attention
+    windows, count, length = attention.windows, model.num_layers, rows.length
+    causal = attention.causal and not rows.prefix
+    keys, all_keys = (
+        sum(keys_met(length, windows[i % len(windows)], c) for i in range(count))
+        for c in (causal, False)
+    )
+    return Look(
+        layers=count,
+        keys=keys,
+        all_keys=all_keys,
+        keys_length=length,
+        score_flops=attention.score_flops(model.hidden_size),
+        num_heads=attention.num_heads,
+        tensors={name: tensors[name] for name in LOOKS if name in tensors},
+        itemsize=2 if model.dtype == "bfloat16" else 4,
+        prefix=rows.prefix,
+        context=attention.context,
+        asked={
+            "impl": attention.impl,
+            "causal": attention.causal,
+            "window": any(window is not None for window in windows),
+            "bias": isinstance(model.position[0], RelativeConfig),
+            "dropout": bool(attention.dropout),
+            "softcap": attention.softcap is not None,
+            "dtype": model.dtype,
+        },
+    )
+
+
+def _layers(params: Sequence[Array], model: StackConfig, rows: Rows) -> tuple[Layers, ...]:
+    names = sorted({p.path.split("/")[0] for p in params})
+    found = []
+    for name in names:
+        own = [p for p in params if p.path.split("/")[0] == name]
+        count = own[0].shape[0]
+        first = int(name.partition("_")[2] or 0)
+        ffn: Any = model.ffn_of(first)
+        experts = ffn if isinstance(ffn, MoEConfig) else None
+        maps = tuple(m for p in own if (m := _map(p, count, experts, rows.length)) is not None)
+        found.append(Layers(count, maps, _tensors(maps, model), experts))
+    return tuple(found)
+
+
+def _map(array: Array, layers: int, experts: MoEConfig | None, length: int) -> LinearMap | None:
+    words = array.path.split("/")
+    if words[-1] != "kernel":
+        return None
+    name = words[-2]
+    if words[1] in ("attention", "cross"):
+        name = {"down": "down_latent", "up": "up_latent"}.get(name, name)
+    dims = list(zip(array.axes, array.shape, strict=True))[1:]
+    share = 1.0
+    if dims[0][0] == "experts" and experts is not None:
+        share = experts.experts_per_token / experts.num_experts
+        dims = dims[1:]
+    inner = {"out": 2}.get(name, 1)
+    outputs = tuple(_as_activation(d) for d in dims[inner:])
+    inputs = tuple(_as_activation(d) for d in dims[:inner])
+    return LinearMap(array, MAKES.get(name, name), layers, share, outputs, inputs, length)
+
+
+def _as_activation(dim: tuple[str | None, int]) -> tuple[str | None, int]:
+    """A dim of a weight as one of an activation: what fsdp splits there is whole here."""
+    axis, size = dim
+    return (None if axis in ("embed", "latent", "hidden") else axis, size)
+
+
+def _tensors(maps: Sequence[LinearMap], model: StackConfig) -> dict[str, Sizes]:
+    """What a token's tensors measure, by the names that `Remat` knows."""
+    found: dict[str, Sizes] = {}
+    for m in maps:
+        if "/shared/" in m.array.path or m.share == 1.0:
+            found[m.makes] = m.outputs
+    heads: Any = model.attention
+    size = heads.score_flops(model.hidden_size) / 4 / heads.num_heads  # mean of query and value
+    value = next(
+        (m.inputs for m in maps if m.makes == "attention_out"),
+        (("heads", heads.num_heads), (None, int(size))),
+    )
+    found["attention"] = value
+    if "value" in found and len(found["value"]) == 2 and heads.projects_latents:
+        found["key"] = (("heads", heads.num_heads), (None, heads.nope_dim + heads.rope_dim))
+        found["query"] = found["key"]
+        found["value"] = (("heads", heads.num_heads), (None, heads.v_dim))
+    if "ffn_up" in found:
+        found["ffn_hidden"] = found["ffn_up"]
+    found["attention_out"] = found["ffn_out"] = ((OF_STREAM, model.hidden_size),)
+    return found
