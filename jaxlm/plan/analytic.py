@@ -15,8 +15,8 @@ The figures that a compiled step has too are tested to agree with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from jaxlm.plan import devices as factors
 from jaxlm.plan.activations import activation_parts, kept_per_token
@@ -187,8 +187,18 @@ class _Analysis:
             ]
         parts += activation_parts(self.facts, self.setting, self.scores)
         return MemoryPlan(
-            parts=parts,
+            parts=_joined(parts),
             limit=self.topology.hbm_per_device,
             share=factors.ANALYTIC_SHARE,
             compiled=False,
         )
+
+
+def _joined(parts: Iterable[Part]) -> list[Part]:
+    """Parts of one name as one: those of several stacks."""
+    found: dict[tuple[str, str, bool], Part] = {}
+    for part in parts:
+        key = part.kind, part.module, part.on_host
+        before = found[key].num_bytes if key in found else 0.0
+        found[key] = replace(part, num_bytes=before + part.num_bytes)
+    return list(found.values())

@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PRODUCTS = ("query", "key", "value", "attention_out", "ffn_gate", "ffn_up", "ffn_out", "router")
+PRODUCTS = (
+    *("query", "key", "value", "attention_out", "cross_out"),
+    *("ffn_gate", "ffn_up", "ffn_out", "router"),
+)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jaxlm.plan.setting import Setting
 from jaxlm.plan.stacks import Look, Stack
 
 KERNELS = ("splash", "cudnn")
+LANES = 128  # columns of a TPU's tile, which a narrower array fills as well
 SCORE_PASSES = 8  # times that float32 scores go through HBM where no kernel keeps them on the chip
 
 
@@ -58,13 +59,17 @@ def scores_of(look: Look, stack: Stack, setting: Setting, platform: str) -> Scor
         return Scores(kind, layers, keys, float(again), 2.5, 0.0, working, passes * (3 + again))
     if kind == "blocked":
         keys = look.keys + layers * max(MIN_BLOCK, length / MAX_BLOCKS) / 2
+        keys = min(keys, float(layers * length))
     else:
         keys = float(layers * length)
     one = heads * keys / layers * (4 + look.itemsize)  # float32, and as the values' dtype
     keeps = one if kept.policy in ("none", "minimal") else 0.0
     repeated = 0.0 if kept.policy == "none" else 1.0
     hbm = SCORE_PASSES * heads * 4 * keys * (1 + repeated)
-    return Scores(kind, layers, keys, repeated, 2.0, keeps, 2 * one, hbm)
+    working = 2 * one
+    if look.asked.get("bias"):  # looked up for each pair of tokens, its heads in whole tiles
+        working += 4 * keys / layers * (-(-heads // LANES) * LANES if platform == "tpu" else heads)
+    return Scores(kind, layers, keys, repeated, 2.0, keeps, working, hbm)
 
 
 def kind_of(look: Look, stack: Stack, setting: Setting, platform: str) -> str:

@@ -120,6 +120,7 @@ class Stack:
     looks: tuple[Look, ...] = ()
     norm_follows: bool = False  # a norm reads what each part adds
     period: int = 1  # layers after which they are the same again
+    table: str = "embed/table"  # whose rows, those of its tokens, enter it
 
     @property
     def count(self) -> int:

@@ -56,14 +56,15 @@ class _Network:
 
     def _weights(self) -> Iterator[Transfer]:
         """Parameters gathered, gradients summed."""
-        rows = list(self._rows())
+        by_columns = {stack.path: list(self._rows(stack)) for stack in self.facts.stacks}
         for array in self.facts.params:
             layered = array.layered
             micro = self.setting.passes if layered else self.setting.rounds
             split = ways_of(array, self.mesh, "fsdp")
             own = array.size / self._ways_but(array, "fsdp")  # what one device holds when gathered
             matrix = array.path.endswith(("kernel", "table"))
-            looked_up = array.path == "embed/table" and bool(rows)
+            readers = [s.path for s in self.facts.stacks if s.table == array.path]
+            looked_up = bool(readers) and all(by_columns[path] for path in readers)
             left = own * self._gradient_bytes(array) * micro
             summed = left - looked_up * own * self.wide * micro
             if split > 1 and self.setting.zero == 3:
@@ -83,18 +84,21 @@ class _Network:
             for axis in others:
                 if self.setting.along(axis) > 1 and axis not in mesh_axes(array):
                     yield self._transfer("all-reduce", (axis,), left)
-        yield from rows
+        for rows in by_columns.values():
+            yield from rows
 
-    def _rows(self) -> Iterator[Transfer]:
+    def _rows(self, stack: Stack) -> Iterator[Transfer]:
         """Gradients of the rows that were looked up, to the devices that have their columns.
 
         In place of the table's, where they are fewer (`jaxlm.mesh.gradient_by_columns`).
         """
-        size, tokens = self.setting.along("fsdp"), self.tokens / self.setting.rounds
-        rows = self.facts.vocab / self.setting.along("tensor")
-        if size > 1 and self.setting.along("expert") == 1 and tokens < rows:
-            yield self._transfer("all-to-all", ("fsdp",), self._stream())
-            yield self._transfer("all-gather", ("fsdp",), self.tokens * size * 4)  # their numbers
+        size, tokens = self.setting.along("fsdp"), self.setting.tokens(stack.length)
+        (table,) = (a for a in self.facts.params if a.path == stack.table)
+        rows = table.shape[0] / self.setting.along("tensor")
+        if size > 1 and self.setting.along("expert") == 1 and tokens / self.setting.rounds < rows:
+            looked_up = tokens * table.shape[1] * self.wide
+            yield self._transfer("all-to-all", ("fsdp",), looked_up)
+            yield self._transfer("all-gather", ("fsdp",), tokens * size * 4)  # their numbers
 
     def _sum(self, array: Array) -> str:
         """How a gradient is summed that fsdp splits.
@@ -127,13 +131,15 @@ class _Network:
         for stack in self.facts.stacks:
             kept, own = self.setting.kept(stack), self._stream(stack)
             layers = stack.count * self.setting.layer_share
-            again = kept.recomputes("attention_out") + kept.recomputes("ffn_out")
-            inputs = 2 * (kept.policy != "none")
-            gathered += own * (layers * (4 + inputs) + 2)
-            summed += own * (layers * (4 + again) + 1)
+            made = ("attention_out", "ffn_out", "cross_out")[: stack.parts]
+            again = sum(kept.recomputes(name) for name in made)
+            inputs = 2 + (kept.policy != "none")
+            gathered += own * (layers * stack.parts * inputs + 2)
+            summed += own * (layers * (2 * stack.parts + again) + 1)
         yield self._transfer("all-gather", ("tensor",), gathered)
         yield self._transfer("reduce-scatter", ("tensor",), summed)
         sums = 16 * self.tokens  # of a split vocabulary: largest, sum, target's, rank
+        sums += sum(self._sources(layers=True))
         yield self._transfer("all-reduce", ("tensor",), stream + sums)  # and its input's gradient
 
     def _context(self) -> Iterator[Transfer]:
@@ -183,7 +189,8 @@ class _Network:
 
     def _stages(self) -> Iterator[Transfer]:
         """A micro-batch to the next stage at each turn and back; in the end the last one to all."""
-        stream = self._stream() / self.setting.along("tensor")
+        streams = sum(self._stream(stack) for stack in self.facts.stacks)
+        stream = streams / self.setting.along("tensor")
         one = stream / self.setting.accumulation * self.setting.turns
         yield self._transfer("collective-permute", ("stage",), 2 * one)
         yield self._transfer("reduce-scatter", ("stage",), stream)
@@ -198,8 +205,18 @@ class _Network:
         # was given.
         head = "embed/table" if self.facts.tied else "unembed/kernel"
         table = next(a for a in self.facts.params if a.path == head)
-        whole = stream + 4 * table.part(self.mesh)
+        whole = stream + 4 * table.part(self.mesh) + sum(self._sources())
         yield self._transfer("all-reduce", ("stage",), whole)
+
+    def _sources(self, *, layers: bool = False) -> Iterator[float]:
+        """Bytes of a source's hidden states, whole along tensor, whose gradient is a sum over those
+        that look at it; `layers`: as often as there are such layers.
+        """
+        for stack in self.facts.stacks:
+            for look in stack.looks:
+                if not look.same_rows:
+                    own = self.setting.tokens(look.keys_length) * stack.hidden * self.wide
+                    yield own * (look.layers * self.setting.layer_share if layers else 1)
 
     def _stream(self, stack: Stack | None = None) -> float:
         """Bytes of the hidden states of a device's tokens, whole along tensor: of those that the

@@ -14,7 +14,7 @@ from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.memory import batch_parts, state_parts
 from jaxlm.plan.scores import kind_of, scores_of
-from jaxlm.plan.setting import setting_of
+from jaxlm.plan.setting import Setting, setting_of
 from jaxlm.plan.shapes import planned
 from jaxlm.plan.transfers import transfers
 from tests.plan.texts import ALL, config_of, counts_of, facts_for
@@ -125,6 +125,77 @@ def test_a_step_on_simulated_devices(name):
     if name != "zero1":
         gathered = counts.wire_bytes("all-gather", "fsdp")
         assert sent(work, "all-gather", "fsdp") == pytest.approx(gathered, rel=0.02)
+
+
+T5 = (
+    *("model.dropout=0", "model.encoder.dropout=0", "data.seq_len=128", "train.batch_size=16"),
+    "model.encoder.num_layers=3",  # not as many as the decoder's two
+)
+
+
+def both(remat: str) -> tuple[str, str]:
+    return f"model.remat={remat}", f"model.encoder.remat={remat}"
+
+
+def compared(name: str, mesh: MeshConfig, *overrides: str, contracts: str = "cpu"):
+    """The analytic model's work and the counts of a step that is compiled for CPUs, with the
+    kernels of a platform."""
+    config = planned(load(name, *overrides).config.replace(mesh=mesh))
+    compiled = compile_on(config, mesh.build(), {}, signals=False, platform=contracts)
+    facts = facts_of(config)
+    setting = replace(setting_of(facts, mesh.shape(8), EIGHT), platform=contracts)
+    return analyse(facts, setting, EIGHT), compiled.counts()
+
+
+@pytest.mark.parametrize(
+    ("mesh", "remat"),
+    [
+        *(("fsdp", ("none", "none")), ("fsdp", ("dots", "dots")), ("fsdp", ("full", "full"))),
+        *(("fsdp", ("full", "none")), ("data_fsdp", ("none", "full"))),
+    ],
+)
+def test_a_step_of_an_encoder_and_a_decoder(mesh, remat):
+    """Source and target are of different lengths, and each stack keeps what its own config says."""
+    how = f"model.remat={remat[0]}", f"model.encoder.remat={remat[1]}"
+    work, counts = compared("t5", MeshConfig(**MESHES[mesh]), *T5, *how)  # type: ignore[arg-type]
+    assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
+    gathered = counts.wire_bytes("all-gather", "fsdp")
+    assert sent(work, "all-gather", "fsdp") == pytest.approx(gathered, rel=0.02)
+    if mesh == "fsdp":
+        summed, found = (whole_gradients(x) for x in (work.load.transfers, counts.collectives))
+        assert summed == pytest.approx(found, rel=0.03)
+        looked_up = counts.wire_bytes("all-to-all", "fsdp")
+        assert sent(work, "all-to-all", "fsdp") == pytest.approx(looked_up)
+
+
+def test_a_source_and_its_target_pass_a_pipeline_each():
+    mesh = MeshConfig(data=1, stage=2, fsdp=4)
+    layers = "model.encoder.num_layers=4", "train.accumulation=2"
+    work, counts = compared("t5", mesh, *T5, *both("full"), *layers)
+    for kind in ("collective-permute", "reduce-scatter", "all-reduce"):
+        found = sum(
+            c.wire_bytes for c in counts.collectives if (c.kind, c.axes) == (kind, ("stage",))
+        )
+        assert sent(work, kind, "stage") == pytest.approx(found, rel=0.03) and found
+
+
+def test_keys_of_a_source_are_the_sources_tokens():
+    """By hand: the maps of a decoder layer that look at the source, and the scores there."""
+    facts = facts_of(planned(load("t5", *T5, *both("full")).config))
+    decoder, encoder = facts.stacks
+    assert (decoder.length, encoder.length) == (32, 120)
+    lengths = {m.array.path: m.length for m in decoder.layers[0].maps}
+    of_source = {"layers/cross/key/kernel", "layers/cross/value/kernel"}
+    assert {lengths.pop(path) for path in of_source} == {120}
+    assert set(lengths.values()) == {32}
+    own, cross = decoder.looks
+    assert (own.keys, own.all_keys, cross.keys) == (2 * 16.5, 2 * 32, 2 * 120)
+    alone = Setting(mesh={}, batch_size=1, remat="none")
+    work = analyse(facts, alone, Topology.read("v5e:1x1"))
+    maps = 2 * (6 * 32 + 2 * 120) + 3 * (4 * 120)  # tokens that meet a map of 32 x 32
+    pairs = 2 * 32 * (32 + 120) + 3 * 120 * 120  # all heads are as wide as the stream
+    assert work.by_module["attention"] == 3 * (2 * maps * 32 * 32 + 4 * pairs * 32)
+    assert work.by_module["head"] == 3 * 2 * 32 * 32 * 264
 
 
 @pytest.mark.parametrize(("seq_len", "rows"), [(64, 80), (48, 56)])
