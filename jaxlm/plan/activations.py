@@ -35,7 +35,7 @@ def activation_parts(
     yield Part(kind="parameters, cast or gathered", module="layers", num_bytes=cast)
     layer = 0.0
     for stack in facts.stacks:
-        tokens = setting.tokens(stack.length)
+        tokens = setting.stack_tokens(stack)
         micro = tokens / setting.accumulation
         held_tokens = tokens * setting.layer_share if pipeline else micro
         for layers in stack.layers:
@@ -89,7 +89,7 @@ def _kept(
         return each * tokens * facts.itemsize * layers.count
 
     extra = UNNAMED if kept.policy == "none" else 0
-    width = stack.hidden / setting.along("tensor")  # the stream is split along its length
+    width = setting.stream_part(stack)
     inputs = (1 + extra) * width * tokens * facts.itemsize * layers.count
     yield Part(
         kind="saved for backward",
@@ -97,6 +97,10 @@ def _kept(
         num_bytes=inputs,
         on_host=setting.offload_input,
     )
+    loops = [m for m in layers.maps if m.steps > 1]
+    if loops and kept.policy == "none":  # as the backward pass will want them, whole
+        size = sum(m.weights for m in loops) * layers.count * facts.itemsize
+        yield Part(kind="saved for backward", module="weights of loops", num_bytes=size)
     if kept.on_device:
         size = bytes_of(kept.on_device)
         yield Part(kind="saved for backward", module="named tensors", num_bytes=size)
@@ -109,16 +113,22 @@ def _one_layer(facts: Facts, setting: Setting, stack: Stack, tokens: float) -> f
     """What the backward pass of one layer holds at once."""
     most = 0.0
     for layers in stack.layers:
-        largest = max(m.weights / _tensor_ways(m.array.axes, setting) for m in layers.maps)
+        largest = max(
+            m.weights / (1 if m.steps > 1 else _tensor_ways(m.array.axes, setting))
+            for m in layers.maps
+        )
         sizes = {n: token_part(x, setting.mesh) for n, x in layers.tensors.items()}
         ffn = sum(size for n, size in sizes.items() if n.startswith("ffn_"))
         if layers.experts is not None:
             width = layers.experts.width(stack.hidden) / setting.along("tensor")
             ffn += layers.experts.experts_per_token * (2 * stack.hidden + 3 * width)
         attention = 2 * sum(sizes[n] for n in ATTENTION if n in sizes)
+        states = sizes.get("states", 0.0) + 2 * sizes.get("gates", 0.0)
+        summed = sum(4 * m.weights for m in layers.maps if m.steps > 1)  # whole, in float32
         gathers = setting.along("fsdp") > 1 and setting.zero == 3
         weights = 2 * largest if gathers else 0.0  # the one at work, and the next one on its way
-        most = max(most, (weights + max(ffn, attention) * tokens) * facts.itemsize)
+        held = (weights + max(ffn, attention, states) * tokens) * facts.itemsize
+        most = max(most, held + summed)
     return most + 3 * stack.hidden * tokens * facts.itemsize
 
 

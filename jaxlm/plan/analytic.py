@@ -31,6 +31,7 @@ from jaxlm.plan.transfers import transfers
 
 HEAD_CHUNK = 512  # tokens of a row that the head's loss takes at a time (kernels.head_loss.CHUNK)
 PART_PASSES = 7  # times that what is around attention or ffn moves the stream: norms, sums
+ON_CHIP_SHARE = 0.5  # of the memory on a chip that the weights of a loop over time may fill
 UPDATE_PASSES = 2  # read and write of each array of the optimizer's state and of the parameters
 
 
@@ -84,34 +85,43 @@ class _Analysis:
                     yield self._product(m, layers, stack)
             for look, scores in zip(stack.looks, self.scores[stack.path], strict=True):
                 yield self._attention(look, scores, stack)
-            stream = self._tokens(stack.length) * stack.hidden * self.wide
-            passes = PART_PASSES * stack.parts * stack.count
-            yield Piece(hbm_bytes=passes * stream / self.setting.along("tensor"))
+            stream = self._tokens(stack) * self.setting.stream_part(stack) * self.wide
+            yield Piece(hbm_bytes=PART_PASSES * stack.parts * stack.count * stream)
         yield self._head()
         yield self._update()
 
-    def _tokens(self, length: int) -> float:
-        """Of rows of a length, that a device takes through layers, idle turns among them."""
-        return self.setting.tokens(length) * self.setting.layer_share
+    def _tokens(self, stack: Stack, length: int | None = None) -> float:
+        """That a device takes through the layers of a stack, idle turns among them."""
+        return self.setting.stack_tokens(stack, length) * self.setting.layer_share
 
     def _product(self, m: LinearMap, layers: Layers, stack: Stack) -> Piece:
         """All the products with the weights of one linear map, over the layers."""
         kept = self.setting.kept(stack)
         again = kept.recomputes(m.makes) or (m.share != 1 and kept.policy != "none")
-        local = m.weights * m.share / self._split(m.array)
         count = 3 + again
-        tokens = self._tokens(m.length)
-        flops = 2.0 * tokens * local * count * m.layers
+        local = m.weights * m.share / (1 if m.steps > 1 else self._split(m.array))
+        tokens = self._tokens(stack, m.length)
+        # what was gathered has a gradient that is whole, so its product with the weights is, too
+        passes = count - 1 + self._split(m.array) if m.gathered else count
+        flops = 2.0 * tokens * local * passes * m.layers
         experts = layers.experts
         copies = experts.experts_per_token if experts is not None and m.share != 1 else 1
         ins, outs = token_part(m.inputs, self.mesh), token_part(m.outputs, self.mesh)
         moved = tokens * copies * (ins + outs) * count
         weights = m.weights / self._split(m.array, all_experts=True) * count
+        if m.steps > 1:
+            weights = m.weights * self._reads(m, count)
         weights *= self.setting.passes / self.setting.along("stage")
         dtype = "f32" if m.makes == "router" else self.facts.dtype
         self._count(m.array.group if m.share == 1 else "experts", flops)
         hbm = (moved + weights) * self.wide * m.layers
         return Piece(flops=flops, hbm_bytes=hbm, dtype=dtype, grouped=m.share != 1)
+
+    def _reads(self, m: LinearMap, count: int) -> float:
+        """Times in a pass that a loop over time reads its weights: at every step where the memory
+        on the chip has no room for them beside the rest; of their gradient once."""
+        fits = m.weights * self.wide <= ON_CHIP_SHARE * self.topology.chip.on_chip_bytes
+        return (count - 1) * (1 if fits else m.steps) + 1
 
     def _split(self, array: Array, *, all_experts: bool = False) -> float:
         """Into how many parts a device's own share of a map's work is cut, tokens aside."""
@@ -120,7 +130,7 @@ class _Analysis:
 
     def _attention(self, look: Look, scores: Scores, stack: Stack) -> Piece:
         """Scores and weighted sums: forward, what is repeated of it, and backward."""
-        tokens, heads = self._tokens(stack.length), self.setting.along("tensor")
+        tokens, heads = self._tokens(stack), self.setting.along("tensor")
         forward = tokens * look.score_flops * scores.keys / heads
         flops = forward * (1 + scores.forward_again + scores.backward)
         self._count("attention", flops)
@@ -167,8 +177,8 @@ class _Analysis:
             for layers in stack.layers:
                 each = kept_per_token(hosted, layers, self.mesh, self.wide)
                 if self.setting.offload_input:
-                    each += stack.hidden / self.setting.along("tensor")
-                total += 2 * each * layers.count * self._tokens(stack.length)
+                    each += self.setting.stream_part(stack)
+                total += 2 * each * layers.count * self._tokens(stack)
         moments = sum(a.part(self.mesh) * a.itemsize for a in self.facts.moments if a.on_host)
         return total * self.wide + 2 * moments
 

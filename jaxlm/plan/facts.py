@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 
+import jaxlm.plan.recurrent_stacks  # noqa: F401  (registers itself)
 import jaxlm.plan.transformer_stacks  # noqa: F401  (registers itself)
 from jaxlm.config import parse, type_name
 from jaxlm.mesh import MeshConfig

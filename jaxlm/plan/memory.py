@@ -29,7 +29,7 @@ FITS, LIKELY, TIGHT = "fits", "likely fits", "tight"
 TOO_MUCH, UNKNOWN = "does not fit", "unknown"
 ROOM = (FITS, LIKELY)
 GROUPS = (
-    *(("attention", "attention"), ("cross", "attention"), ("ffn", "ffn")),
+    *(("attention", "attention"), ("cross", "attention"), ("ffn", "ffn"), ("cell", "recurrence")),
     *(("embed", "embedding"), ("unembed", "head")),
 )
 

@@ -51,7 +51,10 @@ def keeping(
     if policy == "none":
         # norms' outputs, products and what nonlinear functions were given
         return Kept(
-            policy, frozenset((*PRODUCTS, "attention", "ffn_hidden")), frozenset(), norm_follows
+            policy,
+            frozenset((*PRODUCTS, "attention", "ffn_hidden", "states")),
+            frozenset(),
+            norm_follows,
         )
     assert policy == "full", policy
     return Kept(policy, frozenset(), frozenset(), norm_follows)

@@ -261,9 +261,14 @@ def remats(facts: Facts) -> Iterator[dict[str, Any]]:
 
 
 def divides(facts: Facts, setting: Setting) -> bool:
-    """Whether a mesh divides every parameter, the length, each micro-batch, and the slices."""
+    """Whether a mesh divides every parameter, the lengths, each micro-batch, and the slices, and
+    the layers can be its stages.
+    """
     rows = setting.along("data", "fsdp", "expert")
     if setting.tpu_slices > 1 and setting.along(setting.dcn) % setting.tpu_slices:
+        return False
+    model: Any = facts.config.model
+    if setting.along("stage") > 1 and not model.pipelines:
         return False
     if setting.batch_size % (rows * setting.accumulation):
         return False

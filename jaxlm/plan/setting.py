@@ -54,6 +54,15 @@ class Setting:
         how = {"norm_follows": stack.norm_follows}
         return keeping(own.policy, own.saved, own.offloaded, **how)
 
+    def stack_tokens(self, stack: Stack, length: int | None = None) -> float:
+        """Of a step, that pass a stack on one device; `length`: of rows that are not its own."""
+        whole = 1 if stack.splits_length else self.along("context")
+        return self.tokens(stack.length if length is None else length) * whole
+
+    def stream_part(self, stack: Stack) -> float:
+        """Of a token's hidden state, between a stack's parts, what one device holds."""
+        return stack.hidden / (self.along("tensor") if stack.splits_stream else 1)
+
     @property
     def turns(self) -> int:
         """Of a pipeline: a piece of layers for a micro-batch each, idle ones among them."""

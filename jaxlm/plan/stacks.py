@@ -67,6 +67,8 @@ class LinearMap:
     outputs: Sizes  # (axis, size) of what it makes of a token
     inputs: Sizes
     length: int  # of the rows whose tokens it sees
+    steps: int = 1  # of a loop over time that it stands in, whole on every device
+    gathered: bool = False  # what tensor splits of what it makes is gathered at once
 
     @property
     def weights(self) -> float:
@@ -106,6 +108,7 @@ class Layers:
     tensors: Mapping[str, Sizes]  # name -> (axis, size) of a token, as remat knows them
     experts: MoEConfig | None
     others: Sequence[Mapping[str, Sizes]] = ()  # those of a second attention: under the same names
+    gathered: float = 0.0  # numbers of a token that are gathered along tensor, beside its maps'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,9 @@ class Stack:
     norm_follows: bool = False  # a norm reads what each part adds
     period: int = 1  # layers after which they are the same again
     table: str = "embed/table"  # whose rows, those of its tokens, enter it
+    splits_stream: bool = True  # tensor splits the stream between its parts along the length
+    splits_length: bool = True  # context splits the rows
+    policies: tuple[str, ...] = ("none", "minimal", "dots", "named", "full")  # of remat
 
     @property
     def count(self) -> int:

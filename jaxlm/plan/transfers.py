@@ -25,7 +25,7 @@ from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.roofline import Transfer
 from jaxlm.plan.setting import Setting
-from jaxlm.plan.stacks import Array, Look, Stack, token_part, ways
+from jaxlm.plan.stacks import Array, LinearMap, Look, Stack, token_part, ways
 
 WINDOWED = 32  # devices up to which the compiler sums in turns beside the product (libtpu 0.0.42)
 
@@ -57,7 +57,11 @@ class _Network:
     def _weights(self) -> Iterator[Transfer]:
         """Parameters gathered, gradients summed."""
         by_columns = {stack.path: list(self._rows(stack)) for stack in self.facts.stacks}
+        loops = {m.array.path: stack for stack, m in self._maps() if m.steps > 1}
         for array in self.facts.params:
+            if array.path in loops:
+                yield from self._looped(array, loops[array.path])
+                continue
             layered = array.layered
             micro = self.setting.passes if layered else self.setting.rounds
             split = ways_of(array, self.mesh, "fsdp")
@@ -87,12 +91,38 @@ class _Network:
         for rows in by_columns.values():
             yield from rows
 
+    def _looped(self, array: Array, stack: Stack) -> Iterator[Transfer]:
+        """What a loop over time multiplies with: whole on every device before it, as its gradient
+        is behind it, in float32.
+        """
+        micro = self.setting.passes
+        times = micro * (1 if self.setting.kept(stack).policy == "none" else 2)
+        zero = ("fsdp",) if self.setting.zero == 1 else ()
+        axes = [a for a in ("fsdp", "tensor") if self.setting.along(a) > 1]
+        split = tuple(a for a in axes if a in mesh_axes(array) and a not in zero)
+        if split:
+            yield self._transfer("all-gather", split, array.size * self.wide * times)
+        fsdp = self.setting.along("fsdp")
+        if fsdp > 1:
+            yield self._transfer("reduce-scatter", ("fsdp",), 4 * array.size * micro)
+            if zero:
+                whole = array.size / self.setting.along("tensor") * array.itemsize
+                yield self._transfer("all-gather", ("fsdp",), whole)
+        for axis in ("data", "expert"):
+            if self.setting.along(axis) > 1:
+                yield self._transfer("all-reduce", (axis,), 4 * array.size * micro / fsdp)
+
+    def _maps(self) -> Iterator[tuple[Stack, LinearMap]]:
+        for stack in self.facts.stacks:
+            for layers in stack.layers:
+                yield from ((stack, m) for m in layers.maps)
+
     def _rows(self, stack: Stack) -> Iterator[Transfer]:
         """Gradients of the rows that were looked up, to the devices that have their columns.
 
         In place of the table's, where they are fewer (`jaxlm.mesh.gradient_by_columns`).
         """
-        size, tokens = self.setting.along("fsdp"), self.setting.tokens(stack.length)
+        size, tokens = self.setting.along("fsdp"), self.setting.stack_tokens(stack)
         (table,) = (a for a in self.facts.params if a.path == stack.table)
         rows = table.shape[0] / self.setting.along("tensor")
         if size > 1 and self.setting.along("expert") == 1 and tokens / self.setting.rounds < rows:
@@ -128,7 +158,12 @@ class _Network:
         and split; beside the layers the embedding's sum, and what the head is given.
         """
         stream, gathered, summed = self._stream(), 0.0, 0.0
+        sums = 16 * self.tokens  # of a split vocabulary: largest, sum, target's, rank
         for stack in self.facts.stacks:
+            if not stack.splits_stream:
+                gathered += self._gathered(stack)
+                sums += self._stream(stack) + self._partial(stack)  # and of what was looked up
+                continue
             kept, own = self.setting.kept(stack), self._stream(stack)
             layers = stack.count * self.setting.layer_share
             made = ("attention_out", "ffn_out", "cross_out")[: stack.parts]
@@ -138,9 +173,33 @@ class _Network:
             summed += own * (layers * (2 * stack.parts + again) + 1)
         yield self._transfer("all-gather", ("tensor",), gathered)
         yield self._transfer("reduce-scatter", ("tensor",), summed)
-        sums = 16 * self.tokens  # of a split vocabulary: largest, sum, target's, rank
         sums += sum(self._sources(layers=True))
         yield self._transfer("all-reduce", ("tensor",), stream + sums)  # and its input's gradient
+
+    def _gathered(self, stack: Stack) -> float:
+        """Bytes of what is gathered along tensor as it is made, and for its gradient of the weights
+        that made it.
+        """
+        total, tokens = 0.0, self.setting.stack_tokens(stack)
+        for m in (m for layers in stack.layers for m in layers.maps if m.gathered):
+            made = math.prod(size for _, size in m.outputs) * tokens
+            times = 1 + self.setting.kept(stack).recomputes(m.makes)
+            total += (made * times + m.weights * self.setting.passes) * m.layers * self.wide
+        for layers in stack.layers:
+            total += layers.gathered * tokens * layers.count * self.wide
+        return total
+
+    def _partial(self, stack: Stack) -> float:
+        """Bytes of the gradients of what maps are given, of which each device has a part: where
+        what they make stays split.
+        """
+        maps = (m for layers in stack.layers for m in layers.maps)
+        sizes = (
+            math.prod(size for _, size in m.inputs) * m.layers
+            for m in maps
+            if not m.gathered and m.steps == 1
+        )
+        return sum(sizes) * self.setting.stack_tokens(stack) * self.wide
 
     def _context(self) -> Iterator[Transfer]:
         """Keys and values of the whole length for each device's queries."""
@@ -224,7 +283,7 @@ class _Network:
         """
         if stack is None:
             return self.tokens * self.facts.hidden * self.wide
-        return self.setting.tokens(stack.length) * stack.hidden * self.wide
+        return self.setting.stack_tokens(stack) * stack.hidden * self.wide
 
     def _transfer(self, kind: str, axes: tuple[str, ...], whole: float) -> Transfer:
         size = self.setting.along(*axes)

@@ -198,6 +198,72 @@ def test_keys_of_a_source_are_the_sources_tokens():
     assert work.by_module["head"] == 3 * 2 * 32 * 32 * 264
 
 
+LSTM = (
+    *("model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
+    *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
+    *("data.seq_len=64", "train.batch_size=16"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "mesh", "remat"),
+    [
+        *(("lstm", "lstm", "fsdp", "full"), ("lstm", "lstm", "fsdp", "none")),
+        *(("lstm", "gru", "fsdp", "full"), ("lstm", "elman", "fsdp", "none")),
+        *(("mingru", "mingru", "fsdp", "full"), ("rglru", "rglru", "fsdp", "none")),
+        *(("lstm", "lstm", "tensor", "full"), ("mingru", "mingru", "tensor", "full")),
+        ("rglru", "rglru", "tensor", "none"),
+    ],
+)
+def test_a_step_of_recurrent_layers(name, cell, mesh, remat):
+    """Contracted as on accelerators: on CPUs a matrix product of time-major rows gathers them."""
+    own = [x for x in LSTM if name == "lstm" or "recurrent" not in x]
+    sizes = MESHES[mesh] if mesh == "fsdp" else {"data": 1, "fsdp": 4, "tensor": 2}
+    how = f"model.cell={cell}", f"model.remat={remat}"
+    work, counts = compared(name, MeshConfig(**sizes), *own, *how, contracts="tpu")
+    assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
+    gathered, found = (
+        sum(t.wire_bytes for t in x if t.kind == "all-gather")
+        for x in (work.load.transfers, counts.collectives)
+    )
+    assert gathered == pytest.approx(found, rel=0.02)
+    if mesh == "tensor":
+        found = sum(
+            c.wire_bytes for c in counts.collectives if (c.kind, c.axes) == ("all-reduce", (mesh,))
+        )
+        assert sent(work, "all-reduce", "tensor") == pytest.approx(found, abs=1e4)
+    else:  # with tensor CPUs sum a part of a loop's gradient, TPUs all of it
+        summed, found = (whole_gradients(x) for x in (work.load.transfers, counts.collectives))
+        assert summed == pytest.approx(found, rel=0.03)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_loop_reads_its_weights_at_every_step_unless_they_stay_on_the_chip(remat):
+    overrides = "model.hidden_size=5120", "data.seq_len=64", f"model.remat={remat}"
+    facts = facts_of(planned(load("lstm", *overrides).config))
+    topology = Topology.read("v5e:1x1")
+    setting = Setting(mesh={}, batch_size=8, remat=remat)
+    chip = replace(topology.chip, on_chip_bytes=10 * topology.chip.on_chip_bytes)
+    roomy = replace(topology, chip=chip)
+    read, kept = (analyse(facts, setting, t).load.hbm_bytes for t in (topology, roomy))
+    weights, passes = 2 * 5120 * 4 * 5120 * 4, 2 + (remat == "full")  # of two layers, float32
+    assert read - kept == pytest.approx(weights * passes * (64 - 1))
+
+
+def test_a_state_is_whole_where_tensor_splits_and_rows_where_context_does():
+    """The loop's products are everybody's, and time is not split."""
+    facts = facts_of(planned(load("lstm", *LSTM, "model.remat=full").config))
+    topology = Topology.read("v5e:2x4")
+    one, tensor, context = (
+        analyse(facts, Setting(mesh=mesh, batch_size=16, remat="full"), topology).by_module
+        for mesh in ({"fsdp": 4}, {"fsdp": 4, "tensor": 2}, {"fsdp": 4, "context": 2})
+    )
+    product = 2 * 256 * 32 * 128 * 2  # of a device's tokens, over two layers
+    assert one["recurrence"] == 8 * product
+    assert tensor["recurrence"] == (4 + 4 / 2 + 1 / 2) * product  # one is of whole gradients
+    assert context["recurrence"] == one["recurrence"]
+
+
 @pytest.mark.parametrize(("seq_len", "rows"), [(64, 80), (48, 56)])
 def test_rows_that_an_objective_makes_longer_than_the_datas(seq_len, rows):
     """Blanks and their starts are computed, and all of a row meets all of it."""

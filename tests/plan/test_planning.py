@@ -171,9 +171,29 @@ def test_slices_that_the_axis_between_them_does_not_fill_are_an_error():
         plan_run(config_of(NAME), two, analytic=True, report=quiet)
 
 
-def test_a_recurrent_model_is_not_known_to_the_analytic_model():
-    with pytest.raises(UserError, match="the analytic model does not know a rnn"):
-        plan_run(load("lstm").config, H100, report=quiet)
+SEQ2SEQ = ("objective={type: span_corruption}", "model={type: rnn_seq2seq, vocab_size: 264}")
+
+
+def test_a_recurrent_encoder_decoder_is_not_known_to_the_analytic_model():
+    with pytest.raises(UserError, match="the analytic model does not know a rnn_seq2seq"):
+        plan_run(load("t5", *SEQ2SEQ).config, H100, report=quiet)
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("t5", "blocked and whole"), ("lstm", None)])
+def test_other_models_are_planned_for_gpus(name, kinds):
+    config = load(name, "mesh.fsdp=8", "mesh.data=2", "train.batch_size=16").config
+    found = plan_run(config, H100, report=quiet)
+    assert found.source == ANALYTIC and found.memory.verdict == "likely fits"
+    assert found.roofline.step > 0 and 0 < found.speed.mfu_causal <= found.speed.mfu_full
+    told = [note for note in found.notes if note.startswith("attention is taken to be")]
+    assert (told == []) == (kinds is None)
+    assert kinds is None or f"to be {kinds}, as on" in told[0]
+
+
+def test_stages_of_layers_that_are_no_pipeline_are_the_error_of_training():
+    config = load("lstm", "mesh.data=1", "mesh.stage=2", "mesh.fsdp=8").config
+    with pytest.raises(UserError, match="mesh.stage: the layers of a rnn are no pipeline"):
+        plan_run(config, V5E, analytic=True, report=quiet)
 
 
 def test_a_model_within_a_classifier_is_not_known_to_the_analytic_model():
@@ -461,7 +481,7 @@ def test_a_topology_is_named_where_it_was_written(tmp_path, capsys):
 @pytest.mark.parametrize("word", ["--analytic", "--search"])
 def test_a_model_that_is_only_compiled_is_told_so(tmp_path, capsys, monkeypatch, word):
     path = tmp_path / "run.yaml"
-    path.write_text(to_yaml(load("lstm").config.replace(run_dir="runs/mine")))
+    path.write_text(to_yaml(load("t5", *SEQ2SEQ).config.replace(run_dir="runs/mine")))
     words = ["plan", str(path), word, "--topology"]
     monkeypatch.setattr("jaxlm.plan.planning.can_compile", lambda topology: "")
     assert main([*words, "v5e:2x4"]) == 2
