@@ -55,6 +55,17 @@ class Facts:
         """Of all stacks."""
         return tuple(layers for stack in self.stacks for layers in stack.layers)
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Of remat, that every stack has."""
+        first, *rest = self.stacks
+        return tuple(p for p in first.policies if all(p in stack.policies for stack in rest))
+
+    @property
+    def splits_length(self) -> bool:
+        """Whether context splits the rows of every stack."""
+        return all(stack.splits_length for stack in self.stacks)
+
 
 def facts_of(config: RunConfig) -> Facts:
     """Raises `UnknownModel` for a model that the analytic model does not know."""

@@ -22,10 +22,11 @@ from jaxlm.plan.facts import Facts, facts_of
 from jaxlm.plan.hlo import Counts
 from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.mesh_on import mesh_on
+from jaxlm.plan.overrides import overrides_of
 from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
 from jaxlm.plan.schedule import Schedule
 from jaxlm.plan.scores import kind_of
-from jaxlm.plan.search import Candidate, overrides_of, search
+from jaxlm.plan.search import Candidate, search
 from jaxlm.plan.setting import Setting, setting_of
 from jaxlm.plan.shapes import planned, row_of, seq_len_of, tokens_of
 from jaxlm.plan.stacks import UnknownModel

@@ -20,14 +20,14 @@ from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.kernels.context import context_kernels
-from jaxlm.mesh import AXES, RULES
+from jaxlm.mesh import RULES
 from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import ROOM, TIGHT
 from jaxlm.plan.roofline import Roofline, Speed, roofline, speed
 from jaxlm.plan.setting import Setting, schedule_of
-from jaxlm.run import RunConfig
+from jaxlm.plan.stacks import Stack
 
 MOST_TENSOR = 16  # beyond, each part of a product is too small to be worth its all-reduce
 MOST_CONTEXT = 32
@@ -43,6 +43,7 @@ class Candidate:
     """A setting and what the analytic model has for it."""
 
     setting: Setting
+    stacks: tuple[Stack, ...]  # that it is of
     offload: bool  # of the optimizer's state
     work: Work
     roofline: Roofline
@@ -139,6 +140,7 @@ class _Trial:
                     line = roofline(work.load, self.topology)
                     yield Candidate(
                         setting=setting,
+                        stacks=facts.stacks,
                         offload=offload,
                         work=work,
                         roofline=line,
@@ -225,9 +227,8 @@ def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[
     total = topology.num_devices
     experts: Any = next((x.experts for x in facts.layers if x.experts), None)
     tensors = [n for n in _divisors(total) if n <= MOST_TENSOR]
-    contexts = [
-        n for n in _divisors(total) if n <= MOST_CONTEXT and (n == 1 or facts.seq_len >= LONG)
-    ]
+    long = facts.splits_length and max(stack.length for stack in facts.stacks) >= LONG
+    contexts = [n for n in _divisors(total) if n <= MOST_CONTEXT and (n == 1 or long)]
     parts = [n for n in _divisors(total) if n == 1 or (experts and experts.num_experts % n == 0)]
     model: Any = facts.config.model
     alike = len(facts.layers) == 1 and model.pipelines
@@ -246,14 +247,15 @@ def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[
 
 
 def remats(facts: Facts) -> Iterator[dict[str, Any]]:
-    """The policies that are tried, from the dearest in memory on."""
+    """The policies that are tried, of all stacks, from the dearest in memory on."""
     none: dict[str, Any] = {"saved": (), "offloaded": (), "others": ()}
     yield {"remat": "none", **none}
-    yield {"remat": "dots", **none}
+    if "dots" in facts.policies:
+        yield {"remat": "dots", **none}
     known = facts.layers[0].tensors
     looks = tuple(n for n in ("query", "key", "value") if n in known)
     kept = (*looks, "attention", "attention_out")
-    if len(looks) == 3:
+    if len(looks) == 3 and "named" in facts.policies:
         yield none | {"remat": "named", "saved": kept}
         yield none | {"remat": "named", "offloaded": kept}
         yield none | {"remat": "named", "offloaded": looks}
@@ -281,30 +283,6 @@ def divides(facts: Facts, setting: Setting) -> bool:
             if size % math.prod(setting.mesh.get(n, 1) for n in names):
                 return False
     return True
-
-
-def overrides_of(candidate: Candidate, config: RunConfig, topology: Topology) -> RunConfig:
-    """The config with a candidate's setting, meant for the pod that was searched for."""
-    s, model = candidate.setting, config.model
-    known: Any = model
-    attention = known.attention.replace(context=candidate.context)
-    mesh = config.mesh.replace(
-        **{axis: s.mesh.get(axis, 1) for axis in AXES},
-        zero=s.zero,
-        dcn=s.dcn,
-        stage_repeats=s.stage_repeats,
-        num_devices=None,  # a candidate takes all there are
-        topology=str(topology),
-    )
-    optimizer: Any = config.optimizer
-    return config.replace(
-        mesh=mesh,
-        model=model.replace(
-            remat=s.remat, saved=s.saved, offloaded=s.offloaded, attention=attention
-        ),
-        train=config.train.replace(accumulation=s.accumulation),
-        optimizer=optimizer.replace(offload=candidate.offload),
-    )
 
 
 def _cuts(facts: Facts, pieces: int) -> bool:

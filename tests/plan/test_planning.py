@@ -16,13 +16,14 @@ from jaxlm.cli import main
 from jaxlm.config import UserError, to_yaml
 from jaxlm.kernels import cudnn
 from jaxlm.plan import Topology, compiling, plan_run, planning, render, search_plans
-from jaxlm.plan.advice import proposals
+from jaxlm.plan.advice import neighbours, proposals
 from jaxlm.plan.analytic import analyse
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.facts import facts_of
+from jaxlm.plan.overrides import overrides_of
 from jaxlm.plan.planning import ANALYTIC
 from jaxlm.plan.roofline import roofline
-from jaxlm.plan.search import divides, meshes, overrides_of, search, settings
+from jaxlm.plan.search import divides, meshes, search, settings
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.plan.text import paragraph, setting_text
@@ -315,6 +316,52 @@ def test_what_a_search_finds_is_what_a_plan_of_it_says(tmp_path):
         assert plan.memory.total == pytest.approx(first.work.memory.total)
         assert setting_text(plan) == first.label
         assert plan.speed.mfu_causal == pytest.approx(first.speed.mfu_causal)
+
+
+T5 = "data.seq_len=128", "train.batch_size=64"
+RNN = "data.seq_len=16384", "train.batch_size=64"  # long enough to be split, if it could be
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "axes", "policies"),
+    [
+        ("lstm", RNN, {"data", "fsdp", "tensor"}, {"none", "full"}),
+        ("t5", T5, {"data", "fsdp", "tensor"}, {"none", "dots", "named", "full"}),
+    ],
+)
+def test_what_a_search_of_other_models_finds_can_be_trained(name, overrides, axes, policies):
+    """No axis and no policy that the model has not; and as a config each is what was found."""
+    config = planned(load(name, *overrides).config)
+    facts = facts_of(config)
+    base = setting_of(facts, {"data": 16}, V5E)
+    tried = list(settings(facts, V5E, base))
+    assert {a for s in tried for a, n in s.mesh.items() if n > 1} == axes
+    assert {s.remat for s in tried} == policies
+    found = search(facts, V5E, base)
+    for policy in policies:
+        first = next(c for c in found if c.setting.remat == policy)
+        chosen = overrides_of(first, config, V5E)
+        plan = plan_run(chosen, V5E, analytic=True, report=quiet)
+        assert plan.roofline.step == pytest.approx(first.step)
+        assert plan.memory.total == pytest.approx(first.work.memory.total)
+        assert setting_text(plan) == first.label
+        if name == "t5":
+            assert chosen.model.encoder.remat == policy
+
+
+@pytest.mark.parametrize(("name", "overrides"), [("lstm", RNN), ("t5", T5)])
+def test_neighbours_of_other_models_are_configs_with_what_is_said(name, overrides, tmp_path):
+    config = load(name, *overrides, "mesh.data=1", "mesh.fsdp=16", "train.accumulation=2").config
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(config.replace(run_dir="runs/a")))
+    facts = facts_of(planned(config))
+    setting = setting_of(facts, config.mesh.shape(16), V5E)
+    tried = [(words, s) for words, s in neighbours(facts, setting) if divides(facts, s)]
+    assert len(tried) > 3
+    for words, changed in tried:
+        again = planned(load_run(path, words).config)
+        own = setting_of(facts_of(again), again.mesh.shape(16), V5E)
+        assert analyse(facts, changed, V5E) == analyse(facts_of(again), own, V5E)
 
 
 def test_a_batch_that_no_mesh_divides_is_an_error():
