@@ -191,6 +191,15 @@ def test_other_models_are_planned_for_gpus(name, kinds):
     assert kinds is None or f"to be {kinds}, as on" in told[0]
 
 
+def test_an_encoder_that_keeps_something_else_is_told():
+    how = "model.remat=full", "model.encoder.remat=dots", "mesh.data=16", "train.batch_size=16"
+    config = load("t5", *how).config
+    found = plan_run(config, V5E, analytic=True, report=quiet)
+    assert "remat full (the encoder's dots), 1 micro" in setting_text(found)
+    alike = config.replace(model=config.model.replace(remat="dots"))
+    assert "remat dots, 1 m" in setting_text(plan_run(alike, V5E, analytic=True, report=quiet))
+
+
 def test_stages_of_layers_that_are_no_pipeline_are_the_error_of_training():
     config = load("lstm", "mesh.data=1", "mesh.stage=2", "mesh.fsdp=8").config
     with pytest.raises(UserError, match="mesh.stage: the layers of a rnn are no pipeline"):
