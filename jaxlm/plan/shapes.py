@@ -33,6 +33,7 @@ def planned(config: RunConfig) -> RunConfig:
             f"size, best rounded up to a multiple of {MULTIPLE}, such as model.vocab_size=32768"
         )
     objective = objective_of(config)
+    objective.check_model(config.model)
     if objective.row_kind == "examples" and not getattr(objective, "classes", ()):
         raise UserError(
             "objective.classes: empty, and a plan reads no data; write them down, such as "

@@ -206,6 +206,13 @@ def test_stages_of_layers_that_are_no_pipeline_are_the_error_of_training():
         plan_run(config, V5E, analytic=True, report=quiet)
 
 
+@pytest.mark.parametrize("analytic", [True, False])
+def test_an_objective_that_its_model_cannot_learn_is_the_error_of_training(analytic):
+    config = load("t5", "objective={type: causal_lm}", "mesh.fsdp=16").config
+    with pytest.raises(UserError, match="causal_lm has no source text for the model's encoder"):
+        plan_run(config, V5E, analytic=analytic, report=quiet)
+
+
 def test_a_model_within_a_classifier_is_not_known_to_the_analytic_model():
     config = load(
         "transformer",
