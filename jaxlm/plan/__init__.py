@@ -5,9 +5,10 @@
 
 Of a TPU topology the very train step is compiled (`compiling`), and its text is read (`hlo_text`,
 `counting`, `loops`, `groups`, `kernels`, `modules`: together `hlo`; `liveness` for the memory).
-The analytic model (`facts`, `remat`, `activations`, `analytic`) has the same figures in closed
-form; it answers for GPUs, and for a search. Both end in `memory` and `roofline`; the figures of the
-chips and the few factors are in `devices`.
+The analytic model (`facts`, `remat`, `activations`, `transfers`, `analytic`) has the same figures
+in closed form; it answers for GPUs, and for a search. It sees a model as `stacks` of layers, which
+each kind of model describes (`transformer_stacks`, `recurrent_stacks`). Both end in `memory` and
+`roofline`; the figures of the chips and the few factors are in `devices`.
 """
 
 from jaxlm.plan.devices import Topology

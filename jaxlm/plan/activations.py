@@ -11,13 +11,13 @@ With t tokens of one micro-batch on a device:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from jaxlm.plan.facts import Facts, Layers, token_part, ways
+from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import Part
-from jaxlm.plan.remat import Kept
 from jaxlm.plan.scores import Scores
 from jaxlm.plan.setting import Setting
+from jaxlm.plan.stacks import Layers, Stack, token_part, ways
 
 CHUNK = 512  # tokens of a row whose logits the head holds at a time
 ATTENTION = ("query", "key", "value", "attention")
@@ -25,25 +25,30 @@ UNNAMED = 4  # tensors as wide as the stream that a layer without remat keeps: n
 
 
 def activation_parts(
-    facts: Facts, setting: Setting, kept: Kept, scores: Scores, tokens: float
+    facts: Facts, setting: Setting, scores: Mapping[str, Sequence[Scores]]
 ) -> Iterator[Part]:
-    """Everything on a device but parameters and optimizer state."""
-    mesh, micro = setting.mesh, tokens / setting.accumulation
-    pipeline = setting.along("stage") > 1
-    held_tokens = tokens * setting.layer_share if pipeline else micro
-    head_tokens = tokens / setting.along("stage") if pipeline else micro
-    looped = [a for a in facts.params if a.path.startswith("layers") and a.path.endswith("kernel")]
+    """Everything on a device but parameters and optimizer state; `scores` by a stack's path."""
+    mesh, pipeline = setting.mesh, setting.along("stage") > 1
+    looped = [a for a in facts.params if a.layered and a.path.endswith("kernel")]
     without = ("fsdp",) if setting.zero == 1 else ()
     cast = sum(a.part(mesh, without=without) for a in looped) * facts.itemsize
     yield Part(kind="parameters, cast or gathered", module="layers", num_bytes=cast)
-    for layers in facts.layers:
-        yield from _kept(facts, setting, kept, held_tokens, layers)
+    layer = 0.0
+    for stack in facts.stacks:
+        tokens = setting.stack_tokens(stack)
+        micro = tokens / setting.accumulation
+        held_tokens = tokens * setting.layer_share if pipeline else micro
+        for layers in stack.layers:
+            yield from _kept(facts, setting, stack, held_tokens, layers)
+        found = scores[stack.path]
+        if held := sum(s.kept_bytes * held_tokens * s.layers for s in found):
+            yield Part(kind="saved for backward", module="attention's scores", num_bytes=held)
+        working = sum(s.working_bytes for s in found) * micro
+        layer = max(layer, _one_layer(facts, setting, stack, micro) + working)
     sums = 4 * sum(a.part(mesh) for a in facts.params)
-    layer = _one_layer(facts, setting, micro) + scores.working_bytes * micro
+    tokens = setting.tokens(facts.seq_len)
+    head_tokens = tokens / (setting.along("stage") if pipeline else setting.accumulation)
     head = _head(facts, setting, head_tokens)
-    if scores.kept_bytes:
-        held = scores.kept_bytes * held_tokens * sum(layers.count for layers in facts.layers)
-        yield Part(kind="saved for backward", module="attention's scores", num_bytes=held)
     if (
         setting.accumulation > 1 and not pipeline
     ):  # the sums of the micro-batches before are there all the time
@@ -65,22 +70,26 @@ def kept_per_token(
     The attention kernel keeps its output and its sums (float32) under the name of the output that
     leaves it, so that is there twice.
     """
-    total = sum(token_part(layers.tensors[n], mesh) for n in names if n in layers.tensors)
-    if "attention" in names and "attention" in layers.tensors:
-        total += token_part(layers.tensors["attention"], mesh)
-        total += token_part(layers.tensors["attention"][:1], mesh) * 4 / itemsize
+    total = 0.0
+    for tensors in (layers.tensors, *layers.others):
+        total += sum(token_part(tensors[n], mesh) for n in names if n in tensors)
+        if "attention" in names and "attention" in tensors:
+            total += token_part(tensors["attention"], mesh)
+            total += token_part(tensors["attention"][:1], mesh) * 4 / itemsize
     return total
 
 
 def _kept(
-    facts: Facts, setting: Setting, kept: Kept, tokens: float, layers: Layers
+    facts: Facts, setting: Setting, stack: Stack, tokens: float, layers: Layers
 ) -> Iterator[Part]:
+    kept = setting.kept(stack)
+
     def bytes_of(names: frozenset[str]) -> float:
         each = kept_per_token(names, layers, setting.mesh, facts.itemsize)
         return each * tokens * facts.itemsize * layers.count
 
     extra = UNNAMED if kept.policy == "none" else 0
-    width = facts.hidden / setting.along("tensor")  # the stream is split along its length
+    width = setting.stream_part(stack)
     inputs = (1 + extra) * width * tokens * facts.itemsize * layers.count
     yield Part(
         kind="saved for backward",
@@ -88,6 +97,10 @@ def _kept(
         num_bytes=inputs,
         on_host=setting.offload_input,
     )
+    loops = [m for m in layers.maps if m.steps > 1]
+    if loops and kept.policy == "none":  # as the backward pass will want them, whole
+        size = sum(m.weights for m in loops) * layers.count * facts.itemsize
+        yield Part(kind="saved for backward", module="weights of loops", num_bytes=size)
     if kept.on_device:
         size = bytes_of(kept.on_device)
         yield Part(kind="saved for backward", module="named tensors", num_bytes=size)
@@ -96,21 +109,27 @@ def _kept(
         yield Part(kind="offloaded", module="named tensors", num_bytes=size, on_host=True)
 
 
-def _one_layer(facts: Facts, setting: Setting, tokens: float) -> float:
+def _one_layer(facts: Facts, setting: Setting, stack: Stack, tokens: float) -> float:
     """What the backward pass of one layer holds at once."""
     most = 0.0
-    for layers in facts.layers:
-        largest = max(m.weights / _tensor_ways(m.array.axes, setting) for m in layers.maps)
+    for layers in stack.layers:
+        largest = max(
+            m.weights / (1 if m.steps > 1 else _tensor_ways(m.array.axes, setting))
+            for m in layers.maps
+        )
         sizes = {n: token_part(x, setting.mesh) for n, x in layers.tensors.items()}
         ffn = sum(size for n, size in sizes.items() if n.startswith("ffn_"))
         if layers.experts is not None:
-            width = layers.experts.width(facts.hidden) / setting.along("tensor")
-            ffn += layers.experts.experts_per_token * (2 * facts.hidden + 3 * width)
+            width = layers.experts.width(stack.hidden) / setting.along("tensor")
+            ffn += layers.experts.experts_per_token * (2 * stack.hidden + 3 * width)
         attention = 2 * sum(sizes[n] for n in ATTENTION if n in sizes)
+        states = sizes.get("states", 0.0) + 2 * sizes.get("gates", 0.0)
+        summed = sum(4 * m.weights for m in layers.maps if m.steps > 1)  # whole, in float32
         gathers = setting.along("fsdp") > 1 and setting.zero == 3
         weights = 2 * largest if gathers else 0.0  # the one at work, and the next one on its way
-        most = max(most, (weights + max(ffn, attention) * tokens) * facts.itemsize)
-    return most + 3 * facts.hidden * tokens * facts.itemsize
+        held = (weights + max(ffn, attention, states) * tokens) * facts.itemsize
+        most = max(most, held + summed)
+    return most + 3 * stack.hidden * tokens * facts.itemsize
 
 
 def _tensor_ways(axes: tuple[str | None, ...], setting: Setting) -> float:

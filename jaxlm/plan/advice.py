@@ -1,12 +1,12 @@
 """What to change of a run: neighbouring settings by the analytic model, the better ones told.
 
-Each proposal is one override of the config, or two that go together, with the memory and the time
-that the analytic model has for it, relative to what it has for the run as it is.
+Each proposal is one override of the config, or several that go together, with the memory and the
+time that the analytic model has for it, relative to what it has for the run as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from jaxlm.plan.analytic import Work, analyse
@@ -61,21 +61,21 @@ def _try(facts: Facts, setting: Setting, topology: Topology) -> Work | None:
 
 def neighbours(facts: Facts, setting: Setting) -> Iterator[tuple[tuple[str, ...], Setting]]:
     """(overrides, setting) a step away."""
+    paths = dict.fromkeys(stack.path for stack in facts.stacks)
     for policy in ("none", "dots", "full"):
-        if policy != setting.remat:
-            plain = ("model.saved=[]", "model.offloaded=[]") if setting.remat == "named" else ()
+        if policy in facts.policies and (policy != setting.remat or setting.others):
+            plain = ("saved=[]", "offloaded=[]") if _names(setting) else ()
             yield (
-                (f"model.remat={policy}", *plain),
-                replace(setting, remat=policy, saved=(), offloaded=()),
+                _everywhere(paths, f"remat={policy}", *plain),
+                replace(setting, remat=policy, saved=(), offloaded=(), others=()),
             )
     for names in (("query", "key", "value"), ("query", "key", "value", "attention_out")):
-        if all(n in facts.layers[0].tensors for n in names) and set(names) != set(
-            setting.offloaded
-        ):
+        known = "named" in facts.policies and all(n in facts.layers[0].tensors for n in names)
+        if known and (set(names) != set(setting.offloaded) or setting.others):
             listed = ",".join(names)
             yield (
-                ("model.remat=named", f"model.offloaded=[{listed}]", "model.saved=[]"),
-                replace(setting, remat="named", offloaded=names, saved=()),
+                _everywhere(paths, "remat=named", f"offloaded=[{listed}]", "saved=[]"),
+                replace(setting, remat="named", offloaded=names, saved=(), others=()),
             )
     for factor in (2, 4):
         yield (
@@ -93,9 +93,21 @@ def neighbours(facts: Facts, setting: Setting) -> Iterator[tuple[tuple[str, ...]
         for target in ("data", "fsdp", "tensor", "context"):
             if source == target or setting.along(source) % 2 or setting.along(source) == 1:
                 continue
+            if target == "context" and not facts.splits_length:
+                continue
             mesh = dict(setting.mesh)
             mesh[source], mesh[target] = mesh[source] // 2, mesh.get(target, 1) * 2
             yield (
                 (f"mesh.{source}={mesh[source]}", f"mesh.{target}={mesh[target]}"),
                 replace(setting, mesh=mesh),
             )
+
+
+def _names(setting: Setting) -> bool:
+    """Whether a stack keeps tensors that it names."""
+    return "named" in (setting.remat, *(remat.policy for _, remat in setting.others))
+
+
+def _everywhere(paths: Iterable[str], *overrides: str) -> tuple[str, ...]:
+    """The same overrides of several parts of the config."""
+    return tuple(f"{path}.{override}" for path in paths for override in overrides)

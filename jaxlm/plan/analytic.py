@@ -15,23 +15,23 @@ The figures that a compiled step has too are tested to agree with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from jaxlm.plan import devices as factors
 from jaxlm.plan.activations import activation_parts, kept_per_token
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Array, Facts, Layers, LinearMap, token_part, ways
+from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import MemoryPlan, Part
-from jaxlm.plan.remat import Kept, keeping
 from jaxlm.plan.roofline import Load, Piece
-from jaxlm.plan.scores import KERNELS, scores_of
+from jaxlm.plan.scores import KERNELS, Scores, scores_of
 from jaxlm.plan.setting import Setting
+from jaxlm.plan.stacks import Array, Layers, LinearMap, Look, Stack, token_part, ways
 from jaxlm.plan.transfers import transfers
 
 HEAD_CHUNK = 512  # tokens of a row that the head's loss takes at a time (kernels.head_loss.CHUNK)
-STREAM_PASSES = 14  # times that a layer's elementwise work moves the residual stream: norms, sums
+PART_PASSES = 7  # times that what is around attention or ffn moves the stream: norms, sums
+ON_CHIP_SHARE = 0.5  # of the memory on a chip that the weights of a loop over time may fill
 UPDATE_PASSES = 2  # read and write of each array of the optimizer's state and of the parameters
 
 
@@ -54,23 +54,19 @@ def analyse(facts: Facts, setting: Setting, topology: Topology) -> Work:
 class _Analysis:
     def __init__(self, facts: Facts, setting: Setting, topology: Topology) -> None:
         self.facts, self.setting, self.topology = facts, setting, topology
-        model: Any = facts.config.model
-        self.kept: Kept = keeping(
-            setting.remat,
-            setting.saved,
-            setting.offloaded,
-            norm_follows=model.norm_placement != "pre",
-        )
         self.mesh = setting.mesh
         self.wide = facts.itemsize
         self.tokens = setting.tokens(facts.seq_len)
         self.modules: dict[str, float] = {}
         platform = setting.platform or ("tpu" if topology.chip.is_tpu else "gpu")
-        self.scores = scores_of(facts, setting, self.kept, platform)
+        self.scores = {
+            stack.path: [scores_of(look, stack, setting, platform) for look in stack.looks]
+            for stack in facts.stacks
+        }
 
     def work(self) -> Work:
         pieces = list(self._pieces())
-        sent = list(transfers(self.facts, self.setting, self.topology, self.kept))
+        sent = list(transfers(self.facts, self.setting, self.topology))
         load = Load(pieces=pieces, transfers=sent, host_bytes=self._host_bytes())
         return Work(
             load=load,
@@ -83,51 +79,63 @@ class _Analysis:
     # ------------------------------------------------------------------------------------- the core
 
     def _pieces(self) -> Iterator[Piece]:
-        for layers in self.facts.layers:
-            for m in layers.maps:
-                yield self._product(m, layers)
-        yield self._attention()
+        for stack in self.facts.stacks:
+            for layers in stack.layers:
+                for m in layers.maps:
+                    yield self._product(m, layers, stack)
+            for look, scores in zip(stack.looks, self.scores[stack.path], strict=True):
+                yield self._attention(look, scores, stack)
+            stream = self._tokens(stack) * self.setting.stream_part(stack) * self.wide
+            yield Piece(hbm_bytes=PART_PASSES * stack.parts * stack.count * stream)
         yield self._head()
-        layers_count = sum(layers.count for layers in self.facts.layers)
-        stream = self.tokens * self.facts.hidden * self.wide * self.setting.layer_share
-        yield Piece(hbm_bytes=STREAM_PASSES * layers_count * stream / self.setting.along("tensor"))
         yield self._update()
 
-    def _product(self, m: LinearMap, layers: Layers) -> Piece:
+    def _tokens(self, stack: Stack, length: int | None = None) -> float:
+        """That a device takes through the layers of a stack, idle turns among them."""
+        return self.setting.stack_tokens(stack, length) * self.setting.layer_share
+
+    def _product(self, m: LinearMap, layers: Layers, stack: Stack) -> Piece:
         """All the products with the weights of one linear map, over the layers."""
-        again = self.kept.recomputes(m.makes) or (m.share != 1 and self.kept.policy != "none")
-        local = m.weights * m.share / self._split(m.array)
+        kept = self.setting.kept(stack)
+        again = kept.recomputes(m.makes) or (m.share != 1 and kept.policy != "none")
         count = 3 + again
-        tokens = self.tokens * self.setting.layer_share
-        flops = 2.0 * tokens * local * count * m.layers
+        local = m.weights * m.share / (1 if m.steps > 1 else self._split(m.array))
+        tokens = self._tokens(stack, m.length)
+        # what was gathered has a gradient that is whole, so its product with the weights is, too
+        passes = count - 1 + self._split(m.array) if m.gathered else count
+        flops = 2.0 * tokens * local * passes * m.layers
         experts = layers.experts
         copies = experts.experts_per_token if experts is not None and m.share != 1 else 1
         ins, outs = token_part(m.inputs, self.mesh), token_part(m.outputs, self.mesh)
         moved = tokens * copies * (ins + outs) * count
         weights = m.weights / self._split(m.array, all_experts=True) * count
+        if m.steps > 1:
+            weights = m.weights * self._reads(m, count)
         weights *= self.setting.passes / self.setting.along("stage")
         dtype = "f32" if m.makes == "router" else self.facts.dtype
         self._count(m.array.group if m.share == 1 else "experts", flops)
         hbm = (moved + weights) * self.wide * m.layers
         return Piece(flops=flops, hbm_bytes=hbm, dtype=dtype, grouped=m.share != 1)
 
+    def _reads(self, m: LinearMap, count: int) -> float:
+        """Times in a pass that a loop over time reads its weights: at every step where the memory
+        on the chip has no room for them beside the rest; of their gradient once."""
+        fits = m.weights * self.wide <= ON_CHIP_SHARE * self.topology.chip.on_chip_bytes
+        return (count - 1) * (1 if fits else m.steps) + 1
+
     def _split(self, array: Array, *, all_experts: bool = False) -> float:
         """Into how many parts a device's own share of a map's work is cut, tokens aside."""
         names = [a for a in array.axes if a not in ("layers", "experts" if not all_experts else "")]
         return float(math.prod(ways(a, self.mesh, ("fsdp",)) for a in names))
 
-    def _attention(self) -> Piece:
+    def _attention(self, look: Look, scores: Scores, stack: Stack) -> Piece:
         """Scores and weighted sums: forward, what is repeated of it, and backward."""
-        scores, heads = self.scores, self.setting.along("tensor")
-        tokens = self.tokens * self.setting.layer_share
-        forward = tokens * self.facts.score_flops * scores.keys / heads
+        tokens, heads = self._tokens(stack), self.setting.along("tensor")
+        forward = tokens * look.score_flops * scores.keys / heads
         flops = forward * (1 + scores.forward_again + scores.backward)
         self._count("attention", flops)
-        one = self.facts.layers[0].tensors
-        names = ("query", "key", "value", "attention")
-        moved = sum(token_part(one[name], self.mesh) for name in names if name in one)
-        count = sum(layers.count for layers in self.facts.layers)
-        hbm = tokens * moved * self.wide * (3 + scores.forward_again) * count
+        moved = sum(token_part(sizes, self.mesh) for sizes in look.tensors.values())
+        hbm = tokens * moved * self.wide * (3 + scores.forward_again) * look.layers
         hbm += tokens * scores.hbm_bytes
         kernels = flops if scores.kind in KERNELS else 0.0
         return Piece(flops=flops, kernel_flops=kernels, hbm_bytes=hbm, dtype=self.facts.dtype)
@@ -164,13 +172,15 @@ class _Analysis:
     def _host_bytes(self) -> float:
         """Of what waits in the host's memory: out and in again, each once a step."""
         total = 0.0
-        for layers in self.facts.layers:
-            each = kept_per_token(self.kept.on_host, layers, self.mesh, self.wide)
-            if self.setting.offload_input:
-                each += self.facts.hidden / self.setting.along("tensor")
-            total += 2 * each * layers.count * self.setting.layer_share
+        for stack in self.facts.stacks:
+            hosted = self.setting.kept(stack).on_host
+            for layers in stack.layers:
+                each = kept_per_token(hosted, layers, self.mesh, self.wide)
+                if self.setting.offload_input:
+                    each += self.setting.stream_part(stack)
+                total += 2 * each * layers.count * self._tokens(stack)
         moments = sum(a.part(self.mesh) * a.itemsize for a in self.facts.moments if a.on_host)
-        return total * self.tokens * self.wide + 2 * moments
+        return total * self.wide + 2 * moments
 
     def _memory(self) -> MemoryPlan:
         parts: list[Part] = []
@@ -185,10 +195,20 @@ class _Analysis:
                 Part(kind=kind, module=module, num_bytes=size, on_host=host)
                 for (module, host), size in sums.items()
             ]
-        parts += activation_parts(self.facts, self.setting, self.kept, self.scores, self.tokens)
+        parts += activation_parts(self.facts, self.setting, self.scores)
         return MemoryPlan(
-            parts=parts,
+            parts=_joined(parts),
             limit=self.topology.hbm_per_device,
             share=factors.ANALYTIC_SHARE,
             compiled=False,
         )
+
+
+def _joined(parts: Iterable[Part]) -> list[Part]:
+    """Parts of one name as one: those of several stacks."""
+    found: dict[tuple[str, str, bool], Part] = {}
+    for part in parts:
+        key = part.kind, part.module, part.on_host
+        before = found[key].num_bytes if key in found else 0.0
+        found[key] = replace(part, num_bytes=before + part.num_bytes)
+    return list(found.values())

@@ -24,6 +24,7 @@ FREE = {
     *("call", "after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency", "domain"),
     *("async-start", "async-update", "get-dimension-size"),
 }
+PASSED = ("bitcast", "reshape", "copy", "get-tuple-element")  # the same numbers, within a fusion
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "Async")
 COLLECTIVES = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
@@ -158,8 +159,13 @@ def _bytes(shapes: tuple[Shape, ...], limit: float | None) -> tuple[float, float
     return min(hbm, limit), min(host, limit)
 
 
-def _read_of(parameter: Op, called: Computation, module: Module) -> float | None:
-    """Bytes that a fusion reads of a parameter; None: all of it."""
+def _read_of(
+    parameter: Op, called: Computation, module: Module, *, inside: bool = False
+) -> float | None:
+    """Bytes that a fusion reads of a parameter; None: all of it.
+
+    `inside` another fusion a copy moves nothing, and what is handed on is read as it is used there.
+    """
     total = 0.0
     for user in called.users[parameter.name]:
         if (
@@ -169,8 +175,10 @@ def _read_of(parameter: Op, called: Computation, module: Module) -> float | None
             total += user.shapes[0].num_bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
             total += 0.0  # in place: what is written counts as the result
-        elif user.opcode in ("bitcast", "reshape", "get-tuple-element"):
-            inner = _read_of(user, called, module)
+        elif user.opcode in PASSED:
+            if user.opcode == "copy" and not inside and _handed_on(user, called):
+                return None
+            inner = _read_of(user, called, module, inside=inside)
             if inner is None:
                 return None
             total += inner
@@ -178,10 +186,16 @@ def _read_of(parameter: Op, called: Computation, module: Module) -> float | None
             inner_called = module.computations[user.called[0]]
             for place, name in enumerate(user.operands):
                 if name == parameter.name:
-                    inner = _read_of(inner_called.parameters[place], inner_called, module)
-                    if inner is None:
+                    given = inner_called.parameters[place]
+                    reads = [_read_of(given, inner_called, module, inside=True)]
+                    if _handed_on(given, inner_called):
+                        whole = user is called.root and not inside
+                        reads.append(
+                            None if whole else _read_of(user, called, module, inside=inside)
+                        )
+                    if None in reads:
                         return None
-                    total += inner
+                    total += sum(read for read in reads if read is not None)
         elif user.opcode == "tuple" or user.opcode.startswith(COLLECTIVES):
             total += 0.0  # handed on as it is; a collective's own bytes are counted with it
         elif user.opcode == "custom-call" and _is_free_call(user):
@@ -189,6 +203,14 @@ def _read_of(parameter: Op, called: Computation, module: Module) -> float | None
         else:
             return None
     return total
+
+
+def _handed_on(value: Op, called: Computation) -> bool:
+    """Whether a computation gives a value back, as it is."""
+    if value is called.root:
+        return True
+    users = called.users[value.name]
+    return any(user.opcode in PASSED and _handed_on(user, called) for user in users)
 
 
 def _written(root: Op, called: Computation, shapes: tuple[Shape, ...]) -> tuple[float, float]:

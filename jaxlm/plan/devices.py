@@ -12,6 +12,8 @@ NVIDIA H100 SXM and A100 80 GB SXM; networks as in DGX H100 and A100 (one 400 or
 GPU). Prices: list, on demand, USD a chip-hour in us regions, 2025 (cloud.google.com/tpu/pricing;
 a3-highgpu-8g and a2-ultragpu-8g by GPU); `--price` says one's own. `clock`: the peak over what its
 matrix units multiply in a cycle (4 of 128 x 128 on v5e, 8 on v4 and v5p, 4 of 256 x 256 on v6e).
+`on_chip_bytes`: the vector memory of a TPU's cores as jax has it for its kernels
+(jax/_src/pallas/mosaic/tpu_info.py, jax 0.10.2); the second-level cache of NVIDIA's data sheets.
 
 The efficiency factors are what no data sheet tells. There are few, each has a physical meaning, one
 value for a generation or for all, none for a model or a run: `matmul`, the share of the peak that
@@ -30,7 +32,7 @@ from dataclasses import dataclass
 
 from jaxlm.config import UserError
 
-GiB = 2**30
+GiB, MiB = 2**30, 2**20
 
 HBM_SHARE = 0.85  # of the HBM's peak: refresh, turns between reads and writes, short rows
 NETWORK_SHARE = 0.85  # of a link's peak: headers, barriers between the steps of a ring
@@ -57,6 +59,7 @@ class Chip:
     dims: int  # of the torus; 0: all-to-all within a node, as GPUs
     host_bandwidth: float  # between a chip and its host's memory, one direction
     dcn_bandwidth: float  # a chip's share of the network beyond a slice or node, one direction
+    on_chip_bytes: float  # of the memory beside its cores: VMEM, or a GPU's second-level cache
     devices: int = 1  # jax devices a chip
     chips_per_host: int = 4
     clock: float | None = None  # Hz of the core that the compiler counts cycles of; None: not told
@@ -89,6 +92,7 @@ CHIPS = {
             matmul=0.74,
             hbm_bytes=30.5 * GiB,
             hbm_bandwidth=1228e9,
+            on_chip_bytes=32 * MiB,
             link_bandwidth=45e9,
             dims=3,
             host_bandwidth=15e9,
@@ -104,6 +108,7 @@ CHIPS = {
             matmul=0.80,
             hbm_bytes=15.75 * GiB,
             hbm_bandwidth=819e9,
+            on_chip_bytes=128 * MiB,
             link_bandwidth=45e9,
             dims=2,
             host_bandwidth=15e9,
@@ -120,6 +125,7 @@ CHIPS = {
             matmul=0.86,
             hbm_bytes=95.74 * GiB,
             hbm_bandwidth=2765e9,
+            on_chip_bytes=128 * MiB,
             link_bandwidth=90e9,
             dims=3,
             host_bandwidth=15e9,
@@ -135,6 +141,7 @@ CHIPS = {
             matmul=0.62,
             hbm_bytes=31.25 * GiB,
             hbm_bandwidth=1640e9,
+            on_chip_bytes=128 * MiB,
             link_bandwidth=90e9,
             dims=2,
             host_bandwidth=32e9,
@@ -150,6 +157,7 @@ CHIPS = {
             matmul=0.72,
             hbm_bytes=2 * 94.75 * GiB,
             hbm_bandwidth=7380e9,
+            on_chip_bytes=128 * MiB,
             link_bandwidth=100e9,
             dims=3,
             host_bandwidth=64e9,
@@ -165,6 +173,7 @@ CHIPS = {
             matmul=0.72,
             hbm_bytes=79.6 * GiB,
             hbm_bandwidth=3350e9,
+            on_chip_bytes=50e6,
             link_bandwidth=450e9,
             dims=0,
             host_bandwidth=55e9,
@@ -181,6 +190,7 @@ CHIPS = {
             matmul=0.80,
             hbm_bytes=79.2 * GiB,
             hbm_bandwidth=2039e9,
+            on_chip_bytes=40e6,
             link_bandwidth=300e9,
             dims=0,
             host_bandwidth=25e9,

@@ -28,7 +28,10 @@ from jaxlm.tree import flatten
 FITS, LIKELY, TIGHT = "fits", "likely fits", "tight"
 TOO_MUCH, UNKNOWN = "does not fit", "unknown"
 ROOM = (FITS, LIKELY)
-GROUPS = (("attention", "attention"), ("ffn", "ffn"), ("embed", "embedding"), ("unembed", "head"))
+GROUPS = (
+    *(("attention", "attention"), ("cross", "attention"), ("ffn", "ffn"), ("cell", "recurrence")),
+    *(("embed", "embedding"), ("unembed", "head")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,14 @@ from jaxlm.plan.facts import Facts, facts_of
 from jaxlm.plan.hlo import Counts
 from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.mesh_on import mesh_on
+from jaxlm.plan.overrides import overrides_of
 from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
 from jaxlm.plan.schedule import Schedule
 from jaxlm.plan.scores import kind_of
-from jaxlm.plan.search import Candidate, overrides_of, search
+from jaxlm.plan.search import Candidate, search
 from jaxlm.plan.setting import Setting, setting_of
 from jaxlm.plan.shapes import planned, row_of, seq_len_of, tokens_of
+from jaxlm.plan.stacks import UnknownModel
 from jaxlm.run import RunConfig
 from jaxlm.train.session import program_of
 
@@ -111,11 +113,12 @@ def plan_run(
         )
     setting = setting_of(facts, mesh, topology)
     if not topology.chip.is_tpu:
-        kind = kind_of(facts, setting, "gpu")
-        notes.append(
-            f"attention is taken to be {kind}, as on a machine with jaxlm[cuda] and "
-            f"{topology.chip.label}"
-        )
+        kinds = [kind_of(k, stack, setting, "gpu") for stack in facts.stacks for k in stack.looks]
+        if kinds:
+            notes.append(
+                f"attention is taken to be {' and '.join(dict.fromkeys(kinds))}, as on a machine "
+                f"with jaxlm[cuda] and {topology.chip.label}"
+            )
     short = 0.0
     if found is not None:
         needed = found.needed or memory.total
@@ -242,11 +245,10 @@ def _whole(topology: Topology) -> dict[str, Any]:
 
 def _facts(config: RunConfig) -> Facts | None:
     """None for a model that the analytic model does not know."""
-    from jaxlm.models.transformer import TransformerConfig
-
-    model = config.model
-    known = isinstance(model, TransformerConfig) and model.encoder is None
-    return facts_of(config) if known else None
+    try:
+        return facts_of(config)
+    except UnknownModel:
+        return None
 
 
 def _analysed(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Work:
@@ -275,7 +277,7 @@ def _refuse(config: RunConfig, topology: Topology, word: str) -> None:
     reason = can_compile(topology)
     try:
         facts_of(config)
-    except UserError as error:
+    except UnknownModel as error:
         what = str(error).rpartition(";")[0]
         mend = "plan it for a TPU topology, such as v5p:4x4x8, where the step is compiled"
         if not reason:
@@ -288,11 +290,11 @@ def _refuse(config: RunConfig, topology: Topology, word: str) -> None:
 
 def _visible(facts: Facts | None) -> float | None:
     """The share of all pairs of tokens that attention looks at, blocks on the border whole."""
-    if facts is None:
+    looks = () if facts is None else facts.stacks[0].looks
+    if facts is None or not looks:
         return None
-    layers = sum(x.count for x in facts.layers)
     block = min(512, facts.seq_len)
-    return min(1.0, (facts.keys / layers + block / 2) / facts.seq_len)
+    return min(1.0, (looks[0].keys / looks[0].layers + block / 2) / facts.seq_len)
 
 
 def _speed(

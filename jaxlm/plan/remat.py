@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PRODUCTS = ("query", "key", "value", "attention_out", "ffn_gate", "ffn_up", "ffn_out", "router")
+PRODUCTS = (
+    *("query", "key", "value", "attention_out", "cross_out"),
+    *("ffn_gate", "ffn_up", "ffn_out", "router"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ def keeping(
     if policy == "none":
         # norms' outputs, products and what nonlinear functions were given
         return Kept(
-            policy, frozenset((*PRODUCTS, "attention", "ffn_hidden")), frozenset(), norm_follows
+            policy,
+            frozenset((*PRODUCTS, "attention", "ffn_hidden", "states")),
+            frozenset(),
+            norm_follows,
         )
     assert policy == "full", policy
     return Kept(policy, frozenset(), frozenset(), norm_follows)

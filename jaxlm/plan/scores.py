@@ -13,16 +13,14 @@ GPU that a topology names its own are asked, as on a machine that is set up for 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from jaxlm.kernels.attention import MAX_BLOCKS, MIN_BLOCK, attention_kernels
 from jaxlm.kernels.registry import target_platform
-from jaxlm.nn.position import RelativeConfig
-from jaxlm.plan.facts import Facts
-from jaxlm.plan.remat import Kept
 from jaxlm.plan.setting import Setting
+from jaxlm.plan.stacks import Look, Stack
 
 KERNELS = ("splash", "cudnn")
+LANES = 128  # columns of a TPU's tile, which a narrower array fills as well
 SCORE_PASSES = 8  # times that float32 scores go through HBM where no kernel keeps them on the chip
 
 
@@ -31,6 +29,7 @@ class Scores:
     """Of one token, on one device."""
 
     kind: str
+    layers: int  # that look so
     keys: float  # that it meets, summed over the layers, blocks whole
     forward_again: float  # forward passes that the backward pass repeats
     backward: float  # its cost, forward 1
@@ -39,65 +38,57 @@ class Scores:
     hbm_bytes: float  # over the layers
 
 
-def scores_of(facts: Facts, setting: Setting, kept: Kept, platform: str) -> Scores:
-    """How attention goes in a setting."""
-    kind = kind_of(facts, setting, platform)
-    layers = sum(x.count for x in facts.layers)
-    model: Any = facts.config.model
-    heads = model.attention.num_heads / setting.along("tensor")
+def scores_of(look: Look, stack: Stack, setting: Setting, platform: str) -> Scores:
+    """How the tokens of a stack look at others in a setting."""
+    kind = kind_of(look, stack, setting, platform)
+    kept, layers = setting.kept(stack), look.layers
+    heads = look.num_heads / setting.along("tensor")
     again = kept.recomputes_attention
-    length = facts.seq_len
+    length = look.keys_length
     if kind in (*KERNELS, "ring"):
         chunk = length / setting.along("context") / 2
         block = min(setting.block, length if setting.along("context") == 1 else chunk)
         working = heads * 4 * 2 * chunk if kind == "ring" else 0.0
-        keys = facts.keys + layers * (chunk if kind == "ring" else block) / 2
+        keys = look.keys + layers * (chunk if kind == "ring" else block) / 2
         keys = min(keys, float(layers * length))  # both ways all of them are met, and no more
-        if kind == "splash" and facts.prefix:
+        if kind == "splash" and look.prefix:
             keys += layers * length  # a row's keys stand there once more, for its prefix
         passes = 0.0 if kind in KERNELS else SCORE_PASSES * heads * 4 * keys
         if kind == "cudnn":
             working = 2.0 * length  # a mask, which all heads share
-        return Scores(kind, keys, float(again), 2.5, 0.0, working, passes * (3 + again))
+        return Scores(kind, layers, keys, float(again), 2.5, 0.0, working, passes * (3 + again))
     if kind == "blocked":
-        keys = facts.keys + layers * max(MIN_BLOCK, length / MAX_BLOCKS) / 2
+        keys = look.keys + layers * max(MIN_BLOCK, length / MAX_BLOCKS) / 2
+        keys = min(keys, float(layers * length))
     else:
         keys = float(layers * length)
-    one = heads * keys / layers * (4 + facts.itemsize)  # float32, and as the values' dtype
+    one = heads * keys / layers * (4 + look.itemsize)  # float32, and as the values' dtype
     keeps = one if kept.policy in ("none", "minimal") else 0.0
     repeated = 0.0 if kept.policy == "none" else 1.0
     hbm = SCORE_PASSES * heads * 4 * keys * (1 + repeated)
-    return Scores(kind, keys, repeated, 2.0, keeps, 2 * one, hbm)
+    working = 2 * one
+    if look.asked.get("bias"):  # looked up for each pair of tokens, its heads in whole tiles
+        working += 4 * keys / layers * (-(-heads // LANES) * LANES if platform == "tpu" else heads)
+    return Scores(kind, layers, keys, repeated, 2.0, keeps, working, hbm)
 
 
-def kind_of(facts: Facts, setting: Setting, platform: str) -> str:
+def kind_of(look: Look, stack: Stack, setting: Setting, platform: str) -> str:
     """The implementation that the kernels' registries would pick."""
-    model: Any = facts.config.model
-    attention = model.attention
     parts = setting.along("context")
-    if parts > 1 and attention.context == "ring":
+    if parts > 1 and look.same_rows and setting.context == "ring":
         return "ring"
+    if not look.asked:
+        return "whole"
     with target_platform(platform, gpu=setting.gpu if platform == "gpu" else None):
         function = attention_kernels.pick(
-            attention.impl,
-            causal=attention.causal,
-            prefix=facts.prefix,
-            window=any(window is not None for window in attention.windows),
-            same_rows=True,
+            **look.asked,
+            prefix=look.prefix,
+            same_rows=look.same_rows,
             split=parts > 1,
-            bias=isinstance(model.position[0], RelativeConfig),
-            dropout=bool(attention.dropout),
-            length=facts.seq_len // parts,
-            keys=facts.seq_len,
-            softcap=attention.softcap is not None,
-            dtype=model.dtype,
-            head_dims=(_last(facts, "query"), _last(facts, "attention")),
+            length=stack.length // parts,
+            keys=look.keys_length,
+            head_dims=look.head_dims,
         )
     names = {id(i.function): i.name for i in attention_kernels.implementations.values()}
     name = names[id(function)]
     return "whole" if name == "reference" else name
-
-
-def _last(facts: Facts, name: str) -> int:
-    """The size of a head's vector."""
-    return facts.layers[0].tensors[name][-1][1]

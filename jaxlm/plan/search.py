@@ -20,14 +20,14 @@ from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.kernels.context import context_kernels
-from jaxlm.mesh import AXES, RULES
+from jaxlm.mesh import RULES
 from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import ROOM, TIGHT
 from jaxlm.plan.roofline import Roofline, Speed, roofline, speed
 from jaxlm.plan.setting import Setting, schedule_of
-from jaxlm.run import RunConfig
+from jaxlm.plan.stacks import Stack
 
 MOST_TENSOR = 16  # beyond, each part of a product is too small to be worth its all-reduce
 MOST_CONTEXT = 32
@@ -43,11 +43,16 @@ class Candidate:
     """A setting and what the analytic model has for it."""
 
     setting: Setting
+    stacks: tuple[Stack, ...]  # that it is of
     offload: bool  # of the optimizer's state
-    context: str  # how attention meets the keys of a length that is split
     work: Work
     roofline: Roofline
     speed: Speed
+
+    @property
+    def context(self) -> str:
+        """How attention meets the keys of a length that is split."""
+        return self.setting.context
 
     @property
     def step(self) -> float:
@@ -98,7 +103,7 @@ def search(facts: Facts, topology: Topology, base: Setting) -> list[Candidate]:
     best = sorted(found, key=_rank)[:VARIED]
     for candidate in best:
         for setting in variants(facts, candidate.setting):
-            found += trial.candidates(setting, candidate.context)
+            found += trial.candidates(setting, as_it_is=True)
     return sorted(found, key=_rank)
 
 
@@ -111,31 +116,23 @@ class _Trial:
 
     def __init__(self, facts: Facts, topology: Topology) -> None:
         self.topology, self.forward_flops = topology, facts.forward_flops
-        self.contexts: dict[str, dict[bool, Facts]] = {}  # how keys are met -> offload -> facts
-        attention: Any = facts.config.model
-        attention = attention.attention
-        for context in dict.fromkeys((attention.context, *rings(attention))):
-            config = facts.config.replace(
-                model=facts.config.model.replace(attention=attention.replace(context=context))
+        self.rings = rings(facts)
+        self.facts = {  # by whether the optimizer's state waits on the hosts
+            hosted: replace(
+                facts,
+                moments=tuple(replace(m, on_host=hosted and bool(m.axes)) for m in facts.moments),
             )
-            self.contexts[context] = {
-                hosted: replace(
-                    facts,
-                    config=config,
-                    moments=tuple(
-                        replace(m, on_host=hosted and bool(m.axes)) for m in facts.moments
-                    ),
-                )
-                for hosted in (False, True)
-            }
+            for hosted in (False, True)
+        }
         self.state: dict[tuple[Any, ...], float] = {}
 
-    def candidates(self, setting: Setting, context: str | None = None) -> Iterator[Candidate]:
-        """What has room; `context`: that alone."""
-        own = next(iter(self.contexts))
-        split = setting.along("context") > 1
-        for name in [context] if context else self.contexts if split else [own]:
-            for offload, facts in self.contexts[name].items():
+    def candidates(self, setting: Setting, *, as_it_is: bool = False) -> Iterator[Candidate]:
+        """What has room, with other ways to meet keys where that may matter."""
+        contexts = dict.fromkeys((setting.context, *self.rings))
+        split = setting.along("context") > 1 and not as_it_is
+        for name in contexts if split else [setting.context]:
+            setting = replace(setting, context=name)
+            for offload, facts in self.facts.items():
                 if self._state(facts, setting, offload) > self.topology.hbm_per_device:
                     continue  # without a look at the rest
                 work = analyse(facts, setting, self.topology)
@@ -143,8 +140,8 @@ class _Trial:
                     line = roofline(work.load, self.topology)
                     yield Candidate(
                         setting=setting,
+                        stacks=facts.stacks,
                         offload=offload,
-                        context=name,
                         work=work,
                         roofline=line,
                         speed=self._speed(work, line),
@@ -171,12 +168,13 @@ class _Trial:
         return self.state[key]
 
 
-def rings(attention: Any) -> tuple[str, ...]:
+def rings(facts: Facts) -> tuple[str, ...]:
     """The other way to meet keys over a split length, where it can do what is asked."""
-    able = context_kernels.implementations["ring"].supports(
-        bias=False, dropout=bool(attention.dropout), impl=attention.impl
-    )
-    return ("ring",) if able else ()
+    ring = context_kernels.implementations["ring"]
+    own = [look.asked for stack in facts.stacks for look in stack.looks if look.same_rows]
+    names = ("bias", "dropout", "impl")
+    able = all(ring.supports(**{name: asked[name] for name in names}) for asked in own)
+    return ("ring",) if own and able else ()
 
 
 def variants(facts: Facts, setting: Setting) -> Iterator[Setting]:
@@ -229,9 +227,8 @@ def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[
     total = topology.num_devices
     experts: Any = next((x.experts for x in facts.layers if x.experts), None)
     tensors = [n for n in _divisors(total) if n <= MOST_TENSOR]
-    contexts = [
-        n for n in _divisors(total) if n <= MOST_CONTEXT and (n == 1 or facts.seq_len >= LONG)
-    ]
+    long = facts.splits_length and max(stack.length for stack in facts.stacks) >= LONG
+    contexts = [n for n in _divisors(total) if n <= MOST_CONTEXT and (n == 1 or long)]
     parts = [n for n in _divisors(total) if n == 1 or (experts and experts.num_experts % n == 0)]
     model: Any = facts.config.model
     alike = len(facts.layers) == 1 and model.pipelines
@@ -250,28 +247,34 @@ def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[
 
 
 def remats(facts: Facts) -> Iterator[dict[str, Any]]:
-    """The policies that are tried, from the dearest in memory on."""
-    none: dict[str, Any] = {"saved": (), "offloaded": ()}
+    """The policies that are tried, of all stacks, from the dearest in memory on."""
+    none: dict[str, Any] = {"saved": (), "offloaded": (), "others": ()}
     yield {"remat": "none", **none}
-    yield {"remat": "dots", **none}
+    if "dots" in facts.policies:
+        yield {"remat": "dots", **none}
     known = facts.layers[0].tensors
     looks = tuple(n for n in ("query", "key", "value") if n in known)
     kept = (*looks, "attention", "attention_out")
-    if len(looks) == 3:
-        yield {"remat": "named", "saved": kept, "offloaded": ()}
-        yield {"remat": "named", "saved": (), "offloaded": kept}
-        yield {"remat": "named", "saved": (), "offloaded": looks}
+    if len(looks) == 3 and "named" in facts.policies:
+        yield none | {"remat": "named", "saved": kept}
+        yield none | {"remat": "named", "offloaded": kept}
+        yield none | {"remat": "named", "offloaded": looks}
     yield {"remat": "full", **none}
 
 
 def divides(facts: Facts, setting: Setting) -> bool:
-    """Whether a mesh divides every parameter, the length, each micro-batch, and the slices."""
+    """Whether a mesh divides every parameter, the lengths, each micro-batch, and the slices, and
+    the layers can be its stages.
+    """
     rows = setting.along("data", "fsdp", "expert")
     if setting.tpu_slices > 1 and setting.along(setting.dcn) % setting.tpu_slices:
         return False
+    model: Any = facts.config.model
+    if setting.along("stage") > 1 and not model.pipelines:
+        return False
     if setting.batch_size % (rows * setting.accumulation):
         return False
-    if facts.seq_len % setting.along("context"):
+    if any(stack.length % setting.along("context") for stack in facts.stacks):
         return False
     for array in facts.params:
         for axis, size in zip(array.axes, array.shape, strict=True):
@@ -282,34 +285,9 @@ def divides(facts: Facts, setting: Setting) -> bool:
     return True
 
 
-def overrides_of(candidate: Candidate, config: RunConfig, topology: Topology) -> RunConfig:
-    """The config with a candidate's setting, meant for the pod that was searched for."""
-    s, model = candidate.setting, config.model
-    known: Any = model
-    attention = known.attention.replace(context=candidate.context)
-    mesh = config.mesh.replace(
-        **{axis: s.mesh.get(axis, 1) for axis in AXES},
-        zero=s.zero,
-        dcn=s.dcn,
-        stage_repeats=s.stage_repeats,
-        num_devices=None,  # a candidate takes all there are
-        topology=str(topology),
-    )
-    optimizer: Any = config.optimizer
-    return config.replace(
-        mesh=mesh,
-        model=model.replace(
-            remat=s.remat, saved=s.saved, offloaded=s.offloaded, attention=attention
-        ),
-        train=config.train.replace(accumulation=s.accumulation),
-        optimizer=optimizer.replace(offload=candidate.offload),
-    )
-
-
 def _cuts(facts: Facts, pieces: int) -> bool:
     """Whether the layers can be cut into so many pieces that are alike: of whole periods."""
-    model: Any = facts.config.model
-    return facts.layers[0].count % (pieces * model.period) == 0
+    return all(stack.count % (pieces * stack.period) == 0 for stack in facts.stacks)
 
 
 def _divisors(n: int) -> list[int]:

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxlm.nn.stack import Remat
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
+from jaxlm.plan.remat import Kept, keeping
+from jaxlm.plan.stacks import Stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Setting:
     remat: str = "none"
     saved: tuple[str, ...] = ()
     offloaded: tuple[str, ...] = ()
+    others: tuple[tuple[str, Remat], ...] = ()  # (path, remat) of stacks whose own is another
+    context: str = "auto"  # how attention meets the keys of a length that is split
     zero: int = 3
     dcn: str = "data"
     stage_repeats: int = 1
@@ -42,6 +47,21 @@ class Setting:
         """Of a step, on one device."""
         rows = self.along("data", "fsdp", "expert")
         return self.batch_size / rows * seq_len / self.along("context")
+
+    def kept(self, stack: Stack) -> Kept:
+        """What the layers of a stack keep for their backward pass."""
+        own = dict(self.others).get(stack.path, Remat(self.remat, self.saved, self.offloaded))
+        how = {"norm_follows": stack.norm_follows}
+        return keeping(own.policy, own.saved, own.offloaded, **how)
+
+    def stack_tokens(self, stack: Stack, length: int | None = None) -> float:
+        """Of a step, that pass a stack on one device; `length`: of rows that are not its own."""
+        whole = 1 if stack.splits_length else self.along("context")
+        return self.tokens(stack.length if length is None else length) * whole
+
+    def stream_part(self, stack: Stack) -> float:
+        """Of a token's hidden state, between a stack's parts, what one device holds."""
+        return stack.hidden / (self.along("tensor") if stack.splits_stream else 1)
 
     @property
     def turns(self) -> int:
@@ -72,14 +92,17 @@ class Setting:
 def setting_of(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Setting:
     """The setting that a run's config has."""
     config: Any = facts.config
-    model = config.model
+    main, *rest = facts.stacks
+    remat = main.remat
     return Setting(
         mesh=mesh,
         batch_size=config.train.batch_size,
         accumulation=config.train.accumulation,
-        remat=model.remat,
-        saved=model.saved,
-        offloaded=model.offloaded,
+        remat=remat.policy,
+        saved=remat.saved,
+        offloaded=remat.offloaded,
+        others=tuple((s.path, s.remat) for s in rest if s.remat != remat),
+        context=next((look.context for look in main.looks), "auto"),
         zero=config.mesh.zero,
         dcn=config.mesh.dcn,
         stage_repeats=config.mesh.stage_repeats,

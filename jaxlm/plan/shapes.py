@@ -33,6 +33,7 @@ def planned(config: RunConfig) -> RunConfig:
             f"size, best rounded up to a multiple of {MULTIPLE}, such as model.vocab_size=32768"
         )
     objective = objective_of(config)
+    objective.check_model(config.model)
     if objective.row_kind == "examples" and not getattr(objective, "classes", ()):
         raise UserError(
             "objective.classes: empty, and a plan reads no data; write them down, such as "
@@ -70,6 +71,11 @@ def row_of(config: RunConfig) -> Shapes:
 def tokens_of(row: Shapes) -> int:
     """Tokens of a row, as objectives count them (`Objective.flops_per_token`)."""
     return row["segment_ids"][0][0]
+
+
+def source_of(row: Shapes) -> int | None:
+    """Tokens of the text that is read first, in a row; None: there is none."""
+    return row["source_segment_ids"][0][0] if "source_segment_ids" in row else None
 
 
 def batch_spec_of(config: RunConfig, mesh: Mesh, *, signals: bool) -> dict[str, Any]:

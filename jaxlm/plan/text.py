@@ -90,6 +90,9 @@ def setting_text(plan: Plan) -> str:
     if remat == "named":
         hosted = [f"{n}>host" for n in model.offloaded]
         remat += f" ({', '.join([*model.saved, *hosted])})"
+    other = getattr(getattr(model, "encoder", None), "remat", None)
+    if other not in (None, model.remat):
+        remat += f" (the encoder's {other})"
     count = plan.config.train.accumulation
     text = f"{mesh}, remat {remat}, {count} micro-batch{'es' if count > 1 else ''}"
     attention = getattr(model, "attention", None)

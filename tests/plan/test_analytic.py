@@ -13,9 +13,8 @@ from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.memory import batch_parts, state_parts
-from jaxlm.plan.remat import keeping
 from jaxlm.plan.scores import kind_of, scores_of
-from jaxlm.plan.setting import setting_of
+from jaxlm.plan.setting import Setting, setting_of
 from jaxlm.plan.shapes import planned
 from jaxlm.plan.transfers import transfers
 from tests.plan.texts import ALL, config_of, counts_of, facts_for
@@ -69,6 +68,19 @@ def test_memory_for_tpus_is_not_told_too_small(name):
     assert work.memory.total < total + 0.02 * 15.75 * 2**30
 
 
+def facts_with(name: str, **attention):
+    """The facts of a text's config with another attention."""
+    config = config_of(name)
+    own = config.model.attention.replace(**attention)
+    return facts_of(config.replace(model=config.model.replace(attention=own)))
+
+
+def self_attention(facts, setting, platform: str):
+    """How the tokens of the first stack look at one another."""
+    stack = facts.stacks[0]
+    return scores_of(stack.looks[0], stack, setting, platform)
+
+
 def sent(work, kind: str, axis: str) -> float:
     return sum(t.wire_bytes for t in work.load.transfers if (t.kind, t.axes) == (kind, (axis,)))
 
@@ -113,6 +125,143 @@ def test_a_step_on_simulated_devices(name):
     if name != "zero1":
         gathered = counts.wire_bytes("all-gather", "fsdp")
         assert sent(work, "all-gather", "fsdp") == pytest.approx(gathered, rel=0.02)
+
+
+T5 = (
+    *("model.dropout=0", "model.encoder.dropout=0", "data.seq_len=128", "train.batch_size=16"),
+    "model.encoder.num_layers=3",  # not as many as the decoder's two
+)
+
+
+def both(remat: str) -> tuple[str, str]:
+    return f"model.remat={remat}", f"model.encoder.remat={remat}"
+
+
+def compared(name: str, mesh: MeshConfig, *overrides: str, contracts: str = "cpu"):
+    """The analytic model's work and the counts of a step that is compiled for CPUs, with the
+    kernels of a platform."""
+    config = planned(load(name, *overrides).config.replace(mesh=mesh))
+    compiled = compile_on(config, mesh.build(), {}, signals=False, platform=contracts)
+    facts = facts_of(config)
+    setting = replace(setting_of(facts, mesh.shape(8), EIGHT), platform=contracts)
+    return analyse(facts, setting, EIGHT), compiled.counts()
+
+
+@pytest.mark.parametrize(
+    ("mesh", "remat"),
+    [
+        *(("fsdp", ("none", "none")), ("fsdp", ("dots", "dots")), ("fsdp", ("full", "full"))),
+        *(("fsdp", ("full", "none")), ("data_fsdp", ("none", "full"))),
+    ],
+)
+def test_a_step_of_an_encoder_and_a_decoder(mesh, remat):
+    """Source and target are of different lengths, and each stack keeps what its own config says."""
+    how = f"model.remat={remat[0]}", f"model.encoder.remat={remat[1]}"
+    work, counts = compared("t5", MeshConfig(**MESHES[mesh]), *T5, *how)  # type: ignore[arg-type]
+    assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
+    gathered = counts.wire_bytes("all-gather", "fsdp")
+    assert sent(work, "all-gather", "fsdp") == pytest.approx(gathered, rel=0.02)
+    if mesh == "fsdp":
+        summed, found = (whole_gradients(x) for x in (work.load.transfers, counts.collectives))
+        assert summed == pytest.approx(found, rel=0.03)
+        looked_up = counts.wire_bytes("all-to-all", "fsdp")
+        assert sent(work, "all-to-all", "fsdp") == pytest.approx(looked_up)
+
+
+def test_a_source_and_its_target_pass_a_pipeline_each():
+    mesh = MeshConfig(data=1, stage=2, fsdp=4)
+    layers = "model.encoder.num_layers=4", "train.accumulation=2"
+    work, counts = compared("t5", mesh, *T5, *both("full"), *layers)
+    for kind in ("collective-permute", "reduce-scatter", "all-reduce"):
+        found = sum(
+            c.wire_bytes for c in counts.collectives if (c.kind, c.axes) == (kind, ("stage",))
+        )
+        assert sent(work, kind, "stage") == pytest.approx(found, rel=0.03) and found
+
+
+def test_keys_of_a_source_are_the_sources_tokens():
+    """By hand: the maps of a decoder layer that look at the source, and the scores there."""
+    facts = facts_of(planned(load("t5", *T5, *both("full")).config))
+    decoder, encoder = facts.stacks
+    assert (decoder.length, encoder.length) == (32, 120)
+    lengths = {m.array.path: m.length for m in decoder.layers[0].maps}
+    of_source = {"layers/cross/key/kernel", "layers/cross/value/kernel"}
+    assert {lengths.pop(path) for path in of_source} == {120}
+    assert set(lengths.values()) == {32}
+    own, cross = decoder.looks
+    assert (own.keys, own.all_keys, cross.keys) == (2 * 16.5, 2 * 32, 2 * 120)
+    alone = Setting(mesh={}, batch_size=1, remat="none")
+    work = analyse(facts, alone, Topology.read("v5e:1x1"))
+    maps = 2 * (6 * 32 + 2 * 120) + 3 * (4 * 120)  # tokens that meet a map of 32 x 32
+    pairs = 2 * 32 * (32 + 120) + 3 * 120 * 120  # all heads are as wide as the stream
+    assert work.by_module["attention"] == 3 * (2 * maps * 32 * 32 + 4 * pairs * 32)
+    assert work.by_module["head"] == 3 * 2 * 32 * 32 * 264
+
+
+LSTM = (
+    *("model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
+    *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
+    *("data.seq_len=64", "train.batch_size=16"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "mesh", "remat"),
+    [
+        *(("lstm", "lstm", "fsdp", "full"), ("lstm", "lstm", "fsdp", "none")),
+        *(("lstm", "gru", "fsdp", "full"), ("lstm", "elman", "fsdp", "none")),
+        *(("mingru", "mingru", "fsdp", "full"), ("rglru", "rglru", "fsdp", "none")),
+        *(("lstm", "lstm", "tensor", "full"), ("mingru", "mingru", "tensor", "full")),
+        ("rglru", "rglru", "tensor", "none"),
+    ],
+)
+def test_a_step_of_recurrent_layers(name, cell, mesh, remat):
+    """Contracted as on accelerators: on CPUs a matrix product of time-major rows gathers them."""
+    own = [x for x in LSTM if name == "lstm" or "recurrent" not in x]
+    sizes = MESHES[mesh] if mesh == "fsdp" else {"data": 1, "fsdp": 4, "tensor": 2}
+    how = f"model.cell={cell}", f"model.remat={remat}"
+    work, counts = compared(name, MeshConfig(**sizes), *own, *how, contracts="tpu")
+    assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
+    gathered, found = (
+        sum(t.wire_bytes for t in x if t.kind == "all-gather")
+        for x in (work.load.transfers, counts.collectives)
+    )
+    assert gathered == pytest.approx(found, rel=0.02)
+    if mesh == "tensor":
+        found = sum(
+            c.wire_bytes for c in counts.collectives if (c.kind, c.axes) == ("all-reduce", (mesh,))
+        )
+        assert sent(work, "all-reduce", "tensor") == pytest.approx(found, abs=1e4)
+    else:  # with tensor CPUs sum a part of a loop's gradient, TPUs all of it
+        summed, found = (whole_gradients(x) for x in (work.load.transfers, counts.collectives))
+        assert summed == pytest.approx(found, rel=0.03)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_loop_reads_its_weights_at_every_step_unless_they_stay_on_the_chip(remat):
+    overrides = "model.hidden_size=5120", "data.seq_len=64", f"model.remat={remat}"
+    facts = facts_of(planned(load("lstm", *overrides).config))
+    topology = Topology.read("v5e:1x1")
+    setting = Setting(mesh={}, batch_size=8, remat=remat)
+    chip = replace(topology.chip, on_chip_bytes=10 * topology.chip.on_chip_bytes)
+    roomy = replace(topology, chip=chip)
+    read, kept = (analyse(facts, setting, t).load.hbm_bytes for t in (topology, roomy))
+    weights, passes = 2 * 5120 * 4 * 5120 * 4, 2 + (remat == "full")  # of two layers, float32
+    assert read - kept == pytest.approx(weights * passes * (64 - 1))
+
+
+def test_a_state_is_whole_where_tensor_splits_and_rows_where_context_does():
+    """The loop's products are everybody's, and time is not split."""
+    facts = facts_of(planned(load("lstm", *LSTM, "model.remat=full").config))
+    topology = Topology.read("v5e:2x4")
+    one, tensor, context = (
+        analyse(facts, Setting(mesh=mesh, batch_size=16, remat="full"), topology).by_module
+        for mesh in ({"fsdp": 4}, {"fsdp": 4, "tensor": 2}, {"fsdp": 4, "context": 2})
+    )
+    product = 2 * 256 * 32 * 128 * 2  # of a device's tokens, over two layers
+    assert one["recurrence"] == 8 * product
+    assert tensor["recurrence"] == (4 + 4 / 2 + 1 / 2) * product  # one is of whole gradients
+    assert context["recurrence"] == one["recurrence"]
 
 
 @pytest.mark.parametrize(("seq_len", "rows"), [(64, 80), (48, 56)])
@@ -200,10 +349,8 @@ def test_scores_are_in_memory_where_no_kernel_keeps_them_on_the_chip():
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_ring_sends_keys_round_and_their_gradients_home(size):
-    facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
-    model = facts.config.model
-    ring = model.replace(attention=model.attention.replace(context="ring"))
-    facts = replace(facts, config=facts.config.replace(model=ring))
+    topology = Topology.read("v5e:4x4")
+    facts = facts_with("v5e_fsdp8_tensor2", context="ring")
     mesh = {"data": 1, "fsdp": 16 // size, "context": size, "tensor": 1}
     setting = setting_of(facts, mesh, topology)
     found = sent(analyse(facts, setting, topology), "collective-permute", "context")
@@ -211,7 +358,7 @@ def test_a_ring_sends_keys_round_and_their_gradients_home(size):
     keys, heads = 2 * 4 * 128, 2 * 8 * 128
     turned = 3 * (keys + heads) * 2 * (0.5 if size == 2 else 1)  # forward, again and backward
     assert found == pytest.approx(tokens * (3 * size * keys * 2 + size * keys * 4 + turned))
-    least = transfers(facts, setting, topology, keeping("full", norm_follows=False), least=True)
+    least = transfers(facts, setting, topology, least=True)
     (passes,) = (t.wire_bytes for t in least if t.kind == "collective-permute")
     assert found - passes == pytest.approx(tokens * 3 * keys * 2)  # the last turn's
 
@@ -242,28 +389,26 @@ def test_on_tpus_a_kernel_has_split_rows_and_such_as_are_read_both_ways():
     whole = setting_of(facts, {"data": 1, "fsdp": 16, "context": 1, "tensor": 1}, topology)
     split = replace(whole, mesh={"data": 1, "fsdp": 4, "context": 4, "tensor": 1})
     short = replace(whole, mesh={"data": 1, "context": 16, "tensor": 1})  # parts of one block
-    assert [kind_of(facts, x, "tpu") for x in (whole, split, short)] == ["splash"] * 2 + ["whole"]
-    assert [kind_of(facts, x, "cpu") for x in (whole, split)] == ["blocked", "whole"]
+    kinds = [self_attention(facts, x, "tpu").kind for x in (whole, split, short)]
+    assert kinds == ["splash"] * 2 + ["whole"]
+    assert [self_attention(facts, x, "cpu").kind for x in (whole, split)] == ["blocked", "whole"]
     chunk = 2048 / 4 / 2  # which is a block, too
-    found = scores_of(facts, split, keeping("full", norm_follows=False), "tpu")
+    found = self_attention(facts, split, "tpu")
     assert (found.keys, found.kept_bytes) == (6 * (1024.5 + chunk / 2), 0)
 
-    attention = facts.config.model.attention.replace(causal=False)
-    model = facts.config.model.replace(attention=attention)
-    config = facts.config.replace(model=model)
-    both = replace(facts, config=config, keys=6 * 2048.0)
+    both = facts_with("v5e_fsdp8_tensor2", causal=False)
     for setting in (whole, split):
-        assert scores_of(both, setting, keeping("full", norm_follows=False), "tpu").keys == 6 * 2048
-        assert kind_of(both, setting, "tpu") == "splash"
-    assert kind_of(both, whole, "gpu") == "whole"
+        found = self_attention(both, setting, "tpu")
+        assert (found.keys, found.kind) == (6 * 2048, "splash")
+    assert self_attention(both, whole, "gpu").kind == "whole"
 
 
 def test_keys_of_a_prefix_stand_twice():
     facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
     setting = setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, topology)
-    kept = keeping("full", norm_follows=False)
-    fills = replace(facts, prefix=True)
-    once, twice = (scores_of(x, setting, kept, "tpu").keys for x in (facts, fills))
+    ((stack,), (look,)) = facts.stacks, facts.stacks[0].looks
+    fills = replace(look, prefix=True)
+    once, twice = (scores_of(x, stack, setting, "tpu").keys for x in (look, fills))
     assert twice == once + 6 * 2048
-    odd = replace(fills, seq_len=2000)
-    assert kind_of(odd, setting, "tpu") == "whole"  # rows that are no whole number of blocks
+    odd = replace(fills, keys_length=2000), replace(stack, length=2000)
+    assert kind_of(*odd, setting, "tpu") == "whole"  # rows that are no whole number of blocks

@@ -16,13 +16,14 @@ from jaxlm.cli import main
 from jaxlm.config import UserError, to_yaml
 from jaxlm.kernels import cudnn
 from jaxlm.plan import Topology, compiling, plan_run, planning, render, search_plans
-from jaxlm.plan.advice import proposals
+from jaxlm.plan.advice import neighbours, proposals
 from jaxlm.plan.analytic import analyse
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.facts import facts_of
+from jaxlm.plan.overrides import overrides_of
 from jaxlm.plan.planning import ANALYTIC
 from jaxlm.plan.roofline import roofline
-from jaxlm.plan.search import divides, meshes, overrides_of, search, settings
+from jaxlm.plan.search import divides, meshes, search, settings
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.plan.text import paragraph, setting_text
@@ -171,9 +172,55 @@ def test_slices_that_the_axis_between_them_does_not_fill_are_an_error():
         plan_run(config_of(NAME), two, analytic=True, report=quiet)
 
 
-def test_a_recurrent_model_is_not_known_to_the_analytic_model():
-    with pytest.raises(UserError, match="the analytic model knows Transformers"):
-        plan_run(load("lstm").config, H100, report=quiet)
+SEQ2SEQ = ("objective={type: span_corruption}", "model={type: rnn_seq2seq, vocab_size: 264}")
+
+
+def test_a_recurrent_encoder_decoder_is_not_known_to_the_analytic_model():
+    with pytest.raises(UserError, match="the analytic model does not know a rnn_seq2seq"):
+        plan_run(load("t5", *SEQ2SEQ).config, H100, report=quiet)
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("t5", "blocked and whole"), ("lstm", None)])
+def test_other_models_are_planned_for_gpus(name, kinds):
+    config = load(name, "mesh.fsdp=8", "mesh.data=2", "train.batch_size=16").config
+    found = plan_run(config, H100, report=quiet)
+    assert found.source == ANALYTIC and found.memory.verdict == "likely fits"
+    assert found.roofline.step > 0 and 0 < found.speed.mfu_causal <= found.speed.mfu_full
+    told = [note for note in found.notes if note.startswith("attention is taken to be")]
+    assert (told == []) == (kinds is None)
+    assert kinds is None or f"to be {kinds}, as on" in told[0]
+
+
+def test_an_encoder_that_keeps_something_else_is_told():
+    how = "model.remat=full", "model.encoder.remat=dots", "mesh.data=16", "train.batch_size=16"
+    config = load("t5", *how).config
+    found = plan_run(config, V5E, analytic=True, report=quiet)
+    assert "remat full (the encoder's dots), 1 micro" in setting_text(found)
+    alike = config.replace(model=config.model.replace(remat="dots"))
+    assert "remat dots, 1 m" in setting_text(plan_run(alike, V5E, analytic=True, report=quiet))
+
+
+def test_stages_of_layers_that_are_no_pipeline_are_the_error_of_training():
+    config = load("lstm", "mesh.data=1", "mesh.stage=2", "mesh.fsdp=8").config
+    with pytest.raises(UserError, match="mesh.stage: the layers of a rnn are no pipeline"):
+        plan_run(config, V5E, analytic=True, report=quiet)
+
+
+@pytest.mark.parametrize("analytic", [True, False])
+def test_an_objective_that_its_model_cannot_learn_is_the_error_of_training(analytic):
+    config = load("t5", "objective={type: causal_lm}", "mesh.fsdp=16").config
+    with pytest.raises(UserError, match="causal_lm has no source text for the model's encoder"):
+        plan_run(config, V5E, analytic=analytic, report=quiet)
+
+
+def test_a_model_within_a_classifier_is_not_known_to_the_analytic_model():
+    config = load(
+        "transformer",
+        "objective={type: sequence_classification, classes: [a, b]}",
+        "data={type: examples, source: {type: text, files: a.txt}, seq_len: 64}",
+    ).config
+    with pytest.raises(UserError, match="model does not know a sequence_classification; plan it"):
+        plan_run(config, H100, report=quiet)
 
 
 @pytest.mark.parametrize("name", ["t5", "glm", "transformer"])
@@ -285,6 +332,52 @@ def test_what_a_search_finds_is_what_a_plan_of_it_says(tmp_path):
         assert plan.memory.total == pytest.approx(first.work.memory.total)
         assert setting_text(plan) == first.label
         assert plan.speed.mfu_causal == pytest.approx(first.speed.mfu_causal)
+
+
+T5 = "data.seq_len=128", "train.batch_size=64"
+RNN = "data.seq_len=16384", "train.batch_size=64"  # long enough to be split, if it could be
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "axes", "policies"),
+    [
+        ("lstm", RNN, {"data", "fsdp", "tensor"}, {"none", "full"}),
+        ("t5", T5, {"data", "fsdp", "tensor"}, {"none", "dots", "named", "full"}),
+    ],
+)
+def test_what_a_search_of_other_models_finds_can_be_trained(name, overrides, axes, policies):
+    """No axis and no policy that the model has not; and as a config each is what was found."""
+    config = planned(load(name, *overrides).config)
+    facts = facts_of(config)
+    base = setting_of(facts, {"data": 16}, V5E)
+    tried = list(settings(facts, V5E, base))
+    assert {a for s in tried for a, n in s.mesh.items() if n > 1} == axes
+    assert {s.remat for s in tried} == policies
+    found = search(facts, V5E, base)
+    for policy in policies:
+        first = next(c for c in found if c.setting.remat == policy)
+        chosen = overrides_of(first, config, V5E)
+        plan = plan_run(chosen, V5E, analytic=True, report=quiet)
+        assert plan.roofline.step == pytest.approx(first.step)
+        assert plan.memory.total == pytest.approx(first.work.memory.total)
+        assert setting_text(plan) == first.label
+        if name == "t5":
+            assert chosen.model.encoder.remat == policy
+
+
+@pytest.mark.parametrize(("name", "overrides"), [("lstm", RNN), ("t5", T5)])
+def test_neighbours_of_other_models_are_configs_with_what_is_said(name, overrides, tmp_path):
+    config = load(name, *overrides, "mesh.data=1", "mesh.fsdp=16", "train.accumulation=2").config
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(config.replace(run_dir="runs/a")))
+    facts = facts_of(planned(config))
+    setting = setting_of(facts, config.mesh.shape(16), V5E)
+    tried = [(words, s) for words, s in neighbours(facts, setting) if divides(facts, s)]
+    assert len(tried) > 3
+    for words, changed in tried:
+        again = planned(load_run(path, words).config)
+        own = setting_of(facts_of(again), again.mesh.shape(16), V5E)
+        assert analyse(facts, changed, V5E) == analyse(facts_of(again), own, V5E)
 
 
 def test_a_batch_that_no_mesh_divides_is_an_error():
@@ -451,7 +544,7 @@ def test_a_topology_is_named_where_it_was_written(tmp_path, capsys):
 @pytest.mark.parametrize("word", ["--analytic", "--search"])
 def test_a_model_that_is_only_compiled_is_told_so(tmp_path, capsys, monkeypatch, word):
     path = tmp_path / "run.yaml"
-    path.write_text(to_yaml(load("lstm").config.replace(run_dir="runs/mine")))
+    path.write_text(to_yaml(load("t5", *SEQ2SEQ).config.replace(run_dir="runs/mine")))
     words = ["plan", str(path), word, "--topology"]
     monkeypatch.setattr("jaxlm.plan.planning.can_compile", lambda topology: "")
     assert main([*words, "v5e:2x4"]) == 2

@@ -202,3 +202,34 @@ def test_products_of_experts_count_by_their_rows():
 def test_rows_that_are_filled_count_where_experts_are_split():
     """Each of four devices has room for the rows of all four."""
     assert count(RAGGED, mesh={"expert": 4}).flops == 2 * (2 * 128 * 128 * 256)
+
+
+# A loop's product as TPUs' compiler writes it: what is read passes through computations of its own.
+PASSED_ON = """HloModule m, is_scheduled=true
+%as_it_is (p.0: f32[64,128]) -> f32[64,128] {
+  %p.0 = f32[64,128]{1,0} parameter(0)
+  ROOT %r.0 = f32[64,128]{1,0} HOW(%p.0)
+}
+%work (p.1: f32[64,128], p.2: f32[8,64], p.3: s32[]) -> f32[8,128] {
+  %p.1 = f32[64,128]{1,0} parameter(0)
+  %p.2 = f32[8,64]{1,0} parameter(1)
+  %p.3 = s32[] parameter(2)
+  %same = f32[64,128]{1,0} fusion(%p.1), kind=kLoop, calls=%as_it_is
+  ROOT %d = f32[8,128]{1,0} USE
+}
+ENTRY %main (a: f32[64,128], b: f32[8,64], i: s32[]) -> f32[8,128] {
+  %a = f32[64,128]{1,0} parameter(0)
+  %b = f32[8,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %f = f32[8,128]{1,0} fusion(%a, %b, %i), kind=kOutput, calls=%work
+}
+"""
+DOT = "dot(%p.2, %same), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
+ROWS = "dynamic-slice(%same, %p.3, %p.3), dynamic_slice_sizes={8,128}"
+
+
+@pytest.mark.parametrize("how", ["bitcast", "copy"])
+@pytest.mark.parametrize(("use", "read"), [(DOT, 64 * 128 + 8 * 64), (ROWS, 8 * 128)])
+def test_what_a_fusion_hands_on_within_another_is_read_as_it_is_used_there(how, use, read):
+    found = count(PASSED_ON.replace("HOW", how).replace("USE", use), mesh={"data": 1})
+    assert found.hbm_bytes == pytest.approx(4 * (read + 8 * 128), abs=8)

@@ -14,6 +14,7 @@ from jaxlm.config import to_yaml
 from tests.plan.texts import config_of
 from tests.tpu import needs_libtpu
 
+PRETRAIN = Path(__file__).parents[2] / "configs" / "pretrain"
 pytestmark = [pytest.mark.slow, needs_libtpu]
 
 
@@ -21,6 +22,10 @@ def plan(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: libtpu stays in one that has loaded it."""
     path = tmp_path / "run.yaml"
     path.write_text(to_yaml(config_of("v5e_fsdp8_tensor2").replace(run_dir="runs/a")))
+    return planned(path, *words)
+
+
+def planned(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jaxlm", "plan", str(path), *words]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -44,6 +49,38 @@ def test_a_compiled_step_agrees_with_the_analytic_model_and_is_kept(tmp_path):
     header = json.loads(kept.read_bytes().split(b"\n", 1)[0])
     assert header["identity"]["kind of device"] == "TPU v5 lite"
     assert header["identity"]["mesh"]["fsdp"] == 4
+
+
+SMALL = "--topology", "v5e:2x4", "mesh.fsdp=4", "mesh.tensor=2", "train.batch_size=64", "--json"
+T5 = [
+    f"{path}.{field}"
+    for path in ("model", "model.encoder")
+    for field in ("hidden_size=1024", "num_layers=2", "attention.num_heads=8")
+]
+OTHERS = {
+    "t5_11b": (*T5, "model.ffn.intermediate_size=4096", "model.encoder.ffn.intermediate_size=4096"),
+    "lstm_1b": ("model.hidden_size=1024", "model.num_layers=2"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_steps_of_other_models_agree_with_the_analytic_model(name):
+    path = PRETRAIN / f"{name}.yaml"
+    compiled, own = (planned(path, *SMALL, *OTHERS[name], *more) for more in ((), ("--analytic",)))
+    assert compiled.returncode == own.returncode == 0, compiled.stderr + own.stderr
+    found, own = json.loads(compiled.stdout), json.loads(own.stdout)
+    assert (found["plan"]["source"], own["plan"]["source"]) == (
+        "compiled",
+        "analytic, not compiled",
+    )
+    counted, told = found["work"], own["work"]
+    assert counted["FLOPs, FLOP"] == pytest.approx(told["FLOPs, FLOP"], rel=2e-3)
+    for kind, axes in (
+        *(("all-gather", "fsdp"), ("all-gather", "tensor"), ("all-to-all", "fsdp")),
+        *([("all-gather", "fsdp+tensor")] if name == "lstm_1b" else []),
+    ):
+        key = f"ICI: {kind} {axes}, bytes"
+        assert counted[key] == pytest.approx(told[key], rel=1e-3, abs=1e5)
 
 
 def test_a_step_without_room_is_told_in_the_compilers_figures(tmp_path):

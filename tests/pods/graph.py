@@ -17,7 +17,6 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -27,7 +26,6 @@ from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import facts_of
 from jaxlm.plan.hlo import Counts
 from jaxlm.plan.memory import MemoryPlan, of_compiled
-from jaxlm.plan.remat import keeping
 from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.plan.transfers import transfers
@@ -109,11 +107,9 @@ class Graph:
     @cached_property
     def least(self) -> dict[Key, float]:
         """What has to be sent."""
-        known, model = self.known, self.known.facts.config.model
-        how: Any = {"norm_follows": model.norm_placement != "pre"}
-        kept = keeping(model.remat, model.saved, model.offloaded, **how)
+        known = self.known
         found: dict[Key, float] = defaultdict(float)
-        for t in transfers(known.facts, known.setting, self.topology, kept, least=True):
+        for t in transfers(known.facts, known.setting, self.topology, least=True):
             found[t.kind, tuple(sorted(t.axes))] += t.wire_bytes
         return dict(found)
 

@@ -19,11 +19,12 @@ from functools import cached_property
 
 from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Array, Facts, ways
+from jaxlm.plan.facts import Facts
 from jaxlm.plan.hlo import Counts
 from jaxlm.plan.hlo_text import DTYPE_BITS, Shape
+from jaxlm.plan.sender import mesh_axes
 from jaxlm.plan.setting import Setting
-from jaxlm.plan.transfers import mesh_axes
+from jaxlm.plan.stacks import Array, ways
 
 Key = tuple[str, tuple[str, ...]]  # (kind, axes)
 MIB = 2**20
