@@ -34,9 +34,10 @@ from jaxlm.mesh import num_parts, on_each_device, splits_length
 
 LANES = 128  # of a TPU's vector unit: no block is smaller
 BLOCK = 512  # rows and columns of a block of scores, where they divide the length
-# Columns in the backward pass, of 128 numbers. Each block of columns has a gradient of every query
-# in memory until all are summed, so fewer and wider ones cost less than what they see in vain.
-WIDE = 2048
+# Columns in the backward pass: a block of them has a gradient of every query in memory, which are
+# summed, and sees half of its pairs in vain where the diagonal passes. With four of a causal row,
+# both are little; more columns than these, of 128 numbers, do not fit.
+BLOCKS, WIDE = 4, 2048
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 NOBODY = -1  # a segment id that no query has
 # Scopes in a program's text, by which `jaxlm.plan.kernels` tells what a call of the kernel sees.
@@ -165,9 +166,13 @@ class Mask(NamedTuple):
 
 
 def wide_columns(keys: int, head_dim: int) -> int:
-    """Columns of a block in the backward pass: as many numbers of a key or value as fit."""
+    """Columns of a block in the backward pass."""
     fit = WIDE * LANES // max(head_dim, LANES)
-    return math.gcd(keys, 1 << (fit.bit_length() - 1))
+    return math.gcd(keys, _power_of_two(min(fit, max(BLOCK, keys // BLOCKS))))
+
+
+def _power_of_two(most: int) -> int:
+    return 1 << (most.bit_length() - 1)
 
 
 def _kernel(mask: Mask, softcap: float | None, head_dim: int) -> Any:

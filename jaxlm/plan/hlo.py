@@ -91,8 +91,8 @@ def count(
     """The counts of a compiled module's text.
 
     `mesh`: its axes and their sizes, in the order of the devices. `slices`: the slice of each
-    device; empty: one. `visible`: the share of all pairs of tokens that an attention kernel looks
-    at; None: the blocks that the diagonal touches or leaves below it.
+    device; empty: one. `visible`: the share of all pairs of tokens that attention shows; None: a
+    causal half.
     """
     return count_module(parse(text), Network(mesh, slices), visible)
 

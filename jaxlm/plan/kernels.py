@@ -10,10 +10,11 @@ And the products of experts, ragged dots, by the rows that are filled: where exp
 devices, each has room for all rows of its group, of which on average one device's part comes, and
 the kernels pass over the rest.
 
-Nothing in the module tells what a window or the diagonal hides, but the size of the blocks: with n
-blocks along the length, n (n + 1) / 2 of n^2 are on or below the diagonal. Where nothing is hidden,
-the scope of the call says so; and where keys stand twice, for the sake of a prefix, that the first
-half of them is looked at whole.
+Nothing in the module tells what a window or the diagonal hides; of the blocks, whose size it tells,
+half of one is looked at in vain where the border passes: with n of them along the length,
+n (n + 1) / 2 of n^2 are on or below the diagonal. Where nothing is hidden, the scope of the call
+says so; and where keys stand twice, for the sake of a prefix, that the first half of them is looked
+at whole.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ SILENT = (  # calls that multiply nothing
 def kernel_flops(
     op: Op, computation: Computation, visible: float | None, filled: float = 1.0
 ) -> tuple[float, str]:
-    """(FLOPs, "") of a custom call; (0, its name) where they are not known."""
+    """(FLOPs, "") of a custom call; (0, its name) where they are not known.
+
+    `visible`: the share of a row's pairs of tokens that attention shows; None: a causal half.
+    """
     target = (op.attribute("custom_call_target") or "").strip('"')
     if target.startswith(SILENT):
         return 0.0, ""
@@ -51,17 +55,15 @@ def kernel_flops(
     length, keys, head = q.dims[-2], k.dims[-2], q.dims[-1]
     scopes = op.op_name.split("/")
     if PREFIX in scopes:
-        visible = (1 + (_below_diagonal(op, keys // 2) if visible is None else visible)) / 2
-    elif FULL in scopes:
-        visible = 1.0
-    elif visible is None:
-        visible = _below_diagonal(op, keys)
+        share = (1 + _looked_at(op, keys // 2, visible)) / 2
+    else:
+        share = 1.0 if FULL in scopes else _looked_at(op, keys, visible)
     per_pair = (
         2.0 * (3 * head + 2 * v.dims[-1])
         if "dkv" in name or "bwd" in name
         else (2.0 * (head + v.dims[-1]))
     )
-    return math.prod(q.dims[:-2]) * length * keys * visible * per_pair, ""
+    return math.prod(q.dims[:-2]) * length * keys * share * per_pair, ""
 
 
 def _ragged_dot(op: Op, computation: Computation) -> float:
@@ -75,7 +77,8 @@ def _ragged_dot(op: Op, computation: Computation) -> float:
     return 2.0 * rows[0] * rows[1] * columns
 
 
-def _below_diagonal(op: Op, length: int) -> float:
+def _looked_at(op: Op, keys: int, visible: float | None) -> float:
+    """The share of all pairs that is computed: what is visible, blocks on the border whole."""
     block = re.search(r'block_kv(?:_dkv)?\\?":? (\d+)', op.attributes)
-    blocks = max(1, length // int(block[1])) if block else 1
-    return (blocks + 1) / (2 * blocks)
+    size = int(block[1]) if block else keys
+    return min(1.0, (0.5 if visible is None else visible) + size / (2 * keys))

@@ -289,12 +289,11 @@ def _refuse(config: RunConfig, topology: Topology, word: str) -> None:
 
 
 def _visible(facts: Facts | None) -> float | None:
-    """The share of all pairs of tokens that attention looks at, blocks on the border whole."""
+    """The share of all pairs of a row's tokens that attention shows."""
     looks = () if facts is None else facts.stacks[0].looks
     if facts is None or not looks:
         return None
-    block = min(512, facts.seq_len)
-    return min(1.0, (looks[0].keys / looks[0].layers + block / 2) / facts.seq_len)
+    return looks[0].keys / looks[0].layers / facts.seq_len
 
 
 def _speed(

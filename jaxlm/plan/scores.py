@@ -1,7 +1,9 @@
 """How attention is computed on a topology, and what of its scores has to be in memory.
 
     splash    a kernel, as cudnn is: no score leaves the chip, blocks on the diagonal are whole, and
-              backward costs 2.5 times as much as forward; parts of a split length are even work
+              backward costs 2.5 times as much as forward; parts of a split length are even work.
+              Backward, blocks are wider, and each of them leaves a gradient of all queries in
+              memory until they are summed
     ring      keys pass by: scores of one pair of chunks at a time; backward 2.5 times
     blocked   causal, by blocks of queries: a layer's scores are in memory for its backward pass
     whole     every query meets every key of the row: as `blocked`, without what causality saves
@@ -16,10 +18,12 @@ from dataclasses import dataclass
 
 from jaxlm.kernels.attention import MAX_BLOCKS, MIN_BLOCK, attention_kernels
 from jaxlm.kernels.registry import target_platform
+from jaxlm.kernels.splash import wide_columns
 from jaxlm.plan.setting import Setting
-from jaxlm.plan.stacks import Look, Stack
+from jaxlm.plan.stacks import Look, Stack, token_part
 
 KERNELS = ("splash", "cudnn")
+BACKWARD = 2.5  # what a kernel's backward pass costs, forward 1, were blocks alike
 LANES = 128  # columns of a TPU's tile, which a narrower array fills as well
 SCORE_PASSES = 8  # times that float32 scores go through HBM where no kernel keeps them on the chip
 
@@ -48,18 +52,25 @@ def scores_of(look: Look, stack: Stack, setting: Setting, platform: str) -> Scor
     if kind in (*KERNELS, "ring"):
         chunk = length / setting.along("context") / 2
         block = min(setting.block, length if setting.along("context") == 1 else chunk)
-        working = heads * 4 * 2 * chunk if kind == "ring" else 0.0
-        keys = look.keys + layers * (chunk if kind == "ring" else block) / 2
-        keys = min(keys, float(layers * length))  # both ways all of them are met, and no more
-        if kind == "splash" and look.prefix:
-            keys += layers * length  # a row's keys stand there once more, for its prefix
-        passes = 0.0 if kind in KERNELS else SCORE_PASSES * heads * 4 * keys
+        keys = look.met(chunk if kind == "ring" else block)
+        backward, working, hbm = BACKWARD, 0.0, 0.0
+        if kind == "ring":
+            working = heads * 4 * 2 * chunk
+            hbm = SCORE_PASSES * heads * 4 * keys * (3 + again)
         if kind == "cudnn":
             working = 2.0 * length  # a mask, which all heads share
-        return Scores(kind, layers, keys, float(again), 2.5, 0.0, working, passes * (3 + again))
+        if kind == "splash":
+            there = 2 * length if look.prefix else length  # a prefix' keys stand there once more
+            wide = max(block, wide_columns(there, max(look.head_dims)))
+            keys += layers * (there - length)
+            backward *= (look.met(wide) + layers * (there - length)) / keys
+            query = token_part(look.tensors["query"], setting.mesh) * look.itemsize
+            if there > wide:  # written by each block of columns, and read for their sum
+                working = query * there / wide
+                hbm = 2 * layers * working
+        return Scores(kind, layers, keys, float(again), backward, 0.0, working, hbm)
     if kind == "blocked":
-        keys = look.keys + layers * max(MIN_BLOCK, length / MAX_BLOCKS) / 2
-        keys = min(keys, float(layers * length))
+        keys = look.met(max(MIN_BLOCK, length / MAX_BLOCKS))
     else:
         keys = float(layers * length)
     one = heads * keys / layers * (4 + look.itemsize)  # float32, and as the values' dtype

@@ -98,6 +98,10 @@ class Look:
         """Sizes of a query's and of a value's vector, of one head."""
         return int(self.tensors["query"][-1][1]), int(self.tensors["attention"][-1][1])
 
+    def met(self, block: float) -> float:
+        """`keys` where blocks of so many are met whole, of which the border halves one."""
+        return min(self.keys + self.layers * block / 2, float(self.layers * self.keys_length))
+
 
 @dataclass(frozen=True)
 class Layers:

@@ -162,9 +162,13 @@ def test_every_device_has_as_many_blocks(prefix):
 
 @pytest.mark.parametrize(
     ("keys", "head_dim", "columns"),
-    [(8192, 128, 2048), (8192, 64, 2048), (8192, 192, 1024), (8192, 256, 1024), (1536, 128, 512)],
+    [
+        *((8192, 128, 2048), (32768, 64, 2048), (4096, 128, 1024), (1024, 128, 512)),
+        *((8192, 192, 1024), (8192, 256, 1024), (1536, 128, 512), (128, 128, 128)),
+    ],
 )
 def test_blocks_of_the_backward_pass_are_as_wide_as_fits(monkeypatch, keys, head_dim, columns):
+    monkeypatch.setattr(splash, "BLOCK", 512)
     monkeypatch.setattr(splash, "WIDE", 2048)
     assert splash.wide_columns(keys, head_dim) == columns
 
