@@ -33,7 +33,8 @@ def on_filled(function: Callable[..., jax.Array], filled: jax.Array, *rows: jax.
 def _on_filled(
     function: Callable[..., jax.Array], filled: jax.Array, rows: tuple[jax.Array, ...]
 ) -> jax.Array:
-    return _blocks(lambda *x: (function(*x),), filled, rows, at=rows[0])[0]
+    like = jax.eval_shape(function, *rows)
+    return _blocks(lambda *x: (function(*x[:-1]),), filled, rows, room_for(like, at=rows[0]))[0]
 
 
 def _on_filled_backward(function, saved, gradient):  # type: ignore[no-untyped-def]
@@ -42,7 +43,7 @@ def _on_filled_backward(function, saved, gradient):  # type: ignore[no-untyped-d
     def pull(gradient: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:
         return jax.vjp(function, *rows)[1](gradient)
 
-    return None, _blocks(pull, filled, (gradient, *rows), at=gradient)
+    return None, _blocks(pull, filled, (gradient,), rows)  # their own places: no more room
 
 
 _on_filled.defvjp(
@@ -59,7 +60,7 @@ def twice_filled(filled: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]
 
 twice_filled.defvjp(
     lambda filled, x: ((x, x), filled),
-    lambda filled, both: (None, _blocks(lambda a, b: (a + b,), filled, both, at=both[0])[0]),
+    lambda filled, both: (None, *_blocks(lambda a, b: (a + b,), filled, both[:1], both[1:])),
 )
 
 
@@ -78,7 +79,8 @@ def move_filled(
 def _move(
     shape: tuple[int, ...], x: jax.Array, to: jax.Array, back: jax.Array, filled: jax.Array
 ) -> jax.Array:
-    return _blocks(lambda index: (x[index].reshape(-1, *shape),), filled, (to,), at=x)[0]
+    room = room_for(jax.ShapeDtypeStruct((len(to), *shape), x.dtype), at=x)
+    return _blocks(lambda index, _: (x[index].reshape(-1, *shape),), filled, (to,), room)[0]
 
 
 def _move_forward(shape, x, to, back, filled):  # type: ignore[no-untyped-def]
@@ -96,24 +98,21 @@ _move.defvjp(_move_forward, _move_backward)
 def _blocks(
     function: Callable[..., tuple[jax.Array, ...]],
     filled: jax.Array,
-    rows: Sequence[jax.Array],
-    *,
-    at: jax.Array,
+    given: Sequence[jax.Array],
+    rooms: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, ...]:
-    """`function` of block after block, until all filled rows have been there; `at`: `room_for`."""
-    room = len(rows[0])
+    """`function` of block after block of all these, in place of the rooms', until all filled."""
+    room = len(rooms[0])
     size = next(n for n in range(min(BLOCK, room), 0, -1) if room % n == 0)
-    first = jax.eval_shape(function, *(x[:size] for x in rows))
 
-    def one(turn: jax.Array, done: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def one(turn: jax.Array, rooms: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         start = turn * size
-        parts = (jax.lax.dynamic_slice_in_dim(x, start, size) for x in rows)
+        parts = (jax.lax.dynamic_slice_in_dim(x, start, size) for x in (*given, *rooms))
         return tuple(
             jax.lax.dynamic_update_slice_in_dim(all_rows, block, start, 0)
-            for all_rows, block in zip(done, function(*parts), strict=True)
+            for all_rows, block in zip(rooms, function(*parts), strict=True)
         )
 
-    rooms = room_for(*(jax.ShapeDtypeStruct((room, *y.shape[1:]), y.dtype) for y in first), at=at)
     with jax.named_scope(f"{SCOPE}_{room // size}"):
         return jax.lax.fori_loop(0, -(-filled // size), one, rooms)
 
