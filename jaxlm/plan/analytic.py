@@ -5,9 +5,9 @@
 
 With t tokens on a device, a linear map of w weights there (split by tensor and expert), and r = 1
 where it is computed again: FLOPs t w (6 + 2 r); HBM bytes of what it reads and writes in each of
-its 3 + r products. Attention by its kernel (`scores`), the head's loss at once forward and
-backward, the update of the parameters by the bytes of the state; what is sent is in `transfers`,
-what is held in `activations`.
+its 3 + r products; copies of tokens on their way to experts by the moves they make. Attention by
+its kernel (`scores`), the head's loss at once forward and backward, the update of the parameters by
+the bytes of the state; what is sent is in `transfers`, what is held in `activations`.
 
 The figures that a compiled step has too are tested to agree with it.
 """
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxlm.nn.moe import MoEConfig
 from jaxlm.plan import devices as factors
 from jaxlm.plan.activations import activation_parts, kept_per_token
 from jaxlm.plan.devices import Topology
@@ -86,6 +87,8 @@ class _Analysis:
         for layers in self.facts.layers:
             for m in layers.maps:
                 yield self._product(m, layers)
+            if layers.experts is not None:
+                yield self._routing(layers, layers.experts)
         yield self._attention()
         yield self._head()
         layers_count = sum(layers.count for layers in self.facts.layers)
@@ -110,6 +113,20 @@ class _Analysis:
         self._count(m.array.group if m.share == 1 else "experts", flops)
         hbm = (moved + weights) * self.wide * m.layers
         return Piece(flops=flops, hbm_bytes=hbm, dtype=dtype, grouped=m.share != 1)
+
+    def _routing(self, layers: Layers, experts: MoEConfig) -> Piece:
+        """Copies of tokens sorted by expert and back again, and the activation between products.
+
+        Rows are read and written by each of these by itself, as the products are kernels; where
+        experts are elsewhere, also as they are made ready, are sent and are sorted where they come.
+        """
+        there = 4 if self.setting.along("expert") > 1 else 1
+        again = self.kept.policy != "none"
+        moved = 2 * (2 * there) * (2 + again) * self.facts.hidden
+        width = experts.width(self.facts.hidden) / self.setting.along("tensor")
+        between = (3 * (1 + again) + 5) * width  # two read, one written; backward three and two
+        copies = self.tokens * self.setting.layer_share * experts.experts_per_token
+        return Piece(hbm_bytes=copies * (moved + between) * self.wide * layers.count)
 
     def _split(self, array: Array, *, all_experts: bool = False) -> float:
         """Into how many parts a device's own share of a map's work is cut, tokens aside."""
