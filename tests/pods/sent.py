@@ -95,7 +95,11 @@ class Known:
             return {"f32"} if "router" in a.path or "unembed" in a.path else {self.dtype}
 
         found = self._dims(FSDP, dtypes)
+        head, parts = "embed/table" if self.facts.tied else "unembed/kernel", self.size("fsdp")
         for a in self.facts.params:
+            if a.path == head:  # by hand: the parts are a dim of their own
+                rest = math.prod(self._held(a, FSDP)) // self.facts.hidden
+                found[plain((parts, self.facts.hidden // parts, rest))] = {"f32"}
             if a.path.startswith("position") and self.size("stage") > 1:
                 # the partitioner lets each stage sum some columns of what all of them looked up
                 found[plain((a.shape[0], a.shape[1] // self.size("stage")))] = {self.dtype}
