@@ -3,12 +3,13 @@
 Within `shard_map`, over one mesh axis of P devices:
 
     route = Route.of(sizes, "expert")     # [P, n]: rows for each of every device's n groups
-    y = send(x, route, "expert")          # [M, D] -> [P * M, D], device p's rows from p * M on
-    x = send_back(y, route, "expert")     # [P * M, D] -> [M, D], each row where it was
+    y = send(x, route, "expert")          # [M, ...] -> [P * M, ...], those of device 0 first
+    x = send_back(y, route, "expert")     # [P * M, ...] -> [M, ...], each row where it was
 
-No row is dropped: there is room for all rows of all devices, and what is not filled is 0. Each of
-the two is the other's transpose, and that is their gradient. "reference" sends the room with the
-rows; "ragged" the rows alone, which XLA knows to do on accelerators.
+No row is dropped: there is room for all rows of all devices. What came stands in front, and behind
+it may be anything; where none comes back is 0. Each of the two is the other's transpose, and that
+is their gradient. "reference" sends the room with the rows; "ragged" the rows alone, which XLA
+knows to do on accelerators, and touches no room that is not filled.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlm.kernels.filled import room_for
 from jaxlm.kernels.registry import Kernel
 
 exchange_kernels = Kernel("exchange")
@@ -30,25 +32,37 @@ class Route(NamedTuple):
     sent: jax.Array  # [P] rows for each device
     start: jax.Array  # [P] of the first of them among this device's rows
     sizes: jax.Array  # [P, n] rows that each device sends for each of this one's groups
+    first: jax.Array  # [P] where the first of each device's rows stands among those that came
     home: jax.Array  # [P] where each device has the first of its rows for this one
+    place: jax.Array  # [P] where the first of this device's rows stands on each device
 
     @classmethod
     def of(cls, sizes: jax.Array, axis: str) -> Route:
         """From the rows that this device has for each group of each device, [P, n]."""
-        count = sizes.sum(1)
-        start = jnp.cumsum(count) - count
         swap = partial(jax.lax.all_to_all, axis_name=axis, split_axis=0, concat_axis=0)
-        return cls(count, start, swap(sizes), swap(start[:, None])[:, 0])
+        came = swap(sizes)
+        start, first = (jnp.cumsum(n) - n for n in (sizes.sum(1), came.sum(1)))
+        home, place = (swap(n[:, None])[:, 0] for n in (start, first))
+        return cls(sizes.sum(1), start, came, first, home, place)
 
 
 def send(x: jax.Array, route: Route, axis: str, *, impl: str = "auto") -> jax.Array:
-    """Rows [M, D] to their devices: [P * M, D]."""
+    """Rows [M, ...] to their devices: [P * M, ...]."""
     return _send(axis, impl, x, route)
 
 
 def send_back(y: jax.Array, route: Route, axis: str, *, impl: str = "auto") -> jax.Array:
-    """Rows [P * M, D] to where they came from: [M, D], 0 where none was sent."""
+    """Rows [P * M, ...] to where they came from: [M, ...], 0 where none was sent."""
     return _send_back(axis, impl, y, route)
+
+
+def apart(x: jax.Array) -> jax.Array:
+    """Rows [M, D] as [M, 2, D / 2] where D is even.
+
+    A TPU keeps pairs of 16 bits together. So a row is its own pair, which stands by itself in
+    memory, as what is sent has to; others are copied first, and all the room with them.
+    """
+    return x.reshape(len(x), 2, -1) if x.shape[1] % 2 == 0 else x
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -77,32 +91,41 @@ _send_back.defvjp(
 @exchange_kernels.register("reference")
 def _padded(x: jax.Array, route: Route, axis: str, *, back: bool) -> jax.Array:
     """By an exchange of equal parts, each with room for all rows of a device."""
-    devices, dim = len(route.sent), x.shape[-1]
+    devices, received = len(route.sent), route.sizes.sum(1)
     if back:
         room = len(x) // devices
-        came = jax.lax.all_to_all(x.reshape(devices, room, dim), axis, 0, 0).reshape(x.shape)
-        row = jnp.arange(room)
-        device = jnp.searchsorted(jnp.cumsum(route.sent), row, side="right")
-        place = device * room + row - jnp.take(route.start, device, mode="clip")
-        place = jnp.where(row < route.sent.sum(), place, len(x))
-        return jnp.take(came, place, axis=0, mode="fill", fill_value=0)
-    place = jnp.arange(len(x))
-    source = jnp.where(place < route.sent[:, None], route.start[:, None] + place, len(x))
-    parts = jnp.take(x, source, axis=0, mode="fill", fill_value=0)  # [P, M, D]
-    return jax.lax.all_to_all(parts, axis, 0, 0).reshape(-1, dim)
+        parts = _cut(x, route.first, received, room)
+        return _joined(jax.lax.all_to_all(parts, axis, 0, 0), route.start, route.sent, room)
+    parts = _cut(x, route.start, route.sent, len(x))
+    return _joined(jax.lax.all_to_all(parts, axis, 0, 0), route.first, received, devices * len(x))
+
+
+def _cut(x: jax.Array, start: jax.Array, count: jax.Array, room: int) -> jax.Array:
+    """Rows as parts [P, room, ...] that start and count so many, 0 behind them."""
+    place = jnp.arange(room)
+    source = jnp.where(place < count[:, None], start[:, None] + place, len(x))
+    return jnp.take(x, source, axis=0, mode="fill", fill_value=0)
+
+
+def _joined(parts: jax.Array, start: jax.Array, count: jax.Array, length: int) -> jax.Array:
+    """The parts of `_cut` as rows [length, ...], one behind the other."""
+    row, room = jnp.arange(length), parts.shape[1]
+    part = jnp.searchsorted(start + count, row, side="right")
+    source = part * room + row - jnp.take(start, part, mode="clip")
+    source = jnp.where(row < count.sum(), source, len(parts) * room)
+    return jnp.take(parts.reshape(-1, *parts.shape[2:]), source, axis=0, mode="fill", fill_value=0)
 
 
 @exchange_kernels.register("ragged", auto_on=("gpu", "tpu"))
 def _ragged(x: jax.Array, route: Route, axis: str, *, back: bool) -> jax.Array:
     """By XLA's exchange of unequal parts: (from where, how many, to where there, how many come)."""
-    devices, received = len(route.sent), route.sizes.sum(1)
+    received = route.sizes.sum(1)
     if back:
-        room = len(x) // devices
-        sizes = (jnp.arange(devices) * room, received, route.home, route.sent)
+        sizes = route.first, received, route.home, route.sent
+        out = jnp.zeros((len(x) // len(route.sent), *x.shape[1:]), x.dtype)
     else:
-        room = devices * len(x)
-        mine = jnp.full(devices, jax.lax.axis_index(axis) * len(x))
-        sizes = (route.start, route.sent, mine, received)
+        sizes = route.start, route.sent, route.place, received
+        room = jax.ShapeDtypeStruct((len(x) * len(route.sent), *x.shape[1:]), x.dtype)
+        (out,) = room_for(room, at=x)
     whole = [n.astype(jnp.int32) for n in sizes]
-    zeros = jnp.zeros((room, x.shape[-1]), x.dtype)
-    return jax.lax.ragged_all_to_all(x, zeros, *whole, axis_name=axis)
+    return jax.lax.ragged_all_to_all(x, out, *whole, axis_name=axis)

@@ -20,6 +20,7 @@ gradients took, on two CPU cores, in ms:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -38,15 +39,22 @@ def grouped_matmul(
     group_sizes: jax.Array,  # [E] int, of sum at most M
     *,
     impl: str = "auto",
+    fill: bool = True,
 ) -> jax.Array:  # [M, F] in x's dtype
-    """Each row times the matrix of its group; 0 for rows of none."""
-    return grouped_matmul_kernels.pick(impl)(x, kernels, group_sizes)
+    """Each row times the matrix of its group; 0 for rows of none, and without `fill` anything.
+
+    Of `x`, too, rows of no group may then be anything.
+    """
+    return grouped_matmul_kernels.pick(impl)(x, kernels, group_sizes, fill)
 
 
 @grouped_matmul_kernels.register("reference")
-def _reference(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Array:
+def _reference(
+    x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool = True
+) -> jax.Array:
     """All rows times each matrix, of which those of its group are taken."""
     group = _group_of(group_sizes, len(x))
+    x = x if fill else jnp.where((group < len(kernels))[:, None], x, 0)
 
     def add(y: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         index, kernel = item
@@ -57,14 +65,19 @@ def _reference(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.
 
 
 @grouped_matmul_kernels.register("ragged_dot", auto_on=("gpu", "tpu"))
-def ragged_dot(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    y = jax.lax.ragged_dot(x, kernels, group_sizes.astype(jnp.int32))
-    real = jnp.arange(len(x)) < group_sizes.sum()  # no kernel promises what it leaves behind them
-    return jnp.where(real[:, None], y, 0)
+def ragged_dot(
+    x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool = True
+) -> jax.Array:
+    # no kernel promises what it leaves behind the groups, nor that it does not look there
+    real = (jnp.arange(len(x)) < group_sizes.sum())[:, None]
+    x = x if fill else jnp.where(real, x, 0)
+    return jnp.where(real, jax.lax.ragged_dot(x, kernels, group_sizes.astype(jnp.int32)), 0)
 
 
-@jax.custom_vjp
-def _blocks(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _blocks(
+    x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool = True
+) -> jax.Array:
     plan = _plan(group_sizes, len(x), len(kernels))
 
     def one(_: None, block: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
@@ -74,11 +87,11 @@ def _blocks(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Arr
     return _leave(jax.lax.scan(one, None, (_enter(x, plan), plan.group))[1], plan)
 
 
-def _blocks_forward(x, kernels, group_sizes):  # type: ignore[no-untyped-def]
+def _blocks_forward(x, kernels, group_sizes, fill):  # type: ignore[no-untyped-def]
     return _blocks(x, kernels, group_sizes), (x, kernels, group_sizes)
 
 
-def _blocks_backward(residuals, gradient):  # type: ignore[no-untyped-def]
+def _blocks_backward(fill, residuals, gradient):  # type: ignore[no-untyped-def]
     """dx = g W^T by the same blocks; dW sums x^T g over the blocks of each group, in place."""
     x, kernels, group_sizes = residuals
     plan = _plan(group_sizes, len(x), len(kernels))

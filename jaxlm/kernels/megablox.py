@@ -8,6 +8,7 @@ al. 2022, arXiv:2211.15841), which multiplies each row once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,20 +21,31 @@ LANES = 128  # of a TPU's vector unit: no block is smaller
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 
 
-@jax.custom_vjp
-def _megablox(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    return ragged_dot(x, kernels, group_sizes)
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _megablox(
+    x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool = True
+) -> jax.Array:
+    return _product(x, kernels, group_sizes, fill)
 
 
-def _forward(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array) -> tuple[jax.Array, Any]:
-    return _megablox(x, kernels, group_sizes), (x, kernels, group_sizes)
+def _forward(
+    x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool
+) -> tuple[jax.Array, Any]:
+    return _megablox(x, kernels, group_sizes, fill), (x, kernels, group_sizes)
 
 
-def _backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+def _backward(fill: bool, saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     x, kernels, group_sizes = saved
-    dx = ragged_dot(gradient, jnp.swapaxes(kernels, 1, 2), group_sizes)
+    dx = _product(gradient, jnp.swapaxes(kernels, 1, 2), group_sizes, fill)
     own = kernel_gradients(x, gradient, group_sizes.astype(jnp.int32))
     return dx, own.astype(kernels.dtype), None
+
+
+def _product(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool) -> jax.Array:
+    """XLA's own kernel; without `fill` it alone, which passes over the blocks of no group."""
+    if fill:
+        return ragged_dot(x, kernels, group_sizes)
+    return jax.lax.ragged_dot(x, kernels, group_sizes.astype(jnp.int32))
 
 
 _megablox.defvjp(_forward, _backward)

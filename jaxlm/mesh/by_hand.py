@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxlm.mesh.inside import fitting, is_split
+from jaxlm.mesh.inside import fitting, is_split, num_parts
 from jaxlm.mesh.rules import LENGTHS, spec_of
 
 
@@ -86,7 +86,9 @@ def sum_split(x: jax.Array, axes: Sequence[str], *, dim: int, by: str) -> jax.Ar
     names = [name for axis in axes for name in _split_over(axis)]
     for name in _split_over(by):
         assert name in names, f"{by} is split over {name}, along which nothing is summed"
-        x = jax.lax.psum_scatter(x, name, scatter_dimension=dim, tiled=True)
+        # parts as a dim of their own: libtpu sums all of it where a part is no whole tiles
+        x = x.reshape(*x.shape[:dim], num_parts(name), -1, *x.shape[dim + 1 :])
+        x = jax.lax.psum_scatter(x, name, scatter_dimension=dim, tiled=False)
         names.remove(name)
     return jax.lax.psum(x, tuple(names)) if names else x
 

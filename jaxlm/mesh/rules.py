@@ -50,6 +50,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "act_mlp": "tensor",
     "act_gates": "tensor",
     "act_vocab": "tensor",
+    "act_experts": None,
     "act_hidden": None,
 }
 

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxlm.kernels.megablox  # noqa: F401  (registers itself)
-from jaxlm.kernels.exchange import Route, send, send_back
+from jaxlm.kernels.exchange import Route, apart, send, send_back
+from jaxlm.kernels.filled import move_filled, on_filled, sorted_by_group, twice_filled
 from jaxlm.kernels.grouped_matmul import grouped_matmul
 from jaxlm.kernels.quantized import Quantization, quantized_grouped_matmul
 from jaxlm.mesh import gather_part, is_split, on_each_device, sum_parts
@@ -89,42 +90,58 @@ def _run(
     back = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)), unique_indices=True)
     sizes = jnp.diff(jnp.searchsorted(expert[order], jnp.arange(num_experts + 1)))
 
-    def feed_forward(rows: jax.Array, sizes: jax.Array) -> jax.Array:
-        """Rows [M, D] sorted by expert, so many of each that is here."""
+    def feed_forward(rows: jax.Array, sizes: jax.Array, fill: bool = True) -> jax.Array:
+        """Rows [M, D] sorted by expert, so many of each that is here.
+
+        Without `fill` those behind them are anything.
+        """
 
         def product(rows: jax.Array, index: int) -> jax.Array:
             def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
                 kernel = gather_part(kernel, axes[index], rows.dtype)
                 if low is not None:
                     return quantized_grouped_matmul(rows, kernel, sizes, low)
-                return grouped_matmul(rows, kernel, sizes)
+                return grouped_matmul(rows, kernel, sizes, fill=fill)
 
             if is_split("fsdp"):  # the backward pass gathers the kernels again, as in `Dense`
                 product = jax.checkpoint(product, prevent_cse=False)
             return product(rows, kernels[index])
 
-        inner = function(product(rows, 0))
-        if len(kernels) == 3:
-            inner = inner * product(rows, 1)
-        return product(inner, len(kernels) - 1)
+        def inner(first: jax.Array, *second: jax.Array) -> jax.Array:
+            return function(first) * second[0] if second else function(first)
+
+        filled, last = sizes.sum(), len(kernels) - 1
+        both = (rows, rows) if fill else twice_filled(filled, rows)
+        parts = [product(x, index) for index, x in enumerate(both[:last])]
+        between = inner(*parts) if fill else on_filled(inner, filled, *parts)
+        return product(between, last)
 
     rows = _move(k, x.reshape(-1, dim), order, back)  # [M, D]
-    run = feed_forward if split == 1 else partial(_elsewhere, feed_forward)
+    # rounded rows have scales of their own, which have to be numbers in all of the room
+    run = feed_forward if split == 1 else partial(_elsewhere, feed_forward, low is not None)
     y = _move(1, run(rows, sizes), back, order).reshape(*chosen.shape, dim)
     y = jnp.einsum("BTKD,BTK->BTD", y, weights, preferred_element_type=jnp.float32)
     return sum_parts(y.astype(x.dtype), "mlp")
 
 
-def _elsewhere(feed_forward: Any, rows: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Sorted rows [M, D], on the devices that have their experts; `sizes` [E] are of this one's."""
+def _elsewhere(feed_forward: Any, fill: bool, rows: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Sorted rows [M, D], on the devices that have their experts; `sizes` [E] are of this one's.
+
+    Only an eighth of the room is filled where eight devices are busy alike: nothing here passes
+    over the rest, but to `fill` it with zeros.
+    """
     route = Route.of(sizes.reshape(jax.lax.axis_size("expert"), -1), "expert")
-    came = send(rows, route, "expert")  # [P * M, D], by sender and expert
-    ends = jnp.cumsum(route.sizes, axis=1)[:, None]  # [P, 1, n]
-    expert = (jnp.arange(len(rows))[:, None] >= ends).sum(-1).reshape(-1)  # n where there is none
-    order = jnp.argsort(expert, stable=True)
-    back = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)), unique_indices=True)
-    y = feed_forward(_move(1, came, order, back), route.sizes.sum(0))
-    return send_back(_move(1, y, back, order), route, "expert")
+    came = send(apart(rows), route, "expert")  # [P * M, ...], by sender and expert
+    to, back = sorted_by_group(route.sizes, len(came))
+    filled = route.sizes.sum()
+    rows = move_filled(came, to, back, filled, rows.shape[1:])  # [P * M, D]
+
+    def known(x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.arange(len(x))[:, None] < filled, x, 0) if fill else x
+
+    y = known(feed_forward(known(rows), route.sizes.sum(0), fill))
+    y = move_filled(y, back, to, filled, came.shape[1:])
+    return send_back(y, route, "expert").reshape(-1, *rows.shape[1:])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -129,12 +129,13 @@ class MoE(nnx.Module):
     ) -> None:
         c = self.config = config
         self.dtype = jnp.dtype(dtype)
-        experts, embed, mlp = {"experts": c.num_experts}, {"embed": dim}, {"mlp": c.width(dim)}
+        # Every token meets the scores of all experts, wherever those are.
+        scores, embed, mlp = {"act_experts": c.num_experts}, {"embed": dim}, {"mlp": c.width(dim)}
         # Choices hang on the last bits of scores: float32 whatever the rest is.
-        self.router = Dense(embed, experts, std=std, dtype=jnp.float32, rngs=rngs)
+        self.router = Dense(embed, scores, std=std, dtype=jnp.float32, rngs=rngs)
         zeros = jnp.zeros((c.num_experts,), jnp.float32)
         biased = c.choice_bias is not None
-        self.choice_bias = nnx.Param(zeros, axes=("experts",)) if biased else None
+        self.choice_bias = nnx.Param(zeros, axes=tuple(scores)) if biased else None
         kernels = partial(ExpertKernels, c.num_experts, std=std, rngs=rngs)
         self.gate = kernels(embed, mlp) if is_gated(c.activation) else None
         self.up = kernels(embed, mlp)

@@ -5,9 +5,9 @@
 
 With t tokens on a device, a linear map of w weights there (split by tensor and expert), and r = 1
 where it is computed again: FLOPs t w (6 + 2 r); HBM bytes of what it reads and writes in each of
-its 3 + r products. Attention by its kernel (`scores`), the head's loss at once forward and
-backward, the update of the parameters by the bytes of the state; what is sent is in `transfers`,
-what is held in `activations`.
+its 3 + r products; copies of tokens on their way to experts by the moves they make. Attention by
+its kernel (`scores`), the head's loss at once forward and backward, the update of the parameters by
+the bytes of the state; what is sent is in `transfers`, what is held in `activations`.
 
 The figures that a compiled step has too are tested to agree with it.
 """
@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from jaxlm.nn.moe import MoEConfig
 from jaxlm.plan import devices as factors
 from jaxlm.plan.activations import activation_parts, kept_per_token
 from jaxlm.plan.devices import Topology
@@ -83,6 +84,8 @@ class _Analysis:
             for layers in stack.layers:
                 for m in layers.maps:
                     yield self._product(m, layers, stack)
+                if layers.experts is not None:
+                    yield self._routing(layers, layers.experts, stack)
             for look, scores in zip(stack.looks, self.scores[stack.path], strict=True):
                 yield self._attention(look, scores, stack)
             stream = self._tokens(stack) * self.setting.stream_part(stack) * self.wide
@@ -122,6 +125,20 @@ class _Analysis:
         on the chip has no room for them beside the rest; of their gradient once."""
         fits = m.weights * self.wide <= ON_CHIP_SHARE * self.topology.chip.on_chip_bytes
         return (count - 1) * (1 if fits else m.steps) + 1
+
+    def _routing(self, layers: Layers, experts: MoEConfig, stack: Stack) -> Piece:
+        """Copies of tokens sorted by expert and back again, and the activation between products.
+
+        Rows are read and written by each of these by itself, as the products are kernels; where
+        experts are elsewhere, also as they are made ready, are sent and are sorted where they come.
+        """
+        there = 4 if self.setting.along("expert") > 1 else 1
+        again = self.setting.kept(stack).policy != "none"
+        moved = 2 * (2 * there) * (2 + again) * stack.hidden
+        width = experts.width(stack.hidden) / self.setting.along("tensor")
+        between = (3 * (1 + again) + 5) * width  # two read, one written; backward three and two
+        copies = self._tokens(stack) * experts.experts_per_token
+        return Piece(hbm_bytes=copies * (moved + between) * self.wide * layers.count)
 
     def _split(self, array: Array, *, all_experts: bool = False) -> float:
         """Into how many parts a device's own share of a map's work is cut, tokens aside."""

@@ -5,7 +5,8 @@
 
 A TPU's compiler turns products into convolutions, with windows that run over heads and padding
 around them; a tap in the padding multiplies nothing and counts nothing, as XLA's own analysis has
-it. Of a slice only what it takes is read, of an update only what it writes, within a fusion too.
+it. Of a slice only what it takes is read, of an update only what it writes, within a fusion too; of
+rows that experts have room for, by the exchange and the kernels that know of it, what is filled.
 Arrays in the chip's own vector memory cost no HBM bytes.
 """
 
@@ -16,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 
+from jaxlm.kernels.filled import ROOM
 from jaxlm.plan.hlo_text import HBM, HOST, Computation, Module, Op, Shape
 
 # Instructions that move nothing: names for what is there, or flow that is counted where it goes.
@@ -30,6 +32,9 @@ COLLECTIVES = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
     *("collective-permute", "collective-broadcast"),
 )
+# Kernels of experts' products, which read and write the rows that are there, [M, D], and all of the
+# experts' matrices, [E, D, F].
+GROUPED = ("ragged-dot", "tgmm")
 
 
 def product_flops(op: Op, operands: Callable[[str], Shape]) -> float:
@@ -92,13 +97,24 @@ def valid_taps(
     )
 
 
-def traffic(op: Op, computation: Computation, module: Module) -> tuple[float, float]:
-    """(HBM bytes, bytes to or from the host's memory) that one run of an instruction moves."""
+def traffic(
+    op: Op, computation: Computation, module: Module, filled: float = 1.0
+) -> tuple[float, float]:
+    """(HBM bytes, bytes to or from the host's memory) that one run of an instruction moves.
+
+    `filled`: of the rows of experts that a device has room for, the share that is there.
+    """
     if op.opcode in FREE or op.opcode.endswith("-done"):
         return 0.0, 0.0
-    if op.opcode == "custom-call" and _is_free_call(op):
+    if op.opcode == "custom-call" and (_is_free_call(op) or op.name.startswith(ROOM)):
         return 0.0, 0.0
     inputs = [_shapes_of(name, computation) for name in op.operands]
+    if op.opcode.startswith("ragged-all-to-all"):  # (rows, room for them, ...): of one side all
+        return 2.0 * min(_bytes(shapes, None)[0] for shapes in inputs[:2]), 0.0
+    if op.opcode == "custom-call" and op.name.startswith(GROUPED):
+        arrays = [shape for shapes in (*inputs, op.shapes) for shape in shapes]
+        shares = (filled if len(shape.dims) == 2 else 1.0 for shape in arrays)
+        return sum(s * _bytes((x,), None)[0] for s, x in zip(shares, arrays, strict=True)), 0.0
     if op.opcode.endswith("-start") and not op.opcode.startswith(COLLECTIVES):
         return _moved(op, inputs)
     if op.opcode == "fusion":

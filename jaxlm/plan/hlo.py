@@ -3,7 +3,8 @@
     counts = count(compiled.as_text(), mesh={"fsdp": 8, "tensor": 2})
     counts.flops, counts.hbm_bytes, counts.network("ici", "fsdp"), counts.by_module["ffn"].flops
 
-A loop's body counts as often as it runs, a branch as its dearest side. FLOPs are those of products
+A loop's body counts as often as it runs, one over filled rows as often as equally busy experts
+fill them, a branch as its dearest side. FLOPs are those of products
 (dots, convolutions, and attention kernels by their shapes); what a collective sends is told in
 `jaxlm.plan.collectives`.
 
@@ -17,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from jaxlm.kernels.filled import turns_of
 from jaxlm.plan.collectives import (
     Collective,
     Network,
@@ -118,7 +120,10 @@ class _Counter:
         """Adds what a computation costs when it runs `times` times."""
         for op in computation.ops:
             if op.opcode == "while":
-                trips = trip_count(op, computation, self.module)
+                trips: float | None = trip_count(op, computation, self.module)
+                turns = turns_of(op.op_name)
+                if trips is None and turns is not None:
+                    trips = max(1.0, turns * self.network.filled)
                 if trips is None:
                     self._note(f"loop {op.name}: its trips could not be read; counted once")
                 self._walk(self.module.computations[op.called[1]], times * (trips or 1))
@@ -142,7 +147,7 @@ class _Counter:
 
     def _add(self, op: Op, computation: Computation, times: float) -> None:
         module, phase = module_of(op, self.module), phase_of(op)
-        hbm, host = traffic(op, computation, self.module)
+        hbm, host = traffic(op, computation, self.module, self.network.filled)
         self.counts.hbm_bytes += hbm * times
         self.counts.host_bytes += host * times
         for cost in (self.counts.by_module[module], self.counts.by_phase[phase]):

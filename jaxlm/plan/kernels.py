@@ -22,7 +22,9 @@ from __future__ import annotations
 import math
 import re
 
+from jaxlm.kernels.filled import ROOM
 from jaxlm.kernels.splash import FULL, PREFIX
+from jaxlm.plan.counting import GROUPED
 from jaxlm.plan.hlo_text import Computation, Op
 
 FLOATS = ("bf16", "f32", "f16")
@@ -42,10 +44,10 @@ def kernel_flops(
     `visible`: the share of a row's pairs of tokens that attention shows; None: a causal half.
     """
     target = (op.attribute("custom_call_target") or "").strip('"')
-    if target.startswith(SILENT):
+    if target.startswith(SILENT) or op.name.startswith(ROOM):
         return 0.0, ""
     name = f"{op.name} {op.op_name}"
-    if op.name.startswith(("ragged-dot", "tgmm")):
+    if op.name.startswith(GROUPED):
         return filled * _ragged_dot(op, computation), ""
     if "splash_mha" not in name:
         return 0.0, target if target != "tpu_custom_call" else f"{target} ({op.name})"

@@ -47,14 +47,16 @@ def there_and_back(x, route):
 
 
 def sent(rows):
-    """What each device gets: the rows of device p from p * M on."""
+    """What each device gets: those of device 0 first."""
     out = np.zeros((P, P * M, rows.shape[-1]), rows.dtype)
+    filled = [0] * P
     for source in range(P):
         start = 0
         for target in range(P):
             count = SIZES[source, target].sum()
-            out[target, source * M : source * M + count] = rows[source, start : start + count]
-            start += count
+            here = filled[target]
+            out[target, here : here + count] = rows[source, start : start + count]
+            start, filled[target] = start + count, here + count
     return out
 
 

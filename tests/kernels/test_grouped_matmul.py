@@ -49,6 +49,29 @@ def by_loop(x, kernels, sizes, upstream):
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", ["rows of no group", "no rows of any group", "many blocks"])
+def test_rows_of_no_group_may_be_anything(name, impl):
+    """And what comes out of theirs, and in as its gradient: nothing of it is in what counts."""
+    x, kernels, sizes, upstream = case(name)
+    real = np.arange(len(x))[:, None] < sizes.sum()
+    want = by_loop(x, kernels, sizes, upstream)
+
+    @jax.jit
+    def call(x, kernels, sizes, upstream):
+        how = {"impl": impl, "fill": False}
+        y, pull = jax.vjp(lambda x, k: grouped_matmul(x, k, sizes, **how), x, kernels)
+        return y, *pull(upstream)
+
+    x, upstream = (np.where(real, n, np.nan) for n in (x, upstream))
+    arrays = (jnp.asarray(a, jnp.float32) for a in (x, kernels))
+    y, dx, dkernels = call(*arrays, sizes, jnp.asarray(upstream, jnp.float32))
+    count = sizes.sum()
+    for got, expected in ((y[:count], want[0][:count]), (dx[:count], want[1][:count])):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dkernels, want[2], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("name", SIZES)
 def test_values_and_gradients_are_those_of_a_loop(name, impl):
     x, kernels, sizes, upstream = case(name)

@@ -94,6 +94,9 @@ def test_of_ragged_rows_the_room_that_they_come_into_is_not_sent(back):
     (sent,) = found.collectives
     assert (sent.whole_bytes, sent.wire_bytes) == (SIZE, SIZE * 3 / 4)
     assert [shape.dims for shape in sent.given] == [(64, 128)]
+    text = MOVES.replace("S(5)", "").replace("LINE", line + "replica_groups={{0,1,2,3}}")
+    # read where they were, written where they come
+    assert count(text, mesh={"expert": 4}).hbm_bytes == 2 * SIZE
 
 
 LOOP = """HloModule m
@@ -202,6 +205,43 @@ def test_products_of_experts_count_by_their_rows():
 def test_rows_that_are_filled_count_where_experts_are_split():
     """Each of four devices has room for the rows of all four."""
     assert count(RAGGED, mesh={"expert": 4}).flops == 2 * (2 * 128 * 128 * 256)
+    rows, kernels = 2 * 512 * (128 + 256), 2 * 8 * 128 * 256
+    products = 2 * (rows / 4 + kernels)  # and their metadata, read and written
+    assert count(RAGGED, mesh={"expert": 4}).hbm_bytes == pytest.approx(products, rel=1e-3)
+
+
+FILLED = """HloModule m
+
+%body (p: (s32[], f32[64,128])) -> (s32[], f32[64,128]) {
+  %p = (s32[], f32[64,128]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[64,128]{1,0} get-tuple-element(%p), index=1
+  %block = f32[8,128]{1,0} dynamic-slice(%x, %i, %i), dynamic_slice_sizes={8,128}
+  ROOT %t = (s32[], f32[64,128]) tuple(%i, %x)
+}
+
+%cond (p: (s32[], f32[64,128])) -> pred[] {
+  %p = (s32[], f32[64,128]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%i, %i), direction=LT
+}
+
+ENTRY %main (a: f32[64,128]) -> (s32[], f32[64,128]) {
+  %a = f32[64,128]{1,0} parameter(0)
+  %i = s32[] constant(0)
+  %t = (s32[], f32[64,128]) tuple(%i, %a)
+  ROOT %w = (s32[], f32[64,128]) while(%t), condition=%cond, body=%body, metadata={op_name="jit(f)/NAME/while"}
+}
+"""  # noqa: E501
+
+
+def test_a_loop_over_filled_rows_runs_as_often_as_they_fill_blocks():
+    block = 2 * 8 * 128 * 4
+    found = count(FILLED.replace("NAME", "filled_rows_of_8"), mesh={"expert": 4})
+    assert (found.hbm_bytes, found.notes) == (pytest.approx(2 * block, rel=2e-3), [])
+    other = count(FILLED.replace("NAME", "anything"), mesh={"expert": 4})
+    assert other.hbm_bytes == pytest.approx(block, rel=2e-3)
+    assert "could not be read" in other.notes[0]
 
 
 # A loop's product as TPUs' compiler writes it: what is read passes through computations of its own.

@@ -25,11 +25,13 @@ from jaxlm.plan.hlo_text import DTYPE_BITS, Shape
 from jaxlm.plan.sender import mesh_axes
 from jaxlm.plan.setting import Setting
 from jaxlm.plan.stacks import Array, ways
+from jaxlm.plan.weights import WINDOWED
 
 Key = tuple[str, tuple[str, ...]]  # (kind, axes)
 MIB = 2**20
 SMALL = MIB // 4  # bytes sent in a step of sums and gathers of numbers, which no closed form counts
 LANES = 128  # columns of a tile
+TILE = (8, LANES)
 CONTEXT, FSDP = ("context",), ("fsdp",)
 
 
@@ -95,7 +97,11 @@ class Known:
             return {"f32"} if "router" in a.path or "unembed" in a.path else {self.dtype}
 
         found = self._dims(FSDP, dtypes)
+        head, parts = "embed/table" if self.facts.tied else "unembed/kernel", self.size("fsdp")
         for a in self.facts.params:
+            if a.path == head:  # by hand: the parts are a dim of their own
+                rest = math.prod(self._held(a, FSDP)) // self.facts.hidden
+                found[plain((parts, self.facts.hidden // parts, rest))] = {"f32"}
             if a.path.startswith("position") and self.size("stage") > 1:
                 # the partitioner lets each stage sum some columns of what all of them looked up
                 found[plain((a.shape[0], a.shape[1] // self.size("stage")))] = {self.dtype}
@@ -105,6 +111,25 @@ class Known:
     def experts(self) -> set[tuple[int, ...]]:
         """The dims of experts' kernels, gathered."""
         return {plain(self._held(a, FSDP)[1:]) for a in self.facts.params if is_expert(a)}
+
+    @cached_property
+    def uneven(self) -> set[tuple[int, ...]]:
+        """The dims of attention's kernels of which devices have parts that are no whole tiles.
+
+        Of more devices than sum in turns, and fewer than a slice has.
+        """
+        devices = self.size("fsdp")
+        if not WINDOWED < devices < self.topology.devices_per_slice:
+            return set()
+        found = [a for a in self.facts.params if "/attention/" in a.path and is_matrix(a)]
+        held = [(a.axes[1:], self._held(a, FSDP)[1:]) for a in found]
+        split = (
+            dims
+            for axes, dims in held
+            for axis, n in zip(axes, dims, strict=True)
+            if axis in ("embed", "latent") and n // devices % LANES
+        )
+        return {plain(dims) for dims in split}
 
     def table(self, whole: tuple[str, ...]) -> tuple[int, ...]:
         """The dims of the embedding's table on a device, whole along these axes of the mesh."""
@@ -207,6 +232,19 @@ def _table_at_once(piece: Piece, known: Known) -> Moved | None:
     }
 
 
+def _norms_at_once(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("all-reduce", ("expert", "fsdp")) or piece.shape.dtype != "f32":
+        return None
+    norms = {plain(a.shape[-1:]) for a in known.facts.params if "norm" in a.path}
+    if plain(piece.shape.dims) not in norms:
+        return None
+    whole = piece.bytes / wire_bytes("all-reduce", 1.0, known.size("fsdp") * known.size("expert"))
+    sizes = {axis: known.size(axis) for axis in ("fsdp", "expert")}
+    return {
+        ("all-reduce", (axis,)): wire_bytes("all-reduce", whole, n) for axis, n in sizes.items()
+    }
+
+
 def _columns_at_once(piece: Piece, known: Known) -> Moved | None:
     both = ("context", "tensor")
     if piece.axes != both or piece.shape.dtype != known.dtype:
@@ -218,6 +256,26 @@ def _columns_at_once(piece: Piece, known: Known) -> Moved | None:
     context, tensor = map(known.size, both)
     part = piece.bytes / wire_bytes("all-reduce", 1.0, context * tensor) / tensor
     return {("all-reduce", CONTEXT): wire_bytes("all-reduce", part, context)}
+
+
+def _parts_summed_whole(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("all-reduce", FSDP) or piece.shape.dtype != known.dtype:
+        return None
+    is_one = plain(piece.shape.dims) in known.uneven
+    return {("reduce-scatter", FSDP): piece.bytes / 2} if is_one else None
+
+
+def _parts_put_right(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("collective-permute", FSDP) or not known.uneven:
+        return None
+    dims = piece.shape.dims
+    if piece.shape.dtype == "f32" and dims[1:] == TILE:  # of a head's gradient
+        part = known.facts.hidden * known.facts.vocab / known.size("fsdp")
+        return {} if piece.shape.size < part / 20 else None
+    if piece.shape.dtype != known.dtype or len(dims) != 2 or dims[0] > LANES:
+        return None
+    padded = (plain((n, dims[1])) for n in (dims[0] * known.size("fsdp"), known.facts.hidden))
+    return {} if any(whole in known.uneven for whole in padded) else None
 
 
 def _experts_whole(piece: Piece, known: Known) -> Moved | None:
@@ -259,6 +317,12 @@ BEYOND: dict[str, Callable[[Piece, Known], Moved | None]] = {
     # libtpu's choice: over all chips of a slice a gradient is all-reduced, over every link of the
     # torus, where each device could be sent its part alone; an explicit psum_scatter, too
     "sums over a whole slice by all-reduce, x2": _summed_whole,
+    # libtpu's choice where the parts of a gradient that devices keep are no whole tiles as its
+    # product leaves it: latent attention's. As the sum wants them they would first be copied, or
+    # what is multiplied would, for about as long as the rest of the sum takes
+    "parts of no whole tiles summed whole, x2": _parts_summed_whole,
+    # and where it fills such parts up with zeros instead, what it then sends to put them right
+    "parts of no whole tiles put right": _parts_put_right,
     # libtpu's choice: a ring in both directions, beside the product, with n + 1 turns for n - 1
     "sums in turns, two too many": _in_turns,
     # of a compilation without optimizations, as this one, alone: the cast stands behind the gather
@@ -268,6 +332,8 @@ BEYOND: dict[str, Callable[[Piece, Known], Moved | None]] = {
     "a table summed over context and tensor at once": _columns_at_once,
     # the partitioner's choice: over fsdp and expert at once, where each could keep its part first
     "a table summed over fsdp and expert at once": _table_at_once,
+    # which of norms' gradients is less than the least, that sums them over one and then the other
+    "norms summed over fsdp and expert at once": _norms_at_once,
     # libtpu's choice of an all-reduce for two reduce-scatters that it runs as one
     "experts summed by all-reduce, x2": _experts_whole,
     # the partitioner's choice: devices keep columns of a stage's norms, and read a layer's by a sum
