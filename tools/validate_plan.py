@@ -14,15 +14,16 @@ its generation (so that the mean of the logarithms of their errors is 0). A gene
 has no others: its error says only what `matmul` was set to. Where the model is wrong, and what is
 the likely cause:
 
-    deepseek3 on v5p      +29%  256 small experts: the sort of tokens, uneven groups and the latent
+    deepseek3 on v5p      +25%  256 small experts: uneven groups of tokens and the latent
                                 attention's many narrow products cost more than one factor says
     gemma3 on 4 slices    +17%  the run lost 13% from one slice to four, far more than the bytes of
                                 its gradients over the slow network explain
-    mixtral on v5p        -17%  the same factor for experts is too low for 8 wide ones; which
+    mixtral on v5p        -20%  the same factor for experts is too low for 8 wide ones; which
                                 settings the published figure belongs to is presumed
-    gpt3 on v6e           +15%  heads of 128 with as many for keys, and a fused map of queries, keys
+    mixtral on v6e         -8%  the same; and fewer moves of tokens where some are dropped
+    gpt3 on v6e           +14%  heads of 128 with as many for keys, and a fused map of queries, keys
                                 and values that ours splits; rows of 2,048 leave small blocks
-    llama2-70b on v6e      +9%  blocks of 1,024 in attention are slower than those of 2,048
+    llama2-70b on v6e      +8%  blocks of 1,024 in attention are slower than those of 2,048
     llama2-70b on v5p      +8%  blocks of 512; and the page that has its MFU of 65.4%, by all of
                                 attention, says 692 tokens/s a chip beside it, which would be +6%
     32b on one v5e slice   -7%  its eight slices are met within 2%; of the 5% that they lost, as
