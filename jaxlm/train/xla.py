@@ -12,9 +12,9 @@ asked): of a step of two layers of Llama 3.1 8B over 16 chips,
     none          550 ms    223 ms    222 ms
     shipped       476 ms    182 ms    183 ms
 
-What changes nothing there, or makes it slower, was left out: all-reduces or reduce-scatters in
-fusions, sparse cores, another scheduler; on v5e also 64 and 96 MiB. Any option can be set otherwise
-or taken out: the last word is the run's `train.xla`.
+Left out is what changed nothing in one of these steps, or in GPT-2's over eight v5e, or made it
+slower: all-reduces or reduce-scatters in fusions, sparse cores, another scheduler, more memory. Any
+option can be set otherwise or taken out: the last word is the run's `train.xla`.
 """
 
 from __future__ import annotations
