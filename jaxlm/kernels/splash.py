@@ -184,14 +184,15 @@ def _kernel(mask: Mask, softcap: float | None, head_dim: int) -> Any:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     rows, columns = math.gcd(mask.chunk, BLOCK), math.gcd(mask.keys, BLOCK)
+    wide = wide_columns(mask.keys, head_dim)
     return splash.make_splash_mha(
         splash.MultiHeadMask([mask.build()]),  # of every head
         block_sizes=splash.BlockSizes(
             block_q=rows,
             block_kv=columns,
             block_q_dkv=rows,
-            block_kv_dkv=wide_columns(mask.keys, head_dim),
-            block_kv_dkv_compute=columns,
+            block_kv_dkv=wide,
+            block_kv_dkv_compute=min(columns, wide),
             use_fused_bwd_kernel=True,
         ),
         head_shards=1,

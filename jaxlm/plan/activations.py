@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from jaxlm.kernels.head_loss import CHUNK
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import Part
 from jaxlm.plan.scores import Scores
 from jaxlm.plan.setting import Setting
 from jaxlm.plan.stacks import Layers, Stack, token_part, ways
 
-CHUNK = 512  # tokens of a row whose logits the head holds at a time
+# Of the experts' rows, where they are elsewhere: the rows and three gradients of them; beside these
+# what gate and up make, and what goes into the last product.
+ROOMS = 4
 ATTENTION = ("query", "key", "value", "attention")
 UNNAMED = 4  # tensors as wide as the stream that a layer without remat keeps: norms, sums
 
@@ -121,7 +124,10 @@ def _one_layer(facts: Facts, setting: Setting, stack: Stack, tokens: float) -> f
         ffn = sum(size for n, size in sizes.items() if n.startswith("ffn_"))
         if layers.experts is not None:
             width = layers.experts.width(stack.hidden) / setting.along("tensor")
-            ffn += layers.experts.experts_per_token * (2 * stack.hidden + 3 * width)
+            copies, there = layers.experts.experts_per_token, setting.along("expert")
+            ffn += copies * (2 * stack.hidden + 3 * width)
+            if there > 1:  # each has room for the rows of all of them
+                ffn += copies * there * (ROOMS * stack.hidden + 3 * width)
         attention = 2 * sum(sizes[n] for n in ATTENTION if n in sizes)
         states = sizes.get("states", 0.0) + 2 * sizes.get("gates", 0.0)
         summed = sum(4 * m.weights for m in layers.maps if m.steps > 1)  # whole, in float32

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from jaxlm.plan.analytic import Work, analyse
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
-from jaxlm.plan.memory import ROOM
+from jaxlm.plan.memory import ROOM, MemoryPlan
 from jaxlm.plan.roofline import roofline
 from jaxlm.plan.setting import Setting
 
@@ -30,26 +30,29 @@ class Proposal:
 
 
 def proposals(
-    facts: Facts, setting: Setting, topology: Topology, *, short: float = 0.0
+    facts: Facts, setting: Setting, topology: Topology, known: MemoryPlan | None = None
 ) -> list[Proposal]:
-    """The best changes, fastest first; `short`: bytes by which the run is known to be too large.
+    """The best changes, fastest first; `known`: what a compiler found that it holds.
 
-    Of a run that fits, those that make it faster and still fit; of another, those that make it fit.
+    Of a run that fits, those that make it faster and still fit; of another, those that make it fit,
+    all of which take less. What the analytic model does not see of the run is taken to stay.
     """
     now = analyse(facts, setting, topology)
     step = roofline(now.load, topology).step
-    surplus = max(0.0, short - max(0.0, now.memory.total - now.memory.share * now.memory.limit))
-    needs_room = short > 0 or now.memory.verdict not in ROOM
+    memory = now.memory if known is None else known
+    unseen, most = max(0.0, memory.needed - now.memory.total), memory.share * memory.limit
+    needs_room = memory.verdict not in ROOM
     found = []
     for overrides, changed in neighbours(facts, setting):
         work = _try(facts, changed, topology)
         if work is None:
             continue
-        memory = work.memory.total + surplus
-        fits = memory <= work.memory.share * work.memory.limit
+        needed = work.memory.total + unseen
+        fits = needed <= most
+        fits &= not needs_room or work.memory.total < now.memory.total
         line = roofline(work.load, topology)
         if fits and (needs_room or line.step < 0.99 * step):
-            found.append(Proposal(overrides, memory, line.step, work.memory.verdict))
+            found.append(Proposal(overrides, needed, line.step, work.memory.verdict))
     return sorted(found, key=lambda p: p.step)[:SHOWN]
 
 

@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from jaxlm.kernels.head_loss import CHUNK
 from jaxlm.nn.moe import MoEConfig
 from jaxlm.plan import devices as factors
 from jaxlm.plan.activations import activation_parts, kept_per_token
@@ -30,7 +31,6 @@ from jaxlm.plan.setting import Setting
 from jaxlm.plan.stacks import Array, Layers, LinearMap, Look, Stack, token_part, ways
 from jaxlm.plan.transfers import transfers
 
-HEAD_CHUNK = 512  # tokens of a row that the head's loss takes at a time (kernels.head_loss.CHUNK)
 PART_PASSES = 7  # times that what is around attention or ffn moves the stream: norms, sums
 ON_CHIP_SHARE = 0.5  # of the memory on a chip that the weights of a loop over time may fill
 UPDATE_PASSES = 2  # read and write of each array of the optimizer's state and of the parameters
@@ -115,7 +115,7 @@ class _Analysis:
         if m.steps > 1:
             weights = m.weights * self._reads(m, count)
         weights *= self.setting.passes / self.setting.along("stage")
-        dtype = "f32" if m.makes == "router" else self.facts.dtype
+        dtype = "f32" if m.makes == "router" else self.facts.map_dtype
         self._count(m.array.group if m.share == 1 else "experts", flops)
         hbm = (moved + weights) * self.wide * m.layers
         return Piece(flops=flops, hbm_bytes=hbm, dtype=dtype, grouped=m.share != 1)
@@ -164,7 +164,7 @@ class _Analysis:
         flops = 6.0 * tokens * self.facts.hidden * vocab
         self._count("head", flops)
         split = self.setting.along("context", "stage")
-        chunks = max(1.0, self.facts.seq_len / split / HEAD_CHUNK) * self.setting.rounds
+        chunks = max(1.0, self.facts.seq_len / split / CHUNK) * self.setting.rounds
         logits = tokens * vocab * 4 * 4  # float32: written, read for their sums and gradients
         kernel = self.facts.hidden * vocab * (2 * self.wide + 8) * chunks  # read, and its gradient
         return Piece(flops=flops, hbm_bytes=logits + kernel, dtype=self.facts.dtype)

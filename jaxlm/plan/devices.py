@@ -75,7 +75,9 @@ class Chip:
         """FLOP/s of the whole chip; float32 products run in several bfloat16 passes."""
         if dtype in ("f32", "f64"):
             return self.peaks.get("f32", self.peaks["bf16"] / 6)
-        if dtype.startswith(("f8", "s8", "u8", "s4", "u4")):
+        if dtype.startswith(("s8", "u8", "s4", "u4")):
+            return self.peaks.get("s8", self.peaks["bf16"])
+        if dtype.startswith("f8"):
             return self.peaks.get("f8", self.peaks["bf16"])
         return self.peaks["bf16"]
 
@@ -104,7 +106,7 @@ CHIPS = {
             label="TPU v5e",
             kind="TPU v5 lite",
             clock=1.50e9,
-            peaks={"bf16": 197e12, "f8": 394e12},
+            peaks={"bf16": 197e12, "s8": 394e12},
             matmul=0.80,
             hbm_bytes=15.75 * GiB,
             hbm_bandwidth=819e9,
@@ -121,7 +123,7 @@ CHIPS = {
             label="TPU v5p",
             kind="TPU v5",
             clock=1.75e9,
-            peaks={"bf16": 459e12, "f8": 918e12},
+            peaks={"bf16": 459e12, "s8": 918e12},
             matmul=0.86,
             hbm_bytes=95.74 * GiB,
             hbm_bandwidth=2765e9,
@@ -137,7 +139,7 @@ CHIPS = {
             label="TPU v6e",
             kind="TPU v6 lite",
             clock=1.75e9,
-            peaks={"bf16": 918e12, "f8": 1836e12},
+            peaks={"bf16": 918e12, "s8": 1836e12},
             matmul=0.62,
             hbm_bytes=31.25 * GiB,
             hbm_bandwidth=1640e9,
@@ -169,7 +171,7 @@ CHIPS = {
             name="h100",
             label="NVIDIA H100 SXM",
             kind="NVIDIA H100",
-            peaks={"bf16": 989e12, "f8": 1979e12, "f32": 494e12},
+            peaks={"bf16": 989e12, "f8": 1979e12, "s8": 1979e12, "f32": 494e12},
             matmul=0.72,
             hbm_bytes=79.6 * GiB,
             hbm_bandwidth=3350e9,
@@ -186,7 +188,7 @@ CHIPS = {
             name="a100",
             label="NVIDIA A100 80 GB SXM",
             kind="NVIDIA A100",
-            peaks={"bf16": 312e12, "f8": 624e12, "f32": 156e12},
+            peaks={"bf16": 312e12, "s8": 624e12, "f32": 156e12},
             matmul=0.80,
             hbm_bytes=79.2 * GiB,
             hbm_bandwidth=2039e9,

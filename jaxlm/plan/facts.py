@@ -31,6 +31,8 @@ from jaxlm.train.optimizer import state_axes
 from jaxlm.train.session import program_of
 from jaxlm.tree import flatten
 
+EIGHT_BITS = {"int8": "s8", "fp8": "f8"}  # of `model.quantization`, as programs name them
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -47,6 +49,7 @@ class Facts:
     vocab: int
     itemsize: int  # of the compute dtype
     dtype: str
+    map_dtype: str  # that the layers' maps are multiplied in
     tied: bool
     forward_flops: tuple[float, float]  # a token of data; with attention's causal half, with all
 
@@ -96,6 +99,7 @@ def facts_of(config: RunConfig) -> Facts:
         for stack in stacks
         for look in stack.looks
     )
+    dtype = "bf16" if model.dtype == "bfloat16" else "f32"
     return Facts(
         config=config,
         params=params,
@@ -107,7 +111,8 @@ def facts_of(config: RunConfig) -> Facts:
         hidden=model.output_size,
         vocab=model.vocab_size or 1,
         itemsize=2 if model.dtype == "bfloat16" else 4,
-        dtype="bf16" if model.dtype == "bfloat16" else "f32",
+        dtype=dtype,
+        map_dtype=EIGHT_BITS.get(getattr(model, "quantization", None) or "", dtype),
         tied=not any(p.path.startswith("unembed/kernel") for p in params),
         forward_flops=(forward * computed, (forward + unseen) * computed),
     )

@@ -61,6 +61,13 @@ class MemoryPlan:
         return sum(p.num_bytes for p in self.parts if not p.on_host)
 
     @property
+    def needed(self) -> float:
+        """Bytes on the device as far as they are known: of a refused step, more than there are."""
+        if self.refused is None:
+            return self.total
+        return max(self.refused.needed or 0.0, self.total, self.limit)
+
+    @property
     def host(self) -> float:
         return sum(p.num_bytes for p in self.parts if p.on_host)
 

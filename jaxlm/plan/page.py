@@ -16,6 +16,7 @@ from jaxlm.plan.planning import Plan
 from jaxlm.plan.text import (
     VERDICTS,
     amount,
+    bound,
     gib,
     memory_rows,
     paragraph,
@@ -118,7 +119,7 @@ def _header(plan: Plan) -> str:
         ("verdict" + (f", {why}" if why else ""), verdict.lower()),
         (f"GiB of {plan.memory.limit / 2**30:.1f}", f"{plan.memory.total / 2**30:.1f}"),
         ("step", seconds(s.step)),
-        ("bound by", plan.roofline.bound),
+        ("bound by", bound(plan)),
         ("tokens/s a chip", f"{s.tokens_per_second_per_chip:,.0f}"),
         ("MFU, causal half", f"{s.mfu_causal:.1%}"),
         ("MFU, all of attention", f"{s.mfu_full:.1%}"),

@@ -119,10 +119,6 @@ def plan_run(
                 f"attention is taken to be {' and '.join(dict.fromkeys(kinds))}, as on a machine "
                 f"with jaxlm[cuda] and {topology.chip.label}"
             )
-    short = 0.0
-    if found is not None:
-        needed = found.needed or memory.total
-        short = max(needed - memory.share * memory.limit, 1.0)
     line = roofline(work.load, topology)
     return Plan(
         config=config,
@@ -135,7 +131,7 @@ def plan_run(
         speed=_speed(config, topology, line, work.load, facts.forward_flops, **how),
         tokens=tokens,
         by_module=work.by_module,
-        advice=proposals(facts, setting, topology, short=short),
+        advice=proposals(facts, setting, topology, memory),
         notes=notes,
     )
 
@@ -163,8 +159,7 @@ def _of_compiled(
     line = roofline(load, topology)
     if facts is not None:
         flops, setting = facts.forward_flops, setting_of(facts, mesh, topology)
-        over = memory.total - memory.share * memory.limit
-        advice = proposals(facts, setting, topology, short=max(0.0, over))
+        advice = proposals(facts, setting, topology, memory)
     else:
         own = found.program.flops_per_token(seq_len_of(config))
         own *= tokens_of(row_of(config)) / seq_len_of(config)  # a token of data, as the rate is

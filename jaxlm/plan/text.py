@@ -157,7 +157,7 @@ def _memory(plan: Plan) -> str:
         f"{memory.share:.0%}"
     ]
     for kind, size, told in memory_rows(plan):
-        lines.append(f"  {kind:30} {size:>12}   {told}".rstrip())
+        lines.append(f"  {kind:36} {size:>12}   {told}".rstrip())
     return "\n".join(lines)
 
 
@@ -181,38 +181,38 @@ def _work(plan: Plan) -> str:
     load = plan.load
     lines = [
         "one step of a device",
-        f"  {'FLOPs':30} {amount(load.flops, 'FLOP'):>12}   "
+        f"  {'FLOPs':36} {amount(load.flops, 'FLOP'):>12}   "
         + ", ".join(f"{name} {value / max(load.flops, 1):.0%}" for name, value in _largest(plan)),
-        f"  {'HBM':30} {amount(load.hbm_bytes, 'B'):>12}",
+        f"  {'HBM':36} {amount(load.hbm_bytes, 'B'):>12}",
     ]
     for name, value in wires(plan).items():
-        lines.append(f"  {name:30} {amount(value, 'B'):>12}")
+        lines.append(f"  {name:36} {amount(value, 'B'):>12}")
     if load.host_bytes:
-        lines.append(f"  {'host memory':30} {amount(load.host_bytes, 'B'):>12}")
+        lines.append(f"  {'host memory':36} {amount(load.host_bytes, 'B'):>12}")
     return "\n".join(lines)
 
 
 def _time(plan: Plan) -> str:
     line, speed = plan.roofline, plan.speed
-    lines = [f"time of a step: {seconds(line.step)}, bound by {line.bound}"]
+    lines = [f"time of a step: {seconds(line.step)}, bound by {bound(plan)}"]
     for name, value in times(plan).items():
-        lines.append(f"  {name:30} {seconds(value):>12}")
+        lines.append(f"  {name:36} {seconds(value):>12}")
     if (own := plan.schedule) is not None:
         lines.append(
-            f"  {'the compiler thinks':30} {seconds(own.step):>12}   of which it waits "
-            f"{seconds(own.waits)} for the network"
+            f"  {'the compiler thinks':36} {seconds(own.step):>12}   by its cycles, unmeasured; it waits "
+            f"{seconds(own.waits)} of that for the network"
             + (f"; {own.unknown} instructions unknown" if own.unknown else "")
         )
     lines += [
-        f"  {'MFU, causal half of attention':30} {speed.mfu_causal:>12.1%}",
-        f"  {'MFU, all of attention':30} {speed.mfu_full:>12.1%}",
-        f"  {'with what is computed again':30} {speed.hfu:>12.1%}",
-        f"  {'tokens/s':30} {speed.tokens_per_second:>12,.0f}   "
+        f"  {'MFU, causal half of attention':36} {speed.mfu_causal:>12.1%}",
+        f"  {'MFU, all of attention':36} {speed.mfu_full:>12.1%}",
+        f"  {'with what is computed again':36} {speed.hfu:>12.1%}",
+        f"  {'tokens/s':36} {speed.tokens_per_second:>12,.0f}   "
         f"{speed.tokens_per_second_per_chip:,.0f} a chip",
     ]
     if speed.days is not None and speed.cost is not None and plan.tokens is not None:
         lines.append(
-            f"  {amount(plan.tokens, 'tokens'):30} {speed.days:>12,.2f} days   "
+            f"  {amount(plan.tokens, 'tokens'):36} {speed.days:>12,.2f} days   "
             f"{speed.cost:,.0f} USD at list price or --price"
         )
     return "\n".join(lines)
@@ -236,9 +236,8 @@ def wires(plan: Plan) -> dict[str, float]:
     """Bytes that a device sends, by network, kind and axes."""
     found: dict[str, float] = {}
     for t in plan.load.transfers:
-        network = "ICI" if t.slices == 1 else "ICI and DCN"
-        if not plan.topology.chip.is_tpu:
-            network = "node" if t.slices == 1 else "node and network"
+        inner, outer = networks(plan)
+        network = inner if t.slices == 1 else f"{inner} and {outer}"
         name = f"{network}: {t.kind} {'+'.join(t.axes)}"
         found[name] = found.get(name, 0.0) + t.wire_bytes
     return {name: size for name, size in sorted(found.items(), key=lambda i: -i[1]) if size > 1e5}
@@ -252,11 +251,22 @@ def times(plan: Plan) -> dict[str, float]:
         "HBM alone": line.hbm,
         "core (larger, part by part)": line.core,
     }
-    found |= {f"ICI {axes}": t for axes, t in line.ici.items() if t > 1e-6}
-    found |= {f"DCN {axes}": t for axes, t in line.dcn.items() if t > 1e-6}
+    for name, found_there in zip(networks(plan), (line.ici, line.dcn), strict=True):
+        found |= {f"{name} {axes}": t for axes, t in found_there.items() if t > 1e-6}
     if line.host:
         found["host memory"] = line.host
     return found | {"not hidden": line.exposed}
+
+
+def networks(plan: Plan) -> tuple[str, str]:
+    """What the networks within a slice or node, and between them, are called."""
+    return ("ICI", "DCN") if plan.topology.chip.is_tpu else ("node", "network")
+
+
+def bound(plan: Plan) -> str:
+    """What the step would be shorter without."""
+    names = dict(zip(("ICI", "DCN"), networks(plan), strict=True))
+    return names.get(plan.roofline.bound, plan.roofline.bound)
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
@@ -281,7 +291,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
         yield "time", name, f"{value:.6g}", "s"
     s = plan.speed
     yield "time", "step", f"{s.step:.6g}", "s"
-    yield "time", "bound", plan.roofline.bound, ""
+    yield "time", "bound", bound(plan), ""
     if plan.schedule is not None:
         yield "time", "step by the compiler's cycles", f"{plan.schedule.step:.6g}", "s"
         yield "time", "its waits for the network", f"{plan.schedule.waits:.6g}", "s"

@@ -164,7 +164,7 @@ def test_every_device_has_as_many_blocks(prefix):
     ("keys", "head_dim", "columns"),
     [
         *((8192, 128, 2048), (32768, 64, 2048), (4096, 128, 1024), (1024, 128, 512)),
-        *((8192, 192, 1024), (8192, 256, 1024), (1536, 128, 512), (128, 128, 128)),
+        *((8192, 192, 1024), (8192, 256, 1024), (1536, 128, 512), (8192, 576, 256)),
     ],
 )
 def test_blocks_of_the_backward_pass_are_as_wide_as_fits(monkeypatch, keys, head_dim, columns):
