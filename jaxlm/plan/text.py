@@ -199,8 +199,8 @@ def _time(plan: Plan) -> str:
         lines.append(f"  {name:36} {seconds(value):>12}")
     if (own := plan.schedule) is not None:
         lines.append(
-            f"  {'the compiler thinks':36} {seconds(own.step):>12}   by its cycles, unmeasured; it waits "
-            f"{seconds(own.waits)} of that for the network"
+            f"  {'the compiler thinks':36} {seconds(own.step):>12}   by its cycles, unmeasured; of "
+            f"which it waits {seconds(own.waits)} for the network"
             + (f"; {own.unknown} instructions unknown" if own.unknown else "")
         )
     lines += [
