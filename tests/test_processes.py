@@ -254,7 +254,7 @@ processes.Peers = functools.partial(processes.Peers, beat=0.2, missed=2.0)
 after = Loop._after
 
 def kill(self, state, step):
-    if step == 3 and os.environ["JAXLM_PROCESS_ID"] == "1":
+    if step == 3 and os.environ["JAXLM_PROCESS_ID"] == "VICTIM":
         os.kill(os.getpid(), signal.SIGKILL)
     return after(self, state, step)
 
@@ -264,13 +264,19 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.chaos
-def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path, victim: int) -> None:
+    """Process 0 takes the store of keys with it, of which jax tells the others at once."""
     resolved = load("transformer", *SETTINGS, f"run_dir={tmp_path / 'run'}", "train.steps=100000")
     config = tmp_path / "config.yaml"
     config.write_text(loop.configs.to_yaml(resolved.config))
     began = time.monotonic()
-    codes, outputs = in_processes(2, 2, KILLED, "train", str(config))
+    codes, outputs = in_processes(2, 2, KILLED.replace("VICTIM", str(victim)), "train", str(config))
     assert time.monotonic() - began < 60
+    if victim == 0:
+        assert codes == [-signal.SIGKILL, -signal.SIGABRT], outputs
+        assert "another task died" in outputs[1]
+        return
     assert codes == [LOST, -signal.SIGKILL], outputs
     line = f"error: process 1 on {socket.gethostname()} was not heard of for"
     assert line in outputs[0] and "start all processes again" in outputs[0]
