@@ -191,6 +191,7 @@ Moved = Mapping[Key, float]
 
 
 def _summed_whole(piece: Piece, known: Known) -> Moved | None:
+    """Also of a reduce-scatter by hand libtpu makes an all-reduce (`test_sums`)."""
     whole = known.size("fsdp") == known.topology.devices_per_slice
     if not whole or (piece.kind, piece.axes) != ("all-reduce", FSDP):
         return None
