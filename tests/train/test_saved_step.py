@@ -310,27 +310,27 @@ def trained(name: str, run_dir, *more: str) -> str:
     return outcome.result["final"]["param_sha256"]
 
 
+# Of the eight simulated devices: these share eight threads, and where each of them has one that
+# waits in a sum, but not all in the same one of two that no order binds, none goes on.
+TWO = ("mesh.data=2", "mesh.num_devices=2")
+
+
 def test_training_takes_the_kept_step_and_ends_in_the_same_weights(tmp_path, capsys):
-    path = tmp_path / "step.bin"
-    kept_by_a_plan("transformer", path)
-    own = trained("transformer", tmp_path / "own")
-    kept = f"train.compiled={path}"
-    assert trained("transformer", tmp_path / "kept", kept) == own
+    path, kept = tmp_path / "step.bin", f"train.compiled={tmp_path / 'step.bin'}"
+    kept_by_a_plan("transformer", path, *TWO)
+    own = trained("transformer", tmp_path / "own", *TWO)
+    assert trained("transformer", tmp_path / "kept", kept, *TWO) == own
     assert f"the train step is that of {path}" in capsys.readouterr().out
-    assert trained("transformer", tmp_path / "other", kept, "seed=9") != own
+    assert trained("transformer", tmp_path / "other", kept, "seed=9", *TWO) != own
     told = "was made with another config: seed 1 -> 9; the step is compiled now"
     assert told in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "glm"])
 def test_ids_that_training_finds_in_its_tokenizer_are_of_no_account(name, tmp_path, capsys):
-    """A plan reads no tokenizer, so its masks, sentinels and starts are null.
-
-    On two of the eight simulated devices: these share eight threads, and where each of them has one
-    that waits in a sum, but not all in the same one of two that no order binds, none goes on.
-    """
-    path, two = tmp_path / "step.bin", ("mesh.data=2", "mesh.num_devices=2")
-    kept_by_a_plan(name, path, *two)
-    own = trained(name, tmp_path / "own", *two)
-    assert trained(name, tmp_path / "kept", f"train.compiled={path}", *two) == own
+    """A plan reads no tokenizer, so its masks, sentinels and starts are null."""
+    path = tmp_path / "step.bin"
+    kept_by_a_plan(name, path, *TWO)
+    own = trained(name, tmp_path / "own", *TWO)
+    assert trained(name, tmp_path / "kept", f"train.compiled={path}", *TWO) == own
     assert f"the train step is that of {path}" in capsys.readouterr().out
