@@ -42,7 +42,7 @@ TURNS = "sums in turns, two too many"
 CAST = "gathered before the cast, x2"
 TABLE = "a table summed over fsdp and expert at once"
 
-# A config, and the exceptions of `sent.BEYOND` that its step makes. The last four are here alone:
+# A config, and the exceptions of `sent.BEYOND` that its step makes. The last five are here alone:
 # they have the axes that those of configs/pretrain do without.
 PODS: dict[str, tuple[str, ...]] = {
     "gpt2_124m": (),
@@ -53,12 +53,7 @@ PODS: dict[str, tuple[str, ...]] = {
     "glm_10b": (WHOLE, TURNS, CAST),
     "gpt3_175b": (WHOLE, CAST),
     "qwen3_8b": (WHOLE, CAST),
-    "deepseek_671b": (
-        CAST,
-        TABLE,
-        "parts of no whole tiles summed whole, x2",
-        "parts of no whole tiles put right",
-    ),
+    "deepseek_fsdp": (WHOLE, CAST),
     "stages": (WHOLE, CAST, "a stage's norms read by sums", "a table's tiles between slices"),
     "expert": (
         CAST,
