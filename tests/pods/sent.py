@@ -25,13 +25,11 @@ from jaxlm.plan.hlo_text import DTYPE_BITS, Shape
 from jaxlm.plan.sender import mesh_axes
 from jaxlm.plan.setting import Setting
 from jaxlm.plan.stacks import Array, ways
-from jaxlm.plan.weights import WINDOWED
 
 Key = tuple[str, tuple[str, ...]]  # (kind, axes)
 MIB = 2**20
 SMALL = MIB // 4  # bytes sent in a step of sums and gathers of numbers, which no closed form counts
 LANES = 128  # columns of a tile
-TILE = (8, LANES)
 CONTEXT, FSDP = ("context",), ("fsdp",)
 
 
@@ -111,25 +109,6 @@ class Known:
     def experts(self) -> set[tuple[int, ...]]:
         """The dims of experts' kernels, gathered."""
         return {plain(self._held(a, FSDP)[1:]) for a in self.facts.params if is_expert(a)}
-
-    @cached_property
-    def uneven(self) -> set[tuple[int, ...]]:
-        """The dims of attention's kernels of which devices have parts that are no whole tiles.
-
-        Of more devices than sum in turns, and fewer than a slice has.
-        """
-        devices = self.size("fsdp")
-        if not WINDOWED < devices < self.topology.devices_per_slice:
-            return set()
-        found = [a for a in self.facts.params if "/attention/" in a.path and is_matrix(a)]
-        held = [(a.axes[1:], self._held(a, FSDP)[1:]) for a in found]
-        split = (
-            dims
-            for axes, dims in held
-            for axis, n in zip(axes, dims, strict=True)
-            if axis in ("embed", "latent") and n // devices % LANES
-        )
-        return {plain(dims) for dims in split}
 
     def table(self, whole: tuple[str, ...]) -> tuple[int, ...]:
         """The dims of the embedding's table on a device, whole along these axes of the mesh."""
@@ -259,26 +238,6 @@ def _columns_at_once(piece: Piece, known: Known) -> Moved | None:
     return {("all-reduce", CONTEXT): wire_bytes("all-reduce", part, context)}
 
 
-def _parts_summed_whole(piece: Piece, known: Known) -> Moved | None:
-    if (piece.kind, piece.axes) != ("all-reduce", FSDP) or piece.shape.dtype != known.dtype:
-        return None
-    is_one = plain(piece.shape.dims) in known.uneven
-    return {("reduce-scatter", FSDP): piece.bytes / 2} if is_one else None
-
-
-def _parts_put_right(piece: Piece, known: Known) -> Moved | None:
-    if (piece.kind, piece.axes) != ("collective-permute", FSDP) or not known.uneven:
-        return None
-    dims = piece.shape.dims
-    if piece.shape.dtype == "f32" and dims[1:] == TILE:  # of a head's gradient
-        part = known.facts.hidden * known.facts.vocab / known.size("fsdp")
-        return {} if piece.shape.size < part / 20 else None
-    if piece.shape.dtype != known.dtype or len(dims) != 2 or dims[0] > LANES:
-        return None
-    padded = (plain((n, dims[1])) for n in (dims[0] * known.size("fsdp"), known.facts.hidden))
-    return {} if any(whole in known.uneven for whole in padded) else None
-
-
 def _experts_whole(piece: Piece, known: Known) -> Moved | None:
     if (piece.kind, piece.axes) != ("all-reduce", FSDP) or piece.shape.dtype != known.dtype:
         return None
@@ -318,12 +277,6 @@ BEYOND: dict[str, Callable[[Piece, Known], Moved | None]] = {
     # libtpu's choice: over all chips of a slice a gradient is all-reduced, over every link of the
     # torus, where each device could be sent its part alone; an explicit psum_scatter, too
     "sums over a whole slice by all-reduce, x2": _summed_whole,
-    # libtpu's choice where the parts of a gradient that devices keep are no whole tiles as its
-    # product leaves it: latent attention's. As the sum wants them they would first be copied, or
-    # what is multiplied would, for about as long as the rest of the sum takes
-    "parts of no whole tiles summed whole, x2": _parts_summed_whole,
-    # and where it fills such parts up with zeros instead, what it then sends to put them right
-    "parts of no whole tiles put right": _parts_put_right,
     # libtpu's choice: a ring in both directions, beside the product, with n + 1 turns for n - 1
     "sums in turns, two too many": _in_turns,
     # of a compilation without optimizations, as this one, alone: the cast stands behind the gather
