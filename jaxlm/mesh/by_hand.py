@@ -8,6 +8,7 @@ For what the partitioner would do badly; all the rest is stated by `inside` and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxlm.mesh.inside import fitting, is_split, num_parts
 from jaxlm.mesh.rules import LENGTHS, spec_of
+
+LANES = 128  # columns of a TPU's tile
 
 
 def on_each_device(
@@ -61,14 +64,31 @@ def _free_axes() -> set[str]:
 
 
 def gather_part(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
-    """`gather_weight` within `on_each_device`; the gradient's transpose is a reduce-scatter."""
+    """`gather_weight` within `on_each_device`; its gradient goes to its parts by reduce-scatter."""
     weight = weight.astype(dtype)
     if not is_split("fsdp"):
         return weight
     for dim, part in enumerate(spec_of(axes)):
         if part == "fsdp":
-            weight = jax.lax.all_gather(weight, "fsdp", axis=dim, tiled=True)
+            weight = _gather_dim(dim, weight)
     return weight
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather_dim(dim: int, weight: jax.Array) -> jax.Array:
+    return jax.lax.all_gather(weight, "fsdp", axis=dim, tiled=True)
+
+
+def _scatter_dim(dim: int, _: None, grad: jax.Array) -> tuple[jax.Array]:
+    """Whole tiles of columns come first: as they stand, libtpu sums all of them on every device."""
+    columns = grad.shape[dim] // num_parts("fsdp")
+    if dim < grad.ndim - 1 or columns % LANES:
+        return (jax.lax.psum_scatter(grad, "fsdp", scatter_dimension=dim, tiled=True),)
+    parts = jnp.moveaxis(grad.reshape(*grad.shape[:-1], -1, columns), -2, 0)
+    return (jax.lax.psum_scatter(parts, "fsdp", tiled=False),)
+
+
+_gather_dim.defvjp(lambda dim, weight: (_gather_dim(dim, weight), None), _scatter_dim)
 
 
 def sum_parts(x: jax.Array, axis: str, *, by: Callable = jax.lax.psum) -> jax.Array:

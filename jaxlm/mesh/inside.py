@@ -62,26 +62,41 @@ def _gather(split: PartitionSpec, whole: PartitionSpec, weight: jax.Array) -> ja
     return jax.lax.with_sharding_constraint(weight, whole)
 
 
-_gather.defvjp(
-    lambda split, whole, weight: (_gather(split, whole, weight), None),
-    lambda split, whole, _, grad: (jax.lax.with_sharding_constraint(grad, split),),
-)
+def _to_parts(
+    split: PartitionSpec, whole: PartitionSpec, _: None, grad: jax.Array
+) -> tuple[jax.Array]:
+    """The dim of the parts comes first as they are summed: along another, such as the last of an
+    output projection, libtpu sums all of them for every device.
+    """
+    dim = next(
+        (d for d, (part, all_of) in enumerate(zip(split, whole, strict=True)) if part != all_of), 0
+    )
+    parts = PartitionSpec(split[dim], *split[:dim], *split[dim + 1 :])
+    grad = jax.lax.with_sharding_constraint(jnp.moveaxis(grad, dim, 0), parts)
+    return (jnp.moveaxis(grad, 0, dim),)
 
 
-def gradient_by_columns(x: jax.Array, *, rows: int) -> jax.Array:
+_gather.defvjp(lambda split, whole, weight: (_gather(split, whole, weight), None), _to_parts)
+
+
+def gradient_by_columns(
+    x: jax.Array, *, rows: int, axes: Sequence[str | None] = ("batch", "length")
+) -> jax.Array:
     """Rows [B, T, D] of a table that fsdp splits by columns: `x`, whose gradient goes by columns.
 
     Devices then have what their own columns need, and sum nothing along fsdp: less is sent than of
-    the table's gradient where a device looked up fewer than the `rows` that it has. Rows that
-    expert splits as well would have to change places first, and more would be sent.
+    the table's gradient where fewer were looked up than the `rows` that a device has. They are
+    counted along all other axes together, as the partitioner does: where those are more, it would
+    send them by columns and back. Rows that expert splits as well would have to change places
+    first, and more would be sent. `axes`: the logical axes of the first two dims.
     """
     if not is_split("fsdp") or is_split("expert") or x.ndim != 3:
         return x
-    length = fitting(["length"], x.shape[1:2])[0]
-    split = math.prod(map(num_parts, (*BATCH_AXES, *(RULES[length] or () if length else ()))))
-    if x.shape[0] * x.shape[1] // split >= rows // num_parts("tensor"):
+    if x.shape[0] * x.shape[1] // num_parts("fsdp") > rows // num_parts("tensor"):
         return x
-    return _by_columns(PartitionSpec("data", spec_of([length])[0], "fsdp"), x)
+    fits = fitting(axes, x.shape[:2])
+    others = ["data" if axis == "batch" else spec_of([axis])[0] for axis in fits]
+    return _by_columns(PartitionSpec(*others, "fsdp"), x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

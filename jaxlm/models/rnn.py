@@ -162,7 +162,7 @@ class RNN(WithHead):
         words_key, input_key, layers_key, output_key = split_key(key, 4)
         state = self.init_cache(tokens.shape[0], 0) if cache is None else cache
         tokens, reset = tokens.T, positions.T == 0  # time-major from here on
-        x = self.embed(tokens)  # [T, B, E]
+        x = self.embed(tokens, axes=(None, "batch"))  # [T, B, E]
         x = word_dropout(x, tokens, self.vocab_size, config.dropout_embedding, words_key)
         x = shard(x, None, "batch", "act_embed")
         x = _dropout(config, x, config.dropout_input, input_key)

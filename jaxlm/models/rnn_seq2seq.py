@@ -209,7 +209,8 @@ class RNNSeq2Seq(WithHead):
         if source is None:
             assert encoded is not None, "nothing to look at"
             source = self._source(encoded)
-        x = shard(self.embed(tokens.T), None, "batch", "act_embed")  # [T, B, E]
+        x = self.embed(tokens.T, axes=(None, "batch"))  # [T, B, E]
+        x = shard(x, None, "batch", "act_embed")
         x, carry = self.decoder(x, segment_ids, reset, carry, source, key=decoder_key)
         x = dropout(x.swapaxes(0, 1), self.config.dropout, output_key)  # [B, T, D]
         x = shard(x, "batch", "length", "act_embed")
@@ -225,7 +226,7 @@ class RNNSeq2Seq(WithHead):
     ) -> Encoded:
         """What the encoder makes of a source; padding, which is segment 0, is read into nothing."""
         embed = self.embed if self.source_embed is None else self.source_embed
-        x = shard(embed(tokens.T), None, "batch", "act_embed")
+        x = shard(embed(tokens.T, axes=(None, "batch")), None, "batch", "act_embed")
         x, ends = self.encoder(x, positions, segment_ids, key=key)
         if self.config.bridge == "dense":  # it starts from the last layer alone
             ends = ends[-1:]

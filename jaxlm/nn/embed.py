@@ -9,6 +9,7 @@ The lookup reads the table in the compute dtype; a vocabulary split over devices
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,10 +40,15 @@ class Embedding(nnx.Module):
         table = std * jax.random.normal(rngs.params(), (vocab_size, dim), jnp.float32)
         self.table = nnx.Param(table, axes=(rows, "embed"))
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:  # [B, T] -> [B, T, D]
-        """The rows of the table; an id that is not in it gives NaN, not another row."""
+    def __call__(
+        self, tokens: jax.Array, *, axes: Sequence[str | None] = ("batch", "length")
+    ) -> jax.Array:  # [B, T] -> [B, T, D]
+        """The rows of the table; an id that is not in it gives NaN, not another row.
+
+        `axes`: the logical axes of the tokens' dims.
+        """
         x = jnp.take(weight(self.table, self.dtype), tokens, axis=0, mode="fill")
-        return gradient_by_columns(x, rows=self.table.shape[0])
+        return gradient_by_columns(x, rows=self.table.shape[0], axes=axes)
 
     def attend(self) -> jax.Array:
         """The table as the kernel [D, V] of a tied head, in the compute dtype."""
