@@ -127,7 +127,9 @@ def _forward(how: How, q: Any, k: Any, v: Any, rows: Places, keys: Places) -> tu
         return (_each(how, meet, parts, (k, v), rows, keys), passed), None
 
     parts = [begin(x) for x in _halves(_grouped(q, k.shape[2]), dim=3)]
-    (parts, _), _ = jax.lax.scan(turn, (parts, (k, v, keys)), length=jax.lax.axis_size(how.axis))
+    between = jax.lax.axis_size(how.axis) - 1
+    (parts, last), _ = jax.lax.scan(turn, (parts, (k, v, keys)), length=between)
+    parts = _each(how, meet, parts, last[:2], rows, last[2])
     whole = jax.tree.map(lambda *x: jnp.concatenate(x, axis=3), *parts)
     total = jnp.maximum(whole.total, jnp.finfo(jnp.float32).tiny)
     out = _ungrouped(whole.out / total[..., None]).astype(v.dtype)
@@ -163,9 +165,10 @@ def _backward(how: How, saved: tuple, gradient: jax.Array) -> tuple:
         return (parts, _next(how, (k, v, keys, grads))), None
 
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
-    (parts, (*_, (d_k, d_v))), _ = jax.lax.scan(
-        turn, (parts, (k, v, keys, zeros)), length=jax.lax.axis_size(how.axis)
-    )
+    between = jax.lax.axis_size(how.axis) - 1
+    (parts, (*last, grads)), _ = jax.lax.scan(turn, (parts, (k, v, keys, zeros)), length=between)
+    parts, grads = _each_with(how, meet, parts, tuple(last[:2]), grads, rows, last[2])
+    d_k, d_v = _next(how, grads)  # home; of the keys themselves none is needed there
     d_q = _ungrouped(jnp.concatenate([part[-1] for part in parts], axis=3))
     return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
 

@@ -9,7 +9,7 @@ token's k copies there and back; stage sends a micro-batch on at every turn. The
 source that several parts of the devices look at is summed over them.
 
 What is told is what TPUs' compiler sends; with `least`, what no compiler could do without: sums by
-reduce-scatter, and a ring that ends when all have met.
+reduce-scatter.
 """
 
 from __future__ import annotations
@@ -110,15 +110,15 @@ class _Activations(Sender):
                 yield self.transfer("reduce-scatter", ("context",), whole)
 
     def _ring(self, look: Look, tokens: float, forward: int) -> Iterator[Transfer]:
-        """Keys and values go round in each pass, their float32 gradients in the last, to the end.
+        """Keys and values go round in each pass, their float32 gradients in the last, and home.
 
         Where the text is causal, all that attention reads and writes changes places before and
-        after; of two devices each keeps half.
+        after; of two devices each keeps half. Their one turn, computed again, is the backward's.
         """
         parts = self.setting.along("context")
         keys = tokens * self._part(look, "key", "value")
-        turns = parts - 1 if self.least else parts
-        sent = keys * self.wide * turns * (forward + 1) + keys * 4 * parts
+        passes = 2 if parts == 2 else forward + 1
+        sent = keys * self.wide * (parts - 1) * passes + keys * 4 * parts
         if look.asked["causal"]:
             moved = tokens * self._part(look, *look.tensors) * self.wide
             sent += moved * (forward + 1) * (0.5 if parts == 2 else 1)
