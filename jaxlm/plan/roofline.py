@@ -98,7 +98,7 @@ def roofline(load: Load, topology: Topology) -> Roofline:
         products, memory = piece_seconds(piece, topology)
         compute, hbm, core = compute + products, hbm + memory, core + max(products, memory)
     ici, dcn = network_seconds(load.transfers, topology)
-    waiting = sum(t for axes, t in ici.items() if set(axes.split("+")) & WAITING)
+    waiting = sum(t for axes, t in ici.items() if set(axes.split("+")) <= WAITING)
     host = load.host_bytes / (topology.chip.host_bandwidth / topology.chip.devices)
     host /= facts.NETWORK_SHARE
     hidden = sum(ici.values()) - waiting

@@ -6,6 +6,7 @@ network.transfer("all-gather", ("fsdp",), whole=1e9)    # a `Transfer` of what t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from jaxlm.mesh import RULES
@@ -37,7 +38,7 @@ class Sender:
 
     def transfer(self, kind: str, axes: tuple[str, ...], whole: float) -> Transfer:
         size = self.setting.along(*axes)
-        spread = self._spread(axes[0])
+        spread = math.prod(map(self._spread, axes))
         return Transfer(
             kind=kind, axes=axes, size=size, slices=spread, wire_bytes=wire_bytes(kind, whole, size)
         )

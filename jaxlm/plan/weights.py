@@ -6,8 +6,8 @@ fsdp gathers the weights of a layer's maps twice in the compute dtype and reduce
 gradients, in every pass through the layers; the embedding and the head are gathered once a step.
 What a loop over time multiplies with is gathered whole, along tensor as well, and its gradient is
 summed in float32. Where the rows that were looked up are fewer than the embedding's, their
-gradients go to the devices that have its columns instead of the table's. Over other axes of the
-batch, what is left of gradients is all-reduced.
+gradients go to the devices that have its columns instead of the table's. Over all other axes of the
+batch, what is left of gradients is all-reduced at once.
 """
 
 from __future__ import annotations
@@ -48,17 +48,19 @@ class Weights(Sender):
                 wide = self.wide if matrix and "router" not in array.path else array.itemsize
                 yield self.transfer("all-gather", ("fsdp",), own * wide * times)
                 yield self.transfer(self._sum(array), ("fsdp",), summed)
-            elif self.setting.along("fsdp") > 1:
-                kind = self._sum(array) if split > 1 else "all-reduce"
-                yield self.transfer(kind, ("fsdp",), summed)
-                if split > 1:
-                    yield self.transfer("all-gather", ("fsdp",), own * array.itemsize)
-            # what no axis of the batch splits is summed over all of them
-            left /= split if self.setting.along("fsdp") > 1 else 1
-            others = ("data", "expert", "context", *(() if matrix else ("tensor",)))
-            for axis in others:
-                if self.setting.along(axis) > 1 and axis not in mesh_axes(array):
-                    yield self.transfer("all-reduce", (axis,), left)
+            elif split > 1:  # ZeRO-1
+                yield self.transfer(self._sum(array), ("fsdp",), summed)
+                yield self.transfer("all-gather", ("fsdp",), own * array.itemsize)
+            if split > 1:
+                left /= split
+            # what is whole on several devices is summed over all of them at once
+            axes = ("data", "fsdp", "expert", "context", *(() if matrix else ("tensor",)))
+            zero = {"fsdp"} if split > 1 else set()
+            others = tuple(
+                a for a in axes if self.setting.along(a) > 1 and a not in mesh_axes(array) | zero
+            )
+            if others:
+                yield self.transfer("all-reduce", others, left)
         for rows in by_columns.values():
             yield from rows
 
@@ -79,9 +81,9 @@ class Weights(Sender):
             if zero:
                 whole = array.size / self.setting.along("tensor") * array.itemsize
                 yield self.transfer("all-gather", ("fsdp",), whole)
-        for axis in ("data", "expert"):
-            if self.setting.along(axis) > 1:
-                yield self.transfer("all-reduce", (axis,), 4 * array.size * micro / fsdp)
+        others = tuple(a for a in ("data", "expert") if self.setting.along(a) > 1)
+        if others:
+            yield self.transfer("all-reduce", others, 4 * array.size * micro / fsdp)
 
     def _maps(self) -> Iterator[tuple[Stack, LinearMap]]:
         for stack in self.facts.stacks:
@@ -96,7 +98,8 @@ class Weights(Sender):
         size, tokens = self.setting.along("fsdp"), self.setting.stack_tokens(stack)
         (table,) = (a for a in self.facts.params if a.path == stack.table)
         rows = table.shape[0] / self.setting.along("tensor")
-        if size > 1 and self.setting.along("expert") == 1 and tokens / self.setting.rounds < rows:
+        together = tokens / self.setting.rounds * self.setting.along("data", "context")
+        if size > 1 and self.setting.along("expert") == 1 and together <= rows:
             looked_up = tokens * table.shape[1] * self.wide
             yield self.transfer("all-to-all", ("fsdp",), looked_up)
             yield self.transfer("all-gather", ("fsdp",), tokens * size * 4)  # their numbers
