@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns its exit code. What is no mistake of the user's is not caught."""
     arguments = parse(argv)
     from jaxlm.config import UserError
+    from jaxlm.xla_flags import order_simulated
 
+    order_simulated()
     try:
         return VERBS[arguments.verb](arguments)
     except UserError as error:

@@ -24,14 +24,9 @@ import jax
 from jaxlm.config import UserError
 from jaxlm.exit_codes import MISTAKE
 from jaxlm.peers import Peers
+from jaxlm.xla_flags import order_collectives, order_simulated
 
 HEARTBEAT_SECONDS = 45  # jax's own limit is the spare one: it says nothing of what to do
-
-# Else XLA for CPUs orders a program for concurrency: independent collectives are under way at a
-# time, one process is at this one while another is at that one, and they hang, or gloo aborts. Of
-# four processes of two devices, beside two busy loops, 7 of 13 runs did, also with one program in
-# flight at a time; with this none of 11.
-ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 _PEERS: list[Peers] = []  # of this process: none, where it is alone
 
@@ -42,8 +37,10 @@ def init_processes(
     """Joins the processes of a run: by arguments, else as the environment, pod or Slurm say.
 
     The environment is JAXLM_COORDINATOR ("host:port"), JAXLM_NUM_PROCESSES and JAXLM_PROCESS_ID.
-    Nothing happens where none of these says that there is more than one process.
+    Where none of these says that there is more than one process, none is joined; simulated CPU
+    devices get `jaxlm.xla_flags` all the same.
     """
+    order_simulated()
     coordinator = coordinator or os.environ.get("JAXLM_COORDINATOR")
     if num_processes is None:
         num_processes = _from_environment("JAXLM_NUM_PROCESSES")
@@ -70,7 +67,9 @@ def init_processes(
 def _join(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    _order_collectives()
+    platforms: str = jax.config.jax_platforms or ""  # type: ignore[attr-defined]
+    if platforms.split(",")[0] == "cpu":
+        order_collectives()
     jax.distributed.initialize(
         coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
     )
@@ -81,14 +80,6 @@ def _join(
         assert state.process_id is not None and state.num_processes is not None
         _PEERS.append(Peers(state.client, state.process_id, state.num_processes))
         _PEERS[-1].start()
-
-
-def _order_collectives() -> None:
-    """On CPUs, collectives come in the same order in all processes; a user's own flag stands."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    platforms: str = jax.config.jax_platforms or ""  # type: ignore[attr-defined]
-    if platforms.split(",")[0] == "cpu" and ORDERED.partition("=")[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {ORDERED}".strip()  # read when the devices are made
 
 
 @contextmanager

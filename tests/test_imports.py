@@ -49,7 +49,8 @@ def test_the_check_itself_sees_jax():
 
 
 @pytest.mark.parametrize(
-    "module", ["jaxlm", "jaxlm.config", "jaxlm.types", "jaxlm.tree", "jaxlm.cli"]
+    "module",
+    ["jaxlm", "jaxlm.config", "jaxlm.types", "jaxlm.tree", "jaxlm.xla_flags", "jaxlm.cli"],
 )
 def test_the_command_line_starts_without_anything_heavy(module):
     assert loaded(f"import {module}") == []

@@ -92,11 +92,14 @@ def in_two(program: str, *words: str) -> tuple[int, list[str]]:
 def in_processes(
     count: int, devices: int, program: str, *words: str
 ) -> tuple[list[int], list[str]]:
-    """(exit code, output) of each of several processes of a Python program."""
+    """(exit code, output) of each of several processes of a Python program.
+
+    They hear nothing of the order of collectives from the tests: it is what they see to themselves.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    flags = unordered().replace("device_count=8", f"device_count={devices}")
     workers = []
     for index in range(count):
         environment = os.environ | {
@@ -120,6 +123,11 @@ def in_processes(
         for worker in workers:
             worker.kill()
     return [worker.returncode for worker in workers], outputs
+
+
+def unordered() -> str:
+    """The tests' own flags, without that of the order of collectives."""
+    return " ".join(f for f in os.environ["XLA_FLAGS"].split() if not f.startswith(FLAG))
 
 
 def ledger(path: Path) -> dict[int, list[int]]:
@@ -290,8 +298,7 @@ ORDER = """
 import os, sys
 if sys.argv[1:]:
     os.environ["XLA_FLAGS"] += " " + sys.argv[1]
-from jaxlm.processes import init_processes
-init_processes()
+START
 import jax, jax.numpy as jnp
 
 def halves(x):
@@ -305,19 +312,50 @@ order = [line.split("=")[0].strip() for line in text.partition("ENTRY")[2].split
 flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "scheduler" in flag]
 print(flags, [name for name in order if name.startswith("%")])
 """
+JOINING = ORDER.replace("START", "from jaxlm.processes import init_processes\ninit_processes()")
+VERB = ORDER.replace("START", "from jaxlm.cli import main\nassert main(['presets', '--json']) == 0")
 
 
 def test_collectives_have_one_order_in_all_processes() -> None:
     """XLA hears of it, though its library is loaded before; a flag that a user gives stands."""
     found = []
     for words in ([], [f"{FLAG}=true"], [f"{FLAG}=false"]):
-        code, outputs = in_two(ORDER, *words)
+        code, outputs = in_two(JOINING, *words)
         assert code == 0, outputs
         (told,) = {output.splitlines()[-1] for output in outputs}
         found.append(told)
-    assert found[0] == found[2] and found[0].startswith(f"['{FLAG}=false'] ['%")
-    assert found[1].startswith(f"['{FLAG}=true'] ['%")
-    assert found[0].partition("] ")[2] != found[1].partition("] ")[2]
+    compare_orders(*found)
+
+
+@pytest.mark.parametrize("program", [JOINING, VERB], ids=["library", "verb"])
+def test_collectives_have_one_order_on_simulated_devices(program: str) -> None:
+    """Of one process, whichever verb it runs and where it is no verb's; one device has no need."""
+    eight = unordered()
+    told = [alone(program, eight, *words) for words in ([], [f"{FLAG}=true"], [f"{FLAG}=false"])]
+    compare_orders(*told)
+    one = alone(program, eight.replace("device_count=8", "device_count=1"))
+    assert one.startswith("[] ['%") and orders(one) == orders(told[1])
+
+
+def alone(program: str, flags: str, *words: str) -> str:
+    """The last line of a Python program in a process by itself."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAXLM_")}
+    environment |= {"XLA_FLAGS": flags, "TPU_SKIP_MDS_QUERY": "1"}
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def compare_orders(unsaid: str, concurrent: str, ordered: str) -> None:
+    """What processes told that got no flag, a user's own "true" and a user's own "false"."""
+    assert unsaid == ordered and unsaid.startswith(f"['{FLAG}=false'] ['%")
+    assert concurrent.startswith(f"['{FLAG}=true'] ['%")
+    assert orders(unsaid) != orders(concurrent)
+
+
+def orders(told: str) -> str:
+    return told.partition("] ")[2]
 
 
 def test_processes_with_accelerators_keep_their_flags(joined, monkeypatch) -> None:
