@@ -2,7 +2,8 @@
 
 LLVM's own optimizations are left out: what XLA does to a program is the same, and a step that runs
 twenty times compiles in half the time. Products of small matrices run in one thread, for another
-worker has the other core. Where XLA still has its older emitters of fused loops they
+worker has the other core. Collectives come in one order (see `jaxlm.xla_flags`), else eight devices
+on two cores can wait for one another. Where XLA still has its older emitters of fused loops they
 are taken, which saves another quarter; the newer ones are tested with a newer jax, and by what
 tests start as processes, which have their own settings. What one worker or process of a test run
 has compiled, the others of that run read from a folder of its own.
@@ -21,6 +22,7 @@ FLAGS = {
     "xla_force_host_platform_device_count": "8",
     "xla_backend_optimization_level": "0",
     "xla_cpu_multi_thread_eigen": "false",
+    "xla_cpu_enable_concurrency_optimized_scheduler": "false",
 }
 if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # newer ones do not know it
     FLAGS["xla_cpu_use_fusion_emitters"] = "false"

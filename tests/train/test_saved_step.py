@@ -297,9 +297,9 @@ def test_what_the_runtime_cannot_load_is_told(kept, tmp_path):
 QUIET = ("eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]", "train.steps=3")
 
 
-def kept_by_a_plan(name: str, path, *more: str) -> None:
+def kept_by_a_plan(name: str, path) -> None:
     """What `jaxlm plan --save` does, on devices that are here."""
-    config = planned(load(name, *QUIET, *more).config)
+    config = planned(load(name, *QUIET).config)
     c = compile_on(config, config.mesh.build(), {}, signals=False, platform="cpu")
     saved_step.save(c.executable, config, c.program, c.batch_spec, c.options, path)
 
@@ -310,18 +310,14 @@ def trained(name: str, run_dir, *more: str) -> str:
     return outcome.result["final"]["param_sha256"]
 
 
-# Of the eight simulated devices: these share eight threads, and where each of them has one that
-# waits in a sum, but not all in the same one of two that no order binds, none goes on.
-TWO = ("mesh.data=2", "mesh.num_devices=2")
-
-
 def test_training_takes_the_kept_step_and_ends_in_the_same_weights(tmp_path, capsys):
-    path, kept = tmp_path / "step.bin", f"train.compiled={tmp_path / 'step.bin'}"
-    kept_by_a_plan("transformer", path, *TWO)
-    own = trained("transformer", tmp_path / "own", *TWO)
-    assert trained("transformer", tmp_path / "kept", kept, *TWO) == own
+    path = tmp_path / "step.bin"
+    kept_by_a_plan("transformer", path)
+    own = trained("transformer", tmp_path / "own")
+    kept = f"train.compiled={path}"
+    assert trained("transformer", tmp_path / "kept", kept) == own
     assert f"the train step is that of {path}" in capsys.readouterr().out
-    assert trained("transformer", tmp_path / "other", kept, "seed=9", *TWO) != own
+    assert trained("transformer", tmp_path / "other", kept, "seed=9") != own
     told = "was made with another config: seed 1 -> 9; the step is compiled now"
     assert told in "".join(capsys.readouterr())
 
@@ -330,7 +326,7 @@ def test_training_takes_the_kept_step_and_ends_in_the_same_weights(tmp_path, cap
 def test_ids_that_training_finds_in_its_tokenizer_are_of_no_account(name, tmp_path, capsys):
     """A plan reads no tokenizer, so its masks, sentinels and starts are null."""
     path = tmp_path / "step.bin"
-    kept_by_a_plan(name, path, *TWO)
-    own = trained(name, tmp_path / "own", *TWO)
-    assert trained(name, tmp_path / "kept", f"train.compiled={path}", *TWO) == own
+    kept_by_a_plan(name, path)
+    own = trained(name, tmp_path / "own")
+    assert trained(name, tmp_path / "kept", f"train.compiled={path}") == own
     assert f"the train step is that of {path}" in capsys.readouterr().out
