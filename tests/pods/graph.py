@@ -31,37 +31,35 @@ from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.plan.transfers import transfers
 from jaxlm.run import RunConfig, load_run
 from jaxlm.train.session import program_of
-from tests.pods.sent import MIB, Key, Known, Piece, as_least, pieces_of
+from tests.pods.sent import CAST, MIB, Key, Known, Piece, as_least, pieces_of
 
 FOLDERS = (Path(__file__).parents[2] / "configs" / "pretrain", Path(__file__).parent / "configs")
 GOLDEN = Path(__file__).parent / "golden"
 GIB = 2**30
 
-WHOLE = "sums over a whole slice by all-reduce, x2"
+FOR_ALL = "sums by all-reduce for reduce-scatter, x2"
+LONGER = "sums of longer parts"
 TURNS = "sums in turns, two too many"
-CAST = "gathered before the cast, x2"
-TABLE = "a table summed over fsdp and expert at once"
+TABLE = "a table summed over all of the batch at once"
 
-# A config, and the exceptions of `sent.BEYOND` that its step makes. The last five are here alone:
+# A config, and the exceptions of `sent.BEYOND` that its step makes. The last four are here alone:
 # they have the axes that those of configs/pretrain do without.
 PODS: dict[str, tuple[str, ...]] = {
     "gpt2_124m": (),
     "bert_large": (),
-    "llama3.1_8b": (WHOLE, CAST),
-    "llama3.1_70b": (WHOLE, CAST),
-    "mixtral_8x7b": (WHOLE, CAST),
-    "glm_10b": (WHOLE, TURNS, CAST),
-    "gpt3_175b": (WHOLE, CAST),
-    "qwen3_8b": (WHOLE, CAST),
-    "deepseek_fsdp": (WHOLE, CAST),
-    "stages": (WHOLE, CAST, "a stage's norms read by sums", "a table's tiles between slices"),
-    "expert": (
-        CAST,
-        "experts summed by all-reduce, x2",
-        TABLE,
-    ),
-    "ring": (CAST, "a ring's last turn", "a table summed over context and tensor at once"),
-    "slices": (WHOLE, CAST),
+    "llama3.1_8b": (CAST, LONGER),
+    "llama3.1_70b": (CAST, LONGER),
+    "llama3.1_405b": (CAST, LONGER, "a table summed over tensor as well"),
+    "mixtral_8x7b": (CAST, TABLE, "experts summed in float32"),
+    "deepseek_671b": (CAST, LONGER, FOR_ALL, TABLE, TURNS),
+    "glm_10b": (CAST, TABLE),
+    "gpt3_175b": (CAST, LONGER, FOR_ALL, TABLE),
+    "t5_11b": (CAST, LONGER, "adafactor's means along a split dim"),
+    "lstm_1b": (CAST, TURNS),
+    "stages": (CAST, FOR_ALL, "a stage's norms read by sums", "a table's tiles between slices"),
+    "expert": (CAST, FOR_ALL, TABLE),
+    "ring": (CAST,),
+    "slices": (CAST, FOR_ALL),
 }
 
 
@@ -133,6 +131,10 @@ class Graph:
         lines.append(f"state {stats.alias_size_in_bytes / GIB:.3f} GiB")
         lines.append(f"memory {self.memory.total / GIB:.2f} GiB of {self.memory.limit / GIB:.2f}")
         return "\n".join(lines) + "\n"
+
+
+def is_shipped(name: str) -> bool:
+    return (FOLDERS[0] / f"{name}.yaml").exists()
 
 
 def load(name: str, *overrides: str) -> RunConfig:

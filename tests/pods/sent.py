@@ -12,11 +12,12 @@ be the least's. `unexpected_gathers` names arrays that are gathered and should n
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxlm.mesh import RULES
 from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
@@ -25,12 +26,15 @@ from jaxlm.plan.hlo_text import DTYPE_BITS, Shape
 from jaxlm.plan.sender import mesh_axes
 from jaxlm.plan.setting import Setting
 from jaxlm.plan.stacks import Array, ways
+from jaxlm.train.optimizer import Adafactor
 
 Key = tuple[str, tuple[str, ...]]  # (kind, axes)
 MIB = 2**20
 SMALL = MIB // 4  # bytes sent in a step of sums and gathers of numbers, which no closed form counts
 LANES = 128  # columns of a tile
+TILE = (8, LANES)  # of float32
 CONTEXT, FSDP = ("context",), ("fsdp",)
+CAST = "gathered before the cast, x2"
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,21 @@ class Known:
         return found
 
     @cached_property
-    def experts(self) -> set[tuple[int, ...]]:
-        """The dims of experts' kernels, gathered."""
-        return {plain(self._held(a, FSDP)[1:]) for a in self.facts.params if is_expert(a)}
+    def rows_of_parts(self) -> set[tuple[int, ...]]:
+        """The dims of what fsdp splits without the dim that it splits."""
+        return {
+            plain(
+                n
+                for n, axis in zip(self._held(a, ()), a.axes, strict=True)
+                if RULES[axis] != "fsdp"
+            )
+            for a in self.facts.params
+            if "fsdp" in mesh_axes(a)
+        }
+
+    def experts(self, whole: tuple[str, ...] = ()) -> set[tuple[int, ...]]:
+        """The dims of experts' kernels of a layer on a device, whole along these axes."""
+        return {plain(self._held(a, whole)[1:]) for a in self.facts.params if is_expert(a)}
 
     def table(self, whole: tuple[str, ...]) -> tuple[int, ...]:
         """The dims of the embedding's table on a device, whole along these axes of the mesh."""
@@ -169,12 +185,12 @@ def plain(dims: Iterable[int]) -> tuple[int, ...]:
 Moved = Mapping[Key, float]
 
 
-def _summed_whole(piece: Piece, known: Known) -> Moved | None:
-    """Also of a reduce-scatter by hand libtpu makes an all-reduce (`test_sums`)."""
-    whole = known.size("fsdp") == known.topology.devices_per_slice
-    if not whole or (piece.kind, piece.axes) != ("all-reduce", FSDP):
+def _summed_for_all(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("all-reduce", FSDP):
         return None
-    if piece.shape.dtype not in known.gradients.get(plain(piece.shape.dims), ()):
+    dims, dtype = plain(piece.shape.dims), piece.shape.dtype
+    is_expert_s = dims in known.experts(FSDP) and dtype == known.dtype
+    if not is_expert_s and dtype not in known.gradients.get(dims, ()):
         return None
     return {("reduce-scatter", FSDP): piece.bytes / 2}
 
@@ -199,50 +215,70 @@ def _cast_behind(piece: Piece, known: Known) -> Moved | None:
     return {(piece.kind, piece.axes): piece.bytes * narrow}
 
 
-def _table_at_once(piece: Piece, known: Known) -> Moved | None:
-    if piece.kind != "all-reduce" or piece.shape.dtype != known.dtype:
+def _aligned(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("collective-permute", FSDP):
         return None
-    if plain(piece.shape.dims) != known.table(FSDP) or piece.axes != ("expert", "fsdp"):
+    dims = plain(piece.shape.dims)
+    if piece.shape.dtype == "f32":  # of the head's, as whole tiles
+        return {} if piece.shape.dims[-2:] == TILE else None
+    if piece.shape.dtype != known.dtype:
         return None
-    split, others = known.size("fsdp"), known.size("expert")
-    whole = piece.bytes / wire_bytes("all-reduce", 1.0, split * others)
+    return {} if any(_longer(dims, part) for part in known.parts) else None
+
+
+def _longer(dims: tuple[int, ...], part: tuple[int, ...]) -> bool:
+    """Whether one dim of a part is longer, by less than half."""
+    more, less = (
+        list((Counter(x) - Counter(y)).elements()) for x, y in ((dims, part), (part, dims))
+    )
+    return len(more) == len(less) == 1 and less[0] < more[0] < 1.5 * less[0]
+
+
+def _whole_at_once(piece: Piece, known: Known) -> Moved | None:
+    others = tuple(axis for axis in piece.axes if axis != "fsdp")
+    if piece.kind != "all-reduce" or "fsdp" not in piece.axes or not others:
+        return None
+    if piece.shape.dtype != known.dtype:
+        return None
+    dims = plain(piece.shape.dims)
+    if dims != known.table(FSDP) and known.dtype not in known.gradients.get(dims, ()):
+        return None
+    split, rest = known.size("fsdp"), math.prod(map(known.size, others))
+    whole = piece.bytes / wire_bytes("all-reduce", 1.0, split * rest)
     return {
         ("reduce-scatter", FSDP): wire_bytes("reduce-scatter", whole, split),
-        ("all-reduce", ("expert",)): wire_bytes("all-reduce", whole / split, others),
-    }
-
-
-def _norms_at_once(piece: Piece, known: Known) -> Moved | None:
-    if (piece.kind, piece.axes) != ("all-reduce", ("expert", "fsdp")) or piece.shape.dtype != "f32":
-        return None
-    norms = {plain(a.shape[-1:]) for a in known.facts.params if "norm" in a.path}
-    if plain(piece.shape.dims) not in norms:
-        return None
-    whole = piece.bytes / wire_bytes("all-reduce", 1.0, known.size("fsdp") * known.size("expert"))
-    sizes = {axis: known.size(axis) for axis in ("fsdp", "expert")}
-    return {
-        ("all-reduce", (axis,)): wire_bytes("all-reduce", whole, n) for axis, n in sizes.items()
+        ("all-reduce", others): wire_bytes("all-reduce", whole / split, rest),
     }
 
 
 def _columns_at_once(piece: Piece, known: Known) -> Moved | None:
-    both = ("context", "tensor")
-    if piece.axes != both or piece.shape.dtype != known.dtype:
+    others = tuple(axis for axis in piece.axes if axis != "tensor")
+    if "tensor" not in piece.axes or not others or piece.shape.dtype != known.dtype:
         return None
     if piece.kind == "collective-permute" and piece.shape.size == math.prod(known.table(())):
         return {}
     if piece.kind != "all-reduce" or plain(piece.shape.dims) != known.table(("tensor",)):
         return None
-    context, tensor = map(known.size, both)
-    part = piece.bytes / wire_bytes("all-reduce", 1.0, context * tensor) / tensor
-    return {("all-reduce", CONTEXT): wire_bytes("all-reduce", part, context)}
+    tensor, rest = known.size("tensor"), math.prod(map(known.size, others))
+    part = piece.bytes / wire_bytes("all-reduce", 1.0, rest * tensor) / tensor
+    return {("all-reduce", others): wire_bytes("all-reduce", part, rest)}
 
 
-def _experts_whole(piece: Piece, known: Known) -> Moved | None:
-    if (piece.kind, piece.axes) != ("all-reduce", FSDP) or piece.shape.dtype != known.dtype:
+def _experts_wide(piece: Piece, known: Known) -> Moved | None:
+    if piece.kind != "all-reduce" or "fsdp" in piece.axes or piece.shape.dtype != "f32":
         return None
-    is_one = plain(piece.shape.dims) in known.experts
-    return {("reduce-scatter", FSDP): piece.bytes / 2} if is_one else None
+    if plain(piece.shape.dims) not in known.experts():
+        return None
+    narrow = DTYPE_BITS[known.dtype] / DTYPE_BITS["f32"]
+    return {(piece.kind, piece.axes): piece.bytes * narrow}
+
+
+def _factored(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("all-reduce", FSDP) or piece.shape.dtype != "f32":
+        return None
+    if not isinstance(known.facts.config.optimizer, Adafactor):
+        return None
+    return {} if plain(piece.shape.dims) in known.rows_of_parts else None
 
 
 def _padded(piece: Piece, known: Known) -> Moved | None:
@@ -263,41 +299,33 @@ def _norms_read(piece: Piece, known: Known) -> Moved | None:
     return {(piece.kind, piece.axes): piece.bytes / 3} if is_norm else None
 
 
-def _last_turn(piece: Piece, known: Known) -> Moved | None:
-    if (piece.kind, piece.axes) != ("collective-permute", CONTEXT):
-        return None
-    if piece.shape.dtype != known.dtype or not known.is_key(piece.shape):
-        return None
-    n = known.size("context")
-    return {(piece.kind, piece.axes): piece.bytes * (n - 1) / n}
-
-
 # name -> what the least sends instead of such an array; None: it is not one
 BEYOND: dict[str, Callable[[Piece, Known], Moved | None]] = {
-    # libtpu's choice: over all chips of a slice a gradient is all-reduced, over every link of the
-    # torus, where each device could be sent its part alone; an explicit psum_scatter, too
-    "sums over a whole slice by all-reduce, x2": _summed_whole,
+    # libtpu's choice: over all chips of a slice, or where parts are no whole tiles, a gradient is
+    # all-reduced, where each device could be sent its part alone; an explicit psum_scatter, too
+    "sums by all-reduce for reduce-scatter, x2": _summed_for_all,
     # libtpu's choice: a ring in both directions, beside the product, with n + 1 turns for n - 1
     "sums in turns, two too many": _in_turns,
+    # libtpu's choice: parts longer than a device keeps, whose ends go on to the next
+    "sums of longer parts": _aligned,
     # of a compilation without optimizations, as this one, alone: the cast stands behind the gather
-    "gathered before the cast, x2": _cast_behind,
+    CAST: _cast_behind,
+    # no one's choice: what the least does not know of
+    "adafactor's means along a split dim": _factored,
+    # the partitioner's choice: of a table or a bias over all axes of the batch at once, where each
+    # could keep its part of the columns first
+    "a table summed over all of the batch at once": _whole_at_once,
+    # the compiler's choice: it casts behind the sum what it could cast before
+    "experts summed in float32": _experts_wide,
     # the partitioner's choice: with rows split along tensor it sums a table of all the vocabulary,
     # of which each device then keeps or is sent its part
-    "a table summed over context and tensor at once": _columns_at_once,
-    # the partitioner's choice: over fsdp and expert at once, where each could keep its part first
-    "a table summed over fsdp and expert at once": _table_at_once,
-    # which of norms' gradients is less than the least, that sums them over one and then the other
-    "norms summed over fsdp and expert at once": _norms_at_once,
-    # libtpu's choice of an all-reduce for two reduce-scatters that it runs as one
-    "experts summed by all-reduce, x2": _experts_whole,
+    "a table summed over tensor as well": _columns_at_once,
     # the partitioner's choice: devices keep columns of a stage's norms, and read a layer's by a sum
     # in the forward pass and again in the backward one, beside that of their gradients
     "a stage's norms read by sums": _norms_read,
     # libtpu's choice: between slices go whole tiles of 128 columns, of which a device has fewer, of
     # the tied table as it is a head's and, which each stage could form by itself, as it is read
     "a table's tiles between slices": _padded,
-    # the engine's: turns of its loop are alike, so that keys go home though none needs them there
-    "a ring's last turn": _last_turn,
 }
 
 
@@ -334,7 +362,9 @@ def _is_expected(piece: Piece, known: Known) -> bool:
     if _cast_behind(piece, known) is not None:
         return True
     if axes == FSDP and shape.dtype == "s32":  # the numbers of tokens whose rows are sent
-        return shape.size == known.tokens * known.setting.accumulation / known.setting.rounds
+        setting, stacks = known.setting, known.facts.stacks
+        counts = [known.tokens * setting.accumulation, *map(setting.stack_tokens, stacks)]
+        return shape.size in [count / setting.rounds for count in counts]
     if shape.dtype != known.dtype:
         return False
     if axes in (("tensor",), ("stage",)):  # sequence parallelism; what the last stage made

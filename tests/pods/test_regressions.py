@@ -24,7 +24,7 @@ EXCEPTIONS = PODS["llama3.1_8b"]
 
 def small(*overrides: str) -> RunConfig:
     """A shipped config in small: fewer layers, on a quarter of its pod."""
-    pod = ("mesh.topology=v6e:8x8", "mesh.fsdp=64", "train.batch_size=64", "data.seq_len=2048")
+    pod = ("mesh.topology=v6e:8x8", "mesh.fsdp=32", "train.batch_size=64", "data.seq_len=2048")
     return load("llama3.1_8b", "model.num_layers=2", *pod, *overrides)
 
 
