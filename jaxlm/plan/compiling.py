@@ -98,8 +98,6 @@ def can_compile(topology: Topology) -> str:
     """ "" where a step can be compiled for a topology here, else why not."""
     if not topology.chip.is_tpu:
         return f"{topology.chip.label} steps are not compiled here"
-    if topology.chip.name == "v4":
-        return "libtpu describes a v4 chip as two devices, which is not how they run"
     if importlib.util.find_spec("libtpu") is None:
         return "libtpu is missing; `pip install 'jaxlm[tpu]'` brings it"
     return ""
@@ -114,6 +112,8 @@ def devices_of(topology: Topology) -> list[Any]:
     name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
     more: dict[str, Any] = {} if topology.slices == 1 else {"num_slices": topology.slices}
     more["wrap"] = topology.wrapped
+    if topology.chip.cores is not None:
+        more["chip_config_name"] = topology.chip.cores
     try:
         with machine_told(tpus=_has_tpus()):
             found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)

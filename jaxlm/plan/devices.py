@@ -62,6 +62,7 @@ class Chip:
     on_chip_bytes: float  # of the memory beside its cores: VMEM, or a GPU's second-level cache
     devices: int = 1  # jax devices a chip
     chips_per_host: int = 4
+    cores: str | None = None  # libtpu's word for cores that are one device; None: as it has them
     clock: float | None = None  # Hz of the core that the compiler counts cycles of; None: not told
     wraps_at: int = 4  # a dim of a multiple of this many chips is a ring
     price: float  # USD a chip-hour
@@ -89,6 +90,7 @@ CHIPS = {
             name="v4",
             label="TPU v4",
             kind="TPU v4",
+            cores="megacore",
             clock=1.05e9,
             peaks={"bf16": 275e12},
             matmul=0.74,

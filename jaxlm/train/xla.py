@@ -8,13 +8,14 @@ have it (MaxText's XLA flags, 2025), and gives products the memory on the chip t
 sets were held against one another by the compiler's own cycles (`tools/tune_xla.py`; no device was
 asked): of a step of two layers of Llama 3.1 8B over 16 chips,
 
-                  v5e       v5p       v6e
-    none          550 ms    223 ms    222 ms
-    shipped       476 ms    182 ms    183 ms
+                  v4        v5e       v5p       v6e
+    none          460 ms    550 ms    223 ms    222 ms
+    shipped       449 ms    476 ms    182 ms    183 ms
 
-Left out is what changed nothing in one of these steps, or in GPT-2's over eight v5e, or made it
-slower: all-reduces or reduce-scatters in fusions, sparse cores, another scheduler, more memory. Any
-option can be set otherwise or taken out: the last word is the run's `train.xla`.
+(v4 with `data` of two beside fsdp). For tpu7x no clock is published that would turn its cycles into
+seconds. Left out is what changed nothing in one of these steps, or in GPT-2's over eight v5e, or
+made it slower: all-reduces or reduce-scatters in fusions, sparse cores, another scheduler, more
+memory. Any option can be set otherwise or taken out: the last word is the run's `train.xla`.
 """
 
 from __future__ import annotations

@@ -83,6 +83,14 @@ def test_steps_of_other_models_agree_with_the_analytic_model(name):
         assert counted[key] == pytest.approx(told[key], rel=1e-3, abs=1e5)
 
 
+def test_the_two_cores_of_a_v4_chip_are_one_device(tmp_path):
+    words = ("mesh.fsdp=4", "mesh.tensor=2", "model.num_layers=1", "--quick", "--json")
+    found = plan(tmp_path, "--topology", "v4:2x2x2", *words)
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.startswith("compiling the train step for v4:2x2x2 ...")
+    assert json.loads(found.stdout)["plan"]["source"].startswith("compiled")
+
+
 def test_a_step_without_room_is_told_in_the_compilers_figures(tmp_path):
     large = ("model.num_layers=16", "model.hidden_size=4096", "model.attention.num_heads=32")
     words = ("--topology", "v5e:2x2", "mesh.fsdp=4", "mesh.tensor=1", "model.remat=none")
