@@ -68,9 +68,10 @@ def _to_parts(
     """The dim of the parts comes first as they are summed: along another, such as the last of an
     output projection, libtpu sums all of them for every device.
     """
-    dim = next(
-        (d for d, (part, all_of) in enumerate(zip(split, whole, strict=True)) if part != all_of), 0
-    )
+    moved = (d for d, (part, all_of) in enumerate(zip(split, whole, strict=True)) if part != all_of)
+    dim = next(moved, None)
+    if dim is None:  # fsdp splits none of it
+        return (jax.lax.with_sharding_constraint(grad, split),)
     parts = PartitionSpec(split[dim], *split[:dim], *split[dim + 1 :])
     grad = jax.lax.with_sharding_constraint(jnp.moveaxis(grad, dim, 0), parts)
     return (jnp.moveaxis(grad, 0, dim),)

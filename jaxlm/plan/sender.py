@@ -1,7 +1,7 @@
 """The networks between devices, as one device sees them: who is in a group, and how far apart.
 
-network = Network(facts, setting, topology)
-network.transfer("all-gather", ("fsdp",), whole=1e9)    # a `Transfer` of what this device sends
+sender = Sender(facts, setting, topology)
+sender.transfer("all-gather", ("fsdp",), whole=1e9)    # a `Transfer` of what this device sends
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sender:
 
     def transfer(self, kind: str, axes: tuple[str, ...], whole: float) -> Transfer:
         size = self.setting.along(*axes)
-        spread = math.prod(map(self._spread, axes))
+        spread = min(math.prod(map(self._spread, axes)), self.topology.fast_groups)
         return Transfer(
             kind=kind, axes=axes, size=size, slices=spread, wire_bytes=wire_bytes(kind, whole, size)
         )

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.facts import Facts
 from jaxlm.plan.roofline import Transfer
+from jaxlm.plan.scores import kind_of
 from jaxlm.plan.sender import Sender
 from jaxlm.plan.setting import Setting
 from jaxlm.plan.stacks import Look, Stack, token_part
@@ -108,21 +109,32 @@ class _Activations(Sender):
                 whole = tokens * parts * self._part(look, "key", "value") * self.wide
                 yield self.transfer("all-gather", ("context",), whole * again)
                 yield self.transfer("reduce-scatter", ("context",), whole)
+                # the fused kernel gives each device as many pairs; a window gives them by itself
+                platform = "tpu" if self.topology.chip.is_tpu else "gpu"
+                kind = kind_of(look, stack, self.setting, platform)
+                if kind == "splash" and look.asked["causal"] and not look.asked["window"]:
+                    moved = self._swapped(look, tokens, again + 1, "query", "attention")
+                    yield self.transfer("collective-permute", ("context",), moved)
 
     def _ring(self, look: Look, tokens: float, forward: int) -> Iterator[Transfer]:
         """Keys and values go round in each pass, their float32 gradients in the last, and home.
 
         Where the text is causal, all that attention reads and writes changes places before and
-        after; of two devices each keeps half. Their one turn, computed again, is the backward's.
+        after. Of two devices the one turn, computed again, is the backward's.
+        Beside tensor libtpu gathers one gradient of a layer in two layouts, which is not counted.
         """
         parts = self.setting.along("context")
         keys = tokens * self._part(look, "key", "value")
         passes = 2 if parts == 2 else forward + 1
         sent = keys * self.wide * (parts - 1) * passes + keys * 4 * parts
         if look.asked["causal"]:
-            moved = tokens * self._part(look, *look.tensors) * self.wide
-            sent += moved * (forward + 1) * (0.5 if parts == 2 else 1)
+            sent += self._swapped(look, tokens, forward + 1, *look.tensors)
         yield self.transfer("collective-permute", ("context",), sent)
+
+    def _swapped(self, look: Look, tokens: float, passes: int, *names: str) -> float:
+        """What changes places, so that all devices have pairs alike; of two each keeps half."""
+        moved = tokens * self._part(look, *names) * self.wide * passes
+        return moved * (0.5 if self.setting.along("context") == 2 else 1)
 
     def _part(self, look: Look, *names: str) -> float:
         """Of a token's tensors what one device holds."""

@@ -55,10 +55,8 @@ class Weights(Sender):
                 left /= split
             # what is whole on several devices is summed over all of them at once
             axes = ("data", "fsdp", "expert", "context", *(() if matrix else ("tensor",)))
-            zero = {"fsdp"} if split > 1 else set()
-            others = tuple(
-                a for a in axes if self.setting.along(a) > 1 and a not in mesh_axes(array) | zero
-            )
+            own_axes = mesh_axes(array)
+            others = tuple(a for a in axes if self.setting.along(a) > 1 and a not in own_axes)
             if others:
                 yield self.transfer("all-reduce", others, left)
         for rows in by_columns.values():
@@ -93,12 +91,13 @@ class Weights(Sender):
     def _rows(self, stack: Stack) -> Iterator[Transfer]:
         """Gradients of the rows that were looked up, to the devices that have their columns.
 
-        In place of the table's, where they are fewer (`jaxlm.mesh.gradient_by_columns`).
+        In place of the table's, where the engine has it so (`jaxlm.mesh.gradient_by_columns`).
         """
         size, tokens = self.setting.along("fsdp"), self.setting.stack_tokens(stack)
         (table,) = (a for a in self.facts.params if a.path == stack.table)
         rows = table.shape[0] / self.setting.along("tensor")
-        together = tokens / self.setting.rounds * self.setting.along("data", "context")
+        lengths = ("context",) if stack.splits_length else ()  # else they are counted already
+        together = tokens / self.setting.rounds * self.setting.along("data", *lengths)
         if size > 1 and self.setting.along("expert") == 1 and together <= rows:
             looked_up = tokens * table.shape[1] * self.wide
             yield self.transfer("all-to-all", ("fsdp",), looked_up)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
-from jaxlm.mesh import MeshConfig
+from jaxlm.mesh import MeshConfig, gradient_by_columns
 from jaxlm.plan.analytic import analyse
 from jaxlm.plan.collectives import wire_bytes
 from jaxlm.plan.compiling import compile_on
@@ -362,6 +366,40 @@ def test_a_ring_sends_keys_round_and_their_gradients_home(size):
     passes = 2 if size == 2 else 3  # two devices: one turn, computed again once for both
     round_and_home = passes * (size - 1) * keys * 2 + size * keys * 4
     assert found == pytest.approx(tokens * (round_and_home + turned))
+
+
+def test_of_gathered_keys_queries_and_results_change_places():
+    """So that all devices have pairs alike; where a window hides the rest they have them anyway."""
+    topology = Topology.read("v5e:4x4")
+    facts = facts_with("v5e_fsdp8_tensor2", context="auto")
+    setting = setting_of(facts, {"data": 1, "fsdp": 4, "context": 4, "tensor": 1}, topology)
+    found = sent(analyse(facts, setting, topology), "collective-permute", "context")
+    tokens = 6 * 16 / 4 * 2048 / 4  # of a device, over the layers
+    assert found == pytest.approx(tokens * 2 * 8 * 128 * 2 * 3)  # forward, again and backward
+
+
+@pytest.mark.parametrize(
+    ("mesh", "by_columns"),
+    [
+        ({"fsdp": 16}, True),  # 2048 rows a device, of a table of 3000
+        ({"data": 2, "fsdp": 8}, False),  # of two devices 4096
+        ({"fsdp": 8, "context": 2}, False),
+    ],
+)
+def test_the_plan_sends_rows_where_the_engine_does(mesh, by_columns):
+    """What `jaxlm.mesh.gradient_by_columns` makes of the same rows on the same mesh."""
+    config, topology = config_of("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
+    facts = facts_of(config.replace(model=config.model.replace(vocab_size=3000)))
+    mesh = {"data": 1, "context": 1, "tensor": 1} | mesh
+    setting = setting_of(facts, mesh, topology)
+    found = sent(analyse(facts, setting, topology), "all-to-all", "fsdp")
+    devices = AbstractMesh(tuple(mesh.values()), tuple(mesh), axis_types=(AxisType.Auto,) * 4)
+    with jax.sharding.use_abstract_mesh(devices):
+        rows = jax.ShapeDtypeStruct((16, 2048, 1024), jnp.bfloat16)
+        engine_s = partial(gradient_by_columns, rows=3000)
+        program = jax.make_jaxpr(lambda x: jax.vjp(engine_s, x)[1](x))
+        engine = "sharding_constraint" in str(program(rows))
+    assert engine == bool(found) == by_columns
 
 
 def test_rows_are_sent_instead_of_a_larger_table():

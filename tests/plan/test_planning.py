@@ -126,6 +126,19 @@ def test_nodes_share_the_slow_network():
     assert "tensor" in found.roofline.ici and "tensor" not in found.roofline.dcn
 
 
+def test_axes_that_are_summed_at_once_are_over_as_many_nodes_as_there_are():
+    """Data and fsdp, each over two of four nodes: together over all; never over more than exist."""
+    for name, mesh, nodes in (
+        ("h100:4x8", {"data": 2, "fsdp": 8, "tensor": 2}, 4),
+        ("h100:3x8", {"data": 2, "fsdp": 12, "tensor": 1}, 3),
+    ):
+        facts, topology = facts_of(config_of(NAME)), Topology.read(name)
+        setting = setting_of(facts, mesh, topology)
+        axes = ("data", "fsdp", "tensor") if mesh["tensor"] > 1 else ("data", "fsdp")
+        found = analyse(facts, setting, topology).load.transfers
+        assert {t.slices for t in found if t.axes == axes} == {nodes}
+
+
 def test_a_plan_without_room_says_what_holds_it_and_what_makes_room(tmp_path):
     config = large(mesh=config_of(NAME).mesh.replace(fsdp=16, tensor=1))
     config = config.replace(model=config.model.replace(remat="none"))

@@ -36,6 +36,8 @@ def test_weights_can_be_hidden_activations_only_in_part():
     assert weights.step == pytest.approx(1 + 0.5 * facts.EXPOSED)
     waits = roofline(Load(pieces=core, transfers=[Transfer(axes=("tensor",), **one)]), V5P)
     assert waits.step == pytest.approx(1 + 0.5 * facts.DEPENDENT)
+    both = roofline(Load(pieces=core, transfers=[Transfer(axes=("fsdp", "tensor"), **one)]), V5P)
+    assert both.step == weights.step  # a gradient's, which is summed over both
 
 
 def test_a_network_that_takes_longer_than_the_core_bounds_the_step():

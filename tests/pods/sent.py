@@ -1,6 +1,6 @@
 """What a compiled step sends, array by array, and the least that its sharding can do with.
 
-    known = Known.of(config, topology, rows)
+    known = Known(facts, setting, topology)  # `tests.pods.known`
     pieces = pieces_of(counts)               # of each collective the arrays, one by one
     sent, beyond = as_least(pieces, known)   # by (kind, axes), and by exception
 
@@ -15,25 +15,18 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
-from jaxlm.mesh import RULES
 from jaxlm.plan.collectives import wire_bytes
-from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Facts
 from jaxlm.plan.hlo import Counts
 from jaxlm.plan.hlo_text import DTYPE_BITS, Shape
-from jaxlm.plan.sender import mesh_axes
-from jaxlm.plan.setting import Setting
-from jaxlm.plan.stacks import Array, ways
 from jaxlm.train.optimizer import Adafactor
+from tests.pods.known import FSDP, LANES, Known, plain
 
 Key = tuple[str, tuple[str, ...]]  # (kind, axes)
 MIB = 2**20
 SMALL = MIB // 4  # bytes sent in a step of sums and gathers of numbers, which no closed form counts
-LANES = 128  # columns of a tile
 TILE = (8, LANES)  # of float32
-CONTEXT, FSDP = ("context",), ("fsdp",)
+CONTEXT = ("context",)
 CAST = "gathered before the cast, x2"
 
 
@@ -63,123 +56,6 @@ def pieces_of(counts: Counts) -> list[Piece]:
     return found
 
 
-@dataclass(frozen=True)
-class Known:
-    """The arrays that a step sends on purpose, as one device holds them."""
-
-    facts: Facts
-    setting: Setting
-    topology: Topology
-
-    @property
-    def dtype(self) -> str:
-        """The compute dtype."""
-        return self.facts.dtype
-
-    @cached_property
-    def tokens(self) -> float:
-        """Of a device, in one micro-batch."""
-        return self.setting.tokens(self.facts.seq_len) / self.setting.accumulation
-
-    @cached_property
-    def parts(self) -> dict[tuple[int, ...], set[str]]:
-        """Parameters that fsdp splits, as a device keeps them: dims -> dtypes they are sent in.
-
-        What is multiplied is cast before; biases and a router may go as they are, in float32.
-        """
-        return self._dims((), lambda a: {self.dtype} if is_matrix(a) else {self.dtype, "f32"})
-
-    @cached_property
-    def gradients(self) -> dict[tuple[int, ...], set[str]]:
-        """Gradients of the same before they are split: a router's and a head's are float32."""
-
-        def dtypes(a: Array) -> set[str]:
-            if a.path == "embed/table":
-                return {self.dtype, "f32"} if self.facts.tied else {self.dtype}
-            return {"f32"} if "router" in a.path or "unembed" in a.path else {self.dtype}
-
-        found = self._dims(FSDP, dtypes)
-        head, parts = "embed/table" if self.facts.tied else "unembed/kernel", self.size("fsdp")
-        for a in self.facts.params:
-            if a.path == head:  # by hand: the parts are a dim of their own
-                rest = math.prod(self._held(a, FSDP)) // self.facts.hidden
-                found[plain((parts, self.facts.hidden // parts, rest))] = {"f32"}
-            if a.path.startswith("position") and self.size("stage") > 1:
-                # the partitioner lets each stage sum some columns of what all of them looked up
-                found[plain((a.shape[0], a.shape[1] // self.size("stage")))] = {self.dtype}
-        return found
-
-    @cached_property
-    def rows_of_parts(self) -> set[tuple[int, ...]]:
-        """The dims of what fsdp splits without the dim that it splits."""
-        return {
-            plain(
-                n
-                for n, axis in zip(self._held(a, ()), a.axes, strict=True)
-                if RULES[axis] != "fsdp"
-            )
-            for a in self.facts.params
-            if "fsdp" in mesh_axes(a)
-        }
-
-    def experts(self, whole: tuple[str, ...] = ()) -> set[tuple[int, ...]]:
-        """The dims of experts' kernels of a layer on a device, whole along these axes."""
-        return {plain(self._held(a, whole)[1:]) for a in self.facts.params if is_expert(a)}
-
-    def table(self, whole: tuple[str, ...]) -> tuple[int, ...]:
-        """The dims of the embedding's table on a device, whole along these axes of the mesh."""
-        (table,) = (a for a in self.facts.params if a.path == "embed/table")
-        return plain(self._held(table, whole))
-
-    def _dims(
-        self, whole: tuple[str, ...], dtypes: Callable[[Array], set[str]]
-    ) -> dict[tuple[int, ...], set[str]]:
-        found: dict[tuple[int, ...], set[str]] = defaultdict(set)
-        for a in self.facts.params:
-            if "fsdp" in mesh_axes(a):
-                held = self._held(a, whole)
-                found[plain(held)] |= dtypes(a)
-                if a.axes[0] == "layers":
-                    found[plain(held[1:])] |= dtypes(a)
-        return dict(found)
-
-    def _held(self, a: Array, whole: tuple[str, ...]) -> list[int]:
-        """The dims of what a device has of an array."""
-        mesh = self.setting.mesh
-        return [n // ways(x, mesh, whole) for n, x in zip(a.shape, a.axes, strict=True)]
-
-    def is_stream(self, shape: Shape) -> bool:
-        """Whether it is hidden states: a micro-batch's, split along tensor, or a stage's."""
-        one = self.tokens * self.facts.hidden
-        whole = one * self.setting.accumulation / self.size("stage")
-        return shape.size in (one / self.size("tensor"), whole)
-
-    def is_key(self, shape: Shape) -> bool:
-        """Whether it is a device's keys or values of a layer, [B, S, K, H]."""
-        tensors, mesh = self.facts.layers[0].tensors, self.setting.mesh
-        own = [tensors[name] for name in ("key", "value") if name in tensors]
-        dims = [tuple(n // ways(axis, mesh) for axis, n in sizes) for sizes in own]
-        return any(
-            shape.dims[-len(d) :] == d and shape.size == self.tokens * math.prod(d) for d in dims
-        )
-
-    def size(self, axis: str) -> int:
-        return self.setting.along(axis)
-
-
-def is_matrix(a: Array) -> bool:
-    return a.path.endswith(("kernel", "table", "blocks")) and "router" not in a.path
-
-
-def is_expert(a: Array) -> bool:
-    return "experts" in a.axes and is_matrix(a)
-
-
-def plain(dims: Iterable[int]) -> tuple[int, ...]:
-    """Dims whose order a compiler may change, without those of size one."""
-    return tuple(sorted(int(n) for n in dims if n != 1))
-
-
 # ---------------------------------------------------------------------- beyond the least, and why
 
 Moved = Mapping[Key, float]
@@ -189,10 +65,17 @@ def _summed_for_all(piece: Piece, known: Known) -> Moved | None:
     if (piece.kind, piece.axes) != ("all-reduce", FSDP):
         return None
     dims, dtype = plain(piece.shape.dims), piece.shape.dtype
-    is_expert_s = dims in known.experts(FSDP) and dtype == known.dtype
-    if not is_expert_s and dtype not in known.gradients.get(dims, ()):
+    if dtype not in known.gradients.get(dims, ()):
         return None
-    return {("reduce-scatter", FSDP): piece.bytes / 2}
+    whole = known.size("fsdp") == known.topology.devices_per_slice
+    return {("reduce-scatter", FSDP): piece.bytes / 2} if whole or dims in known.narrow else None
+
+
+def _experts_whole(piece: Piece, known: Known) -> Moved | None:
+    if (piece.kind, piece.axes) != ("all-reduce", FSDP) or piece.shape.dtype != known.dtype:
+        return None
+    is_one = plain(piece.shape.dims) in known.experts(FSDP)
+    return {("reduce-scatter", FSDP): piece.bytes / 2} if is_one else None
 
 
 def _in_turns(piece: Piece, known: Known) -> Moved | None:
@@ -220,7 +103,8 @@ def _aligned(piece: Piece, known: Known) -> Moved | None:
         return None
     dims = plain(piece.shape.dims)
     if piece.shape.dtype == "f32":  # of the head's, as whole tiles
-        return {} if piece.shape.dims[-2:] == TILE else None
+        is_end = piece.shape.dims[-2:] == TILE and piece.shape.size < 1.5 * known.head
+        return {} if is_end else None
     if piece.shape.dtype != known.dtype:
         return None
     return {} if any(_longer(dims, part) for part in known.parts) else None
@@ -240,8 +124,7 @@ def _whole_at_once(piece: Piece, known: Known) -> Moved | None:
         return None
     if piece.shape.dtype != known.dtype:
         return None
-    dims = plain(piece.shape.dims)
-    if dims != known.table(FSDP) and known.dtype not in known.gradients.get(dims, ()):
+    if plain(piece.shape.dims) not in known.tables:
         return None
     split, rest = known.size("fsdp"), math.prod(map(known.size, others))
     whole = piece.bytes / wire_bytes("all-reduce", 1.0, split * rest)
@@ -304,6 +187,8 @@ BEYOND: dict[str, Callable[[Piece, Known], Moved | None]] = {
     # libtpu's choice: over all chips of a slice, or where parts are no whole tiles, a gradient is
     # all-reduced, where each device could be sent its part alone; an explicit psum_scatter, too
     "sums by all-reduce for reduce-scatter, x2": _summed_for_all,
+    # libtpu's choice of an all-reduce for two reduce-scatters that it runs as one
+    "experts summed by all-reduce, x2": _experts_whole,
     # libtpu's choice: a ring in both directions, beside the product, with n + 1 turns for n - 1
     "sums in turns, two too many": _in_turns,
     # libtpu's choice: parts longer than a device keeps, whose ends go on to the next

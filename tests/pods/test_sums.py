@@ -75,9 +75,9 @@ def test_a_head_s_gradient_comes_to_each_device_in_part():
 
 @pytest.mark.parametrize("name", ["v6e:8x8", "v5p:4x4x4"])
 def test_over_a_whole_slice_libtpu_sums_all_for_all(name):
-    """Also where a reduce-scatter is asked for by hand, which is why configs have two groups.
+    """Also where a reduce-scatter is asked for by hand: so shipped meshes have `data` of two.
 
-    When this fails, `jaxlm.plan.weights` and the configs' comments have news.
+    When this fails, `jaxlm.plan.weights` and the README have news.
     """
     devices = devices_of(Topology.read(name))
     whole = 4 * 4096 * 14336
