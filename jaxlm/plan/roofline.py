@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from jaxlm.plan import devices as facts
 from jaxlm.plan.devices import Topology
 
-WAITING = {"tensor", "expert", "context", "stage"}  # axes whose collectives carry activations
+# axes whose collectives carry activations; along data or fsdp as well, it is a gradient
+WAITING = {"tensor", "expert", "context", "stage"}
 DAY = 86_400
 
 

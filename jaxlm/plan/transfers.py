@@ -8,8 +8,8 @@ gathers what they make; context gathers keys and values, or sends them round; ex
 token's k copies there and back; stage sends a micro-batch on at every turn. The gradient of a
 source that several parts of the devices look at is summed over them.
 
-What is told is what TPUs' compiler sends; with `least`, what no compiler could do without: sums by
-reduce-scatter.
+What is told is what TPUs' compiler sends; with `least`, what of the engine's step no compiler could
+do without: sums by reduce-scatter.
 """
 
 from __future__ import annotations
