@@ -51,7 +51,15 @@ def test_a_compiled_step_agrees_with_the_analytic_model_and_is_kept(tmp_path):
     assert header["identity"]["mesh"]["fsdp"] == 4
 
 
-SMALL = "--topology", "v5e:2x4", "mesh.fsdp=4", "mesh.tensor=2", "train.batch_size=64", "--json"
+SMALL = (
+    "--topology",
+    "v5e:2x4",
+    "mesh.data=1",
+    "mesh.fsdp=4",
+    "mesh.tensor=2",
+    "train.batch_size=64",
+    "--json",
+)
 T5 = [
     f"{path}.{field}"
     for path in ("model", "model.encoder")
