@@ -59,7 +59,7 @@ class _Analysis:
         self.wide = facts.itemsize
         self.tokens = setting.tokens(facts.seq_len)
         self.modules: dict[str, float] = {}
-        platform = setting.platform or ("tpu" if topology.chip.is_tpu else "gpu")
+        platform = setting.platform_on(topology)
         self.scores = {
             stack.path: [scores_of(look, stack, setting, platform) for look in stack.looks]
             for stack in facts.stacks

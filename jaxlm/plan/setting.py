@@ -40,6 +40,10 @@ class Setting:
     gpu: float | None = None  # compute capability, of a topology of GPUs
     offload_input: bool = False  # of published runs: the layer's input waits in the host's memory
 
+    def platform_on(self, topology: Topology) -> str:
+        """Whose kernels a step on a topology has."""
+        return self.platform or ("tpu" if topology.chip.is_tpu else "gpu")
+
     def along(self, *axes: str) -> int:
         return math.prod(self.mesh.get(axis, 1) for axis in axes)
 

@@ -110,7 +110,7 @@ class _Activations(Sender):
                 yield self.transfer("all-gather", ("context",), whole * again)
                 yield self.transfer("reduce-scatter", ("context",), whole)
                 # the fused kernel gives each device as many pairs; a window gives them by itself
-                platform = "tpu" if self.topology.chip.is_tpu else "gpu"
+                platform = self.setting.platform_on(self.topology)
                 kind = kind_of(look, stack, self.setting, platform)
                 if kind == "splash" and look.asked["causal"] and not look.asked["window"]:
                     moved = self._swapped(look, tokens, again + 1, "query", "attention")

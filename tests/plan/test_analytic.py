@@ -376,6 +376,8 @@ def test_of_gathered_keys_queries_and_results_change_places():
     found = sent(analyse(facts, setting, topology), "collective-permute", "context")
     tokens = 6 * 16 / 4 * 2048 / 4  # of a device, over the layers
     assert found == pytest.approx(tokens * 2 * 8 * 128 * 2 * 3)  # forward, again and backward
+    cpu = replace(setting, platform="cpu")  # whose kernel leaves them where they are
+    assert sent(analyse(facts, cpu, topology), "collective-permute", "context") == 0
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,10 @@ PODS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Of these, which no one trains, fsdp takes all of a slice: what it sums is sent twice.
+WHOLE_SLICES = {"stages", "slices"}
+
+
 @dataclass(frozen=True)
 class Graph:
     """A compiled step, and what it should be."""
