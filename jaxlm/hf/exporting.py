@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxlm.config import UserError, type_name
+from jaxlm.files import write_atomic
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Pieces, named, pieces_of, those_of
 from jaxlm.hf.shards import Header, write_shards
@@ -30,7 +31,7 @@ from jaxlm.models.families.base import Family
 from jaxlm.models.families.checks import checked
 from jaxlm.models.families.table import tensor_shapes, write_tensors
 from jaxlm.train.checkpoint_reader import CheckpointReader
-from jaxlm.train.run_dir import RunDir, write_atomic
+from jaxlm.train.run_dir import RunDir
 from jaxlm.train.session import one_device_program, params_part, saved_tokenizer
 from jaxlm.tree import flatten, unflatten
 from jaxlm.types import ModelConfig

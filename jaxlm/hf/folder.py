@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxlm.config import UserError
+from jaxlm.files import fsync_folder
 from jaxlm.train.agree import decide, processes
-from jaxlm.train.run_dir import RunDir, fsync_folder
+from jaxlm.train.run_dir import RunDir
 
 
 @contextlib.contextmanager

@@ -19,8 +19,10 @@ from typing import Any
 import jax
 
 from jaxlm import config as configs
+from jaxlm.checksums import digest_files
 from jaxlm.config import Layer, Mark, UserError
 from jaxlm.doctor import environment
+from jaxlm.files import write_atomic
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Match, dtypes_of, match_tensors
 from jaxlm.hf.reading import check_repeats, read_params
@@ -32,8 +34,7 @@ from jaxlm.models.families.table import tensor_shapes
 from jaxlm.run import RunConfig
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint import Checkpointer
-from jaxlm.train.checksums import digest_files
-from jaxlm.train.run_dir import RunDir, write_atomic
+from jaxlm.train.run_dir import RunDir
 from jaxlm.train.session import program_of, use_compilation_cache
 from jaxlm.tree import flatten
 from jaxlm.types import ModelConfig

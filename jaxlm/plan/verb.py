@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config import UserError, to_yaml, where
+from jaxlm.files import write_atomic
 from jaxlm.plan import page, text
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.memory import ROOM
 from jaxlm.plan.planning import Plan, plan_run, search_plans
 from jaxlm.plan.shapes import seq_len_of
 from jaxlm.run import load_run
-from jaxlm.train.run_dir import write_atomic
 
 NO_ROOM = 1  # the exit code of a plan that does not fit, or is tight, or of which nothing is known
 

@@ -29,14 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxlm.checksums import CHECKSUMS, checksums_text, digest_files, file_names
 from jaxlm.config import Config, field
+from jaxlm.files import fsync_folder, write_atomic
 from jaxlm.train import checkpoint_dir as dirs
 from jaxlm.train import state_io
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint_dir import SAVING, CheckpointInfo, step_folder
 from jaxlm.train.checkpoint_reader import CheckpointReader
-from jaxlm.train.checksums import CHECKSUMS, checksums_text, digest_files, file_names
-from jaxlm.train.run_dir import fsync_folder, write_atomic
 from jaxlm.train.state_io import StateMetadata
 
 _LONG_WAIT = 1.0  # seconds; a shorter wait for the save before is not worth a line

@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxlm.train.checksums import CHECKSUMS
-from jaxlm.train.run_dir import fsync_folder
+from jaxlm.checksums import CHECKSUMS
+from jaxlm.files import fsync_folder
 
 SAVING, CORRUPT, REMOVING = ".saving", ".corrupt", ".removing"
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxlm.checksums import CHECKSUMS, find_damage
 from jaxlm.config import UserError
 from jaxlm.train import checkpoint_dir as dirs
 from jaxlm.train import state_io
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint_dir import CheckpointInfo, step_folder
-from jaxlm.train.checksums import CHECKSUMS, find_damage
 from jaxlm.train.state_io import StateMetadata
 
 

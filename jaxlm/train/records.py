@@ -21,8 +21,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from jaxlm.files import write_atomic
 from jaxlm.train.outcome import RESULT
-from jaxlm.train.run_dir import RunDir, truncate_jsonl, write_atomic
+from jaxlm.train.run_dir import RunDir, truncate_jsonl
 from jaxlm.train.stopwatch import Stopwatch
 
 log = logging.getLogger("jaxlm")

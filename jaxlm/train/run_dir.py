@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxlm.config import UserError
+from jaxlm.files import remove_strays, write_atomic
 
 
 class RunDir:
@@ -71,6 +72,7 @@ class RunDir:
             ) from None
         try:
             _take(handle, self)
+            remove_strays(self.path)
             yield
         finally:
             # The file stays: removing it would let two writers hold locks on two files of one name.
@@ -95,33 +97,6 @@ def _take(handle: int, run: RunDir) -> None:
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
-
-
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Writes a whole file or nothing: beside it, flushed to the disk, then renamed over it."""
-    path = Path(path)
-    data = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    fsync_folder(path.parent)
-
-
-def fsync_folder(path: str | Path) -> None:
-    """Flushes the names in a folder to the disk, so that a rename outlives a power cut."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def truncate_jsonl(path: str | Path, max_step: int) -> int:

@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxlm import config as configs
 from jaxlm.config import UserError
-from jaxlm.train.run_dir import write_atomic
+from jaxlm.files import write_atomic
 from jaxlm.train.state import Program, State
 
 FORMAT = 2

@@ -32,11 +32,12 @@ from jaxlm.data.loader import Loader
 from jaxlm.data.prepared import Prepared
 from jaxlm.data.tokenizers import Saved, load_tokenizer
 from jaxlm.doctor import environment
+from jaxlm.files import write_atomic
 from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.fit import check_fit, check_samples
-from jaxlm.train.run_dir import RunDir, write_atomic
+from jaxlm.train.run_dir import RunDir
 from jaxlm.train.state import Program, State, make_program
 from jaxlm.tree import flatten, unflatten
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxlm.train.run_dir import write_atomic
+from jaxlm.files import write_atomic
 
 CATEGORIES = ("setup", "compile", "data", "step", "eval", "save", "sample", "other")
 FILE_NAME = "timing.json"

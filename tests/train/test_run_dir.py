@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jaxlm.config import UserError
-from jaxlm.train.run_dir import RunDir, truncate_jsonl, write_atomic
+from jaxlm.files import write_atomic
+from jaxlm.train.run_dir import RunDir, truncate_jsonl
 
 HOLDER = """
 import sys, time
