@@ -38,7 +38,7 @@ def program_of(name: str) -> tuple[Program, Any]:
     """A case as a program on one device, and its parameters, in float32."""
     case = case_of(name)
     family = family_of_architecture(case.config["architectures"][0])
-    config = family.from_hf(case.config).replace(dtype="float32")
+    config = family.completed(family.from_hf(case.config), case.tensors).replace(dtype="float32")
     if config.encodes:
         config = config.replace(encoder=config.encoder.replace(dtype="float32"))
     program = make_program(mesh=ONE.build(), model=config, objective=CausalLM())

@@ -135,6 +135,7 @@ def test_other_shapes_are_read_as_their_table_says_and_written_back(name, tmp_pa
     arrays = {key: array.astype("bfloat16") for key, array in case.weights().items()}
     folder = write_model(tmp_path / "model", case.config, arrays, shards=3)
     family, model = read_config(folder / "config.json", case.config)
+    model = family.completed(model, case.tensors)
     mesh = MeshConfig(data=1, num_devices=1).build()
     program = make_program(mesh=mesh, model=model, objective=CausalLM())
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
@@ -303,6 +304,47 @@ def test_a_file_without_the_prefix_keeps_its_names(tmp_path):
     import_model(tmp_path / "model", tmp_path / "run", ONE, report=quiet)
     export_run(tmp_path / "run", tmp_path / "out", report=quiet)
     assert_same_bytes(load_all(tmp_path / "out"), arrays)
+
+
+def test_a_t5_whose_head_is_the_embedding_without_a_factor(tmp_path):
+    """As transformers 5 saves a new T5 1.1: tied, not scaled, and no lm_head.weight in the file."""
+    case = load_case("t5_v1_1")
+    assert case.config["tie_word_embeddings"] and not case.config["scale_decoder_outputs"]
+    arrays = {name: a for name, a in case.weights().items() if name != "lm_head.weight"}
+    folder = write_model(tmp_path / "model", case.config, arrays)
+    import_model(folder, tmp_path / "run", ONE, report=quiet)
+    head = load_saved(tmp_path / "run").config.model.head
+    assert (head.tied, head.scale) == (True, 1.0)
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), arrays)
+    both = [(path / "config.json").read_bytes() for path in (tmp_path / "out", folder)]
+    assert both[0] == both[1]
+    (tmp_path / "run/hf/config.json").unlink()
+    export_run(tmp_path / "run", tmp_path / "ours", report=quiet)
+    said = json.loads((tmp_path / "ours/config.json").read_text())
+    assert (said["tie_word_embeddings"], said["scale_decoder_outputs"]) == (True, False)
+    import_model(tmp_path / "ours", tmp_path / "again", ONE, report=quiet)
+    assert load_saved(tmp_path / "again").config.model.head == head
+
+
+def test_files_beside_the_model_are_kept_or_named(tmp_path):
+    folder = write_model(tmp_path / "model", GPT2.config, gpt2_weights())
+    kept = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
+    kept += ("additional_chat_templates/tools.jinja", "config_sentence_transformers.json")
+    for name in (*kept, "onnx/model.onnx", ".gitattributes"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"{name}\n")
+    said: list[str] = []
+    import_model(folder, tmp_path / "run", ONE, report=said.append)
+    assert [line for line in said if "not kept" in line] == [
+        "not kept, so an export will not have them: onnx/model.onnx"
+    ]
+    assert any("computes in bfloat16" in line and "--dtype float32" in line for line in said) or (
+        load_saved(tmp_path / "run").config.model.dtype == "float32"
+    )
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    for name in kept:
+        assert (tmp_path / "out" / name).read_text() == f"{name}\n"
 
 
 def test_float64_is_rounded_and_said(tmp_path):
@@ -498,6 +540,10 @@ def test_sentencepiece_comes_and_goes(tmp_path):
     from jaxlm.data.tokenizers import load_tokenizer
 
     assert load_tokenizer(tmp_path / "saved").eos_id == other.eos_id
+    (tmp_path / "added_tokens.json").write_text('{"<|im_start|>": 300}')
+    with pytest.raises(UserError, match="added_tokens.json: adds '<.im_start.>' to tokenizer.mod"):
+        read_tokenizer(tmp_path, {})
+    (tmp_path / "added_tokens.json").unlink()
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
     with pytest.raises(UserError, match="not a SentencePiece model"):
         read_tokenizer(tmp_path, {})
@@ -581,6 +627,52 @@ def test_a_config_that_lacks_something(fails):
     assert "config.json: lacks n_embd" in fails(after=less)
     assert "is no JSON" in fails(after=lambda f: (f / "config.json").write_text("{"))
     assert "no config.json" in fails(after=lambda f: (f / "config.json").unlink())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"architectures": [5]}, "architectures is .5., where a list of words is expected"),
+        ({"model_type": "llama"}, "model_type is 'llama', but GPT2LMHeadModel is of type gpt2"),
+        ({"n_embd": "32"}, "n_embd is '32', where a whole number from 1 on is expected"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_file(fails, changes, says):
+    assert re.search(f"model/config.json: {says}", fails(config=changes))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused_by_name(fails, value):
+    def change(arrays):
+        arrays["transformer.ln_f.bias"][1] = value
+        arrays["transformer.h.0.attn.c_attn.weight"][0, -1] = value
+
+    line = fails(change)
+    assert "NaN or infinite values in " in line
+    assert "transformer.ln_f.bias" in line and "h.0.attn.c_attn.weight" in line
+
+
+def test_a_class_without_a_head_is_one_line(tmp_path):
+    case = load_case("llama_mha")
+    arrays = {k.removeprefix("model."): a for k, a in case.weights().items() if "lm_head" not in k}
+    config = {**case.config, "architectures": ["LlamaModel"]}
+    folder = write_model(tmp_path / "model", config, arrays)
+    with pytest.raises(
+        UserError, match="has no lm_head.weight; a model without a head.*LlamaModel"
+    ):
+        import_model(folder, tmp_path / "run", ONE, report=quiet)
+
+
+def test_all_shards_of_pickles_are_converted(fails):
+    def pickles(folder):
+        (folder / "model.safetensors").unlink()
+        for name in ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"):
+            (folder / name).write_bytes(b"")
+        (folder / "training_args.bin").write_bytes(b"")
+
+    line = fails(after=pickles)
+    shards = "['pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin']"
+    assert f"for n in {shards} for k, v in torch.load(n, " in line
 
 
 def test_folders_that_lack_something(fails):

@@ -11,7 +11,7 @@ tensor, on the host alone, so an export needs no accelerator and less memory tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,13 @@ def export_run(
         for name, shape in itertools.chain(*(tensor_shapes(p).items() for p in group))
     }
     tokenizer = saved_tokenizer(run) if run.tokenizer.is_dir() else None
-    files = _config_files(run, chosen, config.model, main, tokenizer)
+    files = _config_files(run, chosen, config.model, main, tokenizer, headers)
     files |= _tokenizer_files(run, tokenizer, report)
     if part == "ema":
         report("the averaged weights are exported: the run kept them (optimizer.ema_decay)")
     with new_folder(out) as partial:
         for name, content in files.items():
+            (partial / name).parent.mkdir(exist_ok=True)
             write_atomic(partial / name, content)
         read = lambda paths: _read(reader, step, part, {p: sources[p] for p in paths})  # noqa: E731
         arrays = _arrays(groups, headers, read)
@@ -116,7 +117,12 @@ def _family(run: RunDir, model: ModelConfig, name: str | None) -> Family:
 
 
 def _config_files(
-    run: RunDir, family: Family, model: ModelConfig, dtype: str, tokenizer: Any
+    run: RunDir,
+    family: Family,
+    model: ModelConfig,
+    dtype: str,
+    tokenizer: Any,
+    names: Collection[str],
 ) -> dict[str, bytes]:
     """config.json and generation_config.json: as they came, where they still say what it is."""
     files = keep(run.originals, ("config.json", "generation_config.json"))
@@ -125,7 +131,7 @@ def _config_files(
         model = model.replace(start_id=tokenizer.pad_id)  # which it means
     said = say(family, model)
     ours = bool(set(values.get("architectures") or ()) & set(family.architectures))
-    if ours and say(family, family.from_hf(values)) == said:
+    if ours and say(family, family.completed(family.from_hf(values), names)) == said:
         return files | _stated(values, dtype, files)
     ids = {} if tokenizer is None else special_tokens(tokenizer)
     # null where there is none, for readers have ids of their own for what is left out

@@ -2,7 +2,9 @@
 
     import_model(Path("downloads/gpt2"), Path("runs/gpt2"), ["mesh.fsdp=4"], report=print)
 
-Parameters are float32, as everywhere; the dtypes that the files had are kept in import.json, so
+Parameters are float32, as everywhere, and activations and products are of `model.dtype`, whatever
+dtype the files have (`--dtype float32` for results as close to transformers' as can be). The
+dtypes that the files had are kept in import.json, so
 that an export gives every byte back. hf/ in the run keeps config.json and the tokenizer's files as
 they came. The run has neither data nor an optimizer: `jaxlm finetune CONFIG init.from=RUN` trains
 from it.
@@ -27,9 +29,10 @@ from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Match, dtypes_of, match_tensors
 from jaxlm.hf.reading import check_repeats, read_params
 from jaxlm.hf.stored import INDEX, Stored, some
-from jaxlm.hf.vocabularies import FILES, keep, read_json, read_tokenizer
+from jaxlm.hf.vocabularies import FILES, keep, read_json, read_tokenizer, unkept
 from jaxlm.models.families import family_of_architecture
 from jaxlm.models.families.base import Family
+from jaxlm.models.families.kinds import check_kinds
 from jaxlm.models.families.table import tensor_shapes
 from jaxlm.run import RunConfig
 from jaxlm.train.agree import decide, processes
@@ -77,7 +80,7 @@ def import_model(
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
     match = match_tensors(source.family, config.model, shapes, stored)
     record = _record(source, stored, match)
-    _tell(source, stored, match, record, report)
+    _tell(source, config, stored, match, record, report)
     with new_folder(out) as partial:
         size = chunk_bytes or max(1 << 20, min(CHUNK_BYTES, stored.largest_file // 16))
         check_repeats(stored, match.pieces, match.repeats, chunk_bytes=size)
@@ -109,11 +112,23 @@ def read_config(path: Path, values: Mapping[str, Any]) -> tuple[Family, ModelCon
     if values.get("quantization_config"):
         raise UserError(f"{path}: quantization_config: is not read; bring unquantised weights")
     try:
+        check_kinds(values)
         family = family_of_architecture(names[0])
+        _check_type(family, values)
         return family, family.from_hf(values)
     except UserError as error:
         text = str(error)
         raise UserError(f"{path}: {text.removeprefix('config.json: ')}") from None
+
+
+def _check_type(family: Family, values: Mapping[str, Any]) -> None:
+    """The class and the model type have to name one family, or one of them is of another model."""
+    kind, known = values.get("model_type"), family.model_types or (family.name,)
+    if kind is not None and kind not in known:
+        raise UserError(
+            f"config.json: model_type is {kind!r}, but {values['architectures'][0]} is of type "
+            f"{' or '.join(known)}; correct the one that is wrong"
+        )
 
 
 def _run_config(
@@ -175,17 +190,27 @@ def _record(source: Source, stored: Stored, match: Match) -> dict[str, Any]:
 
 def _tell(
     source: Source,
+    config: RunConfig,
     stored: Stored,
     match: Match,
     record: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> None:
     """What a user should hear of before the weights are read."""
+    dropped = unkept(source.folder, (*CONFIGS, INDEX, *FILES, *stored.files))
+    if dropped:
+        report(f"not kept, so an export will not have them: {some(dropped)}")
     if match.ignored:
         report(f"left out, not of the language model: {some(match.ignored)}")
     wide = [name for name, info in stored.tensors.items() if info.dtype == "F64"]
     if wide:
         report(f"rounded from float64 to float32: {some(wide)}")
+    computes = getattr(config.model, "dtype", "float32")
+    if record["dtype"] != computes:
+        report(
+            f"the files are {record['dtype']}; the model computes in {computes} from float32 "
+            "parameters (--dtype float32 or bfloat16 chooses)"
+        )
     size = source.model.vocab_size
     if source.tokenizer is None:
         report(f"{source.folder}: has no tokenizer; without one there is no text, only token ids")
@@ -208,6 +233,7 @@ def _write_run(
     if processes()[0] == 0:
         run.originals.mkdir()
         for name, content in keep(source.folder, (*CONFIGS, *FILES)).items():
+            (run.originals / name).parent.mkdir(exist_ok=True)
             write_atomic(run.originals / name, content)
         if source.tokenizer is not None:
             source.tokenizer.save(run.tokenizer)

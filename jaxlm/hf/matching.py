@@ -20,6 +20,7 @@ from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes
 
 Pieces = Mapping[str, list[Piece]]
 OLDER = "~"
+HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -
             if name in found and found[name].dtype not in DTYPES
         ],
     }
+    if kinds["missing"] == [HEAD]:
+        raise UserError(
+            f"{stored.folder}: has no {HEAD}; a model without a head over the vocabulary (such as "
+            "LlamaModel, an embedding model) has no place here; bring the ...ForCausalLM, or, if "
+            "the head is the embedding, set tie_word_embeddings to true in config.json"
+        )
     wrong = [f"{kind}: {listed(items)}" for kind, items in kinds.items() if items]
     if wrong:
         raise UserError(

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxlm.config import UserError
-from jaxlm.hf.stored import Stored
+from jaxlm.hf.stored import Stored, some
 from jaxlm.models.families.table import Piece
 from jaxlm.tree import flatten, unflatten
 
@@ -37,14 +37,19 @@ def read_params(
     chunk_bytes: int,
 ) -> dict[str, Any]:
     """The parameters, in the shardings of `abstract`; about three times `chunk_bytes` are on the
-    host beside them.
+    host beside them. Raises `UserError` that lists tensors with NaN or infinite values.
     """
-    return unflatten(
-        {
-            path: _read_param(stored, pieces[path], leaf, chunk_bytes)
-            for path, leaf in flatten(abstract).items()
-        }
-    )
+    broken: dict[str, None] = {}
+    params = {
+        path: _read_param(stored, pieces[path], leaf, chunk_bytes, broken)
+        for path, leaf in flatten(abstract).items()
+    }
+    if broken:
+        raise UserError(
+            f"{stored.folder}: NaN or infinite values in {some(list(broken))}; get the files "
+            "again, or the checkpoint from before they came"
+        )
+    return unflatten(params)
 
 
 def check_repeats(
@@ -70,11 +75,13 @@ def check_repeats(
                     )
 
 
-def _read_param(stored: Stored, pieces: Sequence[Piece], leaf: Any, chunk_bytes: int) -> jax.Array:
+def _read_param(
+    stored: Stored, pieces: Sequence[Piece], leaf: Any, chunk_bytes: int, broken: dict[str, None]
+) -> jax.Array:
     by_index = {piece.index: piece for piece in pieces}
     stack = len(leaf.shape) - len(pieces[0].shape)
     assert len(by_index) == len(pieces) == math.prod(leaf.shape[:stack]), pieces[0].path
-    read = functools.partial(_read_region, stored, by_index, dtype=leaf.dtype)
+    read = functools.partial(_read_region, stored, by_index, dtype=leaf.dtype, broken=broken)
     shards: dict[Region, list[Any]] = {}
     for device, index in leaf.sharding.addressable_devices_indices_map(leaf.shape).items():
         region = tuple(part.indices(size)[:2] for part, size in zip(index, leaf.shape, strict=True))
@@ -135,14 +142,22 @@ def _chunks(region: Region, limit: int, itemsize: int = 4) -> Iterator[Region]:
 
 
 def _read_region(
-    stored: Stored, pieces: Mapping[tuple[int, ...], Piece], region: Region, *, dtype: Any
+    stored: Stored,
+    pieces: Mapping[tuple[int, ...], Piece],
+    region: Region,
+    *,
+    dtype: Any,
+    broken: dict[str, None],
 ) -> np.ndarray:
     """A region of a parameter, put together from the slices that its layers and experts are."""
     stack = len(next(iter(pieces)))
     out = np.empty([stop - start for start, stop in region], dtype)
     for index in itertools.product(*(range(start, stop) for start, stop in region[:stack])):
         place = tuple(i - start for i, (start, _) in zip(index, region, strict=False))
-        out[place] = _read_part(stored, pieces[index], region[stack:])
+        with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite, and reported
+            out[place] = _read_part(stored, pieces[index], region[stack:])
+        if not np.isfinite(out[place]).all():
+            broken[pieces[index].name] = None
     return out
 
 

@@ -27,8 +27,8 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 CONVERT = (
     'pickles can run code and are not read; convert it where torch is: python -c "import torch; '
-    "from safetensors.torch import save_file as s; s({{k: v.clone().contiguous() for k, v in "
-    "torch.load('{name}', weights_only=True).items()}}, 'model.safetensors')\""
+    "from safetensors.torch import save_file as s; s({{k: v.clone().contiguous() for n in {names} "
+    "for k, v in torch.load(n, weights_only=True).items()}}, 'model.safetensors')\""
 )
 
 
@@ -139,10 +139,18 @@ def _opened(path: Path) -> Any:
         raise UserError(f"{path}: is damaged or no safetensors ({error}); get it again") from None
 
 
+def _weights(pickles: Sequence[str]) -> list[str]:
+    """The files of one model: all shards of the first kind, else the first file."""
+    parts = [name for name in pickles if re.search(r"-\d+-of-\d+\.", name)]
+    return parts or [*pickles[:1]]
+
+
 def _no_weights(folder: Path) -> UserError:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
-        return UserError(f"{folder}: holds {some(pickles)}; {CONVERT.format(name=pickles[0])}")
+        return UserError(
+            f"{folder}: holds {some(pickles)}; {CONVERT.format(names=_weights(pickles))}"
+        )
     return UserError(
         f"{folder}: holds neither {SINGLE} nor {INDEX}; name a folder with a model in safetensors"
     )

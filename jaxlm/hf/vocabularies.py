@@ -23,7 +23,14 @@ SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 FILES = (  # all that a tokenizer may consist of; kept, so that they come out as they came in
     *("tokenizer.json", *SENTENCEPIECE, "vocab.json", "merges.txt", "vocab.txt"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "chat_template.json"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
+    # what sentence-transformers has besides: how hidden states become a text's embedding
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *(
+        "[0-9]*_*/config.json",
+        "[0-9]*_*/model.safetensors",
+    ),
+    *("README.md", "LICENSE*", "NOTICE*", "USE_POLICY.md"),
 )
 # The token that does what ours does where the first is not named: BERT's texts begin with [CLS].
 STANDS_FOR = {"bos": ("bos", "cls"), "eos": ("eos", "sep"), "pad": ("pad",), "unk": ("unk",)}
@@ -132,10 +139,19 @@ def _from_json(path: Path, content: bytes, config: Mapping[str, Any]) -> Hugging
 
 def _from_pieces(path: Path, config: Mapping[str, Any]) -> SentencePieceTokenizer:
     content = _read(path)
+    added = read_json(path.parent / "added_tokens.json")
     try:
         plain = SentencePieceTokenizer(content)
     except RuntimeError:
         raise UserError(f"{path}: not a SentencePiece model; bring a tokenizer.json") from None
+    beyond = sorted(name for name, i in added.items() if i not in range(plain.vocab_size))
+    if beyond:
+        raise UserError(
+            f"{path.parent / 'added_tokens.json'}: adds {beyond[0]!r} to {path.name}, which "
+            "SentencePiece cannot hold; write a tokenizer.json where transformers is: "
+            'python -c "from transformers import AutoTokenizer as A; '
+            "A.from_pretrained('.').save_pretrained('.')\""
+        )
     known = lambda i: plain.spelling(i) if 0 <= i < plain.vocab_size else None  # noqa: E731
     try:
         return SentencePieceTokenizer(content, names_of(path.parent, config, known))
@@ -202,5 +218,14 @@ def _read(path: Path) -> bytes:
 
 
 def keep(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Those of the named files that there are."""
-    return {name: _read(folder / name) for name in names if (folder / name).is_file()}
+    """Those of the named files that there are; a name may be a pattern of `Path.glob`."""
+    found = (path for name in names for path in sorted(folder.glob(name)) if path.is_file())
+    return {path.relative_to(folder).as_posix(): _read(path) for path in found}
+
+
+def unkept(folder: Path, names: Iterable[str]) -> list[str]:
+    """The files of the folder, below it too, that no name or pattern has; hidden ones excepted."""
+    kept = {path for name in names for path in folder.glob(name)}
+    there = (path for path in sorted(folder.rglob("*")) if path.is_file() and path not in kept)
+    paths = [path.relative_to(folder) for path in there]
+    return [p.as_posix() for p in paths if not any(part.startswith(".") for part in p.parts)]

@@ -91,7 +91,8 @@ class Model(NamedTuple):
 def model_of(name: str) -> Model:
     case = golden(name)
     family = family_of_architecture(architecture_of(name))
-    config = with_attention(in_float32(family.from_hf(case.config)), "reference")
+    config = family.completed(family.from_hf(case.config), case.tensors)
+    config = with_attention(in_float32(config), "reference")
     graphdef, abstract, axes = abstract_of(config)
     shapes = {path: leaf.shape for path, leaf in abstract.items()}
     pieces = locate(family.tensors(config), shapes)

@@ -13,6 +13,7 @@ from jaxlm.config import UserError
 from jaxlm.models.families import families, family_of, family_of_architecture
 from jaxlm.models.families.gpt2 import GPT3
 from jaxlm.models.families.table import locate
+from tests.golden_families import CASES as GOLDEN
 from tests.models.parity import abstract_of, architecture_of, decoders, golden, model_of
 
 CASES = decoders()
@@ -132,6 +133,55 @@ def test_a_value_that_no_model_has_is_one_line(name, changes):
     family = family_of_architecture(architecture_of(name))
     with pytest.raises(UserError, match="^config.json: .*; take the file that came with the model"):
         family.from_hf({**golden(name).published, **changes})
+
+
+WRONG = ["big", 0, -1, 1.5, True, None, [5], [None], {"a": 1}, float("nan"), 10**40]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_wrong_value_of_any_key_is_one_line_that_names_it(name):
+    """Every key of every family's file; what is not refused is read, or is not of the shape."""
+    case = golden(name)
+    family = family_of_architecture(case.config["architectures"][0])
+    for values in (case.config, case.published):
+        for key in values:
+            for wrong in WRONG:
+                try:
+                    family.from_hf(
+                        {"architectures": case.config["architectures"], **values, key: wrong}
+                    )
+                except UserError as error:
+                    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("rope_theta", "big", "rope_theta is 'big', where a number above 0 is expected"),
+        ("rope_theta", 0, "rope_theta is 0, where a number above 0"),
+        ("head_dim", 0, "head_dim is 0, where a whole number from 1 on"),
+        ("num_key_value_heads", 0, "num_key_value_heads is 0"),
+        ("tie_word_embeddings", "no", "tie_word_embeddings is 'no', where true or false"),
+        ("rms_norm_eps", None, "lacks rms_norm_eps"),
+        ("rope_scaling", [1], "rope_scaling is .1., where an object"),
+        ("rope_scaling", {"type": "linear", "factor": "4"}, "rope_scaling.factor is '4'"),
+        ("rope_scaling", {"mrope_section": [1]}, "mrope_section is .1. in the default scaling"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_and_never_replaced(key, value, says):
+    with pytest.raises(UserError, match=f"^config.json: {says}"):
+        family_of("llama").from_hf({**golden("llama_mha").published, key: value})
+
+
+def test_v2s_weights_of_experts_are_never_normalised_as_transformers_does():
+    family, values = family_of("deepseek_v2"), golden("deepseek_v2").published
+    config = family.from_hf({**values, "norm_topk_prob": True})
+    assert config == family.from_hf({**values, "norm_topk_prob": False})
+    with pytest.raises(UserError, match="^model.ffn.normalize: True has no place"):
+        family.to_hf(config.replace(ffn=config.ffn.replace(normalize=True)))
+    v3, values = family_of("deepseek_v3"), golden("deepseek_v3").published
+    for says in (True, False):  # which V3 reads
+        assert v3.from_hf({**values, "norm_topk_prob": says}).ffn.normalize is says
 
 
 def test_a_mixtral_turns_as_its_class_does_where_its_file_does_not_say():

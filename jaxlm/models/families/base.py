@@ -20,7 +20,7 @@ A row is a permutation of elements, so reading what was written gives every byte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, TypeVar
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxlm.config import UserError, type_name
+from jaxlm.models.families.kinds import check_kinds
 from jaxlm.types import ModelConfig
 
 P = TypeVar("P")
@@ -104,6 +105,7 @@ class Family:
     tensors: Callable[[Any], list[Tensor]]  # the table of a config
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     num_params: Mapping[str, int] = field(default_factory=dict)  # of the presets, as published
+    model_types: tuple[str, ...] = ()  # what config.json's model_type can be; () is the name
     # Patterns of tensors that a file may have besides: masks, and what is not of a language model.
     # "{num_layers}" in one stands for the number behind the last layer.
     ignored: tuple[str, ...] = ()
@@ -121,11 +123,21 @@ def _complete(from_hf: Callable[[Mapping[str, Any]], ModelConfig]) -> Any:
     the family's takes, is a `UserError`."""
 
     def read(values: Mapping[str, Any]) -> ModelConfig:
+        check_kinds(values)
         try:
             return from_hf(values)
+        except UserError:
+            raise
         except KeyError as error:
             said = f"lacks {error.args[0]}"
-        except (TypeError, ZeroDivisionError, IndexError) as error:
+        except (
+            TypeError,
+            ZeroDivisionError,
+            IndexError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             said = f"has a value that no such model has ({error})"
         raise UserError(f"config.json: {said}; take the file that came with the model")
 
@@ -145,6 +157,6 @@ def part_of(part: Any, cls: type[P], where: str) -> P:
 def one_of(values: Mapping[str, Any], key: str, known: Mapping[Any, Any], default: Any) -> Any:
     """What a word of a config.json is called here; raises `UserError` for one that is not known."""
     word = values.get(key, default)
-    if word not in known:
+    if not isinstance(word, Hashable) or word not in known:
         raise UserError(f"config.json: {key} is {word!r}; known are {', '.join(map(str, known))}")
     return known[word]

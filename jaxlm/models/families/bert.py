@@ -27,7 +27,9 @@ from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
+from jaxlm.models.families.checks import demand
 from jaxlm.models.families.gpt2 import ACTIVATIONS
+from jaxlm.models.families.kinds import is_count
 from jaxlm.models.transformer import EmbeddingConfig, HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
@@ -92,7 +94,14 @@ def from_hf(family: str, values: Mapping[str, Any]) -> TransformerConfig:
     head: HeadConfig = one_of({"architectures": architecture}, "architectures", known, None)
     if not head.num_relations:
         head = head.replace(pooler=values.get("add_pooling_layer", head.pooler))
-    offset = values.get("pad_token_id", 1) + 1 if family == "roberta" else 0
+    demand(values, ("max_position_embeddings",))
+    padding = values.get("pad_token_id", 1)
+    if family == "roberta" and not is_count(padding, 0):
+        raise UserError(
+            f"config.json: pad_token_id is {padding!r}, where a whole number is expected, as "
+            "positions begin after it; take the file that came with the model"
+        )
+    offset = padding + 1 if family == "roberta" else 0
     return TransformerConfig(
         hidden_size=values["hidden_size"],
         num_layers=values["num_hidden_layers"],

@@ -40,6 +40,14 @@ def demand(values: Values, keys: Iterable[str]) -> None:
             raise UserError(f"config.json: lacks {key}; take the file that came with the model")
 
 
+def first_said(values: Values, *keys: str) -> Any:
+    """The value of the first key that is there and not null; a zero is a value."""
+    for key in keys:
+        if values.get(key) is not None:
+            return values[key]
+    raise KeyError(keys[-1])
+
+
 def word_of(activations: Mapping[str, Activation], ours: Activation) -> str:
     """Their first word for an activation; raises `UserError` where they have none."""
     words = [theirs for theirs, name in activations.items() if name == ours]

@@ -18,7 +18,7 @@ from typing import Any
 from jaxlm.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Tensor, one_of, part_of
-from jaxlm.models.families.checks import demand, require, spread, window_of, word_of
+from jaxlm.models.families.checks import demand, first_said, require, spread, window_of, word_of
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
@@ -59,8 +59,10 @@ def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
         num_layers=values["num_hidden_layers"],
         attention=MultiHeadConfig(
             num_heads=num_heads,
-            num_kv_heads=values["num_key_value_heads"] or num_heads,
-            head_dim=values.get("head_dim") or values["hidden_size"] // num_heads,
+            num_kv_heads=first_said(values, "num_key_value_heads", "num_attention_heads"),
+            head_dim=first_said(
+                {"width": values["hidden_size"] // num_heads, **values}, "head_dim", "width"
+            ),
             bias=biased,
             out_bias=biased,
         ),

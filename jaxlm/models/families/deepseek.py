@@ -39,6 +39,7 @@ INNER_EPS = 1e-6
 
 def v3_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
     require(values, {"scoring_func": "sigmoid", "topk_method": "noaux_tc", **FIXED})
+    demand({"n_group": 8, "topk_group": 4, **values}, ("n_group", "topk_group"))
     groups = {
         "num_groups": values.get("n_group", 8),
         "groups_per_token": values.get("topk_group", 4),
@@ -48,7 +49,8 @@ def v3_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
 
 def v2_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
     require(values, {"scoring_func": "softmax", "topk_method": "greedy", **FIXED})
-    return read({"norm_topk_prob": False, **values}, "deepseek_v2", scores="softmax")
+    # transformers' DeepseekV2TopkRouter never reads norm_topk_prob: the weights are not normalised.
+    return read({**values, "norm_topk_prob": False}, "deepseek_v2", scores="softmax")
 
 
 def read(values: Mapping[str, Any], family: str, **of_router: Any) -> TransformerConfig:
@@ -243,6 +245,7 @@ V2_LITE = {
 
 FAMILY = Family(
     name="deepseek_v3",
+    model_types=("deepseek_v3", "kimi_k2"),
     architectures=("DeepseekV3ForCausalLM", "DeepseekV3Model"),
     from_hf=v3_from_hf,
     to_hf=v3_to_hf,

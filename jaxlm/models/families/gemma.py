@@ -156,6 +156,7 @@ FAMILY = Family(
 )
 GEMMA3_TEXT = Family(
     name="gemma3",
+    model_types=("gemma3_text", "gemma3"),
     architectures=("Gemma3ForCausalLM", "Gemma3TextModel"),
     from_hf=gemma3_from_hf,
     to_hf=gemma3_to_hf,
@@ -180,6 +181,7 @@ GEMMA3_TEXT = Family(
 )
 GEMMA3_IMAGES = Family(  # read alone: what is written of it is a gemma3
     name="gemma3_images",
+    model_types=("gemma3",),
     architectures=("Gemma3ForConditionalGeneration",),
     from_hf=gemma3_from_hf,
     to_hf=gemma3_to_hf,

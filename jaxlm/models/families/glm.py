@@ -209,6 +209,7 @@ CHATGLM = glm4(eps=1e-5).replace(num_layers=28, vocab_size=65_024, family="chatg
 
 GLM4 = Family(
     name="glm4",
+    model_types=("glm",),
     architectures=("GlmForCausalLM",),
     from_hf=glm4_from_hf,
     to_hf=glm4_to_hf,

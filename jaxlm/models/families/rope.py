@@ -39,7 +39,8 @@ YARN_KEYS = {"mscale", "mscale_all_dim"}
 def from_hf(values: Mapping[str, Any], *, theta: float = 10_000.0) -> RotaryConfig:
     """The positions of a config.json; `theta` is the base where it says none."""
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    return rotary({"rope_theta": values.get("rope_theta") or theta, **rope}, values)
+    said = values.get("rope_theta")
+    return rotary({"rope_theta": theta if said is None else said, **rope}, values)
 
 
 def rotary(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryConfig:
@@ -74,18 +75,15 @@ def to_hf(position: RotaryConfig) -> dict[str, Any]:
 def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> ScalingConfig | None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
+        fields = {spec.name for cls in SCALINGS.values() for spec in dataclasses.fields(cls)}
+        _refuse_others(rope, KEYS | YARN_KEYS | fields, kind)
         return None
     if kind not in SCALINGS:
         raise UserError(f"config.json: rope_type is {kind!r}; {suggest(kind, SCALINGS)}")
     cls = SCALINGS[kind]
     fields = {spec.name for spec in dataclasses.fields(cls)}
     known = KEYS | fields | (YARN_KEYS if cls is YarnScaling else set())
-    others = sorted(key for key in rope.keys() - known if rope[key])
-    if others:
-        raise UserError(
-            f"config.json: {others[0]} is {rope[others[0]]!r} in the {kind} scaling, which has no "
-            "such key; remove it if it is of no account"
-        )
+    _refuse_others(rope, known, kind)
     found = {key: rope[key] for key in fields & rope.keys() if rope[key] is not None}
     longest = values.get("max_position_embeddings")
     trained = longest if cls is DynamicScaling else rope.get(TRAINED) or longest
@@ -102,6 +100,15 @@ def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> ScalingConfi
         ratio = (log * rope["mscale"] + 1) / (log * rope["mscale_all_dim"] + 1)
         found.setdefault("attention_factor", ratio)
     return cls(**found)
+
+
+def _refuse_others(rope: Mapping[str, Any], known: set[str], kind: str) -> None:
+    others = sorted(key for key in rope.keys() - known if rope[key])
+    if others:
+        raise UserError(
+            f"config.json: {others[0]} is {rope[others[0]]!r} in the {kind} scaling, which has no "
+            "such key; remove it if it is of no account"
+        )
 
 
 def _required(spec: dataclasses.Field) -> bool:

@@ -2,19 +2,24 @@
 
 An encoder and a decoder that looks at its output, over one embedding. RMSNorm before each part,
 no biases, scores that are not scaled, and a learned bias on them by head and distance, one table a
-stack, which all of its layers share. 1.0 has a ReLU and a tied head behind a factor hidden_size **
+stack, which all of its layers share. 1.0 has a ReLU and a tied head with a factor hidden_size **
 -0.5; 1.1 a gated GELU and a head of its own. What is written begins with the padding id, 0.
+
+transformers 5 writes "tie_word_embeddings": true for all of them, and "scale_decoder_outputs":
+whether the factor is there. A model without the factor has a head of its own if its file has
+lm_head.weight; else the head is the embedding (`completed`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
+from jaxlm.models.families.checks import first_said
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig, is_gated
@@ -29,11 +34,13 @@ ACTIVATIONS: dict[str, Activation] = {  # feed_forward_proj -> ours
 
 def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
     width = values["d_model"]
-    # Newer files call every head tied; whether it is scaled tells, as both go together in T5.
-    tied = values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
+    tied = values.get("tie_word_embeddings", True)
+    head = head_of(width, values.get("scale_decoder_outputs", tied))
+    if tied and not head.tied:
+        head = HeadConfig()
     decoder = TransformerConfig(
         hidden_size=width,
-        num_layers=values.get("num_decoder_layers") or values["num_layers"],
+        num_layers=first_said(values, "num_decoder_layers", "num_layers"),
         attention=MultiHeadConfig(
             num_heads=values["num_heads"], head_dim=values["d_kv"], scale=1.0
         ),
@@ -48,7 +55,7 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
                 max_distance=values.get("relative_attention_max_distance", 128),
             ),
         ),
-        head=head_of(width, tied),
+        head=head,
         vocab_size=values["vocab_size"],
         start_id=values.get("decoder_start_token_id", values.get("pad_token_id", 0)),
         family="t5",
@@ -58,6 +65,13 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
 
 def head_of(width: int, tied: bool) -> HeadConfig:
     return HeadConfig(scale=width**-0.5) if tied else HeadConfig(tied=False)
+
+
+def completed(config: TransformerConfig, names: Collection[str]) -> TransformerConfig:
+    """A head without the factor is the embedding unless the file has another one."""
+    if config.head == HeadConfig() and "lm_head.weight" in names:
+        return config.replace(head=HeadConfig(tied=False))
+    return config
 
 
 def encoder_of(decoder: TransformerConfig, num_layers: int) -> StackConfig:
@@ -77,10 +91,10 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
             "model.encoder: a T5 has two stacks that differ in their number of layers alone; give "
             "it the decoder's fields"
         )
-    if c.head != head_of(c.hidden_size, c.head.tied):
+    if c.head not in (head_of(c.hidden_size, True), HeadConfig(tied=False), HeadConfig()):
         raise UserError(
-            "model.head: a T5 has a tied head of scale hidden_size ** -0.5, or a head of its own; "
-            "choose one"
+            "model.head: a T5 has a tied head of scale hidden_size ** -0.5 or 1, or a head of "
+            "its own; choose one"
         )
     return {
         "architectures": ["T5ForConditionalGeneration"],
@@ -99,6 +113,7 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "layer_norm_epsilon": part_of(c.norm, RMSNormConfig, "norm").eps,
         "tie_word_embeddings": c.head.tied,
         "decoder_start_token_id": c.start_id,
+        **({"scale_decoder_outputs": False} if c.head == HeadConfig() else {}),
     }
 
 
@@ -170,6 +185,7 @@ FAMILY = Family(
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,
+    completed=completed,
     ignored=(r"EncDecAttention\.relative_attention_bias",),  # of the first files; nothing reads it
     presets={
         "t5-small": preset(512, 6, 8, 64, 2048),
