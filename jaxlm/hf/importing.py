@@ -3,11 +3,10 @@
     import_model(Path("downloads/gpt2"), Path("runs/gpt2"), ["mesh.fsdp=4"], report=print)
 
 Parameters are float32, as everywhere, and activations and products are of `model.dtype`, whatever
-dtype the files have (`--dtype float32` for results as close to transformers' as can be). The
-dtypes that the files had are kept in import.json, so
-that an export gives every byte back. hf/ in the run keeps config.json and the tokenizer's files as
-they came. The run has neither data nor an optimizer: `jaxlm finetune CONFIG init.from=RUN` trains
-from it.
+dtype the files have (`--dtype float32` for results as close to transformers' as can be). The dtypes
+that the files had are kept in import.json, so that an export gives every byte back. hf/ in the run
+keeps config.json and the tokenizer's files as they came. The run has neither data nor an optimizer:
+`jaxlm finetune CONFIG init.from=RUN` trains from it.
 """
 
 from __future__ import annotations

@@ -173,6 +173,13 @@ def test_a_value_of_another_kind_is_refused_and_never_replaced(key, value, says)
         family_of("llama").from_hf({**golden("llama_mha").published, key: value})
 
 
+@pytest.mark.parametrize(("name", "theta"), [("glm4", 10_000.0), ("gemma3", 1_000_000.0)])
+def test_a_null_base_of_the_angles_is_that_of_the_class(name, theta):
+    values = {**golden(name).published, "rope_theta": None, "rope_parameters": None}
+    family = family_of_architecture(architecture_of(name))
+    assert theta in {position.theta for position in family.from_hf(values).position}
+
+
 def test_v2s_weights_of_experts_are_never_normalised_as_transformers_does():
     family, values = family_of("deepseek_v2"), golden("deepseek_v2").published
     config = family.from_hf({**values, "norm_topk_prob": True})

@@ -19,7 +19,7 @@ from typing import Any
 from jaxlm.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Family, Tensor, part_of
-from jaxlm.models.families.checks import checked, require, shortest, spread
+from jaxlm.models.families.checks import checked, first_said, require, shortest, spread
 from jaxlm.models.families.decoder import (
     read,
     sizes,
@@ -60,7 +60,8 @@ def gemma3_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
     newer = values.get("rope_parameters") or {}
     local = {"rope_theta": values["rope_local_base_freq"]}
     local |= newer.get("sliding_attention") or {}
-    far = {"rope_theta": values["rope_theta"], **(values.get("rope_scaling") or {})}
+    theta = first_said({**values, "usual": GEMMA3["rope_theta"]}, "rope_theta", "usual")
+    far = {"rope_theta": theta, **(values.get("rope_scaling") or {})}
     far |= newer.get("full_attention") or {}
     # There are positions of two kinds, which the shared reader does not know.
     config = gemma({**values, "rope_parameters": None, "rope_scaling": None}, "gemma3", usual)

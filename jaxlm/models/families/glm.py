@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
+from jaxlm.models.families.checks import first_said
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import DenseConfig
@@ -48,8 +49,8 @@ def glm4_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
         norm=RMSNormConfig(eps=values.get("rms_norm_eps", 1.5625e-7)),
         position=(
             RotaryConfig(
-                theta=rope.get("rope_theta", THETA),
-                fraction=rope.get("partial_rotary_factor", 0.5),
+                theta=first_said({"usual": THETA, **rope}, "rope_theta", "usual"),
+                fraction=first_said({"usual": 0.5, **rope}, "partial_rotary_factor", "usual"),
                 interleaved=True,
             ),
         ),
