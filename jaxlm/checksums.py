@@ -1,4 +1,6 @@
-"""Checksums of a checkpoint's files, written last: with them it is committed, without them not.
+"""Checksums of a folder's files, written last: with them it is complete, without them not.
+
+Checkpoints and the parts of a token store have them.
 
 Orbax does not checksum the bytes of arrays, so a flipped bit would load silently.
 `checksums.json` holds the size and SHA-256 of every file of the folder, and a SHA-256 of itself;
@@ -67,11 +69,17 @@ def find_damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
         return f"{CHECKSUMS}: missing, the save was never committed"
     except ValueError as error:
         return f"{CHECKSUMS}: {error}"
+    except PermissionError:
+        raise
+    except OSError as error:  # a file where a folder belongs, or a folder where a file does
+        return f"{CHECKSUMS}: cannot be read ({(error.strerror or str(error)).lower()})"
     for name, (size, _) in files.items():
         try:
             found = (folder / name).stat().st_size
         except FileNotFoundError:
             return f"{name}: missing"
+        except OSError as error:
+            return f"{name}: cannot be read ({(error.strerror or str(error)).lower()})"
         if found != size:
             return f"{name}: {found} bytes where {size} were written"
     chosen = list(files)[part::parts]
@@ -93,7 +101,7 @@ def read_checksums(folder: Path) -> dict[str, list]:
     try:
         body = json.loads(raw)
         text = checksums_text(body["files"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError("is not readable") from None
     if text.encode() != raw:
         raise ValueError("bytes have changed (its own SHA-256 differs)")

@@ -78,10 +78,11 @@ def _megatron_documents(
 ) -> Documents:
     """Sequences joined into documents; they stand one after the other in the file."""
     starts = places // dtype.itemsize
-    ends = starts + lengths
     tokens = TokenFile(data, dtype)
-    if len(ends) and (ends.max() > len(tokens) or starts.min() < 0 or lengths.min() < 0):
+    # compared without a sum, which a place near 2^63 would wrap around
+    if (starts < 0).any() or (lengths < 0).any() or (starts > len(tokens) - lengths).any():
         raise _truncated(data)
+    ends = starts + lengths
     in_order = bool((starts[1:] == ends[:-1]).all() and (places % dtype.itemsize == 0).all())
     if (
         not in_order

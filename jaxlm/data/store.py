@@ -39,6 +39,7 @@ ARRAYS = {
     "num_chars": np.int64,
     "labels": np.int32,
 }
+TOKEN_DTYPES = ("uint16", "uint32")
 FORMAT_VERSION = 1
 HASHED_AT_OPEN = 256 * 2**20  # bytes; a larger file is hashed once, and again when it has changed
 
@@ -129,7 +130,8 @@ class TokenStore:
         manifest = _read_manifest(folder)
         for name, facts in manifest["files"].items():
             _check_file(folder / name, facts, full)
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        arrays = {name: _load(folder / f"{name}.npy", dtype) for name, dtype in ARRAYS.items()}
+        _check_arrays(folder, manifest, arrays)
         return cls(folder, manifest, arrays)
 
     def documents(self) -> Documents:
@@ -177,7 +179,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             "names.jsonl",
             *(f"{name}.npy" for name in ARRAYS),
         } <= files.keys()
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _damaged(path, "is not a readable manifest") from None
     if version != FORMAT_VERSION:
         raise UserError(
@@ -187,6 +189,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     digest = manifest.pop("self_sha256", None)
     if digest != manifest_digest(manifest) or not complete:
         raise _damaged(path, "does not match its own SHA-256")
+    if manifest.get("dtype") not in TOKEN_DTYPES:
+        raise UserError(
+            f"{path}: dtype {manifest.get('dtype')!r} is not a type of token ids; "
+            f"write the store with one of {', '.join(TOKEN_DTYPES)}"
+        )
     return manifest
 
 
@@ -210,6 +217,41 @@ def _check_file(path: Path, facts: dict[str, Any], full: bool) -> None:
     if large:
         with contextlib.suppress(OSError):  # a store that cannot be written is hashed every time
             stamp.write_text(state)
+
+
+def _load(path: Path, dtype: type) -> np.ndarray:
+    """One of the store's arrays, [n], memory-mapped."""
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, SyntaxError, OverflowError):  # what numpy's headers may raise
+        raise _damaged(path, "is not a readable array") from None
+    if array.dtype != dtype or array.ndim != 1:
+        raise _damaged(path, f"holds {array.ndim} axes of {array.dtype}, not 1 of {dtype.__name__}")
+    return array
+
+
+def _check_arrays(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Raises UserError where the index does not describe the token file.
+
+    Checksums say that files are as they were written, not that what wrote them was right.
+    """
+    offsets = arrays["offsets"]
+    size = (folder / "tokens.bin").stat().st_size
+    tokens, rest = divmod(size, np.dtype(manifest["dtype"]).itemsize)
+    path = folder / "offsets.npy"
+    if rest:
+        raise _damaged(folder / "tokens.bin", f"{size} bytes do not divide into its dtype")
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != tokens:
+        raise _damaged(path, f"does not span the {tokens} tokens of tokens.bin")
+    if not (offsets[1:] > offsets[:-1]).all():
+        where = int(np.argmin(offsets[1:] > offsets[:-1]))
+        raise _damaged(path, f"does not rise at document {where}")
+    for name, array in arrays.items():
+        if len(array) != len(offsets) - (name != "offsets"):
+            raise _damaged(folder / f"{name}.npy", f"does not have {len(offsets) - 1} documents")
+    labels, count = arrays["labels"], len(manifest.get("labels", ()))
+    if len(labels) and (labels.min() < -1 or labels.max() >= count):
+        raise _damaged(folder / "labels.npy", f"names labels that are not among the {count}")
 
 
 def _damaged(path: Path, what: str) -> UserError:

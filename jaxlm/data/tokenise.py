@@ -1,11 +1,15 @@
 """Writes a token store: in parallel, resumable, and committed whole or not at all.
 
-Every unit of a source (a file, a row group) becomes a part of its own, written by one process. When
-all parts exist they are joined in the units' order, so the bytes do not depend on the number of
-processes. Work goes on in `<fingerprint>.partial`; a killed preparation finds its finished parts
-there. The folder is renamed to `<fingerprint>` when it is complete: a store that exists under its
-name is whole. One process writes at a time (a lock file beside the folder); others wait and use
-what it wrote.
+Every unit of a source (a file, a row group) becomes a part of its own, with checksums, written by
+one process. When all parts exist they are checked and joined in the units' order, so the bytes do
+not depend on the number of processes.
+
+    <fingerprint>.lock                one process writes; others wait and use what it wrote
+    <fingerprint>.partial/parts/      the finished parts, which a killed preparation finds again
+    <fingerprint>.partial/store/      what they are joined into
+    <fingerprint>/                    the complete store: it is renamed only with its manifest
+
+A kill at any moment costs at most the units that were under way.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.checksums import CHECKSUMS, checksums_text, digest_files, file_names, find_damage
 from jaxlm.config import UserError
 from jaxlm.data.prepared import Report
 from jaxlm.data.sources import Document, Source, Unit, empty_corpus
@@ -38,10 +43,10 @@ from jaxlm.data.store import (
     FORMAT_VERSION,
     TokenStore,
     manifest_digest,
-    sha256_file,
     token_dtype,
 )
 from jaxlm.data.tokenizers import load_tokenizer
+from jaxlm.files import disk_errors, fsync_folder, write_atomic
 from jaxlm.types import Tokenizer
 
 BATCH_CHARS = 2**20  # characters that are tokenised and written at a time
@@ -78,14 +83,17 @@ def prepare_store(
     }
     key = hashlib.sha256(json.dumps(origins, sort_keys=True).encode()).hexdigest()[:32]
     root = Path(cache_dir) / "stores"
-    root.mkdir(parents=True, exist_ok=True)
     final, partial = root / key, root / f"{key}.partial"
-    if not final.exists():
-        with _lock(root / f"{key}.lock", report):
-            if not final.exists():
-                _write(sources, tokenizer, options, origins, partial, workers, report)
-                os.rename(partial, final)
-                _sync(root)
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        if not final.exists() or partial.exists():
+            with _lock(root / f"{key}.lock", report):
+                if not final.exists():
+                    _write(sources, tokenizer, options, origins, partial, workers, report)
+                    os.rename(partial / "store", final)
+                    fsync_folder(root)
+                    report(f"token store written: {final}")
+                shutil.rmtree(partial, ignore_errors=True)
     return TokenStore.open(final)
 
 
@@ -116,18 +124,23 @@ def _write(
     todo = [i for i in range(len(units)) if not _part(parts, i).exists()]
     resumed = f", {len(units) - len(todo)} of them done before" if len(todo) < len(units) else ""
     report(f"tokenising {len(units)} files or units{resumed}")
-    jobs = ((prefix[units[i][0]], units[i][1], options, _part(parts, i)) for i in todo)
+    jobs = [(prefix[name], unit, options, _part(parts, i)) for i, (name, unit) in enumerate(units)]
     if workers and len(todo) > 1:
-        tokenizer.save(folder / "tokenizer")
-        _run_in_processes(list(jobs), folder / "tokenizer", min(workers, len(todo)), report)
+        copy = folder / "tokenizer"
+        shutil.rmtree(copy, ignore_errors=True)
+        tokenizer.save(copy)
+        _run_in_processes([jobs[i] for i in todo], copy, min(workers, len(todo)), report)
     else:
-        for job in jobs:
+        for i in todo:
+            tokenise_unit(tokenizer, *jobs[i])
+    for job in jobs:
+        if damage := find_damage(job[-1]):
+            report(f"{job[-1]}: damaged, {damage}; tokenised again")
+            shutil.rmtree(job[-1])
             tokenise_unit(tokenizer, *job)
-    _join(parts, [name for name, _ in units], sources, tokenizer, origins, folder)
-    report(f"token store written: {folder.with_suffix('')}")
-    shutil.rmtree(parts)
-    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
-    _sync(folder)
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    (folder / "store").mkdir()
+    _join(parts, [name for name, _ in units], sources, tokenizer, origins, folder / "store")
 
 
 # ---------------------------------------------------------------------------------------- one unit
@@ -136,8 +149,9 @@ def _write(
 def tokenise_unit(
     tokenizer: Tokenizer, prefix: str, unit: Unit, options: Options, part: Path
 ) -> None:
-    """Writes one unit's tokens and index as the folder `part`; the folder exists only when
-    complete.
+    """Writes one unit's tokens and index, with checksums, as the folder `part`.
+
+    The folder exists only when it is complete.
     """
     work = part.with_suffix(".tmp")
     shutil.rmtree(work, ignore_errors=True)
@@ -177,7 +191,9 @@ def tokenise_unit(
         np.save(work / f"{name}.npy", np.array(values, ARRAYS.get(name, np.int64)))
     notes = {"labels": list(labels), "left_out": dict(counts)}
     (work / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+    write_atomic(work / CHECKSUMS, checksums_text(digest_files(work, file_names(work), flush=True)))
     os.rename(work, part)
+    fsync_folder(part.parent)
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -286,7 +302,8 @@ def _join(
     arrays["offsets"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
     for name, dtype in ARRAYS.items():
         np.save(folder / f"{name}.npy", arrays[name].astype(dtype))
-    files = ["tokens.bin", "names.jsonl", *(f"{name}.npy" for name in ARRAYS)]
+    names_of_files = ["tokens.bin", "names.jsonl", *(f"{name}.npy" for name in ARRAYS)]
+    files = digest_files(folder, names_of_files, flush=True)
     manifest = {
         **origins,
         "dtype": token_dtype(tokenizer.vocab_size).name,
@@ -298,27 +315,13 @@ def _join(
         "left_out": {name: dict(counts) for name, counts in left_out.items()},
         "labels": list(labels),
         "files": {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-            for name in files
+            name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()
         },
     }
-    for name in files:
-        _sync(folder / name)
     manifest["self_sha256"] = manifest_digest(manifest)
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(path)
+    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def _append(path: Path, target: Any) -> None:
     with open(path, "rb") as file:
         shutil.copyfileobj(file, target, 2**20)
-
-
-def _sync(path: Path) -> None:
-    """Makes a file or a folder's entries survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import signal
 import struct
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,40 +148,145 @@ def test_a_stopped_preparation_goes_on_where_it_was(make_corpus, tmp_path) -> No
     assert contents(store.folder) == contents(whole.folder)
 
 
-KILLED = """
-import os, signal, sys
-from jaxlm.data.tokenizers import ByteTokenizer
-from jaxlm.data.tokenise import Options, prepare_store
-from jaxlm.data.sources import TextFiles
-import jaxlm.data.tokenise as tokenise
-calls = 0
-real = getattr(os, sys.argv[3])
-def deadly(*args):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*args)
-setattr(os, sys.argv[3], deadly)
-prepare_store({"source": TextFiles(files=(sys.argv[1],))}, ByteTokenizer(), Options(), sys.argv[2])
-"""
+class Killed(BaseException):
+    """In place of SIGKILL: what follows the call never happens."""
 
 
-@pytest.mark.parametrize(("call", "nth"), [("rename", 3), ("rename", 6), ("fsync", 2)])
-def test_killed_while_writing(make_corpus, tmp_path, call, nth) -> None:
-    """Among the units, before the commit (the sixth rename), and while files are synced."""
-    pattern = make_corpus(5)
-    whole = write_store(pattern, tmp_path / "whole")
-    command = [sys.executable, "-c", KILLED, pattern, str(tmp_path / "cache"), call, str(nth)]
-    assert subprocess.run(command, cwd=os.getcwd()).returncode == -signal.SIGKILL
-    committed = [p for p in (tmp_path / "cache/stores").iterdir() if "." not in p.name]
-    assert committed == []
-    store = write_store(pattern, tmp_path / "cache")
-    assert contents(store.folder) == contents(whole.folder)
-    assert {p.name for p in store.folder.parent.iterdir()} == {
-        store.folder.name,
-        f"{store.folder.name}.lock",
-    }
+CALLS = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> list[str]:
+    """From call `nth` of the system's on, every one of CALLS dies, those of clean-ups too."""
+    made: list[str] = []
+
+    def deadly(name: str, real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            made.append(name)
+            if len(made) >= nth:
+                raise Killed
+            # nothing here cuts the power, and a real flush takes the test's time
+            return None if name == "fsync" else real(*args, **kwargs)
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, deadly(name, getattr(os, name)))
+    return made
+
+
+def test_killed_at_any_call_a_preparation_goes_on(make_corpus, tmp_path, monkeypatch) -> None:
+    pattern = make_corpus(2)
+    whole = contents(write_store(pattern, tmp_path / "whole").folder)
+    with monkeypatch.context() as patch:
+        made = kill_at(patch, 10**9)
+        write_store(pattern, tmp_path / "counted")
+    assert {"mkdir", "rename", "replace", "fsync", "unlink", "rmdir"} == set(made)
+    for nth in range(1, len(made) + 1):
+        cache = tmp_path / f"cache{nth}"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, nth)
+            write_store(pattern, cache)
+        again = Counted()
+        store = write_store(pattern, cache, again)
+        assert contents(store.folder) == whole, made[nth - 1]
+        left = {p.name for p in store.folder.parent.iterdir()}
+        assert left == {store.folder.name, f"{store.folder.name}.lock"}, made[nth - 1]
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "lengths.npy", "notes.json", "checksums.json"])
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_a_damaged_part_is_tokenised_again(make_corpus, tmp_path, name, damage) -> None:
+    pattern = make_corpus(3)
+    whole = contents(write_store(pattern, tmp_path / "whole").folder)
+    with pytest.raises(KeyboardInterrupt):
+        write_store(pattern, tmp_path / "cache", Counted(stop=3))
+    (part,) = (tmp_path / "cache").glob("stores/*.partial/parts/000001")
+    data = bytearray((part / name).read_bytes())
+    data[len(data) // 2] ^= 4
+    (part / name).write_bytes(data) if damage == "flip" else (part / name).unlink()
+    lines: list[str] = []
+    store = write_store(pattern, tmp_path / "cache", report=lines.append)
+    assert contents(store.folder) == whole
+    (line,) = (line for line in lines if ": damaged, " in line)
+    assert str(part) in line and name in line and "tokenised again" in line
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["write", "numpy"])
+def test_a_full_disk_is_one_line_and_loses_no_part(
+    make_corpus, tmp_path, monkeypatch, short
+) -> None:
+    pattern, real = make_corpus(3), np.save
+    saved = []
+
+    def full(path, array):
+        saved.append(path)
+        if len(saved) == 12:
+            raise OSError("16 requested and 0 written") if short else OSError(28, "No space left")
+        real(path, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(UserError, match=r"no space left.*free some space.*again") as error:
+            write_store(pattern, tmp_path / "cache")
+    assert "\n" not in str(error.value) and str(tmp_path / "cache") in str(error.value)
+    again = Counted()
+    write_store(pattern, tmp_path / "cache", again)
+    assert again.calls == 2
+
+
+def resealed(folder: Path, **changes: Any) -> None:
+    """A store whose files and manifest agree with one another, whatever they say."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, facts in manifest["files"].items():
+        data = (folder / name).read_bytes()
+        facts |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest = {**manifest, **changes}
+    manifest.pop("self_sha256")
+    manifest["self_sha256"] = store_module.manifest_digest(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("dtype", ["O", "object", "float32", "int64", "U4", "i8,i8", None, 3])
+def test_only_types_of_ids_are_read(make_corpus, tmp_path, dtype) -> None:
+    folder = write_store(make_corpus(3), tmp_path / "cache").folder
+    resealed(folder, dtype=dtype)
+    with pytest.raises(UserError, match=r"manifest.json: dtype .* uint16, uint32"):
+        TokenStore.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("offsets", lambda a: a[[0, 2, 1, 3]]),
+        ("offsets", lambda a: a + np.array([0, 0, 0, 10**6])),
+        ("offsets", lambda a: a + np.array([0, 10**6, 0, 0])),
+        ("offsets", lambda a: a + np.array([-5, 0, 0, 0])),
+        ("offsets", lambda a: a[:0]),
+        ("offsets", lambda a: a.astype(np.float64)),
+        ("offsets", lambda a: a.astype(object)),
+        ("offsets", lambda a: a[[0, 1, 3]]),
+        ("labels", lambda a: a + 5),
+        ("num_bytes", lambda a: a[:2]),
+        ("text_hashes", lambda a: a[:, None]),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(make_corpus, tmp_path, name, change) -> None:
+    folder = write_store(make_corpus(3), tmp_path / "cache").folder
+    np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
+    resealed(folder)
+    with pytest.raises(UserError, match=r"\.npy: .*delete") as error:
+        TokenStore.open(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", [2**63 - 2, 2**62, -2])
+def test_megatron_places_past_the_file_are_refused(tmp_path, place) -> None:
+    write_megatron(tmp_path / "data", [[[1, 2, 3]]], "uint8", 1)
+    index = bytearray((tmp_path / "data.idx").read_bytes())
+    struct.pack_into("<q", index, 34 + 4, place)
+    (tmp_path / "data.idx").write_bytes(index)
+    with pytest.raises(UserError, match="shorter"):
+        read_megatron(tmp_path / "data")
 
 
 class Slow(Counted):
