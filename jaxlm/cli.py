@@ -84,7 +84,7 @@ def _run_training(arguments: Any, resolved: Resolved[RunConfig], must_exist: boo
 
     init_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
     with told_to_others():
-        outcome = train(resolved, must_exist=must_exist)
+        outcome = train(resolved, must_exist=must_exist, accept_data=arguments.accept_changed_data)
     import jax
 
     if jax.process_index() == 0:
@@ -183,7 +183,11 @@ def _eval(arguments: Any) -> int:
     from jaxlm.evaluate import evaluate_run
 
     step, values, tables = evaluate_run(
-        arguments.run_dir, overrides=tuple(arguments.overrides), step=arguments.step, report=_say
+        arguments.run_dir,
+        overrides=tuple(arguments.overrides),
+        step=arguments.step,
+        accept_data=arguments.accept_changed_data,
+        report=_say,
     )
     if arguments.json:
         print(json.dumps({"step": step, "final": values, **tables}))

@@ -137,7 +137,11 @@ def _read_file(path: Path, above: tuple[Path, ...], asker: str = "") -> Layer:
     """`above`: the files that led here by `include:`; `asker`: the last one's "file:line: "."""
     if path.resolve() in above:
         raise ConfigError(f"{asker}{path} includes itself; remove the circular include")
-    text = _read_text(path, asker)
+    return read_yaml_text(_read_text(path, asker), path, above)
+
+
+def read_yaml_text(text: str, path: Path, above: tuple[Path, ...] = ()) -> Layer:
+    """As `read_yaml`, of a text that is, or was, in the file `path`."""
     layer = Layer({}, {"": Mark(str(path))})
     try:
         loader = _Loader(text)

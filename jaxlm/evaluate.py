@@ -21,8 +21,10 @@ from jax.sharding import NamedSharding
 from jaxlm import mesh as meshes
 from jaxlm.config import UserError
 from jaxlm.data.loader import Loader, Transform
+from jaxlm.run import load_saved
 from jaxlm.train.ahead import Ahead, Compiling
-from jaxlm.train.session import Session, load_trained, prepare_data
+from jaxlm.train.run_dir import RunDir
+from jaxlm.train.session import Session, check_measured_data, load_trained, prepare_data
 from jaxlm.train.state import Program
 from jaxlm.types import RowDataset
 
@@ -147,13 +149,25 @@ def evaluator_of(session: Session) -> Evaluator | None:
 
 
 def evaluate_run(
-    run_dir: str, *, overrides: tuple[str, ...] = (), step: int | None = None, report: Any = print
+    run_dir: str,
+    *,
+    overrides: tuple[str, ...] = (),
+    step: int | None = None,
+    accept_data: bool = False,
+    report: Any = print,
 ) -> tuple[int, dict[str, float], dict[str, Any]]:
-    """(step, figures, tables) of a run's checkpoint over its whole validation split."""
+    """(step, figures, tables) of a run's checkpoint over its whole validation split.
+
+    Raises `UserError` where that has changed since the run was trained, unless `accept_data` or an
+    override names other data.
+    """
     config, program, params, step = load_trained(
         run_dir, overrides=overrides, step=step, report=report
     )
-    evaluator = evaluator_of(Session(config, prepare_data(config, report), program))
+    prepared = prepare_data(config, report)
+    if config.data == load_saved(run_dir).config.data:
+        check_measured_data(RunDir(run_dir), prepared, accept_data, report)
+    evaluator = evaluator_of(Session(config, prepared, program))
     if evaluator is None:
         raise UserError(
             f"{run_dir}: its data has no validation split; "

@@ -13,6 +13,7 @@ from jaxlm.config import UserError
 from jaxlm.run import config_sha256, load_saved
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
+from jaxlm.train.identity import read_record
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.session import one_device_program
 
@@ -25,6 +26,7 @@ def describe_run(path: Path) -> Found:
     config = load_saved(path).config
     problems: list[str] = []
     reader = CheckpointReader(run.checkpoints, report=problems.append)
+    record, _ = read_record(run)  # the reader reports what is wrong with it
     step = None
     try:
         step = reader.latest()
@@ -48,6 +50,8 @@ def describe_run(path: Path) -> Found:
             for info in reader.list()
         ],
         "imported": _imported(run),
+        "run_id": record.identity.run_id if record else None,
+        "accepted": list(record.identity.accepted) if record else [],
         "problems": problems,
         "final": _result(path),
     }
@@ -78,6 +82,7 @@ def render(found: Found) -> str:
     data = found["data"]
     rows: list[tuple[str, Any]] = [
         ("run", found["run_dir"]),
+        ("run_id", found["run_id"]),
         ("step", f"{found['step']} of {found['total_steps']}"),
         ("parameters", f"{found['num_params']:,}" if found["num_params"] else "no checkpoint yet"),
         ("param_sha256", found["param_sha256"]),
@@ -89,6 +94,9 @@ def render(found: Found) -> str:
     for item in found["checkpoints"]:
         size = f"{item['size_bytes'] / 2**20:.1f} MiB"
         rows.append(("checkpoint", f"{item['step']:>8}  {size:>12}  {item['kept']}"))
+    rows += [
+        ("accepted", f"from step {entry['step']}: {entry['change']}") for entry in found["accepted"]
+    ]
     rows += [("problem", text) for text in found["problems"]]
     for name, value in (found["final"] or {}).items():
         if isinstance(value, float):

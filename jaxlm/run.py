@@ -16,10 +16,13 @@ from pathlib import Path
 
 from jaxlm import config as configs
 from jaxlm.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
+from jaxlm.config_yaml import read_yaml_text
 from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.base import Objective
 from jaxlm.train.checkpoint import CheckpointConfig
+from jaxlm.train.identity import check_config, check_files, read_record
 from jaxlm.train.metrics import LoggingConfig
+from jaxlm.train.run_dir import RunDir
 from jaxlm.types import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TokenizerConfig
 
 
@@ -205,11 +208,11 @@ def _preset(top: Layer) -> Layer:
 def _inherited(source: Path) -> Layer:
     """The model and tokenizer of the run that weights are taken from."""
     path = source / "config.yaml"
-    if not path.is_file():
+    if not path.is_file() and read_record(RunDir(source))[0] is None:
         raise UserError(
             f"init.from: {source} is not a run directory (no config.yaml); name a finished run"
         )
-    base = configs.read_yaml(path)
+    base = _own_config(source)
     mark = Mark(str(path))
     values = {
         "model": base.values["model"],
@@ -223,7 +226,7 @@ def _inherited(source: Path) -> Layer:
 def saved_config(run_dir: str | Path) -> Path:
     """The config file of a run directory; raises `UserError` where it is none."""
     path = Path(run_dir) / "config.yaml"
-    if not path.is_file():
+    if not path.is_file() and read_record(RunDir(run_dir))[0] is None:
         raise UserError(
             f"{run_dir}: not a run directory (no config.yaml); `jaxlm train CONFIG` makes one"
         )
@@ -234,7 +237,21 @@ def load_saved(run_dir: str | Path, overrides: Iterable[str] = ()) -> Resolved[R
     """The config that a run directory keeps, under dotted overrides; `run_dir` is where it lies
     now.
     """
-    layer = configs.read_yaml(saved_config(run_dir))
+    layer = _own_config(run_dir)
     layer.merge(configs.read_overrides(overrides))
     layer.merge(Layer({"run_dir": str(run_dir)}, {"run_dir": Mark("command line")}))
     return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
+
+
+def _own_config(run_dir: str | Path) -> Layer:
+    """config.yaml as the run wrote it. Raises `UserError` where that, or a file that came with
+    imported weights, has changed.
+    """
+    path, run = saved_config(run_dir), RunDir(run_dir)
+    record, _ = read_record(run)
+    if record is None:
+        return configs.read_yaml(path)
+    plain = sorted(EXECUTION) + [f"train.{name}" for name in sorted(EXECUTION_TRAIN)]
+    check_config(run, record, tuple(plain))
+    check_files(run, record)
+    return read_yaml_text(record.config, path)

@@ -40,6 +40,14 @@ def add_overrides(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("overrides", nargs="*", metavar="key.sub=value", help=text)
 
 
+def add_accept_data(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="use data that has changed since the run was trained on it; the run's log says so",
+    )
+
+
 def add_processes(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("several processes (found by itself on TPU pods and Slurm)")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from jaxlm.arguments.options import (
+    add_accept_data,
     add_config,
     add_json,
     add_overrides,
@@ -29,6 +30,7 @@ def train(verbs: Any, name: str) -> argparse.ArgumentParser:
         codes=True,
     )
     add_config(verb)
+    add_accept_data(verb)
     add_processes(verb)
     return verb
 
@@ -44,6 +46,7 @@ def finetune(verbs: Any, name: str) -> argparse.ArgumentParser:
         codes=True,
     )
     add_config(verb)
+    add_accept_data(verb)
     add_processes(verb)
     return verb
 
@@ -61,6 +64,7 @@ def resume(verbs: Any, name: str) -> argparse.ArgumentParser:
     )
     add_run(verb)
     add_overrides(verb)
+    add_accept_data(verb)
     add_processes(verb)
     return verb
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxlm.arguments.options import add_json, add_overrides, add_run, add_step, add_verb
+from jaxlm.arguments.options import (
+    add_accept_data,
+    add_json,
+    add_overrides,
+    add_run,
+    add_step,
+    add_verb,
+)
 from jaxlm.arguments.values import count, ratio, share, whole
 
 
@@ -72,6 +79,7 @@ def eval_(verbs: Any, name: str) -> argparse.ArgumentParser:
         ("eval runs/quickstart --step 200 --json", "an earlier checkpoint, for a program"),
     )
     add_run(verb)
+    add_accept_data(verb)
     add_step(verb)
     add_json(verb)
     add_overrides(verb)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config import REQUIRED, UserError, field
+from jaxlm.data.content import source_files, split_content
 from jaxlm.data.order import InOrder, Row, Shuffled, padding_row
 from jaxlm.data.prepared import PreparableData, Prepared, Report, Split
 from jaxlm.data.split import Corpus
@@ -72,6 +73,8 @@ class ExampleData(PreparableData):
             corpus.sources, tokenizer, options, cache_dir, workers=workers, report=report
         )
         stores = {"train": store}
+        files = {"train": source_files(corpus.sources)}
+        content = {}
         documents = corpus.split(store)
         if self.validation is not None:
             source: Any = {"validation": self.validation}
@@ -81,6 +84,7 @@ class ExampleData(PreparableData):
             stores["validation"] = held
             documents["validation"] = held.documents()
             report_shared_texts(store, held, report)
+            files["validation"] = source_files(source)
         classes = self.classes or find_classes(store, documents["train"])
         eos_id = tokenizer.eos_id if self.add_eos else None
         splits: dict[str, Split] = {}
@@ -98,11 +102,15 @@ class ExampleData(PreparableData):
                 counts=origin.counts(chosen.index),
             )
             splits[name] = replace(split, counts=split.all_counts(classes))
+            tokens = origin.manifest["files"]["tokens.bin"]["sha256"]
+            names = files.get(name, files["train"])
+            content[name] = split_content(chosen, tokens, names, [split.examples.labels])
         manifest = {
             "tokenizer": tokenizer.fingerprint(),
             "classes": list(classes),
             "stores": {name: store_facts(s) for name, s in stores.items()},
             "splits": {name: split.counts for name, split in splits.items()},
+            "content": content,
         }
         return Prepared(tokenizer, splits, manifest, self.seq_len, classes, row_kind="examples")
 

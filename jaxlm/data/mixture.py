@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config import REQUIRED, Config, UserError, field
+from jaxlm.data.content import joined_content
 from jaxlm.data.order import Row, derive_seed
 from jaxlm.data.prepared import PreparableData, Prepared, Report, Split
 from jaxlm.types import DataConfig, RowDataset, Tokenizer
@@ -104,6 +105,17 @@ class MixtureData(PreparableData):
             "tokenizer": tokenizer.fingerprint(),
             "parts": {n: {"weight": self.parts[n].weight, **p.manifest} for n, p in parts.items()},
             "splits": {name: split.counts for name, split in splits.items()},
+            "content": {
+                split: joined_content(
+                    {
+                        name: part.manifest["content"][split]
+                        for name, part in parts.items()
+                        if split in part.manifest["content"]
+                    }
+                )
+                for split in ("train", "validation")
+                if split in splits
+            },
         }
         return Prepared(tokenizer, splits, manifest, first.seq_len, first.classes, first.row_kind)
 

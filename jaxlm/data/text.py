@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxlm.config import UserError, field
+from jaxlm.data.content import source_files, split_content
 from jaxlm.data.lm_split import language_splits
 from jaxlm.data.prepared import PreparableData, Prepared, Report
 from jaxlm.data.split import Corpus
@@ -80,6 +81,7 @@ class TextData(PreparableData):
             corpus.sources, tokenizer, options, cache_dir, workers=workers, report=report
         )
         stores = {"train": store}
+        files = {"train": source_files(corpus.sources)}
         documents = corpus.split(store)
         if self.validation is not None:
             source: Any = {"validation": self.validation}
@@ -89,6 +91,7 @@ class TextData(PreparableData):
             stores["validation"] = held
             documents["validation"] = held.documents()
             report_shared_texts(store, held, report)
+            files["validation"] = source_files(source)
         counts = {
             name: stores.get(name, store).counts(docs.index) for name, docs in documents.items()
         }
@@ -104,6 +107,14 @@ class TextData(PreparableData):
             "tokenizer": tokenizer.fingerprint(),
             "stores": {name: store_facts(s) for name, s in stores.items()},
             "splits": {name: split.counts for name, split in splits.items()},
+            "content": {
+                name: split_content(
+                    docs,
+                    stores.get(name, store).manifest["files"]["tokens.bin"]["sha256"],
+                    files.get(name, files["train"]),
+                )
+                for name, docs in documents.items()
+            },
         }
         return Prepared(
             tokenizer, splits, manifest, self.seq_len, consecutive=self.order == "stream"

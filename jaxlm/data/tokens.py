@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxlm.config import REQUIRED, UserError, field
+from jaxlm.data.content import split_content
 from jaxlm.data.foreign import id_range, read_megatron, read_nanogpt
 from jaxlm.data.lm_split import language_splits
 from jaxlm.data.prepared import PreparableData, Prepared, Report
@@ -101,6 +102,10 @@ class TokenData(PreparableData):
             "tokenizer": tokenizer.fingerprint(),
             "files": facts,
             "splits": {name: split.counts for name, split in splits.items()},
+            "content": {
+                name: split_content(docs, facts.get(name, facts["train"])["sha256"], {})
+                for name, docs in documents.items()
+            },
         }
         return Prepared(
             tokenizer, splits, manifest, self.seq_len, consecutive=self.order == "stream"

@@ -33,9 +33,10 @@ from jaxlm.models.families import family_of_architecture
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.kinds import check_kinds
 from jaxlm.models.families.table import tensor_shapes
-from jaxlm.run import RunConfig
+from jaxlm.run import RunConfig, trajectory
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint import Checkpointer
+from jaxlm.train.identity import IDENTITY, Identity, Record, kept_files
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.session import program_of, use_compilation_cache
 from jaxlm.tree import flatten
@@ -228,7 +229,13 @@ def _write_run(
     params: Any,
     report: Callable[[str], None],
 ) -> None:
-    files = {"config.yaml": configs.to_yaml(config).encode(), "data.json": b"null"}
+    tokenizer = source.tokenizer.fingerprint() if source.tokenizer else None
+    identity, text = Identity.new(tokenizer=tokenizer, data=None), configs.to_yaml(config)
+    files = {
+        "config.yaml": text.encode(),
+        "data.json": b"null",
+        IDENTITY: identity.text(0, configs.sha256(trajectory(config))),
+    }
     if processes()[0] == 0:
         run.originals.mkdir()
         for name, content in keep(source.folder, (*CONFIGS, *FILES)).items():
@@ -238,7 +245,8 @@ def _write_run(
             source.tokenizer.save(run.tokenizer)
         write_atomic(run.environment, json.dumps(environment(), indent=1))
         write_atomic(run.imported, json.dumps(record, indent=1))
-        write_atomic(run.config, files["config.yaml"])
+        Record(identity=identity, config=text, files=kept_files(run)).write(run)
+        write_atomic(run.config, text)
     saver = Checkpointer(run.checkpoints, config.checkpoint, report=report)
     with jax.set_mesh(next(iter(flatten(params).values())).sharding.mesh):
         saved = saver.save(0, {"params": params}, files, force=True)

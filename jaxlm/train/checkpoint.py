@@ -37,6 +37,8 @@ from jaxlm.train import state_io
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint_dir import SAVING, CheckpointInfo, step_folder
 from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.identity import mark_saved
+from jaxlm.train.run_dir import RunDir
 from jaxlm.train.state_io import StateMetadata
 
 _LONG_WAIT = 1.0  # seconds; a shorter wait for the save before is not worth a line
@@ -209,6 +211,8 @@ class Checkpointer(CheckpointReader):
                 fsync_folder(path)
         write_atomic(folder / CHECKSUMS, checksums_text(sums))
         dirs.publish(folder)
+        with contextlib.suppress(OSError):  # the checkpoint is there, and a resume marks it too
+            mark_saved(RunDir(self.folder.parent))
         dirs.prune(self.folder, step, self.config.keep_last, self.config.keep_every)
         return ""
 

@@ -22,6 +22,8 @@ from jaxlm.train import checkpoint_dir as dirs
 from jaxlm.train import state_io
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint_dir import CheckpointInfo, step_folder
+from jaxlm.train.identity import mismatch, read_record
+from jaxlm.train.run_dir import RunDir
 from jaxlm.train.state_io import StateMetadata
 
 
@@ -38,6 +40,7 @@ class CheckpointReader:
         self._report = report
         self._name = f"checkpoints/{next(self._made)}"
         self._calls = itertools.count()
+        self._told: set[str] = set()
 
     def list(self) -> list[CheckpointInfo]:
         """Every checkpoint, oldest first, half-written and set-aside ones too; imports no jax."""
@@ -125,13 +128,24 @@ class CheckpointReader:
         path = self.path(step)
         try:
             if verify:
-                mine = find_damage(path, index, count) or ""
+                mine = find_damage(path, index, count) or self._mismatch(step) or ""
             else:
                 mine = "" if (path / CHECKSUMS).exists() else f"{CHECKSUMS}: missing"
         except PermissionError as error:
             raise UserError(f"{error.filename}: {error.strerror}; make it readable") from None
         key = self._key(f"damage-{step}")
         return decide(key, mine, lambda texts: next(filter(None, texts), "")) or None
+
+    def _mismatch(self, step: int) -> str | None:
+        """Why a sound checkpoint is not this run's step; what is wrong with the run's record is
+        reported once.
+        """
+        record, problems = read_record(RunDir(self.folder.parent))
+        for problem in problems:
+            if problem not in self._told:
+                self._told.add(problem)
+                self._report(problem)
+        return mismatch(self.path(step), step, record)
 
     def _pass_over(self, step: int, damage: str) -> None:
         self._report(f"checkpoint {step}: damaged, {damage}; the one before it is used")

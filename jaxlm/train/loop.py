@@ -23,10 +23,10 @@ import jax
 import numpy as np
 
 from jaxlm import config as configs
-from jaxlm.config import Resolved, UserError
+from jaxlm.config import Resolved
 from jaxlm.evaluate import evaluator_of
 from jaxlm.exit_codes import DONE, INTERRUPTED, NOT_FINITE, SAVE_FAILED
-from jaxlm.run import RunConfig, config_sha256
+from jaxlm.run import RunConfig, config_sha256, saved_config, trajectory
 from jaxlm.train import saved_step
 from jaxlm.train import session as sessions
 from jaxlm.train.agree import decide
@@ -34,6 +34,7 @@ from jaxlm.train.checkpoint import Checkpointer
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.figures import Figures
 from jaxlm.train.hashing import param_sha256
+from jaxlm.train.identity import IDENTITY
 from jaxlm.train.metrics import MetricsWriter
 from jaxlm.train.outcome import Outcome, finished
 from jaxlm.train.progress import Progress
@@ -56,16 +57,19 @@ STOP = 1  # the signal that a process puts beside its rows
 LINGER_SECONDS = 15  # that process 0 stays after a hang, for the others to tell of theirs
 
 
-def train(resolved: Resolved[RunConfig], *, must_exist: bool = False) -> Outcome:
+def train(
+    resolved: Resolved[RunConfig], *, must_exist: bool = False, accept_data: bool = False
+) -> Outcome:
     """Trains the run of a config to its end, from wherever its directory says it stands.
 
     Raises `UserError` for what the user has to mend.
     """
     first = jax.process_index() == 0
     run = RunDir(resolved.config.run_dir or "")
-    if must_exist and not run.config.is_file():
-        raise UserError(f"{run}: not a run directory; `jaxlm train CONFIG` starts one")
+    if must_exist:
+        saved_config(run.path)
     sessions.check_trainable(run)
+    sessions.check_checkpoints(run)
     with ExitStack() as stack:
         stack.enter_context(run.lock(jax.process_index()))
         watch = Stopwatch.load(run.path)
@@ -82,7 +86,7 @@ def train(resolved: Resolved[RunConfig], *, must_exist: bool = False) -> Outcome
                 if not must_exist:
                     sessions.check_same_run(run, session.config)
                     ended = finished(run, session.config)
-            return ended or Loop(session, run, watch, signals, resolved.marks).run()
+            return ended or Loop(session, run, watch, signals, resolved.marks, accept_data).run()
         except Stopped as name:
             return Outcome(INTERRUPTED, f"stopped by {name}; the same command goes on with {run}")
 
@@ -97,7 +101,9 @@ class Loop:
         watch: Stopwatch,
         signals: Signals,
         marks: Mapping[str, configs.Mark],
+        accept_data: bool = False,
     ):
+        self.accept_data = accept_data
         self.session, self.run_dir, self.watch, self.marks = session, run, watch, marks
         self.signals = signals
         self.config, self.program = session.config, session.program
@@ -183,9 +189,13 @@ class Loop:
         """The state that is found, and what the run's files say of it, from which both go on."""
         self.saver.clean()
         with jax.set_mesh(self.program.mesh):
-            state, step = sessions.find_state(self.session, self.saver)
+            latest = self.saver.latest()
+            self.record = sessions.record_of(
+                self.run_dir, self.session, latest, accept_data=self.accept_data
+            )
+            state, step = sessions.find_state(self.session, self.saver, latest)
         if self.first:  # not before: a config that cannot go on must not take the run over
-            sessions.write_run_files(self.run_dir, self.session, self.marks)
+            sessions.write_run_files(self.run_dir, self.session, self.marks, self.record)
         peak = peak_of(list(self.program.mesh.devices.flat))
         length = self.session.prepared.seq_len
         self.figures = Figures(self.program, peak, self.watch, seq_len=length)
@@ -335,6 +345,7 @@ class Loop:
             self.records.write_times(self.watch)
         files: dict[str, bytes | Path] = {
             "config.yaml": configs.to_yaml(self.config).encode(),
+            IDENTITY: self.record.identity.text(step, configs.sha256(trajectory(self.config))),
             "data.json": json.dumps(self.loader.position(step)).encode(),
             "tokenizer": self.run_dir.tokenizer,
         }

@@ -14,11 +14,9 @@ from jaxlm.exit_codes import DONE
 from jaxlm.run import RunConfig
 from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint_reader import CheckpointReader
-from jaxlm.train.run_dir import RunDir
+from jaxlm.train.run_dir import RESULT, RunDir
 
 log = logging.getLogger("jaxlm")
-
-RESULT = "result.json"  # written last: the run has ended
 
 
 @dataclass(frozen=True)

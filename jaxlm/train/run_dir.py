@@ -28,6 +28,8 @@ from pathlib import Path
 from jaxlm.config import UserError
 from jaxlm.files import remove_strays, write_atomic
 
+RESULT = "result.json"  # written last: the run has ended
+
 
 class RunDir:
     """The paths of a run; none of them need exist yet."""

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import numpy as np
 from jaxlm import config as configs
 from jaxlm.config import UserError
 from jaxlm.files import write_atomic
+from jaxlm.train.identity import code_sha256
 from jaxlm.train.state import Program, State
 
 FORMAT = 2
@@ -158,7 +158,7 @@ def identity(
         "version of jax": jax.__version__,
         "versions": {name: _version(name) for name in PACKAGES},
         "environment": {name: os.environ.get(name, "") for name in VARIABLES},
-        "code of jaxlm": _code(),
+        "code of jaxlm": code_sha256(),
         "config": _plain(parts),
         "batch": {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in spec.items()},
         "compiler options": dict(options),
@@ -181,17 +181,6 @@ def _place(device: Any) -> list[int]:
         return [device.id]
     core = getattr(device, "core_on_chip", 0)
     return [*coords, core, int(getattr(device, "slice_index", 0) or 0)]
-
-
-@cache
-def _code() -> str:
-    """SHA-256 over this package's own files."""
-    found = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        found.update(f"{path.relative_to(root).as_posix()}\n".encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()
 
 
 def _version(package: str) -> str:

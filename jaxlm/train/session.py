@@ -13,10 +13,13 @@ line.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxlm import __version__
 from jaxlm import config as configs
 from jaxlm.config import UserError
 from jaxlm.data.fetch import default_cache_dir
@@ -35,9 +39,20 @@ from jaxlm.doctor import environment
 from jaxlm.files import write_atomic
 from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
+from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.fit import check_fit, check_samples
-from jaxlm.train.run_dir import RunDir
+from jaxlm.train.identity import (
+    ACCEPT_DATA,
+    Identity,
+    Record,
+    check_tokenizer,
+    code_sha256,
+    data_change,
+    kept_files,
+    read_record,
+)
+from jaxlm.train.run_dir import RESULT, RunDir
 from jaxlm.train.state import Program, State, make_program
 from jaxlm.tree import flatten, unflatten
 
@@ -66,6 +81,7 @@ def prepare_data(
     check_writable(folder)
     tokenizer = config.tokenizer
     if has_started(run) and not _lacks_tokenizer(run):
+        saved_tokenizer(run)  # is compared with the one that the run began with
         tokenizer = Saved(path=str(run.tokenizer))
     if config.data is None:
         raise UserError(
@@ -115,7 +131,9 @@ def saved_tokenizer(run: RunDir) -> Any:
             f"{run}: was imported without a tokenizer, so a text has no tokens; put its "
             "tokenizer.json beside the weights and import them again"
         )
-    return load_tokenizer(run.tokenizer)
+    tokenizer = load_tokenizer(run.tokenizer)
+    check_tokenizer(run, tokenizer)
+    return tokenizer
 
 
 def _lacks_tokenizer(run: RunDir) -> bool:
@@ -201,8 +219,11 @@ def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Progra
     )
 
 
-def write_run_files(run: RunDir, session: Session, marks: Mapping[str, Any]) -> None:
-    """What makes a folder a run: its config, tokenizer, data manifest and environment."""
+def write_run_files(
+    run: RunDir, session: Session, marks: Mapping[str, Any], record: Record
+) -> None:
+    """What makes a folder a run: its config, tokenizer, data manifest, environment and identity."""
+    run.checkpoints.mkdir(exist_ok=True)  # from now on, a run without this folder has lost it
     if not has_started(run):
         shutil.rmtree(run.tokenizer, ignore_errors=True)
         partial = run.path / ".tokenizer.tmp"
@@ -215,7 +236,91 @@ def write_run_files(run: RunDir, session: Session, marks: Mapping[str, Any]) -> 
     write_atomic(
         run.path / "marks.json", json.dumps({k: str(m) for k, m in marks.items()}, indent=1)
     )
-    write_atomic(run.config, configs.to_yaml(session.config))
+    config = configs.to_yaml(session.config)
+    before = run.config.read_bytes() if run.config.is_file() else None
+    replaced = hashlib.sha256(before).hexdigest() if before is not None else None
+    dataclasses.replace(record, config=config, replaced=replaced, files=kept_files(run)).write(run)
+    write_atomic(run.config, config)
+
+
+def data_content(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """What a run's identity keeps of its data: the content and the counts of each split."""
+    counts = prepared.manifest["splits"]
+    content = prepared.manifest["content"]
+    return {name: {**counts.get(name, {}), **content[name]} for name in content}
+
+
+def record_of(run: RunDir, session: Session, step: int | None, *, accept_data: bool) -> Record:
+    """The record of a run that starts, or continues from `step`. Call it in every process.
+
+    Raises `UserError` where the data is not what the run was trained on, unless `accept_data`, and
+    where the processes have different data.
+    """
+    data = data_content(session.prepared)
+    mine = json.dumps({name: content["sha256"] for name, content in data.items()})
+    if decide("data", mine, lambda texts: "equal" if len({*texts}) == 1 else "") != "equal":
+        raise UserError("data: the processes of this run read different data; give all the same")
+    tokenizer = session.prepared.tokenizer.fingerprint()
+    record, _ = read_record(run) if step is not None else (None, [])
+    if record is None:
+        identity = Identity.new(tokenizer=tokenizer, data=data)
+        if step is not None:
+            log.info("checkpoint %d: was saved by a version that kept no identity of a run", step)
+        return Record(identity=identity, config="", saved=step is not None, before=step)
+    identity = record.identity
+    change = data_change(record, data)
+    if change is not None:
+        check_accepted(f"{run}: the data", change, accept_data)
+        log.warning("the data has changed since step %d, which is accepted: %s", step, change)
+        entry = {"flag": ACCEPT_DATA, "step": step, "time": time.time(), "change": change}
+        identity = dataclasses.replace(identity, data=data, accepted=(*identity.accepted, entry))
+    if identity.code != code_sha256():
+        log.info(
+            "the code of jaxlm is not that of the start before (%s, now %s)",
+            f"{identity.version} {identity.code[:8]}",
+            f"{__version__} {code_sha256()[:8]}",
+        )
+        identity = dataclasses.replace(identity, version=__version__, code=code_sha256())
+    return dataclasses.replace(record, identity=identity, saved=True)
+
+
+def check_accepted(what: str, change: str, accepted: bool) -> None:
+    """Raises `UserError` where data that has changed was not accepted."""
+    if not accepted:
+        raise UserError(
+            f"{what} is not what the run was trained on: {change}; put it back, or add "
+            f"{ACCEPT_DATA} to use it as it is"
+        )
+
+
+def check_measured_data(
+    run: RunDir, prepared: Prepared, accepted: bool, report: Callable[[str], None]
+) -> None:
+    """Raises `UserError` where the validation split is not the one that the run has measured."""
+    record, _ = read_record(run)
+    data = (record.identity.data if record else None) or {}
+    if record is None or "validation" not in data:
+        return
+    held = {"validation": data["validation"]}
+    record = dataclasses.replace(record, identity=dataclasses.replace(record.identity, data=held))
+    now = {k: v for k, v in data_content(prepared).items() if k == "validation"}
+    change = data_change(record, now)
+    if change is not None:
+        check_accepted(f"{run}: the data", change, accepted)
+        report(f"the data has changed since the run was trained, which is accepted: {change}")
+
+
+def check_checkpoints(run: RunDir) -> None:
+    """Raises `UserError` where a run has lost all of its checkpoints: it is never begun again."""
+    if has_started(run):
+        return
+    record, _ = read_record(run)
+    saved = record is not None and (record.saved or not run.checkpoints.exists())
+    if saved or (run.path / RESULT).exists():
+        raise UserError(
+            f"{run.checkpoints}: the checkpoints of this run are missing; put them back, or start "
+            "again in another run folder"
+        )
 
 
 def _keep_originals(run: RunDir, source: str | None) -> None:
@@ -263,10 +368,15 @@ def check_changes(run: RunDir, config: RunConfig) -> None:
         log.info("changed on the way (saved -> now): %s", line)
 
 
-def find_state(session: Session, reader: CheckpointReader) -> tuple[State, int]:
-    """The state to train from and its step, in the order that the module's docstring gives."""
+def find_state(
+    session: Session, reader: CheckpointReader, latest: int | None = None
+) -> tuple[State, int]:
+    """The state to train from and its step, in the order that the module's docstring gives.
+
+    `latest` is the reader's newest good step, where the caller has asked for it already.
+    """
     program, config = session.program, session.config
-    step = reader.latest()
+    step = reader.latest() if latest is None else latest
     if step is not None:
         log.info("restore order: resume <- checkpoint %d of %s", step, config.run_dir)
         return reader.restore(step, program.abstract_state()), step
@@ -288,7 +398,7 @@ def read_pretrained(session: Session) -> dict[str, Any]:
     own = session.prepared.tokenizer.fingerprint()
     if _lacks_tokenizer(source):
         log.info("%s has no tokenizer to compare with: its ids are taken as this one's", source)
-    elif load_tokenizer(source.tokenizer).fingerprint() != own:
+    elif saved_tokenizer(source).fingerprint() != own:
         raise UserError(
             f"tokenizer: is not the one that {source} (init.from) was trained with; leave "
             "tokenizer out of the config, and that one is used"

@@ -337,16 +337,16 @@ def test_nothing_saved_is_none_and_leftovers_are_removed(saved: Path, tmp_path: 
     assert saver.latest() is None and saver.clean() == []
     (saver.folder / "00000005.saving" / "orbax").mkdir(parents=True)
     (saver.folder / "00000001.removing").mkdir()
-    whole = saver.folder / "00000006.saving4"  # killed between its checksums and its name
+    whole = saver.folder / "00000002.saving4"  # killed between its checksums and its name
     shutil.copytree(saved / "checkpoints" / "00000002", whole)
     assert saver.latest() is None
     saver.clean()
-    assert [p.name for p in saver.folder.iterdir()] == ["00000006"]
+    assert [p.name for p in saver.folder.iterdir()] == ["00000002"]
     assert [line.split(":")[0] for line in lines] == [
         "checkpoints/00000001.removing",
         "checkpoints/00000005.saving",
     ]
-    assert saver.latest() == 6
+    assert saver.latest() == 2
 
 
 # -------------------------------------------------------------------------------------- no space
