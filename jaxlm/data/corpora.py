@@ -25,6 +25,7 @@ from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.data.archives import installed_members, read_members
 from jaxlm.data.fetch import Archive, fetch, file_sha256, parse_requirement
 from jaxlm.data.formats import (
+    check_columns,
     csv_rows,
     decode,
     decompress,
@@ -33,7 +34,7 @@ from jaxlm.data.formats import (
 )
 from jaxlm.data.labels import Labels
 from jaxlm.data.sources import Document, Source, Unit, text_documents, validate_text_options
-from jaxlm.data.tables import row_documents
+from jaxlm.data.tables import ROWS_VERSION, row_documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,9 @@ class PackageFiles(Source, Labels):
     document_separator: str | None = field(None, "text between documents of a text file")
     text_column: str = field("text", "the column that holds the text, for files of rows")
     columns: tuple[str, ...] = field((), "names of the columns of a csv or tsv without header line")
-    quotes: bool | None = field(None, "whether cells may be quoted; by default in csv, not in tsv")
+    quotes: bool | None = field(
+        None, "whether cells may be quoted; null: yes, but not over lines that have tabs"
+    )
     encoding: str = field("utf-8", "of the files; every byte must be valid in it")
 
     def validate(self) -> None:
@@ -62,6 +65,11 @@ class PackageFiles(Source, Labels):
         validate_text_options(self.document_separator, self.encoding)
         if self.format == "text" and self.label_column:
             raise UserError("label_column needs columns; set format to jsonl, csv or tsv")
+        check_columns(self.columns, "columns")
+
+    @property
+    def reading_version(self) -> int:  # type: ignore[override]
+        return 1 if self.format == "text" else ROWS_VERSION
 
     def units(self) -> list[Unit]:
         return [Unit(name, None, self) for name in self._members()]

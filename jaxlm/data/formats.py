@@ -83,7 +83,7 @@ def decode(file: IO[bytes], where: str, encoding: str = "utf-8") -> Iterator[str
         except UnicodeDecodeError as error:
             raise _undecodable(where, encoding, block, done - held + error.start, error) from None
         if "\0" in text:
-            raise _binary(where)
+            raise _binary(where, block)
         if text:
             yield text if done else text.removeprefix("\ufeff")
         done += len(block)
@@ -110,15 +110,39 @@ def _damaged(where: str, error: Exception) -> UserError:
     return UserError(f"{where}: cannot be read to its end ({error}); replace the damaged file")
 
 
-def _binary(where: str) -> UserError:
+_MARKS = (  # byte order marks; that of utf-32 begins with that of utf-16
+    *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
+
+
+def _binary(where: str, block: bytes) -> UserError:
+    if encoding := _wide_encoding(block):
+        return UserError(f"{where}: is {encoding.upper()} text; set encoding: {encoding}")
     return UserError(f"{where}: a binary file (it holds NUL bytes); name text files only")
+
+
+def _wide_encoding(block: bytes) -> str | None:
+    """The encoding of text in units of 2 or 4 bytes; None for anything else."""
+    for mark, encoding in _MARKS:
+        if block.startswith(mark):
+            return encoding
+    # Without a mark, text with mostly Latin characters has a NUL in every second byte.
+    head = block[:4096]
+    for encoding, zero in (("utf-16-le", 1), ("utf-16-be", 0)):
+        nul, other = head[zero::2], head[1 - zero :: 2]
+        if nul and nul.count(0) > 0.7 * len(nul) and other.count(0) == 0:
+            return encoding
+    return None
 
 
 def _undecodable(
     where: str, encoding: str, block: bytes, offset: int, error: UnicodeDecodeError
 ) -> UserError:
     if b"\0" in block and not encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
-        return _binary(where)
+        return _binary(where, block)
+    if wide := _wide_encoding(block):
+        return UserError(f"{where}: is {wide.upper()} text, not {encoding}; set encoding: {wide}")
     byte = f"0x{error.object[error.start]:02x}"
     return UserError(
         f"{where}: byte {byte} at offset {offset} is not {encoding} ({error.reason}); "
@@ -174,18 +198,64 @@ def jsonl_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
 
 def json_object(line: str, here: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line.rstrip("\r\n"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deeply")
-        column = getattr(error, "colno", 1)
-        raise UserError(
-            f"{here}: not JSON ({reason} at column {column}); mend or remove the line"
-        ) from None
+        row = json.loads(line.rstrip("\r\n"), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{here}: not JSON ({_reason(error)}); fix or remove the line") from None
     if not isinstance(row, dict):
         raise UserError(
             f"{here}: holds a {type(row).__name__}; a line must be a JSON object of named columns"
         )
+    if isinstance(row, _Doubled):
+        raise UserError(f"{here}: names the column {row.name!r} twice; rename or remove one")
     return row
+
+
+class _Doubled(dict[str, Any]):
+    """A JSON object that has a key more than once."""
+
+    name: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) == len(pairs):
+        return row
+    doubled, seen = _Doubled(row), set()
+    for name, _ in pairs:
+        if name in seen:
+            doubled.name = name
+        seen.add(name)
+    return doubled
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return "a whole number of more than 4,300 digits"  # Python's limit
+
+
+def check_columns(names: Sequence[str], where: str) -> None:
+    """Raises `UserError` for a column name that is there twice; cells without a name may be."""
+    for number, name in enumerate(names):
+        if name and name in names[:number]:
+            raise UserError(
+                f"{where}: columns {names.index(name) + 1} and {number + 1} are both named "
+                f"{name!r}; rename or remove one"
+            )
+
+
+def check_characters(text: str, here: str, what: str = "") -> None:
+    """Raises `UserError` for half of a surrogate pair, which is no character and has no UTF-8.
+
+    JSON and YAML can spell one, and some encodings ("unicode_escape") give one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise UserError(f"{here}: {what}half a surrogate pair ({half}); fix or remove it") from None
 
 
 def csv_rows(
@@ -198,13 +268,15 @@ def csv_rows(
 ) -> Iterator[Row]:
     """Rows of a CSV or TSV file, named by `columns` or, where that is empty, by its first line.
 
-    The delimiter is by default a tab for .tsv, .tab and .txt, else a comma. With a tab a quotation
-    mark is by default an ordinary character, as most writers of TSV take it to be.
+    The delimiter is by default a tab for .tsv, .tab and .txt, else a comma. A cell that begins with
+    a quotation mark is quoted, whatever the delimiter, unless `quotes` is false. Where `quotes` is
+    None and the delimiter is a tab, rows that a stray mark would join to one cell are an error.
     """
     if delimiter is None:
         is_tab = uncompressed_name(where).lower().endswith((".tsv", ".tab", ".txt"))
         delimiter = "\t" if is_tab else ","
-    quotes = delimiter != "\t" if quotes is None else quotes
+    check_joined = quotes is None and delimiter == "\t"
+    quotes = quotes is not False
     csv.field_size_limit(sys.maxsize)  # Python's limit of 128 KiB is less than many a document
     reader = csv.reader(
         lines(pieces),
@@ -220,16 +292,26 @@ def csv_rows(
                 continue
             if not names:
                 names = cells
+                check_columns(names, here)
                 continue
+            if check_joined and any("\n" in c and "\t" in c for c in cells):
+                raise UserError(
+                    f"{here}: a quotation mark joins lines with tabs to one cell; set quotes: "
+                    "false if it is an ordinary character there, quotes: true if not"
+                )
             if len(cells) != len(names):
                 raise UserError(
                     f"{here}: {len(cells)} cells for {len(names)} columns ({', '.join(names)}); "
-                    "mend the row, or set delimiter, quotes or columns"
+                    + (
+                        _other_delimiter(names, cells)
+                        or "fix the row, or set delimiter, quotes or columns"
+                    )
                 )
             yield here, dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise UserError(
-            f"{where}:{reader.line_num}: not CSV ({error}); mend the row, or set quotes: false"
+            f"{where}:{reader.line_num}: not CSV ({error}); fix the row, or set quotes: false if "
+            "quotation marks are ordinary characters there"
         ) from None
 
 
@@ -238,5 +320,24 @@ def cell(row: Mapping[str, Any], column: str, here: str) -> Any:
     try:
         return row[column]
     except KeyError:
-        known = [str(name) for name in row] or ["none"]
+        known = [ascii(n)[1:-1] if not _printable(n) else n for n in map(str, row)] or ["none"]
+        if len(known) == 1 and (hint := _other_delimiter(known, [], column)):
+            raise UserError(f"{here}: no column {column!r} in {known[0][:200]!r}; {hint}") from None
         raise UserError(f"{here}: no column {column!r}; {suggest(column, known)}") from None
+
+
+def _printable(text: str) -> bool:
+    return all(not "\ud800" <= c <= "\udfff" for c in text)
+
+
+def _other_delimiter(names: Sequence[str], cells: Sequence[str], column: str = "") -> str | None:
+    """What to set where one cell looks like several, with another delimiter between them."""
+    for delimiter, spelt in ((";", ";"), ("\t", "\\t"), (",", ","), ("|", "|")):
+        if len(names) == 1:
+            parts = [p.strip().strip('"') for p in names[0].split(delimiter)]
+            fits = len(parts) > 1 and (not column or column in parts)
+        else:
+            fits = len(cells) == 1 and len(cells[0].split(delimiter)) == len(names)
+        if fits:
+            return f'set delimiter: "{spelt}", which is between its cells'
+    return None

@@ -52,9 +52,16 @@ class Labels(Config):
         """The row's class; None, and a count, where it has none."""
         assert self.label_column is not None
         value = cell(row, self.label_column, here)
-        if value is None or value == "":
+        if isinstance(value, str):
+            value = value.strip()  # " neg" and "neg" are one class
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             counts["unlabelled"] += 1
             return None
+        if isinstance(value, bytes | list | tuple | dict):
+            raise UserError(
+                f"{here}: column {self.label_column!r} holds a {type(value).__name__}, not a "
+                "class; set label_column to a column of texts or numbers"
+            )
         if self.label_bins:
             label = self._bin(value, here)
             counts["in no label bin"] += label is None
@@ -63,7 +70,7 @@ class Labels(Config):
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if not self.label_map:
             return text
-        label = self.label_map.get(text)
+        label = {key.strip(): name for key, name in self.label_map.items()}.get(text)
         counts["not in label_map"] += label is None
         return label
 

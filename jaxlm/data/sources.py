@@ -28,10 +28,8 @@ from typing import Any, ClassVar
 
 from jaxlm.config import REQUIRED, UserError, field, suggest, to_dict, type_name
 from jaxlm.data.fetch import file_sha256
-from jaxlm.data.formats import decode, open_file, split_documents
+from jaxlm.data.formats import check_characters, decode, open_file, split_documents
 from jaxlm.types import SourceConfig
-
-READING_VERSION = 1  # raise it when the same files and options come to give other documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,8 @@ class Source(SourceConfig):
 
     # Options that only say where the contents lie, which the contents' own hashes make superfluous.
     places: ClassVar[tuple[str, ...]] = ()
+    # Raise it when the same files and options come to give other documents.
+    reading_version: ClassVar[int] = 1
 
     def units(self) -> list[Unit]:
         """The source in pieces, in order; raises `UserError` where nothing matches."""
@@ -89,7 +89,7 @@ class Source(SourceConfig):
     def fingerprint(self) -> str:
         """SHA-256 over the options and the names and contents of all that is read."""
         options = {k: v for k, v in to_dict(self).items() if k not in self.places}
-        identity = [READING_VERSION, options, *self.contents()]
+        identity = [self.reading_version, options, *self.contents()]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> str:
@@ -198,6 +198,8 @@ def text_documents(
     """A file's text as documents: "name", or with a separator "name#0", "name#1", ..."""
     for number, text in enumerate(split_documents(pieces, separator)):
         if text.strip():
-            yield Document(text, name if separator is None else f"{name}#{number}")
+            name_here = name if separator is None else f"{name}#{number}"
+            check_characters(text, name_here)
+            yield Document(text, name_here)
         elif separator is None or text:
             counts["blank"] += 1

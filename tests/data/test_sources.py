@@ -271,23 +271,106 @@ def test_rows_name_their_lines(tmp_path):
         ('{"Text": "x"}', r"a\.jsonl:2: no column 'text'; did you mean Text\?"),
         ('{"text": "a\\ud83d"}', r"a\.jsonl:2: half a surrogate pair \(\\ud83d\)"),
         ("[" * 100_000, r"a\.jsonl:2: not JSON"),
+        ('{"text": ' + "1" * 5000 + "}", r"a\.jsonl:2: not JSON .*4,300 digits"),
+        ('{"text": "a", "l": "b\\ud83d"}', r"a\.jsonl:2: the label .*surrogate pair \(\\ud83d\)"),
     ],
 )
 def test_malformed_json_lines(tmp_path, line, match):
-    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "fine", "l": "x"}\n' + line + "\n")
+    label = "l" if "label" in match else None
     with pytest.raises(UserError, match=match):
-        list(JsonLines(files=(f"{tmp_path}/a.jsonl",)).documents())
+        list(JsonLines(files=(f"{tmp_path}/a.jsonl",), label_column=label).documents())
 
 
 def test_tab_separated_without_header_or_quoting(tmp_path):
     text = '1\t0.9\t"Quoted" is ordinary\r\n2\t-0.9\topen " mark\r\n'
     (tmp_path / "a.tsv").write_text(text, newline="")
     source = Csv(files=(f"{tmp_path}/a.tsv",), columns=("id", "score", "text"))
-    assert [d.text for d in documents_of(source)] == ['"Quoted" is ordinary', 'open " mark']
-    with pytest.raises(UserError, match=r"a\.tsv:1: 3 cells for 2 columns \(id, text\); mend"):
-        list(source.replace(columns=("id", "text")).documents())
-    with pytest.raises(UserError, match=r"a\.tsv:1: not CSV .* set quotes: false"):
-        list(source.replace(quotes=True).documents())
+    plain = source.replace(quotes=False)
+    assert [d.text for d in documents_of(plain)] == ['"Quoted" is ordinary', 'open " mark']
+    with pytest.raises(UserError, match=r"a\.tsv:1: 3 cells for 2 columns \(id, text\); fix"):
+        list(plain.replace(columns=("id", "text")).documents())
+    for quotes in (None, True):  # never read as another text in silence
+        with pytest.raises(UserError, match=r"a\.tsv:1: not CSV .* set quotes: false"):
+            list(source.replace(quotes=quotes).documents())
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_quoted_cell_with_a_line_break_is_one_text(tmp_path, ending, columns):
+    rows = [["text", "id"], ['one\ntwo "so" to say', "1"], ["three", "2"]]
+    with open(tmp_path / f"a.{ending}", "w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if ending == "tsv" else ",")
+        writer.writerows(row[:columns] for row in rows)
+    source = Csv(files=(f"{tmp_path}/a.{ending}",))
+    assert [d.text for d in documents_of(source)] == [row[0] for row in rows[1:]]
+
+
+def test_a_stray_quotation_mark_joins_no_rows(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tid\n"open\t1\nplain\t2\nclose"\t3\n')
+    source = Csv(files=(f"{tmp_path}/a.tsv",))
+    with pytest.raises(UserError, match=r"a\.tsv:4: a quotation mark joins lines .* quotes: false"):
+        list(source.documents())
+    assert len(documents_of(source.replace(quotes=False))) == 3
+    assert len(documents_of(source.replace(quotes=True))) == 1
+
+
+DOUBLED = [
+    (Csv, "a.csv", "text,x,text\na,b,c\n", "a.csv:1: columns 1 and 3 are both named 'text'"),
+    (Csv, "a.tsv", "x\tx\ttext\na\tb\tc\n", "a.tsv:1: columns 1 and 2 are both named 'x'"),
+    (JsonLines, "a.jsonl", '{"text": "a", "text": "b"}\n', "a.jsonl:1: names the column 'text' t"),
+    (ArrayRecord, "a.rec", '{"text": "a", "text": "b"}', "a.rec:0: names the column 'text' twice"),
+    (Parquet, "a.parquet", None, "a.parquet: columns 1 and 2 are both named 'text'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "text", "says"), DOUBLED, ids=[d[1] for d in DOUBLED])
+def test_a_column_that_is_there_twice(tmp_path, kind, name, text, says):
+    options = {}
+    if kind is Parquet:
+        pyarrow = pytest.importorskip("pyarrow")
+        table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
+        pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / name)
+    elif kind is ArrayRecord:
+        module = pytest.importorskip("array_record.python.array_record_module")
+        writer = module.ArrayRecordWriter(str(tmp_path / name), "group_size:1")
+        writer.write(text.encode())
+        writer.close()
+        options = {"record": "json"}
+    else:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        list(kind(files=(f"{tmp_path}/{name}",), **options).documents())
+
+
+def test_labels_are_without_blanks_around_them(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na, neg\nb,neg\nc,\nd,  \n")
+    source = Csv(files=(f"{tmp_path}/a.csv",), label_column="label")
+    counts: Counter[str] = Counter()
+    assert [d.label for d in source.documents(counts)] == ["neg", "neg"]
+    assert counts == {"unlabelled": 2}
+    assert {d.label for d in source.replace(label_map={"neg": "bad"}).documents()} == {"bad"}
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_delimiter_is_named(tmp_path, mark):
+    spelt = "\\\\t" if mark == "\t" else f"[{mark}]"
+    (tmp_path / "a.csv").write_text(f"label{mark}text\npos{mark}good, and well\n")
+    with pytest.raises(UserError, match=f'set delimiter: "{spelt}"'):
+        list(Csv(files=(f"{tmp_path}/a.csv",)).documents())
+    (tmp_path / "b.csv").write_text(f"label{mark}text\npos{mark}good\n")
+    with pytest.raises(UserError, match=f'no column .* set delimiter: "{spelt}"'):
+        list(Csv(files=(f"{tmp_path}/b.csv",)).documents())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_wide_text_names_its_encoding(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("a plain text with words\n".encode(encoding))
+    source = TextFiles(files=(f"{tmp_path}/a.txt",))
+    with pytest.raises(UserError, match=f"set encoding: {encoding}$") as error:
+        list(source.documents())
+    right = str(error.value).rpartition(" ")[2]
+    assert documents_of(source.replace(encoding=right))[0].text == "a plain text with words\n"
 
 
 def test_large_cells_and_other_delimiters(tmp_path):
