@@ -32,8 +32,8 @@ def import_(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb.add_argument(
         "--dtype",
         choices=("bfloat16", "float32"),
-        help="of activations and matmuls, short for model.dtype (its default, whatever the "
-        "files' dtype is); parameters are float32",
+        help="dtype of activations and matmuls, short for model.dtype, whatever the files' dtype is; "
+        "default auto: bfloat16 on accelerators, float32 on a CPU; parameters are float32",
     )
     add_overrides(verb)
     add_processes(verb)

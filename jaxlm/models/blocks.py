@@ -32,7 +32,7 @@ from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import LearnedConfig, RelativeConfig, RotaryConfig, Rows, SinusoidalConfig
 from jaxlm.nn.position import sinusoidal as sinusoidal_positions
 from jaxlm.nn.stack import Remat, Run, apply_stack, named, runs_of, stack
-from jaxlm.types import LOAD, AttentionConfig, Encoded, FFNConfig, NormConfig, PositionConfig
+from jaxlm.types import LOAD, AttentionConfig, Dtype, Encoded, FFNConfig, NormConfig, PositionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,9 @@ class StackConfig(Config):
     initializer_range: float | None = field(
         0.02, "std of all kernels and embeddings; null: 1/sqrt(fan in) for kernels", gt=0
     )
-    dtype: Literal["bfloat16", "float32"] = field("bfloat16", "of activations and matmuls")
+    dtype: Dtype = field(
+        "auto", "activations and matmuls; auto: bfloat16 on accelerators, float32 on a CPU"
+    )
     quantization: Quantization | None = field(
         None,
         "8 bits for the layers' products with weights, forward and backward, but not the router's; "

@@ -30,6 +30,7 @@ from flax import nnx
 
 from jaxlm.config import UserError, field, suggest
 from jaxlm.kernels.recurrence import Activation, State
+from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
 from jaxlm.models.rnn_head import Unembed, WithHead
 from jaxlm.nn.dropout import dropout, split_key
@@ -40,7 +41,7 @@ from jaxlm.nn.norm import LayerNorm, RMSNorm
 from jaxlm.nn.recurrent import CELLS, Initializer, word_dropout
 from jaxlm.nn.recurrent_layer import RecurrentLayer
 from jaxlm.nn.stack import Remat, Run, apply_stack, runs_of, stack
-from jaxlm.types import Encoded, ModelConfig, Output
+from jaxlm.types import Dtype, Encoded, ModelConfig, Output
 
 NORMS: dict[str, Callable[[int], nnx.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
@@ -89,8 +90,10 @@ class RNNConfig(ModelConfig):
         "implementation over time: auto, scan, reference or, for minimal and linear cells, "
         "associative",
     )
-    dtype: Literal["bfloat16", "float32"] = field(
-        "bfloat16", "of activations and matmuls; the state is float32"
+    dtype: Dtype = field(
+        "auto",
+        "activations and matmuls (the state is float32); auto: bfloat16 on accelerators, float32 "
+        "on a CPU",
     )
 
     @property
@@ -129,7 +132,8 @@ class RNNConfig(ModelConfig):
                 f"vocab_size: {self.vocab_size} is less than the tokenizer's {vocab_size}; set it "
                 f"to {vocab_size} or more, or leave it out"
             )
-        return RNN(self, self.vocab_size or vocab_size, rngs=rngs)
+        model = self.computing_on(platform())
+        return RNN(model, self.vocab_size or vocab_size, rngs=rngs)
 
 
 class RNN(WithHead):

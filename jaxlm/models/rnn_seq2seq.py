@@ -30,6 +30,7 @@ from flax import nnx
 
 from jaxlm.config import UserError, field, suggest
 from jaxlm.kernels.recurrence import Activation
+from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
 from jaxlm.models.rnn import check_cell
 from jaxlm.models.rnn_decoder import Decoder
@@ -39,7 +40,7 @@ from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.recurrent import CELLS, Initializer
-from jaxlm.types import Encoded, ModelConfig, Output
+from jaxlm.types import Dtype, Encoded, ModelConfig, Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,10 @@ class RNNSeq2SeqConfig(ModelConfig):
     recurrence: str = field(
         "auto", "implementation of the encoder's loop over time: auto, scan or reference"
     )
-    dtype: Literal["bfloat16", "float32"] = field(
-        "bfloat16", "of activations and matmuls; states are float32"
+    dtype: Dtype = field(
+        "auto",
+        "activations and matmuls (states are float32); auto: bfloat16 on accelerators, float32 on "
+        "a CPU",
     )
 
     @property
@@ -158,7 +161,8 @@ class RNNSeq2SeqConfig(ModelConfig):
                 f"vocab_size: {self.vocab_size} is less than the tokenizer's {vocab_size}; set it "
                 f"to {vocab_size} or more, or leave it out"
             )
-        return RNNSeq2Seq(self, self.vocab_size or vocab_size, rngs=rngs)
+        model = self.computing_on(platform())
+        return RNNSeq2Seq(model, self.vocab_size or vocab_size, rngs=rngs)
 
 
 class RNNSeq2Seq(WithHead):

@@ -25,6 +25,7 @@ from flax import nnx
 from jaxlm.config import Config, UserError, field
 from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.cross_entropy import logits as head_logits
+from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
 from jaxlm.models.blocks import Stack, StackConfig
 from jaxlm.nn.dense import Dense, weight
@@ -109,7 +110,7 @@ class TransformerConfig(StackConfig, ModelConfig):
         if self.encoder is not None and self.encoder.dtype != self.dtype:
             raise UserError(
                 f"encoder.dtype: {self.encoder.dtype}, but the decoder's is {self.dtype}; "
-                "set both alike"
+                "set both to the same"
             )
         ffns = [c.ffn_of(i) for c in [self.encoder] if c for i in range(c.num_layers)]
         if any(ffn.routes for ffn in ffns):
@@ -167,7 +168,8 @@ class TransformerConfig(StackConfig, ModelConfig):
                 f"model.vocab_size: {self.vocab_size} is less than the tokenizer's {vocab_size}; "
                 f"set it to at least {vocab_size}, or to null"
             )
-        return Transformer(self, self.vocab_size or vocab_size, rngs=rngs)
+        model = self.computing_on(platform())
+        return Transformer(model, self.vocab_size or vocab_size, rngs=rngs)
 
 
 class Transformer(Stack):

@@ -72,6 +72,7 @@ class Facts:
 
 def facts_of(config: RunConfig) -> Facts:
     """Raises `UnknownModel` for a model that the analytic model does not know."""
+    config = config.replace(model=config.model.computing_on("tpu"))  # not on this host
     model: Any = config.model
     check_known(model)
     one = parse(MeshConfig, {"data": 1, "num_devices": 1}).build(jax.devices()[:1])

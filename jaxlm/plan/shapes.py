@@ -40,6 +40,8 @@ def planned(config: RunConfig) -> RunConfig:
             "objective.classes='[negative, positive]'"
         )
     seq_len_of(config)
+    # whatever computes the plan, what is planned for is an accelerator
+    config = config.replace(model=config.model.computing_on("tpu"))
     if config.train.steps is None:
         config = config.replace(train=config.train.replace(steps=1, epochs=None))
     return config

@@ -58,10 +58,11 @@ class Figures:
         """Size, mesh, the meaning of MFU and the compiler's options, for people."""
         count = sum(int(np.prod(x.shape)) for x in flatten(self._program.abstract_params).values())
         mesh = {axis: size for axis, size in self._program.mesh.shape.items() if size > 1}
+        dtype = self._program.model.dtype
         forward = f"{self._flops_per_token / 1e6:.1f} MFLOP/token (forward)"
         shown = " ".join(f"{name}={value}" for name, value in options.items())
         return (
-            f"{count:,} parameters on mesh {mesh or '1 device'}; "
+            f"{count:,} parameters in {dtype} on mesh {mesh or '1 device'}; "
             f"MFU = 3 x {forward} x tokens/s / peak; peak = {self._peak.source}"
             + (f"\nxla: {shown}" if shown else "")
         )

@@ -147,10 +147,11 @@ def identity(
     config: Any, program: Program, spec: Mapping[str, Any], options: Mapping[str, str]
 ) -> dict[str, Any]:
     """All that has to agree, by name, as plain values."""
-    values = configs.to_dict(
-        config.replace(model=config.model.traced(), objective=config.objective.traced())
-    )
     devices = list(program.mesh.devices.flat)
+    model = config.model.computing_on(devices[0].platform)
+    values = configs.to_dict(
+        config.replace(model=model.traced(), objective=config.objective.traced())
+    )
     parts = {name: values[name] for name in PARTS}
     parts["train"] = {name: values["train"][name] for name in TRAIN}
     parts["mesh"] = {name: values["mesh"][name] for name in MESH}

@@ -351,6 +351,7 @@ def check_same_run(run: RunDir, config: RunConfig) -> None:
 ADJUSTABLE = (
     *("train.steps", "train.max_bad_steps", "optimizer.learning_rate", "optimizer.schedule"),
     *("optimizer.clip_norm", "optimizer.weight_decay", "optimizer.lr_groups"),
+    *("model.dtype", "model.encoder.dtype"),
 )
 
 

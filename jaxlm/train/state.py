@@ -289,6 +289,8 @@ def make_program(
             "and split data or fsdp"
         )
     model.check_stages(mesh.shape["stage"], stage_repeats)
+    if isinstance(mesh, Mesh):  # an abstract one has no devices: what kernels are picked for
+        model = model.computing_on(mesh.devices.flat[0].platform)
     module = nnx.eval_shape(
         lambda: objective.build_model(model, rngs=nnx.Rngs(derive_key(seed, INIT_STREAM)))
     )

@@ -61,7 +61,7 @@ def problems_of(graph: Graph, exceptions: Collection[str]) -> list[str]:
         found.append(
             f"donation: {stats.alias_size_in_bytes / GIB:.3f} GiB of a state of {state / GIB:.3f}"
         )
-    if graph.config.model.dtype == "bfloat16":
+    if graph.config.model.dtype != "float32":  # auto is bfloat16 on a TPU
         found += [
             f"float32 products: {flops:.3e} FLOPs, asked for by {file or 'no file that is known'}"
             for (file, dtype), flops in graph.counts.flops_by_file.items()

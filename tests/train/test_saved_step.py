@@ -147,7 +147,7 @@ def test_what_no_step_is_traced_from_is_of_no_account(kept, part, changes):
 def stand_in(program, **changes):
     """A program on devices of which something is said otherwise."""
     devices = [
-        SimpleNamespace(id=d.id, device_kind=d.device_kind, client=d.client)
+        SimpleNamespace(id=d.id, platform=d.platform, device_kind=d.device_kind, client=d.client)
         for d in program.mesh.devices.flat
     ]
     for device, values in zip(devices, zip(*changes.values(), strict=True), strict=True):

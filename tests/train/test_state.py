@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxlm import config as configs
 from jaxlm.mesh import MeshConfig
+from jaxlm.models.transformer import TransformerConfig
 from jaxlm.objectives.sequence_classification import SequenceClassification
 from jaxlm.train.groups import Group
 from jaxlm.train.optimizer import SGD, AdamW
@@ -198,6 +200,34 @@ def forward(name):
         return program.eval_step(params, batch, carry)[0]["loss"][0]
 
     return jax.jit(logits), jax.jit(loss)
+
+
+# ------------------------------------------------------------------------------- compute dtype
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_auto_computes_in_float32_on_a_cpu_to_the_bit(name):
+    config = config_of(name)
+    found = []
+    for dtype in ("auto", "float32", "bfloat16"):
+        program = tiny.program(config, model=config.model.replace(dtype=dtype))
+        batch = tiny.on_mesh(tiny.ragged_batch(0), program)
+        with jax.set_mesh(program.mesh):
+            carry = program.init_carry() if program.model.carries_state else None
+            params = jax.tree.map(lambda x: 20 * x, tiny.params_of(program))  # far from all equal
+            sums, _ = program.eval_step(params, batch, carry)
+        found.append(float(sums["loss"][0]))
+    assert found[0] == found[1] != found[2]
+
+
+def test_auto_is_bfloat16_on_accelerators_in_the_encoder_too():
+    blocks = {"hidden_size": 16, "num_layers": 1}
+    reader = {**blocks, "attention": {"causal": False}}
+    model = configs.parse(TransformerConfig, {**blocks, "encoder": reader, "start_id": 0})
+    for platform in ("tpu", "gpu"):
+        chosen = model.computing_on(platform)
+        assert chosen.dtype == chosen.encoder.dtype == "bfloat16"
+    assert model.replace(dtype="float32").computing_on("tpu").dtype == "float32"
 
 
 # ----------------------------------------------------------------------- donation, sharding, memory
