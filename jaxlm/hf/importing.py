@@ -80,7 +80,7 @@ def import_model(
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
     match = match_tensors(source.family, config.model, shapes, stored)
     record = _record(source, stored, match)
-    _tell(source, config, stored, match, record, report)
+    _tell(source, program.model.dtype, stored, match, record, report)
     with new_folder(out) as partial:
         size = chunk_bytes or max(1 << 20, min(CHUNK_BYTES, stored.largest_file // 16))
         check_repeats(stored, match.pieces, match.repeats, chunk_bytes=size)
@@ -190,7 +190,7 @@ def _record(source: Source, stored: Stored, match: Match) -> dict[str, Any]:
 
 def _tell(
     source: Source,
-    config: RunConfig,
+    computes: str,
     stored: Stored,
     match: Match,
     record: Mapping[str, Any],
@@ -205,11 +205,10 @@ def _tell(
     wide = [name for name, info in stored.tensors.items() if info.dtype == "F64"]
     if wide:
         report(f"rounded from float64 to float32: {some(wide)}")
-    computes = getattr(config.model, "dtype", "float32")
     if record["dtype"] != computes:
         report(
             f"the files are {record['dtype']}; the model computes in {computes} from float32 "
-            "parameters (--dtype float32 or bfloat16 chooses)"
+            "parameters here (--dtype float32 or bfloat16 sets it)"
         )
     size = source.model.vocab_size
     if source.tokenizer is None:
