@@ -32,7 +32,7 @@ def import_(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb.add_argument(
         "--dtype",
         choices=("bfloat16", "float32"),
-        help="dtype of activations and matmuls, short for model.dtype, whatever the files' dtype is; "
+        help="dtype of activations and matmuls, short for model.dtype, whatever the files have; "
         "default auto: bfloat16 on accelerators, float32 on a CPU; parameters are float32",
     )
     add_overrides(verb)
