@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import re
 import typing
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,20 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_str(self, data: str) -> Any:
-        """Text of several lines stands as it is, where YAML can have it so."""
+        """Text of several lines is written as it is, where YAML can have it so.
+
+        Where a character would end a line of YAML, it is written as an escape.
+        """
         style = "|" if "\n" in data else None
+        if not all(is_one_line(char) or char in "\n\t" for char in data):
+            style = '"'
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
+# What other readers of YAML, such as kubectl's, take for true, false or a number.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?0o[0-7]+$"), list("-+0"))
 
 
 _SCALARS = {  # tag: (pattern, the characters it may begin with)
@@ -245,9 +254,14 @@ def _paths(value: Any, path: str) -> Iterable[str]:
             yield from _paths(inner, join(path, key))
 
 
-def dump_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML that `read_yaml` reads back to the same."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+def dump_yaml(*documents: Mapping[str, Any]) -> str:
+    """Plain values as YAML that `read_yaml` reads back to the same; several as one stream."""
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def is_one_line(char: str) -> bool:
+    """Whether a character neither ends a line nor controls a terminal, and can be written."""
+    return unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp")
 
 
 # -------------------------------------------------------------------------- words for what is wrong

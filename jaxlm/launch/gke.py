@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,8 @@ from jaxlm.config_yaml import dump_yaml
 from jaxlm.exit_codes import DONE, FINAL
 from jaxlm.launch.chips import TPUS, Chips
 from jaxlm.launch.job import Job
+from jaxlm.launch.names import check_absolute, check_word
+from jaxlm.launch.shell import join
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
 from jaxlm.launch.target import LaunchConfig, Plan
 
@@ -67,8 +68,9 @@ class Gke(LaunchConfig):
                 "bucket, claim: set exactly one of the two; checkpoints inside a pod are gone with "
                 "it, and a restart would start over"
             )
-        if not re.fullmatch(r"\d+(x\d+){1,2}", self.topology):
-            raise UserError(f"topology: {self.topology!r} is none; write it as 2x4 or 2x2x4")
+        check_word("bucket", self.bucket, r"[a-z0-9][a-z0-9._-]*", "write its name, without gs://")
+        check_word("topology", self.topology, r"\d+(x\d+){1,2}", "write it as 2x4 or 2x2x4")
+        check_absolute("mount", self.mount)
         if self._chips % min(self.chips_per_host, self._chips):
             raise UserError(
                 f"chips_per_host: {self.chips_per_host} do not divide the {self._chips} chips of "
@@ -90,10 +92,10 @@ class Gke(LaunchConfig):
 
     def plan(self, job: Job) -> Plan:
         manifest = job.stage / "jobset.yaml"
-        text = "---\n".join(dump_yaml(part) for part in (self._config_map(job), self.jobset(job)))
+        text = dump_yaml(self._config_map(job), self.jobset(job))
         write = WriteFile(why="the manifest", path=manifest, text=text)
         argv = self._kubectl("apply", "-f", str(manifest))
-        goes_on = f"! {shlex.join(self._state(job))} | grep -qwE '{'|'.join(ENDS)}'"
+        goes_on = f"! {join(self._state(job))} | grep -qwE '{'|'.join(ENDS)}'"
         clean = Command(
             why="remove an earlier one that has ended",
             argv=self._kubectl("delete", "jobset", job.name, "--ignore-not-found"),
@@ -244,7 +246,8 @@ class Gke(LaunchConfig):
 
     def _environment(self, job: Job) -> list[dict[str, Any]]:
         """GKE itself tells each pod its place in its slice; of the slices it is told here."""
-        plain = [{"name": name, "value": value} for name, value in self.env.items()]
+        # Kubernetes reads $(NAME) in a value as a reference, and $$ as $.
+        plain = [{"name": n, "value": v.replace("$", "$$")} for n, v in self.env.items()]
         several: list[dict[str, Any]] = []
         if self.slices > 1:
             first = f"{job.name}-{REPLICATED}-0-0.{job.name}"  # pod 0 of slice 0, by JobSet's DNS

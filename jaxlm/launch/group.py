@@ -85,7 +85,9 @@ class GroupRunner:
         return _verdict([codes[first], *others])
 
     def _start(self, member: Member, port: str) -> subprocess.Popen:
-        given = {name: v.replace("$PORT", port) for name, v in member.environment.items()}
+        given = dict(member.environment)
+        if member.coordinator is not None:
+            given[member.coordinator] = f"localhost:{port}"
         # a session of its own, or Ctrl-C would reach it beside what is passed on
         start = partial(
             subprocess.Popen,

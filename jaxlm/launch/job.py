@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.config_yaml import dump_yaml
+from jaxlm.launch.names import check_run_dir
 
 STAGE = ".jaxlm-launch"  # in the folder that the launch is started from
 MAX_NAME = 40  # JobSet, pods and TPU VMs add to it, and 63 is the end
@@ -32,6 +33,7 @@ class Job:
     @classmethod
     def of(cls, values: Mapping[str, Any], name: str | None) -> Job:
         """`name`: of machine, job and folder; None: made of the last part of the run's folder."""
+        check_run_dir(str(values["run_dir"]))
         if name is None:
             words = re.findall(r"[a-z0-9]+", PurePosixPath(values["run_dir"]).name.lower())
             name = "-".join(words)[:MAX_NAME].strip("-")
@@ -55,9 +57,12 @@ class Job:
 
     def run_dir_under(self, root: str) -> str:
         """The run's folder on storage that is found at `root` over there."""
-        if not self.run_dir.startswith("/"):
-            return str(PurePosixPath(root) / self.run_dir)
-        if not PurePosixPath(self.run_dir).is_relative_to(root):
+        path = PurePosixPath(self.run_dir)
+        if ".." in path.parts:
+            raise UserError(f"run_dir: {self.run_dir} leads out of {root}; write it without ..")
+        if not path.is_absolute():
+            return str(PurePosixPath(root) / path)
+        if not path.is_relative_to(root):
             raise UserError(
                 f"run_dir: {self.run_dir} is not on the storage that outlives the machines, which "
                 f"is found at {root}; name a folder below it, or a relative one"

@@ -88,13 +88,13 @@ def local_plan(target: RestartingConfig, job: Job, environments: list[dict[str, 
     for number, environment in enumerate(environments):
         if len(environments) > 1:
             environment = environment | {
-                "JAXLM_COORDINATOR": "localhost:$PORT",
                 "JAXLM_NUM_PROCESSES": str(len(environments)),
                 "JAXLM_PROCESS_ID": str(number),
             }
         argv = (sys.executable, "-u", "-m", "jaxlm", "train", str(config))
         log = run_dir / "processes" / f"{number}.txt" if number else None
-        members.append(Member(argv=argv, environment=environment, log=log))
+        coordinator = "JAXLM_COORDINATOR" if len(environments) > 1 else None
+        members.append(Member(argv=argv, environment=environment, coordinator=coordinator, log=log))
     write = WriteFile(why="the run's config, whole", path=config, text=job.config_under())
     train = Group(
         why=f"train {job.run_dir} to its end",

@@ -6,8 +6,9 @@ started in a session of its own: a connection that breaks does not end it.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
+
+from jaxlm.launch.shell import NEWEST, assignments, fill
 
 # The images of TPU VMs have Python 3.10, which is too old: uv brings its own.
 INSTALL = """\
@@ -66,8 +67,10 @@ OUTCOME = """\
 cd "$(dirname "$0")" || exit 1
 for _ in $(seq 90); do [ -s exit_code ] && break; sleep 1; done
 [ -s exit_code ] && echo "jaxlm-exit $(cat exit_code)"
-newest=$(ls {run_dir}/checkpoints 2>/dev/null | grep -xE '[0-9]+' | sort -n | tail -n 1)
-echo "jaxlm-checkpoint $((10#${{newest:-0}}))"
+run_dir={run_dir}
+{newest}
+step=$(newest)
+echo "jaxlm-checkpoint $((10#${{step:-0}}))"
 """
 
 
@@ -76,21 +79,25 @@ def setup_script(requirement: str, archive: str | None, bucket: str | None, moun
     lines = ["#!/bin/bash", "# Prepares this host.", "set -euo pipefail", 'cd "$(dirname "$0")"']
     lines.append(INSTALL.rstrip())
     if archive is not None:
-        lines.append(f"rm -rf source && mkdir source && tar -xzf {archive} -C source")
+        lines.append(fill("rm -rf source && mkdir source && tar -xzf {tar} -C source", tar=archive))
         requirement = "./source[tpu]"
-    install = f'uv pip install --quiet --python "$HOME/jaxlm-venv" {shlex.quote(requirement)}'
-    lines.append(install)
+    install = 'uv pip install --quiet --python "$HOME/jaxlm-venv" {requirement}'
+    lines.append(fill(install, requirement=requirement))
     if bucket is not None:
-        name, folder = shlex.quote(bucket.removeprefix("gs://")), shlex.quote(mount)
-        lines.append(MOUNT.format(mount=folder, bucket=name).rstrip())
+        lines.append(fill(MOUNT, mount=mount, bucket=bucket.removeprefix("gs://")).rstrip())
     return "\n".join(lines) + "\n"
 
 
 def run_script(environment: Mapping[str, str], secrets: bool) -> str:
     """Trains on this host, and keeps the exit code."""
     lines = ["#!/bin/bash", "# Trains on this host.", 'cd "$(dirname "$0")" || exit 1']
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    lines += assignments(environment, "export ")
     if secrets:
         lines.append(". ./secrets.env")
     lines += ['"$HOME/jaxlm-venv/bin/python" -u -m jaxlm train run.yaml', "echo $? > exit_code"]
     return "\n".join(lines) + "\n"
+
+
+def outcome_script(run_dir: str) -> str:
+    """Prints the exit code of the run on this host, and its newest checkpoint."""
+    return fill(OUTCOME, run_dir=run_dir, newest=NEWEST)

@@ -226,8 +226,8 @@ class Runner:
                 text=True,
                 errors="replace",
             )
-        except FileNotFoundError:
-            raise _missing(argv[0]) from None
+        except OSError as error:
+            raise _not_started(argv[0], error) from None
         assert process.stdout is not None
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError), process.stdin:
@@ -239,8 +239,8 @@ class Runner:
     def _capture(self, argv: Argv) -> tuple[int, str]:
         try:
             done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        except FileNotFoundError:
-            raise _missing(argv[0]) from None
+        except OSError as error:
+            raise _not_started(argv[0], error) from None
         return done.returncode, done.stdout.strip()
 
 
@@ -270,8 +270,11 @@ def worst(codes: Iterable[int]) -> int:
     return min(codes, key=lambda code: (code == DONE, code not in FINAL, code))
 
 
-def _missing(program: str) -> UserError:
-    return UserError(f"{program}: not found; install it, and see that it is on PATH")
+def _not_started(program: str, error: OSError) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{program}: not found; install it, and see that it is on PATH")
+    reason = (error.strerror or str(error)).lower()
+    return UserError(f"{program}: cannot be started ({reason}); check the file and its words")
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -16,15 +16,16 @@ Source: docs.skypilot.co, task YAML and managed jobs.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlm.config import REQUIRED, UserError, field
+from jaxlm.config import REQUIRED, field
 from jaxlm.config_yaml import dump_yaml
 from jaxlm.exit_codes import FINAL, INTERRUPTED
 from jaxlm.launch.chips import Chips, tpu_chips
 from jaxlm.launch.job import Job
+from jaxlm.launch.names import check_no_option, check_word
+from jaxlm.launch.shell import NEWEST, Code, fill
 from jaxlm.launch.steps import Command, WriteFile
 from jaxlm.launch.target import Plan, RestartingConfig
 
@@ -36,7 +37,7 @@ PORT = 8476
 # every process of a job; the script stays to tell how the run ended.
 BODY = """\
 run_dir={run_dir}
-newest() {{ ls "$run_dir/checkpoints" 2>/dev/null | grep -xE '[0-9]+' | sort -n | tail -n 1; }}
+{newest}
 
 trap : TERM
 code=0
@@ -53,7 +54,7 @@ if [ $left -lt 0 ]; then
     echo "jaxlm launch: exit code $code, and no newer checkpoint in {max_restarts} restarts"
     exit $code
 fi
-mkdir -p "$run_dir/restarts" && echo "$left $step_now" > "$state"
+mkdir -p -- "$run_dir/restarts" && echo "$left $step_now" > "$state"
 echo "jaxlm launch: exit code $code; SkyPilot starts again, from checkpoint $step_now"
 exit {interrupted}
 """
@@ -78,8 +79,10 @@ class SkyPilot(RestartingConfig):
 
     def validate(self) -> None:
         super().validate()
-        if "://" not in self.bucket:
-            raise UserError(f"bucket: {self.bucket!r} is none; write it as gs://NAME or s3://NAME")
+        check_word("bucket", self.bucket, r"\w+://[\w.@:/-]+", "write it as gs://NAME or s3://NAME")
+        # SkyPilot writes it into scripts of its own
+        check_word("mount", self.mount, r"/[\w./-]+", "write a path such as /mnt/jaxlm")
+        check_no_option("requirement", self.requirement)
 
     def chips(self) -> Chips | None:
         told = f"accelerators: {self.accelerators}"
@@ -143,27 +146,29 @@ class SkyPilot(RestartingConfig):
                 "recover_on_exit_codes": [INTERRUPTED],
             },
         }
-        install = f"uv pip install --quiet --python ~/jaxlm-venv '{self.requirement}'"
+        requirement = self.requirement
         if self.source is not None:
-            extra = "tpu" if tpu else "cuda"
-            install = f"uv pip install --quiet --python ~/jaxlm-venv '.[{extra}]'"
+            requirement = ".[tpu]" if tpu else ".[cuda]"
+        install = "uv pip install --quiet --python ~/jaxlm-venv {requirement}"
         setup = [
             "set -e",
             *self.setup,
             "command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh",
             'export PATH="$HOME/.local/bin:$PATH"',
             "[ -x ~/jaxlm-venv/bin/python ] || uv venv --quiet --python 3.12 ~/jaxlm-venv",
-            install,
+            fill(install, requirement=requirement),
         ]
         meet = [  # the hosts of a TPU pod find one another
             f'export JAXLM_COORDINATOR="$(head -n 1 <<< "$SKYPILOT_NODE_IPS"):{PORT}"',
             'export JAXLM_NUM_PROCESSES="$SKYPILOT_NUM_NODES"',
             'export JAXLM_PROCESS_ID="$SKYPILOT_NODE_RANK"',
         ]
-        body = BODY.format(
-            run_dir=shlex.quote(job.run_dir_under(self.mount)),
-            config=CONFIG,
-            final="|".join(map(str, sorted(FINAL))),
+        body = fill(
+            BODY,
+            run_dir=job.run_dir_under(self.mount),
+            newest=NEWEST,
+            config=Code(CONFIG),  # the shell has to expand its ~
+            final=Code("|".join(map(str, sorted(FINAL)))),
             max_restarts=self.max_restarts,
             interrupted=INTERRUPTED,
         )

@@ -14,13 +14,14 @@ Slurm says. The folder that the launch is started from has to be one that all no
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 from jaxlm.config import UserError, field
 from jaxlm.exit_codes import FINAL, INTERRUPTED
 from jaxlm.launch.chips import GPU, Chips
 from jaxlm.launch.job import Job
+from jaxlm.launch.names import check_no_option, check_word
+from jaxlm.launch.shell import NEWEST, Code, assignments, fill, join
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
 from jaxlm.launch.target import Plan, RestartingConfig
 
@@ -28,7 +29,7 @@ from jaxlm.launch.target import Plan, RestartingConfig
 BODY = """\
 run_dir={run_dir}
 state={stage}
-newest() {{ ls "$run_dir/checkpoints" 2>/dev/null | grep -xE '[0-9]+' | sort -n | tail -n 1; }}
+{newest}
 
 rm -f "$state/outcome"
 srun {srun} &
@@ -81,6 +82,10 @@ class Slurm(RestartingConfig):
         super().validate()
         if any(not option.startswith("-") for option in self.options):
             raise UserError("options: write each as sbatch has it, such as --constraint=a100")
+        # sbatch splits the lines of a script as a shell does
+        for key in ("partition", "account", "qos", "time", "memory"):
+            check_word(key, getattr(self, key), r"[^\s'\"\\#]+", "write one word without quotes")
+        check_no_option("python", self.python)
 
     def chips(self) -> Chips | None:
         if self.gpus_per_node is None:
@@ -155,15 +160,17 @@ class Slurm(RestartingConfig):
         options = [f"--{name}={value}" for name, value in given.items() if value is not None]
         lines = ["#!/bin/bash"]
         lines += [f"#SBATCH {option}" for option in (*options, "--requeue", *self.options)]
-        lines += ["", *(f"export {name}={shlex.quote(v)}" for name, v in self.env.items())]
+        lines += ["", *assignments(self.env, "export ")]
         lines += self.setup
         # not --kill-on-bad-exit: the processes end one another, each with the code that tells why
         train = ("--kill-on-bad-exit=0", self.python, "-u", "-m", "jaxlm", "train")
-        body = BODY.format(
-            run_dir=shlex.quote(job.run_dir),
-            stage=shlex.quote(str(job.stage)),
-            srun=shlex.join((*train, str(job.stage / "run.yaml"))),
-            final="|".join(map(str, sorted(FINAL))),
+        body = fill(
+            BODY,
+            run_dir=job.run_dir,
+            newest=NEWEST,
+            stage=str(job.stage),
+            srun=Code(join((*train, str(job.stage / "run.yaml")))),
+            final=Code("|".join(map(str, sorted(FINAL)))),
             max_restarts=self.max_restarts,
             interrupted=INTERRUPTED,
         )
@@ -173,4 +180,4 @@ class Slurm(RestartingConfig):
         return ("squeue", f"--name={job.name}", "--me", "--noheader", "--format=%T")
 
     def _queued(self, job: Job) -> Argv:
-        return ("bash", "-c", f"{shlex.join(self._state(job))} | grep -q .")
+        return ("bash", "-c", f"{join(self._state(job))} | grep -q .")

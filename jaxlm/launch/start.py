@@ -16,6 +16,7 @@ from jaxlm.launch.budget import Budget
 from jaxlm.launch.chips import check_mesh
 from jaxlm.launch.job import Job
 from jaxlm.launch.runner import Lost, Runner, StepFailed
+from jaxlm.launch.shell import comment
 from jaxlm.launch.steps import Step
 from jaxlm.launch.target import LaunchConfig, Plan
 
@@ -92,7 +93,7 @@ def render(plan: Plan, action: str | None) -> str:
     """A plan as a shell script with comments."""
     if action is not None:
         return _script(plan.actions[action])
-    text = "".join(f"# {note}\n" for note in plan.notes) + ("\n" if plan.notes else "")
+    text = "".join(f"{comment(note)}\n" for note in plan.notes) + ("\n" if plan.notes else "")
     text += _script((*plan.start, *plan.attempt))
     if plan.start:
         text += (
@@ -107,4 +108,4 @@ def render(plan: Plan, action: str | None) -> str:
 
 
 def _script(steps: tuple[Step, ...]) -> str:
-    return "\n".join(f"# {step.why}\n{step.shell()}\n" for step in steps)
+    return "\n".join(f"{comment(step.why)}\n{step.shell()}\n" for step in steps)

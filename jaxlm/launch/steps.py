@@ -9,29 +9,13 @@ same from the same fields. No step holds a secret's value: it names the variable
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxlm.launch.shell import assignments, command, comment, heredoc, join, quote
+
 Argv = tuple[str, ...]
-
-
-def quote(argv: Argv) -> str:
-    """The words as a shell has them, one option a line where the line gets long."""
-    words = [shlex.quote(word) for word in argv]
-    line = " ".join(words)
-    if len(line) <= 100 or "\n" in line:
-        return line
-    return re.sub(r" (?=--\w)", " \\\n  ", line)
-
-
-def heredoc(text: str) -> str:
-    end = "EOF"
-    while re.search(rf"^{end}$", text, re.MULTILINE):
-        end += "_"
-    return f"<<'{end}'\n{text}{'' if text.endswith(chr(10)) else chr(10)}{end}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +43,9 @@ class Command(Step):
     may_fail: bool = False
 
     def shell(self) -> str:
-        text = quote(self.argv)
+        text = command(self.argv)
         if self.unless is not None:
-            text = f"{quote(self.unless)} >/dev/null 2>&1 || {text}"
+            text = f"{command(self.unless)} >/dev/null 2>&1 || {text}"
         if self.tries > 1:
             text = f"for try in {{1..{self.tries}}}; do {text} && break; sleep $((try * 10)); done"
         if self.may_fail:
@@ -77,7 +61,7 @@ class WriteFile(Step):
     text: str
 
     def shell(self) -> str:
-        path, folder = shlex.quote(str(self.path)), shlex.quote(str(self.path.parent))
+        path, folder = quote(str(self.path)), quote(str(self.path.parent))
         return f"mkdir -p {folder} && cat > {path} {heredoc(self.text)}"
 
 
@@ -89,7 +73,7 @@ class WriteSecrets(Step):
     names: tuple[str, ...]
 
     def shell(self) -> str:
-        path, folder = shlex.quote(str(self.path)), shlex.quote(str(self.path.parent))
+        path, folder = quote(str(self.path)), quote(str(self.path.parent))
         return (
             f"(umask 077 && mkdir -p {folder} && rm -f {path} && for name in "
             f'{" ".join(self.names)}; do printf \'export %s=%q\\n\' "$name" "${{!name}}"; done '
@@ -113,7 +97,7 @@ class Await(Step):
         good, bad = "|".join(self.until), "|".join(self.never)
         stop = f'grep -qwE "{bad}" <<< "$state" && break; ' if bad else ""
         return (
-            f"until state=$({quote(self.argv)}); "
+            f"until state=$({command(self.argv)}); "
             f'grep -qwE "{good}" <<< "$state"; do {stop}sleep {self.seconds:g}; done'
         )
 
@@ -140,12 +124,12 @@ class Follow(Step):
             for name, words in (("in order", self.over), ("as lost", self.lost))
             if words
         ]
-        lines = "; ".join(ends)
-        return (
-            f"{quote(self.argv)}\n"
-            f"# meanwhile, every {self.seconds:g} s ({lines}):\n"
-            f"#   {shlex.join(self.state)}"
+        lines = (
+            command(self.argv),
+            comment(f"meanwhile, every {self.seconds:g} s ({'; '.join(ends)}):"),
+            comment(f"  {join(self.state)}"),
         )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,28 +145,36 @@ class Outcome(Step):
     tries: int = 3
 
     def shell(self) -> str:
-        return quote(self.argv)
+        return command(self.argv)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One process of a group: `log` is where its output goes; None: to the screen."""
+    """One process of a group.
+
+    coordinator: the variable that receives localhost:PORT; None: the process needs no port. log:
+    the file of the process's output; None: the screen.
+    """
 
     argv: Argv
     environment: Mapping[str, str] = field(default_factory=dict)
+    coordinator: str | None = None
     log: Path | None = None
 
     def shell(self) -> str:
-        given = [f"{name}={_variable(value)}" for name, value in self.environment.items()]
-        line = " ".join([*given, shlex.join(self.argv)])
-        return line if self.log is None else f"{line} > {shlex.quote(str(self.log))} 2>&1"
+        given = assignments(self.environment)
+        if self.coordinator is not None:
+            given.append(f"{self.coordinator}=localhost:$PORT")
+        line = " ".join([*given, join(self.argv)])
+        return line if self.log is None else f"{line} > {quote(str(self.log))} 2>&1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group(Step):
-    """Processes of this machine that stand and fall together; $PORT is a free one of each start.
+    """Processes of this machine that train one run: when one fails, all are started again.
 
-    run_dir: whose checkpoints tell whether there is progress. max_restarts: without any.
+    Each start takes a free port. run_dir: the run's folder, whose newest checkpoint shows the
+    progress. max_restarts: restarts in a row without a newer checkpoint.
     """
 
     members: tuple[Member, ...]
@@ -193,19 +185,17 @@ class Group(Step):
         lines = []
         logs = {member.log.parent for member in self.members if member.log is not None}
         if logs:
-            lines.append(f"mkdir -p {' '.join(shlex.quote(str(folder)) for folder in logs)}")
-        if any("$PORT" in v for member in self.members for v in member.environment.values()):
-            program = "import socket; s = socket.create_server(('localhost', 0)); "
+            lines.append(f"mkdir -p -- {join(sorted(map(str, logs)))}")
+        if any(member.coordinator is not None for member in self.members):
+            program = 'import socket; s = socket.create_server(("localhost", 0)); '
             program += "print(s.getsockname()[1])"
-            lines.append(f'PORT=$({self.members[0].argv[0]} -c "{program}")')
+            lines.append(f"PORT=$({join((self.members[0].argv[0], '-c', program))})")
         lines += [f"{member.shell()} &" for member in self.members]
         lines.append("wait")
         lines.append(
-            f"# when one fails, the others are ended and all are started again: at most "
-            f"{self.max_restarts} times without a newer checkpoint in {self.run_dir}"
+            comment(
+                "when one fails, the others are ended and all are started again: at most "
+                f"{self.max_restarts} times without a newer checkpoint in {self.run_dir}"
+            )
         )
         return "\n".join(lines)
-
-
-def _variable(value: str) -> str:
-    return value if re.fullmatch(r"[\w:.$/-]*", value) else shlex.quote(value)

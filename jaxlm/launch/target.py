@@ -30,8 +30,10 @@ from jaxlm.config import (
 )
 from jaxlm.launch.chips import Chips
 from jaxlm.launch.job import Job
+from jaxlm.launch.names import check_names
 from jaxlm.launch.steps import Step
 
+MANY_LINES = ("env", "setup")  # whose texts are values and shell code; all others are names
 ACTIONS = ("create", "queue", "run", "logs", "status", "delete")
 
 
@@ -79,8 +81,10 @@ class LaunchConfig(Config):
 
     def validate(self) -> None:
         for name in (*self.env, *self.secrets):
-            if not re.fullmatch(r"[A-Za-z_]\w*", name):
-                raise UserError(f"env, secrets: {name!r} names no variable; use letters and _")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise UserError(
+                    f"env, secrets: {name!r} cannot name a variable; use letters, digits and _"
+                )
         for name in self.env:
             if re.search(r"(?i)key$|token|secret|passw|credential", name):
                 raise UserError(
@@ -110,7 +114,9 @@ def load_target(name: str, settings: Iterable[str] = ()) -> LaunchConfig:
     """The launch config of a YAML file, or of a target's name, under `key=value` settings."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists() or "/" in name:
-        return load(path, LaunchConfig, settings).config
+        resolved = load(path, LaunchConfig, settings)
+        check_names(resolved.config, resolved.marks, MANY_LINES)
+        return resolved.config
     registry = LaunchConfig.registry
     if name not in registry:
         raise UserError(f"{name!r} is no target and no launch file; {suggest(name, registry)}")
@@ -122,7 +128,9 @@ def load_target(name: str, settings: Iterable[str] = ()) -> LaunchConfig:
             f"{name}: needs {', '.join(missing)}; write a file such as launch/{name}.yaml, and "
             "name that"
         )
-    return parse(LaunchConfig, layer.values, layer.marks)
+    config = parse(LaunchConfig, layer.values, layer.marks)
+    check_names(config, layer.marks, MANY_LINES)
+    return config
 
 
 def _required(cls: Any) -> list[str]:

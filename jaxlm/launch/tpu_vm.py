@@ -14,7 +14,6 @@ one host keeps is gone with it; so it is asked for, always.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,7 @@ from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.launch import remote
 from jaxlm.launch.chips import Chips, tpu_chips
 from jaxlm.launch.job import Job
+from jaxlm.launch.names import check_absolute, check_no_option, check_word
 from jaxlm.launch.steps import (
     Argv,
     Await,
@@ -72,8 +72,11 @@ class TpuVm(RestartingConfig):
                 "bucket, shared_dir: set exactly one of the two; checkpoints on the machines "
                 "themselves are gone with them, and a preempted run would start over"
             )
-        if self.bucket is not None and not re.fullmatch(r"gs://[a-z0-9._-]+", self.bucket):
-            raise UserError(f"bucket: {self.bucket!r} is none; write gs://NAME, without a folder")
+        bucket = r"gs://[a-z0-9][a-z0-9._-]*"
+        check_word("bucket", self.bucket, bucket, "write gs://NAME, without a folder")
+        check_absolute("mount", self.mount)
+        check_absolute("shared_dir", self.shared_dir)
+        check_no_option("requirement", self.requirement)
         if self.reservation is not None and self.provisioning != "reserved":
             raise UserError("reservation: is of provisioning: reserved; set that")
         if self.reservation is not None and not self.queued:
@@ -192,7 +195,7 @@ class TpuVm(RestartingConfig):
             "start.sh": remote.START,
             "stop.sh": remote.STOP,
             "follow.sh": remote.FOLLOW,
-            "outcome.sh": remote.OUTCOME.format(run_dir=run_dir),
+            "outcome.sh": remote.outcome_script(run_dir),
         }
         steps: list[Step] = [
             WriteFile(why=f"{name} of the hosts", path=job.stage / name, text=text)

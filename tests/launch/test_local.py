@@ -45,7 +45,7 @@ class Run:
         members = [
             Member(
                 argv=(sys.executable, "-IS", "-c", PREAMBLE + program, str(i), str(folder)),
-                environment={"WHERE": "localhost:$PORT"},
+                coordinator="WHERE",
                 log=folder / f"log{i}.txt",
             )
             for i in range(count)
@@ -189,13 +189,13 @@ def members(name: str, *settings: str) -> tuple[Member, ...]:
 def test_processes_of_this_machine_find_one_another() -> None:
     four = members("local", "processes=4", "devices=2")
     assert [m.environment["JAXLM_PROCESS_ID"] for m in four] == ["0", "1", "2", "3"]
-    assert {m.environment["JAXLM_COORDINATOR"] for m in four} == {"localhost:$PORT"}
+    assert {m.coordinator for m in four} == {"JAXLM_COORDINATOR"}
     for member in four:
         counts = [w for w in member.environment["XLA_FLAGS"].split() if "device_count" in w]
         assert counts == ["--xla_force_host_platform_device_count=2"]
     assert four[0].log is None and four[3].log == Path("runs/a/processes/3.txt")
     (alone,) = members("local")
-    assert alone.environment == {}
+    assert alone.environment == {} and alone.coordinator is None
 
 
 def test_gpus_of_this_machine() -> None:

@@ -1,0 +1,93 @@
+"""What the texts of a launch file may hold, checked before anything is made of them.
+
+    check_names(config, marks)      # raises ConfigError: "slurm.yaml:4: partition: holds '\\n' ..."
+
+A name is one line: control characters and line separators in it would become lines of a job, of a
+script or of a terminal. A name is also not empty, and a folder's name has at most 255 bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from jaxlm.config import Config, Mark, UserError, key_of
+from jaxlm.config_yaml import error_at, is_one_line, join
+
+MAX_BYTES = 255  # of one part of a path, on every file system that is used
+MAX_TEXT = 4096  # bytes of a whole name or path: PATH_MAX
+
+
+def check_names(config: Config, marks: Mapping[str, Mark], several: tuple[str, ...] = ()) -> None:
+    """Raises `ConfigError` for a text that is no name. Fields of `several` may have many lines."""
+    for spec in dataclasses.fields(config):
+        key = key_of(spec)
+        for path, text in _texts(key, getattr(config, spec.name)):
+            problem = _bad_lines(text) if key in several else bad_name(text)
+            if problem:
+                raise error_at(path, marks, *problem)
+
+
+def bad_name(text: str) -> tuple[str, str] | None:
+    """(what is wrong, how to fix it) where `text` is not one line; None where it is."""
+    if not text:
+        return "is empty", "write a name, or leave the key out"
+    bad = next((char for char in text if not is_one_line(char)), None)
+    if bad is not None:
+        return f"has the character {ascii(bad)}, which no name may have", "remove it"
+    size = len(text.encode())
+    if size > MAX_TEXT:
+        return f"has {size} bytes", f"write at most {MAX_TEXT}"
+    return None
+
+
+def check_run_dir(run_dir: str) -> None:
+    """Raises `UserError` where no folder of that name can exist."""
+    problem = bad_name(run_dir)
+    for part in PurePosixPath(run_dir).parts if problem is None else ():
+        size = len(part.encode())
+        if size > MAX_BYTES:
+            problem = f"has a part of {size} bytes", f"write at most {MAX_BYTES} between two /"
+    if problem:
+        raise UserError(f"run_dir: {problem[0]}; {problem[1]}")
+
+
+def check_word(key: str, text: str | None, pattern: str, fix: str) -> None:
+    """Raises `UserError` where a text is not all of a pattern: other programs would split it."""
+    if text is not None and not re.fullmatch(pattern, text, re.ASCII):
+        raise UserError(f"{key}: {text!r} has characters that it cannot have; {fix}")
+
+
+def check_no_option(key: str, text: str | None) -> None:
+    """Raises `UserError` where a program would take a name for one of its options."""
+    if text is not None and text.startswith("-"):
+        raise UserError(f"{key}: {text!r} would be read as an option; begin it with a letter or /")
+
+
+def check_absolute(key: str, path: str | None) -> None:
+    """Raises `UserError` where a folder of other machines is not an absolute path without `..`."""
+    if path is None:
+        return
+    if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise UserError(f"{key}: {path!r} is not an absolute path; write one such as /mnt/jaxlm")
+
+
+def _bad_lines(text: str) -> tuple[str, str] | None:
+    bad = next((char for char in text if char not in "\n\t" and not is_one_line(char)), None)
+    return None if bad is None else (f"has the character {ascii(bad)}", "remove it")
+
+
+def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """(dotted path, text) of every text in a value, keys of mappings included."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield path, key
+            yield from _texts(join(path, key), item)
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from _texts(join(path, i), item)
