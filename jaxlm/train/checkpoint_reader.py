@@ -22,7 +22,7 @@ from jaxlm.train import checkpoint_dir as dirs
 from jaxlm.train import state_io
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint_dir import CheckpointInfo, step_folder
-from jaxlm.train.identity import mismatch, read_record
+from jaxlm.train.identity import mismatch, missing_files, read_record
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.state_io import StateMetadata
 
@@ -140,8 +140,9 @@ class CheckpointReader:
         """Why a sound checkpoint is not this run's step; what is wrong with the run's record is
         reported once.
         """
-        record, problems = read_record(RunDir(self.folder.parent))
-        for problem in problems:
+        run = RunDir(self.folder.parent)
+        record, problems = read_record(run)
+        for problem in [*problems, *(missing_files(run, record) if record else ())]:
             if problem not in self._told:
                 self._told.add(problem)
                 self._report(problem)

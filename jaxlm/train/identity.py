@@ -244,12 +244,26 @@ def kept_files(run: RunDir) -> dict[str, str]:
 
 
 def check_files(run: RunDir, record: Record) -> None:
-    """Raises `UserError` where a file that came with imported weights is not as it was written."""
+    """Raises `UserError` where a file that came with imported weights is not as it was written.
+
+    Without a file of hf/ an export writes what the config says: `missing_files` reports it.
+    """
     found = kept_files(run) if record.files else {}
     for name, digest in record.files.items():
+        if name not in found and name.startswith("hf/"):
+            continue
         if found.get(name) != digest:
-            what = "is missing" if name not in found else "was changed since the run was made"
+            what = "was changed since the run was made" if name in found else "is missing"
             raise UserError(f"{run.path / name}: {what}; put it back, or import the model again")
+
+
+def missing_files(run: RunDir, record: Record) -> list[str]:
+    """A line for each file of hf/ that is not there any more."""
+    return [
+        f"{run.path / name}: is missing, so an export writes its own"
+        for name in record.files
+        if name.startswith("hf/") and not (run.path / name).is_file()
+    ]
 
 
 def check_tokenizer(run: RunDir, tokenizer: Any) -> None:

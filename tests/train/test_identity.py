@@ -15,7 +15,15 @@ from jaxlm.cli import main
 from jaxlm.config import UserError
 from jaxlm.data.characters import Characters
 from jaxlm.run import load_saved
-from jaxlm.train.identity import IDENTITY, read_record
+from jaxlm.train.identity import (
+    IDENTITY,
+    Identity,
+    Record,
+    check_files,
+    kept_files,
+    missing_files,
+    read_record,
+)
 from jaxlm.train.run_dir import RunDir
 from tests import tiny
 
@@ -240,3 +248,36 @@ def test_a_run_of_an_older_version_is_still_resumed(run: Path, call: Any) -> Non
     assert code == 0 and "kept no identity" in text
     code, text = call("generate", run, "--step", 6, "--max-tokens", 1)
     assert code == 0, text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "refused"),
+    [
+        ("import.json", "changed", True),
+        ("import.json", "missing", True),
+        ("hf/config.json", "changed", True),
+        ("hf/config.json", "missing", False),  # an export then writes its own, and says so
+    ],
+)
+def test_files_that_came_with_imported_weights_are_compared(
+    tmp_path: Path, name: str, kind: str, refused: bool
+) -> None:
+    run = RunDir(tmp_path)
+    run.originals.mkdir()
+    for path in (run.imported, run.originals / "config.json"):
+        path.write_text('{"dtype": "float32"}')
+    record = Record(
+        identity=Identity.new(tokenizer=None, data=None), config="", files=kept_files(run)
+    )
+    check_files(run, record)
+    assert not missing_files(run, record)
+    if kind == "missing":
+        (tmp_path / name).unlink()
+    else:
+        replace_text(tmp_path / name, "32", "16")
+    if refused:
+        with pytest.raises(UserError, match=f"{name}: .*put it back"):
+            check_files(run, record)
+    else:
+        check_files(run, record)
+        assert len(missing_files(run, record)) == 1
