@@ -1,7 +1,8 @@
 """Token files that other programs wrote: nanoGPT's .bin and Megatron's .bin with its .idx.
 
 nanoGPT: nothing but ids, uint16, without a header; where an end-of-text id is given, each one ends
-a document (and belongs to it), else the file is one document.
+a document (and belongs to it), else the file is one document. llm.c's files have a header of 256
+int32 in front (magic, version, tokens), which also says the number type.
 
 Megatron (`MMIDIDX`, version 1), the .idx, little endian:
 
@@ -26,24 +27,67 @@ from jaxlm.data.store import Documents, TokenFile
 
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
+# https://github.com/karpathy/llm.c/blob/master/dev/data/data_common.py: GPT-2's files and Llama 3's
+LLMC_MAGICS = (20240520, 20240801)
+LLMC_DTYPES = {1: "uint16", 7: "uint32"}  # by version
+HEADER_BYTES = 1024
+OTHER_FILES = {  # by their first bytes
+    b"\x93NUMPY": "a NumPy file",
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b\x08": "compressed by gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    MEGATRON_MAGIC: "the index of a Megatron file (format: megatron)",
+}
 SCAN = 2**22  # tokens read at a time
 
 
 def read_nanogpt(path: str | Path, dtype: str = "uint16", eos_id: int | None = None) -> Documents:
-    """A headerless file of ids as documents that end with `eos_id`; without it, one document."""
+    """A file of ids as documents that end with `eos_id`; without it, one document.
+
+    dtype: of a file without llm.c's header.
+    """
     path = _existing(Path(path))
-    size, item = path.stat().st_size, np.dtype(dtype).itemsize
+    with open(path, "rb") as file:
+        begin = file.read(HEADER_BYTES)
+    for magic, kind in OTHER_FILES.items():
+        if begin.startswith(magic):
+            raise UserError(f"{path}: is {kind}, not a file of nothing but ids; write raw ids")
+    skip, expected = 0, None
+    if found := _header(path, begin):
+        skip, (dtype, expected) = HEADER_BYTES, found
+    size, item = path.stat().st_size - skip, np.dtype(dtype).itemsize
+    if expected is not None and size != expected * item:
+        raise UserError(
+            f"{path}: its header says {expected} tokens of {dtype}, but {size} bytes follow it; "
+            "copy or write it again"
+        )
     if size == 0 or size % item:
         raise UserError(
             f"{path}: {size} bytes are no whole number of {dtype} tokens; check the file and dtype"
         )
-    tokens = TokenFile(path, dtype)
+    tokens = TokenFile(path, dtype, skip=skip)
     ends = [np.array([len(tokens)])]
     if eos_id is not None:
         ends = [begin + 1 + np.flatnonzero(chunk == eos_id) for begin, chunk in scan(tokens)]
         ends.append(np.array([len(tokens)]))
     offsets = np.unique(np.concatenate([[0], *ends])).astype(np.int64)
     return Documents(tokens, offsets[:-1], np.diff(offsets), np.arange(len(offsets) - 1))
+
+
+def _header(path: Path, begin: bytes) -> tuple[str, int] | None:
+    """(number type, tokens) of llm.c's header; None where the file has none."""
+    magic = int.from_bytes(begin[:4], "little")
+    if magic not in LLMC_MAGICS or len(begin) < 12:
+        return None
+    version, count = struct.unpack_from("<ii", begin, 4)
+    if len(begin) < HEADER_BYTES or version not in LLMC_DTYPES:
+        known = " and ".join(map(str, LLMC_DTYPES))
+        raise UserError(
+            f"{path}: has llm.c's magic {magic} but not a whole header of a known version "
+            f"(version {version}; known: {known}); write the file again"
+        )
+    return LLMC_DTYPES[version], count
 
 
 def read_megatron(path: str | Path) -> Documents:

@@ -94,7 +94,19 @@ def prepare_store(
                     fsync_folder(root)
                     report(f"token store written: {final}")
                 shutil.rmtree(partial, ignore_errors=True)
-    return TokenStore.open(final)
+    store = TokenStore.open(final)
+    _report_left_out(store, report)
+    return store
+
+
+def _report_left_out(store: TokenStore, report: Report) -> None:
+    """Says how many documents or rows of each source were left out, and why."""
+    for name, counts in store.manifest["left_out"].items():
+        total = sum(counts.values())
+        if total:
+            reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.items()) if n)
+            where = "" if name == "source" else f"{name}: "
+            report(f"{where}{total:,} documents or rows left out: {reasons}")
 
 
 @contextlib.contextmanager

@@ -34,7 +34,9 @@ class TokenData(PreparableData):
 
     path: str = field(REQUIRED, "the store's folder, or the .bin file")
     format: Literal["jaxlm", "nanogpt", "megatron"] = field(REQUIRED, "what wrote the file")
-    dtype: Literal["uint16", "uint32"] = field("uint16", "number type of a nanoGPT .bin")
+    dtype: Literal["uint16", "uint32"] = field(
+        "uint16", "number type of a nanoGPT .bin without llm.c's header"
+    )
     eos_id: int | None = field(
         None, "id that ends a document in a nanoGPT .bin; none: one document", ge=0
     )
@@ -152,7 +154,8 @@ def file_facts(path: Path, documents: Documents, cache_dir: Path, report: Report
     touched.
     """
     state = path.stat()
-    about = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}:{documents.tokens.dtype}"
+    tokens = documents.tokens
+    about = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}:{tokens.dtype}:{len(tokens)}"
     memory = cache_dir / "token_files" / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.json"
     if memory.is_file():
         try:

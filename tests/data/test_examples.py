@@ -114,3 +114,13 @@ def test_shuffled_in_every_epoch(reviews, tmp_path) -> None:
     assert [int(held[i]["id"]) for i in range(held.rows_per_epoch)] == list(
         range(held.rows_per_epoch)
     )
+
+
+def test_rows_without_a_label_are_counted_out_loud(tmp_path) -> None:
+    rows = "".join(f"text {i},{'' if i % 4 else 'ab'[i % 8 // 4]}\n" for i in range(80))
+    (tmp_path / "r.csv").write_text("text,label\n" + rows)
+    source = Csv(files=(f"{tmp_path}/r.csv",), label_column="label")
+    said: list[str] = []
+    for _ in range(2):  # a store that exists already says it, too
+        ExampleData(source=source).prepare(Bytes(), tmp_path / "cache", report=said.append)
+    assert said.count("60 documents or rows left out: 60 unlabelled") == 2

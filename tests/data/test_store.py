@@ -17,7 +17,7 @@ import pytest
 from jaxlm.config import UserError
 from jaxlm.data import store as store_module
 from jaxlm.data.characters import Characters
-from jaxlm.data.foreign import read_megatron, read_nanogpt
+from jaxlm.data.foreign import id_range, read_megatron, read_nanogpt
 from jaxlm.data.sources import TextFiles
 from jaxlm.data.split import held_out
 from jaxlm.data.store import TokenStore, token_dtype
@@ -429,6 +429,35 @@ def test_nanogpt(tmp_path, monkeypatch) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="whole number of uint16"):
         read_nanogpt(path)
+
+
+@pytest.mark.parametrize(
+    ("magic", "version", "dtype"), [(20240520, 1, "uint16"), (20240801, 7, "uint32")]
+)
+def test_llmc_header(tmp_path, magic, version, dtype) -> None:
+    path, ids = tmp_path / "train.bin", [5, 6, 0, 7, 8]
+
+    def write(*head: int) -> None:
+        header = np.zeros(256, np.int32)
+        header[:3] = head
+        path.write_bytes(header.tobytes() + np.array(ids, dtype).tobytes())
+
+    write(magic, version, len(ids))
+    documents = read_nanogpt(path, eos_id=0)
+    assert [documents.document(i).tolist() for i in range(2)] == [[5, 6, 0], [7, 8]]
+    assert id_range(documents.tokens) == (0, 8)
+    write(magic, version, len(ids) + 1)
+    with pytest.raises(UserError, match="header says 6 tokens"):
+        read_nanogpt(path)
+    write(magic, 3, len(ids))
+    with pytest.raises(UserError, match="version 3; known: 1 and 7"):
+        read_nanogpt(path)
+
+
+def test_other_files_are_not_read_as_ids(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(8, np.uint16))
+    with pytest.raises(UserError, match="is a NumPy file"):
+        read_nanogpt(tmp_path / "a.npy")
 
 
 def test_token_data(tmp_path) -> None:
