@@ -21,23 +21,46 @@ if TYPE_CHECKING:
     from jaxlm.run import RunConfig
 
 
+# Verbs whose work is in files: a lost screen does not end it. The others answer on standard output.
+WORK = {"train", "finetune", "resume", "launch", "report", "plan", "import", "export"}
+WORK |= {"data", "tokenizer"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns its exit code. What is no mistake of the user's is not caught."""
+    """Runs one verb; returns its exit code. A bug is not caught."""
     arguments = parse(argv)
     from jaxlm.config import UserError
+    from jaxlm.files import described, disk_errors
+    from jaxlm.screen import discard, work_without_a_screen
     from jaxlm.xla_flags import order_simulated
 
     order_simulated()
-    try:
-        return VERBS[arguments.verb](arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        return CTRL_C
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    works = arguments.verb in WORK
+    with work_without_a_screen(*(("stdout", "stderr") if works else ("stderr",))):
+        try:
+            with disk_errors("" if works else "standard output"):
+                code = VERBS[arguments.verb](arguments)
+            sys.stdout.flush()
+            return code
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return MISTAKE
+        except KeyboardInterrupt:
+            return CTRL_C
+        except BrokenPipeError:  # the reader of the answer has seen enough
+            discard(sys.stdout)
+            return 0
+        except SystemExit as stop:  # rich's answer to the same
+            if not isinstance(stop.__context__, BrokenPipeError):
+                raise
+            return 0
+        except OSError as error:  # of the last flush: the answer has not arrived
+            line = described(error, "standard output")
+            if line is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            discard(sys.stdout)
+            return MISTAKE
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -79,11 +102,12 @@ def _launch(arguments: Any) -> int:
 
 
 def _run_training(arguments: Any, resolved: Resolved[RunConfig], must_exist: bool = False) -> int:
+    from jaxlm.files import disk_errors
     from jaxlm.processes import init_processes, told_to_others
     from jaxlm.train.loop import train
 
     init_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    with told_to_others():
+    with told_to_others(), disk_errors(resolved.config.run_dir or ""):
         outcome = train(resolved, must_exist=must_exist, accept_data=arguments.accept_changed_data)
     import jax
 

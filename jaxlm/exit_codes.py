@@ -28,5 +28,5 @@ exit codes:
   {LOST}  another process of the run was lost: start all of them again
   {HUNG}  no step ended in train.hang_timeout seconds: start again; the log has the stacks
   {SAVE_FAILED}  the last checkpoint could not be written
-  {INTERRUPTED}  stopped by SIGTERM or SIGINT; all steps are saved: the same command goes on
+  {INTERRUPTED}  stopped by SIGTERM, SIGINT or SIGHUP, and saved: the same command continues
   {CTRL_C} stopped by Ctrl-C before there was anything to save"""

@@ -110,7 +110,7 @@ def test_another_config_is_refused_with_a_diff(jaxlm: Commands, reference: Path)
 # ------------------------------------------------------------------------------------------ signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_the_run_goes_on(
     jaxlm: Commands, reference: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_second_writer_is_refused_and_a_second_signal_ends_at_once(
     assert (run / "ledger.jsonl").read_text().startswith(ledger)
 
     process.kill(signal.SIGTERM)
-    until(lambda: "again to stop at once" in log.read_text(), process)
+    until(lambda: "again to stop immediately" in log.read_text(), process)
     process.kill(signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
 

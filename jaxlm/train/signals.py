@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT: the first asks a run to stop, the second ends the process at once.
+"""SIGTERM, SIGINT and SIGHUP ask a run to stop; a second SIGTERM or SIGINT ends the process.
+
+SIGHUP is that of a closed terminal, which may come twice and never ends the process by itself. A
+run under `nohup` ignores it.
 
 with Signals() as signals:
     prepare()                   # a signal here raises `Stopped`: there is nothing to save
@@ -29,9 +32,12 @@ class Signals:
     def __init__(self) -> None:
         self.asked = False
         self._waiting = False
+        self._insisted = False  # by a SIGTERM or a SIGINT
 
     def __enter__(self) -> Signals:
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._handle) for number in numbers}
         self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         return self
@@ -56,11 +62,15 @@ class Signals:
             self._hook(found)
 
     def _handle(self, number: int, _: Any) -> None:
+        if number != signal.SIGHUP:
+            if self._insisted:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            self._insisted = True
         if self.asked:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            return
         self.asked = True
         name = signal.Signals(number).name
         if not self._waiting:
             raise Stopped(name)
-        log.warning("%s: saving, then stopping; again to stop at once", name)
+        log.warning("%s: saving, then stopping; again to stop immediately", name)

@@ -59,3 +59,24 @@ def test_other_errors_of_a_callback_are_told(unraisable: list[Any]) -> None:
 def test_elsewhere_a_signal_raises() -> None:
     with Signals(), pytest.raises(Stopped, match="SIGTERM"):
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_hangup_stops_a_run_once_and_never_ends_it() -> None:
+    with Signals() as signals, signals.waiting():
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+        assert signals.asked
+        signal.raise_signal(signal.SIGTERM)  # the first of its kind: the save continues
+    with Signals(), pytest.raises(Stopped, match="SIGHUP"):
+        signal.raise_signal(signal.SIGHUP)
+
+
+def test_under_nohup_a_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.asked
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
