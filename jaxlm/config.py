@@ -22,7 +22,10 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import operator
+import re
+import struct
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -30,18 +33,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union
 
 from jaxlm.config_yaml import (
-    ConfigError,
+    COMMAND_LINE,
     Layer,
     Mark,
-    UserError,
-    dump_yaml,
     error_at,
     join,
     read_overrides,
     read_yaml,
-    suggest,
     where,
 )
+from jaxlm.errors import ConfigError, UserError, few, shown, suggest, wrong_path
+from jaxlm.yaml_text import dump_yaml
 
 __all__ = [
     "REQUIRED",
@@ -83,12 +85,16 @@ def field(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
+    path: bool = False,
 ) -> Any:
     """A dataclass field with its meaning and the range of its values (or of each element).
 
-    `default` is a value, `REQUIRED`, or a class or function that makes the default.
+    `default` is a value, `REQUIRED`, or a class or function that makes the default. A field without
+    an upper or lower bound takes what an int32 or a float32 can hold. `path`: the text names a file
+    or a folder.
     """
-    metadata = {"doc": doc, "bounds": {"ge": ge, "gt": gt, "le": le, "lt": lt}}
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    metadata = {"doc": doc, "bounds": bounds, "path": path}
     if callable(default) and default is not REQUIRED:
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -166,7 +172,7 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
         raise error_at(
             path,
             marks,
-            f"expected a mapping of keys, got {values!r}",
+            f"expected a mapping of keys, got {shown(values)}",
             "write key: value lines below it",
         )
     values = dict(values)
@@ -181,7 +187,7 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
         here = join(path, name)
         if name in values:
             arguments[spec.name] = _value(hints[spec.name], values[name], here, marks)
-            _check_bounds(arguments[spec.name], spec, here, marks)
+            _check(arguments[spec.name], spec, here, marks)
         elif spec.default is REQUIRED and spec.default_factory is REQUIRED:
             raise error_at(here, marks, "is required", f"set it to {spec.metadata['doc']}")
     config = cls(**arguments)
@@ -190,8 +196,26 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
     except ConfigError:
         raise
     except UserError as error:
-        raise ConfigError(f"{where(path, marks)}{path + ': ' if path else ''}{error}") from None
+        place = _blamed(str(error), path, marks)
+        raise ConfigError(f"{place}{path + ': ' if path else ''}{error}") from None
     return config
+
+
+def _blamed(message: str, path: str, marks: Mapping[str, Mark]) -> str:
+    """The "file:line: " of a mistake that several fields make together.
+
+    It is that of a field below `path` which the message names, the last one that was set: a dotted
+    override goes before the file.
+    """
+    words = set(re.findall(r"\w+", message))
+    prefix = f"{path}." if path else ""
+    named = [p for p in marks if p.startswith(prefix) and p.rpartition(".")[2] in words]
+    own = [p for p in named if "." not in p.removeprefix(prefix)]
+    overridden = [p for p in named if marks[p] == COMMAND_LINE]
+    for found in (overridden, own, named):
+        if found:
+            return where(found[0], marks)
+    return where(path, marks)
 
 
 def _resolve_type(
@@ -205,10 +229,9 @@ def _resolve_type(
         return cls
     name, here = values.pop("type", cls.default_type), join(path, "type")
     if name is None:
-        mend = f"choose one of {', '.join(sorted(registry))}"
-        raise error_at(here, marks, "is required", mend)
+        raise error_at(here, marks, "is required", f"choose one of {few(sorted(registry))}")
     if str(name) not in registry:
-        raise error_at(here, marks, f"unknown type {name!r}", suggest(str(name), registry))
+        raise error_at(here, marks, f"unknown type {shown(name)}", suggest(str(name), registry))
     return import_name(registry[name])
 
 
@@ -233,15 +256,18 @@ def _value(hint: Any, value: Any, path: str, marks: Mapping[str, Mark]) -> Any:
         return _value(choices[-1], value, path, marks)
     if origin is Literal:
         if not any(value == a and type(value) is type(a) for a in args):
-            mend = suggest(str(value), [str(a) for a in args])
-            raise error_at(path, marks, f"unknown value {value!r}", mend)
+            fix = suggest(str(value), [str(a) for a in args])
+            raise error_at(path, marks, f"unknown value {shown(value)}", fix)
         return value
     if origin is tuple:
         return _tuple(args, value, path, marks)
     if origin is dict:
         if not isinstance(value, Mapping):
             raise error_at(
-                path, marks, f"expected a mapping, got {value!r}", "write key: value lines below it"
+                path,
+                marks,
+                f"expected a mapping, got {shown(value)}",
+                "write key: value lines below it",
             )
         return {str(k): _value(args[1], v, join(path, str(k)), marks) for k, v in value.items()}
     if isinstance(hint, type) and issubclass(hint, Config):
@@ -268,36 +294,65 @@ def _tuple(args: tuple, value: Any, path: str, marks: Mapping[str, Mark]) -> tup
 
 def _scalar(hint: type, value: Any, path: str, marks: Mapping[str, Mark]) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf  # which no field takes
     if hint is Any or (isinstance(value, hint) and not (hint is int and isinstance(value, bool))):
         return value
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     name = names.get(hint, hint.__name__)
-    mend = f"write {name}"
+    fix = f"write {name}"
     if hint is int and isinstance(value, float) and value.is_integer():
-        mend = f"write {int(value)}"
+        fix = f"write {shown(int(value))}"
     elif hint is str and isinstance(value, (bool, int, float)):
-        mend = "put it in quotes"
-    raise error_at(path, marks, f"expected {name}, got {value!r}", mend)
+        fix = "put it in quotes"
+    raise error_at(path, marks, f"expected {name}, got {shown(value)}", fix)
 
 
-def _check_bounds(
-    value: Any, spec: dataclasses.Field, path: str, marks: Mapping[str, Mark]
-) -> None:
+def _check(value: Any, spec: dataclasses.Field, path: str, marks: Mapping[str, Mark]) -> None:
+    """Raises `ConfigError` where a value, or an element of it, is out of the field's range."""
     if isinstance(value, (tuple, dict)):
         for key, item in _items(value).items():
-            _check_bounds(item, spec, join(path, key), marks)
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return
+            _check(item, spec, join(path, key), marks)
+    elif isinstance(value, str) and spec.metadata.get("path"):
+        if what := wrong_path(value):
+            raise error_at(path, marks, what, "name a file or a folder")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        wrong = _out_of_range(value, spec.metadata.get("bounds", {}))
+        if wrong is not None:
+            raise error_at(path, marks, *wrong)
+
+
+_INT32 = {"ge": -(2**31), "lt": 2**31}
+_FLOAT32 = {"ge": -3.4028234663852886e38, "le": 3.4028234663852886e38}
+_SMALLEST = 2.0**-126  # smaller ones are 0 on most devices
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _out_of_range(value: float, own: Mapping[str, float | None]) -> tuple[str, str] | None:
+    """What is wrong with a number, and how to fix it; None where it is in the range.
+
+    A float is computed with as a float32, which must be in the range, too: there 0.99999999 is 1.
+    """
     if value != value:
-        raise error_at(path, marks, "is not a number (nan)", "set a finite number")
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    for name, bound in spec.metadata.get("bounds", {}).items():
-        if bound is not None and not getattr(operator, name)(value, bound):
-            raise error_at(
-                path, marks, f"{value!r} is out of range", f"set it {signs[name]} {bound}"
-            )
+        return "is not a number (nan)", "set a finite number"
+    bounds = {name: bound for name, bound in own.items() if bound is not None}
+    for name, bound in (_INT32 if isinstance(value, int) else _FLOAT32).items():
+        stated = bounds.keys() & {name[0] + "e", name[0] + "t"}
+        if not stated and not getattr(operator, name)(value, bound):
+            bounds[name] = bound
+    fix = "set it " + " and ".join(f"{_SIGNS[name]} {bound}" for name, bound in bounds.items())
+    if not all(getattr(operator, name)(value, bound) for name, bound in bounds.items()):
+        return f"{shown(value)} is out of range", fix
+    if isinstance(value, float) and abs(value) <= _FLOAT32["le"]:
+        if 0 < abs(value) < _SMALLEST:
+            return f"{value!r} is 0 in float32", f"set it to 0 or to at least {_SMALLEST:.2e}"
+        (rounded,) = struct.unpack("f", struct.pack("f", value))
+        strict = {name: bound for name, bound in bounds.items() if name in ("gt", "lt")}
+        if not all(getattr(operator, name)(rounded, bound) for name, bound in strict.items()):
+            return f"{value!r} is out of range: it is {rounded!r} in float32", fix
+    return None
 
 
 # --------------------------------------------------------------------------------- config -> values

@@ -4,7 +4,7 @@
     layer.merge(read_overrides(["optimizer.beta1=0.95"]))
     layer.values["optimizer"]["beta1"], layer.marks["optimizer.beta1"]     # 0.95, command line
 
-`jaxlm.config` makes typed configs of them. The scalars are those of YAML 1.2.
+`jaxlm.config` makes typed configs of them. `jaxlm.yaml_text` says what a text may hold.
 """
 
 from __future__ import annotations
@@ -12,22 +12,43 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import os
 import re
 import typing
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from jaxlm.errors import ConfigError, UserError, is_one_line, printable, shown, suggest
+from jaxlm.yaml_text import (
+    MAX_DEPTH,
+    MAX_FILES,
+    MAX_NODES,
+    MERGE,
+    compose,
+    dump_yaml,
+    read_text,
+    scalar,
+    too_deep,
+)
 
-class UserError(ValueError):
-    """A user's mistake: one line that says what is wrong, where, and what to do instead."""
-
-
-class ConfigError(UserError):
-    """A mistake in a configuration."""
+__all__ = [
+    "ConfigError",
+    "Layer",
+    "Mark",
+    "UserError",
+    "dump_yaml",
+    "error_at",
+    "is_one_line",
+    "join",
+    "read_overrides",
+    "read_yaml",
+    "read_yaml_text",
+    "suggest",
+    "where",
+]
 
 
 class Mark(typing.NamedTuple):
@@ -37,6 +58,9 @@ class Mark(typing.NamedTuple):
 
     def __str__(self) -> str:
         return self.source
+
+
+COMMAND_LINE = Mark("command line")
 
 
 @dataclasses.dataclass
@@ -67,10 +91,8 @@ class Layer:
                 elements = {str(i): element for i, element in enumerate(old)}
                 for index in value:
                     if index not in elements:
-                        mend = f"it has {len(old)}, counted from 0"
-                        raise error_at(
-                            join(here, index), marks, "no such element of the list", mend
-                        )
+                        fix = f"it has {len(old)}, counted from 0"
+                        raise error_at(join(here, index), marks, "no such element of the list", fix)
                 self._merge(elements, value, here, marks)
                 mine[key] = list(elements.values())
             else:
@@ -86,145 +108,187 @@ def _are_numbers(keys: Iterable[str]) -> bool:
     return bool(keys) and all(key.isdecimal() for key in keys)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of a scalar: 1e-3 is a number; `no`, `1:30` and `2024-01-01` are text."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Puts quotes around text that YAML 1.1 or 1.2 would read as something else."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_str(self, data: str) -> Any:
-        """Text of several lines is written as it is, where YAML can have it so.
-
-        Where a character would end a line of YAML, it is written as an escape.
-        """
-        style = "|" if "\n" in data else None
-        if not all(is_one_line(char) or char in "\n\t" for char in data):
-            style = '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-# What other readers of YAML, such as kubectl's, take for true, false or a number.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?0o[0-7]+$"), list("-+0"))
-
-
-_SCALARS = {  # tag: (pattern, the characters it may begin with)
-    "bool": (r"true|false|True|False", "tTfF"),
-    "int": (r"[-+]?(?:0|[1-9][\d_]*)|0x[\da-fA-F]+", "-+0123456789"),
-    "float": (
-        r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)"
-        r"|\.nan",
-        "-+0123456789.",
-    ),
-}
-_OTHERS = (":null", ":merge")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag.endswith(_OTHERS)]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _name, (_pattern, _first) in _SCALARS.items():
-    for _reader in (_Loader, _Dumper):
-        _reader.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first)
-        )
-
-
 def read_yaml(path: str | Path) -> Layer:
     """Reads a YAML file with its `include:` entries (relative to the file, earlier ones lowest).
 
-    `include:` may stand in any mapping; what the mapping itself says overrides what it includes.
+    `include:` may stand in any mapping; what the mapping itself says overrides what it includes,
+    and what a merge key (`<<: *base`) brings to it.
     """
-    return _read_file(Path(path), ())
+    return _read_file(Path(path), (), _Budget())
 
 
-def _read_file(path: Path, above: tuple[Path, ...], asker: str = "") -> Layer:
+@dataclasses.dataclass
+class _Budget:
+    """What one config may still take, over all of its files."""
+
+    nodes: int = MAX_NODES
+    files: int = MAX_FILES
+
+    def spend(self, source: str, nodes: int) -> None:
+        self.nodes -= nodes
+        if self.nodes < 0:
+            what = f"expands to more than {MAX_NODES:,} values"
+            raise ConfigError(f"{source}: {what}; write fewer, or fewer aliases of them")
+
+
+def _read_file(path: Path, above: tuple[Path, ...], budget: _Budget, asker: str = "") -> Layer:
     """`above`: the files that led here by `include:`; `asker`: the last one's "file:line: "."""
-    if path.resolve() in above:
-        raise ConfigError(f"{asker}{path} includes itself; remove the circular include")
-    return read_yaml_text(_read_text(path, asker), path, above)
-
-
-def read_yaml_text(text: str, path: Path, above: tuple[Path, ...] = ()) -> Layer:
-    """As `read_yaml`, of a text that is, or was, in the file `path`."""
-    layer = Layer({}, {"": Mark(str(path))})
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return layer
-        value = _plain(node, "", path, layer.marks, (*above, path.resolve()), loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ConfigError(f"{where}: {problem}; mend the YAML") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: an alias holds itself; write the values out") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds a {type(value).__name__}; a config is a mapping of keys")
-    layer.values = value
-    return layer
-
-
-def _read_text(path: Path, asker: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, _siblings(path), n=1)
         hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        raise ConfigError(f"{asker}{path}: no such config file; {hint}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{asker}{path}: not UTF-8 text; a config is a YAML file") from None
+        raise ConfigError(f"{asker}{printable(str(path))}: no such config file; {hint}") from None
     except OSError as error:
-        mend = f"{(error.strerror or 'cannot be read').lower()}; name a YAML file"
-        raise ConfigError(f"{asker}{path}: {mend}") from None
+        fix = f"{(error.strerror or 'cannot be read').lower()}; name a YAML file"
+        raise ConfigError(f"{asker}{printable(str(path))}: {fix}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{asker}{error}") from None
+    if path.resolve() in above:
+        raise ConfigError(f"{asker}{path} includes itself; remove the circular include")
+    budget.files -= 1
+    if budget.files < 0:
+        raise ConfigError(f"{asker}more than {MAX_FILES} files are included; include fewer")
+    return read_yaml_text(text, path, above, budget, asker)
+
+
+def read_yaml_text(
+    text: str,
+    path: Path,
+    above: tuple[Path, ...] = (),
+    budget: _Budget | None = None,
+    asker: str = "",
+) -> Layer:
+    """As `read_yaml`, of a text that is, or was, in the file `path`."""
+    layer = Layer({}, {"": Mark(str(path))})
+    node = compose(text, str(path), secret=bool(asker))
+    if node is None:
+        return layer
+    if not isinstance(node, yaml.MappingNode):
+        kind = "list" if isinstance(node, yaml.SequenceNode) else "single value"
+        raise ConfigError(f"{asker}{path}: holds a {kind}; a config is a mapping of keys")
+    reader = _Reader(path, (*above, path.resolve()), budget or _Budget())
+    layer.values = reader.value(node, "", (), layer.marks)
+    return layer
 
 
 def _siblings(path: Path) -> list[str]:
-    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return os.listdir(path.parent) if os.access(path.parent, os.R_OK | os.X_OK) else []
 
 
-def _plain(
-    node: Any, here: str, path: Path, marks: dict[str, Mark], above: tuple, loader: Any
-) -> Any:
-    """A YAML node as plain Python values; notes the line of every key and resolves `include:`."""
-    if isinstance(node, yaml.SequenceNode):
+_Pairs = dict[str, tuple[yaml.Node, yaml.Node]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Makes plain values of the nodes of one file, or of one override (`path` is None)."""
+
+    path: Path | None
+    above: tuple[Path, ...]
+    budget: _Budget
+
+    def line(self, node: yaml.Node) -> Mark:
+        if self.path is None:
+            return COMMAND_LINE
+        return Mark(f"{self.path}:{node.start_mark.line + 1}")
+
+    def value(self, node: yaml.Node, here: str, outer: tuple, marks: dict[str, Mark]) -> Any:
+        """The value of a node at the dotted path `here`, inside the nodes `outer`.
+
+        Notes the line of every key in `marks`, and resolves `include:` and merge keys.
+        """
+        self.enter(node, outer)
+        at = str(self.line(node))
+        if isinstance(node, yaml.ScalarNode):
+            return scalar(node, f"{at}: {printable(here)}" if here else at)
+        kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
+        if node.tag != f"tag:yaml.org,2002:{kind}":
+            raise ConfigError(f"{at}: the tag {shown(node.tag)} is not known; remove it")
+        outer = (*outer, node)
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, here, outer, marks)
         items = []
         for i, child in enumerate(node.value):
-            marks[join(here, i)] = Mark(f"{path}:{child.start_mark.line + 1}")
-            items.append(_plain(child, join(here, i), path, marks, above, loader))
+            marks[join(here, i)] = self.line(child)
+            items.append(self.value(child, join(here, i), outer, marks))
         return items
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
-    layer, own = Layer({}), Layer({})
-    for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node))
-        line = Mark(f"{path}:{key_node.start_mark.line + 1}")
-        if key in own.values:
-            raise ConfigError(f"{line}: {join(here, key)} is set twice; remove one")
-        if key == "include":
-            for name in _included(loader.construct_object(value_node, deep=True), line):
-                layer.merge(_read_file(path.parent / name, above, f"{line}: "))
-            continue
-        own.marks[key] = line
-        inner: dict[str, Mark] = {}
-        own.values[key] = _plain(value_node, join(here, key), path, inner, above, loader)
-        prefix = len(here) + 1 if here else 0
-        own.marks.update({p[prefix:]: m for p, m in inner.items()})
-    layer.merge(own)
-    marks.update({join(here, p): m for p, m in layer.marks.items() if p})
-    return layer.values
+
+    def enter(self, node: yaml.Node, outer: tuple) -> None:
+        """Raises `ConfigError` where nodes have no end: aliases of themselves, depth, number."""
+        self.budget.spend(str(self.line(node)), 1)
+        if any(node is other for other in outer):
+            raise ConfigError(f"{self.line(node)}: an alias holds itself; write the values out")
+        if len(outer) > MAX_DEPTH:
+            raise too_deep(str(self.line(node)))
+
+    def mapping(
+        self, node: yaml.MappingNode, here: str, outer: tuple, marks: dict[str, Mark]
+    ) -> dict[str, Any]:
+        pairs = self.pairs(node, here, outer)
+        layer, own = Layer({}), Layer({})
+        if "include" in pairs:
+            key_node, value_node = pairs.pop("include")
+            line = self.line(key_node)
+            if self.path is None:
+                raise ConfigError(f"{line}: include: works in a file only; write it there")
+            names = self.value(value_node, "include", outer, {})
+            for name in _included(names, line):
+                file = self.path.parent / name
+                layer.merge(_read_file(file, self.above, self.budget, f"{line}: "))
+        for key, (key_node, value_node) in pairs.items():
+            own.marks[key] = self.line(key_node)
+            inner: dict[str, Mark] = {}
+            own.values[key] = self.value(value_node, join(here, key), outer, inner)
+            prefix = len(here) + 1 if here else 0
+            own.marks.update({p[prefix:]: m for p, m in inner.items()})
+        if layer.values:
+            layer.merge(own)
+        else:
+            layer = own
+        marks.update({join(here, p): m for p, m in layer.marks.items() if p})
+        return layer.values
+
+    def pairs(self, node: yaml.MappingNode, here: str, outer: tuple) -> _Pairs:
+        """The keys and values of a mapping over those that its merge keys bring, first come first.
+
+        As in YAML 1.1, a key replaces the whole value that a merge key brings.
+        """
+        own: _Pairs = {}
+        merged: _Pairs = {}
+        for key_node, value_node in node.value:
+            line = self.line(key_node)
+            if key_node.tag == MERGE:
+                for base in self.bases(value_node, outer):
+                    for key, pair in self.pairs(base, here, (*outer, base)).items():
+                        merged.setdefault(key, pair)
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"{line}: a key is a list or a mapping; write a name")
+            key = str(scalar(key_node, f"{line}: key")) if key_node.style else key_node.value
+            if len(key) > 200:
+                raise ConfigError(f"{line}: a key of {len(key):,} characters; write a name")
+            if key in own:
+                raise ConfigError(f"{line}: {printable(join(here, key))} is set twice; remove one")
+            own[key] = key_node, value_node
+        return merged | own
+
+    def bases(self, node: yaml.Node, outer: tuple) -> list[yaml.MappingNode]:
+        """The mappings that the value of a merge key names."""
+        found = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for base in found:
+            self.enter(base, outer)
+            if not isinstance(base, yaml.MappingNode):
+                what = "<< takes a mapping or a list of them"
+                raise ConfigError(f"{self.line(base)}: {what}; write an alias such as <<: *base")
+            self.budget.spend(str(self.line(base)), len(base.value))
+        return found
 
 
 def _included(names: Any, line: Mark) -> list[str]:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{line}: include: expected file names, got {names!r}; name YAML files")
+        what = f"include: expected file names, got {shown(names)}"
+        raise ConfigError(f"{line}: {what}; name YAML files")
     return names
 
 
@@ -234,16 +298,23 @@ def read_overrides(overrides: Iterable[str]) -> Layer:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-            raise ConfigError(f"override {text!r}: write it as key.sub=value")
-        try:
-            plain = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError:
-            raise ConfigError(f"override {text!r}: {value!r} is not YAML; quote it") from None
+            raise ConfigError(f"override {shown(text)}: write it as key.sub=value")
+        if key.count(".") >= MAX_DEPTH:
+            raise too_deep(f"override {shown(text)}")
+        plain = _override(value, key, f"override {shown(text)}")
         tree: Any = plain
         for part in reversed(key.split(".")):
             tree = {part: tree}
-        layer.merge(Layer(tree, {path: Mark("command line") for path in _paths(plain, key)}))
+        layer.merge(Layer(tree, {path: COMMAND_LINE for path in _paths(plain, key)}))
     return layer
+
+
+def _override(value: str, key: str, name: str) -> Any:
+    try:
+        node = compose(value, name)
+    except ConfigError:
+        raise ConfigError(f"{name}: {shown(value)} is not YAML; quote it") from None
+    return None if node is None else _Reader(None, (), _Budget()).value(node, key, (), {})
 
 
 def _paths(value: Any, path: str) -> Iterable[str]:
@@ -254,24 +325,7 @@ def _paths(value: Any, path: str) -> Iterable[str]:
             yield from _paths(inner, join(path, key))
 
 
-def dump_yaml(*documents: Mapping[str, Any]) -> str:
-    """Plain values as YAML that `read_yaml` reads back to the same; several as one stream."""
-    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def is_one_line(char: str) -> bool:
-    """Whether a character neither ends a line nor controls a terminal, and can be written."""
-    return unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp")
-
-
 # -------------------------------------------------------------------------- words for what is wrong
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """The mend for an unknown word: the nearest known ones, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
 
 
 def join(path: str, key: Any) -> str:
@@ -291,5 +345,5 @@ def where(path: str, marks: Mapping[str, Mark]) -> str:
     return f"{marks[path]}: " if path in marks else ""
 
 
-def error_at(path: str, marks: Mapping[str, Mark], what: str, mend: str) -> ConfigError:
-    return ConfigError(f"{where(path, marks)}{path or 'config'}: {what}; {mend}")
+def error_at(path: str, marks: Mapping[str, Mark], what: str, fix: str) -> ConfigError:
+    return ConfigError(f"{where(path, marks)}{printable(path or 'config')}: {what}; {fix}")

@@ -10,9 +10,10 @@ only what it changes. `model.preset` names a published model, whose values lie b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxlm import config as configs
 from jaxlm.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
@@ -30,13 +31,15 @@ from jaxlm.types import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfi
 class TrainConfig(Config):
     """How long, how much at once, and how the batches are fed."""
 
-    steps: int | None = field(None, "optimizer steps of the whole run; null: from epochs", ge=0)
-    epochs: float | None = field(None, "passes over the training rows, where steps is null", gt=0)
+    steps: int | None = field(None, "optimizer steps of the whole run; null: from epochs")
+    epochs: float | None = field(
+        None, "passes over the training rows, where steps is null", gt=0, le=1e6
+    )
     batch_size: int = field(32, "rows of one step, over all devices and micro-batches", ge=1)
     accumulation: int = field(1, "micro-batches that a step's rows are taken in", ge=1)
-    prefetch: int = field(8, "batches made ahead of the step", ge=0)
-    data_threads: int = field(1, "threads that make batches", ge=1)
-    data_workers: int = field(0, "processes that make batches; 0: threads alone", ge=0)
+    prefetch: int = field(8, "batches made ahead of the step", ge=0, le=10_000)
+    data_threads: int = field(1, "threads that make batches", ge=1, le=1024)
+    data_workers: int = field(0, "processes that make batches; 0: threads alone", ge=0, le=1024)
     max_bad_steps: int = field(
         5, "steps in a row with a non-finite loss before the run stops", ge=1
     )
@@ -44,7 +47,9 @@ class TrainConfig(Config):
         dict, "options of the compiler for the step, over those for the kind of device"
     )
     compiled: str | None = field(
-        None, "a compiled step that `jaxlm plan --save` kept, for this topology; null: none"
+        None,
+        "a compiled step that `jaxlm plan --save` kept, for this topology; null: none",
+        path=True,
     )
     hang_timeout: float | None = field(
         600.0,
@@ -52,10 +57,13 @@ class TrainConfig(Config):
         "which the process shows its stacks and ends with exit code 70; a save may take six times "
         "as long; compilation does not count; null: never",
         gt=0,
+        le=1e8,
     )
     ledger: bool = field(False, "write the ids of every step's samples to ledger.jsonl")
 
     def validate(self) -> None:
+        if self.steps is not None and self.steps < 0:
+            raise UserError(f"steps: {self.steps} is out of range; set it >= 1")
         if (self.steps is None) == (self.epochs is None):
             raise UserError("steps, epochs: set exactly one of the two")
 
@@ -88,7 +96,9 @@ class SampleConfig(Config):
 class InitConfig(Config):
     """Where the weights come from at step 0."""
 
-    from_: str | None = field(None, "run directory whose weights are taken; null: from scratch")
+    from_: str | None = field(
+        None, "run directory whose weights are taken; null: from scratch", path=True
+    )
     step: int | None = field(None, "checkpoint of that run; null: the last", ge=0)
     use_ema: bool = field(True, "take the average of the weights, where that run kept one")
 
@@ -98,13 +108,14 @@ class RunConfig(Config):
     """Everything that makes a run."""
 
     run_dir: str | None = field(
-        None, "where the run is kept; null: runs/ and the config file's name"
+        None, "where the run is kept; null: runs/ and the config file's name", path=True
     )
     seed: int = field(0, "of initialisation, dropout and data order", ge=0, lt=2**31)
     cache_dir: str | None = field(
         None,
         "where token stores and compiled programs are kept; null: that of fetched packages, the "
         "variable JAXLM_CACHE or the user's cache",
+        path=True,
     )
     tokenizer: TokenizerConfig | None = field(REQUIRED, "text to tokens; null: there is none")
     data: DataConfig | None = field(REQUIRED, "what is trained on; null: there is none")
@@ -169,7 +180,7 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunCon
     layer = _inherited(Path(source)) if isinstance(source, str) else Layer({})
     layer.merge(_preset(top))
     layer.merge(top)
-    named = "tokenizer" in layer.values or "type" in (layer.values.get("model") or {})
+    named = "tokenizer" in layer.values or "type" in _mapping(layer.values.get("model"))
     if "objective" in layer.values and not named:
         raise UserError(
             f"{path}: names no model and no tokenizer: a second stage takes those of another run; "
@@ -180,6 +191,11 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunCon
         layer.values["run_dir"] = f"runs/{path.stem}"
         layer.marks["run_dir"] = Mark("name of the config file")
     return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """`value` where it is a mapping, else an empty one: the config's own check reports the rest."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _preset(top: Layer) -> Layer:
@@ -213,6 +229,8 @@ def _inherited(source: Path) -> Layer:
             f"init.from: {source} is not a run directory (no config.yaml); name a finished run"
         )
     base = _own_config(source)
+    if not _mapping(base.values.get("model")):
+        raise UserError(f"{path}: model: is not a mapping of keys; name the folder of a run")
     mark = Mark(str(path))
     values = {
         "model": base.values["model"],

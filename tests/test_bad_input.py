@@ -132,7 +132,7 @@ def test_wrong_settings(train_fails, words, says):
         ("train:\n  batch_size: 8\n  steps: 1e3.5", ["bad.yaml:4: train.steps: expected"]),
         ("seed: .nan", ["bad.yaml:2: seed"]),
         ("seed: 1\nseed: 2", ["bad.yaml:3: seed is set twice"]),
-        ("seed: [1", ["bad.yaml:", "mend the YAML"]),
+        ("seed: [1", ["bad.yaml:", "fix the YAML"]),
         ("include: nowhere.yaml", ["bad.yaml:", "nowhere.yaml", "no such config file"]),
         ("model: {type: lstm}", ["bad.yaml:2: model.type: unknown type 'lstm'"]),
     ],

@@ -102,18 +102,18 @@ def test_every_verb_has_help_with_an_example(capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["trian"], "'trian' is no verb; did you mean train?"),
+        (["trian"], "'trian' is not a verb; did you mean train?"),
         (["fly"], "choose one of train, finetune"),
         (["train"], "required: CONFIG;"),
         (["resume"], "required: RUN_DIR;"),
         (["config", "shwo", "a.yaml"], "'shwo'"),
         (["train", "a.yaml", "--bogus"], "--bogus"),
         (["--bogus"], "--bogus"),
-        (["generate", "a", "--top-k", "0"], "--top-k: '0' is not a whole number from 1"),
-        (["generate", "a", "--top-p", "1.5"], "--top-p: '1.5' is not a number above 0, up to 1"),
+        (["generate", "a", "--top-k", "0"], "--top-k: '0' is out of range; write a whole"),
+        (["generate", "a", "--top-p", "1.5"], "--top-p: '1.5' is out of range; write a number"),
         (["generate", "a", "--temperature", "nan"], "--temperature: 'nan'"),
         (["generate", "a", "--seed", "-1"], "--seed: '-1'"),
-        (["generate", "a", "--beams", "0"], "--beams: '0' is not a whole number from 1"),
+        (["generate", "a", "--beams", "0"], "--beams: '0' is out of range; write a whole"),
         (["tokenizer", "train", "a.yaml"], "--out"),
         (["train", "a.yaml", "--process", "1"], "--process"),  # no guessing of shortened options
     ],

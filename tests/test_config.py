@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -30,6 +31,7 @@ from jaxlm.config import (
     to_dict,
     to_yaml,
 )
+from jaxlm.errors import few, suggest, wrong_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,6 +261,13 @@ def test_a_config_object_may_stand_for_its_values():
 # ----------------------------------------------------------------------------------------- errors
 
 
+# the "billion laughs": ten aliases of ten aliases, nine times
+BOMB = "name: a\nfiles:\n- &0 [lol]\n" + "".join(
+    f"- &{n} [{', '.join([f'*{n - 1}'] * 10)}]\n" for n in range(1, 10)
+)
+MERGED_BOMB = BOMB.replace("[lol]", "{lol: 1}").replace("[", "{<<: [").replace("]", "]}")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -315,12 +324,15 @@ def test_a_config_object_may_stand_for_its_values():
             "run.yaml:2: sizes.num_heads is set twice",
         ),
         ("- a", "run.yaml: holds a list; a config is a mapping of keys"),
-        ("3", "run.yaml: holds a int; a config is a mapping of keys"),
+        ("3", "run.yaml: holds a single value; a config is a mapping of keys"),
         ("name: [a", "run.yaml:1: expected ',' or ']'"),
-        ("name: a\n b: c", "run.yaml:2: mapping values are not allowed here; mend the YAML"),
-        ("name: a\x00", "run.yaml: unacceptable character #x0000"),
-        ("name: a\n---\nname: b", "run.yaml:2: but found another document; mend the YAML"),
-        ("name: a\nsizes: &x {num_heads: *x}", "run.yaml: an alias holds itself; write the values"),
+        ("name: a\n b: c", "run.yaml:2: mapping values are not allowed here; fix the YAML"),
+        ("name: a\x00", "run.yaml:1: character U+0000 is not allowed in YAML; remove"),
+        ("name: a\n---\nname: b", "run.yaml:2: but found another document; fix the YAML"),
+        (
+            "name: a\nsizes: &x {num_heads: *x}",
+            "run.yaml:2: an alias holds itself; write the values",
+        ),
         (
             "name: a\ninclude: elsewhere",
             "run.yaml:2: {folder}/elsewhere: no such config file; check",
@@ -333,9 +345,66 @@ def test_a_config_object_may_stand_for_its_values():
         ("name: a\ninclude: 3", "run.yaml:2: include: expected file names, got 3; name YAML files"),
         ("name: a\ninclude: [1]", "run.yaml:2: include: expected file names, got [1]"),
         ("name: a\ninclude: .", "run.yaml:2: {folder}: is a directory; name a YAML file"),
+        ("name: a\ninclude: /dev/zero", "run.yaml:2: /dev/zero: is a pipe or a device; name a reg"),
+        (
+            "name: a\ninclude: pipe",
+            "run.yaml:2: {folder}/pipe: is a pipe or a device; name a regul",
+        ),
+        ("name: a\ninclude: loop", "run.yaml:2: {folder}/loop: too many levels of symbolic links;"),
+        ('name: a\ninclude: "a\\0b"', "is not a file name; name a YAML file"),
+        ("name: a\ninclude: " + "n" * 256, "file name too long; name a YAML file"),
+        ("name: a\ninclude: large", "{folder}/large: is larger than 1,000,000 bytes; a config is"),
+        ("name: a\ninclude: x.yaml\ninclude: y.yaml", "run.yaml:3: include is set twice; remove"),
+        ("name: a\nsteps: " + "9" * 5000, "run.yaml:2: steps: a number of 5,000 characters; write"),
+        ("name: a\nsteps: 0x" + "f" * 5000, "run.yaml:2: steps: a number of 5,002 characters; wri"),
+        (
+            "name: a\nsteps: " + "9" * 31,
+            "run.yaml:2: steps: 9999999999999999999999999999999 is out",
+        ),
+        (
+            "name: a\nsteps: " + "9" * 99,
+            "steps: a whole number of about 100 digits is out of range;",
+        ),
+        (
+            "name: a\nsteps: 2147483648",
+            "run.yaml:2: steps: 2147483648 is out of range; set it >= 1 and",
+        ),
+        ("name: a\nrate: .inf", "run.yaml:2: rate: inf is out of range; set it"),
+        ("name: a\nrate: 1e39", "run.yaml:2: rate: 1e+39 is out of range; set it"),
+        ("name: a\nrate: 1e-46", "run.yaml:2: rate: 1e-46 is 0 in float32; set it to 0 or"),
+        ("name: a\npart: {type: plain, rate: 0.99999999999}", "out of range: it is 1.0 in float32"),
+        ('name: "\\ud83d"', "run.yaml:1: name: '\\ud83d' holds half a surrogate pair"),
+        ('"\\ud83d": 1', "run.yaml:1: key: '\\ud83d' holds half a surrogate pair"),
+        ('name: "\\UFFFFFFFF"', "run.yaml: an escape is not a character; fix the YAML"),
+        (
+            "name: !!int many",
+            "run.yaml:1: name: 'many' with the tag 'tag:yaml.org,2002:int' is not",
+        ),
+        ("name: !!binary aGk=", "run.yaml:1: name: 'aGk=' with the tag 'tag:yaml.org,2002:binary'"),
+        ("name: !!python/tuple [a]", "run.yaml:1: the tag 'tag:yaml.org,2002:python/tuple' is not"),
+        ("? [a]\n: 1", "run.yaml:1: a key is a list or a mapping; write a name"),
+        (f"{'k' * 300}: 1", "run.yaml:1: a key of 300 characters; write a name"),
+        ('"a\\nb": 1', "run.yaml:1: a\\nb: unknown key; choose one of"),
+        (
+            "name: " + "[" * 80 + "]" * 80,
+            "run.yaml:1: values are nested more than 64 deep; flatten",
+        ),
+        ("name: " + "[" * 3000 + "]" * 3000, "run.yaml: values are nested more than 64 deep; flat"),
+        ("name: a\nfiles: " + "x" * 5000 + ": 1", "fix the YAML"),
+        ("name: a\n<<: 3", "run.yaml:2: << takes a mapping or a list of them; write an alias"),
+        ("name: a\nsizes: &x\n  <<: *x", "run.yaml:2: an alias holds itself; write the values out"),
+        ("name: a\nsizes: [" + "1, " * 500 + "1]", "got [1, 1, 1, 1, 1, 1, ...]; write"),
+        (BOMB, "expands to more than 50,000 values; write fewer, or fewer aliases"),
+        (
+            BOMB.replace("[", "{<<: [").replace("]", "]}").replace("lol", "{lol: 1}"),
+            "more than 50,000 v",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_path_place_and_mend(tmp_path, text, said):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "large").write_bytes(b"#" * 1_000_001)
     found = message(lambda: read(tmp_path, text))
     assert said.replace("{folder}", str(tmp_path)) in found
     assert found.startswith(str(tmp_path))
@@ -354,10 +423,93 @@ def test_a_mistake_is_one_line_with_path_place_and_mend(tmp_path, text, said):
         ("a..b=3", "override 'a..b=3': write it as key.sub=value"),
         ("steps=[", "override 'steps=[': '[' is not YAML; quote it"),
         ("files.5=x", "command line: files.5: no such element of the list; it has 2, counted from"),
+        (
+            "sizes={num_heads: 1, num_heads: 2}",
+            "command line: sizes.num_heads is set twice; remove",
+        ),
+        ("sizes={1: 2}", "command line: sizes.1: unknown key"),
+        ("sizes={include: a.yaml}", "command line: include: works in a file only; write it there"),
+        ("files=" + "[" * 3000, "is not YAML; quote it"),
+        (".".join("a" * 100) + "=1", "values are nested more than 64 deep; flatten them"),
+        ("steps=" + "9" * 5000, "command line: steps: a number of 5,000 characters; write one of"),
+        ("steps=-0x" + "9" * 5000, "command line: steps: expected a whole number, got '-0x99999"),
+        ("name='\udcff'", "is not YAML; quote it"),
+        ('name="\\ud83d"', "command line: name: '\\ud83d' holds half a surrogate pair"),
+        ("sizes.num_heads=5", "command line: sizes: hidden_size 64 is no multiple"),
     ],
 )
 def test_a_mistaken_override_is_one_line(tmp_path, override, said):
     assert said in message(lambda: read(tmp_path, "name: a\nfiles: [x, y]", override))
+
+
+def test_includes_have_a_number(tmp_path):
+    for n in range(12):  # each includes the next one twice
+        write(tmp_path, f"include: [{n + 1}.yaml, ./{n + 1}.yaml]", f"{n}.yaml")
+    write(tmp_path, "name: a", "12.yaml")
+    found = message(lambda: load(tmp_path / "0.yaml", Run))
+    assert "more than 200 files are included; include fewer" in found
+
+
+@pytest.mark.parametrize(
+    "secret", ["*s3cret", "&a 1\nb: &s3cret", "!s3cret 1", "%TAG s3cret", "s3cret: [", "x: 's3cret"]
+)
+def test_an_error_in_an_included_file_shows_nothing_of_its_text(tmp_path, secret):
+    write(tmp_path, secret, "shadow")
+    found = message(lambda: read(tmp_path, "name: a\ninclude: shadow"))
+    assert "s3cret" not in found and f"{tmp_path}/shadow" in found
+
+
+def test_merge_keys(tmp_path):
+    text = """
+name: &n a
+sizes: &base {hidden_size: 8, num_heads: 2}
+weights: &more
+  <<: {x: 1, y: 2}
+  y: 3
+parts:
+- {<<: [{type: fancy, rate: 4}, {type: plain, beta: 0.5}], beta: 1}
+"""
+    config = read(tmp_path, text)
+    assert config.weights == {"x": 1.0, "y": 3.0}
+    assert config.parts == (Fancy(rate=4.0, beta=1.0),)
+    resolved = load(write(tmp_path, text), Run)
+    assert str(resolved.marks["weights.x"]) == f"{tmp_path}/run.yaml:5"
+
+
+def test_json_pairs_of_surrogates_are_one_character(tmp_path):
+    assert read(tmp_path, '{"name": "\\ud83d\\ude00"}').name == "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("n" * 256, "has a part of 256 bytes"),
+        ("é" * 128, "has a part of 256 bytes"),
+        ("/n" * 2048, "4,096 bytes, and a path has at most 4,095"),
+        ("", "'' is not a name"),
+        ("a\0b", "is not a name"),
+        ("\ud800", "is not UTF-8 text"),
+        ("n" * 255, None),
+        ("/n" * 2047, None),
+    ],
+)
+def test_paths_are_names_that_a_file_can_have(name, what):
+    found = wrong_path(name)
+    assert found is None if what is None else what in found
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 11, 5000])
+def test_lists_of_names_are_cut_with_a_count(count):
+    found = few(range(count))
+    assert found.count(",") <= 10
+    assert (" more" in found) == (count > 10)
+    assert found.endswith(f"and {count - 10:,} more") or count <= 10
+
+
+def test_a_suggestion_looks_at_all_names():
+    names = [f"{n:05}.yaml" for n in range(200)]
+    assert suggest("00199.yml", names).startswith("did you mean 00199.yaml")
+    assert suggest("zzz", names).endswith("00009.yaml and 190 more")
 
 
 def test_missing_folder_and_binary_files(tmp_path):
@@ -381,7 +533,7 @@ FULL = Run(
     rate=1e-5,
     every=None,
     files=("1e-3", "1:30", "0o7", "010", "true", "null", "~", "2024-01-01", "", "a: b", "é\n#ü 中"),
-    groups=((".*/kernel$", 1e-20), ("é", math.inf)),
+    groups=((".*/kernel$", 1e-20), ("é", 1e30)),
     weights={"x y": 0.25},
     from_="a",
     part=Fancy(beta=0.125),

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from jaxlm.arguments import exchange, preparing, training, using
 from jaxlm.arguments.options import examples_of
+from jaxlm.errors import shown
 from jaxlm.exit_codes import MISTAKE, TABLE
 
 DESCRIPTION = "Train every kind of language model, and never lose a run."
@@ -43,6 +44,10 @@ VERBS: dict[str, Callable[[Any, str], argparse.ArgumentParser]] = {
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The verb and its options. Ends the process where help is asked for, or on a mistake."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for word in words:
+        if any("\ud800" <= c <= "\udfff" for c in word):  # bytes that are not UTF-8
+            print(f"error: {shown(word)} is not UTF-8 text; write it in UTF-8", file=sys.stderr)
+            raise SystemExit(MISTAKE)
     top = _Parser(
         prog="jaxlm",
         description=DESCRIPTION,
@@ -67,8 +72,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         top.parse_args(words[:1])  # --help, --version, or an error
     if words[0] not in parsers:
         near = difflib.get_close_matches(words[0], parsers, n=1)
-        mend = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(parsers)}"
-        top.error(f"{words[0]!r} is no verb; {mend}")
+        fix = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(parsers)}"
+        top.error(f"{shown(words[0])} is not a verb; {fix}")
     arguments = parsers[words[0]].parse_intermixed_args(words[1:])
     arguments.verb = words[0]
     return arguments

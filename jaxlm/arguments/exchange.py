@@ -13,7 +13,7 @@ from jaxlm.arguments.options import (
     add_step,
     add_verb,
 )
-from jaxlm.arguments.values import size
+from jaxlm.arguments.values import path, size
 
 
 def import_(verbs: Any, name: str) -> argparse.ArgumentParser:
@@ -27,8 +27,8 @@ def import_(verbs: Any, name: str) -> argparse.ArgumentParser:
         ("import hf downloads/llama --out runs/llama mesh.fsdp=4", "over four devices"),
     )
     verb.add_argument("format", choices=("hf",))
-    verb.add_argument("folder", metavar="DIR", help="the folder with config.json")
-    verb.add_argument("--out", required=True, metavar="RUN_DIR", help="a new folder")
+    verb.add_argument("folder", type=path, metavar="DIR", help="the folder with config.json")
+    verb.add_argument("--out", type=path, required=True, metavar="RUN_DIR", help="a new folder")
     verb.add_argument(
         "--dtype",
         choices=("bfloat16", "float32"),
@@ -52,7 +52,7 @@ def export(verbs: Any, name: str) -> argparse.ArgumentParser:
     )
     verb.add_argument("format", choices=("hf",))
     add_run(verb)
-    verb.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    verb.add_argument("--out", type=path, required=True, metavar="DIR", help="a new folder")
     add_step(verb)
     verb.add_argument(
         "--dtype",

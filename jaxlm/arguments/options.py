@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxlm.arguments.values import count, whole
+from jaxlm.arguments.values import count, path, whole
 from jaxlm.exit_codes import TABLE
 
 
@@ -27,12 +27,14 @@ def examples_of(*examples: tuple[str, str]) -> str:
 
 
 def add_config(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("config", metavar="CONFIG", help="a YAML file")
+    verb.add_argument("config", type=path, metavar="CONFIG", help="a YAML file")
     add_overrides(verb)
 
 
 def add_run(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run_dir", metavar="RUN_DIR", help="the folder that a run is kept in")
+    verb.add_argument(
+        "run_dir", type=path, metavar="RUN_DIR", help="the folder that a run is kept in"
+    )
 
 
 def add_overrides(verb: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from jaxlm.arguments.options import add_config, add_json, add_verb
-from jaxlm.arguments.values import whole
+from jaxlm.arguments.values import path, whole, workers
 
 
 def data(verbs: Any, name: str) -> argparse.ArgumentParser:
@@ -26,7 +26,7 @@ def data(verbs: Any, name: str) -> argparse.ArgumentParser:
         "--rows", type=whole, default=3, metavar="N", help="inspect: how many (default 3)"
     )
     verb.add_argument(
-        "--workers", type=whole, metavar="N", help="processes that tokenise (default: this one)"
+        "--workers", type=workers, metavar="N", help="processes that tokenise (default: this one)"
     )
     return verb
 
@@ -43,7 +43,7 @@ def tokenizer(verbs: Any, name: str) -> argparse.ArgumentParser:
     )
     verb.add_argument("action", choices=("train",))
     add_config(verb)
-    verb.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    verb.add_argument("--out", type=path, required=True, metavar="DIR", help="a new folder")
     return verb
 
 

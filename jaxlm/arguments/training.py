@@ -14,7 +14,7 @@ from jaxlm.arguments.options import (
     add_run,
     add_verb,
 )
-from jaxlm.arguments.values import ratio, tokens, whole
+from jaxlm.arguments.values import path, ratio, tokens, whole
 
 
 def train(verbs: Any, name: str) -> argparse.ArgumentParser:
@@ -83,7 +83,9 @@ def launch(verbs: Any, name: str) -> argparse.ArgumentParser:
         ("launch local configs/quickstart.yaml --set processes=4 --set devices=2", "here"),
         codes=True,
     )
-    verb.add_argument("target", metavar="TARGET", help="a launch file, or local or gpu_host")
+    verb.add_argument(
+        "target", type=path, metavar="TARGET", help="a launch file, or local or gpu_host"
+    )
     add_config(verb)
     verb.add_argument(
         "--action",
@@ -140,7 +142,9 @@ def plan(verbs: Any, name: str) -> argparse.ArgumentParser:
     verb.add_argument(
         "--quick", action="store_true", help="compile sooner, without optimizations: a guide"
     )
-    verb.add_argument("--out", metavar="STEM", help="write STEM.tsv and STEM.html")
-    verb.add_argument("--save", metavar="FILE", help="keep the compiled step for train.compiled")
+    verb.add_argument("--out", type=path, metavar="STEM", help="write STEM.tsv and STEM.html")
+    verb.add_argument(
+        "--save", type=path, metavar="FILE", help="keep the compiled step for train.compiled"
+    )
     add_json(verb)
     return verb

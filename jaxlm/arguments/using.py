@@ -13,7 +13,7 @@ from jaxlm.arguments.options import (
     add_step,
     add_verb,
 )
-from jaxlm.arguments.values import count, ratio, share, whole
+from jaxlm.arguments.values import count, path, ratio, share, whole
 
 
 def generate(verbs: Any, name: str) -> argparse.ArgumentParser:
@@ -57,6 +57,7 @@ def generate(verbs: Any, name: str) -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--draft",
+        type=path,
         metavar="RUN_DIR",
         help="a smaller run of the same tokenizer that guesses tokens ahead; the text is the same",
     )

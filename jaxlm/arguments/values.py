@@ -6,24 +6,47 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from jaxlm.errors import shown, wrong_path
 
-def _number(kind: type, good: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
+LARGEST = 2**31 - 1  # an int32: what devices count with
+
+
+def _number(
+    kind: type, good: Callable[[Any], bool], name: str, limits: str
+) -> Callable[[str], Any]:
+    """A reader of numbers; `limits` says which are `good`."""
+
     def read(text: str) -> Any:
         try:
-            value = kind(text)
+            value = kind(text) if len(text) <= 300 else float(text)
         except ValueError:
-            value = None
-        if value is None or not good(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}; write one")
+            fix = f"write {name} {limits}"
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not {name}; {fix}") from None
+        if not good(value):
+            fix = f"write {name} {limits}"
+            raise argparse.ArgumentTypeError(f"{shown(text)} is out of range; {fix}")
         return value
 
     return read
 
 
-whole = _number(int, lambda v: v >= 1, "a whole number from 1")
-count = _number(int, lambda v: 0 <= v < 2**31, "a whole number from 0")
-ratio = _number(float, lambda v: 0 <= v < float("inf"), "a number from 0")
-share = _number(float, lambda v: 0 < v <= 1, "a number above 0, up to 1")
+def _whole(least: int, most: int = LARGEST) -> Callable[[str], Any]:
+    limits = f"from {least} to {most}"
+    return _number(int, lambda v: least <= v <= most, "a whole number", limits)
+
+
+whole = _whole(1)
+count = _whole(0)
+workers = _whole(1, 1024)  # each is a process
+ratio = _number(float, lambda v: 0 <= v < 3.4e38, "a number", "from 0 to 3.4e38")
+share = _number(float, lambda v: 0 < v <= 1, "a number", "above 0, up to 1")
+
+
+def path(text: str) -> str:
+    """The name of a file or a folder that can exist."""
+    if what := wrong_path(text):
+        raise argparse.ArgumentTypeError(f"{what}; name a file or a folder")
+    return text
 
 
 def size(text: str) -> int:
@@ -31,8 +54,9 @@ def size(text: str) -> int:
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     unit = text[-2:].upper()
     digits = text[:-2] if unit in units else text
-    if not digits.isdecimal() or int(digits) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write one, such as 500MB or 5GB")
+    if not digits.isdecimal() or len(digits) > 18 or int(digits) == 0:
+        what = f"{shown(text)} is not a size"
+        raise argparse.ArgumentTypeError(f"{what}; write one, such as 500MB or 5GB")
     return int(digits) * units.get(unit, 1)
 
 
@@ -45,5 +69,7 @@ def tokens(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens; write one, as in 300B")
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is not a number of tokens; write one, such as 300B"
+        )
     return value

@@ -35,7 +35,7 @@ USUAL = {
 class HuggingFace(TokenizerConfig):
     """A tokenizer.json file of Hugging Face."""
 
-    path: str = field(REQUIRED, "the tokenizer.json, or its folder")
+    path: str = field(REQUIRED, "the tokenizer.json, or its folder", path=True)
     bos: str | None = field(None, "token that begins a text, where the files do not tell")
     eos: str | None = field(None, "token that ends a text, where the files do not tell")
     pad: str | None = field(None, "token that fills rows, where the files do not tell")
@@ -141,9 +141,7 @@ def _find(name: str, names: Mapping[str, str | None], vocabulary: Mapping[str, i
         if token is None:
             return None
         if token not in vocabulary:
-            raise UserError(
-                f"has no {name} token {token!r}; {suggest(token, list(vocabulary)[:50])}"
-            )
+            raise UserError(f"has no {name} token {token!r}; {suggest(token, vocabulary)}")
         return vocabulary[token]
     return next((vocabulary[token] for token in USUAL[name] if token in vocabulary), None)
 

@@ -38,7 +38,9 @@ _MAX_CHUNK = (
 class SentencePiece(TokenizerConfig):
     """Pieces learnt from the corpus (BPE or unigram), or a SentencePiece .model file."""
 
-    path: str | None = field(None, "a .model file to load; training options then do not matter")
+    path: str | None = field(
+        None, "a .model file to load; training options then do not matter", path=True
+    )
     vocab_size: int = field(4096, "ids in all, special ones and bytes among them", ge=8)
     model_type: Literal["bpe", "unigram"] = field(
         "bpe", "how pieces are learnt; bpe trains about 20 times faster, at about equal length"
@@ -51,7 +53,7 @@ class SentencePiece(TokenizerConfig):
     )
     split_digits: bool = field(True, "each digit is a piece")
     training_bytes: int = field(
-        100_000_000, "train on an even sample of about this much of a larger corpus", ge=1
+        100_000_000, "train on an even sample of about this much of a larger corpus", ge=1, le=2**40
     )
 
     def validate(self) -> None:

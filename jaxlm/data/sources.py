@@ -119,7 +119,9 @@ class FileSource(Source):
     places = ("files",)
 
     files: tuple[str, ...] = field(
-        REQUIRED, "paths or glob patterns of the files (** for all folders below; ~ is the home)"
+        REQUIRED,
+        "paths or glob patterns of the files (** for all folders below; ~ is the home)",
+        path=True,
     )
 
     def units(self) -> list[Unit]:
@@ -162,7 +164,7 @@ def _no_match(pattern: str, full: str) -> UserError:
             f"{pattern}: matches no file (looked from {os.getcwd()}); check the pattern"
         )
     names = os.listdir(folder) or ["(an empty folder)"]
-    return UserError(f"{pattern}: no such file; {suggest(os.path.basename(full), names[:20])}")
+    return UserError(f"{pattern}: no such file; {suggest(os.path.basename(full), names)}")
 
 
 @dataclass(frozen=True, kw_only=True)

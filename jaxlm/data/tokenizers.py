@@ -225,7 +225,7 @@ class ByteTokenizer(BaseTokenizer):
 class Saved(TokenizerConfig):
     """The tokenizer of an earlier run, or of a folder that one was saved to."""
 
-    path: str = field(REQUIRED, "the run's folder, or the tokenizer's")
+    path: str = field(REQUIRED, "the run's folder, or the tokenizer's", path=True)
 
     def build(self, texts: Texts, corpus_fingerprint: str, cache_dir: Path) -> Tokenizer:
         folder = Path(self.path).expanduser()

@@ -32,7 +32,7 @@ from jaxlm.types import Tokenizer
 class TokenData(PreparableData):
     """A token file that exists already: a jaxlm store, nanoGPT's .bin or Megatron's .bin/.idx."""
 
-    path: str = field(REQUIRED, "the store's folder, or the .bin file")
+    path: str = field(REQUIRED, "the store's folder, or the .bin file", path=True)
     format: Literal["jaxlm", "nanogpt", "megatron"] = field(REQUIRED, "what wrote the file")
     dtype: Literal["uint16", "uint32"] = field(
         "uint16", "number type of a nanoGPT .bin without llm.c's header"
@@ -40,7 +40,7 @@ class TokenData(PreparableData):
     eos_id: int | None = field(
         None, "id that ends a document in a nanoGPT .bin; none: one document", ge=0
     )
-    validation_path: str | None = field(None, "a file of its own for validation")
+    validation_path: str | None = field(None, "a file of its own for validation", path=True)
     validation_fraction: float = field(
         0.1,
         "share of documents held out by a hash of their tokens, without `validation_path`",

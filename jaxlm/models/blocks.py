@@ -47,8 +47,8 @@ class OtherFFN(Config):
 class StackConfig(Config):
     """A stack of Transformer blocks."""
 
-    hidden_size: int = field(256, "width of the residual stream", ge=1)
-    num_layers: int = field(4, "number of blocks", ge=1)
+    hidden_size: int = field(256, "width of the residual stream", ge=1, le=2**20)
+    num_layers: int = field(4, "number of blocks", ge=1, le=2000)
     attention: AttentionConfig = field(MultiHeadConfig, "how tokens look at one another")
     ffn: FFNConfig = field(DenseConfig, "what happens to each token by itself")
     other_ffn: OtherFFN | None = field(None, "layers with another ffn; null: none")

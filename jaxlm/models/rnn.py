@@ -51,8 +51,8 @@ class RNNConfig(ModelConfig):
     """A recurrent language model: LSTM, GRU, Elman RNN, minGRU, minLSTM or RG-LRU."""
 
     cell: str = field("lstm", "kind of layer: lstm, gru, elman, mingru, minlstm or rglru")
-    hidden_size: int = field(512, "width of the recurrent layers", ge=1)
-    num_layers: int = field(2, "recurrent layers", ge=1)
+    hidden_size: int = field(512, "width of the recurrent layers", ge=1, le=2**20)
+    num_layers: int = field(2, "recurrent layers", ge=1, le=2000)
     embedding_size: int | None = field(
         None, "width of the embedding, and of the last layer if tied; null: hidden_size", ge=1
     )

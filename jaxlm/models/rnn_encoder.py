@@ -30,7 +30,7 @@ class EncoderConfig(Config):
     hidden_size: int | None = field(
         None, "width of each direction of the layers; null: the decoder's", ge=1
     )
-    num_layers: int = field(1, "recurrent layers", ge=1)
+    num_layers: int = field(1, "recurrent layers", ge=1, le=2000)
     bidirectional: bool = field(
         True, "layers read both ways, and give twice their width; else from first to last"
     )

@@ -50,8 +50,8 @@ class RNNSeq2SeqConfig(ModelConfig):
     untraced: ClassVar = ("start_id",)
 
     cell: str = field("lstm", "kind of layer: lstm, gru or elman")
-    hidden_size: int = field(512, "width of the decoder's layers", ge=1)
-    num_layers: int = field(1, "recurrent layers of the decoder", ge=1)
+    hidden_size: int = field(512, "width of the decoder's layers", ge=1, le=2**20)
+    num_layers: int = field(1, "recurrent layers of the decoder", ge=1, le=2000)
     encoder: EncoderConfig = field(EncoderConfig, "the layers that read the source")
     attention: Literal["none", "bahdanau", "luong_general", "luong_dot", "luong_concat"] = field(
         "bahdanau", "how the decoder looks at the source"

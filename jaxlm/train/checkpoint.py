@@ -52,7 +52,9 @@ class CheckpointConfig(Config):
     every_steps: int | None = field(
         500, "save at every multiple of this step; null: not by steps", ge=1
     )
-    every_minutes: float | None = field(None, "save when this long has passed since the last", gt=0)
+    every_minutes: float | None = field(
+        None, "save when this long has passed since the last", gt=0, le=1e6
+    )
     keep_last: int = field(3, "how many of the newest checkpoints stay", ge=1)
     keep_every: int | None = field(None, "checkpoints at multiples of this step stay forever", ge=1)
     async_save: bool = field(True, "write in the background while training goes on")

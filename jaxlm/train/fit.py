@@ -43,7 +43,7 @@ def _check_positions(config: RunConfig, prepared: Prepared) -> None:
     if limit is not None and prepared.seq_len > limit:
         raise UserError(
             f"data.seq_len: rows of {prepared.seq_len} tokens are longer than the model's {limit} "
-            f"positions; set data.seq_len to at most {limit}, or raise model.max_seq_len"
+            f"positions; set data.seq_len to at most {limit}, or raise model.position.max_seq_len"
         )
 
 

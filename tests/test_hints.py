@@ -1,0 +1,83 @@
+"""Hints name keys of the config: every dotted key in the code's texts is one."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import types
+import typing
+from pathlib import Path
+
+import pytest
+
+from jaxlm.config import Config, import_name, key_of
+from jaxlm.run import RunConfig
+
+PACKAGE = Path(__file__).parents[1] / "jaxlm"
+SECTIONS = [key_of(spec) for spec in dataclasses.fields(RunConfig)]
+DOTTED = re.compile(rf"(?<![\w./<{{-])(?:{'|'.join(SECTIONS)})(?:\.[a-z][a-z0-9_]*)+(?![\w/])")
+# what looks like a key and is another thing
+FILES = ("json", "model", "bin", "yaml", "html", "txt", "py", "gz", "npz", "tsv", "safetensors")
+OTHERS = ("model.preset", "model.embed_tokens", "model.layers", "model.norm", "model.encoder.")
+
+
+def configs_of(hint: object) -> set[type[Config]]:
+    """The config classes that a value of a type may hold, directly or as an element."""
+    if isinstance(hint, type) and issubclass(hint, Config):
+        registry = hint.__dict__.get("registry")
+        return {import_name(name) for name in registry.values()} if registry else {hint}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType, tuple, dict):
+        return set().union(*(configs_of(part) for part in typing.get_args(hint)))
+    return set()
+
+
+def exists(key: str) -> bool:
+    """Whether a dotted key is one of the config tree, for some choice of types."""
+    classes: set[type[Config]] = {RunConfig}
+    for part in key.split("."):
+        hints = [
+            typing.get_type_hints(cls)[spec.name]
+            for cls in classes
+            for spec in dataclasses.fields(cls)
+            if key_of(spec) == part
+        ]
+        polymorphic = part == "type"
+        if not hints and not polymorphic:
+            return False
+        classes = set().union(*(configs_of(hint) for hint in hints)) if hints else set()
+    return True
+
+
+def texts(path: Path) -> list[str]:
+    """The strings of a module's code, with those of f-strings, less its docstrings."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return [c.value for c in constants if isinstance(c.value, str) and id(c) not in docs]
+
+
+def keys_of(text: str) -> list[str]:
+    found = DOTTED.findall(text)
+    return [k for k in found if k.rsplit(".")[-1] not in FILES and not k.startswith(OTHERS)]
+
+
+@pytest.mark.parametrize("key", ["model.max_seq_len", "train.step", "data.source.a", "seed.a"])
+def test_a_key_that_is_not_there_is_found_out(key):
+    assert keys_of(f"; raise {key}") == [key] and not exists(key)
+
+
+def test_every_key_in_the_codes_texts_exists():
+    found = {
+        (key, str(path.relative_to(PACKAGE)))
+        for path in PACKAGE.rglob("*.py")
+        for text in texts(path)
+        for key in keys_of(text)
+    }
+    assert len({key for key, _ in found}) > 40
+    assert {(key, path) for key, path in found if not exists(key)} == set()
