@@ -274,13 +274,14 @@ class _Reader:
 
     def bases(self, node: yaml.Node, outer: tuple) -> list[yaml.MappingNode]:
         """The mappings that the value of a merge key names."""
-        found = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        for base in found:
+        found: list[yaml.MappingNode] = []
+        for base in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             self.enter(base, outer)
             if not isinstance(base, yaml.MappingNode):
                 what = "<< takes a mapping or a list of them"
                 raise ConfigError(f"{self.line(base)}: {what}; write an alias such as <<: *base")
             self.budget.spend(str(self.line(base)), len(base.value))
+            found.append(base)
         return found
 
 
