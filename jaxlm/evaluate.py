@@ -1,4 +1,6 @@
-"""Measures a model over a whole validation split: sums on the device, one read at the end.
+"""Measures a model over a validation split: sums of a batch on the device, all batches' on the host.
+
+The sums of one batch are float32; they are added in float64, which counts exactly up to 2^53.
 
 evaluator = Evaluator(program, rows, transform, batch_size)
 values, tables = evaluator(params)      # {"loss": ..., "bits_per_byte": ...}, {"confusion": ...}
@@ -96,7 +98,8 @@ class Evaluator:
         makes the block of each compilation.
         """
         count = min(self.num_batches, max_batches or self.num_batches)
-        total, carry = None, self._first_carry(compiling)
+        sums: dict[str, tuple[Any, Any]] = {}
+        metrics, carry = None, self._first_carry(compiling)
         batches = self.loader.batches(0)
         try:
             with jax.set_mesh(self.program.mesh):
@@ -104,13 +107,13 @@ class Evaluator:
                     rows = dict(next(batches))
                     rows.pop("id")
                     batch = meshes.to_global(rows, self.program.mesh)
-                    before = total
-                    total, carry = self._step(params, batch, carry, total, compiling=compiling)
-                    jax.block_until_ready(before)  # a queue of batches would hide one that hangs
+                    before = metrics
+                    metrics, carry = self._step(params, batch, carry, compiling=compiling)
+                    _add(sums, before)  # waits: a queue of batches would hide one that hangs
                     on_batch()
         finally:
             self.loader.close()
-        sums = jax.device_get(total)
+        _add(sums, metrics)
         objective = self.program.objective
         return objective.summarize(sums), objective.tables(sums)
 
@@ -127,14 +130,16 @@ class Evaluator:
 
     @cached_property
     def _step(self) -> Ahead:
-        def step(params: Any, batch: Any, carry: Any, total: Any) -> tuple[Any, Any]:
-            metrics, carry = self.program.eval_step(params, batch, carry)
-            if total is not None:
-                metrics = jax.tree.map(jnp.add, total, metrics)
-            return metrics, carry
-
         whole = meshes.replicated(self.program.mesh)
-        return Ahead(jax.jit(step, out_shardings=(whole, None)))
+        return Ahead(jax.jit(self.program.eval_step, out_shardings=(whole, None)))
+
+
+def _add(sums: dict[str, tuple[Any, Any]], metrics: Any) -> None:
+    """Adds a batch's (sum, weight) pairs to `sums`, on the host."""
+    for name, pair in jax.device_get(metrics or {}).items():
+        before = sums.get(name, (0.0, 0.0))
+        total, weight = (np.add(a, b, dtype=np.float64) for a, b in zip(before, pair, strict=True))
+        sums[name] = (total, weight)
 
 
 def evaluator_of(session: Session) -> Evaluator | None:

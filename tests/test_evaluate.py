@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from flax import nnx
 
 from jaxlm.evaluate import Evaluator, OnePass, evaluator_of
 from jaxlm.mesh import MeshConfig
+from jaxlm.objectives.base import Objective
 from jaxlm.train.session import Session
 from tests import tiny
 
@@ -120,3 +122,39 @@ def test_a_mesh_changes_nothing():
     want, _ = evaluator_of(one)(params)
     got, _ = evaluator_of(many)(moved)
     assert got == pytest.approx(want, rel=1e-5)
+
+
+class Figures:
+    """A program whose batches have the sums that their rows say, in float32 as on a device."""
+
+    model = SimpleNamespace(carries_state=False)
+    mesh = tiny.ONE.build()
+
+    class objective:
+        summarize = staticmethod(lambda sums: Objective.summarize(None, sums))
+        tables = staticmethod(lambda sums: {"table": sums["table"][0]})
+
+    @staticmethod
+    def eval_step(params, batch, carry):
+        total, weight = batch["total"].sum(), batch["weight"].sum()
+        return {"loss": (total, weight), "table": (weight[None], weight)}, carry
+
+
+def test_sums_over_many_batches_are_exact():
+    """Each batch has 2^20 targets or so; in float32 their count would stop at 2^24."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(2**20, 2**21, 300) | 1
+    totals = (weights * rng.uniform(2, 4, 300)).astype(np.float32)
+
+    class Rows:
+        rows_per_epoch = 300
+
+        def __getitem__(self, i):
+            weight, total = np.int32(weights[i]), totals[i]
+            return {"id": i, "segment_ids": np.ones(1, np.int32), "weight": weight, "total": total}
+
+    values, tables = Evaluator(Figures, Rows(), lambda row, _: row, 1)(None)
+    count = sum(map(int, weights))
+    assert count > 2**28
+    assert values["loss"] == pytest.approx(math.fsum(map(float, totals)) / count, rel=1e-14)
+    assert int(tables["table"][0]) == count

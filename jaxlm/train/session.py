@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -155,7 +156,8 @@ def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
     if steps is None:
         rows = prepared.rows("train", batch_size=config.train.batch_size, seed=0).rows_per_epoch
         epochs = config.train.epochs or 0.0  # one of the two is set: TrainConfig.validate
-        steps = max(1, round(epochs * rows / config.train.batch_size))
+        # the last batch of an epoch may be a part: no row is left out (1e-9: 0.1 is not a tenth)
+        steps = max(1, math.ceil(epochs * rows / config.train.batch_size - 1e-9))
     check_fit(config, prepared)
     model = config.model.replace(vocab_size=wanted or size)
     objective = objective_of(config).resolve(prepared, model)

@@ -163,3 +163,15 @@ def test_compiled_programs_are_kept_on_disk_unless_a_place_is_set(tmp_path):
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1, 2])
+def test_epochs_leave_no_row_unseen(epochs: float) -> None:
+    """The least number of batches that holds all rows, where the last one is a part."""
+    loaded = tiny.load("transformer", "train.steps=null", f"train.epochs={epochs}")
+    for batch_size in (7, 8, 9, 10, 11):
+        train = loaded.config.train.replace(batch_size=batch_size)
+        config, data = tiny.prepared(loaded.config.replace(train=train))
+        rows = epochs * data.rows("train", batch_size=batch_size, seed=0).rows_per_epoch
+        assert config.train.steps is not None
+        assert (config.train.steps - 1) * batch_size < rows <= config.train.steps * batch_size
