@@ -1,4 +1,4 @@
-"""Measures a model over a validation split: sums of a batch on the device, all batches' on the host.
+"""Measures a model over a validation split: each batch on the device, their sums on the host.
 
 The sums of one batch are float32; they are added in float64, which counts exactly up to 2^53.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import resource
 import shutil
@@ -287,9 +286,6 @@ def fill(path: Path) -> None:
 def test_a_step_that_is_not_finite_is_not_applied_and_the_run_stops_after_some(
     jaxlm: Commands, tmp_path: Path
 ) -> None:
-    from jaxlm.train.hashing import param_sha256
-    from jaxlm.train.session import load_trained
-
     run = tmp_path / "run"
     settings = ("optimizer.learning_rate=1e30", "checkpoint.every_steps=1", "train.max_bad_steps=3")
     code, text = train(jaxlm, run, *settings, "checkpoint.keep_last=9")
@@ -301,13 +297,13 @@ def test_a_step_that_is_not_finite_is_not_applied_and_the_run_stops_after_some(
     ids = ", ".join(map(str, ledger[bad[-1]]))
     assert f"not finite for 3 steps in a row, last at step {bad[-1]} (samples {ids})" in text
 
-    def sha256(step: int) -> str:
-        params = load_trained(str(run), overrides=("mesh.num_devices=1",), step=step)[2]
-        return param_sha256(params)
+    # neither the weights that the last applied step broke, nor a step after it
+    left = [int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()]
+    assert left == list(range(1, bad[0] - 1))
+    code, text = train_again(jaxlm, run)
+    assert code == 0, text
 
-    steps = range(1, bad[-1])
-    hashes = {step: sha256(step) for step in steps if (run / f"checkpoints/{step:08d}").is_dir()}
-    assert {hashes[step] for step in (bad[0] - 1, bad[0], bad[1])} == {hashes[bad[0]]}
-    assert hashes[bad[0] - 2] != hashes[bad[0] - 1] if bad[0] > 2 else True
-    code, text = jaxlm.run("info", run, "--json")
-    assert json.loads(text[text.index("{") :])["param_sha256"] == hashes[bad[0]]
+
+def train_again(jaxlm: Commands, run: Path) -> tuple[int, str]:
+    """What the error says to do."""
+    return jaxlm.run("resume", run, "optimizer.learning_rate=1e-3")

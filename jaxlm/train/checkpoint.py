@@ -55,7 +55,11 @@ class CheckpointConfig(Config):
     every_minutes: float | None = field(
         None, "save when this long has passed since the last", gt=0, le=1e6
     )
-    keep_last: int = field(3, "how many of the newest checkpoints stay", ge=1)
+    keep_last: int = field(
+        3,
+        "how many of the newest checkpoints stay; so does the newest that a later step has proven",
+        ge=1,
+    )
     keep_every: int | None = field(None, "checkpoints at multiples of this step stay forever", ge=1)
     async_save: bool = field(True, "write in the background while training goes on")
 
@@ -84,6 +88,8 @@ class Checkpointer(CheckpointReader):
         self._attempts = 0
         self._held: set[int] = set()  # steps known to be on disk as this run has them
         self._last_time: float | None = None
+        # The newest step whose weights a later step has proven; None: all are taken as good.
+        self.trusted: int | None = None
 
     def due(self, step: int, now: float) -> bool:
         """Whether to save the state after `step` steps; `now` in seconds of any steady clock."""
@@ -148,6 +154,20 @@ class Checkpointer(CheckpointReader):
         """For the progress line: "saved 400", "saving 500" or "failed 500: no space left"."""
         self._drain()
         return self._status
+
+    def abandon(self, first: int) -> None:
+        """Sets aside the checkpoints from step `first` on: their weights are broken."""
+        self.wait()
+        text = decide(
+            self._key(f"abandon-{first}"),
+            "",
+            lambda _: json.dumps(dirs.abandon(self.folder, first)),
+        )
+        for step in json.loads(text):
+            self._held.discard(step)
+            self._report(
+                f"checkpoint {step}: set aside as broken, the loss was not finite after it"
+            )
 
     def close(self) -> None:
         self.wait()
@@ -215,8 +235,12 @@ class Checkpointer(CheckpointReader):
         dirs.publish(folder)
         with contextlib.suppress(OSError):  # the checkpoint is there, and a resume marks it too
             mark_saved(RunDir(self.folder.parent))
-        dirs.prune(self.folder, step, self.config.keep_last, self.config.keep_every)
+        self._prune(step)
         return ""
+
+    def _prune(self, newest: int) -> None:
+        keep = self.config.keep_last, self.config.keep_every
+        dirs.prune(self.folder, newest, *keep, self.trusted)
 
     def _note_failure(self, step: int, folder: Path, error: BaseException) -> None:
         if processes()[0] == 0:

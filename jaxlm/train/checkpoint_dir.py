@@ -3,6 +3,7 @@
     00000100          committed: whole, with checksums.json
     00000100.saving1  a save under way, or what a killed one left; every attempt has its own
     00000100.corrupt  set aside: a check of its bytes failed
+    00000100.broken   set aside: the loss was not finite after it; goes with the next save
     00000100.removing on its way out
 
 Nothing here imports jax, so that `jaxlm info` answers at once.
@@ -22,7 +23,7 @@ from pathlib import Path
 from jaxlm.checksums import CHECKSUMS
 from jaxlm.files import fsync_folder
 
-SAVING, CORRUPT, REMOVING = ".saving", ".corrupt", ".removing"
+SAVING, CORRUPT, BROKEN, REMOVING = ".saving", ".corrupt", ".broken", ".removing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def _info(path: Path, step: int, suffix: str | None, reasons: dict[int, str]) ->
     sums = path / CHECKSUMS
     committed = suffix is None and sums.exists()
     other = {SAVING: "being saved, or left by a killed save", CORRUPT: "set aside as corrupt"}
+    other[BROKEN] = "set aside: the loss was not finite after it"
     kind = (suffix or "").rstrip("0123456789")
     return CheckpointInfo(
         step=step,
@@ -94,13 +96,24 @@ def keep_reasons(
     return reasons
 
 
-def prune(folder: Path, newest: int, keep_last: int, keep_every: int | None) -> list[int]:
-    """Removes the checkpoints that retention does not keep, never `newest`; returns their steps."""
+def prune(
+    folder: Path, newest: int, keep_last: int, keep_every: int | None, trusted: int | None = None
+) -> list[int]:
+    """Removes the checkpoints that retention does not keep, never `newest`; returns their steps.
+
+    Where only steps up to `trusted` are known to have good weights, the newest of those and all
+    after it stay too. Broken checkpoints go.
+    """
     steps = committed_steps(folder)
     keep = {newest, *keep_reasons(steps, keep_last, keep_every)}
     gone = [step for step in steps if step not in keep]
+    if trusted is not None:
+        good = max((step for step in steps if step <= trusted), default=0)
+        gone = [step for step in gone if step < good]
     for step in gone:
         remove(step_folder(folder, step))
+    for path in folder.glob(f"*{BROKEN}"):
+        shutil.rmtree(path, ignore_errors=True)
     return gone
 
 
@@ -148,6 +161,16 @@ def clean(folder: Path) -> list[str]:
             shutil.rmtree(path, ignore_errors=True)
             names.append(path.name)
     return names
+
+
+def abandon(folder: Path, first: int) -> list[int]:
+    """Sets aside as broken all checkpoints from step `first` on; returns their steps."""
+    gone = [step for step in committed_steps(folder) if step >= first]
+    for step in reversed(gone):  # a kill in between leaves the good ones
+        target = step_folder(folder, step, BROKEN)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(step_folder(folder, step), target)
+    return gone
 
 
 def set_aside(path: Path) -> Path:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ from jaxlm.config import Resolved
 from jaxlm.evaluate import evaluator_of
 from jaxlm.exit_codes import DONE, INTERRUPTED, NOT_FINITE, SAVE_FAILED
 from jaxlm.run import RunConfig, config_sha256, saved_config, trajectory
+from jaxlm.train import checkpoint_dir as dirs
 from jaxlm.train import saved_step
 from jaxlm.train import session as sessions
 from jaxlm.train.agree import decide
@@ -118,6 +120,8 @@ class Loop:
         self.unread: tuple[int, np.ndarray, Any] | None = (
             None  # (step, ids, metrics) of the last step
         )
+        self.bad = 0  # steps in a row that were not applied, as of the last that was read
+        self.owed = False  # a save that was due in such a row
         index = jax.process_index()
         self.records = Records(run, index, keep_ledger=self.config.train.ledger)
         self.watchdog = Watchdog(
@@ -180,6 +184,7 @@ class Loop:
             stack.enter_context(jax.set_mesh(self.program.mesh))
             with self.signals.waiting():
                 state, step, bad = self._train(state, step, feed)
+                bad = bad or self._streak(step)
                 saved = bad is None and self._save(state, step, force=True)
                 if self.first:
                     self.progress.checkpoint(self.saver.status())
@@ -188,6 +193,7 @@ class Loop:
     def _start(self) -> tuple[State, int]:
         """The state that is found, and what the run's files say of it, from which both go on."""
         self.saver.clean()
+        self.saver.trusted = -1  # no step has proven its weights yet
         with jax.set_mesh(self.program.mesh):
             latest = self.saver.latest()
             self.record = sessions.record_of(
@@ -249,20 +255,17 @@ class Loop:
         values = jax.device_get(metrics)
         self.stopping |= self.several and bool(values["signal"][0])
         self.figures.count(float(values["tokens"][0]))
-        bad = int(values["bad_steps"][0])
+        self.bad = bad = int(values["bad_steps"][0])
         if bad:
             log.warning(
                 "step %d: the loss is not finite; the step is not applied (%d in a row); "
                 "samples %s",
                 *(step, bad, _some(ids)),
             )
+        else:  # its loss is of the weights before it: those are good
+            self.saver.trusted = step - 1
         if bad >= self.config.train.max_bad_steps:
-            return Outcome(
-                NOT_FINITE,
-                f"stopped: the loss was not finite for {bad} steps in a row, last at step {step} "
-                f"(samples {_some(ids)}); look at these samples, or go on with a lower rate: "
-                f"`jaxlm resume {self.run_dir} optimizer.learning_rate=...`",
-            )
+            return self._not_finite(step, f" (samples {_some(ids)}); look at these samples, or")
         if self.first and (step % self.config.logging.every_steps == 0 or step == self.total):
             line = self.figures.line(step, values)
             self.writer.write(step, line)
@@ -275,7 +278,8 @@ class Loop:
             return None
         evaluate = _due(self.config.eval.every_steps, step)
         sample = _due(self.config.sample.every_steps, step)
-        save = self.saver.due(step, time.monotonic())
+        self.owed |= self.saver.due(step, time.monotonic())
+        save = self.owed and not self.bad
         if evaluate or sample or save:
             # All of these wait for the step. Its line must be on disk before its checkpoint is: a
             # run that is killed in between goes on behind the step and never tells of it again.
@@ -286,11 +290,43 @@ class Loop:
             self._evaluate(state, step, self.config.eval.max_batches)
         if sample:
             self._sample(state, step)
-        if save:
+        if save and not self.bad:  # else the first step after these saves
             self._save(state, step)
+            self.owed = False
         if self.first:
             self.progress.checkpoint(self.saver.status())
         return None
+
+    def _streak(self, step: int) -> Outcome | None:
+        """Why a run that ends among steps that were not applied is not saved.
+
+        The weights may be broken since the last step that was. A save in their place would be the
+        newest, and what a resume starts from; the steps themselves come again in the same way.
+        """
+        if not self.bad:
+            return None
+        if step < self.total:
+            return Outcome(
+                INTERRUPTED,
+                f"stopped by a signal after step {step} of {self.total}; not saved, since the "
+                f"last {self.bad} steps were not applied: `jaxlm resume {self.run_dir}` continues "
+                "from the checkpoint before them",
+            )
+        return self._not_finite(step, f"; end before them with train.steps={step - self.bad}, or")
+
+    def _not_finite(self, step: int, what: str) -> Outcome:
+        """The run stops. A resume starts from a checkpoint before the damage, which the last step
+        that was applied may have done.
+        """
+        with self.watch("save"), self.watchdog.doing("save", PATIENCE):
+            self.saver.abandon(step - self.bad)
+        left = dirs.committed_steps(self.run_dir.checkpoints)
+        return Outcome(
+            NOT_FINITE,
+            f"stopped: the loss was not finite for {self.bad} steps in a row, last at step {step}"
+            f"{what} continue from {f'checkpoint {left[-1]}' if left else 'the start'} with a "
+            f"lower rate: `jaxlm resume {self.run_dir} optimizer.learning_rate=...`",
+        )
 
     def _end(self, state: State, step: int, bad: Outcome | None, saved: bool) -> Outcome:
         """After the last save: the last evaluation, the result."""
@@ -313,6 +349,7 @@ class Loop:
         tables: dict[str, Any] = {}
         if self.config.eval.at_end:
             values, tables = self._evaluate(state, step, None)
+            self._judge(values, step)
         self._sample(state, step)
         # parameter after parameter comes to the host, and none of them beats
         with self.watch("other"), self.watchdog.doing("checksum of the parameters", PATIENCE):
@@ -328,6 +365,11 @@ class Loop:
             self.records.write_result(result)
         outcome = Outcome(DONE, f"done: step {step} of {self.total}", result)
         return self._close(outcome)
+
+    def _judge(self, values: Mapping[str, float], step: int) -> None:
+        """Only warns: broken weights may give a finite loss (what infinite sums divide is 0)."""
+        if not math.isfinite(values.get("eval/loss", 0.0)):
+            log.warning("step %d: the loss of the evaluation is not finite", step)
 
     def _close(self, outcome: Outcome) -> Outcome:
         """The report is written whatever became of the run."""
