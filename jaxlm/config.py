@@ -66,6 +66,7 @@ __all__ = [
     "read_yaml",
     "settings",
     "sha256",
+    "shown",
     "suggest",
     "to_dict",
     "to_yaml",

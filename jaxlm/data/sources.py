@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 from jaxlm.config import REQUIRED, UserError, field, suggest, to_dict, type_name
 from jaxlm.data.fetch import file_sha256
 from jaxlm.data.formats import check_characters, decode, open_file, split_documents
+from jaxlm.errors import shown
 from jaxlm.types import SourceConfig
 
 
@@ -191,7 +192,7 @@ def validate_text_options(separator: str | None, encoding: str) -> None:
     try:
         "".encode(encoding)
     except LookupError:
-        raise UserError(f"unknown encoding {encoding!r}; use utf-8, latin-1, ...") from None
+        raise UserError(f"unknown encoding {shown(encoding)}; use utf-8, latin-1, ...") from None
 
 
 def text_documents(

@@ -1,0 +1,342 @@
+"""Looks for tracebacks, endless runs and silence in what reads a user's configs and files.
+
+    python tools/fuzz.py --seed 0 --seconds 60
+
+Every case is one mistake: a field of a shipped config with a wrong value, or a file with damage.
+It must end in a `UserError` or be accepted, within `LIMIT` seconds; a file with checksums must give
+an error or the same content as before. The cases depend on the seed and on the number of seconds
+only: a slow machine runs the same cases, for longer. Exit code 1 where a case fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxlm import config as configs
+from jaxlm.config import UserError
+from jaxlm.data.store import TokenStore
+from jaxlm.data.tokenizers import Bytes, load_tokenizer
+from jaxlm.run import RunConfig, load_run
+from jaxlm.types import DataConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 10  # seconds for one case
+FIELD_CASES, FILE_CASES = 60, 5  # for each second that is asked for: measured on two slow cores
+
+WRONG: list[Any] = [
+    *(None, True, False, 0, 1, -1, -3, 3, 2**31 - 1, 2**31, 2**63, 10**30, 10**400, -(10**30)),
+    *(0.0, -0.0, 0.5, 1.5, 1e-46, 0.99999999999, 1e39, float("inf"), float("-inf"), float("nan")),
+    *(
+        "",
+        "a",
+        "a b",
+        "é",
+        "\U0001f600",
+        "a\nb",
+        "a\0b",
+        "n" * 300,
+        "/" * 5000,
+        "../..",
+        "*[",
+        "%s",
+    ),
+    *([], [[]], [None], ["a"], [1, 2, 3], [1] * 2000, {}, {"a": 1}, {"type": "a"}, {"0": None}),
+]
+
+
+class Failure(NamedTuple):
+    """What a case did that it must not."""
+
+    case: str
+    what: str
+
+
+class TooLong(BaseException):
+    """A case took more than `LIMIT` seconds; not an Exception, so that nothing catches it."""
+
+
+def attempt(case: str, act: Callable[[], str | None]) -> Failure | str:
+    """Runs one case; "error" or "accepted" where it is good. `act` returns what is wrong."""
+
+    def stop(*_: Any) -> None:
+        raise TooLong
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+    try:
+        wrong = act()
+    except UserError as error:
+        signal.alarm(0)
+        lines = str(error).splitlines()
+        good = len(lines) == 1 and len(lines[0]) <= 2000
+        return "error" if good else Failure(case, f"an error of {len(lines)} lines: {error}"[:500])
+    except TooLong:
+        return Failure(case, f"took more than {LIMIT} s")
+    except BaseException as error:
+        signal.alarm(0)
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        name = f"{type(error).__name__}: {str(error)[:200]}"
+        return Failure(case, f"{name} ({place.filename}:{place.lineno})")
+    finally:
+        signal.alarm(0)
+    return "accepted" if wrong is None else Failure(case, wrong)
+
+
+# ------------------------------------------------------------------------------------ wrong values
+
+
+def field_cases(seed: int, count: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """`count` cases of a shipped config with one wrong value, each config in turn."""
+    rng = random.Random(f"fields {seed}")
+    shipped = [(path, load_run(path).config) for path in shipped_runs()]
+    for number in range(count):
+        path, config = shipped[number % len(shipped)]
+        values = configs.to_dict(config)
+        places = list(places_of(values))
+        place = places[rng.randrange(len(places))]
+        value = WRONG[rng.randrange(len(WRONG))]
+        name = f"{path.relative_to(ROOT)} {'.'.join(map(str, place))}={configs.shown(value)}"
+        yield name, lambda v=values, p=place, w=value: parse_with(v, p, w)
+
+
+def shipped_runs() -> list[Path]:
+    """The shipped configs that are whole runs."""
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    whole = [p for p in files if "objective" in configs.read_yaml(p).values]
+    return [p for p in whole if p.parent.name != "finetune"]
+
+
+def places_of(values: Any, place: tuple = ()) -> Iterator[tuple]:
+    """The keys of every value in a tree, inner mappings and lists included."""
+    if place:
+        yield place
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from places_of(value, (*place, key))
+    elif isinstance(values, list):
+        for index, value in enumerate(values):
+            yield from places_of(value, (*place, index))
+
+
+def parse_with(values: dict, place: tuple, value: Any) -> str | None:
+    """Parses the values with another one at a place: what is accepted can be written and read."""
+    values = copy.deepcopy(values)
+    inner: Any = values
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = copy.deepcopy(value)
+    config = configs.parse(RunConfig, values)
+    node = configs.read_overrides([f"run={json.dumps(configs.to_dict(config))}"])
+    again = configs.parse(RunConfig, node.values["run"])
+    return None if again == config else "is another config after writing and reading"
+
+
+# ----------------------------------------------------------------------------------- damaged files
+
+TEXT = "".join(f"The {word} is number {n}.\n" for n, word in enumerate(["fox", "dog", "é"] * 40))
+ROWS = [{"text": line, "label": "ab"[n % 2]} for n, line in enumerate(TEXT.splitlines())]
+
+
+def flip(data: bytes, rng: random.Random) -> bytes:
+    spoilt = bytearray(data)
+    for _ in range(rng.choice((1, 1, 8))):
+        spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
+    return bytes(spoilt)
+
+
+def cut(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.randrange(len(data))]
+
+
+def swap(data: bytes, rng: random.Random) -> bytes:
+    a, b = sorted(rng.sample(range(len(data) + 1), 2))
+    return data[b:] + data[a:b] + data[:a]
+
+
+def number(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data))
+    return data[:at] + rng.choice((b"9" * 5000, b"-1", b"1e999", b"\\ud800", b"\0")) + data[at:]
+
+
+def empty(data: bytes, rng: random.Random) -> bytes:
+    return b""
+
+
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "folder": lambda path: path.mkdir(),
+    "pipe": os.mkfifo,
+    "symlink loop": lambda path: path.symlink_to(path.name),
+    "missing": lambda path: None,
+}
+
+
+def damage(path: Path, rng: random.Random) -> str:
+    """Damages a file in place; returns how."""
+    how = rng.choice([flip, flip, cut, swap, number, empty, *KINDS])
+    if isinstance(how, str):
+        path.unlink()
+        KINDS[how](path)
+        return how
+    data = path.read_bytes()
+    path.write_bytes(how(data, rng) if data else b"\0")
+    return how.__name__
+
+
+def sound_files(folder: Path) -> None:
+    """One good file of every kind."""
+    plain = TEXT.encode()
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS)
+    cells = "".join(f'"{row["text"]}",{row["label"]}\n' for row in ROWS)
+    contents = {
+        "text.txt": plain,
+        "text.txt.gz": gzip.compress(plain, mtime=0),
+        "rows.jsonl": rows.encode(),
+        "rows.csv": ("text,label\n" + cells).encode(),
+        "rows.tsv": ("text,label\n" + cells).replace(",", "\t").encode(),
+        "ids.bin": b"".join(bytes([n, 0]) for n in range(200)) * 20,
+        "run.yaml": (ROOT / "configs/smoke/transformer.yaml").read_bytes(),
+    }
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    import pyarrow
+    import pyarrow.parquet
+    import zstandard
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "rows.parquet")
+    (folder / "text.txt.zst").write_bytes(zstandard.compress(plain))
+    source = {"type": "text", "files": str(folder / "text.txt")}
+    prepare(data_of({"type": "text", "source": source, "seq_len": 16, **WHOLE}), folder / "cache")
+    (store,) = {path.parent for path in (folder / "cache").rglob("manifest.json")}
+    store.rename(folder / "store")
+    shutil.rmtree(folder / "cache")
+    Bytes().build(None, "", folder).save(folder / "tokenizer")
+
+
+WHOLE = {"validation_fraction": 0}
+
+
+def data_of(values: dict) -> DataConfig:
+    return configs.parse(DataConfig, values)
+
+
+def prepare(data: DataConfig, cache: Path) -> None:
+    data.prepare(Bytes(), cache, report=lambda line: None)
+
+
+def read_text(path: Path) -> None:
+    source = {"type": "text", "files": str(path)}
+    prepare(
+        data_of({"type": "text", "source": source, "seq_len": 16, **WHOLE}), path.parent / "cache"
+    )
+
+
+def read_rows(path: Path) -> None:
+    kind = {"jsonl": "jsonl", "parquet": "parquet"}.get(path.suffix[1:], "csv")
+    source = {"type": kind, "files": str(path), "label_column": "label"}
+    prepare(
+        data_of({"type": "examples", "source": source, "seq_len": 16, **WHOLE}),
+        path.parent / "cache",
+    )
+
+
+def read_ids(path: Path) -> None:
+    values = {"type": "tokens", "path": str(path), "format": "nanogpt", "seq_len": 16, **WHOLE}
+    prepare(data_of(values), path.parent / "cache")
+
+
+def read_store(path: Path) -> str:
+    store = TokenStore.open(path.parent, full=True)
+    return repr({name: array.tolist() for name, array in store.arrays.items()})
+
+
+def read_tokenizer(path: Path) -> None:
+    load_tokenizer(path.parent)
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "text.*": read_text,
+    "rows.*": read_rows,
+    "ids.bin": read_ids,
+    "run.yaml": load_run,
+    "store/*": read_store,
+    "tokenizer/*": read_tokenizer,
+}
+
+
+def file_cases(
+    seed: int, count: int, folder: Path
+) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """`count` cases of a damaged file, each kind in turn."""
+    rng = random.Random(f"files {seed}")
+    sound = folder / "sound"
+    sound.mkdir()
+    sound_files(sound)
+    found = [(path, READERS[glob]) for glob in READERS for path in sorted(sound.glob(glob))]
+    work = folder / "work"
+    contents = {}
+    for path, reader in found:  # each is good before it is damaged
+        shutil.copytree(sound, work)
+        contents[path] = reader(work / path.relative_to(sound))
+        shutil.rmtree(work)
+    for turn in range(count):
+        path, reader = found[turn % len(found)]
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(sound, work)
+        target = work / path.relative_to(sound)
+        how = damage(target, rng)
+        before = contents[path] if reader is read_store else None
+        yield (
+            f"{path.relative_to(sound)}: {how}",
+            lambda t=target, r=reader, b=before: same(r, t, b),
+        )
+
+
+def same(reader: Callable[[Path], Any], path: Path, before: str | None) -> str | None:
+    after = reader(path)
+    return "is another content, without an error" if before not in (None, after) else None
+
+
+# ------------------------------------------------------------------------------------------- report
+
+
+def run(seed: int, seconds: int) -> list[Failure]:
+    """Runs the cases, prints what became of them, and returns those that failed."""
+    failures: list[Failure] = []
+    with tempfile.TemporaryDirectory() as name:
+        parts = {
+            "fields": field_cases(seed, FIELD_CASES * seconds),
+            "files": file_cases(seed, FILE_CASES * seconds, Path(name)),
+        }
+        for part, cases in parts.items():
+            counts: Counter[str] = Counter()
+            for case, act in cases:
+                outcome = attempt(case, act)
+                if isinstance(outcome, Failure):
+                    failures.append(outcome)
+                counts[outcome if isinstance(outcome, str) else "failed"] += 1
+            print(f"{part}: {counts.total()} cases, {dict(sorted(counts.items()))}")
+    for failure in failures:
+        print(f"FAILED {failure.case}: {failure.what}")
+    return failures
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=int, default=60, help="about so long on two slow cores")
+    arguments = parser.parse_args()
+    sys.exit(bool(run(arguments.seed, arguments.seconds)))
