@@ -114,7 +114,8 @@ def _run_training(arguments: Any, resolved: Resolved[RunConfig], must_exist: boo
     if jax.process_index() == 0:
         print(outcome.message)
         _print_figures(outcome.result)
-        print(f"report: {resolved.config.run_dir}/report.html")
+        if outcome.report:
+            print(f"report: {resolved.config.run_dir}/report.html")
     return outcome.code
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config import UserError
+from jaxlm.files import read_sealed
 from jaxlm.run import config_sha256, load_saved
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.identity import read_record
+from jaxlm.train.outcome import read_result
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.session import one_device_program
 
@@ -49,11 +51,11 @@ def describe_run(path: Path) -> Found:
             }
             for info in reader.list()
         ],
-        "imported": _imported(run),
+        "imported": _imported(run, problems),
         "run_id": record.identity.run_id if record else None,
         "accepted": list(record.identity.accepted) if record else [],
         "problems": problems,
-        "final": _result(path),
+        "final": _result(run, problems),
     }
     if step is not None:
         _, program = one_device_program(path)
@@ -64,17 +66,23 @@ def describe_run(path: Path) -> Found:
     return found
 
 
-def _imported(run: RunDir) -> dict[str, Any] | None:
+def _imported(run: RunDir, problems: list[str]) -> dict[str, Any] | None:
     """Where imported weights came from."""
-    if not run.imported.is_file():
+    if not run.imported.exists():
         return None
-    record = json.loads(run.imported.read_text())
+    try:
+        record = read_sealed(run.imported, "import the model again into another folder")
+    except UserError as error:
+        problems.append(str(error))
+        return None
     return {key: record[key] for key in ("source", "family", "architecture", "dtype")}
 
 
-def _result(path: Path) -> dict[str, Any] | None:
-    file = path / "result.json"
-    return json.loads(file.read_text())["final"] if file.is_file() else None
+def _result(run: RunDir, problems: list[str]) -> dict[str, Any] | None:
+    """The final values; None where the run has not ended, or its result is damaged."""
+    result, problem = read_result(run)
+    problems += [problem] if problem else []
+    return result.get("final")
 
 
 def render(found: Found) -> str:

@@ -11,6 +11,8 @@ import random
 import sys
 from pathlib import Path
 
+from jaxlm.files import write_sealed
+
 CONFIG = """\
 run_dir: runs/quickstart
 seed: 0
@@ -188,7 +190,7 @@ def _manifest():
 
 
 def _json(path, value):
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_sealed(path, value)
 
 
 if __name__ == "__main__":

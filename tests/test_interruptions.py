@@ -84,6 +84,29 @@ def test_the_same_seed_twice_with_carried_state(jaxlm: Commands, tmp_path: Path)
     assert found[0] == found[1]
 
 
+def test_a_run_killed_after_its_result_gets_its_report(
+    jaxlm: Commands, reference: Path, tmp_path: Path
+) -> None:
+    run = copy_of(reference, tmp_path / "run")
+    (run / "report.html").unlink()
+    code, text = jaxlm.run("resume", run)
+    assert code == 0 and "done already" in text and f"report: {run}/report.html" in text
+    assert (run / "report.html").read_text().startswith("<!")
+
+
+def test_a_damaged_result_is_made_again_from_the_last_checkpoint(
+    jaxlm: Commands, reference: Path, tmp_path: Path
+) -> None:
+    run = copy_of(reference, tmp_path / "run")
+    path = run / "result.json"
+    path.write_text(path.read_text().replace(f'"step": {STEPS}', f'"step": {STEPS},', 1))
+    text = jaxlm.run("info", run)[1]
+    assert "result.json: damaged" in text and "Traceback" not in text
+    code, text = jaxlm.run("resume", run)
+    assert code == 0 and "result.json: damaged" in text and "Traceback" not in text
+    assert result(run) == result(reference)
+
+
 @pytest.mark.parametrize("verb", ["train", "resume"])
 def test_a_finished_run_is_left_as_it_is(jaxlm: Commands, reference: Path, verb: str) -> None:
     def files() -> dict[str, tuple[int, bytes]]:

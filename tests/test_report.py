@@ -15,6 +15,7 @@ import pytest
 from fake_run import make_run
 
 from jaxlm.config import UserError
+from jaxlm.files import write_sealed
 from jaxlm.report import write_report
 from jaxlm.report.charts import (
     Line,
@@ -176,8 +177,8 @@ def test_damaged_files_are_named_and_the_rest_is_shown(tmp_path):
     lines[5] = "garbage\n"
     (run / "metrics.jsonl").write_text("".join(lines))
     text, page = report(run)
-    assert "environment.json could not be read" in page.text
-    assert "data_manifest.json holds no JSON object" in page.text
+    assert "environment.json: damaged, it is not JSON" in page.text
+    assert "data_manifest.json: damaged, it is not a JSON object" in page.text
     assert "config.yaml could not be read" in page.text
     assert "skipped 1 unreadable lines, the first is line 6" in page.text
     assert text.count("<figure") == 5
@@ -212,7 +213,7 @@ def test_classification_figures_against_counts_by_hand(tmp_path):
 def test_a_class_that_is_never_seen_has_no_ratios(tmp_path):
     run = make_run(tmp_path / "run", classification=True)
     confusion = {"classes": ["a", "b"], "table": [[3, 0], [0, 0]]}
-    (run / "result.json").write_text(json.dumps({"final": {}, "confusion": confusion}))
+    write_sealed(run / "result.json", {"final": {}, "confusion": confusion})
     _, page = report(run)
     assert "b – – – 0" in page.text
     assert "Accuracy 1.000, macro F1 0.500" in page.text

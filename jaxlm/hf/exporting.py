@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxlm.config import UserError, type_name
-from jaxlm.files import write_atomic
+from jaxlm.files import read_sealed, write_atomic
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Pieces, named, pieces_of, those_of
 from jaxlm.hf.shards import Header, write_shards
@@ -168,7 +168,8 @@ def _tokenizer_files(
 
 def _record_of(run: RunDir, family: Family) -> dict[str, Any]:
     """import.json, where the run was imported as this family; as another, its dtype alone."""
-    record = read_json(run.imported)
+    fix = "import the model again into another folder"
+    record = read_sealed(run.imported, fix) if run.imported.exists() else {}
     same = record.get("family") == family.name
     return record if same else {key: record[key] for key in ("dtype",) if key in record}
 

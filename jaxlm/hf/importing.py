@@ -23,7 +23,7 @@ from jaxlm import config as configs
 from jaxlm.checksums import digest_files
 from jaxlm.config import Layer, Mark, UserError
 from jaxlm.doctor import environment
-from jaxlm.files import write_atomic
+from jaxlm.files import write_atomic, write_sealed
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Match, dtypes_of, match_tensors
 from jaxlm.hf.reading import check_repeats, read_params
@@ -242,8 +242,8 @@ def _write_run(
             write_atomic(run.originals / name, content)
         if source.tokenizer is not None:
             source.tokenizer.save(run.tokenizer)
-        write_atomic(run.environment, json.dumps(environment(), indent=1))
-        write_atomic(run.imported, json.dumps(record, indent=1))
+        write_sealed(run.environment, environment())
+        write_sealed(run.imported, record)
         Record(identity=identity, config=text, files=kept_files(run)).write(run)
         write_atomic(run.config, text)
     saver = Checkpointer(run.checkpoints, config.checkpoint, report=report)

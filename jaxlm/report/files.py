@@ -17,7 +17,6 @@ checkpoints/        one folder a step
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from statistics import median
 from typing import Any
 
 from jaxlm.config import UserError, read_yaml
+from jaxlm.files import read_sealed
 from jaxlm.train.checkpoint_dir import CheckpointInfo, list_checkpoints
 from jaxlm.train.metrics import read_metrics, series
 from jaxlm.train.run_dir import RunDir
@@ -82,16 +82,12 @@ def read_run(run_dir: Path) -> RunFiles:
 
     def read_json(path: Path) -> dict[str, Any]:
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            return read_sealed(path)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
-            problems.append(f"{path.name} could not be read: {error}")
+        except UserError as error:
+            problems.append(str(error))
             return {}
-        if not isinstance(value, dict):
-            problems.append(f"{path.name} holds no JSON object")
-            return {}
-        return value
 
     config: dict[str, Any] = {}
     if paths.config.exists():

@@ -46,7 +46,21 @@ def committed_steps(folder: Path) -> list[int]:
     """Steps whose folder carries no suffix, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if re.fullmatch(r"\d{8,}", p.name))
+    return sorted(int(p.name) for p in folder.iterdir() if _is_step(p.name))
+
+
+def _is_step(name: str) -> bool:
+    """Whether `step_folder` gives this name to a step that a run can reach."""
+    return re.fullmatch(r"\d{8}|[1-9]\d{8,17}", name) is not None
+
+
+def _erase(path: Path) -> None:
+    """Removes a folder, or a file that has its name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def list_checkpoints(
@@ -57,7 +71,7 @@ def list_checkpoints(
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = re.fullmatch(r"(\d{8,})(\.\w+)?", path.name)
-        if not match:
+        if not match or not _is_step(match[1]):
             continue
         with contextlib.suppress(FileNotFoundError):  # pruned by the running trainer meanwhile
             found.append(_info(path, int(match[1]), match[2], reasons))
@@ -122,27 +136,27 @@ def publish(path: Path) -> None:
     final = path.with_suffix("")
     doomed = path.with_suffix(REMOVING)
     if final.exists():
-        shutil.rmtree(doomed, ignore_errors=True)
+        _erase(doomed)
         os.rename(final, doomed)
     os.rename(path, final)
     fsync_folder(path.parent)
-    shutil.rmtree(doomed, ignore_errors=True)
+    _erase(doomed)
 
 
 def remove(path: Path) -> None:
     """Removes a checkpoint; renamed first, so that a kill half-way leaves no half checkpoint."""
     doomed = path.with_suffix(REMOVING)
-    shutil.rmtree(doomed, ignore_errors=True)
+    _erase(doomed)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    _erase(doomed)
 
 
 def discard(path: Path, seconds: float = 2.0) -> None:
     """Removes a failed save, again where writes under way add files for a moment yet."""
     limit = time.monotonic() + seconds
     while path.exists() and time.monotonic() < limit:
-        shutil.rmtree(path, ignore_errors=True)
+        _erase(path)
         time.sleep(0.02)
 
 
@@ -158,7 +172,7 @@ def clean(folder: Path) -> list[str]:
         if path.suffix.startswith(SAVING) and whole:
             publish(path)
         elif path.suffix.startswith((SAVING, REMOVING)):
-            shutil.rmtree(path, ignore_errors=True)
+            _erase(path)
             names.append(path.name)
     return names
 

@@ -11,6 +11,7 @@ read it one step late.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -377,7 +378,7 @@ class Loop:
             self.progress.close()
             self.writer.close()
             self.records.write_times(self.watch)
-            self.records.write_report()
+            outcome = dataclasses.replace(outcome, report=self.records.write_report())
         return outcome
 
     # ------------------------------------------------------------------------------ what is due

@@ -5,15 +5,19 @@ return Outcome(DONE, "done: step 20 of 20", result)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxlm.config import UserError
 from jaxlm.exit_codes import DONE
+from jaxlm.files import read_sealed
 from jaxlm.run import RunConfig
 from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.records import Records
 from jaxlm.train.run_dir import RESULT, RunDir
 
 log = logging.getLogger("jaxlm")
@@ -26,15 +30,19 @@ class Outcome:
     code: int
     message: str
     result: dict[str, Any] = field(default_factory=dict)
+    report: bool = False  # whether report.html is written and is that of this end
 
 
 def finished(run: RunDir, config: RunConfig) -> Outcome | None:
     """What to tell of a run that has ended, if its last checkpoint stands; None of any other."""
-    try:
-        text = (run.path / RESULT).read_text()
-    except OSError:
-        text = "{}"
-    result = json.loads(decide("result", text, lambda texts: texts[0]))
+
+    def look(_: list[str]) -> str:
+        result, problem = read_result(run)
+        if problem:
+            log.warning("%s", problem)
+        return json.dumps(result)
+
+    result = json.loads(decide("result", "", look))
     step = result.get("step")
     if step is None or step != config.train.steps:
         return None
@@ -45,4 +53,31 @@ def finished(run: RunDir, config: RunConfig) -> Outcome | None:
         f"done already: step {step} of {step}, nothing was changed; `jaxlm eval {run}` measures it "
         "again, another run_dir starts anew",
         result,
+        report=_complete_report(run),
     )
+
+
+def read_result(run: RunDir) -> tuple[dict[str, Any], str]:
+    """(result.json, what is wrong with it). A damaged one is not believed: it is empty here."""
+    try:
+        fix = f"`jaxlm resume {run}` measures the last checkpoint again"
+        return read_sealed(run.path / RESULT, fix), ""
+    except FileNotFoundError:
+        return {}, ""
+    except UserError as error:
+        return {}, str(error)
+
+
+def _complete_report(run: RunDir) -> bool:
+    """Whether a finished run has its report; a process killed after result.json wrote none."""
+
+    def look(_: list[str]) -> str:
+        with contextlib.suppress(OSError):
+            if run.report.stat().st_mtime_ns >= (run.path / RESULT).stat().st_mtime_ns:
+                return "written"
+        written = Records(run, 0, keep_ledger=False).write_report()
+        if written:
+            log.info("%s: was missing or older than the result; written", run.report)
+        return "written" if written else ""
+
+    return decide("report", "", look) == "written"

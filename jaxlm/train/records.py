@@ -21,9 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxlm.files import write_atomic
-from jaxlm.train.outcome import RESULT
-from jaxlm.train.run_dir import RunDir, truncate_jsonl
+from jaxlm.files import reason_of, write_atomic, write_sealed
+from jaxlm.train.run_dir import RESULT, RunDir, truncate_jsonl
 from jaxlm.train.stopwatch import Stopwatch
 
 log = logging.getLogger("jaxlm")
@@ -68,13 +67,16 @@ class Records:
     def write_result(self, result: dict[str, Any]) -> None:
         """Written last: the run has ended."""
         with self._file(self._run.path / RESULT) as path:
-            write_atomic(path, json.dumps(result, indent=1))
+            write_sealed(path, result)
 
-    def write_report(self) -> None:
+    def write_report(self) -> bool:
+        """Whether it was written."""
         from jaxlm.report import write_report
 
         with self._file(self._run.report):
             write_report(self._run.path)
+            return True
+        return False
 
     def take_back(self, step: int, *, last: bool) -> None:
         """Removes what a killed process told of steps that are about to be run again.
@@ -86,9 +88,10 @@ class Records:
         (self._run.path / RESULT).unlink(missing_ok=True)
         truncate_jsonl(self._run.samples, step - last)
         if last and self._run.metrics.exists():
-            lines = self._run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [x for x in lines if not (f'"step": {step},' in x and '"eval/' in x)]
-            write_atomic(self._run.metrics, "".join(kept))
+            lines = self._run.metrics.read_bytes().splitlines(keepends=True)
+            mark = f'"step": {step},'.encode()
+            kept = [x for x in lines if not (mark in x and b'"eval/' in x)]
+            write_atomic(self._run.metrics, b"".join(kept))
 
     @property
     def _ledger_path(self) -> Path:
@@ -103,5 +106,4 @@ class Records:
         except OSError as error:
             if path not in self._unwritten:
                 self._unwritten.add(path)
-                reason = (error.strerror or str(error)).lower()
-                log.warning("%s: not written, %s; the run goes on", path, reason)
+                log.warning("%s: not written, %s; the run continues", path, reason_of(error))

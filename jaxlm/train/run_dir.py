@@ -115,14 +115,14 @@ def truncate_jsonl(path: str | Path, max_step: int) -> int:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):
                 continue
             raise UserError(
-                f"{path}:{number}: is not JSON; mend or remove the line, then resume"
+                f"{path}:{number}: is not JSON; fix or remove the line, then resume"
             ) from None
         step = record.get("step") if isinstance(record, dict) else None
-        if step is None or step <= max_step:
+        if not isinstance(step, int | float) or step <= max_step:
             kept.append(line if line.endswith(b"\n") else line + b"\n")
     if b"".join(kept) != b"".join(lines):
         write_atomic(path, b"".join(kept))

@@ -37,7 +37,7 @@ from jaxlm.data.loader import Loader
 from jaxlm.data.prepared import Prepared
 from jaxlm.data.tokenizers import Saved, load_tokenizer
 from jaxlm.doctor import environment
-from jaxlm.files import write_atomic
+from jaxlm.files import write_atomic, write_sealed
 from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
 from jaxlm.train.agree import decide
@@ -233,11 +233,9 @@ def write_run_files(
         session.prepared.tokenizer.save(partial)
         partial.rename(run.tokenizer)
         _keep_originals(run, session.config.init.from_)
-    write_atomic(run.data_manifest, json.dumps(session.prepared.manifest, indent=1))
-    write_atomic(run.environment, json.dumps(environment(), indent=1))
-    write_atomic(
-        run.path / "marks.json", json.dumps({k: str(m) for k, m in marks.items()}, indent=1)
-    )
+    write_sealed(run.data_manifest, session.prepared.manifest)
+    write_sealed(run.environment, environment())
+    write_sealed(run.path / "marks.json", {k: str(m) for k, m in marks.items()})
     config = configs.to_yaml(session.config)
     before = run.config.read_bytes() if run.config.is_file() else None
     replaced = hashlib.sha256(before).hexdigest() if before is not None else None

@@ -10,6 +10,7 @@ A leaf at state["opt_state"][0].mu["kernel"] is stored as "opt_state/0/mu/kernel
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,19 @@ from jaxlm.tree import flatten, unflatten
 ARRAYS, METADATA = "orbax", "state.json"
 _READ_BYTES = 256 << 20  # on the host at a time while reading; at least twice the largest array
 _SHOWN = 4  # paths of a kind that an error names
+
+
+class _Repeated(logging.Filter):
+    """Drops what orbax logs of an error that it raises too, with sixty lines of its own stack."""
+
+    TEXTS = ("_SignalingThread.run() raised", "exception was never retrieved")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(text in record.getMessage() for text in self.TEXTS)
+
+
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_Repeated())
 
 
 class ArrayInfo(NamedTuple):

@@ -14,14 +14,14 @@ time all of them spent, of a killed one up to its last `save`. For one thread on
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxlm.files import write_atomic
+from jaxlm.config import UserError
+from jaxlm.files import read_sealed, write_sealed
 
 CATEGORIES = ("setup", "compile", "data", "step", "eval", "save", "sample", "other")
 FILE_NAME = "timing.json"
@@ -92,7 +92,7 @@ class Stopwatch:
 
     def save(self, run_dir: Path) -> None:
         """Writes timing.json; a crash leaves the old file or the new."""
-        write_atomic(Path(run_dir) / FILE_NAME, json.dumps(self.to_dict()) + "\n")
+        write_sealed(Path(run_dir) / FILE_NAME, self.to_dict())
 
     @classmethod
     def load(cls, run_dir: Path, clock: Callable[[], int] = time.perf_counter_ns) -> Stopwatch:
@@ -101,9 +101,8 @@ class Stopwatch:
         The account is a comfort, not a result: an unreadable one must not keep a run from going on.
         """
         try:
-            text = (Path(run_dir) / FILE_NAME).read_text(encoding="utf-8")
-            return cls.from_dict(json.loads(text), clock)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls.from_dict(read_sealed(Path(run_dir) / FILE_NAME), clock)
+        except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
             return cls(clock)
 
     def _settle(self) -> None:

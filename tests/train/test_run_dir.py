@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from jaxlm.config import UserError
-from jaxlm.files import write_atomic
+from jaxlm.files import read_sealed, write_atomic, write_sealed
+from jaxlm.train import checkpoint_dir
+from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.outcome import read_result
 from jaxlm.train.run_dir import RunDir, truncate_jsonl
 
 HOLDER = """
@@ -116,3 +119,79 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_stray_files_of_dead_writers_go_with_the_lock(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    alive = tmp_path / f".report.html.{os.getppid()}.tmp"
+    gone = [tmp_path / f".result.json.{pid}.tmp" for pid in (dead.pid, os.getpid(), 10**30)]
+    kept = [alive, tmp_path / ".notes.tmp", tmp_path / "a.1.tmp"]
+    for path in (*gone, *kept):
+        path.write_text("{")
+    with run.lock():
+        assert not any(path.exists() for path in gone)
+        assert all(path.exists() for path in kept)
+    os.utime(alive, (0, 0))  # so old that its process id is another's by now
+    with run.lock():
+        assert not alive.exists()
+
+
+VALUE = {"step": 4, "final": {"eval/loss": 1.25, "é": "ü"}, "list": [1, 2]}
+
+
+def test_a_sealed_file_comes_back_and_any_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_sealed(path, VALUE)
+    assert read_sealed(path) == VALUE
+    good = path.read_bytes()
+    for bit in range(8 * len(good)):
+        data = bytearray(good)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            assert read_sealed(path) == VALUE  # a blank between two values may be another blank
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"step": 4}', b'{"a": 1e999}'],
+)
+def test_a_bad_result_is_one_line_and_not_believed(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "result.json").write_bytes(content)
+    result, problem = read_result(RunDir(tmp_path))
+    assert result == {} and "result.json: " in problem and "jaxlm resume" in problem
+    assert "\n" not in problem
+
+
+def test_a_result_that_is_missing_or_a_folder(tmp_path: Path) -> None:
+    assert read_result(RunDir(tmp_path)) == ({}, "")
+    (tmp_path / "result.json").mkdir()
+    result, problem = read_result(RunDir(tmp_path))
+    assert result == {} and "is a directory" in problem
+
+
+@pytest.mark.parametrize("name", ["00000040", "99999999999999999999", "000000040", "00000041"])
+def test_what_is_misplaced_among_checkpoints_is_no_traceback(tmp_path: Path, name: str) -> None:
+    """A file, or a folder without checksums; what no step is called is left alone."""
+    for kind in ("file", "folder", "checksums"):
+        folder = tmp_path / kind / "checkpoints"
+        folder.mkdir(parents=True)
+        path = folder / name
+        path.write_text("x") if kind == "file" else path.mkdir()
+        if kind == "checksums":
+            (path / "checksums.json").mkdir()
+        lines: list[str] = []
+        reader = CheckpointReader(folder, report=lines.append)
+        reader.list()
+        if len(name) == 8:
+            with pytest.raises(UserError, match="no good checkpoint"):
+                reader.latest()
+            assert len(lines) == 1 and "damaged, checksums.json: " in lines[0]
+            checkpoint_dir.remove(path)
+            assert list(folder.iterdir()) == []
+        else:
+            assert reader.latest() is None and path.exists()
