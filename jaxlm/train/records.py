@@ -73,10 +73,11 @@ class Records:
         """Whether it was written."""
         from jaxlm.report import write_report
 
+        written = False
         with self._file(self._run.report):
             write_report(self._run.path)
-            return True
-        return False
+            written = True
+        return written
 
     def take_back(self, step: int, *, last: bool) -> None:
         """Removes what a killed process told of steps that are about to be run again.
