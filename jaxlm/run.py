@@ -23,6 +23,7 @@ from jaxlm.objectives.base import Objective
 from jaxlm.train.checkpoint import CheckpointConfig
 from jaxlm.train.identity import check_config, check_files, read_record
 from jaxlm.train.metrics import LoggingConfig
+from jaxlm.train.rollback import RollbackConfig
 from jaxlm.train.run_dir import RunDir
 from jaxlm.types import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TokenizerConfig
 
@@ -42,6 +43,9 @@ class TrainConfig(Config):
     data_workers: int = field(0, "processes that make batches; 0: threads alone", ge=0, le=1024)
     max_bad_steps: int = field(
         5, "steps in a row with a non-finite loss before the run stops", ge=1
+    )
+    rollback: RollbackConfig | None = field(
+        None, "go back and skip batches after steps with a non-finite loss; null: never"
     )
     xla: dict[str, str] = field(
         dict, "options of the compiler for the step, over those for the kind of device"
@@ -66,6 +70,11 @@ class TrainConfig(Config):
             raise UserError(f"steps: {self.steps} is out of range; set it >= 1")
         if (self.steps is None) == (self.epochs is None):
             raise UserError("steps, epochs: set exactly one of the two")
+        if self.rollback is not None and self.rollback.after > self.max_bad_steps:
+            raise UserError(
+                f"rollback.after: {self.rollback.after} is never reached, the run stops after "
+                f"max_bad_steps {self.max_bad_steps}; set it to at most that"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ loader behind it hides the making of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -19,13 +19,14 @@ from jax.sharding import Mesh
 
 from jaxlm import mesh as meshes
 from jaxlm.data.loader import Loader
+from jaxlm.train.rollback import place
 
 
 class Feed:
     """(ids, batch) of each step in turn, `ahead` of them on the device already.
 
     `extra` makes further rows for a batch at the time it is put on the device (signals, see the
-    loop).
+    loop). Batches that are `skipped` are left out, and those after them move up.
     """
 
     def __init__(
@@ -36,14 +37,19 @@ class Feed:
         *,
         ahead: int = 2,
         extra: Callable[[int], Mapping[str, np.ndarray]] = lambda rows: {},
+        skipped: Collection[int] = frozenset(),
     ):
         self._loader, self._mesh, self._ahead, self._extra = loader, mesh, ahead, extra
-        self._batches = loader.batches(start_step)
+        self._next, self._skipped = place(start_step, skipped), skipped
+        self._batches = loader.batches(self._next)
         self._queue: deque[tuple[np.ndarray, dict[str, jax.Array]]] = deque()
 
     def __next__(self) -> tuple[np.ndarray, dict[str, jax.Array]]:
         while len(self._queue) <= self._ahead:
-            batch = dict(next(self._batches))
+            number, batch = self._next, dict(next(self._batches))
+            self._next += 1
+            if number in self._skipped:
+                continue
             ids = batch.pop("id")
             batch |= self._extra(len(ids))
             self._queue.append((ids, meshes.to_global(batch, self._mesh)))

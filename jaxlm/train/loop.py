@@ -42,6 +42,7 @@ from jaxlm.train.metrics import MetricsWriter
 from jaxlm.train.outcome import Outcome, finished
 from jaxlm.train.progress import Progress
 from jaxlm.train.records import Records
+from jaxlm.train.rollback import entry, place, skipped
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.run_log import logging_to, messages_above
 from jaxlm.train.sampler import Sampler, quoted
@@ -57,6 +58,7 @@ from jaxlm.tree import flatten
 log = logging.getLogger("jaxlm")
 
 STOP = 1  # the signal that a process puts beside its rows
+ROLL_BACK = Outcome(-1, "the run goes back to an earlier checkpoint")
 LINGER_SECONDS = 15  # that process 0 stays after a hang, for the others to tell of theirs
 
 
@@ -121,6 +123,9 @@ class Loop:
         self.unread: tuple[int, np.ndarray, Any] | None = (
             None  # (step, ids, metrics) of the last step
         )
+        self.skips: list[dict[str, Any]] = []  # what was rolled back, see `jaxlm.train.rollback`
+        self.legs = 0  # from a restored state each
+        self.step: Any = None
         self.bad = 0  # steps in a row that were not applied, as of the last that was read
         self.owed = False  # a save that was due in such a row
         index = jax.process_index()
@@ -135,10 +140,19 @@ class Loop:
 
     def run(self) -> Outcome:
         """From the state that is found to the last step, or to a signal."""
-        config = self.config
         with ExitStack() as stack:
             stack.enter_context(self.watchdog)
             stack.callback(self._close_saver)
+            while (outcome := self._leg()) is None:
+                pass
+            return outcome
+
+    def _leg(self) -> Outcome | None:
+        """From a state to the end; None: the run goes back, and a next leg starts from a state."""
+        config = self.config
+        self.legs += 1
+        self.unread, self.bad, self.owed = None, 0, False
+        with ExitStack() as stack:
             with self.watch("setup"), self.watchdog.doing("start", PATIENCE):
                 state, step = self._start()
             self.watchdog.beat(step)
@@ -158,11 +172,12 @@ class Loop:
                 )
                 kind = jax.local_devices()[0].device_kind
                 options = options_for(kind, config.train.xla)
-                with self.watchdog.paused():
-                    self.step = self._compiled(spec, options)
+                if self.step is None:
+                    with self.watchdog.paused():
+                        self.step = self._compiled(spec, options)
                 # another's compilation is no hang, either
                 with self.watchdog.doing("compilation of another process", PATIENCE):
-                    decide("step compiled", "", lambda _: "")
+                    decide(f"step compiled {self.legs}", "", lambda _: "")
             self.progress = stack.enter_context(
                 Progress(
                     self.total,
@@ -180,11 +195,17 @@ class Loop:
                     step,
                     ahead=min(2, config.train.prefetch),
                     extra=self._signals,
+                    skipped=skipped(self.skips),
                 )
             )
             stack.enter_context(jax.set_mesh(self.program.mesh))
             with self.signals.waiting():
                 state, step, bad = self._train(state, step, feed)
+                if bad is ROLL_BACK:
+                    if not self._must_stop():
+                        self._go_back()
+                        return None
+                    bad = None  # a resume comes to the same point
                 bad = bad or self._streak(step)
                 saved = bad is None and self._save(state, step, force=True)
                 if self.first:
@@ -197,9 +218,13 @@ class Loop:
         self.saver.trusted = -1  # no step has proven its weights yet
         with jax.set_mesh(self.program.mesh):
             latest = self.saver.latest()
-            self.record = sessions.record_of(
-                self.run_dir, self.session, latest, accept_data=self.accept_data
-            )
+            if self.legs == 1:
+                self.record = sessions.record_of(
+                    self.run_dir, self.session, latest, accept_data=self.accept_data
+                )
+                if latest is not None:
+                    data = json.loads(self.saver.read_file(latest, "data.json"))
+                    self.skips = list(data.get("skipped", ()))
             state, step = sessions.find_state(self.session, self.saver, latest)
         if self.first:  # not before: a config that cannot go on must not take the run over
             sessions.write_run_files(self.run_dir, self.session, self.marks, self.record)
@@ -209,7 +234,7 @@ class Loop:
         if self.first:
             self.records.take_back(step, last=step == self.total)
         # a ledger that another process opened before it was cut would be one without a name
-        decide("taken back", "", lambda _: "")
+        decide(f"taken back {self.legs}", "", lambda _: "")
         return state, step
 
     def _close_saver(self) -> None:
@@ -264,7 +289,13 @@ class Loop:
                 *(step, bad, _some(ids)),
             )
         else:  # its loss is of the weights before it: those are good
-            self.saver.trusted = step - 1
+            self.saver.trusted = step - self._suspects
+        rollback = self.config.train.rollback
+        if rollback and bad >= rollback.after and len(self.skips) < rollback.max:
+            first = max(1, step - bad + 1 - rollback.before)
+            self.skips.append(entry(step, first, skipped(self.skips)))
+            self.back_to = first - 1
+            return ROLL_BACK
         if bad >= self.config.train.max_bad_steps:
             return self._not_finite(step, f" (samples {_some(ids)}); look at these samples, or")
         if self.first and (step % self.config.logging.every_steps == 0 or step == self.total):
@@ -297,6 +328,24 @@ class Loop:
         if self.first:
             self.progress.checkpoint(self.saver.status())
         return None
+
+    @property
+    def _suspects(self) -> int:
+        """How many of the last applied steps may have broken the weights."""
+        rollback = self.config.train.rollback
+        return rollback.before if rollback else 1
+
+    def _go_back(self) -> None:
+        """The next leg starts from a checkpoint before the batches that are skipped now."""
+        batches = self.skips[-1]["batches"]
+        log.warning(
+            "rollback %d: the loss was not finite for %d steps in a row, last at step %d; back to "
+            "step %d or before, without batches %d to %d (the first is 0)",
+            *(len(self.skips), self.bad, self.skips[-1]["step"], self.back_to),
+            *(batches[0], batches[-1]),
+        )
+        with self.watch("save"), self.watchdog.doing("save", PATIENCE):
+            self.saver.abandon(self.back_to + 1)
 
     def _streak(self, step: int) -> Outcome | None:
         """Why a run that ends among steps that were not applied is not saved.
@@ -362,6 +411,8 @@ class Loop:
             "config_sha256": config_sha256(self.config),
         }
         result = {"step": step, "final": final, **tables}
+        if self.skips:
+            result["skipped"] = self.skips
         if self.first:
             self.records.write_result(result)
         outcome = Outcome(DONE, f"done: step {step} of {self.total}", result)
@@ -383,13 +434,18 @@ class Loop:
 
     # ------------------------------------------------------------------------------ what is due
 
+    def _position(self, step: int) -> dict[str, Any]:
+        """Where the data stands after a step, and what of it was skipped."""
+        position = self.loader.position(place(step, skipped(self.skips)))
+        return {**position, "step": step, "skipped": self.skips}
+
     def _save(self, state: State, step: int, force: bool = False) -> bool:
         if self.first:
             self.records.write_times(self.watch)
         files: dict[str, bytes | Path] = {
             "config.yaml": configs.to_yaml(self.config).encode(),
             IDENTITY: self.record.identity.text(step, configs.sha256(trajectory(self.config))),
-            "data.json": json.dumps(self.loader.position(step)).encode(),
+            "data.json": json.dumps(self._position(step)).encode(),
             "tokenizer": self.run_dir.tokenizer,
         }
         # a slow disk is waited for, but not for ever: a wait that does not end is a hang as well

@@ -349,7 +349,8 @@ def check_same_run(run: RunDir, config: RunConfig) -> None:
 
 # What a run may change on its way: how long it is, and how far its steps go.
 ADJUSTABLE = (
-    *("train.steps", "train.max_bad_steps", "optimizer.learning_rate", "optimizer.schedule"),
+    *("train.steps", "train.max_bad_steps", "train.rollback"),
+    *("optimizer.learning_rate", "optimizer.schedule"),
     *("optimizer.clip_norm", "optimizer.weight_decay", "optimizer.lr_groups"),
     *("model.dtype", "model.encoder.dtype"),
 )

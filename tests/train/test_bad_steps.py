@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jaxlm.train import loop
+from jaxlm.train import loop, rollback
 from jaxlm.train.checkpoint_dir import committed_steps
 from jaxlm.train.loop import DONE, INTERRUPTED, NOT_FINITE, Loop, Outcome
 from tests import tiny
@@ -109,3 +109,95 @@ def test_a_run_that_ends_in_a_streak_keeps_the_last_good_checkpoint(
     outcome = train(run, f"eval.at_end={at_end}".lower(), "train.steps=7")
     assert outcome.code == NOT_FINITE and "train.steps=5" in outcome.message
     assert committed_steps(run / "checkpoints") == [4]
+
+
+def test_a_place_is_the_batch_that_a_walk_comes_to() -> None:
+    gone = {2, 3, 7, 8, 9, 11}
+    walk = [batch for batch in range(40) if batch not in gone]
+    assert [rollback.place(step, gone) for step in range(20)] == walk[:20]
+
+
+@pytest.fixture
+def bad_batch(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Batch 5 (from 0) breaks the weights wherever it comes, by the ids of its rows."""
+    import jax
+    import numpy as np
+
+    scale = jax.jit(lambda tree, x: jax.tree.map(lambda p: p * x, tree))
+    seen: dict[str, Any] = {}
+
+    def train_leg(self: Loop, state: Any, start: int, feed: Any) -> Any:
+        if "ids" not in seen:
+            rows = self.loader._make_batch
+            size = self.config.train.batch_size
+            seen["ids"] = [int(rows.row(5 * size + i)["id"]) for i in range(size)]
+        compiled, draw = self.step, type(feed).__next__
+        latest: list[Any] = []
+
+        class Watching:
+            def __next__(self) -> Any:
+                ids, batch = draw(feed)
+                latest[:] = [ids]
+                return ids, batch
+
+        def step(state: Any, batch: Any) -> Any:
+            state, metrics = compiled(state, batch)
+            if np.array_equal(latest[0], seen["ids"]):
+                with jax.transfer_guard("allow"):
+                    state = {**state, "params": scale(state["params"], 1e30)}
+            return state, metrics
+
+        self.step = step
+        try:
+            return train_(self, state, start, Watching())
+        finally:
+            self.step = compiled
+
+    train_ = Loop._train
+    monkeypatch.setattr(Loop, "_train", train_leg)
+
+
+ROLLBACK = "train.rollback={after: 2, before: 1, max: 2}"
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_a_rollback_skips_the_batches_and_ends_alike_from_any_checkpoint(
+    tmp_path: Path, bad_batch: Any, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    """Undisturbed, and killed at every turn: the record, the ids and the weights are equal."""
+    straight = train(tmp_path / "straight", ROLLBACK, "checkpoint.every_steps=3")
+    assert straight.code == DONE, straight.message
+    assert straight.result["skipped"] == [{"step": 8, "batches": [5, 6, 7]}]
+
+    class Killed(Exception):
+        pass
+
+    kills = [4, 7, 6, 9, 11]
+    after, back = Loop._after, Loop._go_back
+
+    def kill(self: Loop, state: Any, step: int) -> Outcome | None:
+        if kills and step == kills[0]:
+            kills.pop(0)
+            raise Killed
+        return after(self, state, step)
+
+    def killed_going_back(self: Loop) -> None:
+        back(self)
+        if len(kills) == 3:
+            raise Killed
+
+    monkeypatch.setattr(Loop, "_after", kill)
+    monkeypatch.setattr(Loop, "_go_back", killed_going_back)
+    run, outcome = tmp_path / "killed", None
+    for _ in range(9):
+        try:
+            outcome = train(run, ROLLBACK, f"checkpoint.every_steps={every}")
+            break
+        except Killed:
+            continue
+    assert outcome is not None and outcome.code == DONE and not kills
+    assert outcome.result["skipped"] == straight.result["skipped"]
+    hashes = [o.result["final"]["param_sha256"] for o in (outcome, straight)]
+    assert hashes[0] == hashes[1]
+    ledgers = [(folder / "ledger.jsonl").read_text() for folder in (run, tmp_path / "straight")]
+    assert ledgers[0] == ledgers[1]
