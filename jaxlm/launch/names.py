@@ -18,6 +18,7 @@ from jaxlm.config import Config, Mark, UserError, key_of
 from jaxlm.config_yaml import error_at, is_one_line, join
 
 MAX_BYTES = 255  # of one part of a path, on every file system that is used
+MAX_VALUE = 100_000  # bytes of a variable's value: Linux starts no program with one over 131072
 MAX_TEXT = 4096  # bytes of a whole name or path: PATH_MAX
 
 
@@ -76,8 +77,12 @@ def check_absolute(key: str, path: str | None) -> None:
 
 
 def _bad_lines(text: str) -> tuple[str, str] | None:
+    """The same for a text that may have several lines."""
     bad = next((char for char in text if char not in "\n\t" and not is_one_line(char)), None)
-    return None if bad is None else (f"has the character {ascii(bad)}", "remove it")
+    if bad is not None:
+        return f"has the character {ascii(bad)}", "remove it"
+    size = len(text.encode())
+    return (f"has {size} bytes", f"write at most {MAX_VALUE}") if size > MAX_VALUE else None
 
 
 def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -35,14 +35,13 @@ def join(words: Iterable[str]) -> str:
 
 def command(words: Iterable[str]) -> str:
     """The words of a command, with one option a line where the line gets long."""
-    quoted = [quote(word) for word in words]
-    line = " ".join(quoted)
+    words = list(words)
+    line = join(words)
     if len(line) <= LINE or "\n" in line:
         return line
-    return "".join(
-        (" \\\n  " if re.match(r"--\w", word) else " ") * (i > 0) + word
-        for i, word in enumerate(quoted)
-    )
+    first, *rest = words
+    breaks = [" \\\n  " if re.match(r"--\w", word) else " " for word in rest]
+    return quote(first) + "".join(gap + quote(w) for gap, w in zip(breaks, rest, strict=True))
 
 
 def assignments(variables: Mapping[str, str], before: str = "") -> list[str]:

@@ -97,3 +97,43 @@ class StandIns:
 
     def _write(self) -> None:
         (self.folder / "rules").write_text(json.dumps(self._rules))
+
+
+RECORDER = """#!/bin/sh
+printf '%s\\0' "${{0##*/}}" "$@" "" >> {calls}
+case "$0" in */python | */srun) env -0 > {environment} ;; esac
+case "$*" in
+    *"-c import socket"*) echo 4321 ;;
+    *" describe "*) echo ACTIVE; exit 1 ;; # there when it is waited for, not before it is made
+esac
+"""
+
+
+class Recorders:
+    """Stand-ins that only record their words, in a few milliseconds: for hundreds of launches."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.bin = folder / "bin"
+        self.bin.mkdir(parents=True)
+        self._calls, self._environment = folder / "calls", folder / "environment"
+        for name in names:
+            self.add(self.bin / name)
+
+    def add(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(RECORDER.format(calls=self._calls, environment=self._environment))
+        path.chmod(0o755)
+
+    def words(self) -> set[str]:
+        """Every word of every call since the last look."""
+        if not self._calls.exists():
+            return set()
+        found = set(self._calls.read_bytes().decode().split("\0"))
+        self._calls.unlink()
+        return found
+
+    def environment(self) -> set[str]:
+        """NAME=value of the last call."""
+        if not self._environment.exists():
+            return set()
+        return set(self._environment.read_bytes().decode().split("\0"))
