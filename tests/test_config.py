@@ -629,3 +629,30 @@ def test_marks_of_a_replaced_mapping_are_forgotten(tmp_path):
 def test_overrides_read_the_right_side_as_yaml():
     values = read_overrides(["a.b=1e-3", "a.c=no", "d={x: [1]}", "e=", "f='3'"]).values
     assert values == {"a": {"b": 0.001, "c": "no"}, "d": {"x": [1]}, "e": None, "f": "3"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\nb\n",
+        "a\r\nb",
+        "\x85a",
+        "a\u2028b",
+        "\0",
+        "\x1b[0m",
+        " a\n b",
+        "y",
+        "N",
+        "0o17",
+        "on",
+        "1:30",
+    ],
+)
+def test_dumped_text_is_read_back_unchanged(text: str) -> None:
+    """Also by readers of YAML 1.1, and by those that take `y` for true and 0o17 for a number."""
+    from jaxlm.config_yaml import dump_yaml
+
+    first, second = yaml.safe_load_all(dump_yaml({"a": text}, {"b": text}))
+    assert (first, second) == ({"a": text}, {"b": text})
+    if text.isalnum():
+        assert dump_yaml({"a": text}) == f"a: '{text}'\n"
