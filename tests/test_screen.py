@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.files import described
+from jaxlm.config import UserError
+from jaxlm.files import described, disk_errors
 
 WORK = """
 import sys
@@ -85,3 +86,20 @@ def test_errors_of_the_disk_are_one_line_and_others_are_none(tmp_path: Path) -> 
     assert described(OSError("16 requested and 0 written"), "here") is not None
     assert described(OSError(os.EX_USAGE, "odd")) is None
     assert described(ConnectionResetError(104, "reset")) is None
+
+
+MISPLACED = {
+    "tensorboard": lambda path: path.mkdir(exist_ok=True),  # a file where a folder belongs
+    "ledger.jsonl": lambda path: path.open("a"),  # a folder where a file belongs
+    "checkpoints": lambda path: (path / "00000004").mkdir(),
+}
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_a_misplaced_file_is_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.mkdir() if name == "ledger.jsonl" else path.write_text("x")
+    says = pytest.raises(UserError, match=rf"{name}.*: .*; .*out of the way, then run")
+    with says as error, disk_errors(tmp_path):
+        MISPLACED[name](path)
+    assert "\n" not in str(error.value)

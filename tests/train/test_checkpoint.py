@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import shutil
 import socket
@@ -395,7 +396,9 @@ def test_a_full_disk_does_not_end_the_run(small_disk: Path) -> None:
     )
 
 
-def test_a_failing_write_does_not_end_the_run(tmp_path: Path) -> None:
+def test_a_failing_write_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     saver, lines = make_saver(tmp_path)
     assert saver.save(1, make_state(build_mesh(2, 2, 2), size=16), {}, force=True)
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -407,6 +410,8 @@ def test_a_failing_write_does_not_end_the_run(tmp_path: Path) -> None:
             "file too large",
             lambda: resource.setrlimit(resource.RLIMIT_FSIZE, old),
         )
+        # the line that was reported is all: orbax logs nothing of its own
+        assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
