@@ -125,11 +125,33 @@ def _print_figures(result: dict[str, Any]) -> None:
         print(f"  {name:24} {shown}")
     if "confusion" in result:
         classes, table = result["confusion"]["classes"], result["confusion"]["table"]
+        if len(classes) > MAX_COLUMNS:
+            _print_confusions(classes, table)
+            return
         first, width = "true / predicted", max(8, *map(len, classes)) + 2
         column = max(map(len, [*classes, first]))
         print("  " + first.ljust(column) + "".join(name.rjust(width) for name in classes))
         for name, row in zip(classes, table, strict=True):
             print("  " + name.ljust(column) + "".join(str(n).rjust(width) for n in row))
+
+
+MAX_COLUMNS = 8  # of a confusion table on a terminal
+MAX_CONFUSIONS = 10
+
+
+def _print_confusions(classes: list[str], table: list[list[int]]) -> None:
+    """Precision, recall and F1 of each class, and what is taken for what most often."""
+    column = min(40, max(map(len, [*classes, "class"])))
+    print(f"  {'class':{column}} precision   recall       F1  examples")
+    for i, name in enumerate(classes):
+        hit, true, said = table[i][i], sum(table[i]), sum(row[i] for row in table)
+        ratios = ((hit, said), (hit, true), (2 * hit, true + said))
+        cells = [f"{a / b:.3f}" if b else "-" for a, b in ratios]
+        shown = "".join(f"{cell:>9}" for cell in cells)
+        print(f"  {name[:column]:{column}} {shown} {true:>9}")
+    pairs = [(n, i, j) for i, row in enumerate(table) for j, n in enumerate(row) if n and i != j]
+    for n, i, j in sorted(pairs, reverse=True)[:MAX_CONFUSIONS]:
+        print(f"  {classes[i][:column]} taken for {classes[j][:column]}: {n}")
 
 
 # ------------------------------------------------------------------------------------ using a run

@@ -22,7 +22,9 @@ from jaxlm.tree import flatten
 class Figures:
     """Counts tokens between two lines of metrics. All numbers it is given are on the host."""
 
-    def __init__(self, program: Program, peak: Peak, watch: Stopwatch, *, seq_len: int) -> None:
+    def __init__(
+        self, program: Program, peak: Peak | None, watch: Stopwatch, *, seq_len: int
+    ) -> None:
         self._program, self._peak, self._watch = program, peak, watch
         self._flops_per_token = program.flops_per_token(seq_len)
         self._tokens = 0.0  # real tokens since the last line of metrics
@@ -49,10 +51,14 @@ class Figures:
             "train/learning_rate": float(values["learning_rate"][0]),
             "train/grad_norm": float(values["grad_norm"][0]),
             "train/tokens_per_second": rate,
-            "train/mfu": self._peak.mfu(self._flops_per_token, rate),
+            **self._mfu(rate),
             "train/data_wait": lap["data"] / busy if busy else 0.0,
             "train/seconds_per_step": busy / steps,
         }
+
+    def _mfu(self, rate: float) -> dict[str, float]:
+        """Nothing on a CPU, which has no known peak."""
+        return {"train/mfu": self._peak.mfu(self._flops_per_token, rate)} if self._peak else {}
 
     def header(self, options: Mapping[str, str]) -> str:
         """Size, mesh, the meaning of MFU and the compiler's options, for people."""
@@ -63,7 +69,11 @@ class Figures:
         shown = " ".join(f"{name}={value}" for name, value in options.items())
         return (
             f"{count:,} parameters in {dtype} on mesh {mesh or '1 device'}; "
-            f"MFU = 3 x {forward} x tokens/s / peak; peak = {self._peak.source}"
+            + (
+                f"MFU = 3 x {forward} x tokens/s / peak; peak = {self._peak.source}"
+                if self._peak
+                else forward
+            )
             + (f"\nxla: {shown}" if shown else "")
         )
 

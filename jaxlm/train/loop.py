@@ -252,7 +252,11 @@ class Loop:
                 log.info("the train step is that of %s", path)
                 return step
             log.warning("train.compiled: %s; the step is compiled now", why)
-        return compile_train_step(self.program, spec, options)
+        log.info("compiling the train step")
+        started = time.monotonic()
+        step = compile_train_step(self.program, spec, options)
+        log.info("compiled the train step in %.1f s", time.monotonic() - started)
+        return step
 
     def _train(self, state: State, step: int, feed: Feed) -> tuple[State, int, Outcome | None]:
         """The loop itself: (state, steps taken, why it stopped early)."""
@@ -400,6 +404,8 @@ class Loop:
         if self.config.eval.at_end:
             values, tables = self._evaluate(state, step, None)
             self._judge(values, step)
+        elif _due(self.config.eval.every_steps, step):
+            values, tables = self._evaluate(state, step, self.config.eval.max_batches)
         self._sample(state, step)
         # parameter after parameter comes to the host, and none of them beats
         with self.watch("other"), self.watchdog.doing("checksum of the parameters", PATIENCE):

@@ -8,11 +8,9 @@ does not count.) Attention counts the causal half. Padding is no token.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
 # Dense peak of one jax device, in bfloat16 FLOP/s, from the makers' pages.
 PEAK_FLOPS = {
@@ -45,28 +43,15 @@ class Peak:
         return 3 * flops_per_token * tokens_per_second / self.flops
 
 
-def peak_of(devices: list[jax.Device]) -> Peak:
-    """The peak of these devices: from the table, or measured where it has none (CPUs)."""
+def peak_of(devices: list[jax.Device]) -> Peak | None:
+    """The peak of these devices, from the table; None where it has none (CPUs).
+
+    One that is measured while the machine does other work is noise: no figure is shown then.
+    """
     kind = devices[0].device_kind
     matches = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    if matches:
-        each = PEAK_FLOPS[max(matches, key=len)]
-        return Peak(
-            len(devices) * each, f"{len(devices)} x {each / 1e12:g} TFLOP/s ({kind}, bfloat16)"
-        )
-    total = measured_flops() * jax.process_count()
-    return Peak(total, f"{total / 1e9:.0f} GFLOP/s (float32 matmul measured on this {kind})")
-
-
-def measured_flops(size: int = 1024, seconds: float = 0.1) -> float:
-    """FLOP/s of the best float32 matmul in `seconds`; simulated devices share the one figure."""
-    device = jax.local_devices()[0]
-    x = jax.device_put(jnp.ones((size, size), jnp.float32), device)
-    matmul = jax.jit(lambda a: a @ a)
-    matmul(x).block_until_ready()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        matmul(x).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    if not matches:
+        return None
+    each = PEAK_FLOPS[max(matches, key=len)]
+    source = f"{len(devices)} x {each / 1e12:g} TFLOP/s ({kind}, bfloat16)"
+    return Peak(len(devices) * each, source)

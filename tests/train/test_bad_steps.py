@@ -201,3 +201,30 @@ def test_a_rollback_skips_the_batches_and_ends_alike_from_any_checkpoint(
     assert hashes[0] == hashes[1]
     ledgers = [(folder / "ledger.jsonl").read_text() for folder in (run, tmp_path / "straight")]
     assert ledgers[0] == ledgers[1]
+
+
+def test_the_end_on_a_cpu_shows_what_is_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The evaluation due at the last step though at_end is off; no MFU; the compilation's time."""
+    settings = ("train.steps=4", "eval.every_steps=4", "eval.at_end=false")
+    outcome = train(tmp_path / "run", *settings)
+    assert outcome.code == DONE and "eval/loss" in outcome.result["final"]
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"eval/loss"' in metrics and "mfu" not in metrics
+    out = capsys.readouterr().out
+    assert "compiled the train step in" in out and "MFU" not in out
+
+
+def test_a_confusion_table_of_many_classes_fits_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from jaxlm.cli import _print_figures
+
+    classes = [f"class number {i}" for i in range(15)]
+    table = [[90 if i == j else 5 * (j == i + 1) for j in range(15)] for i in range(15)]
+    _print_figures({"confusion": {"classes": classes, "table": table}})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) == 1 + 15 + 10
+    assert lines[2].split()[-4:] == ["0.947", "0.947", "0.947", "95"]
+    assert "class number 13 taken for class number 14: 5" in lines[16]
