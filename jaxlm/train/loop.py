@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxlm import config as configs
-from jaxlm.config import Resolved
+from jaxlm.config import Resolved, UserError
 from jaxlm.evaluate import evaluator_of
 from jaxlm.exit_codes import DONE, INTERRUPTED, NOT_FINITE, SAVE_FAILED
 from jaxlm.run import RunConfig, config_sha256, saved_config, trajectory
@@ -73,6 +73,7 @@ def train(
     run = RunDir(resolved.config.run_dir or "")
     if must_exist:
         saved_config(run.path)
+    check_schedule(resolved)
     sessions.check_trainable(run)
     sessions.check_checkpoints(run)
     with ExitStack() as stack:
@@ -94,6 +95,19 @@ def train(
             return ended or Loop(session, run, watch, signals, resolved.marks, accept_data).run()
         except Stopped as name:
             return Outcome(INTERRUPTED, f"stopped by {name}; the same command goes on with {run}")
+
+
+def check_schedule(resolved: Resolved[RunConfig]) -> None:
+    """Raises `UserError`, with file and line, for a schedule that is longer than the run."""
+    config = resolved.config
+    schedule = getattr(config.optimizer, "schedule", None)
+    if schedule is None or config.train.steps is None:  # steps from epochs: known with the data
+        return
+    try:
+        schedule.build(config.train.steps)
+    except UserError as error:
+        name = f"optimizer.{str(error).partition(':')[0]}"
+        raise UserError(f"{configs.where(name, resolved.marks)}optimizer.{error}") from None
 
 
 class Loop:

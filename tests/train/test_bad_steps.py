@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from jaxlm.config import UserError
+from jaxlm.run import load_run
 from jaxlm.train import loop, rollback
 from jaxlm.train.checkpoint_dir import committed_steps
 from jaxlm.train.loop import DONE, INTERRUPTED, NOT_FINITE, Loop, Outcome
@@ -228,3 +230,16 @@ def test_a_confusion_table_of_many_classes_fits_a_terminal(
     assert max(map(len, lines)) <= 80 and len(lines) == 1 + 15 + 10
     assert lines[2].split()[-4:] == ["0.947", "0.947", "0.947", "95"]
     assert "class number 13 taken for class number 14: 5" in lines[16]
+
+
+def test_a_schedule_that_does_not_fit_is_found_before_the_data_with_file_and_line(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.yaml"
+    text = (tiny.SMOKE / "transformer.yaml").read_text()
+    text = text.replace("{type: cosine, warmup: 2}", "{type: wsd, warmup: 20, decay: 24}")
+    path.write_text(text)
+    line = 1 + text[: text.index("type: wsd")].count("\n")
+    missing = "data.source={type: text, files: no.txt}"
+    with pytest.raises(UserError, match=rf"run.yaml:{line}: optimizer.schedule.decay: 24 steps"):
+        loop.train(load_run(path, ["train.steps=30", missing, f"run_dir={tmp_path}/run"]))
