@@ -159,7 +159,8 @@ def _print_confusions(classes: list[str], table: list[list[int]]) -> None:
 
 def _generate(arguments: Any) -> int:
     from jaxlm.config import UserError, type_name
-    from jaxlm.generate import Generator, Writer, ids_of
+    from jaxlm.files import read_json
+    from jaxlm.generate import Generator, Writer, ends_of, ids_of
     from jaxlm.generate.speculative import SpeculativeGenerator
     from jaxlm.run import load_saved, objective_of
     from jaxlm.train.run_dir import RunDir
@@ -177,7 +178,7 @@ def _generate(arguments: Any) -> int:
     _, program, params, step = load_trained(
         arguments.run_dir, overrides=tuple(arguments.overrides), step=arguments.step, report=_say
     )
-    ids = ids_of(tokenizer)
+    ids = ids_of(tokenizer, config.sample.eos_ids, trained=config.data is not None)
     if arguments.draft is None:
         generator = Generator(program, sampling, **ids)
     else:
@@ -194,7 +195,11 @@ def _generate(arguments: Any) -> int:
         generator = SpeculativeGenerator(program, draft, sampling, **count, **ids)
         params = (params, own)
     prompts = arguments.prompt or [""]
-    texts = Writer(tokenizer, generator)(params, prompts, seed=arguments.seed)
+    manifest = RunDir(arguments.run_dir).data_manifest
+    ends = ends_of(
+        config.data, read_json(manifest, "restore it") if manifest.is_file() else {}, tokenizer
+    )
+    texts = Writer(tokenizer, generator, ends)(params, prompts, seed=arguments.seed)
     if arguments.json:
         for prompt, text in zip(prompts, texts, strict=True):
             print(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False))

@@ -94,6 +94,9 @@ class SampleConfig(Config):
     every_steps: int | None = field(None, "write every N steps; null: at the end alone", ge=1)
     prompts: tuple[str, ...] = field((), "texts to continue; none: no samples")
     max_tokens: int = field(128, "tokens written after each prompt", ge=1)
+    eos_ids: tuple[int, ...] = field(
+        (), "ids that end a text, besides the tokenizer's eos; an import reads them"
+    )
     temperature: float = field(0.8, "0 is greedy; higher is more varied", ge=0)
     top_k: int | None = field(None, "draw from the k likeliest tokens", ge=1)
     top_p: float | None = field(
@@ -247,6 +250,8 @@ def _inherited(source: Path) -> Layer:
     }
     if base.values.get("tokenizer") is None:  # imported without one: the file names its own
         del values["tokenizer"]
+    if eos_ids := (base.values.get("sample") or {}).get("eos_ids"):
+        values["sample"] = {"eos_ids": eos_ids}
     return Layer(values, {key: mark for key in (*values, *(f"model.{k}" for k in values["model"]))})
 
 

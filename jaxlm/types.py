@@ -365,6 +365,13 @@ class DataConfig(Config):
     ) -> Any:  # jaxlm.data.prepared.Prepared
         raise NotImplementedError
 
+    def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
+        """Whether documents begin with the tokenizer's bos and end with its eos.
+
+        manifest: of the prepared data.
+        """
+        return getattr(self, "add_bos", True), getattr(self, "add_eos", True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig(Config):
@@ -419,6 +426,8 @@ class Tokenizer(Protocol):
     vocab_size: int
     bos_id: int | None
     eos_id: int | None
+    adds_bos: bool
+    adds_eos: bool
     pad_id: int
     token_bytes: list[bytes]
 

@@ -10,8 +10,21 @@ import pytest
 from flax import nnx
 
 from jaxlm.config import UserError
+from jaxlm.data.corpora import Synthetic
+from jaxlm.data.mixture import MixtureData, Part
+from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers import ByteTokenizer
-from jaxlm.generate import Generator, Sampling, check_prompts, encode_prompt, next_token
+from jaxlm.data.tokens import TokenData
+from jaxlm.generate import (
+    Ends,
+    Generator,
+    Sampling,
+    check_prompts,
+    encode_prompt,
+    ends_of,
+    ids_of,
+    next_token,
+)
 from jaxlm.mesh import MeshConfig
 from jaxlm.nn.position import LearnedConfig
 from tests import tiny
@@ -100,6 +113,10 @@ def test_the_end_of_text_ends_a_row_alone():
     ended = Generator(program, Sampling(max_tokens=8), eos_id=end, pad_id=256)(params, PROMPTS)
     assert ended[1] == free[1][: free[1].index(end)]
     assert ended[0] == (free[0][: free[0].index(end)] if end in free[0] else free[0])
+    ends = (end, free[0][2], 9999)  # the first of several that comes
+    ended = Generator(program, Sampling(max_tokens=8), eos_id=ends, pad_id=256)(params, PROMPTS)
+    for row, whole in zip(ended, free, strict=True):
+        assert row == whole[: next((n for n, i in enumerate(whole) if i in ends), 8)]
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
@@ -172,8 +189,32 @@ def test_what_is_written_begins_with_the_models_start():
 def test_a_source_is_a_whole_text():
     tokenizer = ByteTokenizer()
     decoder, pair = tiny.load("transformer").config.model, program_of(ANSWERED[0])[0].model
-    assert encode_prompt(tokenizer, "ab", decoder) == [tokenizer.bos_id, 97, 98]
-    assert encode_prompt(tokenizer, "ab", pair) == [tokenizer.bos_id, 97, 98, tokenizer.eos_id]
+    both, bos, eos = Ends(bos=True, eos=True), tokenizer.bos_id, tokenizer.eos_id
+    assert encode_prompt(tokenizer, "ab", decoder, both) == [bos, 97, 98]
+    assert encode_prompt(tokenizer, "ab", pair, both) == [bos, 97, 98, eos]
+    assert encode_prompt(tokenizer, "ab", pair, Ends(bos=False, eos=False)) == [97, 98]
+    with pytest.raises(UserError, match="prompt: half a surrogate pair"):
+        encode_prompt(tokenizer, "a\ud83d", decoder, both)
+
+
+def test_prompts_begin_as_documents_did():
+    tokenizer = ByteTokenizer()
+    for add_bos in (True, False):
+        data = TextData(source=Synthetic(), add_bos=add_bos)
+        assert ends_of(data, {}, tokenizer).bos is add_bos
+        tokens = TokenData(path="a.bin", format="nanogpt")
+        assert ends_of(tokens, {"begins_with_bos": add_bos}, tokenizer).bos is add_bos
+        mixed = MixtureData(parts={"a": Part(data=data)})
+        assert ends_of(mixed, {}, tokenizer).bos is add_bos
+        tokenizer.adds_bos = add_bos
+        assert ends_of(None, {}, tokenizer).bos is add_bos
+
+
+def test_an_import_stops_at_what_its_files_list_and_a_trained_run_at_its_eos_too():
+    tokenizer = ByteTokenizer()
+    assert ids_of(tokenizer)["eos_id"] == (tokenizer.eos_id,)
+    assert ids_of(tokenizer, (5, 7), trained=False)["eos_id"] == (5, 7)
+    assert ids_of(tokenizer, (5, 7))["eos_id"] == (5, 7, tokenizer.eos_id)
 
 
 def test_sources_and_answers_have_positions_of_their_own():

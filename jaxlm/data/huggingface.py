@@ -18,6 +18,7 @@ from typing import Any
 
 from jaxlm.config import REQUIRED, UserError, field, suggest
 from jaxlm.data.formats import need
+from jaxlm.data.special_tokens import names_of, read_json
 from jaxlm.data.tokenizers import PROBES, BaseTokenizer, Texts, special_ids
 from jaxlm.types import Tokenizer, TokenizerConfig
 
@@ -47,44 +48,31 @@ class HuggingFace(TokenizerConfig):
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; name a tokenizer.json") from None
-        names = _named_beside(path) | {
-            k: v for k, v in {"bos": self.bos, "eos": self.eos, "pad": self.pad}.items() if v
-        }
         try:
+            token = parsed(content).id_to_token
+            names = names_of(path.parent, read_json(path.with_name("config.json")), token)
+            given = {"bos": self.bos, "eos": self.eos, "pad": self.pad}
+            names |= {name: token for name, token in given.items() if token}
             return HuggingFaceTokenizer(content, names)
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-
-
-def _named_beside(path: Path) -> dict[str, str]:
-    """The special tokens that tokenizer_config.json names."""
-    beside = path.with_name("tokenizer_config.json")
-    if not beside.exists():
-        return {}
-    try:
-        values = json.loads(beside.read_text(encoding="utf-8"))
-        found = {name: values.get(f"{name}_token") for name in USUAL}
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{beside}: not a JSON object ({error}); mend or remove it") from None
-    found = {k: v.get("content") if isinstance(v, dict) else v for k, v in found.items()}
-    return {k: v for k, v in found.items() if isinstance(v, str)}
+            text = str(error)
+            raise UserError(
+                text if text.startswith(f"{path.parent}") else f"{path}: {text}"
+            ) from None
 
 
 class HuggingFaceTokenizer(BaseTokenizer):
     """The content of a tokenizer.json, and {"bos": "<s>", ...} for its special tokens.
 
     A name of None says that there is no such token; one that is left out is looked for.
+    "add_bos_token" and "add_eos_token" say whether a text has them; else the file's post-processor.
     """
 
     kind = "huggingface"
 
-    def __init__(self, content: bytes, names: Mapping[str, str | None]) -> None:
-        library = need("tokenizers", "hf", "a tokenizer.json")
-        try:
-            spec = json.loads(content)
-            self._tokenizer = library.Tokenizer.from_str(content.decode("utf-8"))
-        except Exception as error:  # the library raises bare Exceptions
-            raise UserError(f"not a tokenizer.json ({str(error)[:200]})") from None
+    def __init__(self, content: bytes, names: Mapping[str, Any]) -> None:
+        self._tokenizer = parsed(content)
+        spec = json.loads(content)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True
@@ -96,6 +84,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         ids = special_ids({name: _find(name, names, vocabulary) for name in USUAL})
         self.bos_id, self.eos_id, self.unk_id = ids["bos_id"], ids["eos_id"], ids["unk_id"]
         self.pad_id = ids["pad_id"] or 0
+        self.adds_bos, self.adds_eos = self._adds("bos"), self._adds("eos")
         self.lossless = all(self._returns(text) for text in PROBES)
 
     def _bytes_of_ids(self, spec: Any, vocabulary: Mapping[str, int]) -> list[bytes]:
@@ -106,6 +95,16 @@ class HuggingFaceTokenizer(BaseTokenizer):
             if i not in self._special:
                 out[i] = added[i].encode() if i in added else spell(token)
         return out
+
+    def _adds(self, name: str) -> bool:
+        """Whether a text has this token: tokenizer_config.json says so, else the post-processor."""
+        i = getattr(self, f"{name}_id")
+        if i is None:
+            return False
+        if f"add_{name}_token" in self._names:
+            return self._names[f"add_{name}_token"]
+        ids = self._tokenizer.encode("a").ids
+        return len(ids) > 0 and ids[0 if name == "bos" else -1] == i
 
     def spelling(self, i: int) -> str:
         """How the file writes token i."""
@@ -133,6 +132,15 @@ class HuggingFaceTokenizer(BaseTokenizer):
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
         return cls(files["tokenizer.json"], json.loads(files["special_tokens.json"]))
+
+
+def parsed(content: bytes) -> Any:
+    """The library's tokenizer; raises `UserError` for what is not a tokenizer.json."""
+    library = need("tokenizers", "hf", "a tokenizer.json")
+    try:
+        return library.Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"not a tokenizer.json ({str(error)[:200]})") from None
 
 
 def _find(name: str, names: Mapping[str, str | None], vocabulary: Mapping[str, int]) -> int | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from fractions import Fraction
@@ -79,6 +79,12 @@ class MixtureData(PreparableData):
     def corpus_fingerprint(self) -> str:
         facts = {name: data.corpus_fingerprint() for name, data in self._data.items()}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
+        """Those of the parts; a mark that some of them have counts."""
+        stored = manifest.get("parts", {})
+        found = [part.data.marks(stored.get(name, {})) for name, part in self.parts.items()]
+        return any(bos for bos, _ in found), any(eos for _, eos in found)
 
     def tokenise(
         self, tokenizer: Tokenizer, cache_dir: Path, *, workers: int = 0, report: Report = print

@@ -77,7 +77,7 @@ class SentencePieceTokenizer(BaseTokenizer):
 
     kind = "sentencepiece"
 
-    def __init__(self, model: bytes, names: Mapping[str, str | None] | None = None) -> None:
+    def __init__(self, model: bytes, names: Mapping[str, Any] | None = None) -> None:
         import sentencepiece
 
         self._model, self._names = model, dict(names or {})
@@ -89,6 +89,8 @@ class SentencePieceTokenizer(BaseTokenizer):
         ids = special_ids(own | _renamed(p, self._names))
         self.bos_id, self.eos_id = ids["bos_id"], ids["eos_id"]
         self.pad_id = ids["pad_id"] or 0
+        self.adds_bos = self.bos_id is not None and self._names.get("add_bos_token", True)
+        self.adds_eos = self.eos_id is not None and self._names.get("add_eos_token", True)
         spells_bytes = any(p.is_byte(i) for i in range(len(self.token_bytes)))
         self.unk_id = None if spells_bytes else p.unk_id()
         self._mark = (
@@ -136,10 +138,12 @@ class SentencePieceTokenizer(BaseTokenizer):
         return cls(files["sentencepiece.model"], json.loads(files.get("special_tokens.json", "{}")))
 
 
-def _renamed(processor: Any, names: Mapping[str, str | None]) -> dict[str, int | None]:
+def _renamed(processor: Any, names: Mapping[str, Any]) -> dict[str, int | None]:
     """The ids of special tokens by name. Padding that the model has no piece for stays its own."""
     ids: dict[str, int | None] = {}
     for name, piece in names.items():
+        if name.startswith("add_"):
+            continue
         i = None if piece is None else processor.piece_to_id(piece)
         known = i is None or processor.id_to_piece(i) == piece
         if not known and name in ("bos", "eos"):

@@ -62,6 +62,8 @@ class BaseTokenizer:
     unk_id: int | None = (
         None  # stands for what the vocabulary cannot spell; None where it can spell all
     )
+    adds_bos: bool = True  # whether its own files put bos before a text, and eos after it
+    adds_eos: bool = True
     pad_id: int = 0
     lossless: bool = True  # decode(encode(text)) == text for every text
     vocab_size: int

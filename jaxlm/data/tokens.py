@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +101,7 @@ class TokenData(PreparableData):
             pad_id=tokenizer.pad_id,
         )
         manifest = {
+            "begins_with_bos": begins_with(documents["train"], tokenizer.bos_id),
             "tokenizer": tokenizer.fingerprint(),
             "files": facts,
             "splits": {name: split.counts for name, split in splits.items()},
@@ -112,6 +113,9 @@ class TokenData(PreparableData):
         return Prepared(
             tokenizer, splits, manifest, self.seq_len, consecutive=self.order == "stream"
         )
+
+    def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
+        return manifest.get("begins_with_bos", True), True
 
     def _read(self, path: str) -> Documents:
         if self.format == "jaxlm":
@@ -138,6 +142,12 @@ def check_vocabulary(path: str, ids: list[int], tokenizer: Tokenizer) -> None:
             f"{path}: ids from {ids[0]} to {ids[1]}, the tokenizer has {tokenizer.vocab_size}; "
             "use the tokenizer that made the file, and check format and dtype"
         )
+
+
+def begins_with(documents: Documents, bos_id: int | None) -> bool:
+    """Whether most documents begin with this id, by the first 1,000 of them."""
+    firsts = [documents.tokens[start] == bos_id for start in documents.starts[:1000]]
+    return bos_id is not None and sum(firsts) * 2 > len(firsts)
 
 
 def content_hashes(documents: Documents) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Text from a model, of any family.
 
 generator = Generator(program, Sampling(max_tokens=64, temperature=0.8), eos_id=2, pad_id=0)
-Writer(tokenizer, generator)(params, ["Once upon a time"], seed=0)
+Writer(tokenizer, generator, Ends(bos=True, eos=True))(params, ["Once upon a time"], seed=0)
 
 prompts       text <-> ids, and whether a model can take a prompt
 sampling      how the next token is chosen
@@ -12,16 +12,25 @@ speculative   drafts of a small model, read by a large one
 """
 
 from jaxlm.generate.generator import Generator
-from jaxlm.generate.prompts import Writer, check_prompts, encode_prompt, ids_of
+from jaxlm.generate.prompts import (
+    Ends,
+    Writer,
+    check_prompts,
+    encode_prompt,
+    ends_of,
+    ids_of,
+)
 from jaxlm.generate.sampling import Sampling, cut, next_token
 
 __all__ = [
+    "Ends",
     "Generator",
     "Sampling",
     "Writer",
     "check_prompts",
     "cut",
     "encode_prompt",
+    "ends_of",
     "ids_of",
     "next_token",
 ]

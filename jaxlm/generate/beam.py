@@ -14,7 +14,7 @@ penalty it is that of Wu et al. 2016 (arXiv:1609.08144, section 7) without its c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,13 @@ import jax
 import jax.numpy as jnp
 
 NEVER = -1e9  # in place of the score of what may not be chosen
+EosId = int | Sequence[int] | None  # what ends a text
+
+
+def is_any(token: jax.Array, ids: EosId) -> jax.Array:
+    """Where a token is one of the ids."""
+    listed = (ids,) if isinstance(ids, int) else tuple(ids or ())
+    return jnp.isin(token, jnp.asarray(listed, jnp.int32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +38,7 @@ class Search:
     num_beams: int
     length_penalty: float
     max_tokens: int
-    eos_id: int | None
+    eos_id: EosId
     pad_id: int
 
 
@@ -75,8 +82,7 @@ def beam_search(
         beam, token = index // vocab, index % vocab  # [B, 2K]
         texts = loop.begun[rows, beam].at[:, :, loop.turn].set(token)
         ends = jnp.broadcast_to(loop.turn + 1 == steps, token.shape)
-        if search.eos_id is not None:
-            ends |= token == search.eos_id
+        ends |= is_any(token, search.eos_id)
 
         length = (loop.turn + 1.0) ** search.length_penalty
         counts = ends & (jnp.arange(2 * beams) < beams) & loop.open[:, None]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm import mesh as meshes
-from jaxlm.generate.beam import Search, beam_search
+from jaxlm.generate.beam import EosId, Search, beam_search, is_any
 from jaxlm.generate.prompts import check_prompts
 from jaxlm.generate.reader import Reader
 from jaxlm.generate.sampling import Sampling, next_token
@@ -34,9 +34,10 @@ PART = 32  # tokens a row that are drawn between two looks of the host
 class Generator:
     """Continues prompts; compiled once for each (batch, prompt length) bucket."""
 
-    def __init__(self, program: Program, sampling: Sampling, *, eos_id: int | None, pad_id: int):
-        self.program, self.sampling = program, sampling
-        self.eos_id, self.pad_id = eos_id, pad_id
+    def __init__(self, program: Program, sampling: Sampling, *, eos_id: EosId, pad_id: int):
+        """eos_id: what ends a text: an id, several, or None."""
+        self.program, self.sampling, self.pad_id = program, sampling, pad_id
+        self.eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id or ())
 
     def __call__(
         self, params: Any, prompts: Sequence[Sequence[int]], **how: Any
@@ -108,7 +109,8 @@ class Generator:
 
     def _until_end(self, row: np.ndarray) -> list[int]:
         ids = row.tolist()
-        return ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids
+        ends = (n for n, i in enumerate(ids) if i in self.eos_ids)
+        return ids[: next(ends, len(ids))]
 
     def _write(
         self, *given: Any, on_part: Callable[[], object], compiling: Compiling
@@ -170,7 +172,7 @@ class Generator:
             keys = jax.vmap(jax.random.fold_in, (0, None))(keys_of, turn)
             token = jnp.where(alive, next_token(logits, keys, self.sampling), self.pad_id)
             ids = ids.at[:, turn].set(token)
-            alive = alive & (token != (-1 if self.eos_id is None else self.eos_id))
+            alive = alive & ~is_any(token, self.eos_ids)
             # The last token written needs no logits after it, but a loop of equal turns compiles
             # smaller.
             logits, cache = reader(token[:, None], turn, cache)
@@ -202,7 +204,7 @@ class Generator:
             num_beams=self.sampling.num_beams,
             length_penalty=self.sampling.length_penalty,
             max_tokens=self.sampling.max_tokens,
-            eos_id=self.eos_id,
+            eos_id=self.eos_ids,
             pad_id=self.pad_id,
         )
         return beam_search(logits, cache, advance, reader.taker(), alive, search)

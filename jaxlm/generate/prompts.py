@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlm.config import UserError
-from jaxlm.types import ModelConfig, Tokenizer
+from jaxlm.data.formats import check_characters
+from jaxlm.types import DataConfig, ModelConfig, Tokenizer
 
 if TYPE_CHECKING:
     from jaxlm.generate.generator import Generator
@@ -15,30 +16,53 @@ if TYPE_CHECKING:
 class Writer:
     """Text to text: what a generator's model writes after each prompt."""
 
-    def __init__(self, tokenizer: Tokenizer, generator: Generator):
-        self.tokenizer, self.generator = tokenizer, generator
+    def __init__(self, tokenizer: Tokenizer, generator: Generator, ends: Ends):
+        self.tokenizer, self.generator, self.ends = tokenizer, generator, ends
 
     def __call__(self, params: Any, prompts: Sequence[str], **how: Any) -> list[str]:
         """The new text of each prompt; `how` and what it raises are those of `Generator`."""
         model = self.generator.program.model
-        ids = [encode_prompt(self.tokenizer, text, model) for text in prompts]
+        ids = [encode_prompt(self.tokenizer, text, model, self.ends) for text in prompts]
         size = self.tokenizer.vocab_size  # ids behind it, such as sentinels, add nothing to a text
         rows = self.generator(params, ids, **how)
         return [self.tokenizer.decode([i for i in row if i < size]) for row in rows]
 
 
-def ids_of(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The ids that a generator asks for."""
-    return {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+class Ends(NamedTuple):
+    """Whether a model's documents begin with bos and end with eos."""
+
+    bos: bool
+    eos: bool
+    empty: bool = False  # whether an empty prompt is bos alone, as in transformers
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig) -> list[int]:
+def ends_of(data: DataConfig | None, manifest: Mapping[str, Any], tokenizer: Tokenizer) -> Ends:
+    """As in training; for a run without data, as the tokenizer's own files say."""
+    if data is None:
+        return Ends(tokenizer.adds_bos, tokenizer.adds_eos, empty=True)
+    return Ends(*data.marks(manifest))
+
+
+def ids_of(
+    tokenizer: Tokenizer, eos_ids: Sequence[int] = (), trained: bool = True
+) -> dict[str, Any]:
+    """The ids that a generator asks for: what ends a text, and padding.
+
+    eos_ids: what the run's config lists. A run that was trained stops at the tokenizer's eos too.
+    """
+    own = () if tokenizer.eos_id is None or (eos_ids and not trained) else (tokenizer.eos_id,)
+    return {"eos_id": tuple(dict.fromkeys((*eos_ids, *own))), "pad_id": tokenizer.pad_id}
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig, ends: Ends) -> list[int]:
     """The ids that a document starting with `text` starts with; for an encoder, all of its ids.
 
     A text without a blank is to be continued, by a model that fills blanks: it gets one at its end.
     """
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    end = [tokenizer.eos_id] if model.encodes and tokenizer.eos_id is not None else []
+    check_characters(text, "prompt")
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    start = [bos] if bos is not None and (ends.bos or (ends.empty and not text)) else []
+    end = [eos] if eos is not None and model.encodes and ends.eos else []
     ids = start + tokenizer.encode(text) + end
     blanks = model.blank_ids if model.fills_blanks else ()
     return ids if set(blanks) & set(ids) else [*ids, *blanks[-1:]]
@@ -47,7 +71,9 @@ def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig) -> list[i
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:
     """Raises `UserError` for an empty prompt, or a text that passes the model's positions."""
     if any(not prompt for prompt in prompts):
-        raise UserError("prompt: has no tokens and the tokenizer no start token; give some text")
+        raise UserError(
+            "prompt: has no tokens, and texts do not begin with a start token; give some text"
+        )
     longest, limit = max(map(len, prompts), default=0), model.max_positions
     if model.encodes:
         source_limit = model.max_source_positions

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.config import UserError, type_name
+from jaxlm.generate.beam import EosId, is_any
 from jaxlm.generate.generator import Generator
 from jaxlm.generate.reader import Reader
 from jaxlm.generate.sampling import Sampling, cut, next_token
@@ -42,7 +43,7 @@ class SpeculativeGenerator(Generator):
         sampling: Sampling,
         *,
         num_drafts: int = 4,
-        eos_id: int | None,
+        eos_id: EosId,
         pad_id: int,
     ) -> None:
         """Raises `UserError` where the two models do not go together."""
@@ -96,7 +97,7 @@ class SpeculativeGenerator(Generator):
             Options(
                 num_drafts=self.num_drafts,
                 max_tokens=self.sampling.max_tokens,
-                eos_id=self.eos_id,
+                eos_id=self.eos_ids,
                 pad_id=self.pad_id,
                 probs=most_likely if greedy else lambda x: jax.nn.softmax(cut(x, self.sampling)),
             ),
@@ -117,7 +118,7 @@ class Options:
 
     num_drafts: int
     max_tokens: int
-    eos_id: int | None
+    eos_id: EosId
     pad_id: int
     probs: Probs
 
@@ -137,7 +138,6 @@ def speculate(
 ) -> jax.Array:  # [B, max_tokens], padded after the end
     """The whole loop; a turn writes 1 to num_drafts + 1 tokens."""
     o, batch, count = options, len(first), options.num_drafts
-    end = -1 if o.eos_id is None else o.eos_id
 
     def more(loop: tuple) -> jax.Array:
         written, _, _, _, alive = loop
@@ -164,15 +164,16 @@ def speculate(
         kept, new = verify(p, q, tokens, alive, _fold(own, count + 1))
 
         out = jax.lax.dynamic_update_slice(out, new, (0, written))
-        ended = ((new == end) & (jnp.arange(count + 1) <= kept)).any(1)
+        ended = (is_any(new, o.eos_id) & (jnp.arange(count + 1) <= kept)).any(1)
         last = new[:, kept]
         caches = target.rewind(cache, count - kept), draft.rewind(draft_cache, count - kept)
         return written + kept + 1, out, last, caches, alive & ~ended
 
     out = jnp.full((batch, o.max_tokens + count + 1), o.pad_id, jnp.int32).at[:, 0].set(first)
-    begun = (jnp.ones((), jnp.int32), out, first, caches, alive & (first != end))
+    begun = (jnp.ones((), jnp.int32), out, first, caches, alive & ~is_any(first, o.eos_id))
     out = jax.lax.while_loop(more, turn, begun)[1][:, : o.max_tokens]
-    after = jnp.cumsum(out == end, axis=1) - (out == end) > 0
+    is_end = is_any(out, o.eos_id)
+    after = jnp.cumsum(is_end, axis=1) - is_end > 0
     return jnp.where(after | ~alive[:, None], o.pad_id, out)
 
 

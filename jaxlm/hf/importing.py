@@ -146,6 +146,7 @@ def _run_config(
         "objective": {"type": "causal_lm" if writes else "none"},
         "optimizer": None,
         "train": {"steps": 0},
+        "sample": {"eos_ids": _eos_ids(source)},
     }
     if dtype is not None:
         for part in (values["model"], values["model"].get("encoder")):
@@ -156,6 +157,18 @@ def _run_config(
     layer.merge(configs.read_overrides(overrides))
     layer.merge(Layer({"run_dir": str(out)}, {"run_dir": Mark("command line")}))
     return configs.parse(RunConfig, layer.values, layer.marks)
+
+
+def _eos_ids(source: Source) -> list[int]:
+    """What ends a text: generation_config.json says it, else config.json; empty: neither does."""
+    path = source.folder / "generation_config.json"
+    said = read_json(path).get("eos_token_id")
+    where = path if said is not None else source.folder / "config.json"
+    said = source.values.get("eos_token_id") if said is None else said
+    ids = said if isinstance(said, list) else [] if said is None else [said]
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise UserError(f"{where}: eos_token_id is {said!r}; it must be an id or a list of ids")
+    return ids
 
 
 def _record(source: Source, stored: Stored, match: Match) -> dict[str, Any]:

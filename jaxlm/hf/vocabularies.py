@@ -10,7 +10,7 @@ tokenizer_config.json, else special_tokens_map.json, else config.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxlm.config import UserError
 from jaxlm.data.formats import need
 from jaxlm.data.huggingface import USUAL, HuggingFaceTokenizer
 from jaxlm.data.sentencepieces import SentencePieceTokenizer
+from jaxlm.data.special_tokens import STANDS_FOR, names_of, read_json
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 FILES = (  # all that a tokenizer may consist of; kept, so that they come out as they came in
@@ -32,10 +33,6 @@ FILES = (  # all that a tokenizer may consist of; kept, so that they come out as
     ),
     *("README.md", "LICENSE*", "NOTICE*", "USE_POLICY.md"),
 )
-# The token that does what ours does where the first is not named: BERT's texts begin with [CLS].
-STANDS_FOR = {"bos": ("bos", "cls"), "eos": ("eos", "sep"), "pad": ("pad",), "unk": ("unk",)}
-
-Names = dict[str, str | None]  # {"bos": "<s>", "pad": None}: None where the files say there is none
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Any:
@@ -85,41 +82,6 @@ def special_tokens(tokenizer: Any) -> dict[str, int]:
 
 def to_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(_read(path).decode("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error}); get the file again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no JSON object; get the file again")
-    return values
-
-
-# --------------------------------------------------------------------------------- special tokens
-
-
-def names_of(folder: Path, config: Mapping[str, Any], token: Callable[[int], str | None]) -> Names:
-    """What the folder's files call the special tokens; `token` spells an id of config.json."""
-    names: Names = {}
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        values = read_json(folder / file)
-        for name, keys in STANDS_FOR.items():
-            said = [values[f"{key}_token"] for key in keys if f"{key}_token" in values]
-            given = [v["content"] if isinstance(v, dict) else v for v in said if v is not None]
-            if said and names.get(name) is None:
-                names[name] = given[0] if given else names.get(name)
-    for name in STANDS_FOR:
-        i = config.get(f"{name}_token_id")
-        i = i[0] if isinstance(i, list) and i else i
-        if name not in names and isinstance(i, int):
-            spelt = token(i)
-            names |= {} if spelt is None else {name: spelt}
-    return names
 
 
 # ---------------------------------------------------------------------------------------- the kinds
@@ -196,7 +158,8 @@ def _add_special(tokenizer: Any, library: Any, folder: Path, vocabulary: Mapping
     """Marks what is no text: the special tokens that are named, or have one of the usual names."""
     added = read_json(folder / "added_tokens.json")
     usual = {name for names in USUAL.values() for name in names} | {"[MASK]", "<mask>"}
-    named = {name for name in names_of(folder, {}, lambda _: None).values() if name}
+    found = names_of(folder, {}, lambda _: None)
+    named = {name for name in found.values() if isinstance(name, str)}
     special = [*sorted((usual | named) & vocabulary.keys(), key=vocabulary.__getitem__)]
     special += sorted(added.keys() - vocabulary.keys(), key=added.__getitem__)
     tokenizer.add_special_tokens(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from jaxlm.config import UserError, type_name
 from jaxlm.data.prepared import Prepared
-from jaxlm.generate import check_prompts, encode_prompt
+from jaxlm.generate import check_prompts, encode_prompt, ends_of
 from jaxlm.run import RunConfig, objective_of
 
 
@@ -66,8 +66,10 @@ def check_samples(config: RunConfig, prepared: Prepared) -> None:
     if why := objective.why_silent(model):
         name = type_name(type(objective))
         raise UserError(f"sample.prompts: the objective {name} {why}; remove them")
-    prompts = [encode_prompt(prepared.tokenizer, text, model) for text in sample.prompts]
+    tokenizer = prepared.tokenizer
+    ends = ends_of(config.data, prepared.manifest, tokenizer)
     try:
+        prompts = [encode_prompt(tokenizer, text, model, ends) for text in sample.prompts]
         check_prompts(prompts, sample.max_tokens, model)
     except UserError as error:
         raise UserError(f"sample.{error}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from jaxlm.generate import Generator, Sampling, Writer, ids_of
+from jaxlm.generate import Generator, Sampling, Writer, ends_of, ids_of
 from jaxlm.train.session import Session
 from jaxlm.train.state import State
 
@@ -41,7 +41,11 @@ class Sampler:
             top_p=sample.top_p,
         )
         tokenizer = self._session.prepared.tokenizer
-        return Writer(tokenizer, Generator(self._session.program, sampling, **ids_of(tokenizer)))
+        generator = Generator(self._session.program, sampling, **ids_of(tokenizer, sample.eos_ids))
+        prepared = self._session.prepared
+        return Writer(
+            tokenizer, generator, ends_of(self._session.config.data, prepared.manifest, tokenizer)
+        )
 
 
 def quoted(step: int, text: str) -> str:

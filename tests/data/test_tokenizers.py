@@ -390,6 +390,45 @@ def test_huggingface_names_its_special_tokens(cache, tmp_path):
         HuggingFace(path=str(tmp_path)).build(corpus, "", cache)
 
 
+@pytest.mark.parametrize(
+    ("values", "bos", "adds"),
+    [
+        ({"bos_token": None}, None, False),  # as Qwen's
+        ({"bos_token": "<s>", "add_bos_token": True}, 1, True),
+        ({"bos_token": "<s>", "add_bos_token": False}, 1, False),
+        ({"bos_token": "<s>"}, 1, False),  # there is no post-processor
+    ],
+)
+def test_one_folder_is_one_tokenizer(values, bos, adds, cache, tmp_path):
+    from jaxlm.hf.vocabularies import read_tokenizer
+
+    (tmp_path / "tokenizer.json").write_text(huggingface_json("byte-fallback"), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(values))
+    (tmp_path / "config.json").write_text('{"bos_token_id": 2, "eos_token_id": [2, 0]}')
+    named = HuggingFace(path=str(tmp_path)).build(corpus, "", cache)
+    imported = read_tokenizer(tmp_path, {"bos_token_id": 2, "eos_token_id": [2, 0]})
+    assert named.fingerprint() == imported.fingerprint()
+    named.save(tmp_path / "saved")
+    for tokenizer in (named, imported, load_tokenizer(tmp_path / "saved")):
+        assert (tokenizer.bos_id, tokenizer.eos_id) == (bos, 2)
+        assert tokenizer.adds_bos is adds
+
+
+def test_a_post_processor_says_what_begins_a_text(cache, tmp_path):
+    spec = json.loads(huggingface_json("byte-fallback"))
+    piece = {"Sequence": {"id": "A", "type_id": 0}}
+    mark = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [mark, piece],
+        "pair": [mark, piece, piece],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    tokenizer = HuggingFace(path=str(tmp_path)).build(corpus, "", cache)
+    assert (tokenizer.adds_bos, tokenizer.adds_eos) == (True, False)
+
+
 def test_configs_survive_yaml():
     for config in (Bytes(), Characters(), SentencePiece(), HuggingFace(path="x"), Saved(path="x")):
         assert parse(TokenizerConfig, to_dict(config)) == config

@@ -14,7 +14,7 @@ import pytest
 from jaxlm.config import UserError
 from jaxlm.data.loader import Loader
 from jaxlm.evaluate import evaluator_of
-from jaxlm.generate import Writer, encode_prompt
+from jaxlm.generate import Ends, Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.session import Session
@@ -238,7 +238,7 @@ def test_what_a_model_writes_behind():
     config, data = setup("glm")
     assert (config.model.start_id, config.model.blank_ids) == (261, (263, 262))
     assert config.objective.end == data.tokenizer.eos_id
-    ids = encode_prompt(data.tokenizer, "ab", config.model)
+    ids = encode_prompt(data.tokenizer, "ab", config.model, Ends(bos=True, eos=True))
     assert ids == [data.tokenizer.bos_id, 97, 98, 262]  # a long blank: it is continued
 
 
@@ -286,7 +286,7 @@ def test_ids_behind_the_tokenizers_add_nothing_to_a_text():
         return [[97, 263, 98, data.tokenizer.eos_id]]
 
     generator.program = SimpleNamespace(model=config.model)
-    assert Writer(data.tokenizer, generator)({}, ["x"], seed=0) == ["ab"]
+    assert Writer(data.tokenizer, generator, Ends(bos=True, eos=True))({}, ["x"], seed=0) == ["ab"]
 
 
 def test_rows_longer_than_the_models_positions():
