@@ -53,6 +53,7 @@ from jaxlm.train.identity import (
     kept_files,
     read_record,
 )
+from jaxlm.train.room import check_room
 from jaxlm.train.run_dir import RESULT, RunDir
 from jaxlm.train.state import Program, State, make_program
 from jaxlm.tree import flatten, unflatten
@@ -186,7 +187,9 @@ class Session:
         check_accumulation(config.train.batch_size, config.train.accumulation, mesh)
         prepared = prepare_data(config, report)
         config = resolve(config, prepared)
-        return cls(config, prepared, program_of(config, mesh))
+        program = program_of(config, mesh)
+        check_room(program)
+        return cls(config, prepared, program)
 
     def transform(self, seed: int) -> Any:
         """The objective's, which draws by `seed`."""
