@@ -17,6 +17,7 @@ from jaxlm import cli
 from jaxlm.arguments import VERBS, parse
 from jaxlm.config import UserError
 from jaxlm.data.characters import CharacterTokenizer
+from jaxlm.files import read_sealed, write_sealed
 from jaxlm.generate import check_prompts
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import LearnedConfig
@@ -288,7 +289,11 @@ def test_generate_with_a_draft_writes_the_same_greedy_text(out, trained):
 def test_a_draft_that_does_not_go_with_the_run(trained, tmp_path, words, message, capsys):
     shutil.copytree(trained, tmp_path / "other")
     shutil.rmtree(tmp_path / "other/tokenizer")
-    CharacterTokenizer("abc", True).save(tmp_path / "other/tokenizer")
+    tokenizer = CharacterTokenizer("abc", True)
+    tokenizer.save(tmp_path / "other/tokenizer")
+    found = read_sealed(tmp_path / "other/identity.json")  # a run that was trained with it
+    found["identity"]["tokenizer"] = tokenizer.fingerprint()
+    write_sealed(tmp_path / "other/identity.json", found)
     words = [word.format(tmp=tmp_path) for word in words]
     assert cli.main(["generate", str(trained), *words]) == 2
     assert re.search(message, capsys.readouterr().err)
