@@ -371,6 +371,23 @@ def check_changes(run: RunDir, config: RunConfig) -> None:
         )
     for line in lines:
         log.info("changed on the way (saved -> now): %s", line)
+    _report_schedule(load_saved(run.path).config, config)
+
+
+def _report_schedule(saved: RunConfig, now: RunConfig) -> None:
+    """Another number of steps stretches the schedule: its rate may jump where the run continues."""
+    end = saved.train.steps
+    optimizers: tuple[Any, Any] = (saved.optimizer, now.optimizer)
+    if end == now.train.steps or not all(hasattr(o, "schedule") for o in optimizers):
+        return
+    before, after = (
+        float(o.learning_rate * o.schedule.build(c.train.steps)(end))
+        for o, c in zip(optimizers, (saved, now), strict=True)
+    )
+    log.info(
+        "the schedule is of %s steps now: the learning rate after step %s is %.3g, it was %.3g",
+        *(now.train.steps, end, after, before),
+    )
 
 
 def find_state(

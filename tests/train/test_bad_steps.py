@@ -243,3 +243,15 @@ def test_a_schedule_that_does_not_fit_is_found_before_the_data_with_file_and_lin
     missing = "data.source={type: text, files: no.txt}"
     with pytest.raises(UserError, match=rf"run.yaml:{line}: optimizer.schedule.decay: 24 steps"):
         loop.train(load_run(path, ["train.steps=30", missing, f"run_dir={tmp_path}/run"]))
+
+
+def test_a_resume_that_extends_a_run_reports_what_its_schedule_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, schedule = tmp_path / "run", "optimizer.schedule={type: linear, warmup: 0}"
+    settings = (schedule, "optimizer.learning_rate=0.004", "eval.at_end=false")
+    assert train(run, *settings, "train.steps=3").code == DONE
+    assert train(run, *settings, "train.steps=4", resume=True).code == DONE
+    assert "of 4 steps now: the learning rate after step 3 is 0.001, it was 0" in (
+        capsys.readouterr().out
+    )
