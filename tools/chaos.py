@@ -1,13 +1,18 @@
-"""Kills a run again and again at random instants, and looks whether anything was lost.
+"""Kills runs again and again at random instants, and looks whether anything was lost.
 
+    python tools/chaos.py --all --kills 300
     python tools/chaos.py configs/smoke/transformer.yaml --kills 100 train.steps=200
-    python tools/chaos.py configs/smoke/lstm.yaml --kills 8 --json
+    python tools/chaos.py --scenario preparation --kills 20
 
-It trains the config once undisturbed. Then it trains it again and sends SIGKILL at instants spread
-over the run: while it starts and compiles, inside steps, inside saves (a `.saving` folder is
-there), right after a commit. Each time the run is resumed, until all kills are made and the run has
-ended. The parameters' SHA-256, every logged loss and the ledger of sample ids must be those of the
-undisturbed run. The exit code is 1 where they are not.
+Each scenario is run once undisturbed. Then it is run again and gets SIGKILL at instants spread over
+the run: while it starts and compiles, inside steps, inside saves, right after a commit, in the last
+evaluation, between result.json and report.html. Each time it is resumed, until it has ended. The
+parameters' SHA-256, that of the last checkpoint's bytes, every logged figure, the result and the
+ledger of sample ids must be those of the undisturbed run; no file may be left over.
+
+`--all` does this to every config of configs/smoke, to a run of two processes (one of them is
+killed, or both), to a run whose data worker is killed, and to the preparation of its data. Two
+scenarios run side by side. The exit code is 1 where anything is not equal.
 """
 
 from __future__ import annotations
@@ -15,271 +20,129 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
-import re
 import shutil
 import sys
 import tempfile
-import time
+import threading
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from warm import ROOT, FreshLauncher, Process, WarmLauncher
+from killing import ENDING, KINDS, PREPARING, WORKING, Scenario, Verdict
+from warm import ROOT, WarmLauncher
 
-PHASES = ("step", "save", "commit", "start")
-POLL_SECONDS = 0.001
-COMMIT_SECONDS = 0.05  # a kill so soon after a commit counts as one right after it
-CLOCKS = {"time", "train/tokens_per_second", "train/mfu", "train/data_wait"} | {
-    "train/seconds_per_step"
-}
-
-
-@dataclass(frozen=True)
-class Kill:
-    """Where one kill was aimed at, and what it found."""
-
-    aimed: str
-    phase: str
-    step: int  # the last step that the run had told of
-    resumes_at: int  # the last checkpoint
-    launcher: str
+PHASES = (*WORKING, *ENDING, "worker", *PREPARING, "complete")
+SHORT = (
+    *("train.steps=16", "checkpoint.every_steps=2", "eval.every_steps=8", "eval.max_batches=2"),
+    *("data.source.num_documents=40", "data.source.words_per_document=60"),
+)
+# A tokenizer that is trained, and as many parts as there are files.
+FILES, SENTENCES = 24, 12
 
 
-@dataclass
-class Verdict:
-    """What came of it."""
+def scenarios(folder: Path) -> dict[str, Scenario]:
+    """All scenarios by name."""
+    smoke = ROOT / "configs" / "smoke"
+    transformer = str(smoke / "transformer.yaml")
+    quiet = (*SHORT, "sample.prompts=[]", "logging.tensorboard=false")
+    found = {
+        path.stem: Scenario(
+            name=path.stem,
+            config=str(path),
+            settings=SHORT if path.stem == "transformer" else quiet,
+        )
+        for path in sorted(smoke.glob("*.yaml"))
+    }
+    found["processes"] = Scenario(
+        name="processes", config=transformer, settings=(*quiet, "mesh={data: 2}"), processes=2
+    )
+    found["worker"] = Scenario(
+        name="worker",
+        config=transformer,
+        settings=(*quiet, "train.data_workers=1"),
+        working=("step", "start", "step"),
+        ending=(),
+        per_run=6,
+        kind="worker",
+    )
+    texts = folder / "texts"
+    data = f"data={{type: text, source: {{type: text, files: {texts}/*.txt}}, seq_len: 32}}"
+    tokenizer = "tokenizer={type: sentencepiece, vocab_size: 300}"
+    found["preparation"] = Scenario(
+        name="preparation",
+        config=transformer,
+        settings=(*quiet[:4], *quiet[6:], data, "data.validation_fraction=0.2", tokenizer),
+        working=PREPARING,
+        ending=(),
+        per_run=12,
+        kind="preparation",
+    )
+    return found
 
-    config: str
-    kills: list[Kill] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    runs: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    param_sha256: str = ""
 
-    @property
-    def phases(self) -> dict[str, int]:
-        return dict(Counter(kill.phase for kill in self.kills))
+def write_texts(folder: Path) -> None:
+    """A corpus of small files, each of which becomes a part of the token store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ("the", "sea", "of", "names", "turns", "under", "a", "low", "moon", "and", "nobody")
+    for number in range(FILES):
+        lines = (
+            " ".join(words[(number * 7 + i * k) % len(words)] for k in range(1, 12))
+            for i in range(SENTENCES)
+        )
+        (folder / f"{number:03d}.txt").write_text("\n".join(lines) + f"\n{number}\n")
 
 
-class Watched:
-    """A run directory as it looks from outside, cheap enough to look at all the time."""
+def shares(kills: int, chosen: list[Scenario]) -> dict[str, int]:
+    """How the kills are shared: starts with workers are slow, preparations are quick."""
+    weight = {"run": 2.0, "worker": 1.0, "preparation": 3.5}
+    whole = sum(weight[s.kind] for s in chosen)
+    counts = {s.name: max(1, int(kills * weight[s.kind] / whole)) for s in chosen}
+    for scenario in chosen[: max(0, kills - sum(counts.values()))]:
+        counts[scenario.name] += 1
+    return counts
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._seen: tuple[int, int] | None = None
-        self._step = 0
 
-    def step(self) -> int:
-        """The last step in the ledger; 0 before the first."""
+def run_all(chosen: list[Scenario], options: argparse.Namespace, folder: Path) -> list[Verdict]:
+    """Every scenario's verdict, `options.jobs` of them at a time."""
+    # Small programs are cached as well: starts are quicker, and kills hit the cache's writes.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "xla"))
+    os.environ.setdefault("JAXLM_CACHE", str(folder / "cache"))
+    write_texts(folder / "texts")
+    counts, lock = shares(options.kills, chosen), threading.Lock()
+    launcher = None if options.fresh_every == 1 else WarmLauncher()
+
+    def report(line: str) -> None:
+        with lock:
+            print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    def one(scenario: Scenario) -> Verdict:
+        killing = KINDS[scenario.kind](
+            scenario,
+            folder / scenario.name,
+            launcher,
+            seed=options.seed,
+            fresh_every=options.fresh_every,
+            report=report,
+        )
         try:
-            status = (self.path / "ledger.jsonl").stat()
-            if self._seen != (status.st_ino, status.st_size):
-                text = (self.path / "ledger.jsonl").read_bytes()
-                self._seen = (status.st_ino, status.st_size)
-                self._step = json.loads(text[: text.rfind(b"\n")].splitlines()[-1])["step"]
-        except (OSError, ValueError, IndexError):
-            self._step = 0
-        return self._step
+            return killing.run(counts[scenario.name])
+        except Exception:
+            killing.verdict.problems.append(traceback.format_exc())
+            return killing.verdict
 
-    def committed(self) -> int:
-        """The newest checkpoint; 0 before the first."""
-        return max((int(n) for n in self._names() if n.isdecimal()), default=0)
-
-    def saving(self) -> int:
-        """The step of the save under way; 0 where there is none."""
-        found = (re.fullmatch(r"(\d+)\.saving\d*", name) for name in self._names())
-        return max((int(match[1]) for match in found if match), default=0)
-
-    def just_committed(self) -> bool:
-        folder = self.path / "checkpoints" / f"{self.committed():08d}"
-        try:
-            return time.time() - (folder / "checksums.json").stat().st_mtime < COMMIT_SECONDS
-        except OSError:
-            return False
-
-    def _names(self) -> list[str]:
-        try:
-            return [entry.name for entry in (self.path / "checkpoints").iterdir()]
-        except OSError:
-            return []
-
-
-class Chaos:
-    """Runs of one config under kills; `verdict` says how it went."""
-
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.options, self.folder = options, folder
-        # Small programs are cached as well: starts are quicker, and kills hit the cache's writes.
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-        self.random = random.Random(options.seed)
-        self.verdict = Verdict(options.config)
-        self.launchers = [WarmLauncher()] if options.fresh_every != 1 else []
-        self.start_seconds: dict[str, float] = {}
-        self.save_seconds = self.step_seconds = 0.0
-
-    def run(self) -> Verdict:
-        started, sources = time.time(), newest_source()
-        self.reference = self.folder / "reference"
-        self._undisturbed()
-        while len(self.verdict.kills) < self.options.kills and not self.verdict.problems:
-            self.verdict.runs += 1
-            path = self.folder / f"killed{self.verdict.runs}"
-            if self._killed_run(path):
-                self._compare(path)
-        for launcher in self.launchers:
-            launcher.__exit__()
-        if self.verdict.problems and newest_source() != sources:
-            self.verdict.problems.insert(0, "jaxlm's own code was changed meanwhile: start again")
-        self.verdict.seconds = round(time.time() - started, 1)
-        return self.verdict
-
-    # ------------------------------------------------------------------------------------ the runs
-
-    def _undisturbed(self) -> None:
-        """The reference; how long starts, steps and saves take is learnt from it."""
-        process, watched = self._start(self.reference), Watched(self.reference)
-        began = time.time()
-        self._until(process, lambda: watched.step() > 0)
-        self.start_seconds["warm"] = time.time() - began
-        began, first, saves = time.time(), watched.step(), []
-        while process.running():
-            self._until(process, lambda: watched.saving() > 0)
-            saving = time.time()
-            self._until(process, lambda: watched.saving() == 0)
-            saves.append(time.time() - saving)
-        self._check_end(process, self.reference)
-        self.verdict.steps = watched.step()
-        self.step_seconds = (time.time() - began) / max(self.verdict.steps - first, 1)
-        self.save_seconds = sorted(saves)[len(saves) // 2]
-
-    def _killed_run(self, path: Path) -> bool:
-        """One run from its first start to its end; whether it came to it."""
-        watched, planned = Watched(path), list(self._plan())
-        while True:
-            process = self._start(path)
-            left = self.options.kills - len(self.verdict.kills)
-            if left and planned:
-                phase, aim = planned.pop(0)
-                before = watched.committed()
-                if self._strike(process, watched, phase, aim, before):
-                    process.wait()
-                    continue
-            return self._check_end(process, path)
-
-    def _plan(self) -> Iterator[tuple[str, int]]:
-        """(phase, step) of the kills still to make, in the order of the run; phases by turns."""
-        count = self.options.kills - len(self.verdict.kills)
-        for i in range(count):
-            share = (i + self.random.random()) / count
-            yield PHASES[i % len(PHASES)], int(share * 0.9 * self.verdict.steps)
-
-    def _strike(self, process: Process, watched: Watched, phase: str, aim: int, base: int) -> bool:
-        """Waits for the instant and kills; False where the run ended before."""
-        aim = max(aim, base + 1)
-        told, started = watched.step(), time.time()
-        begun = [False]  # the ledger is cut back to the checkpoint when training goes on
-
-        def step() -> int:
-            """The last step of this process; what an earlier one told does not count."""
-            now = watched.step()
-            if now != told and not begun[0]:
-                begun[0] = True
-                self.start_seconds[self.launched] = time.time() - started
-            return now if begun[0] else base
-
-        if phase == "start":
-            self._pause(process, self.start_seconds.get(self.launched, self.start_seconds["warm"]))
-        elif phase == "step":
-            self._until(process, lambda: step() >= aim and not watched.saving())
-            self._pause(process, 2 * self.step_seconds)
-        elif phase == "save":
-            self._until(process, lambda: watched.saving() >= aim and step() > base)
-            self._pause(process, self.save_seconds)
-        else:
-            self._until(process, lambda: watched.committed() >= aim)
-            self._pause(process, POLL_SECONDS)
-        if not process.running():
-            return False
-        just = watched.just_committed()
-        process.kill()
-        if process.wait() != -9:
-            return False
-        if step() <= base:
-            found = "start"
-        elif watched.saving():
-            found = "save"
-        else:
-            found = "commit" if just else "step"
-        kill = Kill(phase, found, step(), watched.committed(), self.launched)
-        self.verdict.kills.append(kill)
-        if not self.options.json:
-            print(
-                f"kill {len(self.verdict.kills):3}  {kill.launcher:5}  aimed at {phase:6}  "
-                f"found {found:6}  after step {kill.step:4}  resumes at {kill.resumes_at:4}",
-                flush=True,
-            )
-        return True
-
-    def _until(self, process: Process, condition: Callable[[], bool]) -> None:
-        """Returns when the condition holds or the process has ended."""
-        while not condition() and process.running(POLL_SECONDS):
-            pass
-
-    def _pause(self, process: Process, most: float) -> None:
-        process.running(self.random.random() * most)
-
-    def _start(self, path: Path) -> Process:
-        """The run's next process; every n-th is a fresh interpreter."""
-        self.attempts = getattr(self, "attempts", -1) + 1
-        every = self.options.fresh_every
-        fresh = bool(every) and (self.attempts + 1) % every == 0
-        launcher = FreshLauncher() if fresh else self.launchers[0]
-        self.launched = launcher.name
-        settings = [*self.options.overrides, f"run_dir={path}", "train.ledger=true"]
-        arguments = ["train", self.options.config, *settings]
-        if (path / "config.yaml").is_file() and self.attempts % 2:
-            arguments = ["resume", str(path)]
-        return launcher.start(arguments, path.with_suffix(".log"))
-
-    # ------------------------------------------------------------------------------- comparison
-
-    def _check_end(self, process: Process, path: Path) -> bool:
-        code = process.wait()
-        if code != 0:
-            log = path.with_suffix(".log").read_text(errors="replace").splitlines()
-            self.verdict.problems += [f"{path.name}: exit code {code}", *log[-15:]]
-        return code == 0
-
-    def _compare(self, path: Path) -> None:
-        """Everything that a kill could have lost or doubled."""
-        problems = self.verdict.problems
-        want, got = (result(folder)["param_sha256"] for folder in (self.reference, path))
-        self.verdict.param_sha256 = want
-        if want != got:
-            problems.append(f"{path.name}: param_sha256 {got}, undisturbed {want}")
-        stored = self._stored_sha256(path)
-        if stored != want:
-            problems.append(f"{path.name}: the last checkpoint holds {stored}, undisturbed {want}")
-        for name in ("metrics.jsonl", "ledger.jsonl"):
-            wanted, found = records(self.reference / name), records(path / name)
-            if wanted != found:
-                problems.append(f"{path.name}: {name} differs: {first_difference(wanted, found)}")
-        steps = [record["step"] for record in records(path / "ledger.jsonl")]
-        if steps != list(range(1, self.verdict.steps + 1)):
-            problems.append(f"{path.name}: the ledger's steps are not 1 to {self.verdict.steps}")
-
-    def _stored_sha256(self, path: Path) -> str:
-        """What `jaxlm info` computes from the bytes on disk."""
-        out = path.with_suffix(".info")
-        launcher = self.launchers[0] if self.launchers else FreshLauncher()
-        launcher.start(["info", str(path), "--json"], out).wait()
-        text = out.read_text()
-        return json.loads(text[text.index("{") :])["param_sha256"]
+    sources = newest_source()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        verdicts = list(pool.map(one, chosen))
+    if launcher is not None:
+        launcher.__exit__()
+    for verdict in verdicts:
+        if verdict.problems and newest_source() != sources:
+            verdict.problems.insert(0, "jaxlm's own code was changed meanwhile: start again")
+    return verdicts
 
 
 def newest_source() -> float:
@@ -287,52 +150,46 @@ def newest_source() -> float:
     return max(path.stat().st_mtime for path in (ROOT / "jaxlm").rglob("*.py"))
 
 
-def result(path: Path) -> dict[str, Any]:
-    return json.loads((path / "result.json").read_text())["final"]
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a jsonl file without clocks; starts and resumes are no metrics."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if name not in CLOCKS}
-        for line in lines
-        if "event" not in line
+def table(verdicts: list[Verdict], seconds: float) -> str:
+    """A row for each scenario: kills, by the phase they found, runs, equal ones."""
+    found = Counter(kill.phase for verdict in verdicts for kill in verdict.kills)
+    columns = [phase for phase in PHASES if found[phase]]
+    head = ["scenario", "kills", *columns, "runs", "equal", "seconds"]
+    rows = [
+        [
+            *(v.scenario, len(v.kills)),
+            *(v.phases.get(phase, "") for phase in columns),
+            *(v.runs, v.equal, f"{v.seconds:.0f}"),
+        ]
+        for v in verdicts
     ]
-
-
-def first_difference(wanted: list, found: list) -> str:
-    for a, b in zip(wanted, found, strict=False):
-        if a != b:
-            return f"{a} became {b}"
-    return f"{len(wanted)} lines became {len(found)}"
-
-
-def render(verdict: Verdict) -> str:
-    phases = ", ".join(f"{verdict.phases.get(phase, 0)} {phase}" for phase in PHASES)
-    steps = len({kill.step for kill in verdict.kills})
-    lines = [
-        f"{len(verdict.kills)} kills of {verdict.config} in {verdict.seconds:.0f} s: {phases}; "
-        f"after {steps} different steps of {verdict.steps}, in {verdict.runs} runs",
-        *verdict.problems,
-        f"FAILED: {len(verdict.problems)} problems"
-        if verdict.problems
-        else f"nothing lost: parameters {verdict.param_sha256[:16]}..., losses and ledger are "
-        "those of the run that was never killed",
-    ]
-    return "\n".join(lines)
+    totals = [sum(len(v.kills) for v in verdicts), *(found[phase] for phase in columns)]
+    totals += [sum(v.runs for v in verdicts), sum(v.equal for v in verdicts)]
+    lines = [head, *rows, ["all", *totals, f"{seconds:.0f}"]]
+    text = [[str(cell) for cell in line] for line in lines]
+    widths = [max(len(line[i]) for line in text) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in text
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("config")
+    parser.add_argument("config", nargs="?")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
+    parser.add_argument("--all", action="store_true", help="every scenario")
+    parser.add_argument("--scenario", action="append", default=[], help="one of them; repeat it")
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2, help="scenarios side by side")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     parser.add_argument(
         "--fresh-every",
         type=int,
-        default=5,
+        default=25,
         help="every n-th process is a fresh interpreter, the others forks of a warm one; 0: none",
     )
     parser.add_argument(
@@ -340,16 +197,29 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_intermixed_args()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="jaxlm-chaos-"))
+    folder = (options.folder or Path(tempfile.mkdtemp(prefix="jaxlm-chaos-"))).resolve()
+    known = scenarios(folder)
+    if unknown := set(options.scenario) - known.keys():
+        parser.error(f"no scenario {', '.join(unknown)}; known: {', '.join(known)}")
+    names = list(known) if options.all else options.scenario
+    if bool(names) == bool(options.config):
+        parser.error("give a config, --scenario or --all")
+    chosen = [known[name] for name in names]
+    if options.config:
+        one = Scenario(name="run", config=options.config, settings=tuple(options.overrides))
+        chosen = [one]
     folder.mkdir(parents=True, exist_ok=True)
-    verdict = Chaos(options, folder).run()
+    began = os.times().elapsed
+    verdicts = run_all(chosen, options, folder)
+    problems = [f"{v.scenario}: {line}" for v in verdicts for line in v.problems]
     if options.json:
-        print(json.dumps({**asdict(verdict), "phases": verdict.phases}, indent=1))
+        print(json.dumps([{**asdict(v), "phases": v.phases} for v in verdicts], indent=1))
     else:
-        print(render(verdict))
-    if options.folder is None and not verdict.problems:
+        print(table(verdicts, os.times().elapsed - began))
+        print("\n".join(problems) or "nothing lost: every run is the one that was never killed")
+    if options.folder is None and not problems:
         shutil.rmtree(folder)
-    return 1 if verdict.problems else 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 
 A warm launcher is a server that imports everything once and forks for each command. That is sound
 as long as the server has one thread and no jax backend, which it checks before every fork: what
-follows (devices, threads, compilation, files) is the child's own.
+follows (devices, threads, compilation, files) is the child's own. Several threads may share a
+launcher. `environment` holds variables that a command has in addition to the launcher's.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +67,16 @@ class FreshLauncher:
 
     name = "fresh"
 
-    def start(self, arguments: list[str], log: Path) -> Process:
+    def start(
+        self, arguments: list[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> Process:
         with log.open("ab") as file:
             child = subprocess.Popen(
                 [sys.executable, "-m", "jaxlm", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env={**_environment(), **(environment or {})},
             )
         return Process(child.pid, child.wait)
 
@@ -83,12 +87,46 @@ class FreshLauncher:
         pass
 
 
+class Group:
+    """Processes that train one run together: killed one by one, restarted only together.
+
+    `kill` takes one of them, or all, by `choose`; the others are ended a moment later, as
+    `jaxlm launch local` does: they wait for the dead one in their next collective.
+    """
+
+    def __init__(self, members: list[Process], choose: Callable[[int], list[int]]) -> None:
+        self._members, self._choose = members, choose
+        self.pid = members[0].pid
+
+    def running(self, wait_seconds: float = 0.0) -> bool:
+        """Whether all of them run still."""
+        return self._members[0].running(wait_seconds) and all(p.running() for p in self._members)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        for index in self._choose(len(self._members)):
+            self._members[index].kill(number)
+
+    def wait(self, seconds: float = 600.0) -> int:
+        """0 where all ended so; -9 where one was killed, else the first other code."""
+        while self.running(0.01):
+            seconds -= 0.01
+            if seconds < 0:
+                break
+        if any(not p.running() and p.wait() != 0 for p in self._members):
+            for process in self._members:
+                if process.running(0.2):
+                    process.kill()
+        codes = [process.wait(max(seconds, 1.0)) for process in self._members]
+        return -signal.SIGKILL if -signal.SIGKILL in codes else next(filter(None, codes), 0)
+
+
 class WarmLauncher:
     """Each command in a fork of a process that has imported everything."""
 
     name = "warm"
 
     def __init__(self) -> None:
+        self._turn = threading.Lock()  # one request at a time
         self._server = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -98,15 +136,19 @@ class WarmLauncher:
             env={**_environment(), "OPENBLAS_NUM_THREADS": "1"},
         )
 
-    def start(self, arguments: list[str], log: Path) -> Process:
-        pid = self._ask({"start": arguments, "log": str(log), "cwd": os.getcwd()})
+    def start(
+        self, arguments: list[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> Process:
+        request = {"start": arguments, "log": str(log), "cwd": os.getcwd()}
+        pid = self._ask({**request, "environment": dict(environment or {})})
         return Process(pid, lambda: self._ask({"reap": pid}))
 
     def _ask(self, request: dict[str, Any]) -> int:
         assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        reply = self._server.stdout.readline()
+        with self._turn:
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            reply = self._server.stdout.readline()
         if not reply:
             raise RuntimeError("the warm launcher has ended; its messages are above")
         return int(reply)
@@ -178,6 +220,7 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["cwd"])
+        os.environ.update(request["environment"])
         from jaxlm.cli import main
 
         code = main(request["start"])
