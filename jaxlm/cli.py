@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            return MISTAKE
+            return error.code
         except KeyboardInterrupt:
             return CTRL_C
         except BrokenPipeError:  # the reader of the answer has seen enough

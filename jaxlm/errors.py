@@ -15,12 +15,16 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from jaxlm.exit_codes import MISTAKE
+
 MOST_NAMES = 10  # in a list
 MOST_CHARACTERS = 120  # of a name or a key
 
 
 class UserError(ValueError):
     """A user's mistake: one line that says what is wrong, where, and what to do instead."""
+
+    code = MISTAKE  # what the process exits with
 
 
 class ConfigError(UserError):

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 import jax
 
 from jaxlm.config import UserError
-from jaxlm.exit_codes import MISTAKE
 from jaxlm.peers import Peers
 from jaxlm.xla_flags import order_collectives, order_simulated
 
@@ -94,20 +93,19 @@ def told_to_others() -> Iterator[None]:
     except Exception as error:
         if not _PEERS:
             raise
-        mistake = isinstance(error, UserError)
-        if mistake:
+        if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
             if isinstance(error, jax.errors.JaxRuntimeError):  # likely of a lost one's connection
                 _PEERS[-1].listen()
-        if mistake:
-            _PEERS[-1].fail(str(error), MISTAKE)
+        if isinstance(error, UserError):
+            _PEERS[-1].fail(str(error), error.code)
         else:
             _PEERS[-1].fail(f"{type(error).__name__}: {error}")
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(MISTAKE if mistake else 1)
+        os._exit(error.code if isinstance(error, UserError) else 1)
 
 
 def _from_environment(name: str) -> int | None:

@@ -39,7 +39,7 @@ SHORT = (
     *("data.source.num_documents=40", "data.source.words_per_document=60"),
 )
 # A tokenizer that is trained, and as many parts as there are files.
-FILES, SENTENCES = 24, 12
+FILES, SENTENCES = 24, 40
 
 
 def scenarios(folder: Path) -> dict[str, Scenario]:
@@ -69,7 +69,7 @@ def scenarios(folder: Path) -> dict[str, Scenario]:
     )
     texts = folder / "texts"
     data = f"data={{type: text, source: {{type: text, files: {texts}/*.txt}}, seq_len: 32}}"
-    tokenizer = "tokenizer={type: sentencepiece, vocab_size: 300}"
+    tokenizer = "tokenizer={type: sentencepiece, vocab_size: 320}"
     found["preparation"] = Scenario(
         name="preparation",
         config=transformer,

@@ -14,12 +14,15 @@ installed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from jaxlm.config import UserError
+from jaxlm.exit_codes import LOST
 from jaxlm.types import RowDataset
 
 Transform = Callable[[dict[str, Any], int], dict[str, Any]]
@@ -80,7 +83,7 @@ class Loader:
             )
         iterator = iter(stream)
         self._open.append(iterator)
-        return iterator
+        return _watched(iterator) if self._workers else iterator
 
     def row(self, index: int) -> dict[str, Any]:
         """One batch row, made now: what the shapes of a batch are known from."""
@@ -101,6 +104,28 @@ class Loader:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class WorkerLost(UserError):
+    """A process that makes batches was ended from outside: nothing is wrong with the run."""
+
+    code = LOST
+
+
+def _watched(iterator: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """The iterator's batches; raises `WorkerLost` where one of its processes is gone."""
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        found = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if found is None:
+            raise
+        code = int(found[1])
+        how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        raise WorkerLost(
+            f"train.data_workers: a process that makes batches was {how} (out of memory?); the "
+            "same command continues from the last checkpoint, fewer workers need less memory"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,9 +12,11 @@ import threading
 import numpy as np
 import pytest
 
+from jaxlm.config import UserError
 from jaxlm.data.loader import Loader
 from jaxlm.data.order import Shuffled
 from jaxlm.data.windows import Lanes, Windows
+from jaxlm.exit_codes import LOST
 
 BATCH = 8
 
@@ -57,6 +62,19 @@ def test_batches_do_not_depend_on_worker_processes(rows) -> None:
         batches = loader.batches(start_step=5)
         for step in range(5, 12):
             check(next(batches), expected(rows, step))
+
+
+def test_a_killed_worker_process_is_named(rows) -> None:
+    """One line, and the exit code after which launchers start again."""
+    with Loader(rows, double, BATCH, threads=1, prefetch=2, workers=1) as loader:
+        batches = loader.batches()
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="train.data_workers: .* killed by signal 9") as caught:
+            for _ in range(1000):
+                next(batches)
+    assert caught.value.code == LOST
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
