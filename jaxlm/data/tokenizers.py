@@ -177,7 +177,10 @@ def trained(
     with locked(folder):
         if not folder.exists():
             tokenizer = train()
-            scratch = tempfile.mkdtemp(dir=folder.parent, prefix=".training-")
+            prefix = f".training-{key}-"
+            for left in folder.parent.glob(f"{prefix}*"):  # of a killed process: the lock is ours
+                shutil.rmtree(left, ignore_errors=True)
+            scratch = tempfile.mkdtemp(dir=folder.parent, prefix=prefix)
             try:
                 tokenizer.save(scratch)
                 os.rename(scratch, folder)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
+import shutil
 import string
 import unicodedata
 from collections.abc import Iterator
@@ -303,6 +305,18 @@ def test_training_errors_name_a_size_that_works(tmp_path):
         SentencePiece(vocab_size=300).build(lambda: iter([]), "a", tmp_path)
     with pytest.raises(UserError, match="vocab_size 100 is too small; set it to 264 or more"):
         parse(TokenizerConfig, {"type": "sentencepiece", "vocab_size": 100})
+    assert not list(tmp_path.glob("tokenizers/.training-*"))
+
+
+def test_what_a_killed_training_left_is_removed(tmp_path, monkeypatch):
+    """Killed while the files are written: the next training leaves the tokenizer alone."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(os, "rename", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            SentencePiece(vocab_size=300).build(corpus, "a", tmp_path)
+    assert list(tmp_path.glob("tokenizers/.training-*"))
+    SentencePiece(vocab_size=300).build(corpus, "a", tmp_path)
     assert not list(tmp_path.glob("tokenizers/.training-*"))
 
 
