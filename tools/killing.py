@@ -27,7 +27,7 @@ POLL_SECONDS = 0.001
 LIMIT_SECONDS = 300.0  # a process that runs for longer does not end
 WORKING = ("step", "save", "commit", "start")
 ENDING = ("evaluation", "result", "report")
-PREPARING = ("tokenizer", "parts", "joining", "sealed")
+PREPARING = ("tokenizer", "parts", "joining", "sealed", "removal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,12 +352,9 @@ class KillingPreparation(Killing):
 
     def _killed_run(self, path: Path, kills: int) -> bool:
         cache = self._cache(path)
-        plan = sorted(
-            (self.scenario.working[i % len(self.scenario.working)] for i in range(kills)),
-            key=PREPARING.index,
-        )
-        rounds = -(-kills // self.scenario.per_run)
-        for phase in plan[::rounds]:
+        count = min(kills, self.scenario.per_run)
+        plan = [self.scenario.working[i % len(self.scenario.working)] for i in range(count)]
+        for phase in sorted(plan, key=PREPARING.index):
             self.attempts += 1
             words = ["data", "prepare", self.scenario.config, *self._settings(path)]
             words += ["--workers", "2"] if self.attempts % 4 == 0 else []
@@ -378,9 +375,11 @@ class KillingPreparation(Killing):
             if partial is None:
                 training = any(cache.glob("tokenizers/.training-*"))
                 return "tokenizer" if training else "start"
-            if (partial / "manifest.json").exists():
+            if partial.with_suffix("").exists():
+                return "removal"
+            if (partial / "store" / "manifest.json").exists():
                 return "sealed"
-            return "joining" if (partial / "tokens.bin").exists() else "parts"
+            return "joining" if (partial / "store").exists() else "parts"
 
         def reached() -> bool:
             """The phase, or a later one: what an earlier process has done is not done again."""
@@ -390,14 +389,14 @@ class KillingPreparation(Killing):
             return now != "start" and PREPARING.index(now) >= PREPARING.index(phase)
 
         self._until(process, reached)
-        self._pause(process, 0.01)
+        self._pause(process, 0.01 if phase in ("tokenizer", "parts") else 0.003)
         if not process.running():
             return False
         seen = found()
         process.kill()
         if process.wait(LIMIT_SECONDS) != -9:
             return False
-        if any(not p.name.endswith((".partial", ".lock")) for p in stores.glob("*")):
+        if seen == "start" and any(p.suffix == "" for p in stores.glob("*")):
             seen = "complete"
         self._count(Kill(phase, seen, 0, done(cache), self.launched))
         return True

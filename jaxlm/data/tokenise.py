@@ -21,6 +21,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,8 @@ def tokenise_unit(
 
     The folder exists only when it is complete.
     """
-    work = part.with_suffix(".tmp")
+    # a name of its own: a worker of a killed preparation may write the same part for a moment yet
+    work = part.with_name(f"{part.name}.{os.getpid()}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     dtype = token_dtype(tokenizer.vocab_size)
@@ -204,7 +207,12 @@ def tokenise_unit(
     notes = {"labels": list(labels), "left_out": dict(counts)}
     (work / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
     write_atomic(work / CHECKSUMS, checksums_text(digest_files(work, file_names(work), flush=True)))
-    os.rename(work, part)
+    try:
+        os.rename(work, part)
+    except OSError:
+        if not part.exists():
+            raise
+        shutil.rmtree(work, ignore_errors=True)  # such a worker was first, with the same bytes
     fsync_folder(part.parent)
 
 
@@ -239,7 +247,16 @@ _tokenizer: Tokenizer | None = None  # of a worker process
 
 def _start_worker(folder: Path) -> None:
     global _tokenizer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _tokenizer = load_tokenizer(folder)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the preparation is killed: another one may be started meanwhile."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _work(job: tuple) -> None:

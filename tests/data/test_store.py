@@ -16,6 +16,7 @@ import pytest
 
 from jaxlm.config import UserError
 from jaxlm.data import store as store_module
+from jaxlm.data import tokenise
 from jaxlm.data.characters import Characters
 from jaxlm.data.foreign import id_range, read_megatron, read_nanogpt
 from jaxlm.data.sources import TextFiles
@@ -191,6 +192,32 @@ def test_killed_at_any_call_a_preparation_goes_on(make_corpus, tmp_path, monkeyp
         assert contents(store.folder) == whole, made[nth - 1]
         left = {p.name for p in store.folder.parent.iterdir()}
         assert left == {store.folder.name, f"{store.folder.name}.lock"}, made[nth - 1]
+
+
+def test_a_part_that_another_process_writes_too(make_corpus, tmp_path, monkeypatch) -> None:
+    """A worker of a killed preparation that is still at work removes nothing, and harms nothing."""
+    pattern = make_corpus(3)
+    whole = contents(write_store(pattern, tmp_path / "whole").folder)
+    real, write = tokenise.tokenise_unit, tokenise.write_atomic
+
+    def after_another(path, data):
+        write(path, data)
+        if path.name == "checksums.json" and os.getpid() != 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: 1)
+                real(*unit)
+
+    def remembered(*arguments):
+        nonlocal unit
+        unit = arguments
+        real(*arguments)
+
+    unit: tuple = ()
+    monkeypatch.setattr(tokenise, "write_atomic", after_another)
+    monkeypatch.setattr(tokenise, "tokenise_unit", remembered)
+    store = write_store(pattern, tmp_path / "cache")
+    assert contents(store.folder) == whole
+    assert not list(store.folder.parent.glob("*.partial"))
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "lengths.npy", "notes.json", "checksums.json"])
