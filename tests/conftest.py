@@ -12,11 +12,15 @@ has compiled, the others of that run read from a folder of its own.
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
+
+# under nohup it is ignored, and then by every process that a test starts
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FLAGS = {
     "xla_force_host_platform_device_count": "8",

@@ -35,6 +35,7 @@ def test_killed_runs_end_in_the_same_weights(
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # each start has the same steps
     config = ROOT / "configs" / "smoke" / f"{name}.yaml"
     command = [sys.executable, ROOT / "tools" / "chaos.py", config, "--json", "--kills", kills]
+    command += ["--fresh-every", 3]
     done = subprocess.run(
         [str(word) for word in (*command, "--folder", tmp_path / "runs", *SETTINGS, *settings)],
         capture_output=True,
