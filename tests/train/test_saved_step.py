@@ -170,7 +170,7 @@ VERSION = saved_step._version
             {},
         ),
         ("environment", "XLA_FLAGS '.* -> '--xla_a=1'", [("XLA_FLAGS", "--xla_a=1")], {}),
-        ("code of jaxlm", "'[0-9a-f]+'? -> '0'", [(saved_step, "_code", lambda: "0")], {}),
+        ("code of jaxlm", "'[0-9a-f]+'? -> '0'", [(saved_step, "code_sha256", lambda: "0")], {}),
         (
             "batch",
             r"tokens \[\[8, 16\], 'int32'\] -> \[\[8, 8\], 'int32'\]",
