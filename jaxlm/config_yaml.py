@@ -255,6 +255,7 @@ class _Reader:
         """
         own: _Pairs = {}
         merged: _Pairs = {}
+        inside = f"{printable(here)}: " if here else ""
         for key_node, value_node in node.value:
             line = self.line(key_node)
             if key_node.tag == MERGE:
@@ -263,10 +264,12 @@ class _Reader:
                         merged.setdefault(key, pair)
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError(f"{line}: a key is a list or a mapping; write a name")
+                raise ConfigError(f"{line}: {inside}a key is a list or a mapping; write a name")
             key = str(scalar(key_node, f"{line}: key")) if key_node.style else key_node.value
             if len(key) > 200:
-                raise ConfigError(f"{line}: a key of {len(key):,} characters; write a name")
+                raise ConfigError(
+                    f"{line}: {inside}a key of {len(key):,} characters; write a name"
+                )
             if key in own:
                 raise ConfigError(f"{line}: {printable(join(here, key))} is set twice; remove one")
             own[key] = key_node, value_node
