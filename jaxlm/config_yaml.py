@@ -267,9 +267,7 @@ class _Reader:
                 raise ConfigError(f"{line}: {inside}a key is a list or a mapping; write a name")
             key = str(scalar(key_node, f"{line}: key")) if key_node.style else key_node.value
             if len(key) > 200:
-                raise ConfigError(
-                    f"{line}: {inside}a key of {len(key):,} characters; write a name"
-                )
+                raise ConfigError(f"{line}: {inside}a key of {len(key):,} characters; write a name")
             if key in own:
                 raise ConfigError(f"{line}: {printable(join(here, key))} is set twice; remove one")
             own[key] = key_node, value_node
