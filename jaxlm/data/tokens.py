@@ -146,7 +146,7 @@ def check_vocabulary(path: str, ids: list[int], tokenizer: Tokenizer) -> None:
 
 def begins_with(documents: Documents, bos_id: int | None) -> bool:
     """Whether most documents begin with this id, by the first 1,000 of them."""
-    firsts = [documents.tokens[start] == bos_id for start in documents.starts[:1000]]
+    firsts = [bool(documents.tokens[start] == bos_id) for start in documents.starts[:1000]]
     return bos_id is not None and sum(firsts) * 2 > len(firsts)
 
 
