@@ -181,7 +181,7 @@ def test_what_has_no_place_in_a_file_is_refused():
         (other(bert, "head", num_relations=3), "model.head: no class of bert has these heads"),
         (t5.replace(encoder=None), "model.encoder: a T5 has two stacks"),
         (other(t5, "encoder", initializer_range=None), "model.encoder: a T5 has two stacks"),
-        (other(t5, "head", scale=1.0), "model.head: a T5 has a tied head of scale"),
+        (other(t5, "head", scale=0.5), "model.head: a T5 has a tied head of scale"),
         (other(glm, "ffn", activation="gelu"), "model.ffn: a GLM's can be DenseConfig"),
         (other(glm4, "ffn", bias=True), "model.ffn: a GLM's is swiglu without biases"),
         (glm4.replace(position=glm.position), "model.position: learned has no place"),

@@ -97,6 +97,7 @@ NULLABLE = {
     *("attn_logit_softcapping", "final_logit_softcapping", "max_position_embeddings"),
     *("rope_scaling", "rope_parameters", "layer_types", "mlp_only_layers", "no_rope_layers"),
     *("model_type", "original_max_position_embeddings", "use_bidirectional_attention"),
+    "architectures",  # who reads them names the known ones
     *("partial_rotary_factor", "n_group", "topk_group", "max_window_layers", "rope_type"),
 }
 # In the parameters of a scaling, besides those above.
