@@ -14,8 +14,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from chaos import Watched, records  # noqa: E402
 from warm import Process, WarmLauncher  # noqa: E402
+from watching import Watched, records  # noqa: E402
 
 __all__ = ["Commands", "Watched", "until", "records", "result", "use_environment"]
 
