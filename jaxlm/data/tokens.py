@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class TokenData(PreparableData):
         )
 
     def corpus_fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.format}:{Path(self.path).resolve()}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.format}:{os.path.realpath(self.path)}".encode()).hexdigest()
 
     def tokenise(
         self, tokenizer: Tokenizer, cache_dir: Path, *, workers: int = 0, report: Report = print
@@ -165,7 +166,9 @@ def file_facts(path: Path, documents: Documents, cache_dir: Path, report: Report
     """
     state = path.stat()
     tokens = documents.tokens
-    about = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}:{tokens.dtype}:{len(tokens)}"
+    about = (
+        f"{os.path.realpath(path)}:{state.st_size}:{state.st_mtime_ns}:{tokens.dtype}:{len(tokens)}"
+    )
     memory = cache_dir / "token_files" / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.json"
     if memory.is_file():
         try:

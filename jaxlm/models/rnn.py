@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.config import UserError, field, suggest
+from jaxlm.errors import shown
 from jaxlm.kernels.recurrence import Activation, State
 from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
@@ -113,7 +114,7 @@ class RNNConfig(ModelConfig):
 
     def validate(self) -> None:
         if self.cell not in CELLS:
-            raise UserError(f"cell: unknown cell {self.cell!r}; {suggest(self.cell, CELLS)}")
+            raise UserError(f"cell: unknown cell {shown(self.cell)}; {suggest(self.cell, CELLS)}")
         check_cell(self, self.cell)
         if self.hidden_size not in self.widths[1:]:
             raise UserError(

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.config import UserError, field, suggest
+from jaxlm.errors import shown
 from jaxlm.kernels.recurrence import Activation
 from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
@@ -112,7 +113,7 @@ class RNNSeq2SeqConfig(ModelConfig):
     def validate(self) -> None:
         gated = [name for name, cell in CELLS.items() if cell.recurrent_kernel]
         if self.cell not in gated:
-            raise UserError(f"cell: unknown cell {self.cell!r}; {suggest(self.cell, gated)}")
+            raise UserError(f"cell: unknown cell {shown(self.cell)}; {suggest(self.cell, gated)}")
         check_cell(self, self.cell)
         self._validate_attention()
         self._validate_widths()
