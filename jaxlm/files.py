@@ -49,6 +49,12 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     fsync_folder(path.parent)
 
 
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fsync_folder(path: str | Path) -> None:
     """Flushes the names in a folder to the disk, so that a rename outlives a power cut."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

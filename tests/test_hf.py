@@ -458,7 +458,7 @@ def test_an_imported_run_is_not_resumed(gpt2_run, capsys):
 
 
 def test_import_json_tells_where_everything_came_from(gpt2_run):
-    from jaxlm.data.fetch import file_sha256
+    from jaxlm.files import file_sha256
 
     record = json.loads((gpt2_run / "import.json").read_text())
     model = gpt2_run.parent / "model"

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.data.archives import installed_members, read_members
-from jaxlm.data.fetch import Archive, fetch, file_sha256, parse_requirement
+from jaxlm.data.fetch import Archive, fetch, parse_requirement
 from jaxlm.data.formats import (
     check_columns,
     csv_rows,
@@ -33,6 +33,7 @@ from jaxlm.data.formats import (
     open_file,
 )
 from jaxlm.data.labels import Labels
+from jaxlm.data.remembered import file_checksum
 from jaxlm.data.sources import Document, Source, Unit, text_documents, validate_text_options
 from jaxlm.data.tables import ROWS_VERSION, row_documents
 
@@ -134,7 +135,7 @@ class StandardLibrary(Source):
 
     def contents(self) -> Iterator[tuple[str, str]]:
         for unit in self.units():
-            yield unit.name, file_sha256(unit.origin)
+            yield unit.name, file_checksum(unit.origin)
 
     def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
         with open_file(unit.origin) as file:

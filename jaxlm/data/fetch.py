@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from jaxlm.config import UserError
+from jaxlm.files import file_sha256
 
 Archive = Literal["sdist", "wheel"]
 
@@ -134,11 +134,6 @@ def _cached(folder: Path, sha256: str) -> Path | None:
             f"{files[0]}: is not the pinned archive (SHA-256 {sha256}); delete it to fetch it again"
         )
     return None
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

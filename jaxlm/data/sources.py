@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jaxlm.config import REQUIRED, UserError, field, suggest, to_dict, type_name
-from jaxlm.data.fetch import file_sha256
 from jaxlm.data.formats import check_characters, decode, open_file, split_documents
+from jaxlm.data.remembered import file_checksum
 from jaxlm.errors import shown
 from jaxlm.types import SourceConfig
 
@@ -130,7 +130,7 @@ class FileSource(Source):
 
     def contents(self) -> Iterator[tuple[str, str]]:
         for name, path in match_files(self.files).items():
-            yield name, file_sha256(path)
+            yield name, file_checksum(path)
 
 
 def match_files(patterns: Iterable[str]) -> dict[str, Path]:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config import UserError
+from jaxlm.files import file_sha256
 
 ARRAYS = {
     "offsets": np.int64,
@@ -162,11 +163,6 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def sha256_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
@@ -212,7 +208,7 @@ def _check_file(path: Path, facts: dict[str, Any], full: bool) -> None:
     stamp, state = path.with_name(f".{path.name}.checked"), f"{found.st_size} {found.st_mtime_ns}"
     if large and not full and stamp.is_file() and stamp.read_text() == state:
         return
-    if sha256_file(path) != facts["sha256"]:
+    if file_sha256(path) != facts["sha256"]:
         raise _damaged(path, "does not match its SHA-256")
     if large:
         with contextlib.suppress(OSError):  # a store that cannot be written is hashed every time

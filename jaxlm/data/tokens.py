@@ -25,7 +25,8 @@ from jaxlm.data.foreign import id_range, read_megatron, read_nanogpt
 from jaxlm.data.lm_split import language_splits
 from jaxlm.data.prepared import PreparableData, Prepared, Report
 from jaxlm.data.split import hash64, held_out
-from jaxlm.data.store import Documents, TokenStore, sha256_file
+from jaxlm.data.store import Documents, TokenStore
+from jaxlm.files import file_sha256
 from jaxlm.types import Tokenizer
 
 
@@ -180,7 +181,7 @@ def file_facts(path: Path, documents: Documents, cache_dir: Path, report: Report
     facts = {
         "path": str(path),
         "bytes": state.st_size,
-        "sha256": sha256_file(path),
+        "sha256": file_sha256(path),
         "dtype": documents.tokens.dtype.name,
         "ids": list(id_range(documents.tokens)),
     }

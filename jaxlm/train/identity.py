@@ -173,23 +173,23 @@ def check_config(run: RunDir, record: Record, may_differ: tuple[str, ...]) -> No
     data = run.config.read_bytes()
     if data == record.config.encode() or hashlib.sha256(data).hexdigest() == record.replaced:
         return
-    mend = (
+    fix = (
         f"put it back (remove the file, and the run's own copy is used), and give what is to "
         f"change to `jaxlm resume {run} key=value`"
     )
     try:
         now = dict(_leaves(read_yaml_text(data.decode(), run.config).values))
     except UserError as error:
-        raise UserError(f"{str(error).partition(';')[0]}; {mend}") from None
+        raise UserError(f"{str(error).partition(';')[0]}; {fix}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{run.config}: damaged, it is not UTF-8 text; {mend}") from None
+        raise UserError(f"{run.config}: damaged, it is not UTF-8 text; {fix}") from None
     saved = dict(_leaves(read_yaml_text(record.config, run.config).values))
     for key in [*saved, *(key for key in now if key not in saved)]:
         skip = record.recovered and key.startswith(may_differ)
         if not skip and saved.get(key, "absent") != now.get(key, "absent"):
             change = f"{saved.get(key, 'absent')!r:.60} -> {now.get(key, 'absent')!r:.60}"
             raise UserError(
-                f"{run.config}: {key} was changed since the run wrote it ({change}); {mend}"
+                f"{run.config}: {key} was changed since the run wrote it ({change}); {fix}"
             )
 
 

@@ -319,8 +319,14 @@ class Loop:
         if self.first and (step % self.config.logging.every_steps == 0 or step == self.total):
             line = self.figures.line(step, values)
             self.writer.write(step, line)
-            self.progress.update(step, line)
+            self.progress.update(step, line, more=self._measures(step))
         return None
+
+    def _measures(self, step: int) -> bool:
+        """Whether an evaluation follows a step."""
+        due = _due(self.config.eval.every_steps, step)
+        at_end = step == self.total and self.config.eval.at_end
+        return self.evaluator is not None and (due or at_end)
 
     def _after(self, state: State, step: int) -> Outcome | None:
         """What is due after a step: evaluation, samples, a save. Why to stop, if there is cause."""

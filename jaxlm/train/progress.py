@@ -30,7 +30,8 @@ WINDOW = 50  # updates that the pace is measured over
 class Progress:
     """Shows how far a run of `total_steps` is. From one process of a run, `enabled` only there.
 
-    `plain_every` is the least number of steps between two lines off a terminal.
+    `plain_every` is the least number of steps between two lines off a terminal; the first update
+    has a line too, so that a log shows when steps began.
     """
 
     def __init__(
@@ -65,15 +66,20 @@ class Progress:
             )
             self._live.start()
 
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        """`step` steps are done; `values` are the latest metrics."""
+    def update(self, step: int, values: Mapping[str, float], *, more: bool = False) -> None:
+        """`step` steps are done; `values` are the latest metrics.
+
+        `more`: an evaluation of this step follows, so a plain line waits for its values.
+        """
+        first = not self._pace
         self._step = step
         self._values.update(values)
         if not self._pace or step > self._pace[-1][1]:
             self._pace.append((self._clock(), step))
         measured = any(name.startswith("eval/") for name in values)
-        due = step - self._printed >= self._plain_every or (measured or step == self._total)
-        if self._enabled and self._live is None and due:
+        due = step - self._printed >= self._plain_every or first
+        due = due or measured or step == self._total
+        if self._enabled and self._live is None and due and not more:
             self._print(self.line(PLAIN_WIDTH))
             self._printed = step
 

@@ -371,9 +371,9 @@ def test_large_files_are_hashed_once_and_when_they_change(
     folder = write_store(make_corpus(3), tmp_path / "cache").folder
     tokens = folder / "tokens.bin"
     hashed = []
-    original = store_module.sha256_file
+    original = store_module.file_sha256
     monkeypatch.setattr(
-        store_module, "sha256_file", lambda path: hashed.append(path.name) or original(path)
+        store_module, "file_sha256", lambda path: hashed.append(path.name) or original(path)
     )
     monkeypatch.setattr(store_module, "HASHED_AT_OPEN", tokens.stat().st_size - 1)
     for count in (1, 1, 1):

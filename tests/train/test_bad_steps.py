@@ -84,7 +84,7 @@ def test_weights_that_break_at_the_first_step_leave_the_start(tmp_path: Path) ->
     assert outcome.code == DONE, outcome.message
 
 
-def test_a_signal_in_a_streak_saves_nothing_and_the_resume_ends_in_the_same_weights(
+def test_a_signal_in_a_streak_saves_nothing_and_the_resume_ends_at_the_same_step(
     tmp_path: Path, breaking: dict[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking[5] = 1e30
@@ -96,10 +96,15 @@ def test_a_signal_in_a_streak_saves_nothing_and_the_resume_ends_in_the_same_weig
             signal.raise_signal(signal.SIGTERM)
         return after(self, state, step)
 
-    monkeypatch.setattr(Loop, "_after", stop)
-    outcome = train(run, "train.max_bad_steps=5")
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_after", stop)
+        outcome = train(run, "train.max_bad_steps=5")
     assert outcome.code == INTERRUPTED and "not saved" in outcome.message
     assert committed_steps(run / "checkpoints")[0] == 4
+    ended = train(run, "train.max_bad_steps=5", resume=True)
+    undisturbed = train(tmp_path / "undisturbed", "train.max_bad_steps=5")
+    assert ended.code == undisturbed.code == NOT_FINITE
+    assert "last at step 10" in ended.message and "last at step 10" in undisturbed.message
 
 
 @pytest.mark.parametrize("at_end", [True, False])
@@ -216,6 +221,8 @@ def test_the_end_on_a_cpu_shows_what_is_so(
     assert '"eval/loss"' in metrics and "mfu" not in metrics
     out = capsys.readouterr().out
     assert "compiled the train step in" in out and "MFU" not in out
+    steps = re.findall(r"^(\d+)/4  ", out, re.MULTILINE)
+    assert steps == ["1", "4"], "the first step, and the last one once"
 
 
 def test_a_confusion_table_of_many_classes_fits_a_terminal(

@@ -51,7 +51,19 @@ def test_plain_lines_come_every_so_often_at_an_evaluation_and_at_the_end():
     for step in range(21, 104):
         progress.update(step, {"eval/loss": 1.0} if step == 60 else {"train/loss": 2.0})
     printed = [int(line.partition("/")[0]) for line in out.getvalue().splitlines()]
-    assert printed == [50, 60, 90, 103]
+    assert printed == [21, 51, 60, 90, 103]
+
+
+def test_a_step_that_is_evaluated_has_one_line():
+    progress, out = plain(total_steps=4, plain_every=2)
+    for step in range(1, 5):
+        progress.update(step, {"train/loss": 5.0 - step}, more=step % 2 == 0)
+        if step % 2 == 0:
+            progress.update(step, {"eval/loss": 6.0 - step})
+    assert [line.split("  ")[:3] for line in out.getvalue().splitlines()][1:] == [
+        ["2/4", "loss 3.000", "eval 4.000"],
+        ["4/4", "loss 1.000", "eval 2.000"],
+    ]
 
 
 def test_a_line_keeps_to_its_width_and_drops_the_least_first():
