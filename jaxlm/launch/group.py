@@ -1,10 +1,11 @@
-"""Processes of one machine that train one run: they stand and fall together, and start again.
+"""Processes of one machine that train one run: all run, or none does, and they start again.
 
     code, checkpoint = GroupRunner(step, say, time.sleep).run()
 
 When one fails, the others are ended, for they wait for it in their next collective; then all start
-anew and go on from the last checkpoint, as long as there is progress. SIGINT and SIGTERM are passed
-on once, as SIGTERM: all save and end, and nothing starts again. A second one kills.
+again from the last checkpoint, as long as there is progress. SIGINT, SIGTERM and SIGHUP are passed
+on once, as SIGTERM: all save and end, and nothing starts again. A second SIGINT or SIGTERM kills. A
+closed terminal (SIGHUP) may come twice and never kills; under `nohup` it is ignored.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class GroupRunner:
         self, group: Group, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._group, self._say, self._sleep = group, say, sleep
-        self._signals = 0
+        self._asked = False  # to save and end, by any signal
+        self._insisted = 0  # how many of them were SIGINT or SIGTERM
         self._processes: list[subprocess.Popen] = []
         self._told: set[int] = set()  # those that have their SIGTERM, of which a second one kills
 
@@ -46,7 +48,7 @@ class GroupRunner:
             while True:
                 code = self._attempt()
                 progress = newest_checkpoint(self._group.run_dir)
-                if code in FINAL or self._signals:
+                if code in FINAL or self._asked:
                     return code, progress
                 if not budget.spend(progress):
                     self._say(
@@ -62,7 +64,7 @@ class GroupRunner:
                 self._sleep(budget.pause)
 
     def _attempt(self) -> int:
-        if self._signals:  # one came while this waited to start again
+        if self._asked:  # one came while this waited to start again
             return INTERRUPTED
         port = str(_free_port())
         self._processes, self._told = [], set()
@@ -134,7 +136,9 @@ class GroupRunner:
 
     @contextlib.contextmanager
     def _passing_signals_on(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._pass_on) for number in numbers}
         try:
             yield
@@ -143,19 +147,24 @@ class GroupRunner:
                 signal.signal(number, handler)
 
     def _pass_on(self, number: int, _: object) -> None:
-        self._signals += 1
-        name = signal.Signals(number).name
-        what = "all save and end; again to kill them" if self._signals == 1 else "killing them"
-        self._say(f"# {name}: {what}")
+        again, self._asked = self._asked, True
+        self._insisted += number != signal.SIGHUP
         self._tell()
+        if self._insisted > 1:
+            what = "killing them"
+        elif again:
+            return
+        else:
+            what = "all save and end; SIGTERM or Ctrl-C again to kill them"
+        self._say(f"# {signal.Signals(number).name}: {what}")
 
     def _tell(self) -> None:
-        """After a signal, SIGTERM to each process that has had none; after a second, SIGKILL."""
+        """After a signal, SIGTERM to each process that has had none; SIGKILL after a second one."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
-                if self._signals > 1:
+                if self._insisted > 1:
                     process.kill()
-                elif self._signals and process.pid not in self._told:
+                elif self._asked and process.pid not in self._told:
                     self._told.add(process.pid)
                     process.send_signal(signal.SIGTERM)
 

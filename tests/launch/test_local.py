@@ -124,7 +124,7 @@ def test_what_has_to_be_mended_is_not_started_again(tmp_path: Path, code: int) -
     assert run.attempts() == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_passed_on_and_nothing_starts_again(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -174,6 +174,52 @@ while True:
     assert run.run() == 128 + signal.SIGKILL
     thread.join()
     assert run.attempts() == 1
+
+
+STUBBORN = """
+signal.signal(signal.SIGTERM, lambda *_: open(os.path.join(folder, "told"), "a").write("x"))
+open(os.path.join(folder, f"ready{number}"), "w")
+while not os.path.exists(os.path.join(folder, "over")):
+    time.sleep(0.01)
+save(3)
+sys.exit(75)
+"""
+
+
+def test_a_closed_terminal_never_kills_but_a_second_ctrl_c_does(tmp_path: Path) -> None:
+    """Hangups come twice, and one may come before or after a first SIGTERM: all save to the end."""
+
+    def after(folder: Path, *numbers: signal.Signals) -> tuple[int, str]:
+        folder.mkdir()
+        run = Run(folder, STUBBORN, count=1)
+
+        def strike() -> None:
+            run.until(1)
+            for number in numbers:
+                os.kill(os.getpid(), number)
+                time.sleep(0.05)
+            (folder / "over").touch()
+
+        thread = threading.Thread(target=strike)
+        thread.start()
+        code = run.run()
+        thread.join()
+        return code, (folder / "told").read_text()
+
+    hangup, stop = signal.SIGHUP, signal.SIGTERM
+    assert after(tmp_path / "hangups", hangup, hangup, hangup) == (INTERRUPTED, "x")
+    assert after(tmp_path / "both", hangup, stop, hangup) == (INTERRUPTED, "x")
+    assert after(tmp_path / "killed", hangup, stop, signal.SIGINT) == (128 + signal.SIGKILL, "x")
+
+
+def test_under_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = Run(tmp_path, "os.kill(os.getppid(), signal.SIGHUP); save(4)", count=1)
+        assert run.run() == DONE and run.progress == 4
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # ----------------------------------------------------------------------------------- launch configs
