@@ -25,6 +25,7 @@ from jaxlm.data.split import Corpus
 from jaxlm.data.store import Documents, TokenStore
 from jaxlm.data.text import report_shared_texts, store_facts
 from jaxlm.data.tokenise import Options, prepare_store
+from jaxlm.errors import few
 from jaxlm.types import RowDataset, SourceConfig, Tokenizer
 
 
@@ -188,8 +189,8 @@ def class_ids(
     unknown = sorted({labels[code] for code in np.unique(codes)} - set(classes))
     if unknown:
         raise UserError(
-            f"the {split} split has labels that are no class: {', '.join(unknown[:5])} "
-            f"(classes: {', '.join(classes)}); name all labels in data.classes, or drop those rows"
+            f"the {split} split has labels that are no class: {few(unknown)} "
+            f"(classes: {few(classes)}); name all labels in data.classes, or drop those rows"
         )
     table = {label: number for number, label in enumerate(classes)}
     return np.array([table.get(label, -1) for label in labels], np.int32)[codes]

@@ -20,11 +20,11 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxlm.config import UserError, type_name
+from jaxlm.errors import few
 from jaxlm.files import read_sealed, write_atomic
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Pieces, named, pieces_of, those_of
 from jaxlm.hf.shards import Header, write_shards
-from jaxlm.hf.stored import some
 from jaxlm.hf.vocabularies import FILES, files_of, keep, read_json, special_tokens, to_json
 from jaxlm.models.families import family_of
 from jaxlm.models.families.base import Family
@@ -185,7 +185,7 @@ def _sources(run: RunDir, program: Any) -> dict[str, tuple[str, Any]]:
             found[origin] = (path, leaf)
     if without:
         raise UserError(
-            f"{run}: {some(without)} have no place in a language model's files; export the run "
+            f"{run}: {few(without)} have no place in a language model's files; export the run "
             "that this one began from"
         )
     return found

@@ -23,11 +23,12 @@ from jaxlm import config as configs
 from jaxlm.checksums import digest_files
 from jaxlm.config import Layer, Mark, UserError
 from jaxlm.doctor import environment
+from jaxlm.errors import few
 from jaxlm.files import write_atomic, write_sealed
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Match, dtypes_of, match_tensors
 from jaxlm.hf.reading import check_repeats, read_params
-from jaxlm.hf.stored import INDEX, Stored, some
+from jaxlm.hf.stored import INDEX, Stored
 from jaxlm.hf.vocabularies import FILES, keep, read_json, read_tokenizer, unkept
 from jaxlm.models.families import family_of_architecture
 from jaxlm.models.families.base import Family
@@ -212,12 +213,12 @@ def _tell(
     """What a user should hear of before the weights are read."""
     dropped = unkept(source.folder, (*CONFIGS, INDEX, *FILES, *stored.files))
     if dropped:
-        report(f"not kept, so an export will not have them: {some(dropped)}")
+        report(f"not kept, so an export will not have them: {few(dropped)}")
     if match.ignored:
-        report(f"left out, not of the language model: {some(match.ignored)}")
+        report(f"left out, not of the language model: {few(match.ignored)}")
     wide = [name for name, info in stored.tensors.items() if info.dtype == "F64"]
     if wide:
-        report(f"rounded from float64 to float32: {some(wide)}")
+        report(f"rounded from float64 to float32: {few(wide)}")
     if record["dtype"] != computes:
         report(
             f"the files are {record['dtype']}; the model computes in {computes} from float32 "

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.config import UserError
-from jaxlm.hf.stored import DTYPES, Info, Stored, listed, some
+from jaxlm.errors import few
+from jaxlm.hf.stored import DTYPES, Info, Stored, listed
 from jaxlm.models.families.base import BUFFERS, Family
 from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes
 
@@ -90,7 +91,7 @@ def pieces_of(family: Family, config: Any, shapes: Shapes) -> tuple[Pieces, Piec
     homeless = sorted(shapes.keys() - pieces.keys())
     if homeless:
         raise UserError(
-            f"model: the family {family.name} has no tensor for {some(homeless)}; "
+            f"model: the family {family.name} has no tensor for {few(homeless)}; "
             "choose another family (--family), or train with other parts"
         )
     return pieces, locate(rows, shapes, optional=True)

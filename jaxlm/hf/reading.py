@@ -22,7 +22,8 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxlm.config import UserError
-from jaxlm.hf.stored import Stored, some
+from jaxlm.errors import few
+from jaxlm.hf.stored import Stored
 from jaxlm.models.families.table import Piece
 from jaxlm.tree import flatten, unflatten
 
@@ -46,7 +47,7 @@ def read_params(
     }
     if broken:
         raise UserError(
-            f"{stored.folder}: NaN or infinite values in {some(list(broken))}; get the files "
+            f"{stored.folder}: NaN or infinite values in {few(list(broken))}; get the files "
             "again, or the checkpoint from before they came"
         )
     return unflatten(params)

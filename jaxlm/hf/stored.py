@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxlm.config import UserError
 from jaxlm.data.formats import need
+from jaxlm.errors import few
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -64,7 +65,7 @@ class Stored:
         absent = [name for name in files if not (folder / name).is_file()]
         if absent:
             raise UserError(
-                f"{index}: names files that are not there: {some(absent)}; complete the folder"
+                f"{index}: names files that are not there: {few(absent)}; complete the folder"
             )
         tensors: dict[str, Info] = {}
         for file in files:
@@ -76,7 +77,7 @@ class Stored:
         wrong = [name for name, file in names.items() if name not in tensors]
         if wrong:
             raise UserError(
-                f"{index}: names tensors that are not in the files: {some(wrong)}; "
+                f"{index}: names tensors that are not in the files: {few(wrong)}; "
                 "get the folder again"
             )
         return cls(folder, files, tensors)
@@ -93,12 +94,6 @@ class Stored:
     def largest_file(self) -> int:
         """Bytes of the largest file."""
         return max((self.folder / name).stat().st_size for name in self.files)
-
-
-def some(names: Sequence[str], shown: int = 4) -> str:
-    """The first few of a list, and how many more there are."""
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -149,7 +144,7 @@ def _no_weights(folder: Path) -> UserError:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         return UserError(
-            f"{folder}: holds {some(pickles)}; {CONVERT.format(names=_weights(pickles))}"
+            f"{folder}: holds {few(pickles)}; {CONVERT.format(names=_weights(pickles))}"
         )
     return UserError(
         f"{folder}: holds neither {SINGLE} nor {INDEX}; name a folder with a model in safetensors"

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import difflib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxlm.config import UserError
+from jaxlm.errors import UserError, few, shown, suggest
 
 logger = logging.getLogger("jaxlm.kernels")
 
@@ -93,10 +92,10 @@ class Kernel:
         if name == "auto":
             return self._auto(**what)
         if name not in self.implementations:
-            known = ["auto", *sorted(self.implementations)]
-            near = difflib.get_close_matches(name, known, n=1)
-            mend = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-            raise UserError(f"{self.name} implementation {name!r}: not registered; {mend}")
+            known = ["auto", *self.implementations]
+            raise UserError(
+                f"{self.name} implementation {shown(name)}: not registered; {suggest(name, known)}"
+            )
         chosen = self.implementations[name]
         if not chosen.supports(**what):
             raise UserError(
@@ -119,4 +118,4 @@ class Kernel:
 
 
 def _show(what: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in what.items())
+    return few(f"{key}={value}" for key, value in what.items())

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.config import REQUIRED, Config, UserError, field
+from jaxlm.errors import few
 from jaxlm.tree import flatten, map_with_path
 
 STACKED = ("layers", "experts")  # leading axes that hold independent matrices
@@ -96,7 +97,7 @@ def group_values(
     uncovered = [path for path, hit in hits.items() if hit is None]
     if uncovered:
         raise UserError(
-            f"{what}: no pattern covers {_some(uncovered)}; "
+            f"{what}: no pattern covers {few(uncovered)}; "
             'add a group for them, or a last one {pattern: ".", value: ...}'
         )
     for index, group in enumerate(groups):
@@ -105,15 +106,10 @@ def group_values(
             why = "covers only what earlier patterns took" if taken else "is found in no parameter"
             raise UserError(
                 f"{what}.{index}: the pattern {group.pattern!r} {why}; "
-                f"the parameters are {_some(list(hits))}"
+                f"the parameters are {few(hits)}"
             )
     return map_with_path(lambda path, _: groups[hits[path]].value, axes)  # type: ignore[index]
 
 
 def _first_match(groups: Sequence[Group], path: str) -> int | None:
     return next((i for i, g in enumerate(groups) if re.search(g.pattern, path)), None)
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

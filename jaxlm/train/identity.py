@@ -25,6 +25,7 @@ from jaxlm import __version__
 from jaxlm.checksums import read_checksums
 from jaxlm.config import UserError
 from jaxlm.config_yaml import read_yaml_text
+from jaxlm.errors import few
 from jaxlm.files import read_sealed, sealed_text, write_sealed
 from jaxlm.train.checkpoint_dir import committed_steps, step_folder
 from jaxlm.train.run_dir import RunDir
@@ -228,8 +229,7 @@ def _changed_files(old: Any, new: Any) -> str:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return ""
     names = sorted(n for n in {*old, *new} if old.get(n) != new.get(n))
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f" (files: {', '.join(names[:3])}{more})" if names else ""
+    return f" (files: {few(names, 3)})" if names else ""
 
 
 def kept_files(run: RunDir) -> dict[str, str]:

@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxlm import config as configs
 from jaxlm.config import Resolved, UserError
+from jaxlm.errors import few
 from jaxlm.evaluate import evaluator_of
 from jaxlm.exit_codes import DONE, INTERRUPTED, NOT_FINITE, SAVE_FAILED
 from jaxlm.run import RunConfig, config_sha256, saved_config, trajectory
@@ -304,7 +305,7 @@ class Loop:
             log.warning(
                 "step %d: the loss is not finite; the step is not applied (%d in a row); "
                 "samples %s",
-                *(step, bad, _some(ids)),
+                *(step, bad, few(ids)),
             )
         else:  # its loss is of the weights before it: those are good
             self.saver.trusted = step - self._suspects
@@ -315,7 +316,7 @@ class Loop:
             self.back_to = first - 1
             return ROLL_BACK
         if bad >= self.config.train.max_bad_steps:
-            return self._not_finite(step, f" (samples {_some(ids)}); look at these samples, or")
+            return self._not_finite(step, f" (samples {few(ids)}); look at these samples, or")
         if self.first and (step % self.config.logging.every_steps == 0 or step == self.total):
             line = self.figures.line(step, values)
             self.writer.write(step, line)
@@ -527,8 +528,3 @@ class Loop:
 
 def _due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
-
-
-def _some(ids: np.ndarray, count: int = 8) -> str:
-    more = f" and {len(ids) - count} more" if len(ids) > count else ""
-    return ", ".join(map(str, ids[:count])) + more

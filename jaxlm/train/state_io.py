@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.config import UserError
+from jaxlm.errors import few
 from jaxlm.tree import flatten, unflatten
 
 ARRAYS, METADATA = "orbax", "state.json"
@@ -153,7 +154,7 @@ def _check_tree(
         and (info := ArrayInfo(leaf.dtype.name, tuple(leaf.shape))) != stored[path]
     ]
     kinds = {"missing": missing, "not wanted": extra, "different": other}
-    found = [f"{kind}: {_some(paths)}" for kind, paths in kinds.items() if paths]
+    found = [f"{kind}: {few(paths, _SHOWN)}" for kind, paths in kinds.items() if paths]
     if found:
         raise UserError(
             f"{folder}: holds another model or optimizer; {'; '.join(found)}; "
@@ -163,8 +164,3 @@ def _check_tree(
 
 def _show(info: ArrayInfo) -> str:
     return f"{info.dtype}{list(info.shape)}"
-
-
-def _some(paths: list[str]) -> str:
-    more = len(paths) - _SHOWN
-    return ", ".join(paths[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
