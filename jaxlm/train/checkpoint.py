@@ -180,6 +180,14 @@ class Checkpointer(CheckpointReader):
             self._report(f"checkpoints/{name}: removed, left by a save or removal that was killed")
         return names
 
+    def finish_pruning(self, newest: int) -> None:
+        """Removes what a save that was killed after its commit, that of `newest`, left to remove.
+
+        Call it in process 0, after the restore.
+        """
+        self._prune(newest)
+        dirs.remove_broken(self.folder, last=newest)
+
     def list(self) -> list[CheckpointInfo]:
         return dirs.list_checkpoints(self.folder, self.config.keep_last, self.config.keep_every)
 
@@ -236,6 +244,7 @@ class Checkpointer(CheckpointReader):
         with contextlib.suppress(OSError):  # the checkpoint is there, and a resume marks it too
             mark_saved(RunDir(self.folder.parent))
         self._prune(step)
+        dirs.remove_broken(self.folder)
         return ""
 
     def _prune(self, newest: int) -> None:

@@ -116,7 +116,7 @@ def prune(
     """Removes the checkpoints that retention does not keep, never `newest`; returns their steps.
 
     Where only steps up to `trusted` are known to have good weights, the newest of those and all
-    after it stay too. Broken checkpoints go.
+    after it stay too.
     """
     steps = committed_steps(folder)
     keep = {newest, *keep_reasons(steps, keep_last, keep_every)}
@@ -126,9 +126,14 @@ def prune(
         gone = [step for step in gone if step < good]
     for step in gone:
         remove(step_folder(folder, step))
-    for path in folder.glob(f"*{BROKEN}"):
-        shutil.rmtree(path, ignore_errors=True)
     return gone
+
+
+def remove_broken(folder: Path, last: int | None = None) -> None:
+    """Removes what was set aside as broken, up to step `last` where that is given."""
+    for path in folder.glob(f"*{BROKEN}"):
+        if last is None or (path.stem.isdecimal() and int(path.stem) <= last):
+            _erase(path)
 
 
 def publish(path: Path) -> None:

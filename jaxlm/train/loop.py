@@ -230,7 +230,6 @@ class Loop:
     def _start(self) -> tuple[State, int]:
         """The state that is found, and what the run's files say of it, from which both go on."""
         self.saver.clean()
-        self.saver.trusted = -1  # no step has proven its weights yet
         with jax.set_mesh(self.program.mesh):
             latest = self.saver.latest()
             if self.legs == 1:
@@ -241,6 +240,8 @@ class Loop:
                     data = json.loads(self.saver.read_file(latest, "data.json"))
                     self.skips = list(data.get("skipped", ()))
             state, step = sessions.find_state(self.session, self.saver, latest)
+        # Its step was applied, or it would not have been saved: the weights before it are good.
+        self.saver.trusted = step - self._suspects
         if self.first:  # not before: a config that cannot go on must not take the run over
             sessions.write_run_files(self.run_dir, self.session, self.marks, self.record)
         peak = peak_of(list(self.program.mesh.devices.flat))
@@ -248,6 +249,7 @@ class Loop:
         self.figures = Figures(self.program, peak, self.watch, seq_len=length)
         if self.first:
             self.records.take_back(step, last=step == self.total)
+            self.saver.finish_pruning(step)
         # a ledger that another process opened before it was cut would be one without a name
         decide(f"taken back {self.legs}", "", lambda _: "")
         return state, step
