@@ -267,6 +267,8 @@ class Killing:
             "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
             "JAXLM_COORDINATOR": address,
             "JAXLM_NUM_PROCESSES": str(self.scenario.processes),
+            # only process 0 writes what it has compiled into jax's cache: the others compile again
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         }
         members = [
             launcher.start(arguments, log, common | {"JAXLM_PROCESS_ID": str(index)})
