@@ -21,7 +21,7 @@ from typing import Any
 from jaxlm.data.fetch import default_cache_dir
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
-EXTRA = ("tokenizers", "safetensors", "pyarrow", "zstandard", "wandb", "trackio")
+EXTRA = ("tokenizers", "safetensors", "pyarrow", "wandb", "trackio")
 LITTLE_DISK = 5 * 2**30  # a small run's checkpoints and token store
 LITTLE_MEMORY = 2 * 2**30
 

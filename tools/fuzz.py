@@ -214,10 +214,9 @@ def sound_files(folder: Path) -> None:
         (folder / name).write_bytes(data)
     import pyarrow
     import pyarrow.parquet
-    import zstandard
 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "rows.parquet")
-    (folder / "text.txt.zst").write_bytes(zstandard.compress(plain))
+    (folder / "text.txt.zst").write_bytes(pyarrow.compress(plain, codec="zstd", asbytes=True))
     source = {"type": "text", "files": str(folder / "text.txt")}
     prepare(data_of({"type": "text", "source": source, "seq_len": 16, **WHOLE}), folder / "cache")
     (store,) = {path.parent for path in (folder / "cache").rglob("manifest.json")}

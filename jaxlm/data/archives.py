@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -23,6 +24,11 @@ from jaxlm.config import UserError
 from jaxlm.data.fetch import parse_requirement
 
 _ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip", ".whl")
+DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError),
+    RuntimeError,  # of zipfile, for a member with a password or an unknown compression
+)
+MAX_MEMBER_BYTES = 1 << 30  # of one member, which is held in memory
 
 
 def read_members(archive: Path, patterns: Sequence[str]) -> dict[str, bytes]:
@@ -74,20 +80,26 @@ def _matching(file: IO[bytes], name: str, patterns: Sequence[str], where: str) -
     found: dict[str, bytes] = {}
     unmatched = dict.fromkeys(patterns)
     try:
-        for member, read in _members(file, name):
+        for member, size, read in _members(file, name):
             short = member.partition("/")[2] if _has_top_folder(name) else member
             for pattern in patterns:
                 outer, _, inner = pattern.partition("!")
                 if not PurePosixPath(member).match(outer):
                     continue
+                if size > MAX_MEMBER_BYTES:
+                    raise UserError(
+                        f"{where}: {member} has {size:,} bytes, more than the {MAX_MEMBER_BYTES:,} "
+                        "that are read from an archive; unpack it, and name the file in a source"
+                    )
                 if inner:
                     nested = _matching(io.BytesIO(read()), member, [inner], f"{where}!{member}")
                     found |= {f"{short}!{path}": content for path, content in nested.items()}
                 else:
                     found[short] = read()
                 unmatched.pop(pattern, None)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{where}: a damaged archive ({error}); replace the file") from None
+    except DAMAGE as error:
+        reason = str(error).partition(":\n")[0]  # tarfile adds a line for each kind of compression
+        raise UserError(f"{where}: a damaged archive ({reason}); replace the file") from None
     if unmatched:
         raise UserError(
             f"{where}: no file matches {next(iter(unmatched))!r}; "
@@ -96,8 +108,8 @@ def _matching(file: IO[bytes], name: str, patterns: Sequence[str], where: str) -
     return found
 
 
-def _members(file: IO[bytes], name: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, function that reads it) of each regular file in a tar or zip archive, in its order."""
+def _members(file: IO[bytes], name: str) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """(name, bytes, function that reads it) of each regular file in a tar or zip archive."""
     if not name.endswith(_ARCHIVE_ENDINGS):
         raise UserError(
             f"{name}: not an archive ({', '.join(_ARCHIVE_ENDINGS)}); name one before !"
@@ -106,12 +118,12 @@ def _members(file: IO[bytes], name: str) -> Iterator[tuple[str, Callable[[], byt
         with zipfile.ZipFile(file) as zipped:
             for info in zipped.infolist():
                 if not info.is_dir():
-                    yield info.filename, lambda info=info: zipped.read(info)  # type: ignore[misc]
+                    yield info.filename, info.file_size, lambda info=info: zipped.read(info)  # type: ignore
         return
     with tarfile.open(fileobj=file) as tar:
         for entry in tar:
             if entry.isfile():
-                yield entry.name, lambda entry=entry: tar.extractfile(entry).read()  # type: ignore
+                yield entry.name, entry.size, lambda e=entry: tar.extractfile(e).read()  # type: ignore
 
 
 def _has_top_folder(name: str) -> bool:

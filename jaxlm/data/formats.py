@@ -11,62 +11,17 @@ offset, never a replacement character. Line ends are kept as they are.
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
-import gzip
-import importlib
 import itertools
 import json
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 from jaxlm.config import UserError, suggest
+from jaxlm.data.compressed import read_blocks, uncompressed_name
 
-BLOCK = 1 << 20  # bytes read at a time
-
-
-def need(module: str, extra: str, what: str) -> Any:
-    """Imports an optional package; the error where it is missing names the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise UserError(
-            f"{what} needs the package {package}; install it: pip install 'jaxlm[{extra}]'"
-        ) from None
-
-
-@contextlib.contextmanager
-def open_file(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a local file, decompressed by its ending (.gz, .zst)."""
-    with contextlib.ExitStack() as stack:
-        try:
-            raw: Any = stack.enter_context(open(path, "rb"))
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; check the path and its rights") from None
-        yield stack.enter_context(decompress(raw, path.name))
-
-
-@contextlib.contextmanager
-def decompress(raw: IO[bytes], name: str) -> Iterator[IO[bytes]]:
-    """`raw` without the compression that the ending of `name` tells."""
-    if name.endswith(".gz"):
-        with gzip.GzipFile(fileobj=raw) as file:
-            yield file  # type: ignore[misc]
-    elif name.endswith(".zst"):
-        zstandard = need("zstandard", "formats", name)
-        with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as file:
-            yield file
-    else:
-        yield raw
-
-
-def uncompressed_name(name: str) -> str:
-    """`name` without .gz or .zst: "rows.tsv.gz" -> "rows.tsv"."""
-    return name.removesuffix(".gz").removesuffix(".zst")
+MAX_DOCUMENT_CHARS = 1 << 28  # of one document, by default
 
 
 def decode(file: IO[bytes], where: str, encoding: str = "utf-8") -> Iterator[str]:
@@ -76,7 +31,7 @@ def decode(file: IO[bytes], where: str, encoding: str = "utf-8") -> Iterator[str
     """
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     done = 0
-    for block in itertools.chain(_blocks(file, where), [b""]):
+    for block in itertools.chain(read_blocks(file, where), [b""]):
         held = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block, final=not block)
@@ -87,27 +42,6 @@ def decode(file: IO[bytes], where: str, encoding: str = "utf-8") -> Iterator[str
         if text:
             yield text if done else text.removeprefix("\ufeff")
         done += len(block)
-
-
-def _blocks(file: IO[bytes], where: str) -> Iterator[bytes]:
-    """The file's bytes, a block at a time; damage in a compressed file is a `UserError`."""
-    while True:
-        try:
-            block = file.read(BLOCK)
-        except (OSError, EOFError, zlib.error) as error:
-            raise _damaged(where, error) from None
-        except Exception as error:
-            # zstandard's own error class cannot be named without importing it.
-            if type(error).__name__ != "ZstdError":
-                raise
-            raise _damaged(where, error) from None
-        if not block:
-            return
-        yield block
-
-
-def _damaged(where: str, error: Exception) -> UserError:
-    return UserError(f"{where}: cannot be read to its end ({error}); replace the damaged file")
 
 
 _MARKS = (  # byte order marks; that of utf-32 begins with that of utf-16
@@ -150,48 +84,85 @@ def _undecodable(
     )
 
 
-def split_documents(pieces: Iterable[str], separator: str | None) -> Iterator[str]:
-    """The documents between separators, which are dropped; the whole text without a separator."""
-    if separator is None:
-        yield "".join(pieces)
-        return
+def split_documents(
+    pieces: Iterable[str],
+    separator: str | None,
+    where: str = "text",
+    most: int = MAX_DOCUMENT_CHARS,
+) -> Iterator[str]:
+    """The documents between separators, which are dropped; the whole text without a separator.
+
+    Raises `UserError` for a document of more than `most` characters, before it is read to its end.
+    """
     rest: list[str] = []  # of the document that is not yet complete
+    held = 0  # characters in `rest`
     for piece in pieces:
-        # A separator may straddle two pieces: look for it from just before the border.
-        tail = rest.pop() if rest else ""
-        *complete, open_end = (tail + piece).split(separator)
+        if separator is None:
+            complete, open_end = [], piece
+        else:
+            # A separator may straddle two pieces: look for it from just before the border.
+            tail = rest.pop() if rest else ""
+            held -= len(tail)
+            *complete, open_end = (tail + piece).split(separator)
         if complete:
+            _check_length(max(held + len(complete[0]), *map(len, complete)), separator, where, most)
             yield "".join([*rest, complete[0]])
             yield from complete[1:]
-            rest = []
-        keep = len(separator) - 1
-        cut = max(0, len(open_end) - keep)
+            rest, held = [], 0
+        cut = max(0, len(open_end) - len(separator or " ") + 1)
         rest += [open_end[:cut], open_end[cut:]]
+        held += len(open_end)
+        _check_length(held, separator, where, most)
     yield "".join(rest)
 
 
-def lines(pieces: Iterable[str]) -> Iterator[str]:
-    """The lines of a text, each with its "\\n"."""
+def _check_length(held: int, separator: str | None, where: str, most: int) -> None:
+    if held > most:
+        fix = "set document_separator to split it" if separator is None else "split it"
+        raise too_long(f"{where}: a document", most, fix)
+
+
+def too_long(what: str, most: int, fix: str) -> UserError:
+    return UserError(
+        f"{what} has more than {most:,} characters; {fix}, or raise max_document_chars"
+    )
+
+
+def lines(
+    pieces: Iterable[str], where: str = "text", most: int = MAX_DOCUMENT_CHARS
+) -> Iterator[str]:
+    """The lines of a text, each with its "\\n". Raises `UserError` for one of more than `most`
+    characters, before it is read to its end.
+    """
     rest: list[str] = []
+    held, number = 0, 1
     for piece in pieces:
         *complete, open_end = piece.split("\n")
-        if complete:
-            yield "".join([*rest, complete[0], "\n"])
-            for line in complete[1:]:
-                yield line + "\n"
-            rest = []
+        for line in complete:
+            if held + len(line) > most:
+                raise _long_line(where, number, most)
+            yield "".join([*rest, line, "\n"]) if rest else line + "\n"
+            rest, held = [], 0
+            number += 1
         if open_end:
             rest.append(open_end)
+            held += len(open_end)
+        if held > most:
+            raise _long_line(where, number, most)
     if rest:
         yield "".join(rest)
 
 
-Row = tuple[str, Mapping[str, Any]]  # where it stands ("file:line"), and its columns
+def _long_line(where: str, number: int, most: int) -> UserError:
+    return too_long(f"{where}:{number}: a line", most, "split the text in it")
 
 
-def jsonl_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
+Row = tuple[str, Mapping[str, Any]]  # where it is ("file:line"), and its columns
+
+
+def jsonl_rows(pieces: Iterable[str], where: str, most: int = MAX_DOCUMENT_CHARS) -> Iterator[Row]:
     """A JSON object a line; empty lines are passed over."""
-    for number, line in enumerate(lines(pieces), start=1):
+    for number, line in enumerate(lines(pieces, where, most), start=1):
         if line.strip():
             yield f"{where}:{number}", json_object(line, f"{where}:{number}")
 
@@ -265,12 +236,14 @@ def csv_rows(
     delimiter: str | None = None,
     columns: Sequence[str] = (),
     quotes: bool | None = None,
+    most: int = MAX_DOCUMENT_CHARS,
 ) -> Iterator[Row]:
     """Rows of a CSV or TSV file, named by `columns` or, where that is empty, by its first line.
 
     The delimiter is by default a tab for .tsv, .tab and .txt, else a comma. A cell that begins with
     a quotation mark is quoted, whatever the delimiter, unless `quotes` is false. Where `quotes` is
     None and the delimiter is a tab, rows that a stray mark would join to one cell are an error.
+    So is a row of more than `most` characters: a quoted cell may have any number of lines.
     """
     if delimiter is None:
         is_tab = uncompressed_name(where).lower().endswith((".tsv", ".tab", ".txt"))
@@ -278,8 +251,9 @@ def csv_rows(
     check_joined = quotes is None and delimiter == "\t"
     quotes = quotes is not False
     csv.field_size_limit(sys.maxsize)  # Python's limit of 128 KiB is less than many a document
+    bounded = _RowLines(lines(pieces, where, most), where, most)
     reader = csv.reader(
-        lines(pieces),
+        bounded,
         delimiter=delimiter,
         quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
         strict=quotes,
@@ -287,6 +261,7 @@ def csv_rows(
     names = list(columns)
     try:
         for cells in reader:
+            bounded.held = 0
             here = f"{where}:{reader.line_num}"
             if not cells:
                 continue
@@ -313,6 +288,28 @@ def csv_rows(
             f"{where}:{reader.line_num}: not CSV ({error}); fix the row, or set quotes: false if "
             "quotation marks are ordinary characters there"
         ) from None
+
+
+class _RowLines:
+    """The lines of a file, of which one row takes at most `most` characters. The reader of the rows
+    sets `held` to 0 after each.
+    """
+
+    def __init__(self, lines: Iterator[str], where: str, most: int) -> None:
+        self.lines, self.where, self.most = lines, where, most
+        self.held = self.number = 0
+
+    def __iter__(self) -> _RowLines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.number += 1
+        self.held += len(line)
+        if self.held > self.most:
+            fix = "split its text, set quotes: false if a quotation mark is an ordinary character"
+            raise too_long(f"{self.where}:{self.number}: a row", self.most, fix)
+        return line
 
 
 def cell(row: Mapping[str, Any], column: str, here: str) -> Any:

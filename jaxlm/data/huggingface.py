@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config import REQUIRED, UserError, field, suggest
-from jaxlm.data.formats import need
+from jaxlm.data.optional import need
 from jaxlm.data.special_tokens import names_of, read_json
 from jaxlm.data.tokenizers import PROBES, BaseTokenizer, Texts, special_ids
 from jaxlm.types import Tokenizer, TokenizerConfig

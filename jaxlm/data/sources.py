@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jaxlm.config import REQUIRED, UserError, field, suggest, to_dict, type_name
-from jaxlm.data.formats import check_characters, decode, open_file, split_documents
+from jaxlm.data.compressed import open_file
+from jaxlm.data.formats import MAX_DOCUMENT_CHARS, check_characters, decode, split_documents
 from jaxlm.data.remembered import file_checksum
 from jaxlm.errors import shown
 from jaxlm.types import SourceConfig
@@ -59,7 +60,7 @@ class Unit:
 class Source(SourceConfig):
     """What every source offers. A kind of source gives `units`, `read` and `contents`."""
 
-    # Options that only say where the contents lie, which the contents' own hashes make superfluous.
+    # Options that only say where the contents are: the contents' own hashes are in the fingerprint.
     places: ClassVar[tuple[str, ...]] = ()
     # Raise it when the same files and options come to give other documents.
     reading_version: ClassVar[int] = 1
@@ -89,7 +90,8 @@ class Source(SourceConfig):
 
     def fingerprint(self) -> str:
         """SHA-256 over the options and the names and contents of all that is read."""
-        options = {k: v for k, v in to_dict(self).items() if k not in self.places}
+        left_out = (*self.places, "max_document_chars")  # which changes no document
+        options = {k: v for k, v in to_dict(self).items() if k not in left_out}
         identity = [self.reading_version, options, *self.contents()]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -114,7 +116,19 @@ def empty_corpus(source: Source, counts: Counter[str]) -> UserError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileSource(Source):
+class ReadSource(Source):
+    """A source that reads files, which may hold documents of any length."""
+
+    max_document_chars: int = field(
+        MAX_DOCUMENT_CHARS,
+        "characters of one document, or of one row of a file: a longer one is an error, because "
+        "a document is held in memory",
+        ge=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSource(ReadSource):
     """Files on this machine, found by glob patterns."""
 
     places = ("files",)
@@ -170,7 +184,7 @@ def _no_match(pattern: str, full: str) -> UserError:
 
 @dataclass(frozen=True, kw_only=True)
 class TextFiles(FileSource):
-    """Text files, plain or .gz or .zst; each file is a document."""
+    """Text files, plain or .gz, .zst, .bz2 or .xz; each file is a document."""
 
     document_separator: str | None = field(
         None, 'text between documents, to split a file into many ("<|endoftext|>"); it is dropped'
@@ -182,8 +196,14 @@ class TextFiles(FileSource):
 
     def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
         with open_file(unit.origin) as file:
-            pieces = decode(file, str(unit.origin), self.encoding)
-            yield from text_documents(pieces, unit.name, self.document_separator, counts)
+            where = str(unit.origin)
+            texts = split_documents(
+                decode(file, where, self.encoding),
+                self.document_separator,
+                where,
+                self.max_document_chars,
+            )
+            yield from text_documents(texts, unit.name, self.document_separator, counts)
 
 
 def validate_text_options(separator: str | None, encoding: str) -> None:
@@ -196,10 +216,10 @@ def validate_text_options(separator: str | None, encoding: str) -> None:
 
 
 def text_documents(
-    pieces: Iterable[str], name: str, separator: str | None, counts: Counter[str]
+    texts: Iterable[str], name: str, separator: str | None, counts: Counter[str]
 ) -> Iterator[Document]:
-    """A file's text as documents: "name", or with a separator "name#0", "name#1", ..."""
-    for number, text in enumerate(split_documents(pieces, separator)):
+    """A file's texts as documents: "name", or with a separator "name#0", "name#1", ..."""
+    for number, text in enumerate(texts):
         if text.strip():
             name_here = name if separator is None else f"{name}#{number}"
             check_characters(text, name_here)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxlm.config import UserError, field
+from jaxlm.data.compressed import open_file
 from jaxlm.data.formats import (
+    MAX_DOCUMENT_CHARS,
     Row,
     cell,
     check_characters,
@@ -26,10 +28,10 @@ from jaxlm.data.formats import (
     decode,
     json_object,
     jsonl_rows,
-    need,
-    open_file,
+    too_long,
 )
 from jaxlm.data.labels import Labels
+from jaxlm.data.optional import need
 from jaxlm.data.sources import Document, FileSource, Unit, match_files, validate_text_options
 
 # Raise it when the same files and options come to give other rows.
@@ -46,9 +48,17 @@ class RowFiles(FileSource, Labels):
 
 
 def row_documents(
-    rows: Iterable[Row], text_column: str, labels: Labels, name: str, counts: Counter[str]
+    rows: Iterable[Row],
+    text_column: str,
+    labels: Labels,
+    name: str,
+    counts: Counter[str],
+    most: int = MAX_DOCUMENT_CHARS,
 ) -> Iterator[Document]:
-    """Rows as documents "name:line"; blank texts and rows without a usable label are counted."""
+    """Rows as documents "name:line"; blank texts and rows without a usable label are counted.
+
+    Raises `UserError` for a text of more than `most` characters.
+    """
     for here, row in rows:
         text = cell(row, text_column, here)
         if text is None or text == "":
@@ -62,6 +72,8 @@ def row_documents(
         if not text.strip():
             counts["blank"] += 1
             continue
+        if len(text) > most:
+            raise too_long(f"{here}: column {text_column!r}", most, "split it")
         check_characters(text, here)
         label = labels.label(row, here, counts) if labels.label_column else None
         if label is not None:
@@ -72,7 +84,7 @@ def row_documents(
 
 @dataclass(frozen=True, kw_only=True)
 class JsonLines(RowFiles):
-    """A JSON object a line, plain or .gz or .zst."""
+    """A JSON object a line, plain or .gz, .zst, .bz2 or .xz."""
 
     encoding: str = field("utf-8", "of the files; every byte must be valid in it")
 
@@ -83,13 +95,14 @@ class JsonLines(RowFiles):
     def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
         with open_file(unit.origin) as file:
             where = str(unit.origin)
-            rows = jsonl_rows(decode(file, where, self.encoding), where)
-            yield from row_documents(rows, self.text_column, self, unit.name, counts)
+            most = self.max_document_chars
+            rows = jsonl_rows(decode(file, where, self.encoding), where, most)
+            yield from row_documents(rows, self.text_column, self, unit.name, counts, most)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Csv(RowFiles):
-    """CSV or TSV with a header line or given column names, plain or .gz or .zst."""
+    """CSV or TSV with a header line or given column names, plain or .gz, .zst, .bz2 or .xz."""
 
     columns: tuple[str, ...] = field((), "names of the columns of a file without a header line")
     delimiter: str | None = field(
@@ -115,8 +128,10 @@ class Csv(RowFiles):
                 delimiter=self.delimiter,
                 columns=self.columns,
                 quotes=self.quotes,
+                most=self.max_document_chars,
             )
-            yield from row_documents(rows, self.text_column, self, unit.name, counts)
+            most = self.max_document_chars
+            yield from row_documents(rows, self.text_column, self, unit.name, counts, most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +149,8 @@ class Parquet(RowFiles):
 
     def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
         name, path, group, first = unit.origin
-        yield from row_documents(
-            self._rows(path, group, first), self.text_column, self, name, counts
-        )
+        rows, most = self._rows(path, group, first), self.max_document_chars
+        yield from row_documents(rows, self.text_column, self, name, counts, most)
 
     def _rows(self, path: Path, group: int, first: int) -> Iterator[Row]:
         file = self._open(path)
@@ -194,8 +208,8 @@ class ArrayRecord(RowFiles):
         name, path, start, stop = unit.origin
         with self._open(path) as reader:
             records = reader.read(start, stop)
-        rows = self._rows(records, path, start)
-        yield from row_documents(rows, self.text_column, self, name, counts)
+        rows, most = self._rows(records, path, start), self.max_document_chars
+        yield from row_documents(rows, self.text_column, self, name, counts, most)
 
     def _rows(self, records: list[bytes], path: Path, start: int) -> Iterator[Row]:
         for number, record in enumerate(records, start=start):

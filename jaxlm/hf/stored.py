@@ -20,7 +20,7 @@ import ml_dtypes  # noqa: F401  its import tells numpy what bfloat16 is; jax bri
 import numpy as np
 
 from jaxlm.config import UserError
-from jaxlm.data.formats import need
+from jaxlm.data.optional import need
 from jaxlm.errors import few
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config import UserError
-from jaxlm.data.formats import need
 from jaxlm.data.huggingface import USUAL, HuggingFaceTokenizer
+from jaxlm.data.optional import need
 from jaxlm.data.sentencepieces import SentencePieceTokenizer
 from jaxlm.data.special_tokens import STANDS_FOR, names_of, read_json
 
