@@ -20,7 +20,7 @@ CTRL_C = 130  # 128 + SIGINT, as shells count: nothing was there to be saved yet
 FINAL = frozenset({DONE, MISTAKE, NOT_FINITE, SAVE_FAILED, CTRL_C})
 
 TABLE = f"""\
-exit codes:
+Exit codes:
   {DONE}   done
   1   `jaxlm doctor` found a problem, or `jaxlm plan` no room
   {MISTAKE}   a mistake to mend: one line says what, where and how

@@ -5,23 +5,26 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
+import click
 import jax
 import numpy as np
 import pytest
 import yaml
 
 from jaxlm import cli
-from jaxlm.arguments import VERBS, parse
+from jaxlm.cli.shared import parsing
+from jaxlm.cli.shared.parsing import parse
+from jaxlm.cli.shared.show import print_settings, print_texts
 from jaxlm.config import UserError
 from jaxlm.data.characters import CharacterTokenizer
 from jaxlm.files import read_sealed, write_sealed
 from jaxlm.generate import check_prompts
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import LearnedConfig
-from jaxlm.show import print_settings, print_texts
 
 ROOT = Path(__file__).parents[1]
 SMOKE = str(ROOT / "configs/smoke/transformer.yaml")
@@ -58,56 +61,62 @@ def out(capsys):
 # ------------------------------------------------------------------------------------------ words
 
 
-def test_options_and_settings_stand_in_any_order():
-    expected = parse(
-        ["train", "a.yaml", "x.y=1", "z=2", "--process-id", "0", "--num-processes", "2"]
-    )
+VERBS = parsing.command.list_commands(click.Context(parsing.command))
+
+
+def test_options_and_settings_are_read_in_any_order():
+    words = ["train", "a.yaml", "x.y=1", "z=2", "--process-id", "0", "--num-processes", "2"]
+    expected = parse(words)
     for words in (
         ["train", "--process-id", "0", "a.yaml", "x.y=1", "--num-processes", "2", "z=2"],
         ["train", "a.yaml", "--num-processes=2", "x.y=1", "--process-id=0", "z=2"],
     ):
-        assert parse(words) == expected
-    assert (expected.verb, expected.config, expected.overrides) == (
-        "train",
-        "a.yaml",
-        ["x.y=1", "z=2"],
-    )
-    shown = parse(["config", "--yaml", "show", "a.yaml", "x=1"])
-    assert (shown.action, shown.config, shown.overrides, shown.yaml) == (
-        "show",
-        "a.yaml",
-        ["x=1"],
-        True,
-    )
+        assert parse(words).params == expected.params
+    assert expected.info_name == "train"
+    assert expected.params["config"] == "a.yaml"
+    assert expected.params["overrides"] == ("x.y=1", "z=2")
+    shown = parse(["config", "--yaml", "show", "a.yaml", "x=1"]).params
+    assert (shown["action"], shown["config"], shown["overrides"]) == ("show", "a.yaml", ("x=1",))
+    assert shown["as_yaml"]
 
 
-def test_every_verb_has_help_with_an_example(capsys):
+def test_every_verb_has_help_with_examples_that_are_commands(capsys):
     for verb in VERBS:
-        with pytest.raises(SystemExit) as stop:
-            parse([verb, "--help"])
+        assert cli.main([verb, "--help"]) == 0
         text = capsys.readouterr().out
-        assert stop.value.code == 0 and f"  jaxlm {verb}" in text, text
         assert max(map(len, text.splitlines())) <= 100
-        for line in re.findall(r"^  jaxlm (.*?)(?:    #.*)?$", text, re.MULTILINE):
-            words = [
-                word.strip('"') for word in re.sub(r'"[^"]*"', "text", line).split(" > ")[0].split()
-            ]
-            assert parse(words).verb == verb  # the examples are commands that can be given
-    with pytest.raises(SystemExit):
-        parse(["--help"])
+        examples = re.findall(r"^  jaxlm (.*?)(?:    #.*)?$", text, re.MULTILINE)
+        assert examples, text
+        for line in examples:
+            assert parse(shlex.split(line.split(" > ")[0])).info_name == verb
+    assert cli.main(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(f"\n    {verb}" in listed for verb in VERBS)
-    assert VERBS.keys() == cli.VERBS.keys()
+    assert all(f"\n  {verb} " in listed for verb in VERBS)
+
+
+def test_a_verb_is_one_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "global_.py").write_text(
+        "from jaxlm.cli.shared.verb import verb\n"
+        "@verb('say a word', section='Words', examples=(('global', ''),))\n"
+        "def command():\n    'Says a word.'\n    print('a word')\n    return 3\n"
+    )
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    assert cli.main(["global"]) == 3
+    assert capsys.readouterr().out == "a word\n"
+    assert cli.main(["--help"]) == 0
+    assert "Words:\n  global  say a word" in capsys.readouterr().out
+    assert cli.main(["globl"]) == 2
+    assert "did you mean global" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["trian"], "'trian' is not a verb; did you mean train?"),
-        (["fly"], "choose one of train, finetune"),
-        (["train"], "required: CONFIG;"),
-        (["resume"], "required: RUN_DIR;"),
-        (["config", "shwo", "a.yaml"], "'shwo'"),
+        (["trian"], "'trian' is not a verb; did you mean train"),
+        (["fly"], "choose one of config, data"),
+        (["train"], "CONFIG is required;"),
+        (["resume"], "RUN_DIR is required;"),
+        (["config", "shwo", "a.yaml"], "'shwo' is unknown; did you mean show?"),
         (["train", "a.yaml", "--bogus"], "--bogus"),
         (["--bogus"], "--bogus"),
         (["generate", "a", "--top-k", "0"], "--top-k: '0' is out of range; write a whole"),
@@ -115,31 +124,37 @@ def test_every_verb_has_help_with_an_example(capsys):
         (["generate", "a", "--temperature", "nan"], "--temperature: 'nan'"),
         (["generate", "a", "--seed", "-1"], "--seed: '-1'"),
         (["generate", "a", "--beams", "0"], "--beams: '0' is out of range; write a whole"),
-        (["tokenizer", "train", "a.yaml"], "--out"),
-        (["train", "a.yaml", "--process", "1"], "--process"),  # no guessing of shortened options
+        (["generate", "a", "--seed"], "'--seed' requires an argument; `jaxlm generate --help`"),
+        (["tokenizer", "train", "a.yaml"], "--out is required;"),
+        (["info", "a", "b\nc"], "extra argument (b\\nc); `jaxlm info --help`"),
+        (["export", "hf", "a", "--out", "b", "--dtype", "float3"], "did you mean float32"),
+        (["train", "a.yaml", "--process", "1"], "'--process'; did you mean --process-id"),
+        (["train", "caf\udce9.yaml"], "is not UTF-8 text"),
     ],
 )
 def test_a_wrong_word_gets_one_line(capsys, words, says):
-    with pytest.raises(SystemExit) as stop:
-        parse(words)
+    assert cli.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and line.startswith("error: ") and says in line and "; " in line, (
-        line
-    )
+    assert line.startswith("error: ") and says in line and "; " in line, line
+
+
+def test_no_words_at_all_print_the_help_and_are_a_mistake(capsys):
+    assert cli.main([]) == 2
+    assert "Usage: jaxlm" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_quietly_and_a_fault_of_ours_loudly(monkeypatch, capsys):
-    def interrupted(_):
+    def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.VERBS, "doctor", interrupted)
+    monkeypatch.setattr("jaxlm.doctor.examine", interrupted)
     assert cli.main(["doctor"]) == 130
     assert capsys.readouterr() == ("", "")
 
-    def broken(_):
+    def broken():
         raise RuntimeError("a fault")
 
-    monkeypatch.setitem(cli.VERBS, "doctor", broken)
+    monkeypatch.setattr("jaxlm.doctor.examine", broken)
     with pytest.raises(RuntimeError):
         cli.main(["doctor"])
 

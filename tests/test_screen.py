@@ -13,11 +13,12 @@ from jaxlm.config import UserError
 from jaxlm.files import described, disk_errors
 
 WORK = """
+import importlib
 import sys
 from jaxlm import cli
 from pathlib import Path
 
-def work(arguments):
+def work(**words):
     from rich.console import Console
     console = Console()
     for i in range(3000):
@@ -28,7 +29,7 @@ def work(arguments):
     return 0
 
 verb = sys.argv[1]
-cli.VERBS[verb] = work
+importlib.import_module(f"jaxlm.cli.{verb}").command.callback = work
 sys.exit(cli.main([verb, "nothing"]))
 """
 

@@ -25,19 +25,35 @@ from jaxlm.run import load_run
 NO_ROOM = 1  # the exit code of a plan that does not fit, or is tight, or of which nothing is known
 
 
-def run(arguments: Any, report: Callable[[str], None]) -> int:
+def run(
+    path: str,
+    overrides: Sequence[str],
+    *,
+    topology: str | None,
+    slices: int,
+    search: bool,
+    compile_best: int | None,
+    tokens: float | None,
+    price: float | None,
+    analytic: bool,
+    quick: bool,
+    out: str | None,
+    save: str | None,
+    as_json: bool,
+    report: Callable[[str], None],
+) -> int:
     """The exit code: 0 where the plan, or a search's winner, fits, or likely does."""
-    if arguments.save and (arguments.search or arguments.analytic or arguments.quick):
+    if save and (search or analytic or quick):
         raise UserError(
             "--save: keeps the optimized step of one plan; leave out --search, --analytic, --quick"
         )
-    if arguments.compile_best is not None and not arguments.search:
+    if compile_best is not None and not search:
         raise UserError("--compile-best: is of a search; add --search")
-    if arguments.quick and (arguments.search or arguments.analytic):
+    if quick and (search or analytic):
         raise UserError("--quick: is of one compiled plan; leave out --search and --analytic")
-    resolved = load_run(arguments.config, arguments.overrides)
+    resolved = load_run(path, overrides)
     config = resolved.config
-    named, place = arguments.topology, "--topology"
+    named, place = topology, "--topology"
     if named is None:
         named = config.mesh.topology
         place = f"{where('mesh.topology', resolved.marks)}mesh.topology"
@@ -46,37 +62,32 @@ def run(arguments: Any, report: Callable[[str], None]) -> int:
             "--topology: neither it nor mesh.topology names a pod; add one, such as "
             "--topology v5p:4x4x8"
         )
-    topology = Topology.read(named, arguments.slices, place)
-    tokens = arguments.tokens
+    pod = Topology.read(named, slices, place)
     if tokens is None and config.train.steps:
         tokens = float(config.train.steps * config.train.batch_size * seq_len_of(config))
-    if arguments.save and config.train.steps is None:
+    if save and config.train.steps is None:
         raise UserError("--save: the step knows its schedule's length; set train.steps, not epochs")
     how: dict[str, Any] = {
         "tokens": tokens,
-        "price": arguments.price,
-        "analytic": arguments.analytic,
+        "price": price,
+        "analytic": analytic,
         "report": report,
     }
-    if arguments.search:
-        count = arguments.compile_best or 3
-        found, plans = search_plans(config, topology, compile_best=count, **how)
+    if search:
+        count = compile_best or 3
+        found, plans = search_plans(config, pod, compile_best=count, **how)
         table = text.search_table(found, plans)
         plan = plans[0]
-        stem = arguments.out or f"{Path(arguments.config).stem}-{topology.chip.name}"
+        stem = out or f"{Path(path).stem}-{pod.chip.name}"
         _write_winner(plan, Path(f"{stem}.yaml"), config.run_dir, report)
     else:
-        plan, table, stem = (
-            plan_run(config, topology, quick=arguments.quick, **how),
-            "",
-            arguments.out,
-        )
+        plan, table, stem = plan_run(config, pod, quick=quick, **how), "", out or ""
     if stem:
         _write_tables(plan, stem, table, report)
-    if arguments.save:
-        _save(plan, Path(arguments.save), report)
-    if arguments.json:
-        print(json.dumps(as_json(plan), indent=1))
+    if save:
+        _save(plan, Path(save), report)
+    if as_json:
+        print(json.dumps(figures(plan), indent=1))
     else:
         if table:
             print_table(table)
@@ -85,7 +96,7 @@ def run(arguments: Any, report: Callable[[str], None]) -> int:
     return 0 if plan.memory.verdict in ROOM else NO_ROOM
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def figures(plan: Plan) -> dict[str, Any]:
     """Every figure of a plan, by section."""
     found: dict[str, Any] = {}
     for section, name, value, unit in text.rows(plan):

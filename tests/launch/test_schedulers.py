@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT, SECRET, SMOKE
 
 from jaxlm import cli
-from jaxlm.arguments import parse
+from jaxlm.cli.shared.parsing import parse
 from jaxlm.exit_codes import DONE, HUNG, INTERRUPTED, LOST, MISTAKE
 
 GKE = """
@@ -120,7 +120,7 @@ def test_the_manifest(standins: Callable, launch: Callable, tmp_path: Path) -> N
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
     arguments = parse(container["command"][4:])
-    assert (arguments.verb, arguments.config) == ("train", "/etc/jaxlm/run.yaml")
+    assert (arguments.info_name, arguments.params["config"]) == ("train", "/etc/jaxlm/run.yaml")
     given = {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]}
     assert given["WANDB_API_KEY"] == {"secretKeyRef": {"name": "jaxlm", "key": "WANDB_API_KEY"}}
     assert given["MEGASCALE_NUM_SLICES"] == "2"
@@ -190,7 +190,10 @@ def test_a_job_is_submitted_followed_and_ends(standins: Callable, launch: Callab
     assert len(made.lines("sbatch")) == len(made.lines("srun")) == 1
     (srun,) = (made.calls[[c[0] for c in made.calls].index("srun")],)
     arguments = parse(srun[srun.index("jaxlm") + 1 :])
-    assert (arguments.verb, arguments.config) == ("train", ".jaxlm-launch/transformer/run.yaml")
+    assert (arguments.info_name, arguments.params["config"]) == (
+        "train",
+        ".jaxlm-launch/transformer/run.yaml",
+    )
     script = Path(".jaxlm-launch/transformer/job.sh").read_text()
     for option in (
         "--requeue",

@@ -228,11 +228,11 @@ def test_the_end_on_a_cpu_shows_what_is_so(
 def test_a_confusion_table_of_many_classes_fits_a_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from jaxlm.cli import _print_figures
+    from jaxlm.cli.shared.figures import print_figures
 
     classes = [f"class number {i}" for i in range(15)]
     table = [[90 if i == j else 5 * (j == i + 1) for j in range(15)] for i in range(15)]
-    _print_figures({"confusion": {"classes": classes, "table": table}})
+    print_figures({}, {"confusion": {"classes": classes, "table": table}})
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and len(lines) == 1 + 15 + 10
     assert lines[2].split()[-4:] == ["0.947", "0.947", "0.947", "95"]

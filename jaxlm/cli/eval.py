@@ -1,0 +1,43 @@
+"""`jaxlm eval RUN_DIR`: measures a run on its whole validation split."""
+
+from __future__ import annotations
+
+import json
+
+from jaxlm.cli.shared import options
+from jaxlm.cli.shared.training import say
+from jaxlm.cli.shared.verb import USING, verb
+
+
+@verb(
+    "measure a run on its whole validation split",
+    section=USING,
+    examples=(
+        ("eval runs/quickstart", ""),
+        ("eval runs/quickstart --step 200 --json", "an earlier checkpoint, for a program"),
+    ),
+)
+@options.run_dir
+@options.overrides
+@options.accept_changed_data
+@options.step
+@options.json
+def command(
+    run_dir: str,
+    overrides: tuple[str, ...],
+    accept_changed_data: bool,
+    step: int | None,
+    as_json: bool,
+) -> None:
+    """Loss, perplexity and bits per byte; for classes accuracy, F1 and the confusion table."""
+    from jaxlm.cli.shared.figures import print_figures
+    from jaxlm.evaluate import evaluate_run
+
+    step, values, tables = evaluate_run(
+        run_dir, overrides=overrides, step=step, accept_data=accept_changed_data, report=say
+    )
+    if as_json:
+        print(json.dumps({"step": step, "final": values, **tables}))
+    else:
+        print(f"step {step}, whole validation split")
+        print_figures(values, tables)

@@ -1,0 +1,71 @@
+"""`jaxlm export hf RUN_DIR --out DIR`: writes a run in Hugging Face's format."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from jaxlm.cli.shared import options
+from jaxlm.cli.shared.training import say
+from jaxlm.cli.shared.values import PATH, SIZE, Choice
+from jaxlm.cli.shared.verb import USING, verb
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@verb(
+    "write a run in Hugging Face's format",
+    section=USING,
+    examples=(
+        ("export hf runs/quickstart --out out/quickstart --family llama", ""),
+        ("export hf runs/gpt2 --out out/gpt2 --dtype bfloat16 --max-shard-size 500MB", ""),
+    ),
+    works=True,
+)
+@options.argument("form", "the format", type=Choice(("hf",)), metavar="hf")
+@options.run_dir
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="a new folder")
+@options.step
+@click.option(
+    "--dtype",
+    type=Choice(DTYPES),
+    metavar="DTYPE",
+    help=f"{', '.join(DTYPES)}: of the tensors (default: that of the import, else float32)",
+)
+@click.option("--family", metavar="NAME", help="whose format (default: model.family)")
+@click.option(
+    "--max-shard-size",
+    type=SIZE,
+    default=5 * 10**9,
+    metavar="SIZE",
+    help="of a file, such as 500MB (default 5GB)",
+)
+def command(
+    form: str,
+    run_dir: str,
+    out: str,
+    step: int | None,
+    dtype: str | None,
+    family: str | None,
+    max_shard_size: int,
+) -> None:
+    """Writes config.json, safetensors and the tokenizer, for transformers and others to load.
+    Averaged weights are taken where the run keeps them.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the host's work: no accelerator is taken from a trainer
+    from pathlib import Path
+
+    from jaxlm.hf import export_run
+    from jaxlm.run import saved_config
+
+    line = export_run(
+        saved_config(run_dir).parent,
+        Path(out),
+        step=step,
+        dtype=dtype,
+        family=family,
+        max_bytes=max_shard_size,
+        report=say,
+    )
+    print(line)

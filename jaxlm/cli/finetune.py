@@ -1,0 +1,32 @@
+"""`jaxlm finetune CONFIG init.from=RUN_DIR`: a second stage from the weights of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxlm.cli.shared import options
+from jaxlm.cli.shared.verb import TRAINING, verb
+from jaxlm.errors import UserError
+
+
+@verb(
+    "start a second stage from the weights of a run (init.from=RUN_DIR)",
+    section=TRAINING,
+    examples=(("finetune configs/finetune/sentiment_en.yaml init.from=runs/quickstart", ""),),
+    works=True,
+    exit_codes=True,
+)
+@options.config
+@options.accept_changed_data
+@options.processes
+def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
+    """Starts a run with the weights, model and tokenizer of another run; data, objective and
+    optimizer are the config's.
+    """
+    from jaxlm.cli.shared.training import run_training
+    from jaxlm.run import load_run
+
+    resolved = load_run(config, overrides)
+    if resolved.config.init.from_ is None:
+        raise UserError("init.from: is required to fine-tune; add init.from=RUN_DIR")
+    return run_training(resolved, **how)

@@ -1,0 +1,178 @@
+"""`jaxlm generate RUN_DIR`: writes text with a trained model."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jaxlm.cli.shared import options
+from jaxlm.cli.shared.training import say
+from jaxlm.cli.shared.values import COUNT, PATH, RATIO, SHARE, WHOLE
+from jaxlm.cli.shared.verb import USING, verb
+from jaxlm.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxlm.generate import Sampling
+
+
+@verb(
+    "write text with a trained model",
+    section=USING,
+    examples=(
+        ('generate runs/quickstart --prompt "ROMEO. " --temperature 0.5', ""),
+        ("generate runs/quickstart --prompt A --prompt B --json", "a line of JSON for each"),
+        ("generate runs/quickstart --prompt A --beams 4", "the likeliest text of a search"),
+        ("generate runs/large --prompt A --draft runs/small", "faster, with a small model's help"),
+    ),
+)
+@options.run_dir
+@options.overrides
+@click.option(
+    "--prompt", multiple=True, help="text to continue; several make a batch; none: from nothing"
+)
+@click.option(
+    "--max-tokens", type=WHOLE, default=200, metavar="N", help="length of a text (default 200)"
+)
+@click.option("--temperature", type=RATIO, metavar="X", help="0 is greedy (default 0.8)")
+@click.option("--top-k", type=WHOLE, metavar="K", help="draw from the K likeliest tokens")
+@click.option(
+    "--top-p", type=SHARE, metavar="P", help="draw from the likeliest of total probability P"
+)
+@click.option("--seed", type=COUNT, default=0, metavar="N", help="seed of the sampling (default 0)")
+@click.option(
+    "--beams",
+    type=WHOLE,
+    default=1,
+    metavar="N",
+    help="search for the likeliest text with N beams; nothing is drawn",
+)
+@click.option(
+    "--length-penalty",
+    type=RATIO,
+    metavar="X",
+    help="of --beams: log p is divided by length ** X (default 1)",
+)
+@click.option(
+    "--draft",
+    type=PATH,
+    metavar="RUN_DIR",
+    help="a smaller run of the same tokenizer that guesses tokens ahead; the text is the same",
+)
+@click.option(
+    "--num-drafts", type=WHOLE, metavar="N", help="of --draft: tokens guessed (default 4)"
+)
+@options.step
+@options.json
+def command(
+    run_dir: str,
+    overrides: tuple[str, ...],
+    prompt: tuple[str, ...],
+    seed: int,
+    draft: str | None,
+    num_drafts: int | None,
+    step: int | None,
+    as_json: bool,
+    **drawing: Any,
+) -> None:
+    """Continues one or several prompts with a run's newest checkpoint."""
+    from jaxlm.files import read_json
+    from jaxlm.generate import Writer, ends_of, ids_of
+    from jaxlm.run import load_saved
+    from jaxlm.train.run_dir import RunDir
+    from jaxlm.train.session import load_trained, saved_tokenizer
+
+    sampling = _sampling(draft=draft, num_drafts=num_drafts, **drawing)
+    config = load_saved(run_dir, overrides).config
+    _check_writes(run_dir, config)
+    run = RunDir(run_dir)
+    tokenizer = saved_tokenizer(run)
+    _, program, params, step = load_trained(run_dir, overrides=overrides, step=step, report=say)
+    ids = ids_of(tokenizer, config.sample.eos_ids, trained=config.data is not None)
+    if draft is None:
+        from jaxlm.generate import Generator
+
+        generator: Any = Generator(program, sampling, **ids)
+    else:
+        generator, own = _drafting(draft, num_drafts, run_dir, tokenizer, program, sampling, ids)
+        params = (params, own)
+    manifest = run.data_manifest
+    stored = read_json(manifest, "restore it") if manifest.is_file() else {}
+    prompts = prompt or ("",)
+    writer = Writer(tokenizer, generator, ends_of(config.data, stored, tokenizer))
+    texts = writer(params, prompts, seed=seed)
+    if as_json:
+        for given, text in zip(prompts, texts, strict=True):
+            print(json.dumps({"step": step, "prompt": given, "text": text}, ensure_ascii=False))
+    else:
+        from jaxlm.cli.shared.show import print_texts
+
+        print_texts(prompts, texts)
+
+
+def _sampling(
+    *,
+    max_tokens: int,
+    beams: int,
+    length_penalty: float | None,
+    draft: str | None,
+    num_drafts: int | None,
+    **drawn: Any,
+) -> Sampling:
+    """The options of drawing or searching. Raises `UserError` where they exclude one another."""
+    from jaxlm.generate import Sampling
+
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    searched: dict[str, Any] = {"num_beams": beams}
+    if length_penalty is not None:
+        searched["length_penalty"] = length_penalty
+    if beams > 1 and drawn:
+        words = ", ".join("--" + name.replace("_", "-") for name in drawn)
+        raise UserError(f"--beams: a search draws nothing; leave {words} out")
+    if beams > 1 and draft is not None:
+        raise UserError("--draft: is of drawn or greedy text, not of a search; leave --beams out")
+    if num_drafts is not None and draft is None:
+        raise UserError("--num-drafts: is of a draft alone; add --draft RUN_DIR")
+    if beams == 1 and length_penalty is not None:
+        raise UserError("--length-penalty: is of a search alone; add --beams 4")
+    return Sampling(max_tokens=max_tokens, **drawn, **searched)
+
+
+def _check_writes(run_dir: str, config: Any) -> None:
+    """Raises `UserError` where a run's model writes no text."""
+    from jaxlm.config import type_name
+    from jaxlm.run import objective_of
+
+    objective = objective_of(config)
+    if why := objective.why_silent(config.model):
+        raise UserError(
+            f"{run_dir}: its objective is {type_name(type(objective))}, which {why}; use "
+            "`jaxlm eval`, or generate from a causal_lm run"
+        )
+
+
+def _drafting(
+    draft: str,
+    num_drafts: int | None,
+    run_dir: str,
+    tokenizer: Any,
+    program: Any,
+    sampling: Sampling,
+    ids: dict[str, Any],
+) -> tuple[Any, Any]:
+    """A generator with a smaller model that guesses ahead, and that model's parameters."""
+    from jaxlm.generate.speculative import SpeculativeGenerator
+    from jaxlm.run import saved_config
+    from jaxlm.train.run_dir import RunDir
+    from jaxlm.train.session import load_trained, saved_tokenizer
+
+    folder = saved_config(draft).parent
+    if saved_tokenizer(RunDir(folder)).fingerprint() != tokenizer.fingerprint():
+        raise UserError(
+            f"--draft: {draft} has another tokenizer than {run_dir}; "
+            "draft with a run of the same tokenizer"
+        )
+    _, smaller, params, _ = load_trained(draft, mesh=program.mesh, report=say)
+    count = {} if num_drafts is None else {"num_drafts": num_drafts}
+    return SpeculativeGenerator(program, smaller, sampling, **count, **ids), params

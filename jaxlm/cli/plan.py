@@ -1,0 +1,58 @@
+"""`jaxlm plan CONFIG`: memory, time and cost of a run on chips that are not here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from jaxlm.cli.shared import options
+from jaxlm.cli.shared.training import say
+from jaxlm.cli.shared.values import PATH, RATIO, TOKENS, WHOLE
+from jaxlm.cli.shared.verb import TRAINING, verb
+
+
+@verb(
+    "plan a run on chips that are not here: memory, time, cost, what to change",
+    section=TRAINING,
+    examples=(
+        ("plan CONFIG --topology v5p:4x4x8", "one slice"),
+        ("plan CONFIG --topology v6e:16x16 --slices 2 --tokens 1T", "with days and cost"),
+        ("plan CONFIG --topology v5e:16x16 --search --out best", "best.yaml, .tsv and .html"),
+        ("plan CONFIG --topology h100:16x8", "16 nodes of 8 GPUs"),
+    ),
+    works=True,
+)
+@options.config
+@click.option(
+    "--topology",
+    metavar="CHIP:SHAPE",
+    help="such as v5p:4x4x8 or h100:16x8 (default: the config's mesh.topology)",
+)
+@click.option("--slices", type=WHOLE, default=1, metavar="N", help="number of slices (default 1)")
+@click.option("--search", is_flag=True, help="look for a better setting")
+@click.option(
+    "--compile-best", type=WHOLE, metavar="N", help="of a search, how many to compile (default 3)"
+)
+@click.option(
+    "--tokens",
+    type=TOKENS,
+    metavar="N",
+    help="budget for days and cost, such as 300B (default: those of train.steps)",
+)
+@click.option("--price", type=RATIO, metavar="USD", help="of a chip-hour (default: list price)")
+@click.option("--analytic", is_flag=True, help="compile nothing")
+@click.option("--quick", is_flag=True, help="compile faster, without optimizations: an estimate")
+@click.option("--out", type=PATH, metavar="STEM", help="write STEM.tsv and STEM.html")
+@click.option("--save", type=PATH, metavar="FILE", help="keep the compiled step for train.compiled")
+@options.json
+def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
+    """Compiles the train step of a config for a TPU topology (needs libtpu, no TPU) and reports
+    whether it fits, what takes the memory, how long a step takes and what limits it. For GPUs, and
+    with --analytic, a closed-form model is used, and the output says so. No data is read.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a plan takes no accelerator
+    from jaxlm.plan.verb import run
+
+    return run(config, overrides, report=say, **how)

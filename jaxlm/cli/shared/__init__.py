@@ -1,0 +1,1 @@
+"""What the verbs share: how a verb is declared, its words, what people are shown."""

@@ -1,0 +1,44 @@
+"""Prints the figures of a run: a line for each, and the confusion table of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_COLUMNS = 8  # of a confusion table on a terminal
+MAX_CONFUSIONS = 10
+
+Table = Sequence[Sequence[int]]  # rows: the true class; columns: the predicted one
+
+
+def print_figures(values: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"  {name:24} {shown}")
+    if "confusion" in tables:
+        classes, table = tables["confusion"]["classes"], tables["confusion"]["table"]
+        show = _print_table if len(classes) <= MAX_COLUMNS else _print_classes
+        show(classes, table)
+
+
+def _print_table(classes: Sequence[str], table: Table) -> None:
+    first, width = "true / predicted", max(8, *map(len, classes)) + 2
+    column = max(map(len, [*classes, first]))
+    print("  " + first.ljust(column) + "".join(name.rjust(width) for name in classes))
+    for name, row in zip(classes, table, strict=True):
+        print("  " + name.ljust(column) + "".join(str(n).rjust(width) for n in row))
+
+
+def _print_classes(classes: Sequence[str], table: Table) -> None:
+    """Precision, recall and F1 of each class, and the most frequent confusions."""
+    column = min(40, max(map(len, [*classes, "class"])))
+    print(f"  {'class':{column}} precision   recall       F1  examples")
+    for i, name in enumerate(classes):
+        hit, true, said = table[i][i], sum(table[i]), sum(row[i] for row in table)
+        ratios = ((hit, said), (hit, true), (2 * hit, true + said))
+        cells = [f"{a / b:.3f}" if b else "-" for a, b in ratios]
+        shown = "".join(f"{cell:>9}" for cell in cells)
+        print(f"  {name[:column]:{column}} {shown} {true:>9}")
+    pairs = [(n, i, j) for i, row in enumerate(table) for j, n in enumerate(row) if n and i != j]
+    for n, i, j in sorted(pairs, reverse=True)[:MAX_CONFUSIONS]:
+        print(f"  {classes[i][:column]} taken for {classes[j][:column]}: {n}")

@@ -1,0 +1,43 @@
+"""Trains a run as `jaxlm train`, `finetune` and `resume` do, and prints how it ended."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxlm.config import Resolved
+    from jaxlm.run import RunConfig
+
+
+def run_training(
+    resolved: Resolved[RunConfig],
+    *,
+    accept_changed_data: bool,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    must_exist: bool = False,
+) -> int:
+    """The exit code of the run."""
+    from jaxlm.cli.shared.figures import print_figures
+    from jaxlm.files import disk_errors
+    from jaxlm.processes import init_processes, told_to_others
+    from jaxlm.train.loop import train
+
+    init_processes(coordinator, num_processes, process_id)
+    with told_to_others(), disk_errors(resolved.config.run_dir or ""):
+        outcome = train(resolved, must_exist=must_exist, accept_data=accept_changed_data)
+    import jax
+
+    if jax.process_index() == 0:
+        print(outcome.message)
+        print_figures(outcome.result.get("final", {}), outcome.result)
+        if outcome.report:
+            print(f"report: {resolved.config.run_dir}/report.html")
+    return outcome.code
+
+
+def say(line: str) -> None:
+    """Prints what is not the answer to stderr, so that the answer can be piped."""
+    print(line, file=sys.stderr)

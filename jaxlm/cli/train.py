@@ -1,0 +1,32 @@
+"""`jaxlm train CONFIG`: trains the run of a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxlm.cli.shared import options
+from jaxlm.cli.shared.verb import TRAINING, verb
+
+
+@verb(
+    "train the run of a config; continues where it was stopped",
+    section=TRAINING,
+    examples=(
+        ("train configs/quickstart.yaml", "keeps the run in runs/quickstart"),
+        ("train configs/quickstart.yaml run_dir=/data/a optimizer.learning_rate=3e-4", ""),
+        ("train configs/quickstart.yaml mesh.fsdp=4 mesh.tensor=2", "on eight devices"),
+    ),
+    works=True,
+    exit_codes=True,
+)
+@options.config
+@options.accept_changed_data
+@options.processes
+def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
+    """Trains the run of a config, from the start or from its newest checkpoint. A folder that
+    holds another config's run is never written to.
+    """
+    from jaxlm.cli.shared.training import run_training
+    from jaxlm.run import load_run
+
+    return run_training(load_run(config, overrides), **how)
