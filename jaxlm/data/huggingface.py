@@ -10,8 +10,9 @@ inside of a word (BERT, which is not lossless).
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jaxlm.config import REQUIRED, UserError, field, suggest
 from jaxlm.data.optional import need
 from jaxlm.data.special_tokens import names_of, read_json
 from jaxlm.data.tokenizers import PROBES, BaseTokenizer, Texts, special_ids
+from jaxlm.data.trial import try_out
 from jaxlm.types import Tokenizer, TokenizerConfig
 
 SPACE = "\u2581"
@@ -49,7 +51,7 @@ class HuggingFace(TokenizerConfig):
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; name a tokenizer.json") from None
         try:
-            token = parsed(content).id_to_token
+            token = tried(content).id_to_token
             names = names_of(path.parent, read_json(path.with_name("config.json")), token)
             given = {"bos": self.bos, "eos": self.eos, "pad": self.pad}
             names |= {name: token for name, token in given.items() if token}
@@ -103,7 +105,8 @@ class HuggingFaceTokenizer(BaseTokenizer):
             return False
         if f"add_{name}_token" in self._names:
             return self._names[f"add_{name}_token"]
-        ids = self._tokenizer.encode("a").ids
+        with panics_told("a text cannot be encoded"):
+            ids = self._tokenizer.encode("a").ids
         return len(ids) > 0 and ids[0 if name == "bos" else -1] == i
 
     def spelling(self, i: int) -> str:
@@ -114,16 +117,19 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return self._tokenizer.token_to_id(token)
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with panics_told("a text cannot be encoded"):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        with panics_told("a text cannot be encoded"):
+            return [e.ids for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The library's own decoding, which also undoes what the decoder's rules say of spaces."""
         plain = [int(i) for i in ids]
         self.decode_bytes(plain)  # names an id that is out of range
-        return self._tokenizer.decode(plain, skip_special_tokens=True)
+        with panics_told("ids cannot be decoded"):
+            return self._tokenizer.decode(plain, skip_special_tokens=True)
 
     def files(self) -> dict[str, bytes]:
         names = json.dumps(self._names, sort_keys=True).encode()
@@ -134,13 +140,39 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return cls(files["tokenizer.json"], json.loads(files["special_tokens.json"]))
 
 
+def tried(content: bytes) -> Any:
+    """As `parsed`, of a file that comes from elsewhere: its regular expressions are tried first."""
+    tokenizer = parsed(content)
+    try_out(content)
+    return tokenizer
+
+
 def parsed(content: bytes) -> Any:
     """The library's tokenizer; raises `UserError` for what is not a tokenizer.json."""
     library = need("tokenizers", "hf", "a tokenizer.json")
     try:
-        return library.Tokenizer.from_str(content.decode("utf-8"))
+        with panics_told("cannot be read"):
+            return library.Tokenizer.from_str(content.decode("utf-8"))
+    except UserError:
+        raise
     except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"not a tokenizer.json ({str(error)[:200]})") from None
+        reason = str(error)[:200].partition("\n")[0]
+        raise UserError(f"not a tokenizer.json ({reason}); fix or replace it") from None
+
+
+@contextlib.contextmanager
+def panics_told(what: str) -> Iterator[None]:
+    """A panic of the library's Rust code, which is no Exception, as a `UserError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = str(error)[:200].partition("\n")[0]
+        raise UserError(
+            f"tokenizer.json: {what}: the tokenizers library panics ({reason}); "
+            "fix its normalizer, pre_tokenizer or decoder"
+        ) from None
 
 
 def _find(name: str, names: Mapping[str, str | None], vocabulary: Mapping[str, int]) -> int | None:

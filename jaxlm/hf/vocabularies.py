@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config import UserError
-from jaxlm.data.huggingface import USUAL, HuggingFaceTokenizer
+from jaxlm.data.huggingface import USUAL, HuggingFaceTokenizer, tried
 from jaxlm.data.optional import need
 from jaxlm.data.sentencepieces import SentencePieceTokenizer
 from jaxlm.data.special_tokens import STANDS_FOR, names_of, read_json
@@ -88,12 +88,8 @@ def to_json(values: Mapping[str, Any]) -> bytes:
 
 
 def _from_json(path: Path, content: bytes, config: Mapping[str, Any]) -> HuggingFaceTokenizer:
-    library = need("tokenizers", "hf", path.name)
     try:
-        token = library.Tokenizer.from_str(content.decode("utf-8")).id_to_token
-    except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"{path}: not a tokenizer.json ({str(error)[:200]}); mend it") from None
-    try:
+        token = tried(content).id_to_token
         return HuggingFaceTokenizer(content, names_of(path.parent, config, token))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
