@@ -54,6 +54,10 @@ class ExampleData(PreparableData):
             raise UserError("classes names one label only; name at least two, or none to find them")
 
     @property
+    def row_kind(self) -> str:
+        return "examples"
+
+    @property
     def corpus(self) -> Corpus:
         fraction = 0.0 if self.validation is not None else self.validation_fraction
         sources: Any = {"source": self.source}
@@ -113,7 +117,7 @@ class ExampleData(PreparableData):
             "splits": {name: split.counts for name, split in splits.items()},
             "content": content,
         }
-        return Prepared(tokenizer, splits, manifest, self.seq_len, classes, row_kind="examples")
+        return Prepared(tokenizer, splits, manifest, self.seq_len, classes, self.row_kind)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,18 @@ class MixtureData(PreparableData):
                 )
 
     @property
+    def row_kind(self) -> str:
+        kinds = {name: data.row_kind for name, data in self._data.items()}
+        _check_alike("row_kind", kinds)
+        return next(iter(kinds.values()))
+
+    @property
+    def row_length(self) -> int:
+        lengths = {name: data.row_length for name, data in self._data.items()}
+        _check_alike("seq_len", lengths)
+        return next(iter(lengths.values()))
+
+    @property
     def _data(self) -> dict[str, PreparableData]:
         return {name: part.data for name, part in self.parts.items()}  # type: ignore[misc]
 

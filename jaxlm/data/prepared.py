@@ -69,6 +69,21 @@ class Prepared:
 class PreparableData(DataConfig):
     """A dataset that can be prepared: the part of `prepare` that all datasets share."""
 
+    @property
+    def row_kind(self) -> str:
+        """As `Prepared.row_kind`: known before anything is prepared."""
+        return "tokens"
+
+    @property
+    def consecutive(self) -> bool:
+        """As `Prepared.consecutive`."""
+        return getattr(self, "order", None) == "stream"
+
+    @property
+    def row_length(self) -> int:
+        """As `Prepared.seq_len`."""
+        return self.seq_len  # type: ignore[attr-defined]
+
     def prepare(
         self,
         tokenizer: TokenizerConfig,

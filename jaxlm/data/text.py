@@ -116,9 +116,7 @@ class TextData(PreparableData):
                 for name, docs in documents.items()
             },
         }
-        return Prepared(
-            tokenizer, splits, manifest, self.seq_len, consecutive=self.order == "stream"
-        )
+        return Prepared(tokenizer, splits, manifest, self.seq_len, consecutive=self.consecutive)
 
 
 def store_facts(store: TokenStore) -> dict[str, Any]:

@@ -112,9 +112,7 @@ class TokenData(PreparableData):
                 for name, docs in documents.items()
             },
         }
-        return Prepared(
-            tokenizer, splits, manifest, self.seq_len, consecutive=self.order == "stream"
-        )
+        return Prepared(tokenizer, splits, manifest, self.seq_len, consecutive=self.consecutive)
 
     def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
         return manifest.get("begins_with_bos", True), True

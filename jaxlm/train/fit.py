@@ -1,30 +1,51 @@
 """Whether the parts of a run fit one another: what no part can check alone.
 
-    check_fit(config, prepared)        # raises UserError
+    check_fit(config)                  # raises UserError; before any data is prepared
+    check_schedule(config, marks)      # once the number of steps is known
     check_samples(config, prepared)    # once model and objective are resolved
 
-Everything here is known before a parameter is allocated, so that a mistake costs no training.
+Each is called as soon as what it needs is known, so that a mistake costs no tokenising and no
+training.
 """
 
 from __future__ import annotations
 
-from jaxlm.config import UserError, type_name
-from jaxlm.data.prepared import Prepared
+from collections.abc import Mapping
+
+from jaxlm.config import Mark, UserError, type_name, where
+from jaxlm.data.prepared import PreparableData, Prepared
 from jaxlm.generate import check_prompts, encode_prompt, ends_of
 from jaxlm.run import RunConfig, objective_of
 
 
-def check_fit(config: RunConfig, prepared: Prepared) -> None:
+def check_fit(config: RunConfig) -> None:
     """Raises `UserError` where model, data and objective do not go together."""
-    _check_rows(config, prepared)
-    _check_positions(config, prepared)
-    _check_carried_state(config, prepared)
+    if isinstance(config.data, PreparableData):
+        _check_rows(config, config.data)
+        _check_positions(config, config.data)
+        _check_carried_state(config, config.data)
     objective_of(config).check_model(config.model)
 
 
-def _check_rows(config: RunConfig, prepared: Prepared) -> None:
+def check_schedule(config: RunConfig, marks: Mapping[str, Mark], epochs: float | None) -> None:
+    """Raises `UserError`, with file and line, for a schedule that is longer than the run.
+
+    epochs: what the steps follow from, where they are not the config's own.
+    """
+    schedule = getattr(config.optimizer, "schedule", None)
+    if schedule is None or config.train.steps is None:
+        return
+    try:
+        schedule.build(config.train.steps)
+    except UserError as error:
+        name = f"optimizer.{str(error).partition(':')[0]}"
+        note = "" if epochs is None else f" (train.epochs {epochs:g})"
+        raise UserError(f"{where(name, marks)}optimizer.{error}{note}") from None
+
+
+def _check_rows(config: RunConfig, data: PreparableData) -> None:
     objective = objective_of(config)
-    if objective.row_kind == prepared.row_kind:
+    if objective.row_kind == data.row_kind:
         return
     kinds = {"tokens": "running text", "examples": "labelled texts"}
     mends = {
@@ -33,23 +54,23 @@ def _check_rows(config: RunConfig, prepared: Prepared) -> None:
     }
     raise UserError(
         f"objective: {type_name(type(objective))} learns from {kinds[objective.row_kind]} but "
-        f"data.type {type_name(type(config.data))} has {kinds[prepared.row_kind]}; "
+        f"data.type {type_name(type(config.data))} has {kinds[data.row_kind]}; "
         f"{mends[objective.row_kind]}, or choose another objective"
     )
 
 
-def _check_positions(config: RunConfig, prepared: Prepared) -> None:
+def _check_positions(config: RunConfig, data: PreparableData) -> None:
     limit = config.model.max_positions
-    if limit is not None and prepared.seq_len > limit:
+    if limit is not None and data.row_length > limit:
         raise UserError(
-            f"data.seq_len: rows of {prepared.seq_len} tokens are longer than the model's {limit} "
+            f"data.seq_len: rows of {data.row_length} tokens are longer than the model's {limit} "
             f"positions; set data.seq_len to at most {limit}, or raise model.position.max_seq_len"
         )
 
 
-def _check_carried_state(config: RunConfig, prepared: Prepared) -> None:
-    if config.model.carries_state and not prepared.consecutive:
-        stream = "data.order: stream, or " if prepared.row_kind == "tokens" else ""
+def _check_carried_state(config: RunConfig, data: PreparableData) -> None:
+    if config.model.carries_state and not data.consecutive:
+        stream = "data.order: stream, or " if data.row_kind == "tokens" else ""
         raise UserError(
             "model.carry_state: state goes from a row to the next one of the same place, but "
             f"consecutive rows are unrelated; set {stream}model.carry_state: false"

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxlm import config as configs
-from jaxlm.config import Resolved, UserError
+from jaxlm.config import Resolved
 from jaxlm.errors import few
 from jaxlm.evaluate import evaluator_of
 from jaxlm.exit_codes import DONE, INTERRUPTED, NOT_FINITE, SAVE_FAILED
@@ -37,6 +37,7 @@ from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint import Checkpointer
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.figures import Figures
+from jaxlm.train.fit import check_schedule
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.identity import IDENTITY
 from jaxlm.train.metrics import MetricsWriter
@@ -74,7 +75,7 @@ def train(
     run = RunDir(resolved.config.run_dir or "")
     if must_exist:
         saved_config(run.path)
-    check_schedule(resolved)
+    check_schedule(resolved.config, resolved.marks, None)
     sessions.check_trainable(run)
     sessions.check_checkpoints(run)
     with ExitStack() as stack:
@@ -89,26 +90,13 @@ def train(
                 ended = finished(run, resolved.config) if must_exist else None
                 if ended is not None:
                     return ended
-                session = Session.open(resolved.config, report=log.info)
+                session = Session.open(resolved.config, report=log.info, marks=resolved.marks)
                 if not must_exist:
                     sessions.check_same_run(run, session.config)
                     ended = finished(run, session.config)
             return ended or Loop(session, run, watch, signals, resolved.marks, accept_data).run()
         except Stopped as name:
             return Outcome(INTERRUPTED, f"stopped by {name}; the same command goes on with {run}")
-
-
-def check_schedule(resolved: Resolved[RunConfig]) -> None:
-    """Raises `UserError`, with file and line, for a schedule that is longer than the run."""
-    config = resolved.config
-    schedule = getattr(config.optimizer, "schedule", None)
-    if schedule is None or config.train.steps is None:  # steps from epochs: known with the data
-        return
-    try:
-        schedule.build(config.train.steps)
-    except UserError as error:
-        name = f"optimizer.{str(error).partition(':')[0]}"
-        raise UserError(f"{configs.where(name, resolved.marks)}optimizer.{error}") from None
 
 
 class Loop:

@@ -110,6 +110,12 @@ class WarmupStableDecay(Warmup):
     def validate(self) -> None:
         super().validate()
         _check_span("decay", self.decay)
+        shares = [share for share in (self.warmup, self.decay) if isinstance(share, float)]
+        if len(shares) == 2 and sum(shares) > 1:
+            raise UserError(
+                f"decay: {self.decay} of the run after {self.warmup} of warmup are more than all "
+                "of it; shorten one of them"
+            )
 
     def after_warmup(self, warmup: int, total_steps: int) -> Schedule:
         decay = _span("decay", self.decay, total_steps)

@@ -42,7 +42,7 @@ from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
 from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint_reader import CheckpointReader
-from jaxlm.train.fit import check_fit, check_samples
+from jaxlm.train.fit import check_fit, check_samples, check_schedule
 from jaxlm.train.identity import (
     ACCEPT_DATA,
     Identity,
@@ -142,10 +142,12 @@ def _lacks_tokenizer(run: RunDir) -> bool:
     return run.imported.is_file() and not run.tokenizer.exists()
 
 
-def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
+def resolve(
+    config: RunConfig, prepared: Prepared, marks: Mapping[str, configs.Mark] | None = None
+) -> RunConfig:
     """The config with what only the data can tell filled in: vocabulary, classes, ids, steps.
 
-    Raises `UserError` where the parts do not fit one another.
+    Raises `UserError` where the parts do not fit one another; `marks` say where each was set.
     """
     size, wanted = prepared.tokenizer.vocab_size, config.model.vocab_size
     if wanted is not None and wanted < size:
@@ -159,7 +161,8 @@ def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
         epochs = config.train.epochs or 0.0  # one of the two is set: TrainConfig.validate
         # the last batch of an epoch may be a part: no row is left out (1e-9: 0.1 is not a tenth)
         steps = max(1, math.ceil(epochs * rows / config.train.batch_size - 1e-9))
-    check_fit(config, prepared)
+        ran = config.replace(train=config.train.replace(steps=steps, epochs=None))
+        check_schedule(ran, marks or {}, epochs)
     model = config.model.replace(vocab_size=wanted or size)
     objective = objective_of(config).resolve(prepared, model)
     config = config.replace(
@@ -180,13 +183,19 @@ class Session:
     program: Program
 
     @classmethod
-    def open(cls, config: RunConfig, report: Callable[[str], None] = print) -> Session:
+    def open(
+        cls,
+        config: RunConfig,
+        report: Callable[[str], None] = print,
+        marks: Mapping[str, configs.Mark] | None = None,
+    ) -> Session:
         """Prepares the data and builds the program; allocates no parameter."""
         use_compilation_cache(config)
         mesh = config.mesh.build()  # first, so that a mesh that cannot be costs no preparation
         check_accumulation(config.train.batch_size, config.train.accumulation, mesh)
+        check_fit(config)
         prepared = prepare_data(config, report)
-        config = resolve(config, prepared)
+        config = resolve(config, prepared, marks)
         program = program_of(config, mesh)
         check_room(program)
         return cls(config, prepared, program)

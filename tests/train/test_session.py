@@ -13,6 +13,7 @@ import pytest
 from jaxlm.config import UserError
 from jaxlm.run import load_run, load_saved
 from jaxlm.train import loop
+from jaxlm.train import session as sessions
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.loop import DONE
@@ -175,3 +176,48 @@ def test_epochs_leave_no_row_unseen(epochs: float) -> None:
         rows = epochs * data.rows("train", batch_size=batch_size, seed=0).rows_per_epoch
         assert config.train.steps is not None
         assert (config.train.steps - 1) * batch_size < rows <= config.train.steps * batch_size
+
+
+MISFITS = [
+    # without data, so before anything is prepared
+    ({"optimizer": {"schedule": {"type": "wsd", "warmup": 0.6, "decay": 0.6}}}, "decay: 0.6", 0),
+    ({"model": {"position": {"type": "learned", "max_seq_len": 4}}}, "data.seq_len: rows of", 0),
+    ({"model": {"embed_positions": 1}}, "model.embed_positions: unknown key", 0),
+    # once the rows are counted
+    ({"optimizer": {"schedule": {"warmup": 10**6}}}, "optimizer.schedule.warmup: 1000000 steps", 1),
+    (
+        {"optimizer": {"schedule": {"type": "wsd", "warmup": 0, "decay": 10**6}}},
+        "optimizer.schedule.decay: 1000000 steps are more than the run's",
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "says", "prepared"), MISFITS)
+def test_what_does_not_fit_is_found_as_soon_as_it_can_be(
+    tmp_path, monkeypatch, values, says, prepared
+):
+    """With the file and the line, for a run whose steps follow from its epochs."""
+    calls = []
+    prepare = sessions.prepare_data
+
+    def counting(config, report):
+        calls.append(config)
+        return prepare(config, report)
+
+    monkeypatch.setattr(sessions, "prepare_data", counting)
+    monkeypatch.setattr(sessions, "program_of", lambda *_: pytest.fail("the program is built"))
+    path = tmp_path / "run.yaml"
+    smoke = Path(__file__).parents[2] / "configs/smoke/transformer.yaml"
+    path.write_text(
+        f"include: {smoke}\ntrain: {{steps: null, epochs: 2}}\n"
+        + "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
+    )
+    with pytest.raises(UserError) as error:
+        loaded = load_run(path, [f"run_dir={tmp_path}/run", f"cache_dir={tmp_path}"])
+        Session.open(loaded.config, report=lambda _: None, marks=loaded.marks)
+    assert says in str(error.value) and len(calls) == prepared
+    if "seq_len" not in says:
+        assert str(error.value).startswith(f"{path}:3: ")
+    if prepared:
+        assert "(train.epochs 2)" in str(error.value)
