@@ -14,10 +14,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+from strikes import is_change  # noqa: E402
 from warm import Process, WarmLauncher  # noqa: E402
-from watching import Watched, records  # noqa: E402
+from watching import Watched, differences, records  # noqa: E402
 
 __all__ = ["Commands", "Watched", "until", "records", "result", "use_environment"]
+__all__ += ["differences", "is_change"]
 
 QUIET = ("sample.prompts=[]", "eval.at_end=false", "logging.tensorboard=false")
 

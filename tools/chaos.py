@@ -5,14 +5,16 @@
     python tools/chaos.py --scenario preparation --kills 20
 
 Each scenario is run once undisturbed. Then it is run again and gets SIGKILL at instants spread over
-the run: while it starts and compiles, inside steps, inside saves, right after a commit, in the last
-evaluation, between result.json and report.html. Each time it is resumed, until it has ended. The
-parameters' SHA-256, that of the last checkpoint's bytes, every logged figure, the result and the
-ledger of sample ids must be those of the undisturbed run; no file may be left over.
+the run: while it starts and compiles, inside steps, inside saves, right after a commit, in a
+rollback, in the last evaluation, between result.json and report.html. Each time it is resumed,
+until it has ended. The parameters' SHA-256, that of the last checkpoint's bytes, every logged
+figure, the result and the ledger of sample ids must be those of the undisturbed run; no file may be
+left over.
 
 `--all` does this to every config of configs/smoke, to a run of two processes (one of them is
-killed, or both), to a run whose data worker is killed, and to the preparation of its data. Two
-scenarios run side by side. The exit code is 1 where anything is not equal.
+killed, or both), to runs that roll back, to a run whose data worker is killed, to the preparation
+of its data, and to a run that is killed between its changes of files, one after the other. Two
+scenarios run at the same time. The exit code is 1 where anything is not equal.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from killing import ENDING, KINDS, PREPARING, WORKING, Scenario, Verdict
+from killing import ENDING, PREPARING, WORKING, Scenario, Verdict
+from killing_kinds import KINDS
 from warm import ROOT, WarmLauncher
 
-PHASES = (*WORKING, *ENDING, "worker", *PREPARING, "complete")
+PHASES = (*WORKING, "rollback", *ENDING, "worker", *PREPARING, "complete", "write", "end")
 SHORT = (
     *("train.steps=16", "checkpoint.every_steps=2", "eval.every_steps=8", "eval.max_batches=2"),
     *("data.source.num_documents=40", "data.source.words_per_document=60"),
@@ -67,6 +70,31 @@ def scenarios(folder: Path) -> dict[str, Scenario]:
         per_run=6,
         kind="worker",
     )
+    rollback = ("train.rollback={after: 2, before: 1, max: 2}", "train.steps=14")
+    found["rollback"] = Scenario(
+        name="rollback",
+        config=str(smoke / "lstm.yaml"),
+        settings=(*quiet, *rollback),
+        working=("rollback", "rollback", "step", "rollback", "start", "save"),
+        before=(("strikes:batch_that_breaks", 5),),
+        rolled_back=10,
+    )
+    found["rollback_processes"] = Scenario(
+        name="rollback_processes",
+        config=transformer,
+        settings=(*quiet, *rollback, "mesh={data: 2}"),
+        working=("rollback", "rollback", "step"),
+        processes=2,
+        before=(("strikes:batch_that_breaks", 5),),
+        rolled_back=10,
+    )
+    found["writes"] = Scenario(
+        name="writes",
+        config=transformer,
+        settings=(*SHORT, "train.steps=4", "eval.every_steps=2"),
+        per_run=60,
+        kind="writes",
+    )
     texts = folder / "texts"
     data = f"data={{type: text, source: {{type: text, files: {texts}/*.txt}}, seq_len: 32}}"
     tokenizer = "tokenizer={type: sentencepiece, vocab_size: 320}"
@@ -96,7 +124,7 @@ def write_texts(folder: Path) -> None:
 
 def shares(kills: int, chosen: list[Scenario]) -> dict[str, int]:
     """How the kills are shared: starts with workers are slow, preparations are quick."""
-    weight = {"run": 2.0, "worker": 1.0, "preparation": 3.5}
+    weight = {"run": 2.0, "worker": 1.0, "preparation": 3.5, "writes": 4.0}
     whole = sum(weight[s.kind] for s in chosen)
     counts = {s.name: max(1, int(kills * weight[s.kind] / whole)) for s in chosen}
     for scenario in chosen[: max(0, kills - sum(counts.values()))]:
@@ -129,10 +157,13 @@ def run_all(chosen: list[Scenario], options: argparse.Namespace, folder: Path) -
             report=report,
         )
         try:
-            return killing.run(counts[scenario.name])
+            verdict = killing.run(counts[scenario.name])
         except Exception:
-            killing.verdict.problems.append(traceback.format_exc())
-            return killing.verdict
+            verdict = killing.verdict
+            verdict.problems.append(traceback.format_exc())
+        ended = f"{verdict.equal} of {verdict.runs} runs with {len(verdict.kills)} kills are equal"
+        report("\n".join([f"{scenario.name}: {ended}", *verdict.problems]))
+        return verdict
 
     sources = newest_source()
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -11,7 +11,6 @@ plan of a run names phases in the order of a run; what a kill found is looked up
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import time
@@ -21,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from warm import FreshLauncher, Group, Process, WarmLauncher
-from watching import Watched, differences, strays, written
+from watching import Watched, differences, written
 
 POLL_SECONDS = 0.001
 LIMIT_SECONDS = 300.0  # a process that runs for longer does not end
 WORKING = ("step", "save", "commit", "start")
 ENDING = ("evaluation", "result", "report")
+Before = tuple[tuple[str | int, ...], ...]
 PREPARING = ("tokenizer", "parts", "joining", "sealed", "removal")
 
 
@@ -41,7 +41,9 @@ class Scenario:
     ending: tuple[str, ...] = ENDING
     per_run: int = 9  # kills of one run, those of its end included
     processes: int = 1
-    kind: str = "run"  # or "worker", "preparation"
+    before: Before = ()  # calls in each process, see tools/warm.py
+    rolled_back: int = 0  # at this step a rollback is over
+    kind: str = "run"  # a key of KINDS, see tools/killing_kinds.py
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,10 @@ class Killing:
         elif phase == "save":
             self._until(process, lambda: watched.saving() >= aim and step() > base)
             self._pause(process, self.save_seconds)
+        elif phase == "rollback":
+            over = max(aim, self.scenario.rolled_back)
+            self._until(process, lambda: watched.broken() or step() >= over)
+            self._pause(process, 0.3)
         elif phase == "commit":
             self._until(process, lambda: watched.committed() >= aim)
             self._pause(process, POLL_SECONDS)
@@ -205,7 +211,7 @@ class Killing:
             self._pause(process, 0.005)
         if not process.running():
             return False
-        just, saving = watched.just_committed(), watched.saving()
+        just, saving, broken = watched.just_committed(), watched.saving(), watched.broken()
         process.kill()
         if process.wait(LIMIT_SECONDS) != -9:
             return False
@@ -215,6 +221,8 @@ class Killing:
             found = "result"
         elif watched.committed() == self.verdict.steps and (step() > base or phase in ENDING):
             found = "commit" if just else "evaluation"
+        elif broken and begun[0]:
+            found = "rollback"
         elif step() <= base:
             found = "start"
         else:
@@ -252,13 +260,14 @@ class Killing:
         return [*self.scenario.settings, f"run_dir={path}", "train.ledger=true"]
 
     def _launch(self, arguments: list[str], log: Path) -> Process | Group:
+        before = self._before(log.with_suffix(""))
         fresh = self.launcher is None or (
             self.fresh_every > 0 and self.attempts % self.fresh_every == 0
         )
         launcher = FreshLauncher() if fresh or self.launcher is None else self.launcher
         self.launched = launcher.name
         if self.scenario.processes == 1:
-            return launcher.start(arguments, log)
+            return launcher.start(arguments, log, before=before)
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
@@ -267,14 +276,16 @@ class Killing:
             "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
             "JAXLM_COORDINATOR": address,
             "JAXLM_NUM_PROCESSES": str(self.scenario.processes),
-            # only process 0 writes what it has compiled into jax's cache: the others compile again
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         }
+        calls = (("strikes:keep_compiled",), *before)
         members = [
-            launcher.start(arguments, log, common | {"JAXLM_PROCESS_ID": str(index)})
+            launcher.start(arguments, log, common | {"JAXLM_PROCESS_ID": str(index)}, calls)
             for index in range(self.scenario.processes)
         ]
         return Group(members, self._victims)
+
+    def _before(self, path: Path) -> Before:
+        return self.scenario.before
 
     def _victims(self, count: int) -> list[int]:
         """One of the processes, or all of them."""
@@ -308,147 +319,3 @@ class Killing:
         (self.launcher or FreshLauncher()).start(["info", str(path), "--json"], out).wait(60)
         text = out.read_text()
         return json.loads(text[text.index("{") :]).get("param_sha256", "nothing")
-
-
-class KillingWorkers(Killing):
-    """The worker process that makes batches is killed: the run ends itself in one line, or goes on.
-
-    What is started afterwards must end in the undisturbed run's weights.
-    """
-
-    def _strike(self, process: Process | Group, watched: Watched, phase: str, aim: int) -> bool:
-        if phase in ENDING:
-            return super()._strike(process, watched, phase, aim)
-        base = watched.committed()
-        aim = min(max(aim, base + 1), self.verdict.steps - 1)
-        reported, log = watched.step(), watched.path.with_suffix(".log")
-        length = log.stat().st_size if log.exists() else 0
-        if phase == "start":
-            self._until(process, lambda: bool(workers(process.pid)))
-            self._pause(process, self.start_seconds / 2)
-        else:
-            self._until(process, lambda: watched.step() >= aim and watched.step() != reported)
-        victims = workers(process.pid)
-        for victim in victims:
-            os.kill(victim, 9)
-        if not victims or not process.running():
-            return False
-        code = process.wait(60)
-        text = log.read_bytes()[length:].decode(errors="replace")
-        lines = [line for line in text.splitlines() if line.startswith("error: ")]
-        if code == 0:
-            return False
-        if len(lines) != 1 or "Traceback" in text:
-            tail = text.splitlines()[-15:]
-            self.verdict.problems += [f"{watched.path.name}: code {code} without one line", *tail]
-        self._count(Kill(phase, "worker", watched.step(), watched.committed(), self.launched))
-        return True
-
-
-class KillingPreparation(Killing):
-    """`data prepare` on a cold cache is killed, and started again until the data is there.
-
-    The store and the tokenizer must be the undisturbed ones byte for byte, nothing else may be
-    left, and the run that is trained on them must end in the undisturbed weights.
-    """
-
-    def _killed_run(self, path: Path, kills: int) -> bool:
-        cache = self._cache(path)
-        count = min(kills, self.scenario.per_run)
-        plan = [self.scenario.working[i % len(self.scenario.working)] for i in range(count)]
-        for phase in sorted(plan, key=PREPARING.index):
-            self.attempts += 1
-            words = ["data", "prepare", self.scenario.config, *self._settings(path)]
-            words += ["--workers", "2"] if self.attempts % 4 == 0 else []
-            process = self._launch(words, path.with_suffix(".log"))
-            if self._strike_data(process, cache, phase):
-                continue
-            if not self._check_end(process, path):
-                return False
-        return self._check_end(self._start(path), path)
-
-    def _strike_data(self, process: Process | Group, cache: Path, phase: str) -> bool:
-        """Waits for the instant and kills; False where the data was there before."""
-        stores = cache / "stores"
-        before, more = done(cache), self.random.randrange(1, 9)
-
-        def found() -> str:
-            partial = next(iter(stores.glob("*.partial")), None)
-            if partial is None:
-                training = any(cache.glob("tokenizers/.training-*"))
-                return "tokenizer" if training else "start"
-            if partial.with_suffix("").exists():
-                return "removal"
-            if (partial / "store" / "manifest.json").exists():
-                return "sealed"
-            return "joining" if (partial / "store").exists() else "parts"
-
-        def reached() -> bool:
-            """The phase, or a later one: what an earlier process has done is not done again."""
-            now = found()
-            if now == phase == "parts":
-                return done(cache) >= before + more
-            return now != "start" and PREPARING.index(now) >= PREPARING.index(phase)
-
-        self._until(process, reached)
-        self._pause(process, 0.01 if phase in ("tokenizer", "parts") else 0.003)
-        if not process.running():
-            return False
-        seen = found()
-        process.kill()
-        if process.wait(LIMIT_SECONDS) != -9:
-            return False
-        if seen == "start" and any(p.suffix == "" for p in stores.glob("*")):
-            seen = "complete"
-        self._count(Kill(phase, seen, 0, done(cache), self.launched))
-        return True
-
-    def _compare(self, path: Path) -> bool:
-        wanted, found = stored(self._cache(self.reference)), stored(self._cache(path))
-        problems = [
-            f"{path.name}: {name} is not the undisturbed one"
-            for name in sorted({*wanted, *found})
-            if wanted.get(name) != found.get(name)
-        ]
-        for folder in ("stores", "tokenizers"):
-            left = strays(self._cache(path) / folder)
-            problems += [f"{path.name}: {folder}/{name} was left lying about" for name in left]
-        self.verdict.problems += problems
-        return super()._compare(path) and not problems
-
-    def _settings(self, path: Path) -> list[str]:
-        return [*super()._settings(path), f"cache_dir={self._cache(path)}"]
-
-    def _cache(self, path: Path) -> Path:
-        return path.with_name(f"{path.name}.cache")
-
-
-KINDS = {"run": Killing, "worker": KillingWorkers, "preparation": KillingPreparation}
-
-
-def workers(pid: int) -> list[int]:
-    """The processes that make batches for a run."""
-    found = []
-    try:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(int(child))
-    except OSError:
-        pass
-    return found
-
-
-def done(cache: Path) -> int:
-    """How many parts of a store are whole."""
-    return sum(part.name.isdecimal() for part in cache.glob("stores/*.partial/parts/*"))
-
-
-def stored(cache: Path) -> dict[str, bytes]:
-    """The bytes of the token stores and tokenizers of a cache."""
-    files = (f for name in ("stores", "tokenizers") for f in (cache / name).rglob("*"))
-    return {
-        str(file.relative_to(cache)): file.read_bytes()
-        for file in files
-        if file.is_file() and file.suffix != ".lock"
-    }

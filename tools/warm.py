@@ -8,7 +8,9 @@
 A warm launcher is a server that imports everything once and forks for each command. That is sound
 as long as the server has one thread and no jax backend, which it checks before every fork: what
 follows (devices, threads, compilation, files) is the child's own. Several threads may share a
-launcher. `environment` holds variables that a command has in addition to the launcher's.
+launcher. `environment` holds variables that a command has in addition to the launcher's. `before`
+lists what is called in the command's process before the command: ("strikes:at_change", folder, 3)
+is `at_change(folder, 3)` of tools/strikes.py.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +70,18 @@ class FreshLauncher:
     name = "fresh"
 
     def start(
-        self, arguments: list[str], log: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: list[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        before: Sequence[Sequence[Any]] = (),
     ) -> Process:
+        command = ["-m", "jaxlm", *arguments]
+        if before:
+            command = [__file__, json.dumps({"start": arguments, "before": list(before)})]
         with log.open("ab") as file:
             child = subprocess.Popen(
-                [sys.executable, "-m", "jaxlm", *arguments],
+                [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -137,9 +146,13 @@ class WarmLauncher:
         )
 
     def start(
-        self, arguments: list[str], log: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: list[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        before: Sequence[Sequence[Any]] = (),
     ) -> Process:
-        request = {"start": arguments, "log": str(log), "cwd": os.getcwd()}
+        request = {"start": arguments, "log": str(log), "cwd": os.getcwd(), "before": list(before)}
         pid = self._ask({**request, "environment": dict(environment or {})})
         return Process(pid, lambda: self._ask({"reap": pid}))
 
@@ -221,9 +234,7 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["cwd"])
         os.environ.update(request["environment"])
-        from jaxlm.cli import main
-
-        code = main(request["start"])
+        code = _command(request)
     except SystemExit as error:
         code = error.code
     except BaseException:
@@ -235,5 +246,17 @@ def _run(request: dict[str, Any]) -> None:
         os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def _command(request: dict[str, Any]) -> int:
+    """What is asked for before the command, and the command."""
+    for place, *values in request["before"]:
+        module, _, function = place.partition(":")
+        getattr(importlib.import_module(module), function)(*values)
+    from jaxlm.cli import main
+
+    return main(request["start"])
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit(_command(json.loads(sys.argv[1])))
     serve()

@@ -19,7 +19,7 @@ COMMIT_SECONDS = 0.05  # a kill so soon after a commit counts as one right after
 CLOCKS = {"time", "train/tokens_per_second", "train/mfu", "train/data_wait"} | {
     "train/seconds_per_step"
 }
-STRAY = re.compile(r"^\.|\.tmp$|\.partial$|\.saving\d*$|\.removing$|\.corrupt$|^core")
+STRAY = re.compile(r"^\.|\.tmp$|\.partial$|\.saving\d*$|\.removing$|\.corrupt$|\.broken$|^core")
 
 
 class Watched:
@@ -50,6 +50,10 @@ class Watched:
         """The step of the save under way; 0 where there is none."""
         found = (re.fullmatch(r"(\d+)\.saving\d*", name) for name in self._names())
         return max((int(match[1]) for match in found if match), default=0)
+
+    def broken(self) -> bool:
+        """Whether a rollback is under way: checkpoints are set aside, and none was saved since."""
+        return any(name.endswith(".broken") for name in self._names())
 
     def just_committed(self) -> bool:
         folder = self.path / "checkpoints" / f"{self.committed():08d}"
