@@ -7,6 +7,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -18,13 +20,15 @@ import yaml
 from jaxlm import cli
 from jaxlm.cli.shared import parsing
 from jaxlm.cli.shared.parsing import parse
-from jaxlm.cli.shared.show import print_settings, print_texts
-from jaxlm.config import UserError
+from jaxlm.cli.shared.settings import Line, lines_of, print_settings
+from jaxlm.cli.shared.texts import print_texts
+from jaxlm.config import Setting, UserError, settings
 from jaxlm.data.characters import CharacterTokenizer
 from jaxlm.files import read_sealed, write_sealed
 from jaxlm.generate import check_prompts
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import LearnedConfig
+from jaxlm.run import load_run
 
 ROOT = Path(__file__).parents[1]
 SMOKE = str(ROOT / "configs/smoke/transformer.yaml")
@@ -162,38 +166,103 @@ def test_ctrl_c_ends_quietly_and_a_fault_of_ours_loudly(monkeypatch, capsys):
 # ----------------------------------------------------------------------------------- config show
 
 
-def test_config_show_names_every_value_its_origin_and_meaning(out):
-    text = out("config", "show", SMOKE, "train.steps=3", "data.source.seed=5")
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 100 and "\x1b" not in text
-    assert lines[0].split() == ["setting", "value", "from", "meaning"]
-    found = {line.split()[0]: line for line in lines if line.strip()}
-    row = r"train\.steps +3 +command line +optimizer steps of the"
-    assert re.match(row, found["train.steps"])
-    assert re.match(r"data\.seq_len +32 +transformer.yaml:8 +tokens", found["data.seq_len"])
-    assert re.match(r"optimizer\.beta1 +0.9 +default +decay of the first", found["optimizer.beta1"])
-    assert re.match(r"model\.type +transformer +transformer.yaml:10", found["model.type"])
-    assert f"transformer.yaml: {SMOKE}" in lines
+def sections(text: str) -> dict[str, dict[str, str]]:
+    """{"What is set": {"train.steps": "3  # command line; ..."}} of what `config show` prints."""
+    found: dict[str, dict[str, str]] = {}
+    for block in text.split("\n\n"):
+        head, *lines = block.strip().splitlines()
+        found[head.removeprefix("# ")] = dict(
+            line.split(": ", 1) for line in lines if line[0] != "#"
+        )
+    return found
 
 
-def test_config_show_is_coloured_on_a_terminal_alone(monkeypatch):
-    from jaxlm.config import settings
-    from jaxlm.run import load_run
+def test_config_show_prints_what_is_set_then_choices_and_defaults_if_asked(out):
+    words = ("config", "show", SMOKE, "train.steps=3", "data.source.seed=5")
+    text = out(*words)
+    assert "\x1b" not in text and f"# transformer.yaml is {SMOKE}" in text
+    short = sections(text)
+    assert list(short)[:2] == ["What is set", "Choices"] and "Defaults" not in short
+    own = short["What is set"]
+    assert re.match(r"3 +# command line; optimizer steps", own["train.steps"])
+    assert re.match(r"5 +# command line; ", own["data.source.seed"])
+    assert re.match(r"32 +# transformer.yaml:8; tokens", own["data.seq_len"])
+    assert re.match(r"transformer +# transformer.yaml:10; ", own["model.type"])
+    assert "optimizer.beta1" not in own
+    choices = short["Choices"]
+    assert re.match(r"transformer +# one of rnn, rnn_seq2seq, transformer$", choices["model.type"])
+    assert re.match(r"shuffle +# one of shuffle, stream$", choices["data.order"])
+    assert re.match(r"null +# one of .*, null$", choices["model.quantization"])
+    full = sections(out(*words, "--all"))
+    rest = full["Defaults"]
+    assert re.match(r"0.9 +# decay of the first.*; >= 0 and < 1$", rest["optimizer.beta1"])
+    assert full["What is set"] == own and not rest.keys() & own.keys()
+    described = {setting.path for setting in settings(load_run(SMOKE))}
+    assert rest.keys() | own.keys() >= described
 
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_config_show_is_coloured_and_as_wide_as_it_on_a_terminal_alone(monkeypatch, width):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    for name in ("NO_COLOR", "TERM", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "90")
-    rows = settings(load_run(SMOKE))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = lines_of(load_run(SMOKE))
+    plain = {}
     for kind, coloured in ((Terminal, True), (io.StringIO, False)):
         file = kind()
-        print_settings(rows, file)
+        print_settings(lines, defaults=True, file=file)
         assert ("\x1b[" in file.getvalue()) == coloured
-        plain = re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
-        assert max(map(len, plain.splitlines()[:-1])) <= (90 if coloured else 100)
+        plain[kind] = re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
+    below = [line for line in plain[Terminal].splitlines() if line.startswith("    # ")]
+    assert below and max(map(len, below)) <= width
+    said = [re.sub(r"[\s#]+", " ", text) for text in plain.values()]
+    assert said[0] == said[1]  # nothing is cut
+    assert all(line.setting.path in plain[io.StringIO] for line in lines)
+
+
+def test_config_show_needs_no_jax_and_gives_the_same():
+    """Every shipped config, in a process where placeholders take jax's place, and here with it."""
+    program = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from jaxlm.cli.shared.without_jax import without_jax\n"
+        "from jaxlm.config import UserError, to_yaml\n"
+        "def shown(path):\n"
+        "    from jaxlm.cli.shared.settings import lines_of\n"
+        "    from jaxlm.run import load_run\n"
+        "    try:\n"
+        "        resolved = load_run(path)\n"
+        "    except UserError as error:\n"
+        "        return str(error)\n"
+        "    return [to_yaml(resolved.config), [[*map(repr, l)] for l in lines_of(resolved)]]\n"
+    )
+    paths = [str(path) for path in sorted((ROOT / "configs").rglob("*.yaml"))]
+    apart = program + (
+        f"with without_jax():\n    found = [shown(path) for path in {paths!r}]\n"
+        "assert not {'jax', 'flax', 'numpy', 'jaxlm.run'} & sys.modules.keys()\n"
+        "import jaxlm.mesh, jax\n"
+        "assert jaxlm.mesh.MeshConfig().build().size == jax.device_count()\n"  # the real ones
+        "print(json.dumps(found))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", apart], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    names: dict = {}
+    exec(program, names)
+    assert json.loads(done.stdout) == [names["shown"](path) for path in paths]
+
+
+def test_what_needs_jax_is_read_with_it():
+    program = (
+        "import sys\n"
+        "from jaxlm.cli.shared.without_jax import reading\n"
+        "def read():\n    import jax.numpy as jnp\n    return int(jnp.arange(3).sum() + 1)\n"
+        "assert reading(read) == 4 and 'jax' in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_config_show_as_yaml_can_be_run_again(out, tmp_path):
@@ -204,17 +273,15 @@ def test_config_show_as_yaml_can_be_run_again(out, tmp_path):
     assert out("config", "show", again, "--yaml") == first
 
 
-def test_a_long_value_is_cut_and_files_of_one_name_are_told_apart():
-    from jaxlm.config import Setting
-
+def test_files_of_one_name_are_told_apart():
     rows = [
-        Setting("a.files", "x" * 200, "where from", "one/run.yaml:3"),
-        Setting("b", None, "nothing", "two/run.yaml:4"),
+        Line(Setting("a.files", "x" * 200, "where from", "one/run.yaml:3"), "", False),
+        Line(Setting("b", None, "nothing", "two/run.yaml:4"), "", False),
     ]
     file = io.StringIO()
-    print_settings(rows, file)
+    print_settings(rows, file=file)
     text = file.getvalue()
-    assert "xxx…" in text and "x" * 30 not in text
+    assert "x" * 200 in text
     assert "one/run.yaml:3" in text and "two/run.yaml:4" in text
 
 

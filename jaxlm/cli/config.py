@@ -1,4 +1,4 @@
-"""`jaxlm config show CONFIG`: every setting of a config, its origin and its meaning."""
+"""`jaxlm config show CONFIG`: what a config sets, what may be chosen, and what it means."""
 
 from __future__ import annotations
 
@@ -9,25 +9,36 @@ from jaxlm.cli.shared.verb import PREPARING, verb
 
 
 @verb(
-    "show a config, with meanings and origins",
+    "show a config: what is set and where, the choices, meanings",
     section=PREPARING,
     examples=(
         ("config show configs/quickstart.yaml train.steps=50", ""),
+        ("config show configs/quickstart.yaml --all", "the defaults too"),
         ("config show configs/quickstart.yaml --yaml > mine.yaml", "a file that can be run"),
     ),
 )
 @options.action(("show",), "what to do")
 @options.config
+@click.option("--all", "defaults", is_flag=True, help="show the settings that have their defaults")
 @click.option("--yaml", "as_yaml", is_flag=True, help="plain YAML that can be run again")
-def command(action: str, config: str, overrides: tuple[str, ...], as_yaml: bool) -> None:
-    """Every setting of a config: its value, where that came from, and what it means."""
-    from jaxlm.config import settings, to_yaml
-    from jaxlm.run import load_run
+def command(
+    action: str, config: str, overrides: tuple[str, ...], defaults: bool, as_yaml: bool
+) -> None:
+    """What a config sets, with file and line and meaning; then the values that each choice may
+    have; with --all the defaults.
+    """
+    from jaxlm.cli.shared.settings import lines_of, print_settings
+    from jaxlm.cli.shared.without_jax import reading
+    from jaxlm.config import to_yaml
 
-    resolved = load_run(config, overrides)
+    def read() -> tuple[str, list]:
+        from jaxlm.run import load_run
+
+        resolved = load_run(config, overrides)
+        return to_yaml(resolved.config), lines_of(resolved)
+
+    text, lines = reading(read)
     if as_yaml:
-        print(to_yaml(resolved.config), end="")
+        print(text, end="")
     else:
-        from jaxlm.cli.shared.show import print_settings
-
-        print_settings(settings(resolved))
+        print_settings(lines, defaults=defaults)

@@ -106,7 +106,7 @@ def command(
         for given, text in zip(prompts, texts, strict=True):
             print(json.dumps({"step": step, "prompt": given, "text": text}, ensure_ascii=False))
     else:
-        from jaxlm.cli.shared.show import print_texts
+        from jaxlm.cli.shared.texts import print_texts
 
         print_texts(prompts, texts)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from jaxlm.cli.shared import options
@@ -52,12 +54,17 @@ def command(
     log, starts again from the last checkpoint what was preempted or failed, and removes the
     machines when the run has ended. With --action it does one part of that only.
     """
-    from jaxlm.config import to_dict
+    from jaxlm.cli.shared.without_jax import reading
     from jaxlm.launch.job import Job
     from jaxlm.launch.start import launch
     from jaxlm.launch.target import load_target
-    from jaxlm.run import load_run
+
+    def read() -> dict[str, Any]:
+        from jaxlm.config import to_dict
+        from jaxlm.run import load_run
+
+        return to_dict(load_run(config, overrides).config)
 
     where = load_target(target, settings)
-    job = Job.of(to_dict(load_run(config, overrides).config), where.name)
+    job = Job.of(reading(read), where.name)
     return launch(where, job, action, dry_run=dry_run)
