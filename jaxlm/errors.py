@@ -76,6 +76,12 @@ def wrong_path(text: str) -> str | None:
     return f"{len(data):,} bytes, and a path has at most 4,095" if len(data) > 4095 else None
 
 
+def looked_from(path: Any) -> str:
+    """A note for an error about a file: the folder that a relative path starts at."""
+    text = str(path)
+    return "" if text.startswith(("/", "~")) else f", looked from {os.getcwd()}"
+
+
 def is_one_line(char: str) -> bool:
     """Whether a character neither ends a line nor controls a terminal, and can be written."""
     return unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp")

@@ -18,6 +18,7 @@ from typing import Any
 from jaxlm import config as configs
 from jaxlm.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
 from jaxlm.config_yaml import read_yaml_text
+from jaxlm.errors import looked_from
 from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.base import Objective
 from jaxlm.train.checkpoint import CheckpointConfig
@@ -238,7 +239,8 @@ def _inherited(source: Path) -> Layer:
     path = source / "config.yaml"
     if not path.is_file() and read_record(RunDir(source))[0] is None:
         raise UserError(
-            f"init.from: {source} is not a run directory (no config.yaml); name a finished run"
+            f"init.from: {source} is not a run directory (no config.yaml{looked_from(source)}); "
+            "name a finished run"
         )
     base = _own_config(source)
     if not _mapping(base.values.get("model")):
@@ -260,7 +262,8 @@ def saved_config(run_dir: str | Path) -> Path:
     path = Path(run_dir) / "config.yaml"
     if not path.is_file() and read_record(RunDir(run_dir))[0] is None:
         raise UserError(
-            f"{run_dir}: not a run directory (no config.yaml); `jaxlm train CONFIG` makes one"
+            f"{run_dir}: not a run directory (no config.yaml{looked_from(run_dir)}); "
+            "`jaxlm train CONFIG` makes one"
         )
     return path
 

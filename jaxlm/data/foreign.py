@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxlm.config import UserError
 from jaxlm.data.store import Documents, TokenFile
+from jaxlm.errors import looked_from
 
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
@@ -156,7 +157,7 @@ def id_range(tokens: TokenFile) -> tuple[int, int]:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path")
+        raise UserError(f"{path}: no such file{looked_from(path)}; check the path")
     return path
 
 

@@ -22,6 +22,7 @@ from jaxlm.data.optional import need
 from jaxlm.data.special_tokens import names_of, read_json
 from jaxlm.data.tokenizers import PROBES, BaseTokenizer, Texts, special_ids
 from jaxlm.data.trial import try_out
+from jaxlm.errors import looked_from
 from jaxlm.types import Tokenizer, TokenizerConfig
 
 SPACE = "\u2581"
@@ -49,7 +50,8 @@ class HuggingFace(TokenizerConfig):
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; name a tokenizer.json") from None
+            what = f"{error.strerror}{looked_from(path)}"
+            raise UserError(f"{path}: {what}; name a tokenizer.json") from None
         try:
             token = tried(content).id_to_token
             names = names_of(path.parent, read_json(path.with_name("config.json")), token)

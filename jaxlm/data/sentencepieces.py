@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from jaxlm.config import UserError, field
 from jaxlm.data.tokenizers import PROBES, BaseTokenizer, Texts, special_ids, trained
+from jaxlm.errors import looked_from
 from jaxlm.types import Tokenizer, TokenizerConfig
 
 SPACE = "\u2581"  # how SentencePiece writes a space
@@ -178,7 +179,9 @@ def _load(path: Path) -> Tokenizer:
     try:
         return SentencePieceTokenizer(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a SentencePiece .model file") from None
+        raise UserError(
+            f"{path}: {error.strerror}{looked_from(path)}; name a SentencePiece .model file"
+        ) from None
     except RuntimeError:
         raise UserError(f"{path}: not a SentencePiece model; name a .model file") from None
 

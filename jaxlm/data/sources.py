@@ -30,7 +30,7 @@ from jaxlm.config import REQUIRED, UserError, field, suggest, to_dict, type_name
 from jaxlm.data.compressed import open_file
 from jaxlm.data.formats import MAX_DOCUMENT_CHARS, check_characters, decode, split_documents
 from jaxlm.data.remembered import file_checksum
-from jaxlm.errors import shown
+from jaxlm.errors import looked_from, shown
 from jaxlm.types import SourceConfig
 
 
@@ -135,7 +135,8 @@ class FileSource(ReadSource):
 
     files: tuple[str, ...] = field(
         REQUIRED,
-        "paths or glob patterns of the files (** for all folders below; ~ is the home)",
+        "paths or glob patterns of the files (** for all folders below; ~ is the home; "
+        "relative ones start where the command is started)",
         path=True,
     )
 
@@ -179,7 +180,8 @@ def _no_match(pattern: str, full: str) -> UserError:
             f"{pattern}: matches no file (looked from {os.getcwd()}); check the pattern"
         )
     names = os.listdir(folder) or ["(an empty folder)"]
-    return UserError(f"{pattern}: no such file; {suggest(os.path.basename(full), names)}")
+    hint = suggest(os.path.basename(full), names)
+    return UserError(f"{pattern}: no such file{looked_from(pattern)}; {hint}")
 
 
 @dataclass(frozen=True, kw_only=True)

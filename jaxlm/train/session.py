@@ -32,6 +32,7 @@ from jax.sharding import Mesh
 from jaxlm import __version__
 from jaxlm import config as configs
 from jaxlm.config import UserError
+from jaxlm.config_paths import anchored, path_keys
 from jaxlm.data.fetch import default_cache_dir
 from jaxlm.data.loader import Loader
 from jaxlm.data.prepared import Prepared
@@ -196,6 +197,8 @@ class Session:
         check_fit(config)
         prepared = prepare_data(config, report)
         config = resolve(config, prepared, marks)
+        # as it is kept: the run may be resumed from another folder
+        config = anchored(config).replace(run_dir=config.run_dir)
         program = program_of(config, mesh)
         check_room(program)
         return cls(config, prepared, program)
@@ -349,14 +352,30 @@ def check_same_run(run: RunDir, config: RunConfig) -> None:
     """Raises `UserError`, with the differences, where the folder holds another config's run."""
     if not run.config.is_file() or not has_started(run):
         return
-    saved = load_saved(run.path).config
-    lines = configs.diff(trajectory(saved), trajectory(config))
-    if lines:
+    lines = _changes(run, config)
+    if any(not line.startswith(_moved(run, config)) for line in lines):
         listed = "".join(f"\n  {line}" for line in lines)
         raise UserError(
             f"{run}: holds a run of another config; set run_dir to a new folder, or change back "
             f"(saved -> now):{listed}"
         )
+
+
+def _changes(run: RunDir, config: RunConfig) -> list[str]:
+    """What changes a run's weights in a config, against that which the run keeps."""
+    old, new = (trajectory(anchored(c)) for c in (load_saved(run.path).config, config))
+    return configs.diff(old, new)
+
+
+def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
+    """The beginnings of lines about files of data, which may be in another folder now.
+
+    None where the run has no record of their content, by which they are compared.
+    """
+    record, _ = read_record(run)
+    if record is None or not record.identity.data:
+        return ()
+    return tuple(f"{key}:" for key in sorted(path_keys(config)) if key.startswith("data."))
 
 
 # What a run may change on its way: how long it is, and how far its steps go.
@@ -370,8 +389,8 @@ ADJUSTABLE = (
 
 def check_changes(run: RunDir, config: RunConfig) -> None:
     """Tells what a resumed run changes; raises `UserError` where that would make it another run."""
-    lines = configs.diff(trajectory(load_saved(run.path).config), trajectory(config))
-    fixed = [line for line in lines if not line.startswith(ADJUSTABLE)]
+    lines = _changes(run, config)
+    fixed = [line for line in lines if not line.startswith((*ADJUSTABLE, *_moved(run, config)))]
     if fixed:
         listed = "".join(f"\n  {line}" for line in fixed)
         raise UserError(

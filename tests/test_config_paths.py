@@ -1,0 +1,95 @@
+"""One rule for relative paths: they start where the command is started, and a run keeps them
+absolute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jaxlm import config as configs
+from jaxlm.config import UserError
+from jaxlm.config_paths import anchored, path_keys
+from jaxlm.run import load_run, load_saved
+from jaxlm.train.loop import train
+
+SMOKE = Path(__file__).parents[1] / "configs/smoke/transformer.yaml"
+DATA = "{type: text, source: {type: text, files: texts/*.txt}, seq_len: 16}"
+SMALL = [
+    "cache_dir=cache",
+    "train.steps=1",
+    "train.batch_size=8",
+    "optimizer.schedule.warmup=0",
+    "sample.prompts=[]",
+    "eval.at_end=false",
+]
+
+
+def write_texts(folder: Path, names: str = "abcdefgh") -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name}.txt").write_text(f"the text {name} is here. " * 20)
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("texts/*.txt", ["/there/texts/*.txt"]),
+        ("./a.txt", ["/there/a.txt"]),
+        ("[../a.txt, '/b.txt', '~/c.txt']", ["/there/../a.txt", "/b.txt", "~/c.txt"]),
+    ],
+)
+def test_relative_paths_are_made_absolute(written, kept):
+    words = ["init.from=null", "tokenizer={type: huggingface, path: t/tokenizer.json}"]
+    words += [f"data={DATA}", f"data.source.files={written}", "train.compiled=step"]
+    config = load_run(SMOKE, words).config
+    changed = anchored(config, "/there")
+    assert list(changed.data.source.files) == kept
+    assert changed.tokenizer.path == "/there/t/tokenizer.json"
+    assert changed.train.compiled == "/there/step" and changed.run_dir.startswith("/there/runs/")
+    assert changed.init.from_ is None
+    assert anchored(changed, "/elsewhere") == changed
+    differ = {line.partition(":")[0] for line in configs.diff(config, changed)}
+    assert differ <= path_keys(config)
+
+
+def test_a_mixture_and_several_sources_are_reached():
+    part = "{data: {type: text, sources: {x: {type: csv, files: a.csv}}}}"
+    config = load_run(SMOKE, [f"data={{type: mixture, parts: {{p: {part}}}}}"]).config
+    assert anchored(config, "/f").data.parts["p"].data.sources["x"].files == ("/f/a.csv",)
+    assert "data.parts.p.data.sources.x.files" in path_keys(config)
+
+
+def test_an_error_says_where_it_looked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a")
+    for files in ("b.txt", "no/*.txt"):
+        source = configs.parse(
+            type(load_run(SMOKE).config.data), {"source": {"type": "text", "files": files}}
+        ).source
+        with pytest.raises(UserError, match=f"looked from {tmp_path}"):
+            list(source.documents())
+
+
+def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):
+    """Its own config says where its files are; they may be moved, their content may not change."""
+    write_texts(tmp_path / "here/texts")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run = tmp_path / "run"
+    train(load_run(SMOKE, [*SMALL, f"data={DATA}", f"run_dir={run}"]))
+    saved = load_saved(run).config
+    assert saved.data.source.files == (f"{tmp_path}/here/texts/*.txt",)
+    assert saved.cache_dir == f"{tmp_path}/here/cache"
+
+    monkeypatch.chdir(tmp_path / "there")
+    assert train(load_saved(run, ["train.steps=2"]), must_exist=True).code == 0
+    (tmp_path / "here/texts").rename(tmp_path / "there/moved")
+    with pytest.raises(UserError, match="matches no file|no such file"):
+        train(load_saved(run, ["train.steps=3"]), must_exist=True)
+    moved = ["train.steps=3", "data.source.files=moved/*.txt"]
+    assert train(load_saved(run, moved), must_exist=True).code == 0
+    (tmp_path / "there/moved/a.txt").write_text("another text. " * 20)
+    with pytest.raises(UserError, match="is not what the run was trained on"):
+        train(load_saved(run, ["train.steps=4"]), must_exist=True)
