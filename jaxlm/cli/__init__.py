@@ -60,9 +60,11 @@ def _run(words: Sequence[str]) -> int:
     verb = context.command
     assert isinstance(verb, Verb)
     from jaxlm.files import disk_errors  # after --help, which has no need of it
+    from jaxlm.platforms import skip_absent_tpu
     from jaxlm.xla_flags import order_simulated
 
     order_simulated()
+    skip_absent_tpu()
     with (
         work_without_a_screen(*(("stdout",) if verb.works else ())),
         disk_errors("" if verb.works else "standard output"),
