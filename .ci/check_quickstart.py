@@ -9,12 +9,14 @@ import json
 import sys
 from pathlib import Path
 
+NAME = "final/bits_per_char"  # over the whole validation split, after the last step
+
 
 def main(run_dir: Path, most: float) -> str | None:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    found = [line["eval/bits_per_char"] for line in lines if "eval/bits_per_char" in line]
+    found = [line[NAME] for line in lines if NAME in line]
     if not found:
-        return f"{run_dir}: no eval/bits_per_char in metrics.jsonl"
+        return f"{run_dir}: no {NAME} in metrics.jsonl"
     seconds = lines[-1]["time"] - lines[0]["time"]
     print(f"{run_dir}: {found[-1]:.3f} bits per character, {seconds:.0f} s from first line to last")
     if not found[-1] <= most:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
@@ -92,30 +92,53 @@ class Evaluator:
         on_batch: Callable[[], object] = lambda: None,
         compiling: Compiling = nullcontext,
     ) -> tuple[dict[str, float], dict]:
-        """(figures, tables) over the split, or over `max_batches` batches of it.
+        """(figures, tables) over the split, or over the first `max_batches` batches of it.
 
-        `on_batch` is called when a batch is under way and the one before it has ended; `compiling`
+        `on_batch` is called when a batch is running and the one before it has ended; `compiling`
         makes the block of each compilation.
         """
-        count = min(self.num_batches, max_batches or self.num_batches)
+        (found,) = self.after(params, [max_batches], on_batch=on_batch, compiling=compiling)
+        return found
+
+    def after(
+        self,
+        params: Any,
+        counts: Sequence[int | None],
+        *,
+        on_batch: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> list[tuple[dict[str, float], dict]]:
+        """(figures, tables) of the first n batches for each n of `counts`, in one pass; None: all.
+
+        evaluator.after(params, [20, None])     # comparable with (params, 20), and the whole split
+        """
+        limits = [self.batches(count) for count in counts]
+        found: dict[int, dict[str, tuple[Any, Any]]] = {}
         sums: dict[str, tuple[Any, Any]] = {}
         metrics, carry = None, self._first_carry(compiling)
         batches = self.loader.batches(0)
         try:
             with jax.set_mesh(self.program.mesh):
-                for _ in range(count):
+                for done in range(max(limits)):
                     rows = dict(next(batches))
                     rows.pop("id")
                     batch = meshes.to_global(rows, self.program.mesh)
                     before = metrics
                     metrics, carry = self._step(params, batch, carry, compiling=compiling)
                     _add(sums, before)  # waits: a queue of batches would hide one that hangs
+                    if done in limits:
+                        found[done] = dict(sums)
                     on_batch()
         finally:
             self.loader.close()
         _add(sums, metrics)
+        found[max(limits)] = sums
         objective = self.program.objective
-        return objective.summarize(sums), objective.tables(sums)
+        return [(objective.summarize(found[n]), objective.tables(found[n])) for n in limits]
+
+    def batches(self, count: int | None) -> int:
+        """How many batches an evaluation of at most `count` reads; None: of the whole split."""
+        return min(self.num_batches, count or self.num_batches)
 
     def _first_carry(self, compiling: Compiling) -> Any:
         """The recurrent state before the first batch."""

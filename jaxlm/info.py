@@ -15,6 +15,7 @@ from jaxlm.run import config_sha256, load_saved
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.identity import read_record
+from jaxlm.train.metrics import extent
 from jaxlm.train.outcome import read_result
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.session import one_device_program
@@ -55,7 +56,7 @@ def describe_run(path: Path) -> Found:
         "run_id": record.identity.run_id if record else None,
         "accepted": list(record.identity.accepted) if record else [],
         "problems": problems,
-        "final": _result(run, problems),
+        **_result(run, problems),
     }
     if step is not None:
         _, program = one_device_program(path)
@@ -78,11 +79,11 @@ def _imported(run: RunDir, problems: list[str]) -> dict[str, Any] | None:
     return {key: record[key] for key in ("source", "family", "architecture", "dtype")}
 
 
-def _result(run: RunDir, problems: list[str]) -> dict[str, Any] | None:
-    """The final values; None where the run has not ended, or its result is damaged."""
+def _result(run: RunDir, problems: list[str]) -> dict[str, Any]:
+    """The final values and what they are of; None while the run has not ended."""
     result, problem = read_result(run)
     problems += [problem] if problem else []
-    return result.get("final")
+    return {"final": result.get("final"), "evaluated": result.get("evaluated")}
 
 
 def render(found: Found) -> str:
@@ -105,7 +106,14 @@ def render(found: Found) -> str:
     rows += [
         ("accepted", f"from step {entry['step']}: {entry['change']}") for entry in found["accepted"]
     ]
+    for entry in (data or {}).get("skipped", ()):
+        batches = f"batches {entry['batches'][0]} to {entry['batches'][-1]}"
+        rows.append(
+            ("rollback", f"at step {entry['step']}: {batches} are skipped (0 is the first)")
+        )
     rows += [("problem", text) for text in found["problems"]]
+    if found["final"]:
+        rows.append(("evaluated", extent(found["evaluated"])))
     for name, value in (found["final"] or {}).items():
         if isinstance(value, float):
             rows.append((name, f"{value:.4f}"))

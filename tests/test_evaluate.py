@@ -79,6 +79,19 @@ def test_sums_are_those_of_a_walk_over_the_documents(batch_size):
     assert values["bits_per_char"] == pytest.approx(nll / math.log(2) / characters, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["transformer", "lstm"])
+def test_one_pass_measures_the_first_batches_and_the_whole(name):
+    s = session(name)
+    rows = s.prepared.rows("validation", batch_size=2, seed=0)
+    params = tiny.params_of(s.program)
+    evaluator = Evaluator(s.program, rows, s.transform(0), 2, spread=name == "transformer")
+    assert evaluator.num_batches > 2
+    counts = [2, None, 1, 2]
+    found = [values for values, _ in evaluator.after(params, counts)]
+    assert found == [evaluator(params, count)[0] for count in counts]
+    assert len({values["loss"] for values in found}) == 3
+
+
 @pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 7, 12])
 def test_one_pass_reads_each_row_once_and_pads(n, spread):

@@ -87,6 +87,7 @@ def test_a_finished_run(tmp_path):
         assert detail in page.text
     assert "one of the last 3" in page.text  # a checkpoint, and why it is kept
     assert page.text.count("step 5,000") == 1  # its sample
+    assert "1800 resumed" in page.text and "3200 resumed" in page.text
     drawn = [dict(a) for tag, a in page.tags if tag == "path" and a.get("class") == "mark"]
     assert [a["d"] for a in drawn] == ["M360.0 0V1000M640.0 0V1000"] * 5
 
@@ -217,6 +218,118 @@ def test_a_class_that_is_never_seen_has_no_ratios(tmp_path):
     _, page = report(run)
     assert "b – – – 0" in page.text
     assert "Accuracy 1.000, macro F1 0.500" in page.text
+
+
+def confused(n: int) -> dict:
+    table = [[50 + i if i == j else 7 * (j == (i + 1) % n) for j in range(n)] for i in range(n)]
+    return {"classes": [f"class {i}" for i in range(n)], "table": table}
+
+
+@pytest.mark.parametrize(("n", "form"), [(8, ""), (15, "narrow"), (80, "map"), (300, None)])
+def test_a_confusion_table_fits_a_page(tmp_path, n, form):
+    run = make_run(tmp_path / "run", steps=200, classification=True)
+    write_sealed(run / "result.json", {"final": {}, "confusion": confused(n)})
+    text, page = report(run)
+    assert len(text) < 1_000_000
+    forms = [a["class"].split() for tag, a in page.tags if tag == "table" and "class" in a]
+    forms = [words[1:] for words in forms if words[:1] == ["confusion"]]
+    assert forms == ([] if form is None else [[form] if form else []])
+    cells = [a for tag, a in page.tags if tag == "td" and "cell" in a.get("class", "")]
+    assert len(cells) == (0 if form is None else n * n)
+    assert ("Most frequent confusions" in page.text) == (n > 8)
+    if n > 8:
+        assert "class 0 class 1 7 class 1 class 2 7" in page.text
+    correct = sum(50 + i for i in range(n))
+    assert f"Accuracy {correct / (correct + 7 * n):.3f}" in page.text
+    if form == "map":
+        assert "class 3 as class 4: 7" in text
+
+
+def lines_of(page: Page, title: str) -> dict[str, list]:
+    """{name: [steps, values]} of a chart's lines."""
+    charts = [a for tag, a in page.tags if tag == "figure"]
+    spoken = [a["aria-label"] for tag, a in page.tags if tag == "svg"]
+    (chart,) = [c for c, s in zip(charts, spoken, strict=True) if s.startswith(f"{title}:")]
+    return {d["name"]: [d["x"], d["y"]] for d in json.loads(chart["data-lines"])}
+
+
+def write_metrics(run, *lines):
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+END = {"step": 30, "eval/loss": 2.5, "final/loss": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("last", "max_batches", "curve", "whole"),
+    [
+        (END, "2", [[10, 20, 30], [3.0, 2.75, 2.5]], [[30], [1.5]]),
+        (END | {"final/loss": 2.5}, "null", [[10, 20, 30], [3.0, 2.75, 2.5]], None),
+        ({"step": 30, "eval/loss": 1.5}, "2", [[10, 20], [3.0, 2.75]], [[30], [1.5]]),
+        ({"step": 30, "eval/loss": 1.5}, "null", [[10, 20, 30], [3.0, 2.75, 1.5]], None),
+    ],
+    ids=["parts", "whole", "parts of an older version", "whole of an older version"],
+)
+def test_a_curve_is_of_comparable_points(tmp_path, last, max_batches, curve, whole):
+    (tmp_path / "config.yaml").write_text(f"eval: {{max_batches: {max_batches}}}")
+    write_sealed(tmp_path / "result.json", {"step": 30, "final": {"eval/loss": 1.5}})
+    before = [{"step": 10, "eval/loss": 3.0}, {"step": 20, "eval/loss": 2.75}]
+    write_metrics(tmp_path, *before, last)
+    text, page = report(tmp_path)
+    lines = lines_of(page, "Loss")
+    assert lines["validation"] == curve
+    assert lines.get("validation, whole split") == whole
+    assert ("Dot: the whole validation split" in page.text) == bool(whole)
+    if whole:
+        (dots,) = re.findall(r'class="line b" d="([^"]*)"', text)
+        assert dots.count("L") == len(curve[0]) - 1, "the whole split is not joined to the curve"
+
+
+def test_events_of_a_run(tmp_path):
+    back = {"event": "rollback", "seen": 8, "batches": [5, 6, 7]}
+    changed = ["train.steps: 10 -> 20"]
+    write_metrics(
+        tmp_path,
+        {"step": 0, "time": 1e9, "event": "start"},
+        {"step": 4, "time": 1e9 + 5, **back},
+        {"step": 4, "time": 1e9 + 7, **back},  # killed before the next save
+        {"step": 10, "time": 1e9 + 9, "train/loss": 2.0},
+        {"step": 10, "time": 1e9 + 20, "event": "resume", "changed": changed},
+        {"step": 20, "time": 1e9 + 30, "train/loss": 1.0},
+    )
+    accepted = {"flag": "--accept-changed-data", "step": 10, "time": 1e9 + 19, "change": "1 -> 2"}
+    write_sealed(tmp_path / "identity.json", {"identity": {"accepted": [accepted]}})
+    text, page = report(tmp_path)
+    words = [
+        "0 started",
+        "4 rolled back to this step: the loss was not finite at step 8; batches 5 to 7 are skipped",
+        "10 changed data accepted (--accept-changed-data): 1 -> 2",
+        "10 resumed; changed train.steps: 10 -> 20",
+    ]
+    at = [page.text.index(w) for w in words]
+    assert at == sorted(at) and page.text.count("rolled back to this step: the loss") == 1
+    assert "resumed once · rolled back once" in page.text
+    assert '<path class="mark" d="M500.0 0V1000"/><path class="mark back" d="M200.0 0' in text
+
+
+@pytest.mark.parametrize("key", ["seen", "batches", "changed", "time", "event"])
+@pytest.mark.parametrize("value", [None, "x", [], [None], {}, -1, 1e300])
+def test_a_damaged_event_ends_no_report(tmp_path, key, value):
+    back = {"step": 4, "time": 1e9, "event": "rollback", "seen": 8, "batches": [5]}
+    again = {"step": 4, "time": 1e9, "event": "resume", "changed": ["x"]}
+    write_metrics(tmp_path, back | {key: value}, again | {key: value}, {"step": 9, "train/loss": 1})
+    report(tmp_path)
+
+
+def test_only_what_is_shown_is_explained(tmp_path):
+    _, page = report(make_run(tmp_path / "run", steps=100))
+    assert "MFU = 3" in page.text and "tokens/s counts" in page.text
+    write_metrics(tmp_path / "run", {"step": 1, "train/loss": 1, "train/tokens_per_second": 5})
+    _, page = report(tmp_path / "run")
+    assert "MFU" not in page.text and "tokens/s counts" in page.text
+    write_metrics(tmp_path / "run", {"step": 1, "train/loss": 1})
+    _, page = report(tmp_path / "run")
+    assert "tokens/s counts" not in page.text
 
 
 # ------------------------------------------------------------------------------------------- charts

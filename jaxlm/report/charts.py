@@ -5,15 +5,15 @@ libraries for the web, and matplotlib's SVG neither reflows on a phone nor knows
 curve is an SVG stretched without keeping its aspect (strokes do not scale); all text is HTML placed
 in per cent beside it, so that it stays readable at any width.
 
-    line_chart("Loss", [Line("train", "a", steps, values, smooth=True)], marks=[400])
+    line_chart("Loss", [Line("train", "a", steps, values, smooth=True)], marks={"mark": [400]})
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from jaxlm.report.tables import escape
 
@@ -23,28 +23,32 @@ SIZE = 1000  # the SVG's own units, in both directions
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One series; `style` is a CSS class, `smooth` lays a moving mean over a faint raw curve."""
+    """One series; `style` is a CSS class, `smooth` draws a moving mean over a faint raw curve.
+
+    `joined` is false for points that are not comparable with one another: dots without a line.
+    """
 
     name: str
     style: str
     steps: Sequence[int]
     values: Sequence[float]
     smooth: bool = False
+    joined: bool = True
 
 
 def line_chart(
     title: str,
     lines: Sequence[Line],
     *,
-    marks: Sequence[int] = (),
+    marks: Mapping[str, Sequence[int]] | None = None,
     from_zero: bool = False,
     wide: bool = False,
     note: str = "",
 ) -> str:
     """A figure with axes, a legend and a readout under the pointer; "" if there is nothing to draw.
 
-    `marks` are steps to draw a dashed line at. Values that are not finite break the curve and are
-    counted in the note, to which `note` (text) is added.
+    `marks` are {CSS class: steps to draw a dashed line at}. Values that are not finite break the
+    curve and are counted in the note, to which `note` (text) is added.
     """
     lines = [_thinned(line) for line in lines if any(map(math.isfinite, line.values))]
     if not lines:
@@ -63,7 +67,10 @@ def line_chart(
 
     x_ticks = [t for t in nice_ticks(first, last, 6) if first <= t <= last]
     grid = "".join(f"M0 {y(t):.1f}H{SIZE}" for t in ticks)
-    dashes = "".join(f"M{x(s):.1f} 0V{SIZE}" for s in marks if first <= s <= last)
+    dashes = ""
+    for css, at in (marks or {}).items():
+        if path := "".join(f"M{x(s):.1f} 0V{SIZE}" for s in at if first <= s <= last):
+            dashes += f'<path class="{css}" d="{path}"/>'
     curves = "".join(_curve(line, x, y) for line in lines)
     numbers = tick_labels(ticks)
     data = [{"name": n.name, "x": list(n.steps), "y": _plain(n.values)} for n in lines]
@@ -73,7 +80,10 @@ def line_chart(
             f'<figure class="chart{" wide" if wide else ""}"',
             f' data-lines="{escape(json.dumps(data))}" data-x="{first} {last}">',
             f"<figcaption><b>{escape(title)}</b>",
-            *(f'<span class="key {n.style}">{escape(n.name)}</span>' for n in lines),
+            *(
+                f'<span class="key {n.style}{"" if n.joined else " dot"}">{escape(n.name)}</span>'
+                for n in lines
+            ),
             '<output></output></figcaption><div class="plot"><div class="ys">',
             *(
                 f'<span style="top:{y(t) / SIZE:.2%}">{label}</span>'
@@ -83,7 +93,7 @@ def line_chart(
             f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img"',
             f' aria-label="{escape(_spoken(title, lines))}">',
             f'<path class="grid" d="{grid}"/>',
-            f'<path class="mark" d="{dashes}"/>' if dashes else "",
+            dashes,
             curves,
             '</svg><i class="cross" hidden></i></div><div class="xs">',
             *(
@@ -103,7 +113,7 @@ def downsample(
 ) -> tuple[list[int], list[float]]:
     """At most `limit` points: the ends, and the least and greatest of each stretch between.
 
-    A stretch that holds a value which is not finite keeps one, so that a gap stays to be seen.
+    A stretch that holds a value which is not finite keeps one, so that the gap is still drawn.
     """
     if len(steps) <= limit:
         return list(steps), list(values)
@@ -168,11 +178,11 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 
 def _thinned(line: Line) -> Line:
     steps, values = downsample(line.steps, line.values)
-    return Line(name=line.name, style=line.style, steps=steps, values=values, smooth=line.smooth)
+    return replace(line, steps=steps, values=values)
 
 
 def _frame(lines: Sequence[Line], from_zero: bool) -> tuple[float, float, str]:
-    """(low, high, what lies outside): the range that shows how a run goes on, not how it began.
+    """(low, high, what lies outside): the range of the run after its beginning.
 
     The first twentieth of a run and one value in a hundred at either end do not widen the frame, if
     leaving them out makes the rest at least half as large again.
@@ -228,8 +238,8 @@ def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float])
         return draw(line.values, "line faint") + draw(mean, "line")
     dots = path(line.values).replace("L", "M").replace("M", "\0M").split("\0")[1:]
     # A stroke of no length with round ends is a dot that the stretched SVG cannot distort.
-    points = "".join(f"{dot}h0" for dot in dots) if len(dots) <= 40 else ""
-    return draw(line.values, "line") + (
+    points = "".join(f"{dot}h0" for dot in dots) if len(dots) <= 40 or not line.joined else ""
+    return (draw(line.values, "line") if line.joined else "") + (
         f'<path class="dots {line.style}" d="{points}"/>' if points else ""
     )
 

@@ -1,4 +1,4 @@
-"""What a run directory holds, read as it is: a file that is missing is empty, a bad one is named.
+"""The files of a run directory. A missing file is empty, a damaged one is named.
 
 run = read_run(Path("runs/tiny"))
 run.metrics, run.samples, run.timing["nanoseconds"]["step"], run.problems
@@ -12,6 +12,7 @@ samples.jsonl       {"step": , "time": , "samples": [{"prompt": , "text": }]} a 
 timing.json         what `jaxlm.train.stopwatch` writes
 result.json         {"final": {name: value}}, and of a classification
                     "confusion": {"classes": [...], "table": [[...]]}, rows the true classes
+identity.json       what `jaxlm.train.identity` writes: {"identity": {"accepted": [...]}}
 checkpoints/        one folder a step
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,10 +32,12 @@ from jaxlm.train.checkpoint_dir import CheckpointInfo, list_checkpoints
 from jaxlm.train.metrics import read_metrics, series
 from jaxlm.train.run_dir import RunDir
 
+Points = tuple[list[int], list[float]]  # steps, values
+
 
 @dataclass(kw_only=True)
 class RunFiles:
-    """A run as its files tell it; `problems` are files that could not be read."""
+    """The content of a run's files; `problems` are files that could not be read."""
 
     name: str
     config: dict[str, Any]
@@ -44,6 +48,7 @@ class RunFiles:
     samples: list[dict[str, Any]]
     timing: dict[str, Any]
     result: dict[str, Any]
+    identity: dict[str, Any]
     checkpoints: list[CheckpointInfo]
     problems: list[str] = field(default_factory=list)
 
@@ -63,14 +68,43 @@ class RunFiles:
         values = [v for v in series(self.metrics, name)[1] if math.isfinite(v)]
         return median(values) if values else None
 
-    @property
-    def restarts(self) -> list[int]:
-        """The steps at which a process took the run up again."""
-        return [record["step"] for record in self.metrics if record.get("event") == "resume"]
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl with this event, each once.
+
+        A run that was killed after a rollback and before its next save repeats the rollback.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for record in self.metrics:
+            if record.get("event") == kind:
+                again = repr(record.get("batches")) if kind == "rollback" else str(len(found))
+                found.setdefault(again, record)
+        return list(found.values())
+
+    def curve(self, name: str) -> Points:
+        """The points of a metric of the validation split that are comparable with one another."""
+        return self._measured(name)[0]
+
+    def whole(self, name: str) -> Points:
+        """The metric over the whole split, after the last step, where it adds to the curve."""
+        return self._measured(name)[1]
+
+    def _measured(self, name: str) -> tuple[Points, Points]:
+        steps, values = series(self.metrics, f"eval/{name}")
+        part = (self.config.get("eval") or {}).get("max_batches")
+        if any(key.startswith("final/") for record in self.metrics for key in record):
+            ends = series(self.metrics, f"final/{name}")
+        elif part and steps and self.result.get("step") == steps[-1]:
+            # an older version has both under one name
+            ends = [steps.pop()], [values.pop()]
+        else:
+            ends = [], []
+        same = set(zip(steps, values, strict=True))
+        kept = [pair for pair in zip(*ends, strict=True) if pair not in same]
+        return (steps, values), ([step for step, _ in kept], [value for _, value in kept])
 
     @property
     def step(self) -> int:
-        """The last step that anything was logged of."""
+        """The last step with a line in metrics.jsonl."""
         return max((record["step"] for record in self.metrics), default=0)
 
 
@@ -111,8 +145,15 @@ def read_run(run_dir: Path) -> RunFiles:
         samples=[record for record in samples if isinstance(record.get("samples"), list)],
         timing=read_json(run_dir / "timing.json"),
         result=read_json(run_dir / "result.json"),
+        identity=read_json(run_dir / "identity.json").get("identity") or {},
         checkpoints=list_checkpoints(
             paths.checkpoints, settings.get("keep_last"), settings.get("keep_every")
         ),
         problems=problems,
     )
+
+
+def time_of(record: Mapping[str, Any]) -> float:
+    """The unix seconds of a line, 0 where it has none that can be true."""
+    at = record.get("time")
+    return at if isinstance(at, (int, float)) and 0 < at < 1e11 else 0

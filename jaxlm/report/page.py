@@ -1,4 +1,4 @@
-"""The page of a run's report: its frame, and the figures a run is known by."""
+"""The page of a run's report: its frame and its headline figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jaxlm
-from jaxlm.report import sections
-from jaxlm.report.files import RunFiles
+from jaxlm.report import sections, timeline
+from jaxlm.report.files import RunFiles, time_of
 from jaxlm.report.tables import escape
 from jaxlm.train.progress import duration, human
 
@@ -18,7 +18,8 @@ from jaxlm.train.progress import duration, human
 def render(run: RunFiles) -> str:
     """The whole page."""
     parts = {
-        "Curves": sections.curves(run),
+        "Curves": timeline.curves(run),
+        "Events": timeline.events(run),
         "Where the time went": sections.timing(run),
         "Evaluation": sections.evaluation(run),
         "Samples": sections.samples(run),
@@ -34,10 +35,9 @@ def render(run: RunFiles) -> str:
 
 
 def document(title: str, body: str) -> str:
-    """A page of this house around its body: its style and script within, and nothing fetched.
+    """A complete page around `body`, with its style and script inline; nothing is fetched.
 
-    It runs no script but its own, whatever a sample or a config says: the policy in its head tells
-    the browser so.
+    Its content security policy forbids every other script, whatever a sample or a config holds.
     """
     folder = Path(__file__).parent
     style = (folder / "style.css").read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def header(run: RunFiles) -> str:
 
 
 def headlines(run: RunFiles) -> list[tuple[str, str]]:
-    """(label, text) of the figures a run is known by, those that it has."""
+    """(label, text) of each headline figure that the run has."""
     found: list[tuple[str, str]] = []
 
     def add(label: str, value: float | None, form: Callable[[float], str]) -> None:
@@ -100,29 +100,31 @@ def headlines(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def status(run: RunFiles) -> str:
-    """How far the run is, when it ran, and how often it was taken up again."""
+    """How far the run is, when it ran, and how often it was resumed and rolled back."""
     steps = (run.config.get("train") or {}).get("steps")
     done = f"{run.step:,} steps" if run.result else f"step {run.step:,}"
     if not run.result:
         done += f" of {steps:,}" if isinstance(steps, int) else ""
         done += ", not finished"
     parts = [done]
-    times = [r["time"] for r in run.metrics if isinstance(r.get("time"), (int, float))]
+    times = [at for at in map(time_of, run.metrics) if at]
     if times:
         at = time.localtime(times[-1])
         parts.append(f"{at.tm_mday} {time.strftime('%B %Y, %H:%M', at)}")
-    resumed = len(run.restarts)
-    if resumed:
-        parts.append(f"resumed {'once' if resumed == 1 else f'{resumed} times'}")
+    for event, word in (("resume", "resumed"), ("rollback", "rolled back")):
+        if count := len(run.events(event)):
+            parts.append(f"{word} {'once' if count == 1 else f'{count} times'}")
     return " · ".join(parts)
 
 
 def footer(run: RunFiles) -> str:
-    return (
-        f"Written by jaxlm {escape(jaxlm.__version__)} from the files of the run. "
-        "MFU = 3 × forward FLOPs per token × tokens/s / peak FLOP/s of all devices; "
-        "tokens/s counts real tokens, no padding."
-    )
+    """Who wrote the page, and the meaning of the figures on it that need one."""
+    parts = [f"Written by jaxlm {escape(jaxlm.__version__)} from the files of the run."]
+    if run.median("train/mfu") is not None:
+        parts.append("MFU = 3 × forward FLOPs per token × tokens/s / peak FLOP/s of all devices.")
+    if run.median("train/tokens_per_second") is not None:
+        parts.append("tokens/s counts real tokens, no padding.")
+    return " ".join(parts)
 
 
 # ---------------------------------------------------------------------------------------- the parts

@@ -1,4 +1,4 @@
-"""Plain values as HTML tables: whatever a config, an environment or a manifest holds.
+"""The plain values of a config, an environment or a manifest as HTML tables.
 
     fields_table(flatten({"a": {"b": 1}}))     # one row a leaf: a.b  1
     tree({"train": {"tokens": 5}, "validation": {"tokens": 2}})    # a row each, a column for tokens
@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def escape(value: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A plain value as a person writes it: true, null, 12,000, a, b, c."""
+    """A plain value for people: true, null, 12,000, a, b, c."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, int):
@@ -38,6 +39,13 @@ def show(value: Any) -> str:
     if isinstance(value, Mapping):
         return _cut(json.dumps(value, ensure_ascii=False, default=str))
     return _cut(str(value))
+
+
+def clock(seconds: float | None) -> str | None:
+    """Unix seconds as local date and time."""
+    if seconds is None:
+        return None
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -57,9 +65,9 @@ def flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
 def fields_table(
     fields: Iterable[tuple[str, Any]], sources: Mapping[str, str] | None = None, prefix: str = ""
 ) -> str:
-    """A row for each (dotted path, value), and where it was set if `sources` says so.
+    """A row for each (dotted path, value), with its source where `sources` is given.
 
-    `prefix` is put before a path to look it up. An entry of a list has the source of the list.
+    `prefix` + path is the key in `sources`. An entry of a list has the source of the list.
     """
     rows = []
     for path, value in fields:
@@ -79,7 +87,7 @@ def table(
     *,
     right: Sequence[str] = (),
 ) -> str:
-    """A table with a header row; numbers stand right, and columns of text that `right` names."""
+    """A table with a header row. Numbers are aligned right, and columns that `right` names."""
     rows = list(rows)
     numeric = [
         bool(rows)
@@ -103,7 +111,7 @@ def table(
 
 
 def tree(value: Mapping[str, Any]) -> str:
-    """A nested mapping: leaves as rows, mappings that resemble one another as one table."""
+    """A nested mapping: leaves as rows, mappings with common keys as one table."""
     leaves = [(k, v) for k, v in value.items() if _records(v) is None]
     plain = [pair for key, item in leaves for pair in flatten(item, str(key))]
     parts = [fields_table(plain)]

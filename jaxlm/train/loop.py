@@ -40,7 +40,7 @@ from jaxlm.train.figures import Figures
 from jaxlm.train.fit import check_schedule
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.identity import IDENTITY
-from jaxlm.train.metrics import MetricsWriter
+from jaxlm.train.metrics import MetricsWriter, extent
 from jaxlm.train.outcome import Outcome, finished
 from jaxlm.train.progress import Progress
 from jaxlm.train.records import Records
@@ -127,6 +127,7 @@ class Loop:
             None  # (step, ids, metrics) of the last step
         )
         self.skips: list[dict[str, Any]] = []  # what was rolled back, see `jaxlm.train.rollback`
+        self.changed: list[str] = []  # what a resume changes of the config
         self.legs = 0  # from a restored state each
         self.step: Any = None
         self.bad = 0  # steps in a row that were not applied, as of the last that was read
@@ -165,7 +166,8 @@ class Loop:
                     MetricsWriter(
                         self.run_dir.path,
                         config.logging,
-                        resume_step=step or None,
+                        resume_step=step if self.legs > 1 else step or None,
+                        event=self._event(step),
                         run_config=configs.to_dict(config),
                     )
                 )
@@ -227,6 +229,7 @@ class Loop:
                 if latest is not None:
                     data = json.loads(self.saver.read_file(latest, "data.json"))
                     self.skips = list(data.get("skipped", ()))
+                    self.changed = sessions.changes(self.run_dir, self.config)
             state, step = sessions.find_state(self.session, self.saver, latest)
         # Its step was applied, or it would not have been saved: the weights before it are good.
         self.saver.trusted = step - self._suspects
@@ -241,6 +244,14 @@ class Loop:
         # a ledger that another process opened before it was cut would be one without a name
         decide(f"taken back {self.legs}", "", lambda _: "")
         return state, step
+
+    def _event(self, step: int) -> dict[str, Any]:
+        """What starts this leg, as metrics.jsonl has it."""
+        if self.legs > 1:
+            back = self.skips[-1]
+            return {"event": "rollback", "seen": back["step"], "batches": back["batches"]}
+        changed = {"changed": self.changed} if self.changed else {}
+        return {"event": "resume", **changed} if step else {"event": "start"}
 
     def _close_saver(self) -> None:
         with self.watchdog.doing("save", PATIENCE):
@@ -334,7 +345,7 @@ class Loop:
             if bad is not None:
                 return bad
         if evaluate:
-            self._evaluate(state, step, self.config.eval.max_batches)
+            self._evaluate(state, step)
         if sample:
             self._sample(state, step)
         if save and not self.bad:  # else the first step after these saves
@@ -412,11 +423,9 @@ class Loop:
             )
         values: dict[str, float] = {}
         tables: dict[str, Any] = {}
-        if self.config.eval.at_end:
-            values, tables = self._evaluate(state, step, None)
+        if self._measures(step):
+            values, tables = self._evaluate(state, step, whole=self.config.eval.at_end)
             self._judge(values, step)
-        elif _due(self.config.eval.every_steps, step):
-            values, tables = self._evaluate(state, step, self.config.eval.max_batches)
         self._sample(state, step)
         # parameter after parameter comes to the host, and none of them beats
         with self.watch("other"), self.watchdog.doing("checksum of the parameters", PATIENCE):
@@ -427,13 +436,22 @@ class Loop:
             "param_sha256": digest,
             "config_sha256": config_sha256(self.config),
         }
-        result = {"step": step, "final": final, **tables}
+        result = {"step": step, "final": final, **self._extent(values), **tables}
         if self.skips:
             result["skipped"] = self.skips
         if self.first:
             self.records.write_result(result)
-        outcome = Outcome(DONE, f"done: step {step} of {self.total}", result)
+        what = f"; evaluated on {extent(result['evaluated'])}" if values else ""
+        outcome = Outcome(DONE, f"done: step {step} of {self.total}{what}", result)
         return self._close(outcome)
+
+    def _extent(self, values: Mapping[str, float]) -> dict[str, Any]:
+        """How much of the validation split the final figures are of, if there are any."""
+        if self.evaluator is None or not values:
+            return {}
+        count = None if self.config.eval.at_end else self.config.eval.max_batches
+        whole = self.evaluator.num_batches
+        return {"evaluated": {"batches": self.evaluator.batches(count), "of": whole}}
 
     def _judge(self, values: Mapping[str, float], step: int) -> None:
         """Only warns: broken weights may give a finite loss (what infinite sums divide is 0)."""
@@ -469,22 +487,29 @@ class Loop:
         with self.watch("save"), self.watchdog.doing("save", PATIENCE):
             return self.saver.save(step, state, files, force=force)
 
-    def _evaluate(self, state: State, step: int, max_batches: int | None) -> tuple[dict, dict]:
+    def _evaluate(self, state: State, step: int, whole: bool = False) -> tuple[dict, dict]:
+        """Measures `eval.max_batches` batches, the curve's next point; with `whole` the split too.
+
+        Returns the figures and tables of the larger of the two.
+        """
         if self.evaluator is None:
             return {}, {}
         params = state.get("ema", state["params"])
+        part = self.config.eval.max_batches
         with self.watch("eval"), self.watchdog.doing("batch of evaluation"):
-            values, tables = self.evaluator(
+            found = self.evaluator.after(
                 params,
-                max_batches,
+                [part, None] if whole else [part],
                 on_batch=lambda: self.watchdog.beat(step),
                 compiling=self._compiling,
             )
-        values = {f"eval/{name}": value for name, value in values.items()}
+        (first, _), (values, tables) = found[0], found[-1]
         if self.first:
-            self.writer.write(step, values)
-            self.progress.update(step, values)
-        return values, tables
+            line = {f"eval/{name}": value for name, value in first.items()}
+            line |= {f"final/{name}": value for name, value in values.items()} if whole else {}
+            self.writer.write(step, line)
+            self.progress.update(step, line)
+        return {f"eval/{name}": value for name, value in values.items()}, tables
 
     def _sample(self, state: State, step: int) -> None:
         if not self.sampler.prompts:

@@ -1,10 +1,19 @@
-"""Where a run's numbers go: metrics.jsonl and TensorBoard, and W&B or trackio when asked for.
+"""Where a run's numbers go: metrics.jsonl and TensorBoard, and W&B or trackio if configured.
 
 `metrics.jsonl` holds one JSON object a line: `step` (updates applied so far), `time` (unix
-seconds), and the metrics by name ("train/loss", "eval/bits_per_byte"). JSON has no NaN, so a number
-that is not finite is written as the string "NaN", "Infinity" or "-Infinity", which Python's `float`
-reads back. A line with `event` in place of metrics marks where a process took the run up ("start",
-"resume").
+seconds), and the metrics by name. JSON has no NaN, so a number that is not finite is written as the
+string "NaN", "Infinity" or "-Infinity", which Python's `float` reads back.
+
+    train/loss, train/grad_norm, ...     the steps since the line before
+    eval/loss, eval/accuracy, ...        the first `eval.max_batches` batches of the validation
+                                         split: the points of one curve are comparable
+    final/loss, final/accuracy, ...      the whole split, after the last step (`eval.at_end`)
+
+A line with `event` in place of metrics says what happened at its step:
+
+    {"event": "start"}
+    {"event": "resume", "changed": ["train.steps: 100 -> 200"]}           changed: if anything was
+    {"event": "rollback", "seen": 8, "batches": [5, 6, 7]}                see jaxlm.train.rollback
 
     with MetricsWriter(run_dir, LoggingConfig()) as writer:
         writer.write(10, {"train/loss": 4.2, "train/learning_rate": 1e-3})
@@ -62,9 +71,9 @@ def finalize(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
 class MetricsWriter:
     """Appends metrics to every sink of `config`, from one process of a run.
 
-    `resume_step` is the step that was restored, None where training starts from nothing: what an
-    earlier process logged beyond it is taken back, since those steps are about to be run again.
-    `run_config`, plain values, is shown by W&B and trackio.
+    `resume_step` is the restored step, None where training starts from nothing. Lines of later
+    steps are removed, since those steps are run again. `event` is the first line's content, by
+    default a start or a resume. `run_config`, plain values, is shown by W&B and trackio.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class MetricsWriter:
         config: LoggingConfig,
         *,
         resume_step: int | None = None,
+        event: Mapping[str, Any] | None = None,
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
         run_dir = Path(run_dir)
@@ -90,8 +100,8 @@ class MetricsWriter:
         self._warned = False
         truncate_jsonl(self._path, last_step)
         self._file = self._path.open("a", encoding="utf-8")
-        event = "start" if resume_step is None else "resume"
-        self._line({"step": resume_step or 0, "time": time.time(), "event": event})
+        event = event or {"event": "start" if resume_step is None else "resume"}
+        self._line({"step": resume_step or 0, "time": time.time(), **event})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs `values`, host numbers by name, as those of `step`.
@@ -166,6 +176,16 @@ def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], 
         if isinstance(record.get(name), (int, float))
     ]
     return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def extent(evaluated: Mapping[str, Any] | None) -> str:
+    """What the final figures of a result were measured on, in words."""
+    if not evaluated:  # a result of an older version
+        return "the validation split"
+    count, whole = evaluated["batches"], evaluated["of"]
+    if count < whole:
+        return f"{count} of {whole} batches of the validation split"
+    return f"the whole validation split ({whole} batch{'es' if whole > 1 else ''})"
 
 
 def _lines(path: Path) -> list[str]:

@@ -76,7 +76,7 @@ class Progress:
         self._values.update(values)
         if not self._pace or step > self._pace[-1][1]:
             self._pace.append((self._clock(), step))
-        measured = any(name.startswith("eval/") for name in values)
+        measured = any(name.startswith(("eval/", "final/")) for name in values)
         due = step - self._printed >= self._plain_every or first
         due = due or measured or step == self._total
         if self._enabled and self._live is None and due and not more:
@@ -132,6 +132,8 @@ class Progress:
 
         add(8, "loss", _number(value("train/loss")))
         add(7, "eval", _number(value("eval/loss")))
+        if value("final/loss") != value("eval/loss"):  # the whole split is more than the curve's
+            add(7, "final", _number(value("final/loss")))
         add(2, "lr", _scientific(value("train/learning_rate")))
         rate, left = value("train/tokens_per_second"), self.seconds_left()
         add(5, "", "" if rate is None else f"{human(rate)} tok/s")

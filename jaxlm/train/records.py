@@ -91,7 +91,8 @@ class Records:
         if last and self._run.metrics.exists():
             lines = self._run.metrics.read_bytes().splitlines(keepends=True)
             mark = f'"step": {step},'.encode()
-            kept = [x for x in lines if not (mark in x and b'"eval/' in x)]
+            measured = (b'"eval/', b'"final/')
+            kept = [x for x in lines if not (mark in x and any(name in x for name in measured))]
             write_atomic(self._run.metrics, b"".join(kept))
 
     @property

@@ -352,7 +352,7 @@ def check_same_run(run: RunDir, config: RunConfig) -> None:
     """Raises `UserError`, with the differences, where the folder holds another config's run."""
     if not run.config.is_file() or not has_started(run):
         return
-    lines = _changes(run, config)
+    lines = changes(run, config)
     if any(not line.startswith(_moved(run, config)) for line in lines):
         listed = "".join(f"\n  {line}" for line in lines)
         raise UserError(
@@ -361,8 +361,8 @@ def check_same_run(run: RunDir, config: RunConfig) -> None:
         )
 
 
-def _changes(run: RunDir, config: RunConfig) -> list[str]:
-    """What changes a run's weights in a config, against that which the run keeps."""
+def changes(run: RunDir, config: RunConfig) -> list[str]:
+    """The changes of a config that affect weights since the run saved it: "train.steps: 3 -> 6"."""
     old, new = (trajectory(anchored(c)) for c in (load_saved(run.path).config, config))
     return configs.diff(old, new)
 
@@ -388,8 +388,8 @@ ADJUSTABLE = (
 
 
 def check_changes(run: RunDir, config: RunConfig) -> None:
-    """Tells what a resumed run changes; raises `UserError` where that would make it another run."""
-    lines = _changes(run, config)
+    """Logs what a resumed run changes. Raises `UserError` where that would make it another run."""
+    lines = changes(run, config)
     fixed = [line for line in lines if not line.startswith((*ADJUSTABLE, *_moved(run, config)))]
     if fixed:
         listed = "".join(f"\n  {line}" for line in fixed)

@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 
+from jaxlm import info
 from jaxlm.config import UserError
-from jaxlm.run import load_run
+from jaxlm.evaluate import evaluator_of
+from jaxlm.report.files import read_run
+from jaxlm.run import load_run, load_saved
 from jaxlm.train import loop, rollback
 from jaxlm.train.checkpoint_dir import committed_steps
 from jaxlm.train.loop import DONE, INTERRUPTED, NOT_FINITE, Loop, Outcome
+from jaxlm.train.metrics import read_metrics
+from jaxlm.train.session import Session, load_trained
 from tests import tiny
 
 QUIET = (
@@ -175,6 +180,7 @@ def test_a_rollback_skips_the_batches_and_ends_alike_from_any_checkpoint(
     straight = train(tmp_path / "straight", ROLLBACK, "checkpoint.every_steps=3")
     assert straight.code == DONE, straight.message
     assert straight.result["skipped"] == [{"step": 8, "batches": [5, 6, 7]}]
+    rollback_is_shown(tmp_path / "straight", to=3)
 
     class Killed(Exception):
         pass
@@ -208,6 +214,21 @@ def test_a_rollback_skips_the_batches_and_ends_alike_from_any_checkpoint(
     assert hashes[0] == hashes[1]
     ledgers = [(folder / "ledger.jsonl").read_text() for folder in (run, tmp_path / "straight")]
     assert ledgers[0] == ledgers[1]
+    rollback_is_shown(run, to=every - every % 2)  # checkpoint 5 has the damage: back to the start
+
+
+def rollback_is_shown(run: Path, to: int) -> None:
+    """In metrics.jsonl, on the report and by `jaxlm info`, once each."""
+    page = read_run(run)
+    ((step, seen, batches),) = [
+        (r["step"], r["seen"], r["batches"]) for r in page.events("rollback")
+    ]
+    assert (step, seen, batches) == (to, 8, [5, 6, 7])
+    text = (run / "report.html").read_text()
+    assert text.count("rolled back to this step: the loss was not finite at step 8") == 1
+    assert 'class="mark back"' in text and "rolled back once" in text
+    shown = info.render(info.describe_run(run))
+    assert "at step 8: batches 5 to 7 are skipped (0 is the first)" in shown
 
 
 def test_the_end_on_a_cpu_shows_what_is_so(
@@ -262,3 +283,42 @@ def test_a_resume_that_extends_a_run_reports_what_its_schedule_does(
     assert "of 4 steps now: the learning rate after step 3 is 0.001, it was 0" in (
         capsys.readouterr().out
     )
+    text = (run / "report.html").read_text()
+    assert "resumed; changed train.steps: 3 -&gt; 4" in text
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_points_of_a_curve_are_comparable_and_the_whole_split_is_apart(
+    tmp_path: Path, at_end: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One pass over the split at the end gives the curve's last point and the final figures."""
+    run, every = tmp_path / "run", "eval.every_steps=2"
+    settings = (every, "eval.max_batches=1", "eval.batch_size=2", f"eval.at_end={at_end}".lower())
+    outcome = train(run, *settings, "train.steps=4")
+    assert outcome.code == DONE
+    lines = [r for r in read_metrics(run / "metrics.jsonl") if "eval/loss" in r]
+    assert [r["step"] for r in lines] == [2, 4] and "final/loss" not in lines[0]
+    evaluator = evaluator_of(Session.open(load_saved(run).config, report=print))
+    assert evaluator is not None
+    params = load_trained(run, overrides=(), step=None, report=print)[2]
+    part, whole = evaluator(params, 1)[0]["loss"], evaluator(params)[0]["loss"]
+    assert lines[1]["eval/loss"] == pytest.approx(part, rel=1e-6)
+    assert outcome.result["final"]["eval/loss"] == pytest.approx(whole if at_end else part)
+    assert whole != pytest.approx(part, rel=1e-6)
+    if at_end:
+        assert lines[1]["final/loss"] == outcome.result["final"]["eval/loss"]
+    count = evaluator.num_batches if at_end else 1
+    assert outcome.result["evaluated"] == {"batches": count, "of": evaluator.num_batches}
+    extent = f"whole validation split ({count}" if at_end else f"1 of {evaluator.num_batches} batch"
+    assert extent in outcome.message and extent in info.render(info.describe_run(run))
+    assert f"on {'the ' * at_end}{extent}" in (run / "report.html").read_text()
+    assert ("  final " in capsys.readouterr().out) == at_end
+
+
+def test_a_run_killed_in_its_end_has_one_line_of_the_last_evaluation(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for resume in (False, True):
+        assert train(run, "train.steps=2", "eval.max_batches=1", resume=resume).code == DONE
+        (run / "result.json").unlink()  # as if killed before it was written
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [r["step"] for r in lines if "final/loss" in r] == [2]

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from jaxlm.config import UserError
-from jaxlm.train.metrics import LoggingConfig, MetricsWriter, finalize, read_metrics, series
+from jaxlm.train.metrics import (
+    LoggingConfig,
+    MetricsWriter,
+    extent,
+    finalize,
+    read_metrics,
+    series,
+)
 
 FILES_ONLY = LoggingConfig(tensorboard=False)
 
@@ -49,6 +56,24 @@ def test_resume_takes_back_what_lies_beyond_the_restored_step(tmp_path):
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert series(records, "x") == ([10, 20, 30], [10, 20, 31])
     assert [r["step"] for r in records if r.get("event") == "resume"] == [20]
+
+
+def test_the_first_line_says_what_happened(tmp_path):
+    event = {"event": "rollback", "seen": 8, "batches": [5, 6]}
+    with MetricsWriter(tmp_path, FILES_ONLY):
+        pass
+    with MetricsWriter(tmp_path, FILES_ONLY, resume_step=0, event=event):
+        pass
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert first["event"] == "start", "a rollback to step 0 keeps the start"
+    assert second.pop("time") > 1e9 and second == {"step": 0, **event}
+
+
+def test_what_final_figures_are_of_in_words():
+    assert extent({"batches": 2, "of": 9}) == "2 of 9 batches of the validation split"
+    assert extent({"batches": 9, "of": 9}) == "the whole validation split (9 batches)"
+    assert extent({"batches": 1, "of": 1}) == "the whole validation split (1 batch)"
+    assert extent(None) == "the validation split"
 
 
 def test_a_start_from_nothing_leaves_nothing_of_an_earlier_process(tmp_path):

@@ -66,6 +66,14 @@ def test_a_step_that_is_evaluated_has_one_line():
     ]
 
 
+def test_the_whole_split_is_shown_apart_from_the_curve():
+    progress, _ = plain(total_steps=4)
+    progress.update(4, {"train/loss": 1.0, "eval/loss": 2.0, "final/loss": 1.5})
+    assert progress.line(80) == "4/4  loss 1.000  eval 2.000  final 1.500"
+    progress.update(4, {"final/loss": 2.0})
+    assert progress.line(80) == "4/4  loss 1.000  eval 2.000"
+
+
 def test_a_line_keeps_to_its_width_and_drops_the_least_first():
     progress, _ = plain(total_steps=1_000_000)
     progress.update(123_000, VALUES)
