@@ -1,6 +1,6 @@
-"""What the exit code of a run says, to people, schedulers and launchers.
+"""The exit codes of a run, for people, schedulers and launchers.
 
-    if code in FINAL: ...     # the same command would end the same way: somebody has to mend it
+    if code in FINAL: ...     # the same command would end the same way: the user must fix something
 
 The numbers from 64 on are those of BSD's sysexits where one fits. Any other code, or a signal, is a
 crash. Nothing is imported here.
@@ -11,19 +11,19 @@ from __future__ import annotations
 DONE = 0
 MISTAKE = 2  # of the command or the config
 NOT_FINITE = 65  # EX_DATAERR: the loss was not finite for too many steps in a row
-LOST = 69  # EX_UNAVAILABLE: another process of the run ended or is not heard of
+LOST = 69  # EX_UNAVAILABLE: another process of the run ended or sends no heartbeat
 HUNG = 70  # EX_SOFTWARE: no step ended in `train.hang_timeout` seconds
 SAVE_FAILED = 74  # EX_IOERR: the last checkpoint could not be written
-INTERRUPTED = 75  # EX_TEMPFAIL: stopped by a signal and saved; the same command goes on
-CTRL_C = 130  # 128 + SIGINT, as shells count: nothing was there to be saved yet
+INTERRUPTED = 75  # EX_TEMPFAIL: stopped by a signal and saved; the same command continues
+CTRL_C = 130  # 128 + SIGINT, as in shells: there was nothing to save yet
 
 FINAL = frozenset({DONE, MISTAKE, NOT_FINITE, SAVE_FAILED, CTRL_C})
 
 TABLE = f"""\
 Exit codes:
   {DONE}   done
-  1   `jaxlm doctor` found a problem, or `jaxlm plan` no room
-  {MISTAKE}   a mistake to mend: one line says what, where and how
+  1   `jaxlm doctor` found a problem, or `jaxlm plan` too little memory
+  {MISTAKE}   a mistake of the user: one line says what, where and how to fix it
   {NOT_FINITE}  the loss was not finite for too many steps in a row
   {LOST}  another process of the run was lost: start all of them again
   {HUNG}  no step ended in train.hang_timeout seconds: start again; the log has the stacks

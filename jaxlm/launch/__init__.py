@@ -1,9 +1,9 @@
-"""How a run starts on a pod, a cluster, a host or in local processes: `jaxlm launch TARGET CONFIG`.
+"""Starts a run on a pod, a cluster, one host or in local processes: `jaxlm launch TARGET CONFIG`.
 
 A target (one file each) makes a `Plan` of steps from a small launch config and a run's config. A
-dry run prints the steps as a shell script; a real one gives the same steps to a `Runner`.
+dry run prints the steps as a shell script; otherwise a `Runner` runs the same steps.
 
     jaxlm launch launch/tpu_vm.yaml configs/quickstart.yaml --dry-run
 
-Nothing here imports jax: a laptop that launches has no accelerator to touch.
+Nothing here imports jax: a launch needs no accelerator on this machine.
 """

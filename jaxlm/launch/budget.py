@@ -1,7 +1,7 @@
-"""How often a run may be started again: a few times without progress, else as often as it takes.
+"""The budget of restarts: a few without a newer checkpoint, no limit with one.
 
 budget = Budget(3, progress=0)
-budget.spend(progress=100)       # True: a newer checkpoint, the budget is whole again, less one
+budget.spend(progress=100)       # True: a newer checkpoint renews the budget, then one is used
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 class Budget:
-    """Restarts that are left; a newer checkpoint renews them."""
+    """The restarts that are left; a newer checkpoint renews them."""
 
     def __init__(self, restarts: int, progress: int) -> None:
         self._restarts = self.left = restarts
         self._progress = progress
 
     def spend(self, progress: int) -> bool:
-        """Takes one restart; False where none is left."""
+        """Uses one restart; False if none is left."""
         if progress > self._progress:
             self._progress, self.left = progress, self._restarts
         if self.left == 0:
@@ -28,7 +28,7 @@ class Budget:
 
     @property
     def pause(self) -> float:
-        """Seconds to wait before the next start: none at first, then more and more."""
+        """Seconds to wait before the next start: 0 at first, then longer and longer."""
         used = self._restarts - self.left
         return 0.0 if used <= 1 else min(60.0, 2.0 ** (used - 1))
 

@@ -1,10 +1,9 @@
-"""What a target has, as far as its config tells it, against what the run's mesh is meant for.
+"""Compares the chips of a launch config with the mesh of a run.
 
     check_mesh(tpu_chips("accelerator_type: v5p-32", "v5p-32"), job.values["mesh"])
 
-Machines that a mesh does not fill, or does not find room on, are found before they are paid for:
-the run itself would say so only once they are there. What the config of a target leaves open, such
-as the GPUs of a queue, is not checked.
+A mesh that is larger or smaller than the requested machines is an error before the machines are
+paid for. What a launch config does not state, such as the GPUs of a queue, is not checked.
 """
 
 from __future__ import annotations
@@ -18,30 +17,30 @@ from typing import Any
 from jaxlm.config import UserError
 
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
-GPU = "gpu"  # of a kind that is not told
-# The kinds of TPU by the names that clouds have for them, and how many a name's number counts as
-# one chip (cloud.google.com/tpu/docs/{v2,v3,v4,v5p}: TensorCores; others: chips).
+GPU = "gpu"  # of an unknown kind
+# {name in the cloud: (kind of TPU, what the number in a type counts per chip)}
+# (cloud.google.com/tpu/docs/{v2,v3,v4,v5p}: TensorCores; others: chips)
 TPUS = {
     **{"v2": ("v2", 2), "v3": ("v3", 2), "v4": ("v4", 2), "v5p": ("v5p", 2)},
     **{"v5litepod": ("v5e", 1), "v5e": ("v5e", 1), "v6e": ("v6e", 1)},
     **{"v5-lite": ("v5e", 1), "tpu7x": ("tpu7x", 0)},  # 0: not known
 }
-DEVICES = {"v2": 2, "v3": 2, "tpu7x": 2}  # of jax a chip, where not 1
+DEVICES = {"v2": 2, "v3": 2, "tpu7x": 2}  # jax devices per chip, where not 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chips:
-    """The accelerators that a launch config asks for; None: it does not tell."""
+    """The accelerators of a launch config; None: it does not say."""
 
-    told: str  # how it is written there
-    kind: str | None  # "v5p", "h100", `GPU`; None: simulated devices, which are of no pod
+    text: str  # the part of the launch config, for errors
+    kind: str | None  # "v5p", "h100", `GPU`; None: simulated devices
     count: int | None = None  # chips in all
     slices: int | None = None  # of TPUs
     shape: str = ""  # of a slice
 
     @property
     def devices(self) -> int | None:
-        """Of jax."""
+        """The number of jax devices."""
         return None if self.count is None else self.count * DEVICES.get(self.kind or "", 1)
 
     @property
@@ -57,18 +56,18 @@ class Chips:
         return f"{count}{name}{several}"
 
 
-def tpu_chips(told: str, name: str) -> Chips | None:
-    """Those of an accelerator's type, such as v5p-32 (16 chips) or v6e-256."""
+def tpu_chips(text: str, name: str) -> Chips | None:
+    """The chips of an accelerator type, such as v5p-32 (16 chips) or v6e-256."""
     found = re.fullmatch(r"(?:tpu-)?(\w+)-(\d+)", name.lower())
     if found is None or found[1] not in TPUS:
         return None
     kind, counted = TPUS[found[1]]
     count = None if not counted else max(1, int(found[2]) // counted)
-    return Chips(told=told, kind=kind, count=count, slices=1)
+    return Chips(text=text, kind=kind, count=count, slices=1)
 
 
 def check_mesh(chips: Chips | None, mesh: Mapping[str, Any]) -> None:
-    """Raises `UserError` where a run's mesh, as plain values, is not one of these chips."""
+    """Raises `UserError` if a run's mesh, as plain values, does not fit these chips."""
     if chips is None:
         return
     if mesh["topology"] is not None and chips.kind is not None:
@@ -80,10 +79,10 @@ def check_mesh(chips: Chips | None, mesh: Mapping[str, Any]) -> None:
 def _check_topology(chips: Chips, text: str) -> None:
     found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", text)
     if found is None:
-        return  # `jaxlm plan` says what it should be
+        return  # `jaxlm plan` reports what is wrong with it
     slices, kind = int(found[1] or 1), found[2].lower()
     count = slices * math.prod(map(int, found[3].split("x")))
-    meant = Chips(told="", kind=kind, count=count, slices=slices)
+    meant = Chips(text="", kind=kind, count=count, slices=slices)
     right_kind = kind == chips.kind or (chips.kind == GPU and not meant.is_tpu)
     right_slices = not meant.is_tpu or chips.slices in (None, slices)
     if right_kind and right_slices and chips.count in (None, count):
@@ -92,8 +91,8 @@ def _check_topology(chips: Chips, text: str) -> None:
     if chips.shape:
         own = f"{f'{chips.slices}*' if (chips.slices or 1) > 1 else ''}{chips.kind}:{chips.shape}"
     raise UserError(
-        f"mesh.topology: {text} is {meant}, but {chips.told} is {chips}; launch it on what it is "
-        f"meant for, or set mesh.topology={own} and a mesh for that"
+        f"mesh.topology: {text} is {meant}, but {chips.text} is {chips}; launch it on the chips "
+        f"of its topology, or set mesh.topology={own} and a mesh for it"
     )
 
 
@@ -101,8 +100,8 @@ def _check_axes(chips: Chips, devices: int, mesh: Mapping[str, Any]) -> None:
     wanted = mesh["num_devices"]
     if wanted is not None and wanted > devices:
         raise UserError(
-            f"mesh.num_devices: {wanted} asked for, but {chips.told} has {devices} devices; set "
-            "mesh.num_devices=null for all there are"
+            f"mesh.num_devices: {wanted}, but {chips.text} has {devices} devices; set "
+            "mesh.num_devices=null to use all of them"
         )
     devices = wanted or devices
     sizes = {axis: mesh[axis] for axis in AXES}
@@ -110,20 +109,20 @@ def _check_axes(chips: Chips, devices: int, mesh: Mapping[str, Any]) -> None:
     if devices % fixed or (-1 not in sizes.values() and fixed != devices):
         shown = " x ".join(f"{axis} {n}" for axis, n in sizes.items() if n != 1) or "1 device"
         raise UserError(
-            f"mesh: {shown} does not make {devices} devices, as many as {chips.told} has; "
-            f"{_mend(sizes, devices, mesh['dcn'], chips.slices or 1)}"
+            f"mesh: {shown} does not match the {devices} devices of {chips.text}; "
+            f"{_fix(sizes, devices, mesh['dcn'], chips.slices or 1)}"
         )
     dcn, slices = mesh["dcn"], chips.slices or 1
     size = devices // fixed if sizes[dcn] == -1 else sizes[dcn]
     if size % slices:
         raise UserError(
-            f"mesh.{dcn}: {size} parts cannot stand in the {slices} slices of {chips.told}; make "
-            f"it a multiple of {slices}"
+            f"mesh.{dcn}: {size} is not a multiple of the {slices} slices of {chips.text}; set it "
+            f"to a multiple of {slices}"
         )
 
 
-def _mend(sizes: Mapping[str, int], devices: int, dcn: str, slices: int) -> str:
-    """The fewest axes to set so that the mesh is one of these devices."""
+def _fix(sizes: Mapping[str, int], devices: int, dcn: str, slices: int) -> str:
+    """The fewest axes to change so that the mesh has this number of devices."""
     new = dict(sizes)
     if new[dcn] != -1 and new[dcn] % slices:
         new[dcn] = slices
@@ -133,5 +132,5 @@ def _mend(sizes: Mapping[str, int], devices: int, dcn: str, slices: int) -> str:
         if not left and (axis != dcn or size % slices == 0):
             new[axis] = size
             changed = [f"mesh.{a}={n}" for a, n in new.items() if n != sizes[a]]
-            return f"set {' '.join(changed)}, or launch it on devices for its mesh"
-    return f"let the axes' product be {devices}, or launch it on devices for its mesh"
+            return f"set {' '.join(changed)}, or launch it on as many devices as its mesh has"
+    return f"set axes with the product {devices}, or launch it on as many devices as its mesh has"

@@ -7,9 +7,9 @@
     slices: 2
     bucket: my-runs
 
-JobSet starts all pods again when one fails, at most `max_restarts` times; exit codes that a new
-start would not mend fail the whole set at once. Labels, and the names `slice-job` and `jax-tpu`,
-are those of xpk's own workloads, so `xpk workload list` and `delete` see this one.
+JobSet restarts all pods when one fails, at most `max_restarts` times; an exit code that a restart
+cannot fix fails the whole set immediately. The labels and the names `slice-job` and `jax-tpu` are
+those of xpk's workloads, so `xpk workload list` and `delete` find this one.
 Source: jobset.sigs.k8s.io (v1alpha2); cloud.google.com/kubernetes-engine/docs/how-to/tpus.
 """
 
@@ -40,41 +40,47 @@ PORT = 8080  # libtpu's, between slices
 class Gke(LaunchConfig):
     """TPU slices of a GKE cluster, through JobSet."""
 
-    image: str = field(REQUIRED, "container image with jaxlm[tpu] in it")
+    image: str = field(REQUIRED, "container image with jaxlm[tpu] installed")
     accelerator: str = field(REQUIRED, "such as tpu-v5p-slice, tpu-v6e-slice, tpu7x")
     topology: str = field(REQUIRED, "chips of a slice, such as 2x2x4")
-    chips_per_host: int = field(4, "TPU chips of a host", ge=1)
+    chips_per_host: int = field(4, "TPU chips per host", ge=1)
     max_restarts: int = field(
-        20, "restarts in all, those after a preemption included: JobSet counts no checkpoints", ge=0
+        20, "restarts in total, including preemptions; a newer checkpoint does not renew them", ge=0
     )
-    slices: int = field(1, "slices that train together", ge=1)
-    spot: bool = field(False, "take spot nodes")
-    bucket: str | None = field(None, "of Cloud Storage, mounted in the pods for the run's folder")
-    claim: str | None = field(None, "PersistentVolumeClaim for the run's folder, in its place")
-    mount: str = field("/mnt/jaxlm", "where that is mounted")
+    slices: int = field(1, "slices that train one run", ge=1)
+    spot: bool = field(False, "use spot nodes")
+    bucket: str | None = field(
+        None, "Cloud Storage bucket for the run's folder, mounted in the pods"
+    )
+    claim: str | None = field(
+        None, "PersistentVolumeClaim for the run's folder, instead of a bucket"
+    )
+    mount: str = field("/mnt/jaxlm", "where the bucket or claim is mounted")
     service_account: str | None = field(None, "Kubernetes service account of the pods")
     secret_name: str = field("jaxlm", "Kubernetes secret with the values of `secrets`")
-    queue: str | None = field("multislice-queue", "Kueue's local queue; null: there is no Kueue")
-    priority: str | None = field(None, "class of the pods; xpk has very-low to very-high")
-    namespace: str = field("default", "where it runs; xpk looks at default alone")
-    context: str | None = field(None, "kubectl's context; null: the current one")
-    grace_seconds: int = field(120, "from SIGTERM to SIGKILL, for a checkpoint", ge=1)
-    poll_seconds: float = field(30.0, "between two looks at the state of the set", gt=0)
+    queue: str | None = field(
+        "multislice-queue", "local queue of Kueue; null: the cluster has no Kueue"
+    )
+    priority: str | None = field(None, "priority class of the pods; xpk has very-low to very-high")
+    namespace: str = field("default", "Kubernetes namespace; xpk only looks at default")
+    context: str | None = field(None, "context of kubectl; null: the current one")
+    grace_seconds: int = field(120, "seconds between SIGTERM and SIGKILL, for a checkpoint", ge=1)
+    poll_seconds: float = field(30.0, "seconds between two checks of the set's state", gt=0)
 
     def validate(self) -> None:
         super().validate()
         if (self.bucket is None) == (self.claim is None):
             raise UserError(
-                "bucket, claim: set exactly one of the two; checkpoints inside a pod are gone with "
-                "it, and a restart would start over"
+                "bucket, claim: set exactly one of the two; checkpoints inside a pod are deleted "
+                "with it, and a restart would start from step 0"
             )
         check_word("bucket", self.bucket, r"[a-z0-9][a-z0-9._-]*", "write its name, without gs://")
         check_word("topology", self.topology, r"\d+(x\d+){1,2}", "write it as 2x4 or 2x2x4")
         check_absolute("mount", self.mount)
         if self._chips % min(self.chips_per_host, self._chips):
             raise UserError(
-                f"chips_per_host: {self.chips_per_host} do not divide the {self._chips} chips of "
-                f"{self.topology}; see the table of machine types"
+                f"chips_per_host: {self.chips_per_host} does not divide the {self._chips} chips of "
+                f"topology {self.topology}; set the machine type's number of chips"
             )
 
     def chips(self) -> Chips | None:
@@ -83,7 +89,7 @@ class Gke(LaunchConfig):
             return None
         several = f", slices: {self.slices}" if self.slices > 1 else ""
         return Chips(
-            told=f"accelerator: {self.accelerator}, topology: {self.topology}{several}",
+            text=f"accelerator: {self.accelerator}, topology: {self.topology}{several}",
             kind=TPUS[named[1]][0],
             count=self._chips * self.slices,
             slices=self.slices,
@@ -93,29 +99,31 @@ class Gke(LaunchConfig):
     def plan(self, job: Job) -> Plan:
         manifest = job.stage / "jobset.yaml"
         text = dump_yaml(self._config_map(job), self.jobset(job))
-        write = WriteFile(why="the manifest", path=manifest, text=text)
+        write = WriteFile(why="write the manifest", path=manifest, text=text)
         argv = self._kubectl("apply", "-f", str(manifest))
-        goes_on = f"! {join(self._state(job))} | grep -qwE '{'|'.join(ENDS)}'"
+        continues = f"! {join(self._state(job))} | grep -qwE '{'|'.join(ENDS)}'"
         clean = Command(
-            why="remove an earlier one that has ended",
+            why="delete an earlier set that has ended",
             argv=self._kubectl("delete", "jobset", job.name, "--ignore-not-found"),
-            unless=("bash", "-c", goes_on),
+            unless=("bash", "-c", continues),
         )
-        make = (write, clean, Command(why="hand it to the cluster", argv=argv, tries=3))
+        make = (write, clean, Command(why="submit the set", argv=argv, tries=3))
         follow = self._follow(job)
         attempt: tuple[Step, ...] = (*make, follow, self._outcome(job))
         remove = (
             Command(
-                why="remove it",
+                why="delete the set",
                 argv=self._kubectl(
                     "delete", "jobset,configmap", job.name, "--ignore-not-found", "--wait=false"
                 ),
             ),
         )
         status = (
-            Command(why="the set", argv=self._kubectl("get", "jobset", job.name, "-o", "wide")),
             Command(
-                why="its pods", argv=self._kubectl("get", "pods", "-o", "wide", *self._of(job))
+                why="show the set", argv=self._kubectl("get", "jobset", job.name, "-o", "wide")
+            ),
+            Command(
+                why="show its pods", argv=self._kubectl("get", "pods", "-o", "wide", *self._of(job))
             ),
         )
         return Plan(
@@ -130,7 +138,7 @@ class Gke(LaunchConfig):
             notes=(
                 f"{self.slices} x {self.accelerator} {self.topology}, {self._hosts} hosts each",
                 f"the run's folder: {job.run_dir_under(self.mount)} on {self.bucket or self.claim}",
-                f"JobSet restarts it: at most {self.max_restarts} times",
+                f"JobSet restarts the run: at most {self.max_restarts} times",
             ),
         )
 
@@ -156,7 +164,7 @@ class Gke(LaunchConfig):
                 "name": job.name,
                 "namespace": self.namespace,
                 "labels": {**queue, **labels},
-                # one slice, one node pool
+                # each slice on one node pool
                 "annotations": {
                     "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
                 },
@@ -245,7 +253,7 @@ class Gke(LaunchConfig):
         }
 
     def _environment(self, job: Job) -> list[dict[str, Any]]:
-        """GKE itself tells each pod its place in its slice; of the slices it is told here."""
+        """The variables of a pod. GKE sets those of its slice; those across slices are set here."""
         # Kubernetes reads $(NAME) in a value as a reference, and $$ as $.
         plain = [{"name": n, "value": v.replace("$", "$$")} for n, v in self.env.items()]
         several: list[dict[str, Any]] = []
@@ -288,14 +296,16 @@ class Gke(LaunchConfig):
             argv=self._kubectl(*logs, selector),
             state=self._state(job),
             over=ENDS,
-            again=True,  # pods come and go
+            again=True,  # a pod may be replaced
             seconds=self.poll_seconds,
         )
 
     def _outcome(self, job: Job) -> Step:
-        """JobSet knows that it ended well or not; which exit code is in the log and the pods."""
+        """JobSet only knows success or failure; the exit code is in the log and the pods."""
         state = self._state(job)
-        return Outcome(why="how it ended", argv=state, words=tuple(zip(ENDS, (0, 1), strict=True)))
+        return Outcome(
+            why="ask how it ended", argv=state, words=tuple(zip(ENDS, (0, 1), strict=True))
+        )
 
     def _state(self, job: Job) -> Argv:
         path = '{.status.conditions[?(@.status=="True")].type}'

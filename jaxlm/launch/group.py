@@ -1,10 +1,10 @@
-"""Processes of one machine that train one run: all run, or none does, and they start again.
+"""Processes of one machine that train one run: they start, end and restart together.
 
     code, checkpoint = GroupRunner(step, say, time.sleep).run()
 
-When one fails, the others are ended, for they wait for it in their next collective; then all start
-again from the last checkpoint, as long as there is progress. SIGINT, SIGTERM and SIGHUP are passed
-on once, as SIGTERM: all save and end, and nothing starts again. A second SIGINT or SIGTERM kills. A
+When one fails, the others are ended, because they wait for it in their next collective. Then all
+restart from the last checkpoint, as long as there is progress. SIGINT, SIGTERM and SIGHUP are passed
+on once, as SIGTERM: all save and end, and nothing restarts. A second SIGINT or SIGTERM kills. A
 closed terminal (SIGHUP) may come twice and never kills; under `nohup` it is ignored.
 """
 
@@ -24,8 +24,8 @@ from jaxlm.launch.budget import Budget, newest_checkpoint
 from jaxlm.launch.steps import Group, Member
 
 POLL_SECONDS = 0.1
-# After the first end in order, the others write their last checkpoint; after a crash, they may have
-# something to say of it; one that was killed says nothing, and they hang.
+# After a first clean exit the others write their last checkpoint; after a crash they may report it;
+# after a kill they hang.
 LEAVE_SECONDS, TELL_SECONDS, KILLED_SECONDS = 600.0, 20.0, 0.0
 
 
@@ -53,7 +53,7 @@ class GroupRunner:
                 if not budget.spend(progress):
                     self._say(
                         f"error: exit code {code}, and no newer checkpoint in "
-                        f"{self._group.max_restarts} restarts; mend what the log tells of, then "
+                        f"{self._group.max_restarts} restarts; fix the error in the log, then "
                         "launch again"
                     )
                     return code, progress
@@ -170,7 +170,7 @@ class GroupRunner:
 
 
 def _verdict(codes: list[int]) -> int:
-    """One exit code for all: one to mend before any other, else that of the first that failed."""
+    """One exit code for all: one that a restart cannot fix, else that of the first that failed."""
     codes = [128 - code if code < 0 else code for code in codes]
     final = [code for code in codes if code in FINAL and code != DONE]
     failed = [code for code in codes if code != DONE]

@@ -1,11 +1,11 @@
-"""This machine: N local processes, or all its GPUs.
+"""This machine: N local processes, or its GPUs.
 
     type: local
     processes: 4
     devices: 2          # simulated CPU devices of each; null: the real ones
 
-`jaxlm launch local CONFIG` starts one process; `--set processes=4 --set devices=2` four. The first
-one's output is on the screen, that of the others in `processes/` in the run's folder.
+`jaxlm launch local CONFIG` starts one process, with `--set processes=4 --set devices=2` four. The
+output of the first is printed, that of the others is in `processes/` in the run's folder.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Local(RestartingConfig):
         super().validate()
         if self.processes > 1 and self.devices is None:
             raise UserError(
-                "devices: null, but processes of one machine cannot share its real devices; set "
-                "devices for simulated ones, or use type gpu_host"
+                "devices: null, but several processes cannot share the machine's real devices; set "
+                "devices for simulated ones, or use type: gpu_host"
             )
 
     def chips(self) -> Chips | None:
         if self.devices is None:
             return None
-        told = f"processes: {self.processes}, devices: {self.devices}"
-        return Chips(told=told, kind=None, count=self.processes * self.devices)
+        text = f"processes: {self.processes}, devices: {self.devices}"
+        return Chips(text=text, kind=None, count=self.processes * self.devices)
 
     def plan(self, job: Job) -> Plan:
         environment = dict(self.env)
@@ -57,31 +57,37 @@ class Local(RestartingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GpuHost(RestartingConfig):
-    """The GPUs of this machine: one process over all of them, or one for each."""
+    """The GPUs of this machine: one process for all of them, or one for each."""
 
-    gpus: tuple[int, ...] = field((), "numbers of the GPUs to use; none: all there are")
+    gpus: tuple[int, ...] = field((), "numbers of the GPUs to use; empty: all")
     process_per_gpu: bool = field(False, "start a process for each of `gpus`")
 
     def validate(self) -> None:
         super().validate()
         if self.process_per_gpu and not self.gpus:
-            raise UserError("gpus: name them, such as [0, 1, 2, 3], for a process for each")
+            raise UserError(
+                "gpus: is empty, but process_per_gpu needs their numbers; "
+                "set gpus, such as [0, 1, 2, 3]"
+            )
         if len(set(self.gpus)) != len(self.gpus):
-            raise UserError(f"gpus: {list(self.gpus)} names one twice; name each once")
+            raise UserError(f"gpus: {list(self.gpus)} has a number twice; write each once")
 
     def chips(self) -> Chips | None:
-        told = f"gpus: {list(self.gpus)}" if self.gpus else "gpu_host"
-        return Chips(told=told, kind=GPU, count=len(self.gpus) or None)
+        text = f"gpus: {list(self.gpus)}" if self.gpus else "gpu_host"
+        return Chips(text=text, kind=GPU, count=len(self.gpus) or None)
 
     def plan(self, job: Job) -> Plan:
-        base = {**self.env, "JAX_PLATFORMS": "cuda"}  # never a run on the CPU by mistake
+        base = {
+            **self.env,
+            "JAX_PLATFORMS": "cuda",
+        }  # an error, not a run on the CPU, if CUDA is missing
         if self.process_per_gpu:
             return local_plan(self, job, [base | _only(gpu) for gpu in self.gpus])
         return local_plan(self, job, [base | (_only(*self.gpus) if self.gpus else {})])
 
 
 def local_plan(target: RestartingConfig, job: Job, environments: list[dict[str, str]]) -> Plan:
-    """A process for each environment; they find one another on a free port."""
+    """One process per environment; they connect on a free port."""
     config = job.stage / "run.yaml"
     run_dir = Path(job.run_dir)
     members = []
@@ -95,7 +101,7 @@ def local_plan(target: RestartingConfig, job: Job, environments: list[dict[str, 
         log = run_dir / "processes" / f"{number}.txt" if number else None
         coordinator = "JAXLM_COORDINATOR" if len(environments) > 1 else None
         members.append(Member(argv=argv, environment=environment, coordinator=coordinator, log=log))
-    write = WriteFile(why="the run's config, whole", path=config, text=job.config_under())
+    write = WriteFile(why="write the run's config", path=config, text=job.config_under())
     train = Group(
         why=f"train {job.run_dir} to its end",
         members=tuple(members),

@@ -1,9 +1,9 @@
-"""What the texts of a launch file may hold, checked before anything is made of them.
+"""Checks of the texts of a launch file, before they are used.
 
-    check_names(config, marks)      # raises ConfigError: "slurm.yaml:4: partition: holds '\\n' ..."
+    check_names(config, marks)    # ConfigError: "slurm.yaml:4: partition: has the character ..."
 
-A name is one line: control characters and line separators in it would become lines of a job, of a
-script or of a terminal. A name is also not empty, and a folder's name has at most 255 bytes.
+A name is one line that is not empty: control characters and line separators in it would become
+lines of a job, of a script or of a terminal. The name of a folder has at most 255 bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_TEXT = 4096  # bytes of a whole name or path: PATH_MAX
 
 
 def check_names(config: Config, marks: Mapping[str, Mark], several: tuple[str, ...] = ()) -> None:
-    """Raises `ConfigError` for a text that is no name. Fields of `several` may have many lines."""
+    """Raises `ConfigError` for a text that is not a name. `several`: fields with many lines."""
     for spec in dataclasses.fields(config):
         key = key_of(spec)
         for path, text in _texts(key, getattr(config, spec.name)):
@@ -38,38 +38,41 @@ def bad_name(text: str) -> tuple[str, str] | None:
         return "is empty", "write a name, or leave the key out"
     bad = next((char for char in text if not is_one_line(char)), None)
     if bad is not None:
-        return f"has the character {ascii(bad)}, which no name may have", "remove it"
+        return f"has the character {ascii(bad)}, which is not allowed in a name", "remove it"
     size = len(text.encode())
     if size > MAX_TEXT:
-        return f"has {size} bytes", f"write at most {MAX_TEXT}"
+        return f"has {size} bytes", f"write at most {MAX_TEXT} bytes"
     return None
 
 
 def check_run_dir(run_dir: str) -> None:
-    """Raises `UserError` where no folder of that name can exist."""
+    """Raises `UserError` if a folder cannot have that name."""
     problem = bad_name(run_dir)
     for part in PurePosixPath(run_dir).parts if problem is None else ():
         size = len(part.encode())
         if size > MAX_BYTES:
-            problem = f"has a part of {size} bytes", f"write at most {MAX_BYTES} between two /"
+            problem = (
+                f"has a part of {size} bytes",
+                f"write at most {MAX_BYTES} bytes between two /",
+            )
     if problem:
         raise UserError(f"run_dir: {problem[0]}; {problem[1]}")
 
 
 def check_word(key: str, text: str | None, pattern: str, fix: str) -> None:
-    """Raises `UserError` where a text is not all of a pattern: other programs would split it."""
+    """Raises `UserError` if a text does not match: other programs would split it."""
     if text is not None and not re.fullmatch(pattern, text, re.ASCII):
-        raise UserError(f"{key}: {text!r} has characters that it cannot have; {fix}")
+        raise UserError(f"{key}: {text!r} has characters that are not allowed; {fix}")
 
 
 def check_no_option(key: str, text: str | None) -> None:
-    """Raises `UserError` where a program would take a name for one of its options."""
+    """Raises `UserError` if a program would read a name as one of its options."""
     if text is not None and text.startswith("-"):
-        raise UserError(f"{key}: {text!r} would be read as an option; begin it with a letter or /")
+        raise UserError(f"{key}: {text!r} would be read as an option; start it with a letter or /")
 
 
 def check_absolute(key: str, path: str | None) -> None:
-    """Raises `UserError` where a folder of other machines is not an absolute path without `..`."""
+    """Raises `UserError` if a folder of other machines is not an absolute path without `..`."""
     if path is None:
         return
     if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -77,12 +80,12 @@ def check_absolute(key: str, path: str | None) -> None:
 
 
 def _bad_lines(text: str) -> tuple[str, str] | None:
-    """The same for a text that may have several lines."""
+    """The same as `bad_name`, for a text that may have several lines."""
     bad = next((char for char in text if char not in "\n\t" and not is_one_line(char)), None)
     if bad is not None:
         return f"has the character {ascii(bad)}", "remove it"
     size = len(text.encode())
-    return (f"has {size} bytes", f"write at most {MAX_VALUE}") if size > MAX_VALUE else None
+    return (f"has {size} bytes", f"write at most {MAX_VALUE} bytes") if size > MAX_VALUE else None
 
 
 def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:

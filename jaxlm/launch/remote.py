@@ -1,7 +1,7 @@
-"""Shell scripts that run on the hosts of a pod: install, mount, start, stop, tell the outcome.
+"""Shell scripts that run on the hosts of a pod: install, mount, start, stop, report the outcome.
 
-They are sent as files, so the commands that call them are short and hold nothing secret. The run is
-started in a session of its own: a connection that breaks does not end it.
+They are sent as files, so the commands that call them are short and contain no secrets. The run
+starts in its own session: a broken connection does not end it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 [ -x "$HOME/jaxlm-venv/bin/python" ] || uv venv --quiet --python 3.12 "$HOME/jaxlm-venv"
 """
 
-# A folder's rename is many renames in a bucket, so there has to be a limit that lets it be; buckets
-# with a hierarchical namespace rename at once.
+# gcsfuse renames a folder by renaming each object in it, up to a limit; with a hierarchical
+# namespace it is one operation.
 MOUNT = """\
 if ! mountpoint -q {mount}; then
     if ! command -v gcsfuse >/dev/null; then
@@ -37,9 +37,9 @@ fi
 
 START = """\
 #!/bin/bash
-# Starts the run on this host, unless it runs already.
+# Starts the run on this host, unless it is running.
 cd "$(dirname "$0")" || exit 1
-if [ -f pid ] && kill -0 "$(cat pid)" 2>/dev/null; then echo "runs already"; exit 0; fi
+if [ -f pid ] && kill -0 "$(cat pid)" 2>/dev/null; then echo "already running"; exit 0; fi
 rm -f exit_code
 setsid nohup bash run.sh >> log.txt 2>&1 < /dev/null &
 echo $! > pid
@@ -47,7 +47,7 @@ echo $! > pid
 
 STOP = """\
 #!/bin/bash
-# Ends what is left of the run on this host.
+# Ends the rest of the run on this host.
 cd "$(dirname "$0")" || exit 0
 [ -f pid ] && kill -KILL -- "-$(cat pid)" 2>/dev/null
 rm -f pid
@@ -63,7 +63,7 @@ exec tail -n 50 -F --pid="$(cat pid)" log.txt
 
 OUTCOME = """\
 #!/bin/bash
-# Tells how the run ended on this host. Processes end within a minute of one another.
+# Reports how the run ended on this host. Processes end within a minute of one another.
 cd "$(dirname "$0")" || exit 1
 for _ in $(seq 90); do [ -s exit_code ] && break; sleep 1; done
 [ -s exit_code ] && echo "jaxlm-exit $(cat exit_code)"
@@ -75,7 +75,7 @@ echo "jaxlm-checkpoint $((10#${{step:-0}}))"
 
 
 def setup_script(requirement: str, archive: str | None, bucket: str | None, mount: str) -> str:
-    """Installs jaxlm, from its source where there is an archive of it, and mounts the bucket."""
+    """Installs jaxlm, from an archive of its source if there is one, and mounts the bucket."""
     lines = ["#!/bin/bash", "# Prepares this host.", "set -euo pipefail", 'cd "$(dirname "$0")"']
     lines.append(INSTALL.rstrip())
     if archive is not None:

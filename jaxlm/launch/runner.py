@@ -3,8 +3,8 @@
     runner = Runner(secrets=("WANDB_API_KEY",))
     runner.run(steps)                # raises StepFailed at the first that fails
 
-Each command is said before it is run, and what it prints is passed on line by line, with the values
-of secrets blotted out should some tool repeat one.
+Each command is printed before it is run, and its output line by line. The values of secrets are
+replaced by *** in both.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from jaxlm.launch.steps import (
     WriteSecrets,
 )
 
-DRAIN_SECONDS = 1.0  # that a log is followed after its end was told
-FOLLOW_TRIES = 5  # connections in a row that break at once
+DRAIN_SECONDS = 1.0  # how long a log is followed after the end of the run
+FOLLOW_TRIES = 5  # connections in a row that break immediately
 
 
 class StepFailed(Exception):
-    """A step did not do what it is for; the rest of its list is not run."""
+    """A step failed; the rest of its list is not run."""
 
 
 class Lost(StepFailed):
@@ -47,7 +47,7 @@ class Lost(StepFailed):
 
 
 class Runner:
-    """`ended` is what an `Outcome` or a `Group` said last: (exit code, newest checkpoint)."""
+    """`ended` is the last report of an `Outcome` or a `Group`: (exit code, newest checkpoint)."""
 
     def __init__(
         self,
@@ -59,7 +59,8 @@ class Runner:
         missing = [name for name in secrets if not os.environ.get(name)]
         if missing:
             raise UserError(
-                f"secrets: {', '.join(missing)}: not set; export the variable, or take its name out"
+                f"secrets: {', '.join(missing)}: not set in the environment; export the variable, "
+                "or remove its name from secrets"
             )
         self._values = [os.environ[name] for name in secrets]
         self._print, self._sleep = say, sleep
@@ -80,9 +81,9 @@ class Runner:
             _RUN[type(step)](self, step)
 
     def word_of(self, argv: Argv, words: tuple[str, ...]) -> str | None:
-        """That of `words` which a command prints as a state; None where it prints none of them.
+        """The first of `words` that a command prints as a state; None if it prints none of them.
 
-        "" stands for printing nothing; a command that fails has no answer.
+        "" means no output. None if the command fails.
         """
         code, state = self._capture(argv)
         found = set(state.split()) or {""}
@@ -92,7 +93,7 @@ class Runner:
 
     def _command(self, step: Command) -> None:
         if step.unless is not None and self._capture(step.unless)[0] == 0:
-            self.say(f"# not needed: {shlex.join(step.unless)} says it is there")
+            self.say(f"# not needed: {shlex.join(step.unless)} succeeded")
             return
         self.say(f"$ {step.shell().splitlines()[0] if step.stdin else step.shell()}")
         for attempt in range(1, step.tries + 1):
@@ -119,7 +120,7 @@ class Runner:
         self.say(f"# wrote {step.path} (mode 600): {', '.join(step.names)}")
 
     def _await(self, step: Await) -> None:
-        told = ""
+        shown = ""
         while True:
             code, state = self._capture(step.argv)
             words = set(state.split())
@@ -128,9 +129,9 @@ class Runner:
                 return
             if words & set(step.never):
                 raise Lost(f"{step.why}: {state}")
-            if state != told:
-                self.say(f"# {state or 'no answer yet'}; looking again every {step.seconds:g} s")
-                told = state
+            if state != shown:
+                self.say(f"# {state or 'no answer yet'}; checked again every {step.seconds:g} s")
+                shown = state
             self._sleep(step.seconds)
 
     def _follow(self, step: Follow) -> None:
@@ -139,16 +140,16 @@ class Runner:
         while True:
             began = time.monotonic()
             code, why = self._watched(step)
-            why = why or self._standing(step)
+            why = why or self._state_of(step)
             if why == "over" or (why is None and code == 0 and not step.again):
                 return
             if why is not None:
                 raise Lost(f"the machines are gone: {why}")
-            # Where the state cannot be asked either, this machine's own network is away: wait.
-            at_once = code != 0 and time.monotonic() - began < step.seconds
-            if at_once and self._capture(step.state)[0] == 0:
+            # If the state cannot be read either, this machine is offline: wait.
+            early = code != 0 and time.monotonic() - began < step.seconds
+            if early and self._capture(step.state)[0] == 0:
                 breaks += 1
-            elif not at_once:
+            elif not early:
                 breaks = 0
             if breaks >= FOLLOW_TRIES:
                 raise StepFailed(
@@ -157,7 +158,7 @@ class Runner:
             self._sleep(min(step.seconds, 5.0))
 
     def _watched(self, step: Follow) -> tuple[int, str | None]:
-        """(exit code of the command, why it was ended): see `_standing`."""
+        """(exit code of the command, why it was ended): see `_state_of`."""
         process = subprocess.Popen(
             step.argv,
             stdin=subprocess.DEVNULL,
@@ -177,13 +178,13 @@ class Runner:
                     self.say(line.decode(errors="replace"))
                 if ended and not chunk:
                     return process.returncode, why
-                if chunk and why is not None:  # it still speaks
+                if chunk and why is not None:  # there is still output
                     looked = time.monotonic() + DRAIN_SECONDS - step.seconds
                 if time.monotonic() - looked >= step.seconds:
                     if why is not None:
                         return 0, why
-                    why, looked = self._standing(step), time.monotonic()
-                    if why is not None:  # what the log has still to say is heard first
+                    why, looked = self._state_of(step), time.monotonic()
+                    if why is not None:  # the rest of the log is read first
                         looked += DRAIN_SECONDS - step.seconds
                 if not chunk:
                     time.sleep(0.1)
@@ -192,8 +193,8 @@ class Runner:
                 self.say(rest.decode(errors="replace"))
             _end(process)
 
-    def _standing(self, step: Follow) -> str | None:
-        """ "over", the word that says the machines are lost, or None: it goes on."""
+    def _state_of(self, step: Follow) -> str | None:
+        """ "over", a word of `lost`, or None while the run continues."""
         word = self.word_of(step.state, (*step.over, *step.lost))
         return "over" if word is not None and word in step.over else word
 
@@ -208,7 +209,7 @@ class Runner:
                 self.say(f"# exit code {found[0]}, newest checkpoint {found[1]}")
                 return
             self._sleep(10.0 * (attempt + 1))
-        raise StepFailed(f"{step.why}: no process told its exit code")
+        raise StepFailed(f"{step.why}: no process reported its exit code")
 
     def _group(self, step: Group) -> None:
         self.say(f"$ {step.shell()}")
@@ -256,9 +257,9 @@ _RUN: dict[type, Callable[[Runner, Any], None]] = {
 
 
 def read_outcome(text: str) -> tuple[int, int] | None:
-    """(exit code, newest checkpoint) of what every machine printed; None where none knows.
+    """(exit code, newest checkpoint) from the output of all machines; None if none has a code.
 
-    One that has to be mended goes before all others, then one that failed, whichever it is.
+    A code that a restart cannot fix comes first, then any other failure.
     """
     codes = [int(code) for code in re.findall(r"^jaxlm-exit (\d+)$", text, re.MULTILINE)]
     steps = [int(step) for step in re.findall(r"^jaxlm-checkpoint (\d+)$", text, re.MULTILINE)]
@@ -266,15 +267,17 @@ def read_outcome(text: str) -> tuple[int, int] | None:
 
 
 def worst(codes: Iterable[int]) -> int:
-    """The exit code that stands for several processes."""
+    """The one exit code of several processes."""
     return min(codes, key=lambda code: (code == DONE, code not in FINAL, code))
 
 
 def _not_started(program: str, error: OSError) -> UserError:
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{program}: not found; install it, and see that it is on PATH")
+        return UserError(f"{program}: not found; install it, and check that it is on PATH")
     reason = (error.strerror or str(error)).lower()
-    return UserError(f"{program}: cannot be started ({reason}); check the file and its words")
+    return UserError(
+        f"{program}: cannot be started ({reason}); check the program and its arguments"
+    )
 
 
 def _end(process: subprocess.Popen) -> None:

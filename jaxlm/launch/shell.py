@@ -1,11 +1,11 @@
-"""All quoting for shells: every word, comment and script of the six targets is made here.
+"""All quoting for shells: every word, comment and script of the targets is made here.
 
     join(("ls", "--", "a $(b)"))                 # ls -- 'a $(b)'
-    fill("ls -- {folder}", folder="a $(b)")      # the same: what is filled in is quoted
+    fill("ls -- {folder}", folder="a $(b)")      # the same: the value is quoted
     comment("train runs/a\\nrm -rf runs")         # one line that begins with "# "
 
-A text from a config reaches a script only through these functions, so none of it is executed. What
-is shell code by intent, such as the `setup` lines of a launch file, is marked as `Code`.
+A text from a config gets into a script only through these functions, so none of it is executed. A
+text that is shell code by intent, such as the `setup` lines of a launch file, is marked as `Code`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Code(str):
 
 
 def quote(text: str) -> str:
-    """One word of a shell."""
+    """One shell word."""
     return text if isinstance(text, Code) else shlex.quote(text)
 
 
@@ -45,18 +45,18 @@ def command(words: Iterable[str]) -> str:
 
 
 def assignments(variables: Mapping[str, str], before: str = "") -> list[str]:
-    """NAME=value for each variable; `before` is what goes before the name, such as "export "."""
+    """NAME=value for each variable, with `before` in front, such as "export "."""
     return [f"{before}{name}={quote(value)}" for name, value in variables.items()]
 
 
 def comment(text: str) -> str:
-    """A comment of one line: characters that end a line are shown as escapes."""
+    """A comment of one line; characters that end a line are shown as escapes."""
     shown = "".join(char if is_one_line(char) else ascii(char)[1:-1] for char in text)
     return f"# {shown}"
 
 
 def heredoc(text: str) -> str:
-    """A here-document whose text the shell leaves as it is."""
+    """A here-document in which the shell expands nothing."""
     end = "EOF"
     while re.search(rf"^{end}$", text, re.MULTILINE):
         end += "_"

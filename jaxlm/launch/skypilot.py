@@ -1,4 +1,4 @@
-"""A managed job of SkyPilot: machines of whatever cloud has them, recovered when taken away.
+"""A managed job of SkyPilot: machines of any cloud, recovered after a preemption.
 
     type: skypilot
     accelerators: H100:8
@@ -6,10 +6,10 @@
     use_spot: true
     bucket: gs://my-runs
 
-`sky jobs launch` brings the machines, and new ones when they are gone. Of a job that fails SkyPilot
-knows two things: how often to start it again whatever the exit code, a mistake's included, and exit
-codes after which it always does. So one code is named to it, and each node's script ends with that
-one as long as a new start may mend what it ended with and there are restarts left.
+`sky jobs launch` creates the machines, and new ones after a preemption. SkyPilot has two settings
+for a job that fails: a number of restarts after any exit code, a mistake of the user included, and
+exit codes after which it always restarts. jaxlm uses one such code: each node's script exits with
+it if a restart can fix the failure and the budget is not used up.
 Source: docs.skypilot.co, task YAML and managed jobs.
 """
 
@@ -32,9 +32,9 @@ from jaxlm.launch.target import Plan, RestartingConfig
 CONFIG = "~/jaxlm-run.yaml"
 PORT = 8476
 
-# The budget of restarts lies in the bucket, a file for each node: SkyPilot kills the other nodes'
-# scripts when one has ended. The task's id is the same for all starts of a job. SIGTERM reaches
-# every process of a job; the script stays to tell how the run ended.
+# The budget of restarts is stored in the bucket, one file per node: SkyPilot kills the other nodes'
+# scripts when one has ended. The task's id is the same for all starts of a job. SIGTERM is sent to
+# every process of a job; the script ignores it to report how the run ended.
 BODY = """\
 run_dir={run_dir}
 {newest}
@@ -48,7 +48,7 @@ step_now=$(newest) || true
 step_now=$((10#${{step_now:-0}}))
 read -r left best 2>/dev/null < "$state" || {{ left={max_restarts}; best=0; }}
 if [ "$step_now" -gt "$best" ]; then left={max_restarts}; fi
-# a stop that saved is no failure: only the others are counted
+# a stop that saved is not a failure and is not counted
 if [ $code != {interrupted} ]; then left=$((left - 1)); fi
 if [ $left -lt 0 ]; then
     echo "jaxlm launch: exit code $code, and no newer checkpoint in {max_restarts} restarts"
@@ -64,54 +64,58 @@ exit {interrupted}
 class SkyPilot(RestartingConfig):
     """A managed job of SkyPilot."""
 
-    accelerators: str = field(REQUIRED, "of a node, such as H100:8 or tpu-v6e-8")
+    accelerators: str = field(REQUIRED, "accelerators per node, such as H100:8 or tpu-v6e-8")
     num_nodes: int = field(1, "nodes of the job", ge=1)
-    infra: str | None = field(None, "where, such as gcp/us-central1 or k8s; null: the cheapest")
-    use_spot: bool = field(False, "take spot machines")
+    infra: str | None = field(
+        None, "cloud and region, such as gcp/us-central1 or k8s; null: the cheapest"
+    )
+    use_spot: bool = field(False, "use spot machines")
     image_id: str | None = field(None, "image of the machines")
-    runtime_version: str | None = field(None, "of TPUs: their software")
-    disk_size: int | None = field(None, "GB of a node's disk", ge=1)
-    bucket: str = field(REQUIRED, "gs:// or s3:// that is mounted; the run's folder lies in it")
-    mount: str = field("/mnt/jaxlm", "where it is mounted")
-    requirement: str = field("jaxlm[cuda]", "what pip installs there: a name, a file, a git or URL")
-    source: str | None = field(None, "a folder with jaxlm's source to send, in place of that")
+    runtime_version: str | None = field(None, "software version of TPUs")
+    disk_size: int | None = field(None, "disk of a node in GB", ge=1)
+    bucket: str = field(REQUIRED, "gs:// or s3://; it is mounted and stores the run's folder")
+    mount: str = field("/mnt/jaxlm", "where the bucket is mounted")
+    requirement: str = field(
+        "jaxlm[cuda]", "what pip installs on the nodes: a name, file, URL or git repository"
+    )
+    source: str | None = field(None, "a folder with jaxlm's source to send and install instead")
     setup: tuple[str, ...] = field((), "shell lines before the installation")
 
     def validate(self) -> None:
         super().validate()
         check_word("bucket", self.bucket, r"\w+://[\w.@:/-]+", "write it as gs://NAME or s3://NAME")
-        # SkyPilot writes it into scripts of its own
+        # SkyPilot writes it into its own scripts
         check_word("mount", self.mount, r"/[\w./-]+", "write a path such as /mnt/jaxlm")
         check_no_option("requirement", self.requirement)
 
     def chips(self) -> Chips | None:
-        told = f"accelerators: {self.accelerators}"
+        text = f"accelerators: {self.accelerators}"
         if self.accelerators.lower().startswith("tpu"):
-            return tpu_chips(told, self.accelerators.partition(":")[0])
+            return tpu_chips(text, self.accelerators.partition(":")[0])
         name, _, count = self.accelerators.lower().partition(":")
         if not re.fullmatch(r"\d*", count):
             return None
-        told += f", num_nodes: {self.num_nodes}" if self.num_nodes > 1 else ""
+        text += f", num_nodes: {self.num_nodes}" if self.num_nodes > 1 else ""
         # A100-80GB is an A100
         kind = name.partition("-")[0]
-        return Chips(told=told, kind=kind, count=int(count or 1) * self.num_nodes)
+        return Chips(text=text, kind=kind, count=int(count or 1) * self.num_nodes)
 
     def plan(self, job: Job) -> Plan:
         config, task = job.stage / "run.yaml", job.stage / "task.yaml"
         files = (
-            WriteFile(
-                why="the run's config, whole", path=config, text=job.config_under(self.mount)
-            ),
-            WriteFile(why="the task", path=task, text=dump_yaml(self.task(job))),
+            WriteFile(why="write the run's config", path=config, text=job.config_under(self.mount)),
+            WriteFile(why="write the task", path=task, text=dump_yaml(self.task(job))),
         )
-        # the value is taken from the environment; the command has the name alone
+        # the value is read from the environment; the command has only the name
         secrets = [word for name in self.secrets for word in ("--secret", name)]
         words = ("--name", job.name, *secrets, "--yes", str(task))
-        submit = Command(why="submit it", argv=("sky", "jobs", "launch", "--detach-run", *words))
+        submit = Command(
+            why="submit the job", argv=("sky", "jobs", "launch", "--detach-run", *words)
+        )
         logs = Command(why="follow the log", argv=("sky", "jobs", "logs", "--name", job.name))
-        queue = Command(why="how it stands", argv=("sky", "jobs", "queue"))
+        queue = Command(why="show the queue", argv=("sky", "jobs", "queue"))
         cancel = Command(
-            why="cancel it", argv=("sky", "jobs", "cancel", "--name", job.name, "--yes")
+            why="cancel the job", argv=("sky", "jobs", "cancel", "--name", job.name, "--yes")
         )
         return Plan(
             actions={
@@ -124,8 +128,8 @@ class SkyPilot(RestartingConfig):
             },
             attempt=(*files, submit, logs),
             notes=(
-                f"SkyPilot restarts it: at most {self.max_restarts} times without a newer "
-                "checkpoint after a failure, always when machines are taken away",
+                f"SkyPilot restarts the run: at most {self.max_restarts} times without a newer "
+                "checkpoint after a failure, always after a preemption",
             ),
         )
 
@@ -158,7 +162,7 @@ class SkyPilot(RestartingConfig):
             "[ -x ~/jaxlm-venv/bin/python ] || uv venv --quiet --python 3.12 ~/jaxlm-venv",
             fill(install, requirement=requirement),
         ]
-        meet = [  # the hosts of a TPU pod find one another
+        meet = [  # not needed on a TPU pod: its hosts find one another
             f'export JAXLM_COORDINATOR="$(head -n 1 <<< "$SKYPILOT_NODE_IPS"):{PORT}"',
             'export JAXLM_NUM_PROCESSES="$SKYPILOT_NUM_NODES"',
             'export JAXLM_PROCESS_ID="$SKYPILOT_NODE_RANK"',
@@ -167,7 +171,7 @@ class SkyPilot(RestartingConfig):
             BODY,
             run_dir=job.run_dir_under(self.mount),
             newest=NEWEST,
-            config=Code(CONFIG),  # the shell has to expand its ~
+            config=Code(CONFIG),  # the shell expands its ~
             final=Code("|".join(map(str, sorted(FINAL)))),
             max_restarts=self.max_restarts,
             interrupted=INTERRUPTED,

@@ -1,4 +1,4 @@
-"""A Slurm job: a task a node (or a GPU), started again by Slurm when it is preempted or fails.
+"""A Slurm job: one task per node (or GPU), requeued when it is preempted or fails.
 
     type: slurm
     nodes: 2
@@ -7,9 +7,9 @@
     time: "24:00:00"
     setup: ["source /shared/venv/bin/activate"]
 
-Two minutes before the time is up, or the job is preempted, the run gets SIGTERM: it saves, ends
-with code 75, and the job goes back into the queue. jaxlm's processes find one another by what
-Slurm says. The folder that the launch is started from has to be one that all nodes see.
+Two minutes before the time limit, or at a preemption, the run receives SIGTERM: it saves, exits
+with code 75, and the job is requeued. The processes find one another through Slurm's environment.
+The working directory of the launch must be shared by all nodes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxlm.launch.shell import NEWEST, Code, assignments, fill, join
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
 from jaxlm.launch.target import Plan, RestartingConfig
 
-# The budget of restarts is kept in a file: the job of each attempt is a new process.
+# The budget of restarts is stored in a file: each attempt is a new process.
 BODY = """\
 run_dir={run_dir}
 state={stage}
@@ -34,18 +34,18 @@ state={stage}
 rm -f "$state/outcome"
 srun {srun} &
 step=$!
-told=no
+stopped=no
 # srun passes it on to all tasks, which save; `wait` returns at a signal, so wait again
-trap 'told=yes; kill -TERM $step' TERM
+trap 'stopped=yes; kill -TERM $step' TERM
 wait $step; code=$?
-[ $told = yes ] && {{ wait $step; code=$?; }}
+[ $stopped = yes ] && {{ wait $step; code=$?; }}
 
 case $code in {final}) again=no ;; *) again=yes ;; esac
 step_now=$(newest); step_now=$((10#${{step_now:-0}}))
 if [ $again = yes ]; then
     read -r left best 2>/dev/null < "$state/restarts" || {{ left={max_restarts}; best=0; }}
     [ "$step_now" -gt "$best" ] && left={max_restarts}
-    # a stop that saved is no failure: only the others are counted
+    # a stop that saved is not a failure and is not counted
     [ $code != {interrupted} ] && left=$((left - 1))
     if [ $left -ge 0 ]; then
         echo "$left $step_now" > "$state/restarts"
@@ -64,24 +64,28 @@ class Slurm(RestartingConfig):
     """A job of a Slurm cluster."""
 
     nodes: int = field(1, "nodes of the job", ge=1)
-    tasks_per_node: int = field(1, "processes of a node; jax gives each of several one GPU", ge=1)
-    gpus_per_node: int | None = field(None, "GPUs of a node to ask for; null: none", ge=1)
-    cpus_per_task: int | None = field(None, "CPU cores of a process", ge=1)
-    memory: str | None = field(None, "of a node, such as 200G")
-    partition: str | None = field(None, "where it queues")
-    account: str | None = field(None, "that it is charged to")
+    tasks_per_node: int = field(1, "processes per node; if several, jax gives each one GPU", ge=1)
+    gpus_per_node: int | None = field(None, "GPUs to request per node; null: none", ge=1)
+    cpus_per_task: int | None = field(None, "CPU cores per process", ge=1)
+    memory: str | None = field(None, "memory per node, such as 200G")
+    partition: str | None = field(None, "partition to queue in")
+    account: str | None = field(None, "account to charge")
     qos: str | None = field(None, "quality of service")
-    time: str | None = field(None, 'at most so long at once, such as "24:00:00"')
-    options: tuple[str, ...] = field((), "further options of sbatch, such as --constraint=a100")
+    time: str | None = field(None, 'time limit of the job, such as "24:00:00"')
+    options: tuple[str, ...] = field((), "more options of sbatch, such as --constraint=a100")
     setup: tuple[str, ...] = field((), "shell lines before the run, such as module load")
-    python: str = field("python", "the interpreter that has jaxlm, after `setup`")
-    warning_seconds: int = field(120, "from SIGTERM to the end of the time, for a checkpoint", ge=1)
-    poll_seconds: float = field(15.0, "between two looks at the queue", gt=0)
+    python: str = field("python", "the Python with jaxlm, after `setup`")
+    warning_seconds: int = field(
+        120, "seconds between SIGTERM and the time limit, for a checkpoint", ge=1
+    )
+    poll_seconds: float = field(15.0, "seconds between two checks of the queue", gt=0)
 
     def validate(self) -> None:
         super().validate()
         if any(not option.startswith("-") for option in self.options):
-            raise UserError("options: write each as sbatch has it, such as --constraint=a100")
+            raise UserError(
+                "options: must start with -, as for sbatch; write each such as --constraint=a100"
+            )
         # sbatch splits the lines of a script as a shell does
         for key in ("partition", "account", "qos", "time", "memory"):
             check_word(key, getattr(self, key), r"[^\s'\"\\#]+", "write one word without quotes")
@@ -89,25 +93,27 @@ class Slurm(RestartingConfig):
 
     def chips(self) -> Chips | None:
         if self.gpus_per_node is None:
-            return None  # of options, or of the queue
+            return None  # set by options, or by the queue
         each = self.gpus_per_node if self.tasks_per_node == 1 else self.tasks_per_node
-        told = f"nodes: {self.nodes}, gpus_per_node: {self.gpus_per_node}"
+        text = f"nodes: {self.nodes}, gpus_per_node: {self.gpus_per_node}"
         if self.tasks_per_node != 1:
-            told += f", tasks_per_node: {self.tasks_per_node}"
-        return Chips(told=told, kind=GPU, count=self.nodes * each)
+            text += f", tasks_per_node: {self.tasks_per_node}"
+        return Chips(text=text, kind=GPU, count=self.nodes * each)
 
     def plan(self, job: Job) -> Plan:
         files = (
             WriteFile(
-                why="the run's config, whole", path=job.stage / "run.yaml", text=job.config_under()
+                why="write the run's config", path=job.stage / "run.yaml", text=job.config_under()
             ),
-            WriteFile(why="the job", path=job.stage / "job.sh", text=self.script(job)),
+            WriteFile(why="write the job script", path=job.stage / "job.sh", text=self.script(job)),
         )
         submit = Command(
-            why="submit it", argv=("sbatch", str(job.stage / "job.sh")), unless=self._queued(job)
+            why="submit the job",
+            argv=("sbatch", str(job.stage / "job.sh")),
+            unless=self._queued(job),
         )
         clean = Command(
-            why="forget an earlier outcome",
+            why="remove an earlier outcome",
             argv=("rm", "-f", str(job.stage / "outcome"), str(job.stage / "restarts")),
             unless=self._queued(job),
         )
@@ -119,7 +125,7 @@ class Slurm(RestartingConfig):
             over=("",),
             seconds=self.poll_seconds,
         )
-        outcome = Outcome(why="how it ended", argv=("cat", str(job.stage / "outcome")))
+        outcome = Outcome(why="ask how it ended", argv=("cat", str(job.stage / "outcome")))
         attempt = (*make, follow, outcome)
         name = (f"--name={job.name}", "--me")
         return Plan(
@@ -128,12 +134,12 @@ class Slurm(RestartingConfig):
                 "queue": make,
                 "run": attempt,
                 "logs": (follow,),
-                "status": (Command(why="how it stands", argv=("squeue", *name, "--long")),),
-                "delete": (Command(why="cancel it", argv=("scancel", *name)),),
+                "status": (Command(why="show its state", argv=("squeue", *name, "--long")),),
+                "delete": (Command(why="cancel the job", argv=("scancel", *name)),),
             },
             attempt=attempt,
             notes=(
-                f"Slurm restarts it: at most {self.max_restarts} times without a newer "
+                f"Slurm restarts the run: at most {self.max_restarts} times without a newer "
                 "checkpoint after a failure, always after a preemption",
             ),
         )
@@ -154,7 +160,7 @@ class Slurm(RestartingConfig):
             "output": job.stage / "log.txt",
             "open-mode": "append",
             "signal": f"B:TERM@{self.warning_seconds}",
-            "dependency": "singleton",  # never two of one name at once
+            "dependency": "singleton",  # never two jobs of one name at the same time
             "export": ",".join(("ALL", *self.secrets)),
         }
         options = [f"--{name}={value}" for name, value in given.items() if value is not None]
@@ -162,7 +168,7 @@ class Slurm(RestartingConfig):
         lines += [f"#SBATCH {option}" for option in (*options, "--requeue", *self.options)]
         lines += ["", *assignments(self.env, "export ")]
         lines += self.setup
-        # not --kill-on-bad-exit: the processes end one another, each with the code that tells why
+        # not --kill-on-bad-exit: the processes end one another, each with its own exit code
         train = ("--kill-on-bad-exit=0", self.python, "-u", "-m", "jaxlm", "train")
         body = fill(
             BODY,

@@ -1,9 +1,9 @@
-"""`jaxlm launch`: prints the steps of a plan, or runs them until the run has ended.
+"""`jaxlm launch`: print the steps of a plan, or run them until the run has ended.
 
     code = launch(target, job, action=None, dry_run=True)
 
-Without an action it does all it takes: start the machines, train, and where they are lost or the
-run fails in a way that a new start mends, again from the last checkpoint; then remove them.
+Without an action it does everything: create the machines; train; restart from the last checkpoint
+if the machines are lost, or the run fails in a way that a restart can fix; delete the machines.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from jaxlm.launch.shell import comment
 from jaxlm.launch.steps import Step
 from jaxlm.launch.target import LaunchConfig, Plan
 
-STARTING = (None, "create", "queue", "run")  # what runs already can be followed and removed
+STARTING = (None, "create", "queue", "run")  # the other actions need no mesh
 
 
 def launch(
     target: LaunchConfig, job: Job, action: str | None = None, *, dry_run: bool = False
 ) -> int:
-    """The exit code: that of the run, or 1 where a step failed. Raises `UserError`."""
+    """Returns the exit code of the run, or 1 if a step failed. Raises `UserError`."""
     if action in STARTING:
         check_mesh(target.chips(), job.values["mesh"])
     plan = target.plan(job)
@@ -48,14 +48,14 @@ def launch(
     except KeyboardInterrupt:
         if plan.start or "logs" in plan.actions:
             runner.say(
-                "# let go: what runs elsewhere goes on. The same command with --action logs "
-                "follows it, with --action delete ends it"
+                "# detached: the run continues. The same command with --action logs follows it, "
+                "with --action delete ends it"
             )
         return CTRL_C
 
 
 def _to_the_end(plan: Plan, runner: Runner) -> int:
-    """Trains until the run has ended, or is not to be started again; then removes the machines."""
+    """Trains until the run has ended or must not be restarted; then deletes the machines."""
     budget, there = Budget(plan.max_restarts, progress=0), not plan.start
     while True:
         runner.ended = failed = None
@@ -66,19 +66,19 @@ def _to_the_end(plan: Plan, runner: Runner) -> int:
             runner.run(plan.attempt)
         except StepFailed as error:
             if not plan.start or not (there or isinstance(error, Lost)):
-                raise  # nothing was made, so there is nothing to go on with, nor to remove
+                raise  # no machine was created, so there is nothing to continue with or to delete
             failed = error
         code, progress = runner.ended or (1 if failed else DONE, 0)
         if not plan.start or (failed is None and code in FINAL):
             break
         gone = isinstance(failed, Lost) or runner.word_of(plan.state, plan.lost) is not None
         runner.say(f"# {failed or f'the run ended with exit code {code}'}")
-        # That machines are taken away while they train is nobody's failure, and costs nothing.
+        # A preemption of machines that train is not a failure and does not use the budget.
         free = gone and there
         if not free and not budget.spend(progress):
             runner.say(
-                f"error: no newer checkpoint in {plan.max_restarts} restarts; mend what the log "
-                "tells of, then launch again"
+                f"error: no newer checkpoint in {plan.max_restarts} restarts; fix the error in the "
+                "log, then launch again"
             )
             break
         runner.pause(budget.pause)
@@ -97,10 +97,10 @@ def render(plan: Plan, action: str | None) -> str:
     text += _script((*plan.start, *plan.attempt))
     if plan.start:
         text += (
-            f"\n# ---- when the run fails but can go on: at most {plan.max_restarts} times without "
-            "a newer\n# checkpoint, these, then the attempt above\n"
+            "\n# ---- if the run fails and a restart can fix it, at most "
+            f"{plan.max_restarts} times without\n# a newer checkpoint: these, then train again\n"
             + _script(plan.again)
-            + "\n# ---- when the machines are taken away: remove them as below, then all again\n"
+            + "\n# ---- if the machines are preempted: delete them as below, then run all again\n"
         )
     if plan.remove:
         text += "\n# ---- when the run has ended\n" + _script(plan.remove)

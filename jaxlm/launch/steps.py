@@ -1,10 +1,10 @@
-"""The steps of a launch: what is run, and how it looks as shell.
+"""The steps of a launch, as data and as shell code.
 
-    step = Command(("gcloud", "version"), "which gcloud this is")
+    step = Command(why="show the version", argv=("gcloud", "version"))
     print(step.shell())                          # gcloud version
 
-A step is data. `shell()` is what a dry run prints, and can be pasted into bash; the runner does the
-same from the same fields. No step holds a secret's value: it names the variable.
+A dry run prints `shell()`, which can be pasted into bash; the runner does the same from the same
+fields. No step has the value of a secret, only the name of its variable.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Step:
 class Command(Step):
     """A program, run to its end.
 
-    stdin: text that it reads. unless: a command; where it succeeds, this one is not needed.
-    tries: how often it is tried, with growing pauses. may_fail: going on all the same.
+    stdin: its input. unless: a command; if it succeeds, this one is skipped. tries: how often it is
+    tried, with longer and longer pauses. may_fail: a failure is ignored.
     """
 
     argv: Argv
@@ -83,9 +83,9 @@ class WriteSecrets(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Await(Step):
-    """Asks for a state again and again, until one of the words it prints is awaited.
+    """Polls a state until it prints one of the words of `until`.
 
-    A word of `never` says that it will not come.
+    A word of `never` means that this will not happen.
     """
 
     argv: Argv
@@ -104,11 +104,11 @@ class Await(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Follow(Step):
-    """A command that shows a log, beside a state that is looked at all the while.
+    """A command that shows a log, while a state is polled.
 
-    `lost`: words of the state that end it and the attempt. `over`: words that end it in order; ""
-    stands for a state that prints nothing. Where the command ends while neither is the case, it
-    is started again if it failed (a connection broke) or if `again` (its end means nothing).
+    `lost`: words of the state for lost machines, which end the attempt. `over`: words for the end
+    of the run; "" means no output. If the command ends before either, it is started again if it
+    failed (a connection broke) or if `again` (its end means nothing).
     """
 
     argv: Argv
@@ -120,8 +120,8 @@ class Follow(Step):
 
     def shell(self) -> str:
         ends = [
-            f"{name} ends it: {', '.join(w or 'nothing' for w in words)}"
-            for name, words in (("in order", self.over), ("as lost", self.lost))
+            f"{name}: {', '.join(w or 'no output' for w in words)}"
+            for name, words in (("the run has ended", self.over), ("lost", self.lost))
             if words
         ]
         lines = (
@@ -136,8 +136,8 @@ class Follow(Step):
 class Outcome(Step):
     """A command that prints how the run ended: `jaxlm-exit CODE` and `jaxlm-checkpoint STEP`.
 
-    Several machines print several lines; see `read_outcome`. `words`: what one prints in their
-    place, and the exit code that it stands for.
+    Several machines print several lines; see `read_outcome`. `words`: (word of a state, exit code)
+    for a command that prints a state instead.
     """
 
     argv: Argv

@@ -1,9 +1,9 @@
-"""A launch config: where a run is to start. `type:` names the target.
+"""A launch config: where a run starts. `type:` names the target.
 
     target = load_target("launch/slurm.yaml", ["nodes=4"])
     plan = target.plan(job)
 
-A target with defaults for all that it needs can be named without a file: `jaxlm launch local`.
+A target without required fields can be named without a file: `jaxlm launch local`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,17 @@ from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_names
 from jaxlm.launch.steps import Step
 
-MANY_LINES = ("env", "setup")  # whose texts are values and shell code; all others are names
+MANY_LINES = ("env", "setup")  # values and shell code; all other texts are names
 ACTIONS = ("create", "queue", "run", "logs", "status", "delete")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of every action that a target has, and what trains to the end.
+    """The steps of each action of a target, and those of a whole run.
 
-    `start` makes the machines, `attempt` trains on them and tells the outcome, `again` is what goes
-    before another attempt on the same machines, `remove` gives the machines back. `state` prints a
-    word of `lost` where they have been taken away. A target whose scheduler restarts by itself has
-    `attempt` alone.
+    `start` creates the machines, `attempt` trains on them and reports the outcome, `again` prepares
+    another attempt on the same machines, `remove` deletes the machines. `state` prints a word of
+    `lost` if they were preempted. A target whose scheduler restarts a run has only `attempt`.
     """
 
     actions: Mapping[str, tuple[Step, ...]]
@@ -72,46 +71,46 @@ class LaunchConfig(Config):
     }
 
     name: str | None = field(
-        None, "of the machines or the job; null: the last part of the run's folder"
+        None, "name of the machines or the job; null: the last part of the run's folder"
     )
-    env: dict[str, str] = field(dict, "environment variables of the run; secrets go elsewhere")
+    env: dict[str, str] = field(dict, "environment variables of the run; not for secrets")
     secrets: tuple[str, ...] = field(
-        (), "names of variables whose values are secret: they never stand in a command or a log"
+        (), "names of variables whose values are secret: never shown in a command or a log"
     )
 
     def validate(self) -> None:
         for name in (*self.env, *self.secrets):
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise UserError(
-                    f"env, secrets: {name!r} cannot name a variable; use letters, digits and _"
+                    f"env, secrets: {name!r} is not a variable's name; use letters, digits and _"
                 )
         for name in self.env:
             if re.search(r"(?i)key$|token|secret|passw|credential", name):
                 raise UserError(
-                    f"env: {name} looks like a secret; write its name under secrets, and its value "
-                    "nowhere: it is taken from the environment"
+                    f"env: {name} looks like a secret; move its name to secrets, without the "
+                    "value, which is read from the environment"
                 )
 
     def plan(self, job: Job) -> Plan:
-        """The steps that start `job` here."""
+        """The steps that start `job` on this target."""
         raise NotImplementedError
 
     def chips(self) -> Chips | None:
-        """The accelerators that this asks for; None where it does not tell."""
+        """The requested accelerators; None if the config does not say."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestartingConfig(LaunchConfig):
-    """A target on which the launch itself starts a run again."""
+    """A target on which the launch restarts a run."""
 
     max_restarts: int = field(
-        3, "starts after failures in a row in which no newer checkpoint was written", ge=0
+        3, "restarts in a row after failures without a newer checkpoint", ge=0
     )
 
 
 def load_target(name: str, settings: Iterable[str] = ()) -> LaunchConfig:
-    """The launch config of a YAML file, or of a target's name, under `key=value` settings."""
+    """The launch config of a YAML file or of a target's name, with `key=value` settings."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists() or "/" in name:
         resolved = load(path, LaunchConfig, settings)
@@ -119,14 +118,14 @@ def load_target(name: str, settings: Iterable[str] = ()) -> LaunchConfig:
         return resolved.config
     registry = LaunchConfig.registry
     if name not in registry:
-        raise UserError(f"{name!r} is no target and no launch file; {suggest(name, registry)}")
+        raise UserError(f"{name!r} is not a target or a launch file; {suggest(name, registry)}")
     layer = Layer({"type": name}, {"type": Mark("command line")})
     layer.merge(read_overrides(settings))
     missing = [key for key in _required(import_name(registry[name])) if key not in layer.values]
     if missing:
         raise UserError(
-            f"{name}: needs {', '.join(missing)}; write a file such as launch/{name}.yaml, and "
-            "name that"
+            f"{name}: needs {', '.join(missing)}; write a file such as launch/{name}.yaml, or add "
+            f"--set {missing[0]}=..."
         )
     config = parse(LaunchConfig, layer.values, layer.marks)
     check_names(config, layer.marks, MANY_LINES)

@@ -1,4 +1,4 @@
-"""TPU VMs, by gcloud: made or queued, trained on, made anew when preempted, deleted.
+"""TPU VMs, by gcloud: created or queued, created again after a preemption, deleted at the end.
 
     type: tpu_vm
     zone: us-east5-a
@@ -7,9 +7,9 @@
     provisioning: spot
     bucket: gs://my-runs
 
-The run's folder has to lie on storage that outlives the machines: a bucket, which is mounted, or a
-folder that all hosts share. Without one a pod's processes could not even save together, and what
-one host keeps is gone with it; so it is asked for, always.
+The run's folder must be on storage that outlives the machines: a bucket, which is mounted, or a
+folder that all hosts share. The processes of a pod save a checkpoint together, and the disk of a
+host is deleted with it, so one of the two is required.
 """
 
 from __future__ import annotations
@@ -37,40 +37,44 @@ from jaxlm.launch.target import Plan, RestartingConfig
 
 ARCHIVE = "source.tar.gz"
 LOST = ("SUSPENDING", "SUSPENDED", "PREEMPTED", "TERMINATED", "FAILED", "DELETING", "STOPPED")
-# Seconds between keepalives of ssh: a host that is gone closes no connection.
+# ssh sends keepalives: a host that is gone does not close its connections.
 KEEPALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
 TRIES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class TpuVm(RestartingConfig):
-    """TPU VMs, made by gcloud."""
+    """TPU VMs, created by gcloud."""
 
-    project: str | None = field(None, "Google Cloud project; null: the one that gcloud is set to")
+    project: str | None = field(None, "Google Cloud project; null: gcloud's default")
     zone: str = field(REQUIRED, "such as us-east5-a")
     accelerator_type: str = field(REQUIRED, "such as v5p-32")
     runtime_version: str = field(REQUIRED, "such as v2-alpha-tpuv5, v2-alpha-tpuv6e")
-    queued: bool = field(True, "ask by a queued resource, which waits until there is room")
+    queued: bool = field(True, "request a queued resource, which waits for capacity")
     provisioning: Literal["on_demand", "spot", "reserved"] = field(
-        "on_demand", "spot machines are cheap and may be taken away at any time"
+        "on_demand", "spot machines are cheap and may be preempted at any time"
     )
-    reservation: str | None = field(None, "name of the one to use, of provisioning: reserved")
-    service_account: str | None = field(None, "that the machines act as; null: the default one")
-    network: str | None = field(None, "of the machines; null: the default one")
-    internal_ip: bool = field(False, "reach the machines by internal addresses")
-    bucket: str | None = field(None, "gs://NAME that is mounted; the run's folder lies in it")
+    reservation: str | None = field(None, "name of the reservation, for provisioning: reserved")
+    service_account: str | None = field(
+        None, "service account of the machines; null: the default one"
+    )
+    network: str | None = field(None, "network of the machines; null: the default one")
+    internal_ip: bool = field(False, "connect to the machines by their internal addresses")
+    bucket: str | None = field(None, "gs://NAME; it is mounted and stores the run's folder")
     mount: str = field("/mnt/jaxlm", "where the bucket is mounted")
-    shared_dir: str | None = field(None, "a folder that all hosts share, in place of a bucket")
-    requirement: str = field("jaxlm[tpu]", "what pip installs there: a name, a file, a git or URL")
-    source: str | None = field(None, "a folder with jaxlm's source to send, in place of that")
-    poll_seconds: float = field(30.0, "between two looks at the state of the machines", gt=0)
+    shared_dir: str | None = field(None, "a folder that all hosts share, instead of a bucket")
+    requirement: str = field(
+        "jaxlm[tpu]", "what pip installs on the hosts: a name, file, URL or git repository"
+    )
+    source: str | None = field(None, "a folder with jaxlm's source to send and install instead")
+    poll_seconds: float = field(30.0, "seconds between two checks of the machines' state", gt=0)
 
     def validate(self) -> None:
         super().validate()
         if (self.bucket is None) == (self.shared_dir is None):
             raise UserError(
-                "bucket, shared_dir: set exactly one of the two; checkpoints on the machines "
-                "themselves are gone with them, and a preempted run would start over"
+                "bucket, shared_dir: set exactly one of the two; checkpoints on the machines' own "
+                "disks are deleted with them, and a preempted run would start from step 0"
             )
         bucket = r"gs://[a-z0-9][a-z0-9._-]*"
         check_word("bucket", self.bucket, bucket, "write gs://NAME, without a folder")
@@ -78,9 +82,9 @@ class TpuVm(RestartingConfig):
         check_absolute("shared_dir", self.shared_dir)
         check_no_option("requirement", self.requirement)
         if self.reservation is not None and self.provisioning != "reserved":
-            raise UserError("reservation: is of provisioning: reserved; set that")
+            raise UserError("reservation: needs provisioning: reserved; set it")
         if self.reservation is not None and not self.queued:
-            raise UserError("reservation: a named one is asked for by queued: true; set that")
+            raise UserError("reservation: needs queued: true; set it")
 
     @property
     def root(self) -> str:
@@ -104,7 +108,7 @@ class TpuVm(RestartingConfig):
             },
             start=make,
             attempt=(*run, follow, self._outcome(job)),
-            again=(self._on_all(job, "stop.sh", "end what is left of the run", may_fail=True),),
+            again=(self._on_all(job, "stop.sh", "end the rest of the run", may_fail=True),),
             remove=self._delete(job),
             max_restarts=self.max_restarts,
             state=self._state(job),
@@ -134,7 +138,7 @@ class TpuVm(RestartingConfig):
                 f"--version={self.runtime_version}",
                 *tier[self.provisioning],
             )
-            return (Command(why="make the machines", argv=argv, unless=self._node(job)),)
+            return (Command(why="create the machines", argv=argv, unless=self._node(job)),)
         tier = {"on_demand": (), "spot": ("--spot",), "reserved": ("--reserved",)}
         named = (f"--reservation={self.reservation}",) if self.reservation else ()
         argv = self._gcloud(
@@ -147,11 +151,11 @@ class TpuVm(RestartingConfig):
             *tier[self.provisioning],
             *named,
         )
-        return (Command(why="ask for the machines", argv=argv, unless=self._state(job)),)
+        return (Command(why="request the machines", argv=argv, unless=self._state(job)),)
 
     def _wait(self, job: Job) -> tuple[Step, ...]:
         until = "ACTIVE" if self.queued else "READY"
-        why = "wait until the machines are there"
+        why = "wait until the machines are ready"
         return (
             Await(
                 why=why,
@@ -164,15 +168,15 @@ class TpuVm(RestartingConfig):
 
     def _delete(self, job: Job) -> tuple[Step, ...]:
         if self.queued:
-            # --force: with the machines that it brought
+            # --force: also deletes its machines
             argv = self._gcloud("queued-resources", "delete", job.name, "--force", "--quiet")
         else:
             argv = self._gcloud("tpu-vm", "delete", job.name, "--quiet")
-        return (Command(why="remove the machines", argv=argv, tries=TRIES),)
+        return (Command(why="delete the machines", argv=argv, tries=TRIES),)
 
     def _status(self, job: Job) -> Step:
         kind = "queued-resources" if self.queued else "tpu-vm"
-        return Command(why="how they stand", argv=self._gcloud(kind, "describe", job.name))
+        return Command(why="show their state", argv=self._gcloud(kind, "describe", job.name))
 
     def _state(self, job: Job) -> Argv:
         if not self.queued:
@@ -185,7 +189,7 @@ class TpuVm(RestartingConfig):
     # ------------------------------------------------------------------------------------ the run
 
     def _send(self, job: Job) -> tuple[Step, ...]:
-        """The files of the run, to all hosts; one archive goes quicker than a tree of files."""
+        """Sends the files of the run to all hosts; one archive is faster than a tree of files."""
         archive = ARCHIVE if self.source is not None else None
         run_dir = job.run_dir_under(self.root)
         texts = {
@@ -198,7 +202,7 @@ class TpuVm(RestartingConfig):
             "outcome.sh": remote.outcome_script(run_dir),
         }
         steps: list[Step] = [
-            WriteFile(why=f"{name} of the hosts", path=job.stage / name, text=text)
+            WriteFile(why=f"write {name} for the hosts", path=job.stage / name, text=text)
             for name, text in texts.items()
         ]
         names = list(texts)
@@ -207,16 +211,18 @@ class TpuVm(RestartingConfig):
             names.append(ARCHIVE)
         secrets = job.stage / "secrets.env"
         if self.secrets:
-            steps.append(WriteSecrets(why="the secrets", path=secrets, names=self.secrets))
+            steps.append(WriteSecrets(why="write the secrets", path=secrets, names=self.secrets))
             names.append(secrets.name)
         there = self._there(job)
-        steps.append(self._ssh(job, f"mkdir -p -m 700 {there}", "a folder on all hosts", TRIES))
+        steps.append(
+            self._ssh(job, f"mkdir -p -m 700 {there}", "make a folder on all hosts", TRIES)
+        )
         sources = [str(job.stage / name) for name in names]
         argv = self._gcloud("tpu-vm", "scp", *sources, f"{job.name}:{there}/", *self._all())
         steps.append(Command(why="send the files to all hosts", argv=argv, tries=TRIES))
         if self.secrets:
             argv = ("rm", "-f", str(secrets))
-            steps.append(Command(why="the secrets are there now", argv=argv))
+            steps.append(Command(why="delete the local copy of the secrets", argv=argv))
         steps.append(self._on_all(job, "setup.sh", "install and mount", tries=TRIES))
         return tuple(steps)
 
@@ -231,7 +237,7 @@ class TpuVm(RestartingConfig):
             str(Path(source)),
             ".",
         )
-        return Command(why="jaxlm's source", argv=argv)
+        return Command(why="pack jaxlm's source", argv=argv)
 
     def _start(self, job: Job) -> tuple[Step, ...]:
         return (self._on_all(job, "start.sh", "start the run on all hosts", tries=TRIES),)
@@ -257,7 +263,7 @@ class TpuVm(RestartingConfig):
     def _outcome(self, job: Job) -> Step:
         command = f"--command=bash {self._there(job)}/outcome.sh"
         argv = self._gcloud("tpu-vm", "ssh", job.name, *self._all(), command)
-        return Outcome(why="how it ended", argv=argv)
+        return Outcome(why="ask how it ended", argv=argv)
 
     def _on_all(
         self, job: Job, script: str, why: str, *, tries: int = 1, may_fail: bool = False

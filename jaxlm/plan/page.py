@@ -76,7 +76,7 @@ def picture(plan: Plan) -> str:
     return line_chart(
         "Memory of a device over one step (thousandths of its instructions)",
         lines,
-        marks=marks,
+        marks={"mark": marks},
         from_zero=True,
         wide=True,
         note=f"{note}{told}",

@@ -1,4 +1,4 @@
-"""What a target has against what a run's mesh is meant for, before a machine is asked for."""
+"""The chips of a target are compared with a run's mesh before a machine is requested."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def launched(capsys: pytest.CaptureFixture, file: str, *words: str) -> tuple[int
         (
             *("tpu_vm", [MEANT]),
             "mesh.topology: v6e:16x16 is 256 chips of v6e, but accelerator_type: v5p-32 is 16 "
-            "chips of v5p; launch it on what it is meant for, or set mesh.topology=null",
+            "chips of v5p; launch it on the chips of its topology, or set mesh.topology=null",
         ),
         (
             *("tpu_vm", ["mesh.data=1", "mesh.fsdp=256"]),
-            "mesh: fsdp 256 does not make 16 devices, as many as accelerator_type: v5p-32 has; "
+            "mesh: fsdp 256 does not match the 16 devices of accelerator_type: v5p-32; "
             "set mesh.fsdp=16, or launch it on",
         ),
         (
             *("gke", ["mesh.topology=v5p:4x4x2"]),  # as many chips, but in one slice
             "is 32 chips of v5p, but accelerator: tpu-v5p-slice, topology: 2x2x4, slices: 2 is 32 "
-            "chips of v5p in 2 slices; launch it on what it is meant for, or set "
+            "chips of v5p in 2 slices; launch it on the chips of its topology, or set "
             "mesh.topology=2*v5p:2x2x4",
         ),
         (
@@ -51,13 +51,13 @@ def launched(capsys: pytest.CaptureFixture, file: str, *words: str) -> tuple[int
         ),
         (
             *("gke", ["mesh.data=1", "mesh.fsdp=32"]),
-            "mesh.data: 1 parts cannot stand in the 2 slices",
+            "mesh.data: 1 is not a multiple of the 2 slices",
         ),
         (
             *("slurm", [MEANT]),
             "but nodes: 2, gpus_per_node: 8, tasks_per_node: 8 is 16 GPUs;",
         ),
-        (*("slurm", ["mesh.tensor=3"]), "mesh: data -1 x tensor 3 does not make 16 devices"),
+        (*("slurm", ["mesh.tensor=3"]), "mesh: data -1 x tensor 3 does not match the 16 devices"),
         (
             *("skypilot", ["mesh.topology=a100:2x8"]),
             "a100:2x8 is 16 GPUs of a100, but accelerators: H100:8, num_nodes: 2 is 16 GPUs of",
@@ -66,7 +66,7 @@ def launched(capsys: pytest.CaptureFixture, file: str, *words: str) -> tuple[int
         (*("gpu_host", [MEANT]), "v6e:16x16 is 256 chips of v6e, but gpu_host is GPUs;"),
         (
             *("local", ["mesh.num_devices=9"]),
-            "mesh.num_devices: 9 asked for, but processes: 4, devices: 2 has 8 devices; set",
+            "mesh.num_devices: 9, but processes: 4, devices: 2 has 8 devices; set",
         ),
     ],
 )

@@ -144,7 +144,7 @@ def test_one_slice_on_a_claim_without_kueue(launch: Callable) -> None:
     [
         (("bucket: my-runs", ""), "bucket, claim: set exactly one of the two"),
         (("2x2x4", "16"), "topology: "),
-        (("2x2x4", "2x3"), "chips_per_host: 4 do not divide the 6 chips"),
+        (("2x2x4", "2x3"), "chips_per_host: 4 does not divide the 6 chips"),
     ],
 )
 def test_mistakes_of_gke(launch: Callable, change: tuple, says: str) -> None:
@@ -240,7 +240,7 @@ def test_a_warning_reaches_the_run_which_saves_and_is_requeued(
     srun.write_text(f"#!/bin/bash\n{waits}\n")
     assert launch(SLURM, "--dry-run")[0] == DONE
     code, script = launch(SLURM, "--dry-run")
-    head, _, _ = script.partition("# forget an earlier outcome")
+    head, _, _ = script.partition("# remove an earlier outcome")
     pasted(head)
     job = subprocess.Popen(
         ["bash", ".jaxlm-launch/transformer/job.sh"],

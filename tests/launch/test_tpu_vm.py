@@ -169,7 +169,7 @@ def test_a_broken_connection_is_made_again(standins: Callable, launch: Callable)
 def test_a_log_that_cannot_be_followed_fails_unless_it_is_our_own_network(
     standins: Callable, launch: Callable
 ) -> None:
-    """A run goes on while the one who watches it is offline; nothing is stopped or deleted."""
+    """A run continues while this machine is offline; nothing is stopped or deleted."""
     offline = ("", 1, None)
     gcloud = pod(standins, GONE, ACTIVE, *[offline] * 20, ACTIVE)
     gcloud.answers(FOLLOWED, *[("", 255, None)] * 8, ("the rest", 0, None))
@@ -277,8 +277,8 @@ def test_the_source_is_sent_as_one_archive(standins: Callable, launch: Callable)
         (("provisioning: spot", "provisioning: spott"), "did you mean spot"),
         (("provisioning: spot", "env: {HF_TOKEN: abc}"), "HF_TOKEN looks like a secret"),
         (("provisioning: spot", "secrets: [NO_SUCH_THING]"), "NO_SUCH_THING: not set"),
-        (("provisioning: spot", "name: My_Pod"), "'My_Pod' cannot name a machine"),
-        (("provisioning: spot", "reservation: mine"), "reservation: is of provisioning"),
+        (("provisioning: spot", "name: My_Pod"), "'My_Pod' is not a name for a machine"),
+        (("provisioning: spot", "reservation: mine"), "reservation: needs provisioning"),
     ],
 )
 def test_mistakes(standins: Callable, launch: Callable, change: tuple, says: str) -> None:
@@ -379,7 +379,7 @@ def test_bare_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="needs zone, accelerator_type, .*launch/tpu_vm.yaml"):
         load_target("tpu_vm")
-    said = "'tpu_wm' is no target and no launch file; did you mean tpu_vm"
+    said = "'tpu_wm' is not a target or a launch file; did you mean tpu_vm"
     with pytest.raises(UserError, match=said):
         load_target("tpu_wm")
     assert json.dumps(load_target("local", ["processes=1"]).env) == "{}"
