@@ -3,9 +3,9 @@
     code, checkpoint = GroupRunner(step, say, time.sleep).run()
 
 When one fails, the others are ended, because they wait for it in their next collective. Then all
-restart from the last checkpoint, as long as there is progress. SIGINT, SIGTERM and SIGHUP are passed
-on once, as SIGTERM: all save and end, and nothing restarts. A second SIGINT or SIGTERM kills. A
-closed terminal (SIGHUP) may come twice and never kills; under `nohup` it is ignored.
+restart from the last checkpoint, as long as there is progress. SIGINT, SIGTERM and SIGHUP are
+passed on once, as SIGTERM: all save and end, and nothing restarts. A second SIGINT or SIGTERM
+kills. A closed terminal (SIGHUP) may come twice and never kills; under `nohup` it is ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxlm.launch.steps import Group, Member
 POLL_SECONDS = 0.1
 # After a first clean exit the others write their last checkpoint; after a crash they may report it;
 # after a kill they hang.
-LEAVE_SECONDS, TELL_SECONDS, KILLED_SECONDS = 600.0, 20.0, 0.0
+LEAVE_SECONDS, REPORT_SECONDS, KILLED_SECONDS = 600.0, 20.0, 0.0
 
 
 class GroupRunner:
@@ -39,7 +39,7 @@ class GroupRunner:
         self._asked = False  # to save and end, by any signal
         self._insisted = 0  # how many of them were SIGINT or SIGTERM
         self._processes: list[subprocess.Popen] = []
-        self._told: set[int] = set()  # those that have their SIGTERM, of which a second one kills
+        self._sent: set[int] = set()  # pids that got their SIGTERM; a second one would kill
 
     def run(self) -> tuple[int, int]:
         """(exit code, newest checkpoint) of the last attempt."""
@@ -67,10 +67,10 @@ class GroupRunner:
         if self._asked:  # one came while this waited to start again
             return INTERRUPTED
         port = str(_free_port())
-        self._processes, self._told = [], set()
+        self._processes, self._sent = [], set()
         for member in self._group.members:
             self._processes.append(self._start(member, port))
-        self._tell()  # where a signal came while they were started
+        self._send()  # a signal may have come while they were started
         try:
             first = self._wait_for_first()
             self._wait_for_others(first)
@@ -122,7 +122,7 @@ class GroupRunner:
     def _wait_for_others(self, first: int) -> None:
         code = self._processes[first].returncode
         orderly = code in (DONE, INTERRUPTED)
-        wait = LEAVE_SECONDS if orderly else KILLED_SECONDS if code < 0 else TELL_SECONDS
+        wait = LEAVE_SECONDS if orderly else KILLED_SECONDS if code < 0 else REPORT_SECONDS
         limit = time.monotonic() + wait
         while time.monotonic() < limit:
             codes = [process.poll() for process in self._processes]
@@ -149,7 +149,7 @@ class GroupRunner:
     def _pass_on(self, number: int, _: object) -> None:
         again, self._asked = self._asked, True
         self._insisted += number != signal.SIGHUP
-        self._tell()
+        self._send()
         if self._insisted > 1:
             what = "killing them"
         elif again:
@@ -158,14 +158,14 @@ class GroupRunner:
             what = "all save and end; SIGTERM or Ctrl-C again to kill them"
         self._say(f"# {signal.Signals(number).name}: {what}")
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         """After a signal, SIGTERM to each process that has had none; SIGKILL after a second one."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 if self._insisted > 1:
                     process.kill()
-                elif self._asked and process.pid not in self._told:
-                    self._told.add(process.pid)
+                elif self._asked and process.pid not in self._sent:
+                    self._sent.add(process.pid)
                     process.send_signal(signal.SIGTERM)
 
 
