@@ -30,14 +30,14 @@ from jaxlm.train.session import Session, check_measured_data, load_trained, prep
 from jaxlm.train.state import Program
 from jaxlm.types import RowDataset
 
-EVAL_SEED = 0  # of what an objective draws: runs of all seeds are measured on the same rows
+EVAL_SEED = 0  # for an objective's random masks: equal for runs of all seeds
 
 
 class OnePass:
-    """Each row once; rows past the end are padding, so that the last batch is full.
+    """Each row once, then padding, so that the last batch is full.
 
-    With `spread`, index i reads row i * p mod n, p being coprime to n and near its golden section:
-    the first rows then lie evenly over the whole split, and a part of it speaks for the whole.
+    With `spread`, index i reads row i * p mod n, where p is coprime to n and near 0.618 n. The
+    first rows are then spread evenly over the split, so that a part is an estimate of the whole.
     """
 
     def __init__(self, rows: RowDataset, *, spread: bool = False):
@@ -70,7 +70,7 @@ class Evaluator:
         *,
         spread: bool = False,
     ):
-        """`spread`: rows need not come in order, so that `max_batches` sees all of the split."""
+        """`spread`: the order of rows is free; the first batches are spread over the split."""
         mesh = program.mesh
         meshes.check_batch(batch_size, mesh, "eval.batch_size")
         self.program, self.batch_size = program, batch_size
@@ -186,8 +186,8 @@ def evaluate_run(
 ) -> tuple[int, dict[str, float], dict[str, Any]]:
     """(step, figures, tables) of a run's checkpoint over its whole validation split.
 
-    Raises `UserError` where that has changed since the run was trained, unless `accept_data` or an
-    override names other data.
+    Raises `UserError` if the split has changed since the run was trained, unless `accept_data` is
+    set or an override names other data.
     """
     config, program, params, step = load_trained(
         run_dir, overrides=overrides, step=step, report=report
@@ -198,8 +198,8 @@ def evaluate_run(
     evaluator = evaluator_of(Session(config, prepared, program))
     if evaluator is None:
         raise UserError(
-            f"{run_dir}: its data has no validation split; "
-            "name texts that it was not trained on with data.validation (see `jaxlm config show`)"
+            f"{run_dir}: its data has no validation split; set data.validation to texts that it "
+            "was not trained on (see `jaxlm config show`)"
         )
     values, tables = evaluator(params)
     return step, {f"eval/{name}": value for name, value in values.items()}, tables

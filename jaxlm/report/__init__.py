@@ -2,8 +2,8 @@
 
     write_report(Path("runs/tiny"))    # runs/tiny/report.html
 
-Everything comes from the run directory's files (`jaxlm.report.files` lists them), so a report can
-be written of a finished run, of one that is still running, and of one that was killed.
+It is made from the run directory's files (see `jaxlm.report.files`), so a finished, a running or a
+killed run can have a report.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jaxlm.train.run_dir import RunDir
 def write_report(run_dir: Path) -> Path:
     """Writes `report.html` into the run directory and returns its path.
 
-    Raises UserError where `run_dir` is no directory. A file that is missing leaves its section out;
-    one that cannot be read is named at the top of the page.
+    Raises UserError if `run_dir` is not a directory. The section of a missing file is left out; a
+    damaged file is reported at the top of the page.
     """
     page = render(read_run(Path(run_dir)))
     path = RunDir(run_dir).report

@@ -1,9 +1,9 @@
 """Line charts as inline SVG that stretch to any width, print, and follow the page's colours.
 
-Drawn by hand: the page must hold no foreign code and stay under 2 MB, which rules out the plotting
-libraries for the web, and matplotlib's SVG neither reflows on a phone nor knows a dark page. The
-curve is an SVG stretched without keeping its aspect (strokes do not scale); all text is HTML placed
-in per cent beside it, so that it stays readable at any width.
+Why not a library: the page must have no foreign code and stay under 2 MB, which excludes plotting
+libraries for the web, and matplotlib's SVG does not reflow on a phone or follow a dark theme. The
+curve is an SVG stretched without keeping its aspect ratio (strokes do not scale); all text is HTML
+with positions in per cent, so that it is readable at any width.
 
     line_chart("Loss", [Line("train", "a", steps, values, smooth=True)], marks={"mark": [400]})
 """
@@ -111,7 +111,7 @@ def line_chart(
 def downsample(
     steps: Sequence[int], values: Sequence[float], limit: int = MAX_POINTS
 ) -> tuple[list[int], list[float]]:
-    """At most `limit` points: the ends, and the least and greatest of each stretch between.
+    """At most `limit` points: the ends, and the minimum and maximum of each stretch between.
 
     A stretch that holds a value which is not finite keeps one, so that the gap is still drawn.
     """

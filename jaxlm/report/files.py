@@ -109,7 +109,7 @@ class RunFiles:
 
 
 def read_run(run_dir: Path) -> RunFiles:
-    """Reads a run directory. Raises UserError where there is none; `problems` names bad files."""
+    """Reads a run directory; `problems` names damaged files. Raises UserError if there is none."""
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run directory; name one that `jaxlm train` made")
     paths, problems = RunDir(run_dir), []

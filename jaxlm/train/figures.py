@@ -1,4 +1,4 @@
-"""The figures of a line of metrics: rates and shares since the line before, and what MFU means.
+"""The metrics of one line of metrics.jsonl: loss, rates and shares since the line before.
 
 figures = Figures(program, peak, watch, seq_len=512)
 figures.start(step)
@@ -20,7 +20,7 @@ from jaxlm.tree import flatten
 
 
 class Figures:
-    """Counts tokens between two lines of metrics. All numbers it is given are on the host."""
+    """Counts tokens between two lines of metrics. All its inputs are host numbers."""
 
     def __init__(
         self, program: Program, peak: Peak | None, watch: Stopwatch, *, seq_len: int
@@ -31,7 +31,7 @@ class Figures:
         self._step = 0
 
     def start(self, step: int) -> None:
-        """Training goes on from this step: what came before is no part of a rate."""
+        """Training continues from this step; rates do not include what came before."""
         self._watch.lap()
         self._step = step
 
@@ -61,7 +61,7 @@ class Figures:
         return {"train/mfu": self._peak.mfu(self._flops_per_token, rate)} if self._peak else {}
 
     def header(self, options: Mapping[str, str]) -> str:
-        """Size, mesh, the meaning of MFU and the compiler's options, for people."""
+        """Size, mesh, the definition of MFU and the compiler's options, for people."""
         count = sum(int(np.prod(x.shape)) for x in flatten(self._program.abstract_params).values())
         mesh = {axis: size for axis, size in self._program.mesh.shape.items() if size > 1}
         dtype = self._program.model.dtype

@@ -19,7 +19,7 @@ A line with `event` in place of metrics says what happened at its step:
         writer.write(10, {"train/loss": 4.2, "train/learning_rate": 1e-3})
     read_metrics(run_dir / "metrics.jsonl")[-1]  # {"step": 10, "time": ..., "train/loss": 4.2, ...}
 
-A line is handed to the operating system before `write` returns, so a killed process loses none.
+A line is written to the operating system before `write` returns, so a killed process loses none.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class LoggingConfig(Config):
 def finalize(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     """Each (sum, weight) pair as the number sum / weight; NaN where nothing was counted (weight 0).
 
-    Sums that are tables (a confusion table) are no numbers and are left out. The pairs may be
-    device arrays: reading one waits for the device, so pass those of an earlier step.
+    Tables (a confusion table) are left out. The pairs may be device arrays: reading one waits for
+    the device, so pass those of an earlier step.
     """
     values = {}
     for name, (total, weight) in metrics.items():
@@ -89,7 +89,7 @@ class MetricsWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / FILE_NAME
         last_step = -1 if resume_step is None else resume_step
-        # Trackers first: a missing package should stop the run before it leaves a trace.
+        # Trackers first: a missing package must stop the run before it writes a file.
         self._sinks: list[_Sink] = []
         if config.wandb is not None:
             self._sinks.append(_wandb_sink(config.wandb, run_dir, run_config))
@@ -106,7 +106,7 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs `values`, host numbers by name, as those of `step`.
 
-        A full disk does not end a run: it is said once, and lines may be missing.
+        A full disk does not end a run: one warning is given, and lines may be missing.
         """
         now = time.time()
         numbers = {name: float(value) for name, value in values.items()}
@@ -151,8 +151,8 @@ def encode(record: Mapping[str, Any]) -> str:
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl in order, NaN and infinities as floats; [] without a file.
 
-    A line cut short at the end is what a killed process leaves and is dropped; other lines that are
-    no JSON object are skipped with a warning.
+    An incomplete last line, which a killed process leaves, is dropped; other lines that are not a
+    JSON object are skipped with a warning.
     """
     records, bad = [], []
     lines = _lines(Path(path))
@@ -197,7 +197,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _decode(line: str) -> dict[str, Any] | None:
-    """The record of a line, None where it is cut short or no object with a step."""
+    """The record of a line; None if it is incomplete or not an object with a step."""
     try:
         record = json.loads(line) if line.endswith("\n") else None
     except ValueError:
@@ -221,15 +221,15 @@ def _finite(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Sink:
-    """One place beside metrics.jsonl that numbers go to."""
+    """One destination of metrics besides metrics.jsonl."""
 
     write: Callable[[int, Mapping[str, float], float], None]  # step, values, unix time
     close: Callable[[], None]
 
 
 def _tensorboard_sink(folder: Path, last_step: int) -> _Sink:
-    # The event file alone, not tensorboardX's SummaryWriter: that one hands events through a queue
-    # to a thread, so a kill loses them, and a thread that dies (no space left) blocks the loop.
+    # Not tensorboardX's SummaryWriter: it passes events through a queue to a thread, so a kill
+    # loses them, and a thread that dies (no space left) blocks the loop.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.proto.summary_pb2 import Summary
@@ -298,7 +298,7 @@ def _import_extra(name: str) -> Any:
 
 
 def _tracker_id(run_dir: Path) -> str:
-    """A name that a resumed run shares with its first process, and no other run has."""
+    """An id that all processes of a run share, also after a resume."""
     path = run_dir / "tracker_id"
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a person watches while a run trains: one live line on a terminal, plain lines elsewhere.
+"""The progress of a run: one live line on a terminal, plain lines elsewhere.
 
     1250/5000  loss 1.834  eval 1.902  lr 3e-4  12.3k tok/s  MFU 41%  data 0.3%  4m12s left
 
@@ -7,8 +7,9 @@
         progress.checkpoint("saving 1250")
         progress.message("restored step 1000")
 
-Values are host floats under the names of metrics.jsonl; one that is not given again stays as it
-was. Nothing here touches a device. tok/s counts real tokens, no padding; "train/mfu" and
+Values are host floats with the names of metrics.jsonl; a value is shown until the next one. Nothing
+here touches a device. "eval" is eval/loss, a point of the curve; "final" is final/loss, over the
+whole validation split, where it differs. tok/s counts real tokens, no padding; "train/mfu" and
 "train/data_wait" (the share of time that the step waited for a batch) are fractions.
 """
 
@@ -24,14 +25,14 @@ from rich.live import Live
 from rich.text import Text
 
 PLAIN_WIDTH = 100
-WINDOW = 50  # updates that the pace is measured over
+WINDOW = 50  # updates for the measurement of the pace
 
 
 class Progress:
-    """Shows how far a run of `total_steps` is. From one process of a run, `enabled` only there.
+    """Shows the progress of a run of `total_steps`; `enabled` in one process of a run only.
 
-    `plain_every` is the least number of steps between two lines off a terminal; the first update
-    has a line too, so that a log shows when steps began.
+    `plain_every` is the least number of steps between two plain lines. The first update has a line
+    too, so that a log shows when the steps began.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Progress:
             self._printed = step
 
     def checkpoint(self, state: str) -> None:
-        """What the line says of the checkpoints: "saving 1200", "saved 1200"."""
+        """Sets the state of the checkpoints: "saving 1200", "saved 1200"."""
         self._checkpoint = state
 
     def message(self, text: str) -> None:
@@ -107,13 +108,13 @@ class Progress:
     def line(self, width: int) -> str:
         """The state on one line of at most `width` columns.
 
-        Where the room is short, first the gaps shrink, then what matters least is left out.
+        If it is too long, first the gaps shrink, then the least important parts are left out.
         """
         parts, gap = self._parts(width)
         return gap.join(_join(part) for part in parts)
 
     def seconds_left(self) -> float | None:
-        """At the pace of the last updates (evaluation and saves among them); None before two."""
+        """At the pace of the last updates, including evaluation and saves; None before two."""
         if len(self._pace) < 2:
             return None
         (start, first), (end, last) = self._pace[0], self._pace[-1]
@@ -122,7 +123,7 @@ class Progress:
     # ------------------------------------------------------------------------------------------
 
     def _parts(self, width: int) -> tuple[list[tuple[str, str]], str]:
-        """(label, text) of what is known, thinned to `width` columns, and the gap between them."""
+        """(label, text) of the parts that fit `width` columns, and the gap between them."""
         value = self._values.get
         parts = [(9, "", f"{self._step}/{self._total}")]  # (priority, label, text)
 
@@ -132,7 +133,7 @@ class Progress:
 
         add(8, "loss", _number(value("train/loss")))
         add(7, "eval", _number(value("eval/loss")))
-        if value("final/loss") != value("eval/loss"):  # the whole split is more than the curve's
+        if value("final/loss") != value("eval/loss"):
             add(7, "final", _number(value("final/loss")))
         add(2, "lr", _scientific(value("train/learning_rate")))
         rate, left = value("train/tokens_per_second"), self.seconds_left()
@@ -149,7 +150,7 @@ class Progress:
             parts.remove(min(parts))
 
     def _render(self) -> Text:
-        """The live line: a bar where there is room for one, labels dimmed."""
+        """The live line: a bar if there is room, labels dimmed."""
         width = self._console.width - 1
         parts, gap = self._parts(width)
         line = Text(no_wrap=True, overflow="crop")
@@ -165,12 +166,12 @@ class Progress:
         return line
 
     def _print(self, text: str) -> None:
-        # soft_wrap: rich must neither fold nor cut what goes into a file.
+        # soft_wrap: rich must not fold or cut lines of a file.
         self._console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def human(value: float) -> str:
-    """A count in three or four characters of precision: 950, 12.3k, 4.56M, 1.20B."""
+    """A count with three digits: 950, 12.3k, 4.56M, 1.20B."""
     if not math.isfinite(value):
         return str(value)
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -181,7 +182,7 @@ def human(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Two units are enough: 42s, 4m12s, 1h04m, 3d07h."""
+    """A duration in at most two units: 42s, 4m12s, 1h04m, 3d07h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -202,7 +203,7 @@ def _number(value: float | None) -> str:
 
 
 def _scientific(value: float | None) -> str:
-    """3e-4, 2.7e-4: as one writes a learning rate."""
+    """A learning rate: 3e-4, 2.7e-4."""
     if value is None or not math.isfinite(value) or value == 0:
         return "" if value is None else f"{value:g}"
     digits, _, exponent = f"{value:.1e}".partition("e")
@@ -210,7 +211,7 @@ def _scientific(value: float | None) -> str:
 
 
 def _percent(fraction: float | None) -> str:
-    """41%, 0.3%: two digits, whatever the size."""
+    """A share with up to two digits: 41%, 0.3%."""
     if fraction is None:
         return ""
     return f"{fraction:.0%}" if fraction >= 0.0995 else f"{fraction:.1%}"
