@@ -236,11 +236,13 @@ def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float])
     if line.smooth and len(line.values) >= 40:
         mean = moving_mean(line.values, max(3, len(line.values) // 25))
         return draw(line.values, "line faint") + draw(mean, "line")
-    dots = path(line.values).replace("L", "M").replace("M", "\0M").split("\0")[1:]
+    parts = path(line.values).replace("L", "M").replace("M", "\0M").split("\0")[1:]
     # A stroke of no length with round ends is a dot that the stretched SVG cannot distort.
-    points = "".join(f"{dot}h0" for dot in dots) if len(dots) <= 40 or not line.joined else ""
+    shown = len(parts) <= 40 or not line.joined
+    points = "".join(f"{part}h0" for part in parts) if shown else ""
+    css = "dots" if line.joined else "dots single"
     return (draw(line.values, "line") if line.joined else "") + (
-        f'<path class="dots {line.style}" d="{points}"/>' if points else ""
+        f'<path class="{css} {line.style}" d="{points}"/>' if points else ""
     )
 
 
