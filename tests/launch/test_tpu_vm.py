@@ -355,7 +355,7 @@ def test_a_run_that_goes_on_is_left_alone_and_what_hangs_is_ended(tmp_path: Path
     limit = time.monotonic() + 10
     while "started" not in log.read_text() and time.monotonic() < limit:
         time.sleep(0.01)
-    assert run("start") == "runs already\n"
+    assert run("start") == "already running\n"
     pid = int((tmp_path / "jaxlm-launch/a/pid").read_text())
     run("stop")
     with pytest.raises(ProcessLookupError):
