@@ -14,13 +14,13 @@ from jaxlm.cli.shared.verb import PREPARING, verb
     examples=(
         ("config show configs/quickstart.yaml train.steps=50", ""),
         ("config show configs/quickstart.yaml --all", "the defaults too"),
-        ("config show configs/quickstart.yaml --yaml > mine.yaml", "a file that can be run"),
+        ("config show configs/quickstart.yaml --yaml > mine.yaml", "a config for `jaxlm train`"),
     ),
 )
 @options.action(("show",), "what to do")
 @options.config
 @click.option("--all", "defaults", is_flag=True, help="show the settings that have their defaults")
-@click.option("--yaml", "as_yaml", is_flag=True, help="plain YAML that can be run again")
+@click.option("--yaml", "as_yaml", is_flag=True, help="print a YAML config")
 def command(
     action: str, config: str, overrides: tuple[str, ...], defaults: bool, as_yaml: bool
 ) -> None:

@@ -16,7 +16,7 @@ from jaxlm.cli.shared.verb import PREPARING, verb
     "prepare the data of a config, or show its rows",
     section=PREPARING,
     examples=(
-        ("data prepare configs/quickstart.yaml", "before a long run, or where there is a network"),
+        ("data prepare configs/quickstart.yaml", "before a long run, or one without a network"),
         ("data inspect configs/quickstart.yaml --split validation --rows 2", ""),
     ),
     works=True,

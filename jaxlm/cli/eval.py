@@ -14,7 +14,7 @@ from jaxlm.cli.shared.verb import USING, verb
     section=USING,
     examples=(
         ("eval runs/quickstart", ""),
-        ("eval runs/quickstart --step 200 --json", "an earlier checkpoint, for a program"),
+        ("eval runs/quickstart --step 200 --json", "an earlier checkpoint, as JSON"),
     ),
 )
 @options.run_dir

@@ -31,15 +31,15 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
     "--dtype",
     type=Choice(DTYPES),
     metavar="DTYPE",
-    help=f"{', '.join(DTYPES)}: of the tensors (default: that of the import, else float32)",
+    help=f"{', '.join(DTYPES)}: dtype of the tensors (default: that of the import, else float32)",
 )
-@click.option("--family", metavar="NAME", help="whose format (default: model.family)")
+@click.option("--family", metavar="NAME", help="family of the format (default: model.family)")
 @click.option(
     "--max-shard-size",
     type=SIZE,
     default=5 * 10**9,
     metavar="SIZE",
-    help="of a file, such as 500MB (default 5GB)",
+    help="largest size of a file, such as 500MB (default 5GB)",
 )
 def command(
     form: str,
@@ -50,10 +50,10 @@ def command(
     family: str | None,
     max_shard_size: int,
 ) -> None:
-    """Writes config.json, safetensors and the tokenizer, for transformers and others to load.
-    Averaged weights are taken where the run keeps them.
+    """Writes config.json, safetensors and the tokenizer, for transformers and other libraries. If
+    the run has averaged weights, it writes those.
     """
-    os.environ["JAX_PLATFORMS"] = "cpu"  # the host's work: no accelerator is taken from a trainer
+    os.environ["JAX_PLATFORMS"] = "cpu"  # host work: an accelerator may be in use by a training run
     from pathlib import Path
 
     from jaxlm.hf import export_run

@@ -20,8 +20,8 @@ from jaxlm.errors import UserError
 @options.accept_changed_data
 @options.processes
 def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
-    """Starts a run with the weights, model and tokenizer of another run; data, objective and
-    optimizer are the config's.
+    """Starts a run with the weights, model and tokenizer of another run, and the data, objective
+    and optimizer of the config.
     """
     from jaxlm.cli.shared.training import run_training
     from jaxlm.run import load_run

@@ -23,22 +23,27 @@ if TYPE_CHECKING:
     examples=(
         ('generate runs/quickstart --prompt "ROMEO. " --temperature 0.5', ""),
         ("generate runs/quickstart --prompt A --prompt B --json", "a line of JSON for each"),
-        ("generate runs/quickstart --prompt A --beams 4", "the likeliest text of a search"),
-        ("generate runs/large --prompt A --draft runs/small", "faster, with a small model's help"),
+        ("generate runs/quickstart --prompt A --beams 4", "beam search"),
+        ("generate runs/large --prompt A --draft runs/small", "faster, with a small draft model"),
     ),
 )
 @options.run_dir
 @options.overrides
 @click.option(
-    "--prompt", multiple=True, help="text to continue; several make a batch; none: from nothing"
+    "--prompt",
+    multiple=True,
+    help="text to continue; repeat it for a batch; default: an empty text",
 )
 @click.option(
     "--max-tokens", type=WHOLE, default=200, metavar="N", help="length of a text (default 200)"
 )
 @click.option("--temperature", type=RATIO, metavar="X", help="0 is greedy (default 0.8)")
-@click.option("--top-k", type=WHOLE, metavar="K", help="draw from the K likeliest tokens")
+@click.option("--top-k", type=WHOLE, metavar="K", help="sample from the K likeliest tokens")
 @click.option(
-    "--top-p", type=SHARE, metavar="P", help="draw from the likeliest of total probability P"
+    "--top-p",
+    type=SHARE,
+    metavar="P",
+    help="sample from the likeliest tokens of total probability P",
 )
 @click.option("--seed", type=COUNT, default=0, metavar="N", help="seed of the sampling (default 0)")
 @click.option(
@@ -46,22 +51,25 @@ if TYPE_CHECKING:
     type=WHOLE,
     default=1,
     metavar="N",
-    help="search for the likeliest text with N beams; nothing is drawn",
+    help="beam search with N beams, without sampling",
 )
 @click.option(
     "--length-penalty",
     type=RATIO,
     metavar="X",
-    help="of --beams: log p is divided by length ** X (default 1)",
+    help="with --beams: log p is divided by length ** X (default 1)",
 )
 @click.option(
     "--draft",
     type=PATH,
     metavar="RUN_DIR",
-    help="a smaller run of the same tokenizer that guesses tokens ahead; the text is the same",
+    help="a smaller run with the same tokenizer, for speculative decoding; the text is the same",
 )
 @click.option(
-    "--num-drafts", type=WHOLE, metavar="N", help="of --draft: tokens guessed (default 4)"
+    "--num-drafts",
+    type=WHOLE,
+    metavar="N",
+    help="with --draft: tokens drafted per step (default 4)",
 )
 @options.step
 @options.json

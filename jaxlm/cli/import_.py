@@ -1,4 +1,4 @@
-"""`jaxlm import hf DIR --out RUN_DIR`: makes a run of a model in Hugging Face's format."""
+"""`jaxlm import hf DIR --out RUN_DIR`: makes a run from a model in Hugging Face's format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxlm.cli.shared.verb import USING, verb
 
 
 @verb(
-    "make a run of a model in Hugging Face's format",
+    "make a run from a model in Hugging Face's format",
     section=USING,
     examples=(
         ("import hf downloads/gpt2 --out runs/gpt2", ""),
@@ -27,8 +27,8 @@ from jaxlm.cli.shared.verb import USING, verb
     "--dtype",
     type=Choice(("bfloat16", "float32")),
     metavar="DTYPE",
-    help="bfloat16 or float32: dtype of activations and matmuls, short for model.dtype, whatever "
-    "the files have; default auto: bfloat16 on accelerators, float32 on a CPU; parameters are "
+    help="bfloat16 or float32: dtype of activations and matmuls (model.dtype), independent of "
+    "the files' dtype; default auto: bfloat16 on accelerators, float32 on a CPU; parameters are "
     "float32",
 )
 @options.processes
@@ -42,8 +42,8 @@ def command(
     num_processes: int | None,
     process_id: int | None,
 ) -> None:
-    """Reads config.json, safetensors and the tokenizer of a folder, and makes a run directory that
-    can be used, fine-tuned from and exported. Pickles (.bin, .pt) are never loaded.
+    """Reads config.json, safetensors and the tokenizer of a folder, and writes a run directory to
+    generate with, fine-tune from and export. Pickles (.bin, .pt) are never loaded.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`jaxlm info RUN_DIR`: what a run directory holds."""
+"""`jaxlm info RUN_DIR`: shows the content of a run directory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from jaxlm.cli.shared.verb import USING, verb
 
 
 @verb(
-    "show what a run directory holds",
+    "show the content of a run directory",
     section=USING,
-    examples=(("info runs/quickstart", ""), ("info runs/quickstart --json", "for a program")),
+    examples=(("info runs/quickstart", ""), ("info runs/quickstart --json", "as JSON")),
 )
 @options.run_dir
 @options.json
 def command(run_dir: str, as_json: bool) -> None:
-    """Step, parameters and their SHA-256, the config's SHA-256, data position, checkpoints."""
+    """Step, parameters and config with their SHA-256, data position, checkpoints, rollbacks,
+    accepted changes of the data, final figures.
+    """
     from jaxlm.info import describe_run, render
     from jaxlm.run import saved_config
 

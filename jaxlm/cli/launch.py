@@ -1,4 +1,4 @@
-"""`jaxlm launch TARGET CONFIG`: starts the machines of a run, and trains on all of them."""
+"""`jaxlm launch TARGET CONFIG`: creates the machines of a run, and trains on all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ ACTIONS = ("create", "queue", "run", "logs", "status", "delete")
         ("launch launch/tpu_vm.yaml configs/quickstart.yaml --dry-run", "prints every command"),
         ("launch launch/slurm.yaml configs/quickstart.yaml train.steps=500", "other settings"),
         ("launch launch/gke.yaml configs/quickstart.yaml --action logs", "follows a run"),
-        ("launch local configs/quickstart.yaml --set processes=4 --set devices=2", "here"),
+        (
+            "launch local configs/quickstart.yaml --set processes=4 --set devices=2",
+            "local processes",
+        ),
     ),
     works=True,
     exit_codes=True,
@@ -31,8 +34,8 @@ ACTIONS = ("create", "queue", "run", "logs", "status", "delete")
     "--action",
     type=Choice(ACTIONS),
     metavar="ACTION",
-    help="one part only: create (make the machines), queue (ask for them without waiting), run "
-    "(train), logs (follow the log), status, delete (remove the machines)",
+    help="one part only: create (the machines), queue (request them without waiting), run "
+    "(train), logs (follow the log), status, delete (the machines)",
 )
 @click.option(
     "--set",
@@ -41,7 +44,7 @@ ACTIONS = ("create", "queue", "run", "logs", "status", "delete")
     metavar="KEY=VALUE",
     help="a setting that overrides the launch file's, such as zone=us-east5-b; may be repeated",
 )
-@click.option("--dry-run", is_flag=True, help="print what would be run, run nothing")
+@click.option("--dry-run", is_flag=True, help="print the commands, run nothing")
 def command(
     target: str,
     config: str,
@@ -50,9 +53,9 @@ def command(
     settings: tuple[str, ...],
     dry_run: bool,
 ) -> int:
-    """Starts the machines that a launch file names, trains the config on all of them, shows the
-    log, starts again from the last checkpoint what was preempted or failed, and removes the
-    machines when the run has ended. With --action it does one part of that only.
+    """Creates the machines of a launch file, trains the config on all of them, shows the log,
+    restarts from the last checkpoint after a preemption or a failure, and deletes the machines
+    when the run has ended. With --action it does only one part of that.
     """
     from jaxlm.cli.shared.without_jax import reading
     from jaxlm.launch.job import Job

@@ -31,25 +31,29 @@ from jaxlm.cli.shared.verb import TRAINING, verb
     help="such as v5p:4x4x8 or h100:16x8 (default: the config's mesh.topology)",
 )
 @click.option("--slices", type=WHOLE, default=1, metavar="N", help="number of slices (default 1)")
-@click.option("--search", is_flag=True, help="look for a better setting")
+@click.option("--search", is_flag=True, help="search for better settings")
 @click.option(
-    "--compile-best", type=WHOLE, metavar="N", help="of a search, how many to compile (default 3)"
+    "--compile-best", type=WHOLE, metavar="N", help="with --search: how many to compile (default 3)"
 )
 @click.option(
     "--tokens",
     type=TOKENS,
     metavar="N",
-    help="budget for days and cost, such as 300B (default: those of train.steps)",
+    help="tokens to train, for days and cost, such as 300B (default: from train.steps)",
 )
-@click.option("--price", type=RATIO, metavar="USD", help="of a chip-hour (default: list price)")
+@click.option(
+    "--price", type=RATIO, metavar="USD", help="price of a chip-hour (default: list price)"
+)
 @click.option("--analytic", is_flag=True, help="compile nothing")
 @click.option("--quick", is_flag=True, help="compile faster, without optimizations: an estimate")
 @click.option("--out", type=PATH, metavar="STEM", help="write STEM.tsv and STEM.html")
-@click.option("--save", type=PATH, metavar="FILE", help="keep the compiled step for train.compiled")
+@click.option(
+    "--save", type=PATH, metavar="FILE", help="save the compiled step, for train.compiled"
+)
 @options.json
 def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
     """Compiles the train step of a config for a TPU topology (needs libtpu, no TPU) and reports
-    whether it fits, what takes the memory, how long a step takes and what limits it. For GPUs, and
+    whether it fits, what uses the memory, how long a step takes and what limits it. For GPUs, and
     with --analytic, a closed-form model is used, and the output says so. No data is read.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"  # a plan takes no accelerator

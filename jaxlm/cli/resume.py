@@ -23,8 +23,8 @@ from jaxlm.cli.shared.verb import TRAINING, verb
 @options.accept_changed_data
 @options.processes
 def command(run_dir: str, overrides: tuple[str, ...], **how: Any) -> int:
-    """Continues from a run's newest good checkpoint, with the config that the run keeps. The mesh
-    may differ from the one before.
+    """Continues from a run's newest good checkpoint, with the config in the run's folder. The
+    mesh may be another.
     """
     from jaxlm.cli.shared.training import run_training
     from jaxlm.run import load_saved

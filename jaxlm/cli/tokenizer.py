@@ -40,6 +40,6 @@ def command(action: str, config: str, overrides: tuple[str, ...], out: str) -> N
     try:
         tokenizer.save(folder)
     except OSError as error:
-        line = f"--out: {folder}: {error.strerror}; name a folder that can be made"
+        line = f"--out: {folder}: {error.strerror}; name a folder in a place that you can write to"
         raise UserError(line) from None
     print(f"{folder}: {tokenizer.vocab_size} ids, sha256 {tokenizer.fingerprint()}")

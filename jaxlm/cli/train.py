@@ -9,10 +9,10 @@ from jaxlm.cli.shared.verb import TRAINING, verb
 
 
 @verb(
-    "train the run of a config; continues where it was stopped",
+    "train the run of a config; continues from its last checkpoint",
     section=TRAINING,
     examples=(
-        ("train configs/quickstart.yaml", "keeps the run in runs/quickstart"),
+        ("train configs/quickstart.yaml", "writes runs/quickstart"),
         ("train configs/quickstart.yaml run_dir=/data/a optimizer.learning_rate=3e-4", ""),
         ("train configs/quickstart.yaml mesh.fsdp=4 mesh.tensor=2", "on eight devices"),
     ),
@@ -23,8 +23,8 @@ from jaxlm.cli.shared.verb import TRAINING, verb
 @options.accept_changed_data
 @options.processes
 def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
-    """Trains the run of a config, from the start or from its newest checkpoint. A folder that
-    holds another config's run is never written to.
+    """Trains the run of a config, from the start or from its newest checkpoint. The
+    folder of another run is never overwritten.
     """
     from jaxlm.cli.shared.training import run_training
     from jaxlm.run import load_run

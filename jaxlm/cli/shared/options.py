@@ -26,7 +26,7 @@ def action(choices: Sequence[str], about: str) -> Callable[[F], F]:
 
 
 def overrides(function: F) -> F:
-    about = "dotted settings that override the file's, such as optimizer.learning_rate=1e-3"
+    about = "settings that override the file, such as optimizer.learning_rate=1e-3"
     return argument("overrides", about, nargs=-1, metavar="[key.sub=value]")(function)
 
 
@@ -37,7 +37,7 @@ def config(function: F) -> F:
 
 
 def run_dir(function: F) -> F:
-    about = "the folder that a run is kept in"
+    about = "the folder of a run"
     return argument("run_dir", about, type=PATH, metavar="RUN_DIR")(function)
 
 
@@ -50,14 +50,16 @@ def accept_changed_data(function: F) -> F:
 
 
 def processes(function: F) -> F:
-    """Which process this is, where several train one run."""
+    """The options of one process of several."""
     group: dict[str, Any] = {"cls": Option, "group": PROCESSES}
     for decorate in (
         click.option(
-            "--process-id", type=COUNT, metavar="I", help="which this is, from 0", **group
+            "--process-id", type=COUNT, metavar="I", help="number of this process, from 0", **group
         ),
-        click.option("--num-processes", type=WHOLE, metavar="N", help="number of them", **group),
-        click.option("--coordinator", metavar="HOST:PORT", help="where process 0 listens", **group),
+        click.option(
+            "--num-processes", type=WHOLE, metavar="N", help="number of processes", **group
+        ),
+        click.option("--coordinator", metavar="HOST:PORT", help="address of process 0", **group),
     ):
         function = decorate(function)
     return function
@@ -69,5 +71,5 @@ def step(function: F) -> F:
 
 
 def json(function: F) -> F:
-    about = "print JSON, for a program"
+    about = "print JSON"
     return click.option("--json", "as_json", is_flag=True, help=about)(function)

@@ -23,16 +23,16 @@ from jaxlm.errors import UserError, printable, shown, suggest
 from jaxlm.exit_codes import MISTAKE, TABLE
 
 EXAMPLES = (
-    ("train configs/quickstart.yaml", "the main job: trains, evaluates, writes a report"),
+    ("train configs/quickstart.yaml", "trains, evaluates, writes a report"),
     ("train configs/quickstart.yaml train.steps=50 model.num_layers=2", "other settings"),
-    ("resume runs/quickstart", "continues where a run was stopped"),
+    ("resume runs/quickstart", "continues a run from its last checkpoint"),
     ('generate runs/quickstart --prompt "ROMEO. "', "writes text"),
-    ("config show configs/quickstart.yaml", "what a config sets, and what it means"),
+    ("config show configs/quickstart.yaml", "every setting with its meaning"),
 )
 
 
 class Verbs(click.Group):
-    """The verbs by name, each imported when it is asked for."""
+    """The verbs by name, each imported when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         files = pkgutil.iter_modules(jaxlm.cli.__path__)

@@ -39,5 +39,5 @@ def run_training(
 
 
 def say(line: str) -> None:
-    """Prints what is not the answer to stderr, so that the answer can be piped."""
+    """Prints a message to stderr: stdout has only the answer."""
     print(line, file=sys.stderr)

@@ -12,7 +12,7 @@ import click
 
 from jaxlm.errors import UserError, shown, suggest, wrong_path
 
-LARGEST = 2**31 - 1  # an int32: what devices count with
+LARGEST = 2**31 - 1  # int32, as on devices
 
 
 class Value(click.ParamType):
@@ -59,7 +59,7 @@ SHARE = _number(float, lambda v: 0 < v <= 1, "a number", "above 0, up to 1")
 
 
 def _path(text: str) -> str:
-    """The name of a file or a folder that can exist."""
+    """A valid name of a file or a folder."""
     if what := wrong_path(text):
         raise UserError(f"{what}; name a file or a folder")
     return text

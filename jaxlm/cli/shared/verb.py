@@ -16,7 +16,7 @@ import click
 
 from jaxlm.exit_codes import TABLE
 
-Examples = tuple[tuple[str, str], ...]  # (command, why one would give it)
+Examples = tuple[tuple[str, str], ...]  # (command, its purpose)
 
 # Of every context: the columns of a help, at most.
 SETTINGS: dict[str, Any] = {"max_content_width": 96, "help_option_names": ["-h", "--help"]}
