@@ -229,7 +229,8 @@ class Loop:
                 if latest is not None:
                     data = json.loads(self.saver.read_file(latest, "data.json"))
                     self.skips = list(data.get("skipped", ()))
-                    self.changed = sessions.changes(self.run_dir, self.config)
+                    if self.run_dir.config.is_file():
+                        self.changed = sessions.changes(self.run_dir, self.config)
             state, step = sessions.find_state(self.session, self.saver, latest)
         # Its step was applied, or it would not have been saved: the weights before it are good.
         self.saver.trusted = step - self._suspects
