@@ -54,7 +54,7 @@ from jaxlm.train.identity import (
     kept_files,
     read_record,
 )
-from jaxlm.train.room import check_room
+from jaxlm.train.room import check_batch, check_room
 from jaxlm.train.run_dir import RESULT, RunDir
 from jaxlm.train.state import Program, State, make_program
 from jaxlm.tree import flatten, unflatten
@@ -195,6 +195,7 @@ class Session:
         mesh = config.mesh.build()  # first, so that a mesh that cannot be costs no preparation
         check_accumulation(config.train.batch_size, config.train.accumulation, mesh)
         check_fit(config)
+        check_batch(config, mesh)
         prepared = prepare_data(config, report)
         config = resolve(config, prepared, marks)
         # as it is kept: the run may be resumed from another folder

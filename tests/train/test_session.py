@@ -12,7 +12,7 @@ import pytest
 
 from jaxlm.config import UserError
 from jaxlm.run import load_run, load_saved
-from jaxlm.train import loop
+from jaxlm.train import loop, room
 from jaxlm.train import session as sessions
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
@@ -221,3 +221,28 @@ def test_what_does_not_fit_is_found_as_soon_as_it_can_be(
         assert str(error.value).startswith(f"{path}:3: ")
     if prepared:
         assert "(train.epochs 2)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["data.seq_len=100000000"], "train.batch_size: 8 rows of 100,000,000 tokens take"),
+        (["train.batch_size=1000000000"], "train.batch_size: 1,000,000,000 rows of 32 tokens take"),
+        (["eval.batch_size=1000000000"], "eval.batch_size: 1,000,000,000 rows of 32 tokens take"),
+        (
+            ["train.batch_size=1000000", "train.prefetch=100"],
+            "100 batches made ahead among them, but this host has",
+        ),
+    ],
+)
+def test_a_batch_that_no_memory_holds_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, words, says
+):
+    monkeypatch.setattr(sessions, "prepare_data", lambda *_: pytest.fail("data is prepared"))
+    monkeypatch.setattr(room, "host_memory", lambda: 16 * 2**30)
+    config = tiny.load(
+        "transformer", "data.seq_len=32", "train.batch_size=8", f"run_dir={tmp_path}", *words
+    ).config
+    with pytest.raises(UserError) as error:
+        Session.open(config, report=lambda _: None)
+    assert says in str(error.value) and "; lower " in str(error.value)
