@@ -168,6 +168,18 @@ DECODERS: dict[str, Row] = {
             rope_scaling=dict(STRETCHED, type="yarn", mscale=0.7, mscale_all_dim=0.7),
         ),
     ),
+    "deepseek_v2_normalized": (  # by config.json alone: transformers never reads norm_topk_prob
+        "DeepseekV2ForCausalLM",
+        dict(
+            DEEPSEEK,
+            num_hidden_layers=2,
+            q_lora_rank=None,
+            n_shared_experts=1,
+            topk_method="greedy",
+            norm_topk_prob=True,
+            routed_scaling_factor=1.5,
+        ),
+    ),
     "glm4": (
         "GlmForCausalLM",
         dict(LLAMA, head_dim=12, partial_rotary_factor=0.5, attention_bias=True),
@@ -244,6 +256,15 @@ ENCODER_DECODERS: dict[str, Row] = {
     "t5_v1_1": (
         "T5ForConditionalGeneration",
         dict(T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    ),
+    "t5_v1_1_tied": (  # as transformers 5 saves a new T5 1.1: no lm_head.weight, and no factor
+        "T5ForConditionalGeneration",
+        dict(
+            T5,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=True,
+            scale_decoder_outputs=False,
+        ),
     ),
 }
 

@@ -13,6 +13,7 @@ from jaxlm.config import UserError
 from jaxlm.models.families import families, family_of, family_of_architecture
 from jaxlm.models.families.gpt2 import GPT3
 from jaxlm.models.families.table import locate
+from jaxlm.models.families.values import Values
 from tests.golden_families import CASES as GOLDEN
 from tests.models.parity import abstract_of, architecture_of, decoders, golden, model_of
 
@@ -20,8 +21,12 @@ CASES = decoders()
 
 
 # Words that say nothing of the model: transformers writes the first of models without a window too,
-# and the second, the width of a plain ffn, where every layer has experts.
-IDLE = {"max_window_layers": CASES, "intermediate_size": ["qwen3_moe"]}
+# the second, the width of a plain ffn, where every layer has experts, and never reads the third.
+IDLE = {
+    "max_window_layers": CASES,
+    "intermediate_size": ["qwen3_moe"],
+    "norm_topk_prob": ["deepseek_v2_normalized"],
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -92,6 +97,11 @@ REFUSED = [
     ("deepseek_v3", {"topk_method": "greedy"}, "topk_method is 'greedy'; known is 'noaux_tc'"),
     ("deepseek_v3", {"quantization_config": {"bits": 8}}, "quantization_config is {'bits': 8}; "),
     ("deepseek_v3", {"kv_lora_rank": None}, "lacks kv_lora_rank; take the file that came with"),
+    ("deepseek_v2", {"mlp_bias": True}, "mlp_bias is True; known is False alone"),
+    ("gemma2", {"hidden_act": "silu"}, "hidden_act is 'silu', but hidden_activation, which"),
+    ("bert", {"add_pooling_layer": False}, "add_pooling_layer is false, but BertForPreTraining"),
+    ("t5", {"is_gated_act": True}, "is_gated_act is True; known is False alone"),
+    ("t5_v1_1", {"dense_act_fn": "silu"}, "dense_act_fn is 'silu'; known is 'gelu_new' alone"),
 ]
 
 
@@ -99,6 +109,84 @@ REFUSED = [
 def test_what_cannot_be_said_here_is_refused(name, changes, message):
     with pytest.raises(UserError, match=f"^config.json: {message}"):
         model_of(name).family.from_hf({**golden(name).published, **changes})
+
+
+def positions(**values: Any) -> dict[str, Any]:
+    return {"rope_scaling": None, "rope_theta": None, "rope_parameters": values}
+
+
+TRAINED = {"original_max_position_embeddings": 64}
+FAR = {"rope_type": "linear", "factor": 8.0}
+LONGER = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    **TRAINED,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+POSITIONS = [
+    ("glm4", positions(factor=8.0), "rope_parameters.factor is 8.0, which such a model does not"),
+    ("glm4", positions(type="yarn"), "type is 'yarn'; known are default"),
+    ("gemma3", positions(**FAR), "rope_parameters.factor is 8.0, rope_parameters.rope_type is 'li"),
+    ("gemma3", positions(global_attention=FAR), "rope_parameters.global_attention is {"),
+    ("gemma3", positions(full_attention={**FAR, "beta_fast": 2.0}), "beta_fast is 2.0 in the lin"),
+    ("gemma3", positions(sliding_attention={"scale": 0}), "scale is 0 in the default scaling"),
+    ("gemma3", {"rope_parameters": {"full_attention": FAR}}, "rope_scaling and rope_parameters.f"),
+    ("gemma3", positions(sliding_attention={"rope_theta": 5.0}), "rope_local_base_freq is 100.0, "),
+    ("llama_mha", positions(factor=8.0), "factor is 8.0 in the default scaling"),
+    ("llama_mha", scaled(type="yarn", rope_type="linear", factor=2.0), "type is 'yarn', but rope_"),
+    ("llama_mha", scaled(type="yarn", factor=2.0, mscale=0.7), "rope_scaling.mscale is 0.7, whic"),
+    ("llama_mha", {"rope_theta": 5.0, **scaled(rope_theta=6.0)}, "rope_theta is 5.0, but rope_th"),
+    ("llama_rope_yarn", {"rope_parameters": {"rope_theta": 5.0}}, "rope_scaling and rope_paramet"),
+    ("llama_rope_yarn", {"original_max_position_embeddings": 32}, "original_max_position_embeddin"),
+    ("qwen3", scaled(**LONGER, mrope_section=[1]), "mrope_section is .1. in the llama3 scaling"),
+    ("smollm3", scaled(**FAR, mscale=1.0), "mscale is 1.0 in the linear scaling"),
+    ("deepseek_v3_plain", scaled(**FAR, mscale_all_dim=1.0), "mscale_all_dim is 1.0 in the linea"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), POSITIONS)
+def test_no_key_of_the_positions_is_ignored(name, changes, message):
+    with pytest.raises(UserError, match=f"^config.json: {message}"):
+        model_of(name).family.from_hf({**golden(name).published, **changes})
+
+
+LAYERS = [
+    ("qwen2_window", {"max_window_layers": None}, "max_window_layers is null, but layers from it"),
+    ("qwen2_window", {"layer_types": ["full_attention"] * 5}, "layer_types names 5 layers, but"),
+    ("gemma2", {"layer_types": []}, "layer_types names 0 layers, but there are 4; take the file"),
+    ("gemma3", {"layer_types": ["full_attention"] * 7}, "layer_types names 7 layers, but there ar"),
+    ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers names 2 layers, but there are 4; tak"),
+    ("smollm3", {"no_rope_layers": [1] * 5}, "no_rope_layers names 5 layers, but there are 4"),
+    ("smollm3", {"no_rope_layers": [1, 2, 1, 0]}, "no_rope_layers has 2, where 0 and 1 are expec"),
+    ("smollm3", {"layer_types": ["full_attention"]}, "layer_types names 1 layers, but there are 4"),
+    ("qwen3_moe_dense_layer", {"mlp_only_layers": [3]}, "mlp_only_layers names layer 3, but ther"),
+    ("qwen3_moe_dense_layer", {"mlp_only_layers": [-1]}, "mlp_only_layers names layer -1, but th"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), LAYERS)
+def test_a_list_of_layers_names_those_that_there_are(name, changes, message):
+    with pytest.raises(UserError, match=f"^config.json: {message}"):
+        model_of(name).family.from_hf({**golden(name).published, **changes})
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_key_of_a_file_is_read_or_known_to_shape_nothing(name):
+    family = family_of_architecture(architecture_of(name))
+    for values in (golden(name).config, golden(name).published):
+        read = Values({"logit_scale": 0.5, "other": False, "another": None, **values})
+        family.from_hf(read)
+        never = {"norm_topk_prob": True} if name == "deepseek_v2_normalized" else {}
+        assert read.unread(family.idle) == {"logit_scale": 0.5, **never}
+
+
+def test_defaults_and_replacements_keep_what_was_read():
+    file = Values({"a": 1, "b": {"c": 2, "d": 3}, "e": 4})
+    read = {"a": 0, "f": 5} | file | {"e": 6}
+    assert [read[key] for key in ("a", "f", "e")] == [1, 5, 6]
+    assert (read["b"] | {"x": 0})["c"] == 2 and "d" in read["b"]
+    assert file.unread() == {"b.d": 3, "e": 4}
 
 
 NEEDED = [
@@ -250,7 +338,6 @@ def test_a_run_decides_for_itself_how_its_router_is_trained():
     assert family.from_hf(family.to_hf(config)) == family.presets["deepseek-v3"]
 
 
-TRAINED = {"original_max_position_embeddings": 64}
 SCALINGS = [
     {"rope_type": "linear", "factor": 3.0},
     {"rope_type": "dynamic", "factor": 3.0},

@@ -29,6 +29,7 @@ import numpy as np
 
 from jaxlm.config import UserError, type_name
 from jaxlm.models.families.kinds import check_kinds
+from jaxlm.models.families.values import Values, refuse_unread_positions
 from jaxlm.types import ModelConfig
 
 P = TypeVar("P")
@@ -109,6 +110,8 @@ class Family:
     # Patterns of tensors that a file may have besides: masks, and what is not of a language model.
     # "{num_layers}" in one stands for the number behind the last layer.
     ignored: tuple[str, ...] = ()
+    # Keys of config.json that shape nothing, besides those of any family.
+    idle: tuple[str, ...] = ()
     prefix: str = ""  # of the tensors of the model without its head, which some files leave out
     older: tuple[tuple[str, str], ...] = ()  # how names end, and how they did in older files
     # The config with what the names of a file's tensors say and its config.json leaves open.
@@ -120,12 +123,15 @@ class Family:
 
 def _complete(from_hf: Callable[[Mapping[str, Any]], ModelConfig]) -> Any:
     """The reader of a config.json, for which a key that is absent, or a value that no arithmetic of
-    the family's takes, is a `UserError`."""
+    the family's takes, is a `UserError`. Given `Values`, these remember what it read."""
 
     def read(values: Mapping[str, Any]) -> ModelConfig:
-        check_kinds(values)
+        remembered = values if isinstance(values, Values) else Values(values)
+        check_kinds(remembered.plain)
         try:
-            return from_hf(values)
+            config = from_hf(remembered)
+            refuse_unread_positions(remembered)
+            return config
         except UserError:
             raise
         except KeyError as error:

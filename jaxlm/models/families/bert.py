@@ -92,8 +92,12 @@ def from_hf(family: str, values: Mapping[str, Any]) -> TransformerConfig:
     (architecture, *_) = values.get("architectures") or [None]
     known = heads(family, activation)
     head: HeadConfig = one_of({"architectures": architecture}, "architectures", known, None)
-    if not head.num_relations:
-        head = head.replace(pooler=values.get("add_pooling_layer", head.pooler))
+    pooler = values.get("add_pooling_layer", head.pooler)
+    if head.num_relations and not pooler:
+        raise UserError(
+            f"config.json: add_pooling_layer is false, but {architecture} has a pooler; remove it"
+        )
+    head = head.replace(pooler=pooler)
     demand(values, ("max_position_embeddings",))
     padding = values.get("pad_token_id", 1)
     if family == "roberta" and not is_count(padding, 0):

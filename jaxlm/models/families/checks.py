@@ -40,6 +40,20 @@ def demand(values: Values, keys: Iterable[str]) -> None:
             raise UserError(f"config.json: lacks {key}; take the file that came with the model")
 
 
+def for_each_layer(values: Values, key: str, num_layers: int) -> list[Any] | None:
+    """A list with an item for each layer, or None where it is absent or null.
+
+    Raises `UserError` for a list of another length.
+    """
+    found = values.get(key)
+    if found is not None and len(found) != num_layers:
+        raise UserError(
+            f"config.json: {key} names {len(found)} layers, but there are {num_layers}; "
+            "take the file that came with the model"
+        )
+    return found
+
+
 def first_said(values: Values, *keys: str) -> Any:
     """The value of the first key that is there and not null; a zero is a value."""
     for key in keys:

@@ -18,14 +18,22 @@ from typing import Any
 from jaxlm.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Tensor, one_of, part_of
-from jaxlm.models.families.checks import demand, first_said, require, spread, window_of, word_of
+from jaxlm.models.families.checks import (
+    demand,
+    first_said,
+    for_each_layer,
+    require,
+    spread,
+    window_of,
+    word_of,
+)
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import RotaryConfig
 
-Values = Mapping[str, Any]
+Values = Any  # a mapping; `|` joins it with others
 
 ACTIVATIONS: dict[str, Activation] = {  # theirs -> ours; all are gated
     **{"silu": "swiglu", "gelu": "geglu"},
@@ -49,7 +57,9 @@ def sizes(*numbers: int, **others: Any) -> dict[str, Any]:
 
 def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
     """The shape that a config.json says; `defaults` is what its class takes for absent keys."""
-    values = {"num_key_value_heads": None, **defaults, **values}
+    theta = defaults.get("rope_theta", 10_000.0)
+    defaults = {key: value for key, value in defaults.items() if key != "rope_theta"}
+    values = {"num_key_value_heads": None, **defaults} | values
     demand(values, (key for key in SIZES if key != "num_key_value_heads"))
     require(values, FIXED)
     num_heads = values["num_attention_heads"]
@@ -61,7 +71,7 @@ def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
             num_heads=num_heads,
             num_kv_heads=first_said(values, "num_key_value_heads", "num_attention_heads"),
             head_dim=first_said(
-                {"width": values["hidden_size"] // num_heads, **values}, "head_dim", "width"
+                {"width": values["hidden_size"] // num_heads} | values, "head_dim", "width"
             ),
             bias=biased,
             out_bias=biased,
@@ -72,7 +82,7 @@ def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
             bias=values.get("mlp_bias", False),
         ),
         norm=RMSNormConfig(eps=values.get("rms_norm_eps", 1e-6)),
-        position=(rope.from_hf(values),),
+        position=(rope.from_hf(values, theta=theta),),
         head=HeadConfig(tied=values.get("tie_word_embeddings", False)),
         vocab_size=values["vocab_size"],
         family=family,
@@ -109,16 +119,10 @@ def write(config: TransformerConfig, architecture: str, model_type: str) -> dict
 
 def sliding_layers(values: Values, usual: Sequence[bool]) -> list[bool]:
     """Which layers have a window: `layer_types`, or those that are `usual` without it."""
-    names = values.get("layer_types") or [
-        "sliding_attention" if sliding else "full_attention" for sliding in usual
-    ]
-    found = [one_of({"layer_types": name}, "layer_types", TYPES, None) for name in names]
-    if len(found) != len(usual):
-        raise UserError(
-            f"config.json: layer_types names {len(found)} layers, but there are {len(usual)}; "
-            "take the file that came with the model"
-        )
-    return found
+    names = for_each_layer(values, "layer_types", len(usual))
+    if names is None:
+        return list(usual)
+    return [one_of({"layer_types": name}, "layer_types", TYPES, None) for name in names]
 
 
 def windows(size: int | None, sliding: Sequence[bool]) -> tuple[int | None, ...]:

@@ -35,11 +35,13 @@ NEEDED = (
 )
 BIAS_STEP = 0.001  # of the choice bias, section 4.2 of V3's paper
 INNER_EPS = 1e-6
+# Sizes that follow from others, and layers that are left out.
+IDLE = ("num_key_value_heads", "head_dim", "qk_head_dim", "num_nextn_predict_layers")
 
 
-def v3_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
+def v3_from_hf(values: Any) -> TransformerConfig:
     require(values, {"scoring_func": "sigmoid", "topk_method": "noaux_tc", **FIXED})
-    demand({"n_group": 8, "topk_group": 4, **values}, ("n_group", "topk_group"))
+    demand({"n_group": 8, "topk_group": 4} | values, ("n_group", "topk_group"))
     groups = {
         "num_groups": values.get("n_group", 8),
         "groups_per_token": values.get("topk_group", 4),
@@ -47,10 +49,12 @@ def v3_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
     return read(values, "deepseek_v3", scores="sigmoid", choice_bias=BIAS_STEP, **groups)
 
 
-def v2_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
-    require(values, {"scoring_func": "softmax", "topk_method": "greedy", **FIXED})
+def v2_from_hf(values: Any) -> TransformerConfig:
+    require(
+        values, {"scoring_func": "softmax", "topk_method": "greedy", "mlp_bias": False, **FIXED}
+    )
     # transformers' DeepseekV2TopkRouter never reads norm_topk_prob: the weights are not normalised.
-    return read({**values, "norm_topk_prob": False}, "deepseek_v2", scores="softmax")
+    return read(values | {"norm_topk_prob": False}, "deepseek_v2", scores="softmax")
 
 
 def read(values: Mapping[str, Any], family: str, **of_router: Any) -> TransformerConfig:
@@ -251,6 +255,7 @@ FAMILY = Family(
     to_hf=v3_to_hf,
     tensors=tensors,
     prefix="model.",
+    idle=IDLE,
     ignored=(r"\blayers\.{num_layers}\.",),  # the prediction of a second token
     presets={"deepseek-v3": v3_from_hf(preset(7168, 61, 128, V3))},
     num_params={"deepseek-v3": 671_026_419_200},  # 671B; the file has 14B more for a second token
@@ -262,6 +267,7 @@ DEEPSEEK_V2 = Family(
     to_hf=v2_to_hf,
     tensors=tensors,
     prefix="model.",
+    idle=(*IDLE, "n_group", "topk_group"),  # of a choice by groups, which topk_method would name
     presets={"deepseek-v2-lite": v2_from_hf(preset(2048, 27, 16, V2_LITE))},
     num_params={"deepseek-v2-lite": 15_706_484_224},
 )

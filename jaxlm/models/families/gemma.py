@@ -13,13 +13,13 @@ read; what is written is a model of text alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Family, Tensor, part_of
-from jaxlm.models.families.checks import checked, first_said, require, shortest, spread
+from jaxlm.models.families.checks import checked, require, shortest, spread
 from jaxlm.models.families.decoder import (
     read,
     sizes,
@@ -41,37 +41,38 @@ DEFAULTS: dict[str, Any] = {  # of both classes of transformers
 GEMMA2 = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 GEMMA3: dict[str, Any] = {
     **{"vocab_size": 262_208, "sliding_window_pattern": 6},
-    **{"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0},
 }
+THETA, LOCAL_THETA = 1_000_000.0, 10_000.0  # of Gemma 3, where config.json does not say them
 
 
-def gemma2_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
-    values = {**DEFAULTS, **GEMMA2, **values}
+def gemma2_from_hf(values: Any) -> TransformerConfig:
+    values = {**DEFAULTS, **GEMMA2} | values
     config = gemma(values, "gemma2", [i % 2 == 0 for i in range(values["num_hidden_layers"])])
     softcap = values["attn_logit_softcapping"]
     return config.replace(attention=config.attention.replace(softcap=softcap))
 
 
-def gemma3_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
-    values = {**DEFAULTS, **GEMMA3, **values.get("text_config", values)}
+def gemma3_from_hf(values: Any) -> TransformerConfig:
+    values = {**DEFAULTS, **GEMMA3} | values.get("text_config", values)
     require(values, {"attn_logit_softcapping": None})
     period = values.get("_sliding_window_pattern", values["sliding_window_pattern"])
     usual = [(i + 1) % period > 0 for i in range(values["num_hidden_layers"])]
     newer = values.get("rope_parameters") or {}
-    local = {"rope_theta": values["rope_local_base_freq"]}
-    local |= newer.get("sliding_attention") or {}
-    theta = first_said({**values, "usual": GEMMA3["rope_theta"]}, "rope_theta", "usual")
-    far = {"rope_theta": theta, **(values.get("rope_scaling") or {})}
-    far |= newer.get("full_attention") or {}
+    near, far = newer.get("sliding_attention") or {}, newer.get("full_attention") or {}
+    older = values.get("rope_scaling") or {}
+    rope.refuse_both(older, far, "rope_parameters.full_attention")
     # There are positions of two kinds, which the shared reader does not know.
-    config = gemma({**values, "rope_parameters": None, "rope_scaling": None}, "gemma3", usual)
-    kinds = {True: rope.rotary(local, values), False: rope.rotary(far, values)}
+    config = gemma(values | {"rope_parameters": None, "rope_scaling": None}, "gemma3", usual)
+    kinds = {
+        True: rope.rotary(near, values, theta=LOCAL_THETA, base="rope_local_base_freq"),
+        False: rope.rotary(far or older, values, theta=THETA),
+    }
     position = shortest([kinds[has] for has in sliding_layers(values, usual)])
     attention = config.attention.replace(qk_norm=True)
     return config.replace(attention=attention, position=position)
 
 
-def gemma(values: Mapping[str, Any], family: str, usual: Sequence[bool]) -> TransformerConfig:
+def gemma(values: Any, family: str, usual: Sequence[bool]) -> TransformerConfig:
     """What both have in common; `usual` are the layers with a window where none are named."""
     require(values, {"mlp_bias": False})
     if values.get("use_bidirectional_attention"):
@@ -79,7 +80,12 @@ def gemma(values: Mapping[str, Any], family: str, usual: Sequence[bool]) -> Tran
             "config.json: use_bidirectional_attention is true, which makes an encoder of the "
             "model; known is false alone"
         )
-    config = read({**values, "hidden_act": values["hidden_activation"]}, family, {})
+    if values.get("hidden_act") not in (None, values["hidden_activation"]):
+        raise UserError(
+            f"config.json: hidden_act is {values['hidden_act']!r}, but hidden_activation, which "
+            f"is what a Gemma reads, {values['hidden_activation']!r}; remove the wrong one"
+        )
+    config = read(values | {"hidden_act": values["hidden_activation"]}, family, {})
     window = windows(values["sliding_window"], sliding_layers(values, usual))
     return config.replace(
         attention=config.attention.replace(
@@ -187,5 +193,9 @@ GEMMA3_IMAGES = Family(  # read alone: what is written of it is a gemma3
     from_hf=gemma3_from_hf,
     to_hf=gemma3_to_hf,
     tensors=with_images,
+    idle=(
+        *("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index"),
+        "image_token_index",
+    ),
     ignored=(r"^vision_tower\.", r"^multi_modal_projector\."),
 )

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.config import UserError
+from jaxlm.models.families import rope
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
-from jaxlm.models.families.checks import first_said
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import DenseConfig
@@ -31,8 +31,11 @@ CHATGLM_FIXED = {  # what config.json may say, and these models are
 
 
 def glm4_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
-    rope = {**values, **(values.get("rope_parameters") or {})}
-    one_of(rope, "rope_type", {"default": None}, "default")
+    position = values.get("rope_parameters") or {}
+    for key in ("rope_type", "type"):
+        one_of(position, key, {"default": None}, "default")
+    theta = rope.said_once("rope_theta", position, values)
+    fraction = rope.said_once("partial_rotary_factor", position, values)
     if values.get("rope_scaling") is not None:
         raise UserError("config.json: rope_scaling is set, which GLM-4 does not know; remove it")
     one_of(values, "hidden_act", {"silu": None}, "silu")
@@ -49,8 +52,8 @@ def glm4_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
         norm=RMSNormConfig(eps=values.get("rms_norm_eps", 1.5625e-7)),
         position=(
             RotaryConfig(
-                theta=first_said({"usual": THETA, **rope}, "rope_theta", "usual"),
-                fraction=first_said({"usual": 0.5, **rope}, "partial_rotary_factor", "usual"),
+                theta=THETA if theta is None else theta,
+                fraction=0.5 if fraction is None else fraction,
                 interleaved=True,
             ),
         ),
@@ -229,6 +232,7 @@ FAMILY = Family(
     to_hf=chatglm_to_hf,
     tensors=chatglm_tensors,
     ignored=(r"\brotary_pos_emb\.inv_freq$",),
+    idle=("bias_dropout_fusion", "interleaved_qkv", "prefix_projection"),
     prefix="transformer.",
     presets={
         "chatglm2-6b": CHATGLM,

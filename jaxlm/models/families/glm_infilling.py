@@ -121,6 +121,7 @@ FAMILY = Family(
     to_hf=to_hf,
     tensors=tensors,
     prefix="glm.",
+    idle=("attention_scale", "parallel_output", "checkpoint_activations", "checkpoint_num_layers"),
     presets={name: from_hf(dict(zip(KEYS, sizes, strict=True))) for name, sizes in SIZES.items()},
     num_params={  # published as 110M, 335M, 410M, 515M, 2B and 10B
         "glm-base": 109_338_624,

@@ -6,7 +6,6 @@ Nemo's heads are narrower than its width asks for: 32 of 128 in 5,120.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.models.families.base import Family
@@ -18,9 +17,9 @@ DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}
 FIXED = {"attention_bias": False, "mlp_bias": False, "layer_types": None}
 
 
-def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
+def from_hf(values: Any) -> TransformerConfig:
     require(values, FIXED)
-    values = {**DEFAULTS, **values}
+    values = DEFAULTS | values
     config = read(values, "mistral", {})
     size = values["sliding_window"]
     window = windows(size, [size is not None])

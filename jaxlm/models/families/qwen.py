@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.config import UserError
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.checks import checked, require
 from jaxlm.models.families.decoder import (
@@ -27,9 +28,9 @@ DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layer
 FIXED = {"mlp_bias": False, "use_mrope": False}
 
 
-def qwen2_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
+def qwen2_from_hf(values: Any) -> TransformerConfig:
     require(values, {"attention_bias": True} | FIXED)
-    config = windowed(values, read({**values, "attention_bias": False}, "qwen2", DEFAULTS))
+    config = windowed(values, read(values | {"attention_bias": False}, "qwen2", DEFAULTS))
     return config.replace(attention=config.attention.replace(bias=True))
 
 
@@ -39,11 +40,19 @@ def qwen3_from_hf(values: Mapping[str, Any]) -> TransformerConfig:
     return config.replace(attention=config.attention.replace(qk_norm=True))
 
 
-def windowed(values: Mapping[str, Any], config: TransformerConfig) -> TransformerConfig:
-    values = {**DEFAULTS, **values}
-    size = values["sliding_window"] if values.get("use_sliding_window") else None
-    first = config.num_layers if size is None else values["max_window_layers"]
-    sliding = sliding_layers(values, [i >= first for i in range(config.num_layers)])
+def windowed(values: Any, config: TransformerConfig) -> TransformerConfig:
+    values = DEFAULTS | values
+    size, first = values["sliding_window"], values["max_window_layers"]
+    if not values.get("use_sliding_window"):
+        size = None
+    elif first is None and values.get("layer_types") is None:
+        raise UserError(
+            "config.json: max_window_layers is null, but layers from it on have a window "
+            "(use_sliding_window); write their first"
+        )
+    layers = range(config.num_layers)
+    usual = [size is not None and first is not None and i >= first for i in layers]
+    sliding = sliding_layers(values, usual)
     return config.replace(attention=config.attention.replace(window=windows(size, sliding)))
 
 

@@ -6,9 +6,9 @@ Qwen 3's blocks, with 8 of 128 experts by the softmax of the router's logits. `m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.config import UserError
 from jaxlm.models.families.base import Family, Tensor
 from jaxlm.models.families.checks import checked, require
 from jaxlm.models.families.decoder import attention_rows, outer_rows, read, sizes, write
@@ -21,12 +21,17 @@ DEFAULTS = {"num_key_value_heads": 4, "intermediate_size": 6144, "moe_intermedia
 FIXED = {"mlp_bias": False, "use_sliding_window": False}
 
 
-def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
+def from_hf(values: Any) -> TransformerConfig:
     require(values, FIXED)
-    values = {**DEFAULTS, **values}
+    values = DEFAULTS | values
     config = read(values, "qwen3_moe", {})
     only, step = values.get("mlp_only_layers") or (), values.get("decoder_sparse_step", 1)
     layers = range(config.num_layers)
+    if beyond := [i for i in only if i not in layers]:
+        raise UserError(
+            f"config.json: mlp_only_layers names layer {beyond[0]!r}, but there are "
+            f"{config.num_layers} from 0 on; take the file that came with the model"
+        )
     dense: Any = config.ffn
     moe = MoEConfig(
         num_experts=values.get("num_experts", values.get("num_local_experts", 128)),

@@ -38,20 +38,53 @@ YARN_KEYS = {"mscale", "mscale_all_dim"}
 
 def from_hf(values: Mapping[str, Any], *, theta: float = 10_000.0) -> RotaryConfig:
     """The positions of a config.json; `theta` is the base where it says none."""
-    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    said = values.get("rope_theta")
-    return rotary({"rope_theta": theta if said is None else said, **rope}, values)
+    older, newer = values.get("rope_scaling") or {}, values.get("rope_parameters") or {}
+    refuse_both(older, newer, "rope_parameters")
+    return rotary(older or newer, values, theta=theta)
 
 
-def rotary(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryConfig:
-    """The positions that one dict of parameters says, in a config.json of `values`."""
-    for place in (rope, values):
-        if place.get("partial_rotary_factor") not in (None, 1.0):
-            raise UserError(
-                f"config.json: partial_rotary_factor is {place['partial_rotary_factor']}; known is "
-                "1.0 alone, as this family turns whole heads"
-            )
-    return RotaryConfig(theta=float(rope["rope_theta"]), scaling=_scaling(rope, values))
+def rotary(
+    rope: Mapping[str, Any], values: Mapping[str, Any], *, theta: float, base: str = "rope_theta"
+) -> RotaryConfig:
+    """The positions that one object of parameters says, in a config.json of `values`.
+
+    `base`: the key of the angles' base outside of the object; `theta` where neither says it.
+    """
+    fraction = said_once("partial_rotary_factor", rope, values)
+    if fraction not in (None, 1.0):
+        raise UserError(
+            f"config.json: partial_rotary_factor is {fraction}; known is 1.0 alone, as this family "
+            "turns whole heads"
+        )
+    said = said_once("rope_theta", rope, values, base)
+    return RotaryConfig(
+        theta=float(theta if said is None else said), scaling=_scaling(rope, values)
+    )
+
+
+def said_once(
+    key: str, rope: Mapping[str, Any], values: Mapping[str, Any], outside: str | None = None
+) -> Any:
+    """The value of a key in an object of positions, or `outside` of it, where older files have it;
+    None where neither has it. Raises `UserError` where the two differ.
+    """
+    outside = outside or key
+    inner, outer = rope.get(key), values.get(outside)
+    if inner is not None and outer is not None and inner != outer:
+        raise UserError(
+            f"config.json: {outside} is {outer!r}, but {key} beside the scaling of positions is "
+            f"{inner!r}; remove the one that is wrong"
+        )
+    return outer if inner is None else inner
+
+
+def refuse_both(older: Mapping[str, Any], newer: Mapping[str, Any], name: str) -> None:
+    """Raises `UserError` where positions are said in both forms, of which one would be ignored."""
+    if older and newer:
+        raise UserError(
+            f"config.json: rope_scaling and {name} both say the positions; remove the one that is "
+            "wrong"
+        )
 
 
 def to_hf(position: RotaryConfig) -> dict[str, Any]:
@@ -73,10 +106,10 @@ def to_hf(position: RotaryConfig) -> dict[str, Any]:
 
 
 def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> ScalingConfig | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    kind = said_once("rope_type", rope, rope, "type") or "default"
+    trained = rope.get(TRAINED)  # which some kinds have and do not use
     if kind == "default":
-        fields = {spec.name for cls in SCALINGS.values() for spec in dataclasses.fields(cls)}
-        _refuse_others(rope, KEYS | YARN_KEYS | fields, kind)
+        _refuse_others(rope, KEYS, kind)
         return None
     if kind not in SCALINGS:
         raise UserError(f"config.json: rope_type is {kind!r}; {suggest(kind, SCALINGS)}")
@@ -86,7 +119,10 @@ def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> ScalingConfi
     _refuse_others(rope, known, kind)
     found = {key: rope[key] for key in fields & rope.keys() if rope[key] is not None}
     longest = values.get("max_position_embeddings")
-    trained = longest if cls is DynamicScaling else rope.get(TRAINED) or longest
+    if cls is DynamicScaling:
+        trained = longest
+    elif "original_max_positions" in fields:
+        trained = said_once(TRAINED, rope, values) or longest
     if "original_max_positions" in fields and trained is not None:
         found["original_max_positions"] = trained
         found.setdefault("factor", (longest or trained) / trained)
@@ -95,7 +131,7 @@ def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> ScalingConfi
         word = "max_position_embeddings" if cls is DynamicScaling else TRAINED
         word = word if missing[0] == "original_max_positions" else missing[0]
         raise UserError(f"config.json: the {kind} scaling lacks {word}; add it")
-    if rope.keys() >= YARN_KEYS and all(rope[key] for key in YARN_KEYS):
+    if cls is YarnScaling and rope.get("mscale_all_dim") and rope.get("mscale"):
         log = 0.1 * math.log(found["factor"])
         ratio = (log * rope["mscale"] + 1) / (log * rope["mscale_all_dim"] + 1)
         found.setdefault("attention_factor", ratio)
@@ -103,7 +139,7 @@ def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> ScalingConfi
 
 
 def _refuse_others(rope: Mapping[str, Any], known: set[str], kind: str) -> None:
-    others = sorted(key for key in rope.keys() - known if rope[key])
+    others = sorted(k for k in rope.keys() - known if rope[k] is not None and rope[k] is not False)
     if others:
         raise UserError(
             f"config.json: {others[0]} is {rope[others[0]]!r} in the {kind} scaling, which has no "

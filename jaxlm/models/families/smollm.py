@@ -6,11 +6,11 @@ arXiv:2501.18795). SmolLM and SmolLM2 are Llamas: llama.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.config import UserError
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.checks import checked, shortest, spread
+from jaxlm.models.families.checks import checked, for_each_layer, shortest, spread
 from jaxlm.models.families.decoder import (
     read,
     sizes,
@@ -24,17 +24,24 @@ from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import NoPositionConfig, RotaryConfig
 
 DEFAULTS: dict[str, Any] = {
-    **{"num_key_value_heads": 4, "tie_word_embeddings": True, "rope_theta": 2_000_000.0},
-    **{"no_rope_layer_interval": 4, "no_rope_layers": None},
+    **{"num_key_value_heads": 4, "tie_word_embeddings": True, "no_rope_layer_interval": 4},
 }
+THETA = 2_000_000.0  # where config.json does not say it
 
 
-def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
-    values = {**DEFAULTS, **values}
-    config = read(values, "smollm3", {})
+def from_hf(values: Any) -> TransformerConfig:
+    values = DEFAULTS | values
+    config = read(values, "smollm3", {"rope_theta": THETA})
     layers, interval = range(config.num_layers), values["no_rope_layer_interval"]
     # The key's name says the contrary: 1 is a layer with rotary positions.
-    turned = values["no_rope_layers"] or [(i + 1) % interval != 0 for i in layers]
+    turned = for_each_layer(values, "no_rope_layers", config.num_layers)
+    if turned is None:
+        turned = [(i + 1) % interval != 0 for i in layers]
+    elif wrong := [kind for kind in turned if kind not in (0, 1)]:
+        raise UserError(
+            f"config.json: no_rope_layers has {wrong[0]!r}, where 0 and 1 are expected; take the "
+            "file that came with the model"
+        )
     size = values.get("sliding_window") if values.get("use_sliding_window") else None
     sliding = sliding_layers(values, [size is not None and not turned[i] for i in layers])
     kinds = [config.position[0] if turned[i] else NoPositionConfig() for i in layers]

@@ -19,7 +19,7 @@ from typing import Any
 from jaxlm.config import UserError
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
-from jaxlm.models.families.checks import first_said
+from jaxlm.models.families.checks import first_said, require
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig, is_gated
@@ -34,6 +34,11 @@ ACTIVATIONS: dict[str, Activation] = {  # feed_forward_proj -> ours
 
 def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
     width = values["d_model"]
+    word = values.get("feed_forward_proj", "relu")
+    activation: Activation = one_of(values, "feed_forward_proj", ACTIVATIONS, "relu")
+    # transformers writes what follows from the word besides.
+    inner = {"gated-gelu": "gelu_new"}.get(word, word.removeprefix("gated-"))
+    require(values, {"is_gated_act": is_gated(activation), "dense_act_fn": inner})
     tied = values.get("tie_word_embeddings", True)
     head = head_of(width, values.get("scale_decoder_outputs", tied))
     if tied and not head.tied:
@@ -46,7 +51,7 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
         ),
         ffn=DenseConfig(
             intermediate_size=values["d_ff"],
-            activation=one_of(values, "feed_forward_proj", ACTIVATIONS, "relu"),
+            activation=activation,
         ),
         norm=RMSNormConfig(eps=values.get("layer_norm_epsilon", 1e-6)),
         position=(
@@ -186,6 +191,7 @@ FAMILY = Family(
     to_hf=to_hf,
     tensors=tensors,
     completed=completed,
+    idle=("n_positions",),
     ignored=(r"EncDecAttention\.relative_attention_bias",),  # of the first files; nothing reads it
     presets={
         "t5-small": preset(512, 6, 8, 64, 2048),
