@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxlm.config import UserError
+from tests.golden_families import load_case
 
 PATH = Path(__file__).parents[1] / "tools/fuzz.py"
 spec = importlib.util.spec_from_file_location("fuzz", PATH)
@@ -53,6 +54,19 @@ def test_what_must_not_be_is_a_failure(monkeypatch, act, found):
 def test_errors_and_acceptance_are_good():
     assert fuzz.attempt("case", lambda: mistake("a: wrong; fix it")) == "error"
     assert fuzz.attempt("case", lambda: None) == "accepted"
+
+
+def test_a_key_of_a_config_json_that_changes_nothing_is_reported(monkeypatch):
+    values = {**load_case("llama_mha").config, "logit_scale": 0.5}
+    read = fuzz.fuzz_hf.read
+    assert read(values, ("logit_scale",), 1.0) is None  # an import names it
+    assert read(values, ("rms_norm_eps",), 0.5) is None
+    monkeypatch.setattr(fuzz.fuzz_hf.Values, "unread", lambda self, idle: {})
+    assert read(values, ("logit_scale",), 1.0) == "changes nothing, and no line says so"
+    family = fuzz.fuzz_hf.read_config(Path("config.json"), values)[0]
+    other = load_case("llama_mha").config["rms_norm_eps"]
+    model = family.from_hf(values)
+    assert fuzz.fuzz_hf.said_again(family, model, ("rms_norm_eps",), 0.5) == f"comes in as {other}"
 
 
 def test_a_few_seconds_find_nothing_and_the_seed_says_which_cases(capsys):

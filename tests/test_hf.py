@@ -30,6 +30,7 @@ from jaxlm.hf.matching import match_tensors
 from jaxlm.hf.reading import read_params as read_sharded
 from jaxlm.hf.shards import Header, split, write_shards
 from jaxlm.hf.stored import Stored
+from jaxlm.hf.token_ids import eos_ids, lacking_ids
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import families, family_of
 from jaxlm.models.families.table import read_params, write_tensors
@@ -653,15 +654,110 @@ def test_values_that_are_no_numbers_are_refused_by_name(fails, value):
     assert "transformer.ln_f.bias" in line and "h.0.attn.c_attn.weight" in line
 
 
-def test_a_class_without_a_head_is_one_line(tmp_path):
-    case = load_case("llama_mha")
+def headless(folder: Path, name: str, architecture: str) -> tuple[Path, Arrays]:
+    """A case as its base class saves it: no head, and names without the prefix."""
+    case = load_case(name)
     arrays = {k.removeprefix("model."): a for k, a in case.weights().items() if "lm_head" not in k}
-    config = {**case.config, "architectures": ["LlamaModel"]}
-    folder = write_model(tmp_path / "model", config, arrays)
-    with pytest.raises(
-        UserError, match="has no lm_head.weight; a model without a head.*LlamaModel"
-    ):
+    config = {**case.config, "architectures": [architecture]}
+    return write_model(folder, config, arrays), arrays
+
+
+def test_a_head_that_the_class_has_must_be_in_the_file(tmp_path):
+    folder, _ = headless(tmp_path / "model", "llama_mha", "LlamaForCausalLM")
+    with pytest.raises(UserError, match="has no lm_head.weight.*architectures names LlamaModel"):
         import_model(folder, tmp_path / "run", ONE, report=quiet)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "objective", "says"),
+    [
+        ("llama_mha", "LlamaModel", "none", "LlamaModel has no head .*: it comes in as a backbone"),
+        ("qwen2", "Qwen2Model", "causal_lm", "Qwen2Model: the output head is the embedding, to"),
+    ],
+)
+def test_a_class_without_a_head_comes_in_and_goes_out(
+    tmp_path, name, architecture, objective, says
+):
+    folder, arrays = headless(tmp_path / "model", name, architecture)
+    run, said = tmp_path / "run", []
+    import_model(folder, run, ONE, report=said.append)
+    assert len([line for line in said if re.search(says, line)]) == 1
+    config = load_saved(run).config
+    assert (type_name(type(config.objective)), config.model.head.tied) == (objective, True)
+    export_run(run, tmp_path / "out", report=quiet)
+    assert_same_bytes(load_all(tmp_path / "out"), arrays)
+    same = [(path / "config.json").read_bytes() for path in (tmp_path / "out", folder)]
+    assert same[0] == same[1]
+
+
+def test_a_backbone_is_tuned_to_classify(tmp_path, capsys):
+    folder, arrays = headless(tmp_path / "model", "llama_mha", "LlamaModel")
+    run = tmp_path / "run"
+    import_model(folder, run, ONE, report=quiet)
+    (tmp_path / "rows.csv").write_text("text,label\n" + "ab,x\nba,y\n" * 20)
+    rows = {"type": "csv", "files": str(tmp_path / "rows.csv"), "label_column": "label"}
+    config = yaml.safe_load(Path(SMOKE).read_text())
+    config |= {"model": {}, "tokenizer": {"type": "characters"}, "sample": {"prompts": []}}
+    config["objective"] = {"type": "sequence_classification"}
+    config["data"] = {"type": "examples", "source": rows, "seq_len": 16}
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
+    words = [f"init.from={run}", f"run_dir={tmp_path / 'stage'}", "train.steps=1"]
+    words += ["optimizer.schedule.warmup=0", "eval.at_end=false", "logging.tensorboard=false"]
+    code = cli.main(["finetune", str(tmp_path / "stage.yaml"), *words, *ONE])
+    assert code == 0, capsys.readouterr().err
+    paths = set(flatten(load_trained(str(tmp_path / "stage"), overrides=ONE, report=quiet)[2]))
+    backbone = flatten(load_trained(str(run), overrides=ONE, report=quiet)[2])
+    assert paths == {"kernel", "bias", *(f"backbone/{path}" for path in backbone)}
+
+
+def test_a_backbone_with_a_loss_over_tokens_goes_out_with_its_head(tmp_path):
+    folder, arrays = headless(tmp_path / "model", "llama_mha", "LlamaModel")
+    words = (*ONE, "objective.type=causal_lm")
+    import_model(folder, tmp_path / "run", words, report=quiet)
+    export_run(tmp_path / "run", tmp_path / "out", report=quiet)
+    said = json.loads((tmp_path / "out/config.json").read_text())
+    assert (said["architectures"], said["tie_word_embeddings"]) == (["LlamaForCausalLM"], True)
+    assert_same_bytes(load_all(tmp_path / "out"), arrays)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        ("config.json", {"bos_token_id": [1]}, "bos_token_id is .1.; it must be an id, or null"),
+        ("config.json", {"pad_token_id": True}, "pad_token_id is True; it must be an id, or null"),
+        ("config.json", {"decoder_start_token_id": 83}, "decoder_start_token_id is 83, but the mo"),
+        ("generation_config.json", {"eos_token_id": "</s>"}, "eos_token_id is '</s>'; it must be"),
+    ],
+)
+def test_what_is_no_id_is_refused(tmp_path, file, changes, says):
+    values = changes if file == "config.json" else {}
+    (tmp_path / "generation_config.json").write_text(json.dumps({} if values else changes))
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / file))}: {says}"):
+        lacking_ids(tmp_path, values, 83)
+
+
+def test_ids_beyond_the_vocabulary_are_named_and_end_nothing(tmp_path):
+    said = {"bos_token_id": 83, "eos_token_id": [2, 99], "pad_token_id": -1}
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [82, 50256]}')
+    assert lacking_ids(tmp_path, said, 83) == [
+        "config.json: bos_token_id 83",
+        "config.json: eos_token_id 99",
+        "config.json: pad_token_id -1",
+        "generation_config.json: eos_token_id 50256",
+    ]
+    assert eos_ids(tmp_path, said, 83) == [82]
+    assert eos_ids(tmp_path / "nowhere", said, 83) == [2]
+
+
+def test_keys_that_no_such_model_reads_are_named(tmp_path):
+    folder = write_model(tmp_path / "model", {**GPT2.config, "logit_scale": 0.5}, gpt2_weights())
+    said: list[str] = []
+    import_model(folder, tmp_path / "run", ONE, report=said.append)
+    assert any(
+        line.endswith("no GPT2LMHeadModel depends on it: logit_scale (0.5)") for line in said
+    )
+    ids = "config.json: bos_token_id 50256, config.json: eos_token_id 50256"
+    assert f"not among the model's 83 ids, so taken as none: {ids}" in said
 
 
 def test_all_shards_of_pickles_are_converted(fails):

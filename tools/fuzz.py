@@ -2,7 +2,8 @@
 
     python tools/fuzz.py --seed 0 --seconds 60
 
-Every case is one mistake: a field of a shipped config with a wrong value, or a file with damage.
+Every case is one mistake: a field of a shipped config or of a Hugging Face config.json (see
+tools/fuzz_hf.py) with a wrong value, or a file with damage.
 It must end in a `UserError` or be accepted, within `LIMIT` seconds; a file with checksums must give
 an error or the same content as before. The cases depend on the seed and on the number of seconds
 only: a slow machine runs the same cases, for longer. Exit code 1 where a case fails.
@@ -26,16 +27,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from jaxlm import config as configs
 from jaxlm.config import UserError
 from jaxlm.data.store import TokenStore
 from jaxlm.data.tokenizers import Bytes, load_tokenizer
 from jaxlm.run import RunConfig, load_run
 from jaxlm.types import DataConfig
+from tools import fuzz_hf
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 10  # seconds for one case
-FIELD_CASES, FILE_CASES = 60, 5  # for each second that is asked for: measured on two slow cores
+FIELD_CASES, FILE_CASES, HF_CASES = (
+    60,
+    5,
+    50,
+)  # for each second that is asked for: measured on two slow cores
 
 WRONG: list[Any] = [
     *(None, True, False, 0, 1, -1, -3, 3, 2**31 - 1, 2**31, 2**63, 10**30, 10**400, -(10**30)),
@@ -317,6 +325,7 @@ def run(seed: int, seconds: int) -> list[Failure]:
     failures: list[Failure] = []
     with tempfile.TemporaryDirectory() as name:
         parts = {
+            "Hugging Face's config.json": fuzz_hf.cases(seed, HF_CASES * seconds, WRONG),
             "fields": field_cases(seed, FIELD_CASES * seconds),
             "files": file_cases(seed, FILE_CASES * seconds, Path(name)),
         }

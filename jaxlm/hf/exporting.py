@@ -77,7 +77,9 @@ def export_run(
         for name, shape in itertools.chain(*(tensor_shapes(p).items() for p in group))
     }
     tokenizer = saved_tokenizer(run) if run.tokenizer.is_dir() else None
-    files = _config_files(run, chosen, config.model, main, tokenizer, headers)
+    # A backbone that got a loss over tokens here has a head, which its config.json does not name.
+    headless = type_name(type(config.objective)) == "none"
+    files = _config_files(run, chosen, config.model, main, tokenizer, headers, headless)
     files |= _tokenizer_files(run, tokenizer, report)
     if part == "ema":
         report("the averaged weights are exported: the run kept them (optimizer.ema_decay)")
@@ -119,10 +121,11 @@ def _family(run: RunDir, model: ModelConfig, name: str | None) -> Family:
 def _config_files(
     run: RunDir,
     family: Family,
-    model: ModelConfig,
+    model: Any,
     dtype: str,
     tokenizer: Any,
     names: Collection[str],
+    headless: bool,
 ) -> dict[str, bytes]:
     """config.json and generation_config.json: as they came, where they still say what it is."""
     files = keep(run.originals, ("config.json", "generation_config.json"))
@@ -130,8 +133,9 @@ def _config_files(
     if model.encodes and model.start_id is None and tokenizer is not None:
         model = model.replace(start_id=tokenizer.pad_id)  # which it means
     said = say(family, model)
-    ours = bool(set(values.get("architectures") or ()) & set(family.architectures))
-    if ours and say(family, family.completed(family.from_hf(values), names)) == said:
+    ours = bool(set(values.get("architectures") or ()) & set(family.classes))
+    described = family.model_of if headless else lambda v, n: family.completed(family.from_hf(v), n)
+    if ours and say(family, described(values, names)) == said:
         return files | _stated(values, dtype, files)
     ids = {} if tokenizer is None else special_tokens(tokenizer)
     # null where there is none, for readers have ids of their own for what is left out

@@ -23,17 +23,19 @@ from jaxlm import config as configs
 from jaxlm.checksums import digest_files
 from jaxlm.config import Layer, Mark, UserError
 from jaxlm.doctor import environment
-from jaxlm.errors import few
+from jaxlm.errors import few, shown
 from jaxlm.files import write_atomic, write_sealed
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Match, dtypes_of, match_tensors
 from jaxlm.hf.reading import check_repeats, read_params
 from jaxlm.hf.stored import INDEX, Stored
+from jaxlm.hf.token_ids import eos_ids, lacking_ids
 from jaxlm.hf.vocabularies import FILES, keep, read_json, read_tokenizer, unkept
 from jaxlm.models.families import family_of_architecture
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.kinds import check_kinds
 from jaxlm.models.families.table import tensor_shapes
+from jaxlm.models.families.values import Values
 from jaxlm.run import RunConfig, trajectory
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint import Checkpointer
@@ -56,6 +58,9 @@ class Source:
     family: Family
     model: ModelConfig
     tokenizer: Any | None
+    unread: Mapping[str, Any]  # keys of config.json that shape no such model, and their values
+    lacks_head: bool = False  # its class has none over the vocabulary, nor has the file
+    backbone: bool = False  # nor is the embedding one by its config.json
 
 
 def import_model(
@@ -73,15 +78,18 @@ def import_model(
     Raises `UserError` for what is missing, left over or cannot be read.
     """
     source, stored = read_source(folder), Stored.open(folder)
-    model = source.family.completed(source.model, stored.tensors)
-    source = replace(source, model=model)
+    said: Any = source.model
+    model = source.family.model_of(source.values, stored.tensors)
+    lacks_head = source.family.lacks_head(source.values, stored.tensors)
+    backbone = lacks_head and not said.head.tied
+    source = replace(source, model=model, lacks_head=lacks_head, backbone=backbone)
     config = _run_config(source, out, dtype, overrides)
     use_compilation_cache(config)
     program = program_of(config, config.mesh.build(), training=False)
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
     match = match_tensors(source.family, config.model, shapes, stored)
     record = _record(source, stored, match)
-    _tell(source, program.model.dtype, stored, match, record, report)
+    _tell(source, out, program.model.dtype, stored, match, record, report)
     with new_folder(out) as partial:
         size = chunk_bytes or max(1 << 20, min(CHUNK_BYTES, stored.largest_file // 16))
         check_repeats(stored, match.pieces, match.repeats, chunk_bytes=size)
@@ -101,12 +109,15 @@ def read_source(folder: Path) -> Source:
     if not path.is_file():
         raise UserError(f"{folder}: has no config.json; name a folder in Hugging Face's format")
     values = read_json(path)
-    family, model = read_config(path, values)
-    return Source(folder, values, family, model, read_tokenizer(folder, values))
+    read = Values(values)
+    family, model = read_config(path, read)
+    unread = read.unread(family.idle)
+    return Source(folder, values, family, model, read_tokenizer(folder, values), unread)
 
 
 def read_config(path: Path, values: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
-    """The family and the model that a config.json tells of."""
+    """The family and the model of a config.json. Given `Values`, these remember what was read."""
+    read, values = values, values.plain if isinstance(values, Values) else values
     names = values.get("architectures")
     if not isinstance(names, list) or not names:
         raise UserError(f'{path}: names no architectures; add them, such as ["GPT2LMHeadModel"]')
@@ -116,7 +127,7 @@ def read_config(path: Path, values: Mapping[str, Any]) -> tuple[Family, ModelCon
         check_kinds(values)
         family = family_of_architecture(names[0])
         _check_type(family, values)
-        return family, family.from_hf(values)
+        return family, family.from_hf(read)
     except UserError as error:
         text = str(error)
         raise UserError(f"{path}: {text.removeprefix('config.json: ')}") from None
@@ -127,8 +138,8 @@ def _check_type(family: Family, values: Mapping[str, Any]) -> None:
     kind, known = values.get("model_type"), family.model_types or (family.name,)
     if kind is not None and kind not in known:
         raise UserError(
-            f"config.json: model_type is {kind!r}, but {values['architectures'][0]} is of type "
-            f"{' or '.join(known)}; correct the one that is wrong"
+            f"config.json: model_type is {shown(kind)}, but {values['architectures'][0]} is of "
+            f"type {' or '.join(known)}; correct the one that is wrong"
         )
 
 
@@ -138,7 +149,7 @@ def _run_config(
     """The config of a run that has weights and was never trained here."""
     looks = getattr(source.model, "attention", None)
     writes = not source.model.encodes and (looks is None or looks.causal)
-    writes = writes and not source.model.fills_blanks
+    writes = writes and not source.model.fills_blanks and not source.backbone
     tokenizer = {"type": "saved", "path": str(out.absolute() / "tokenizer")}
     values: dict[str, Any] = {
         "tokenizer": tokenizer if source.tokenizer else None,
@@ -147,7 +158,7 @@ def _run_config(
         "objective": {"type": "causal_lm" if writes else "none"},
         "optimizer": None,
         "train": {"steps": 0},
-        "sample": {"eos_ids": _eos_ids(source)},
+        "sample": {"eos_ids": eos_ids(source.folder, source.values, _size(source))},
     }
     if dtype is not None:
         for part in (values["model"], values["model"].get("encoder")):
@@ -160,16 +171,9 @@ def _run_config(
     return configs.parse(RunConfig, layer.values, layer.marks)
 
 
-def _eos_ids(source: Source) -> list[int]:
-    """What ends a text: generation_config.json says it, else config.json; empty: neither does."""
-    path = source.folder / "generation_config.json"
-    said = read_json(path).get("eos_token_id")
-    where = path if said is not None else source.folder / "config.json"
-    said = source.values.get("eos_token_id") if said is None else said
-    ids = said if isinstance(said, list) else [] if said is None else [said]
-    if not all(type(i) is int and i >= 0 for i in ids):
-        raise UserError(f"{where}: eos_token_id is {said!r}; it must be an id or a list of ids")
-    return ids
+def _size(source: Source) -> int:
+    assert source.model.vocab_size is not None, "every config.json says it"
+    return source.model.vocab_size
 
 
 def _record(source: Source, stored: Stored, match: Match) -> dict[str, Any]:
@@ -204,18 +208,34 @@ def _record(source: Source, stored: Stored, match: Match) -> dict[str, Any]:
 
 def _tell(
     source: Source,
+    out: Path,
     computes: str,
     stored: Stored,
     match: Match,
     record: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> None:
-    """What a user should hear of before the weights are read."""
+    """What a user should know before the weights are read."""
+    architecture = source.values["architectures"][0]
     dropped = unkept(source.folder, (*CONFIGS, INDEX, *FILES, *stored.files))
     if dropped:
         report(f"not kept, so an export will not have them: {few(dropped)}")
     if match.ignored:
         report(f"left out, not of the language model: {few(match.ignored)}")
+    if source.unread:
+        found = few(f"{key} ({shown(value)})" for key, value in source.unread.items())
+        report(f"config.json: left out, as no {architecture} depends on it: {found}")
+    lacking = lacking_ids(source.folder, source.values, _size(source))
+    if lacking:
+        report(f"not among the model's {_size(source)} ids, so taken as none: {few(lacking)}")
+    if source.backbone:
+        report(
+            f"{architecture} has no head over the vocabulary: it comes in as a backbone, which "
+            f"`jaxlm finetune CONFIG init.from={out}` gives a head, such as that of "
+            "objective.type=sequence_classification; a loss over tokens takes its embedding as head"
+        )
+    elif source.lacks_head:
+        report(f"{architecture}: the output head is the embedding, to which config.json ties it")
     wide = [name for name, info in stored.tensors.items() if info.dtype == "F64"]
     if wide:
         report(f"rounded from float64 to float32: {few(wide)}")
@@ -224,7 +244,7 @@ def _tell(
             f"the files are {record['dtype']}; the model computes in {computes} from float32 "
             "parameters here (--dtype float32 or bfloat16 sets it)"
         )
-    size = source.model.vocab_size
+    size = _size(source)
     if source.tokenizer is None:
         report(f"{source.folder}: has no tokenizer; without one there is no text, only token ids")
     elif source.tokenizer.vocab_size > size:

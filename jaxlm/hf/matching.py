@@ -16,12 +16,11 @@ from typing import Any
 from jaxlm.config import UserError
 from jaxlm.errors import few
 from jaxlm.hf.stored import DTYPES, Info, Stored, listed
-from jaxlm.models.families.base import BUFFERS, Family
+from jaxlm.models.families.base import BUFFERS, HEAD, Family
 from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes
 
 Pieces = Mapping[str, list[Piece]]
 OLDER = "~"
-HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -
     }
     if kinds["missing"] == [HEAD]:
         raise UserError(
-            f"{stored.folder}: has no {HEAD}; a model without a head over the vocabulary (such as "
-            "LlamaModel, an embedding model) has no place here; bring the ...ForCausalLM, or, if "
-            "the head is the embedding, set tie_word_embeddings to true in config.json"
+            f"{stored.folder}: has no {HEAD}, which a {family.architectures[0]} has; bring the "
+            "file with it, or correct config.json: tie_word_embeddings is true where the head is "
+            f"the embedding; architectures names {' or '.join(family.bases)} where there is none"
         )
     wrong = [f"{kind}: {listed(items)}" for kind, items in kinds.items() if items]
     if wrong:

@@ -9,7 +9,7 @@ import jaxlm
 from jaxlm.models.families import families
 
 ROOT = Path(jaxlm.__file__).parent
-NAMES = {name for family in families() for name in (family.name, *family.architectures)}
+NAMES = {name for family in families() for name in (family.name, *family.classes)}
 
 
 def names_in(path: Path) -> set[str]:

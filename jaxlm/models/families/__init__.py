@@ -10,6 +10,7 @@ A new family is one file and a line in `FAMILIES`. Shared code asks this table a
 from __future__ import annotations
 
 from jaxlm.config import UserError, import_name, suggest
+from jaxlm.errors import shown
 from jaxlm.models.families.base import Family
 from jaxlm.types import ModelConfig
 
@@ -51,11 +52,11 @@ def families() -> list[Family]:
 def family_of_architecture(architecture: str) -> Family:
     """The family of a class of Hugging Face transformers ("LlamaForCausalLM")."""
     for family in families():
-        if architecture in family.architectures:
+        if architecture in family.classes:
             return family
-    known = sorted(name for family in families() for name in family.architectures)
+    known = sorted(name for family in families() for name in family.classes)
     raise UserError(
-        f"config.json: architecture {architecture!r} is of no known family; "
+        f"config.json: architecture {shown(architecture)} is of no known family; "
         f"{suggest(architecture, known)}"
     )
 

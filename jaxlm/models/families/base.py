@@ -28,12 +28,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxlm.config import UserError, type_name
+from jaxlm.errors import shown
 from jaxlm.models.families.kinds import check_kinds
 from jaxlm.models.families.values import Values, refuse_unread_positions
 from jaxlm.types import ModelConfig
 
 P = TypeVar("P")
 
+HEAD = "lm_head.weight"  # in the families that have classes without a head
 # Buffers that any file may hold: what is computed from the config alone.
 BUFFERS = (r"\brotary_emb\.inv_freq$", r"\bposition_ids$")
 
@@ -110,12 +112,33 @@ class Family:
     # Patterns of tensors that a file may have besides: masks, and what is not of a language model.
     # "{num_layers}" in one stands for the number behind the last layer.
     ignored: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()  # classes that hold it without its head over the vocabulary
     # Keys of config.json that shape nothing, besides those of any family.
     idle: tuple[str, ...] = ()
     prefix: str = ""  # of the tensors of the model without its head, which some files leave out
     older: tuple[tuple[str, str], ...] = ()  # how names end, and how they did in older files
     # The config with what the names of a file's tensors say and its config.json leaves open.
     completed: Callable[[Any, Collection[str]], Any] = lambda config, names: config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes that hold such a model, with its head or without."""
+        return self.architectures + self.bases
+
+    def lacks_head(self, values: Mapping[str, Any], names: Collection[str]) -> bool:
+        """Whether neither the class in a config.json nor its file has a head for the vocabulary."""
+        base = (values.get("architectures") or [None])[0] in self.bases
+        return base and not any(name.endswith(HEAD) for name in names)
+
+    def model_of(self, values: Mapping[str, Any], names: Collection[str]) -> Any:
+        """The model of a config.json beside a file with tensors of these names.
+
+        The head of a class that has none is the embedding, which is no parameter of its own.
+        """
+        model = self.completed(self.from_hf(values), names)
+        if self.lacks_head(values, names):
+            model = model.replace(head=model.head.replace(tied=True))
+        return model
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "from_hf", _complete(self.from_hf))
@@ -164,5 +187,7 @@ def one_of(values: Mapping[str, Any], key: str, known: Mapping[Any, Any], defaul
     """What a word of a config.json is called here; raises `UserError` for one that is not known."""
     word = values.get(key, default)
     if not isinstance(word, Hashable) or word not in known:
-        raise UserError(f"config.json: {key} is {word!r}; known are {', '.join(map(str, known))}")
+        raise UserError(
+            f"config.json: {key} is {shown(word)}; known are {', '.join(map(str, known))}"
+        )
     return known[word]

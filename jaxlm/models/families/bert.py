@@ -25,7 +25,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.errors import UserError, shown
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
 from jaxlm.models.families.checks import demand
 from jaxlm.models.families.gpt2 import ACTIVATIONS
@@ -102,7 +102,7 @@ def from_hf(family: str, values: Mapping[str, Any]) -> TransformerConfig:
     padding = values.get("pad_token_id", 1)
     if family == "roberta" and not is_count(padding, 0):
         raise UserError(
-            f"config.json: pad_token_id is {padding!r}, where a whole number is expected, as "
+            f"config.json: pad_token_id is {shown(padding)}, where a whole number is expected, as "
             "positions begin after it; take the file that came with the model"
         )
     offset = padding + 1 if family == "roberta" else 0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxlm.config import UserError, diff
+from jaxlm.errors import shown
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
@@ -28,8 +29,8 @@ def require(values: Values, fixed: Values) -> None:
     for key, value in fixed.items():
         if values.get(key, value) != value:
             raise UserError(
-                f"config.json: {key} is {values[key]!r}; known is {value!r} alone, as no other "
-                "can be computed here"
+                f"config.json: {key} is {shown(values[key])}; known is {value!r} alone, as no "
+                "other can be computed here"
             )
 
 

@@ -63,6 +63,11 @@ def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
     demand(values, (key for key in SIZES if key != "num_key_value_heads"))
     require(values, FIXED)
     num_heads = values["num_attention_heads"]
+    if num_heads > values["hidden_size"] and values.get("head_dim") is None:
+        raise UserError(
+            f"config.json: num_attention_heads is {num_heads}, more than hidden_size "
+            f"{values['hidden_size']}; take the file that came with the model"
+        )
     biased = values.get("attention_bias", False)
     return TransformerConfig(
         hidden_size=values["hidden_size"],

@@ -122,7 +122,7 @@ def gemma_to_hf(config: TransformerConfig, architecture: str, model_type: str) -
     return {
         **values,
         "hidden_activation": values["hidden_act"],
-        "query_pre_attn_scalar": round(scale**-2),
+        "query_pre_attn_scalar": max(1, round(scale**-2)),
         "attn_logit_softcapping": attention.softcap,
         "final_logit_softcapping": config.head.softcap,
     }
@@ -145,7 +145,8 @@ def gemma3(*numbers: int, **others: Any) -> TransformerConfig:
 
 FAMILY = Family(
     name="gemma2",
-    architectures=("Gemma2ForCausalLM", "Gemma2Model"),
+    architectures=("Gemma2ForCausalLM",),
+    bases=("Gemma2Model",),
     from_hf=gemma2_from_hf,
     to_hf=gemma2_to_hf,
     tensors=tensors,
@@ -164,7 +165,8 @@ FAMILY = Family(
 GEMMA3_TEXT = Family(
     name="gemma3",
     model_types=("gemma3_text", "gemma3"),
-    architectures=("Gemma3ForCausalLM", "Gemma3TextModel"),
+    architectures=("Gemma3ForCausalLM",),
+    bases=("Gemma3TextModel",),
     from_hf=gemma3_from_hf,
     to_hf=gemma3_to_hf,
     tensors=tensors,

@@ -215,6 +215,7 @@ GLM4 = Family(
     name="glm4",
     model_types=("glm",),
     architectures=("GlmForCausalLM",),
+    bases=("GlmModel",),
     from_hf=glm4_from_hf,
     to_hf=glm4_to_hf,
     tensors=glm4_tensors,

@@ -147,7 +147,8 @@ def gpt3(layers: int, width: int, heads: int, head_dim: int, _: float) -> Transf
 
 FAMILY = Family(
     name="gpt2",
-    architectures=("GPT2LMHeadModel", "GPT2Model"),
+    architectures=("GPT2LMHeadModel",),
+    bases=("GPT2Model",),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

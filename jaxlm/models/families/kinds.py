@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.errors import UserError, shown
 
 
 def is_count(value: Any, least: int = 1) -> bool:
@@ -28,18 +28,22 @@ KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     "a whole number from 1 on": (
         is_count,
         (
-            *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-            *("intermediate_size", "vocab_size", "head_dim", "sliding_window", "n_embd", "n_layer"),
+            *("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
+            *("vocab_size", "head_dim", "sliding_window", "n_embd"),
             *("n_head", "n_inner", "n_positions", "max_position_embeddings", "type_vocab_size"),
             *("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok", "num_experts"),
             *("num_local_experts", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "n_group"),
             *("qk_rope_head_dim", "v_head_dim", "topk_group", "decoder_sparse_step", "d_model"),
-            *("d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "kv_channels"),
+            *("d_kv", "d_ff", "num_heads", "kv_channels"),
             *("relative_attention_num_buckets", "relative_attention_max_distance"),
             *("multi_query_group_num", "ffn_hidden_size", "padded_vocab_size"),
             *("max_sequence_length", "no_rope_layer_interval", "sliding_window_pattern"),
             *("_sliding_window_pattern", "original_max_position_embeddings"),
         ),
+    ),
+    "a number of layers from 1 to 2,000": (
+        lambda value: is_count(value) and value <= 2000,
+        ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers"),
     ),
     "a whole number from 0 on": (
         lambda value: is_count(value, 0),
@@ -124,7 +128,7 @@ def check_kinds(values: Mapping[str, Any], where: str = "", more: Any = None) ->
                     )
                 if value is not None and not fits(value):
                     raise UserError(
-                        f"config.json: {where}{key} is {repr(value)[:80]}, where {kind} is "
+                        f"config.json: {where}{key} is {shown(value)}, where {kind} is "
                         "expected; take the file that came with the model"
                     )
     for key in ("rope_scaling", "rope_parameters"):

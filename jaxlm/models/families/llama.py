@@ -58,7 +58,8 @@ SMALL: dict[str, Any] = {"tie_word_embeddings": True, "theta": 500_000.0}
 
 FAMILY = Family(
     name="llama",
-    architectures=("LlamaForCausalLM", "LlamaModel"),
+    architectures=("LlamaForCausalLM",),
+    bases=("LlamaModel",),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

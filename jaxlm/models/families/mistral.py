@@ -39,7 +39,8 @@ def mistral(*numbers: int, **others: Any) -> TransformerConfig:
 
 FAMILY = Family(
     name="mistral",
-    architectures=("MistralForCausalLM", "MistralModel"),
+    architectures=("MistralForCausalLM",),
+    bases=("MistralModel",),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

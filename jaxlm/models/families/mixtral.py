@@ -74,7 +74,8 @@ def mixtral(*numbers: int, **others: Any) -> TransformerConfig:
 
 FAMILY = Family(
     name="mixtral",
-    architectures=("MixtralForCausalLM", "MixtralModel"),
+    architectures=("MixtralForCausalLM",),
+    bases=("MixtralModel",),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

@@ -90,7 +90,8 @@ LARGE: dict[str, Any] = {"rms_norm_eps": 1e-5}
 
 FAMILY = Family(
     name="qwen2",
-    architectures=("Qwen2ForCausalLM", "Qwen2Model"),
+    architectures=("Qwen2ForCausalLM",),
+    bases=("Qwen2Model",),
     from_hf=qwen2_from_hf,
     to_hf=qwen2_to_hf,
     tensors=tensors,
@@ -116,7 +117,8 @@ FAMILY = Family(
 )
 QWEN3 = Family(
     name="qwen3",
-    architectures=("Qwen3ForCausalLM", "Qwen3Model"),
+    architectures=("Qwen3ForCausalLM",),
+    bases=("Qwen3Model",),
     from_hf=qwen3_from_hf,
     to_hf=qwen3_to_hf,
     tensors=tensors,

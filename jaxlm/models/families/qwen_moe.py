@@ -79,7 +79,8 @@ def qwen3(*numbers: int, expert: int, **others: Any) -> TransformerConfig:
 
 FAMILY = Family(
     name="qwen3_moe",
-    architectures=("Qwen3MoeForCausalLM", "Qwen3MoeModel"),
+    architectures=("Qwen3MoeForCausalLM",),
+    bases=("Qwen3MoeModel",),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

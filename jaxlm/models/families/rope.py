@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlm.config import UserError, suggest
+from jaxlm.errors import UserError, shown, suggest
 from jaxlm.nn.position import RotaryConfig
 from jaxlm.nn.rope_scaling import (
     DynamicScaling,
@@ -72,8 +72,8 @@ def said_once(
     inner, outer = rope.get(key), values.get(outside)
     if inner is not None and outer is not None and inner != outer:
         raise UserError(
-            f"config.json: {outside} is {outer!r}, but {key} beside the scaling of positions is "
-            f"{inner!r}; remove the one that is wrong"
+            f"config.json: {outside} is {shown(outer)}, but {key} beside the scaling of positions "
+            f"is {shown(inner)}; remove the one that is wrong"
         )
     return outer if inner is None else inner
 
@@ -106,13 +106,14 @@ def to_hf(position: RotaryConfig) -> dict[str, Any]:
 
 
 def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> ScalingConfig | None:
-    kind = said_once("rope_type", rope, rope, "type") or "default"
+    kind = said_once("rope_type", rope, rope, "type")
+    kind = "default" if kind is None else kind
     trained = rope.get(TRAINED)  # which some kinds have and do not use
     if kind == "default":
         _refuse_others(rope, KEYS, kind)
         return None
     if kind not in SCALINGS:
-        raise UserError(f"config.json: rope_type is {kind!r}; {suggest(kind, SCALINGS)}")
+        raise UserError(f"config.json: rope_type is {shown(kind)}; {suggest(kind, SCALINGS)}")
     cls = SCALINGS[kind]
     fields = {spec.name for spec in dataclasses.fields(cls)}
     known = KEYS | fields | (YARN_KEYS if cls is YarnScaling else set())
@@ -142,8 +143,8 @@ def _refuse_others(rope: Mapping[str, Any], known: set[str], kind: str) -> None:
     others = sorted(k for k in rope.keys() - known if rope[k] is not None and rope[k] is not False)
     if others:
         raise UserError(
-            f"config.json: {others[0]} is {rope[others[0]]!r} in the {kind} scaling, which has no "
-            "such key; remove it if it is of no account"
+            f"config.json: {others[0]} is {shown(rope[others[0]])} in the {kind} scaling, which "
+            "has no such key; remove it if it is of no account"
         )
 
 

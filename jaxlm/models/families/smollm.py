@@ -59,7 +59,8 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 FAMILY = Family(
     name="smollm3",
-    architectures=("SmolLM3ForCausalLM", "SmolLM3Model"),
+    architectures=("SmolLM3ForCausalLM",),
+    bases=("SmolLM3Model",),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

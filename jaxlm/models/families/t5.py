@@ -40,6 +40,11 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
     inner = {"gated-gelu": "gelu_new"}.get(word, word.removeprefix("gated-"))
     require(values, {"is_gated_act": is_gated(activation), "dense_act_fn": inner})
     tied = values.get("tie_word_embeddings", True)
+    if not tied and values.get("scale_decoder_outputs"):
+        raise UserError(
+            "config.json: tie_word_embeddings is false, but scale_decoder_outputs, which tied "
+            "heads alone have, is true; correct the one that is wrong"
+        )
     head = head_of(width, values.get("scale_decoder_outputs", tied))
     if tied and not head.tied:
         head = HeadConfig()
