@@ -61,7 +61,7 @@ def test_a_key_of_a_config_json_that_changes_nothing_is_reported(monkeypatch):
     read = fuzz.fuzz_hf.read
     assert read(values, ("logit_scale",), 1.0) is None  # an import names it
     assert read(values, ("rms_norm_eps",), 0.5) is None
-    monkeypatch.setattr(fuzz.fuzz_hf.Values, "unread", lambda self, idle: {})
+    monkeypatch.setattr(fuzz.fuzz_hf.Values, "unread", lambda self, idle=(): {})
     assert read(values, ("logit_scale",), 1.0) == "changes nothing, and no line says so"
     family = fuzz.fuzz_hf.read_config(Path("config.json"), values)[0]
     other = load_case("llama_mha").config["rms_norm_eps"]

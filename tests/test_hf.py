@@ -691,13 +691,16 @@ def test_a_class_without_a_head_comes_in_and_goes_out(
 
 
 def test_a_backbone_is_tuned_to_classify(tmp_path, capsys):
-    folder, arrays = headless(tmp_path / "model", "llama_mha", "LlamaModel")
+    folder, _ = headless(tmp_path / "model", "llama_mha", "LlamaModel")
+    write_bpe(folder)
     run = tmp_path / "run"
     import_model(folder, run, ONE, report=quiet)
-    (tmp_path / "rows.csv").write_text("text,label\n" + "ab,x\nba,y\n" * 20)
+    texts = "".join(f"{'a' * n}b,x\n{'b' * n}a,y\n" for n in range(1, 15))
+    (tmp_path / "rows.csv").write_text("text,label\n" + texts)
     rows = {"type": "csv", "files": str(tmp_path / "rows.csv"), "label_column": "label"}
     config = yaml.safe_load(Path(SMOKE).read_text())
-    config |= {"model": {}, "tokenizer": {"type": "characters"}, "sample": {"prompts": []}}
+    del config["model"], config["tokenizer"]
+    config["sample"] = {"prompts": []}
     config["objective"] = {"type": "sequence_classification"}
     config["data"] = {"type": "examples", "source": rows, "seq_len": 16}
     (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
