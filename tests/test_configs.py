@@ -178,7 +178,25 @@ def workplace(tmp_path_factory) -> Iterator[Path]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("path", RUNS, ids=name_of)
+# In small they are another one but for a rate: whole, they are built above.
+IN_SMALL = {
+    "llama3.1_70b": "llama3.1_8b",
+    "llama3.1_405b": "llama3.1_8b",
+    "moe_1t": "deepseek_671b",
+}
+IN_SMALL |= {"quickstart_code": "quickstart", "gpt3_175b": "gpt2_124m"}
+TRAINED = [path for path in RUNS if path.stem not in IN_SMALL]
+RATES = r"(optimizer|data\.validation_fraction|model\.remat|model\.ffn\.(num_groups|groups_per))"
+
+
+@pytest.mark.parametrize(("name", "other"), IN_SMALL.items())
+def test_in_small_it_is_the_same_as_another(name, other):
+    found = {path.stem: load_run(path).config for path in RUNS if path.stem in (name, other)}
+    changes = [str(line) for line in diff(in_small(found[name]), in_small(found[other]))]
+    assert [line for line in changes if not re.match(RATES, line)] == []
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=name_of)
 def test_runs_for_two_steps(path, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("JAXLM_CACHE", str(workplace / "cache"))

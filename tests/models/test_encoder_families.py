@@ -36,7 +36,6 @@ from tests.models.parity import (
     batch_of,
     computed,
     errors,
-    firsts,
     golden,
     having,
     in_order,
@@ -82,7 +81,7 @@ def test_every_tensor_and_parameter_is_read_and_written_back(name):
 # ------------------------------------------------------------------- properties of every family
 
 
-@pytest.mark.parametrize("name", firsts(OURS))
+@pytest.mark.parametrize("name", ["bert", "glm_10b", "t5"])  # RoBERTa's layers are BERT's
 def test_neither_a_mesh_nor_remat_nor_unrolling_changes_anything(name):
     """All at once, which costs one program: data, fsdp and tensor, two devices each."""
 
