@@ -1,12 +1,14 @@
 """Every test runs on eight simulated CPU devices, which must be set before jax is imported.
 
 LLVM's own optimizations are left out: what XLA does to a program is the same, and a step that runs
-twenty times compiles in half the time. Products of small matrices run in one thread, for another
-worker has the other core. Collectives come in one order (see `jaxlm.xla_flags`), else eight devices
-on two cores can wait for one another. Where XLA still has its older emitters of fused loops they
-are taken, which saves another quarter; the newer ones are tested with a newer jax, and by what
-tests start as processes, which have their own settings. What one worker or process of a test run
-has compiled, the others of that run read from a folder of its own.
+twenty times compiles in half the time. A program becomes machine code in one piece: cutting it for
+several threads takes a tenth of the time of compiling it. Products of small matrices run in one
+thread, for another worker has the other core. Collectives come in one order (see
+`jaxlm.xla_flags`), else eight devices on two cores can wait for one another. Where XLA still has
+its older emitters of fused loops they are taken, which saves another quarter; the newer ones are
+tested with a newer jax, and by what tests start as processes, which have their own settings. What
+one worker or process of a test run has compiled, the others of that run read from a folder of its
+own.
 """
 
 import gc
@@ -19,12 +21,15 @@ from importlib.metadata import version
 
 import pytest
 
+from tests import core_set
+
 # under nohup it is ignored, and then by every process that a test starts
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FLAGS = {
     "xla_force_host_platform_device_count": "8",
     "xla_backend_optimization_level": "0",
+    "xla_cpu_parallel_codegen_split_count": "1",
     "xla_cpu_multi_thread_eigen": "false",
     "xla_cpu_enable_concurrency_optimized_scheduler": "false",
 }
@@ -43,6 +48,10 @@ if not IS_WORKER:  # workers inherit it
     os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="jaxlm-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    core_set.mark(items)
 
 
 def pytest_unconfigure() -> None:

@@ -1,0 +1,59 @@
+"""The tests that prove the most for their time: `pytest -m core`, 90 seconds on two cores.
+
+A line is a file, a test, or one case of it. They compare with something independent (torch's or
+transformers' numbers, a plain loop, another mesh, an undisturbed run) in each part of the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+CORE = (
+    "tests/test_config.py",
+    "tests/test_tree.py",
+    "tests/data/test_packing.py",
+    "tests/data/test_windows.py",
+    "tests/data/test_mixture.py",
+    "tests/data/test_tokenizers.py",
+    "tests/data/test_store.py::test_documents_come_back",
+    "tests/data/test_store.py::test_a_damaged_store_is_one_line_that_names_file_and_mend",
+    "tests/data/test_store.py::test_killed_at_any_call_a_preparation_goes_on",
+    "tests/objectives/test_ids.py",
+    "tests/objectives/test_spans.py",
+    "tests/kernels/test_attention.py",
+    "tests/kernels/test_cross_entropy.py",
+    "tests/kernels/test_linear_recurrence.py",
+    "tests/nn/test_layers.py",
+    "tests/models/test_families.py::test_logits_states_loss_and_gradients[gpt2]",
+    "tests/models/test_families.py::test_logits_states_loss_and_gradients[mixtral]",
+    "tests/models/test_encoder_families.py::test_logits_states_loss_and_gradients[t5]",
+    "tests/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[decoder-mixed]",
+    "tests/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[lstm-tensor]",
+    "tests/test_mesh_invariance.py::test_odd_sizes_start_alike",
+    "tests/test_generate.py::test_greedy_is_the_argmax_of_full_forwards",
+    "tests/train/test_optimizer.py::test_agrees_with_torch",
+    "tests/train/test_schedule.py",
+    "tests/train/test_hashing.py",
+    "tests/train/test_checkpoint.py::test_restores_bit_exact_on_other_meshes",
+    "tests/train/test_checkpoint.py::test_one_flipped_bit_in_any_file_is_found",
+    "tests/train/test_checkpoint.py::test_truncated_and_missing_files_are_found",
+    "tests/train/test_state.py::test_accumulation_equals_the_big_batch[transformer]",
+    "tests/train/test_state.py::test_a_step_that_is_not_finite_changes_nothing_but_the_counters",
+    "tests/train/test_loop.py::test_the_step_compiles_once_and_nothing_else_in_the_loop[transformer]",
+    "tests/test_resume.py::test_three_resumes_over_epoch_borders",
+)
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    """Gives the tests of `CORE` their marker."""
+    for item in items:
+        if any(map(set(CORE).__contains__, names_of(item.nodeid))):
+            item.add_marker(pytest.mark.core)
+
+
+def names_of(nodeid: str) -> tuple[str, str, str]:
+    """The case, its test, its file."""
+    test = nodeid.partition("[")[0]
+    return nodeid, test, test.partition("::")[0]
