@@ -13,12 +13,13 @@ from tests.golden_nn import assert_close, load
 from tests.golden_programs import case_of, cases_with, generator_of, program_of, prompts_of
 
 BEAMS = cases_with("beam")
-QUICK = [name for name in BEAMS if "encoder_tokens" in case_of(name).arrays] + ["gpt2", "chatglm3"]
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in BEAMS if name not in QUICK]
+# One of each kind of cache; greedy texts of all families: models/test_families.py.
+CACHES = [name for name in BEAMS if "encoder_tokens" in case_of(name).arrays]
+CACHES += ["gpt2", "chatglm3", "gemma3", "deepseek_v3"]  # plain, shared heads, windows, latent
 VOCAB, STEPS, END = 7, 9, 3
 
 
-@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+@pytest.mark.parametrize("name", CACHES)
 def test_texts_and_scores_are_transformers(name):
     """Two prompts of unequal length in one batch, as each of them was searched for alone."""
     a = case_of(name).arrays
@@ -87,8 +88,7 @@ def slow_search(table: np.ndarray, beams: int, penalty: float) -> tuple[list[int
     return text, score
 
 
-@pytest.mark.parametrize("beams", [1, 3, 5])
-@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize(("beams", "penalty"), [(1, 1.0), (3, 0.0), (3, 2.5), (5, 1.0)])
 def test_texts_that_end(beams, penalty):
     """Rows of a batch end at different turns; one has nothing to search for."""
     tables = np.random.default_rng(1).normal(size=(9, VOCAB, VOCAB, VOCAB)) * 1.5

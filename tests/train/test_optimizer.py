@@ -376,7 +376,13 @@ def fields_of_all() -> list[tuple[str, str]]:
     names = [(n, f.name) for n, c in ALL.items() for f in dataclasses.fields(c)]
     # The average is kept by the train state, dtypes have a test of their own, adam refuses decay.
     left_out = ("ema_decay", "mu_dtype", "offload")
-    return [x for x in names if x[1] not in left_out and x != ("adam", "weight_decay")]
+    # What all have, the same code does to all: an update of one kind, and one of two.
+    shared = {f.name for f in dataclasses.fields(CommonConfig)}
+    return [
+        (name, field)
+        for name, field in names
+        if field not in left_out and (field not in shared or name in ("adamw", "muon"))
+    ]
 
 
 @pytest.mark.parametrize(("name", "field"), fields_of_all())
