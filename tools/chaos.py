@@ -220,7 +220,7 @@ def main() -> int:
     parser.add_argument(
         "--fresh-every",
         type=int,
-        default=25,
+        default=12,
         help="every n-th process is a fresh interpreter, the others forks of a warm one; 0: none",
     )
     parser.add_argument(

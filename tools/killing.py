@@ -262,7 +262,7 @@ class Killing:
     def _launch(self, arguments: list[str], log: Path) -> Process | Group:
         before = self._before(log.with_suffix(""))
         fresh = self.launcher is None or (
-            self.fresh_every > 0 and self.attempts % self.fresh_every == 0
+            self.fresh_every > 0 and self.attempts % self.fresh_every == self.fresh_every // 2
         )
         launcher = FreshLauncher() if fresh or self.launcher is None else self.launcher
         self.launched = launcher.name

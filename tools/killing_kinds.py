@@ -142,8 +142,13 @@ class KillingWrites(Killing):
         for _ in range(min(kills, self.scenario.per_run)):
             process = self._start(path)
             if process.wait(LIMIT_SECONDS) != -9:
-                self.number = 0
-                return self._check_end(process, path)
+                if not self._check_end(process, path):
+                    return False
+                if ending:
+                    break
+                (path / "result.json").unlink()  # as a kill just before it leaves the run
+                self.number, ending = self.START, True
+                continue
             done = watched.committed() == self.verdict.steps
             step, phase = watched.step(), "end" if ending else "write"
             self._count(Kill("write", phase, step, watched.committed(), self.launched))
