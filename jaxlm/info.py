@@ -16,8 +16,8 @@ from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.identity import read_record
 from jaxlm.train.metrics import extent
-from jaxlm.train.outcome import read_result
 from jaxlm.train.run_dir import RunDir
+from jaxlm.train.run_files import folder_problems, read_result
 from jaxlm.train.session import one_device_program
 
 Found = dict[str, Any]
@@ -35,6 +35,7 @@ def describe_run(path: Path) -> Found:
         step = reader.latest()
     except UserError as error:  # there are checkpoints, but none is good
         problems.append(str(error))
+    problems += [text for text in folder_problems(run) if text not in problems]
     found: Found = {
         "run_dir": str(path),
         "step": step or 0,
@@ -56,7 +57,7 @@ def describe_run(path: Path) -> Found:
         "run_id": record.identity.run_id if record else None,
         "accepted": list(record.identity.accepted) if record else [],
         "problems": problems,
-        **_result(run, problems),
+        **_result(run, config.train.steps, problems),
     }
     if step is not None:
         _, program = one_device_program(path)
@@ -79,9 +80,9 @@ def _imported(run: RunDir, problems: list[str]) -> dict[str, Any] | None:
     return {key: record[key] for key in ("source", "family", "architecture", "dtype")}
 
 
-def _result(run: RunDir, problems: list[str]) -> dict[str, Any]:
+def _result(run: RunDir, total: int | None, problems: list[str]) -> dict[str, Any]:
     """The final values and what they are of; None while the run has not ended."""
-    result, problem = read_result(run)
+    result, problem = read_result(run, total)
     problems += [problem] if problem else []
     return {"final": result.get("final"), "evaluated": result.get("evaluated")}
 

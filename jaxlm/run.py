@@ -242,7 +242,7 @@ def _inherited(source: Path) -> Layer:
             f"init.from: {source} is not a run directory (no config.yaml{looked_from(source)}); "
             "name a finished run"
         )
-    base = _own_config(source)
+    base = own_config(source)
     if not _mapping(base.values.get("model")):
         raise UserError(f"{path}: model: is not a mapping of keys; name the folder of a run")
     mark = Mark(str(path))
@@ -272,13 +272,13 @@ def load_saved(run_dir: str | Path, overrides: Iterable[str] = ()) -> Resolved[R
     """The config that a run directory keeps, under dotted overrides; `run_dir` is where it lies
     now.
     """
-    layer = _own_config(run_dir)
+    layer = own_config(run_dir)
     layer.merge(configs.read_overrides(overrides))
     layer.merge(Layer({"run_dir": str(run_dir)}, {"run_dir": Mark("command line")}))
     return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
 
 
-def _own_config(run_dir: str | Path) -> Layer:
+def own_config(run_dir: str | Path) -> Layer:
     """config.yaml as the run wrote it. Raises `UserError` where that, or a file that came with
     imported weights, has changed.
     """

@@ -180,8 +180,8 @@ def test_damaged_files_are_named_and_the_rest_is_shown(tmp_path):
     text, page = report(run)
     assert "environment.json: damaged, it is not JSON" in page.text
     assert "data_manifest.json: damaged, it is not a JSON object" in page.text
-    assert "config.yaml could not be read" in page.text
-    assert "skipped 1 unreadable lines, the first is line 6" in page.text
+    assert "config.yaml:" in page.text
+    assert "skipped 1 damaged lines, the first is line 6" in page.text
     assert text.count("<figure") == 5
 
 

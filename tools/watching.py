@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 COMMIT_SECONDS = 0.05  # a kill so soon after a commit counts as one right after it
-CLOCKS = {"time", "train/tokens_per_second", "train/mfu", "train/data_wait"} | {
+CLOCKS = {"time", "seal", "train/tokens_per_second", "train/mfu", "train/data_wait"} | {
     "train/seconds_per_step"
 }
 STRAY = re.compile(r"^\.|\.tmp$|\.partial$|\.saving\d*$|\.removing$|\.corrupt$|\.broken$|^core")

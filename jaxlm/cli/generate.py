@@ -85,10 +85,10 @@ def command(
     **drawing: Any,
 ) -> None:
     """Continues one or several prompts with a run's newest checkpoint."""
-    from jaxlm.files import read_json
     from jaxlm.generate import Writer, ends_of, ids_of
     from jaxlm.run import load_saved
     from jaxlm.train.run_dir import RunDir
+    from jaxlm.train.run_files import data_manifest
     from jaxlm.train.session import load_trained, saved_tokenizer
 
     sampling = _sampling(draft=draft, num_drafts=num_drafts, **drawing)
@@ -105,8 +105,7 @@ def command(
     else:
         generator, own = _drafting(draft, num_drafts, run_dir, tokenizer, program, sampling, ids)
         params = (params, own)
-    manifest = run.data_manifest
-    stored = read_json(manifest, "restore it") if manifest.is_file() else {}
+    stored = {} if config.data is None else data_manifest(run)
     prompts = prompt or ("",)
     writer = Writer(tokenizer, generator, ends_of(config.data, stored, tokenizer))
     texts = writer(params, prompts, seed=seed)

@@ -143,14 +143,17 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         ) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
-            f"{folder}: its tokenizer cannot be read ({error}); restore the folder"
+            f"{folder}: its tokenizer ({META}) cannot be read ({error}); restore the folder"
         ) from None
     if kind not in KINDS:
         raise UserError(
             f"{folder}: a tokenizer of unknown kind {kind!r}; a newer jaxlm may have saved it"
         )
     if _digest(kind, files) != digest:
-        raise UserError(f"{folder}: the tokenizer's files changed since it was saved; restore them")
+        raise UserError(
+            f"{folder}: the tokenizer's files ({', '.join([META, *files])}) changed since it was "
+            "saved; restore them"
+        )
     return import_name(KINDS[kind]).from_files(files)
 
 

@@ -32,7 +32,12 @@ from jaxlm.models.families.checks import checked
 from jaxlm.models.families.table import tensor_shapes, write_tensors
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.run_dir import RunDir
-from jaxlm.train.session import one_device_program, params_part, saved_tokenizer
+from jaxlm.train.session import (
+    lacks_tokenizer,
+    one_device_program,
+    params_part,
+    saved_tokenizer,
+)
 from jaxlm.tree import flatten, unflatten
 from jaxlm.types import ModelConfig
 
@@ -76,7 +81,7 @@ def export_run(
         for group in groups
         for name, shape in itertools.chain(*(tensor_shapes(p).items() for p in group))
     }
-    tokenizer = saved_tokenizer(run) if run.tokenizer.is_dir() else None
+    tokenizer = None if lacks_tokenizer(run) else saved_tokenizer(run)
     # A backbone that got a loss over tokens here has a head, which its config.json does not name.
     headless = type_name(type(config.objective)) == "none"
     files = _config_files(run, chosen, config.model, main, tokenizer, headers, headless)

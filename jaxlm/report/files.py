@@ -21,16 +21,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jaxlm.config import UserError, read_yaml
-from jaxlm.files import read_sealed
+from jaxlm.config import UserError
+from jaxlm.run import own_config
 from jaxlm.train.checkpoint_dir import CheckpointInfo, list_checkpoints
+from jaxlm.train.identity import read_record
 from jaxlm.train.metrics import read_metrics, series
 from jaxlm.train.run_dir import RunDir
+from jaxlm.train.run_files import folder_problems, read_own, read_result
 
 Points = tuple[list[int], list[float]]  # steps, values
 
@@ -116,7 +118,7 @@ def read_run(run_dir: Path) -> RunFiles:
 
     def read_json(path: Path) -> dict[str, Any]:
         try:
-            return read_sealed(path)
+            return read_own(paths, path)
         except FileNotFoundError:
             return {}
         except UserError as error:
@@ -124,32 +126,35 @@ def read_run(run_dir: Path) -> RunFiles:
             return {}
 
     config: dict[str, Any] = {}
-    if paths.config.exists():
+    record, _ = read_record(paths)
+    if paths.config.exists() or record is not None:
         try:
-            config = read_yaml(paths.config).values
+            config = own_config(run_dir).values
         except UserError as error:
-            problems.append(f"config.yaml could not be read: {error}")
+            problems.append(str(error))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         metrics = read_metrics(paths.metrics)
         samples = read_metrics(paths.samples)  # the same rules: an object a line, each with a step
     problems.extend(str(warning.message) for warning in caught)
+    result, problem = read_result(paths, (config.get("train") or {}).get("steps"))
+    problems += [problem] if problem else []
     settings = config.get("checkpoint") or {}
     return RunFiles(
         name=run_dir.resolve().name,
         config=config,
-        marks={k: str(v) for k, v in read_json(run_dir / "marks.json").items()},
+        marks={k: str(v) for k, v in read_json(paths.marks).items()},
         environment=read_json(paths.environment),
         manifest=read_json(paths.data_manifest),
         metrics=metrics,
         samples=[record for record in samples if isinstance(record.get("samples"), list)],
-        timing=read_json(run_dir / "timing.json"),
-        result=read_json(run_dir / "result.json"),
-        identity=read_json(run_dir / "identity.json").get("identity") or {},
+        timing=read_json(paths.timing),
+        result=result,
+        identity=asdict(record.identity) if record else {},
         checkpoints=list_checkpoints(
             paths.checkpoints, settings.get("keep_last"), settings.get("keep_every")
         ),
-        problems=problems,
+        problems=list(dict.fromkeys([*problems, *folder_problems(paths)])),
     )
 
 

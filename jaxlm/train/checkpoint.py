@@ -158,11 +158,16 @@ class Checkpointer(CheckpointReader):
     def abandon(self, first: int) -> None:
         """Sets aside the checkpoints from step `first` on: their weights are broken."""
         self.wait()
-        text = decide(
-            self._key(f"abandon-{first}"),
-            "",
-            lambda _: json.dumps(dirs.abandon(self.folder, first)),
-        )
+
+        def act(_: list[str]) -> str:
+            gone = dirs.abandon(self.folder, first)
+            with contextlib.suppress(OSError):
+                if gone:
+                    left = dirs.committed_steps(self.folder)
+                    mark_saved(RunDir(self.folder.parent), left[-1] if left else None)
+            return json.dumps(gone)
+
+        text = decide(self._key(f"abandon-{first}"), "", act)
         for step in json.loads(text):
             self._held.discard(step)
             self._report(
@@ -242,7 +247,7 @@ class Checkpointer(CheckpointReader):
         write_atomic(folder / CHECKSUMS, checksums_text(sums))
         dirs.publish(folder)
         with contextlib.suppress(OSError):  # the checkpoint is there, and a resume marks it too
-            mark_saved(RunDir(self.folder.parent))
+            mark_saved(RunDir(self.folder.parent), step)
         self._prune(step)
         dirs.remove_broken(self.folder)
         return ""

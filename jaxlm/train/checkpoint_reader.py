@@ -22,7 +22,7 @@ from jaxlm.train import checkpoint_dir as dirs
 from jaxlm.train import state_io
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint_dir import CheckpointInfo, step_folder
-from jaxlm.train.identity import mismatch, missing_files, read_record
+from jaxlm.train.identity import mismatch, missing_checkpoint, missing_files, read_record
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.state_io import StateMetadata
 
@@ -53,10 +53,13 @@ class CheckpointReader:
         where there are checkpoints but not one is good: a run never starts from scratch on its own.
         `verify=False` reads no arrays: it only asks whether the save was committed.
         """
-        bad = []
+        bad: list[str] = []
         for step in reversed(self._steps()):
             damage = self._damage(step, verify)
             if damage is None:
+                run = RunDir(self.folder.parent)
+                if missing := missing_checkpoint(run, read_record(run)[0]):
+                    self._report(missing)
                 return step
             if not self.path(step).exists():
                 continue  # pruned by the trainer that runs beside this reader
@@ -64,6 +67,9 @@ class CheckpointReader:
             self._pass_over(step, damage)
         aside = [info.path.name for info in self.list() if dirs.CORRUPT in info.path.suffix]
         if not bad and not aside:
+            run = RunDir(self.folder.parent)
+            if missing := missing_checkpoint(run, read_record(run)[0]):
+                raise UserError(missing)
             return None
         raise UserError(
             f"{self.folder}: no good checkpoint among {', '.join(bad or aside)}; "

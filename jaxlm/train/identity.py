@@ -73,7 +73,8 @@ class Record:
     """The identity.json of a run folder.
 
     config: the text of config.yaml; replaced: SHA-256 of the text before it, which a kill between
-    the two writes leaves. saved: whether a checkpoint was ever committed. before: checkpoints up to
+    the two writes leaves. saved: whether a checkpoint was ever committed. newest: the step of the
+    last that was, unless it was abandoned. before: checkpoints up to
     this step may have no identity, because an older version saved them. files: {name: SHA-256}.
     recovered: it is made of a checkpoint, because the file was missing or damaged.
     """
@@ -82,6 +83,7 @@ class Record:
     config: str
     replaced: str | None = None
     saved: bool = False
+    newest: int | None = None
     before: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     recovered: bool = False
@@ -102,8 +104,9 @@ def read_record(run: RunDir) -> tuple[Record | None, list[str]]:
         try:
             values = read_sealed(path)
             identity = Identity.of(values["identity"])
-            rest = {f.name: values[f.name] for f in fields(Record) if f.name != "identity"}
-            return Record(identity=identity, **rest), []
+            rest = {f.name: values[f.name] for f in fields(Record) if f.name in values}
+            rest["identity"] = identity
+            return Record(**rest | {"config": values["config"]}), []
         except (UserError, KeyError, TypeError) as error:
             what = str(error) if isinstance(error, UserError) else f"{path}: cannot be read"
             problems.append(what.partition(";")[0])
@@ -178,6 +181,8 @@ def check_config(run: RunDir, record: Record, may_differ: tuple[str, ...]) -> No
         f"put it back (remove the file, and the run's own copy is used), and give what is to "
         f"change to `jaxlm resume {run} key=value`"
     )
+    if foreign := _foreign_record(run, record, data):
+        raise UserError(foreign)
     try:
         now = dict(_leaves(read_yaml_text(data.decode(), run.config).values))
     except UserError as error:
@@ -192,6 +197,20 @@ def check_config(run: RunDir, record: Record, may_differ: tuple[str, ...]) -> No
             raise UserError(
                 f"{run.config}: {key} was changed since the run wrote it ({change}); {fix}"
             )
+
+
+def _foreign_record(run: RunDir, record: Record, config: bytes) -> str | None:
+    """What is wrong where config.yaml is that of the checkpoints, and the record another run's."""
+    for step in reversed(committed_steps(run.checkpoints)):
+        folder = step_folder(run.checkpoints, step)
+        found = read_identity(folder)
+        foreign = found is not None and found["run_id"] != record.identity.run_id
+        if foreign and (folder / "config.yaml").read_bytes() == config:
+            return (
+                f"{run.path / IDENTITY}: is of another run than config.yaml and the checkpoints; "
+                "put back a copy, or remove it: then the newest checkpoint's is used"
+            )
+    return None
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -278,11 +297,35 @@ def check_tokenizer(run: RunDir, tokenizer: Any) -> None:
         )
 
 
-def mark_saved(run: RunDir) -> None:
-    """Writes into the record that the run has had a checkpoint: none may be missing from now on."""
+def missing_checkpoint(run: RunDir, record: Record | None) -> str | None:
+    """What is wrong where checkpoints that were saved are not there; None where all is well."""
+    if record is None or not record.saved:
+        return None
+    folder, newest = run.checkpoints, record.newest
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return all_missing(run)
+    later = [step for step in committed_steps(folder) if newest is None or step > newest]
+    aside = newest is not None and any(folder.glob(f"{newest:08d}*"))  # set aside, and told so
+    if newest is None or later or aside:
+        return None
+    return f"checkpoint {newest}: is missing, though it was saved; put it back"
+
+
+def all_missing(run: RunDir) -> str:
+    return (
+        f"{run.checkpoints}: the checkpoints of this run are missing; put them back, or start "
+        "again in another run folder"
+    )
+
+
+def mark_saved(run: RunDir, newest: int | None) -> None:
+    """Writes into the record that the run has had a checkpoint: none may be missing from now on.
+
+    newest: the step of the last one; None: those that there were are abandoned.
+    """
     record, problems = read_record(run)
-    if record is not None and not problems and not record.saved:
-        replace(record, saved=True).write(run)
+    if record is not None and not problems and (not record.saved or record.newest != newest):
+        replace(record, saved=True, newest=newest).write(run)
 
 
 @cache

@@ -46,6 +46,7 @@ from jaxlm.train.progress import Progress
 from jaxlm.train.records import Records
 from jaxlm.train.rollback import entry, place, skipped
 from jaxlm.train.run_dir import RunDir
+from jaxlm.train.run_files import folder_problems
 from jaxlm.train.run_log import logging_to, messages_above
 from jaxlm.train.sampler import Sampler, quoted
 from jaxlm.train.session import Session
@@ -85,6 +86,9 @@ def train(
         signals = stack.enter_context(Signals())
         try:
             with watch("setup"):
+                if first and sessions.has_started(run):
+                    for problem in folder_problems(run):
+                        log.warning("%s", problem)
                 if must_exist:
                     sessions.check_changes(run, resolved.config)
                 ended = finished(run, resolved.config) if must_exist else None
@@ -234,6 +238,7 @@ class Loop:
             state, step = sessions.find_state(self.session, self.saver, latest)
         # Its step was applied, or it would not have been saved: the weights before it are good.
         self.saver.trusted = step - self._suspects
+        self.records.run_id = self.record.identity.run_id
         if self.first:  # not before: a config that cannot go on must not take the run over
             sessions.write_run_files(self.run_dir, self.session, self.marks, self.record)
         peak = peak_of(list(self.program.mesh.devices.flat))
@@ -242,6 +247,7 @@ class Loop:
         if self.first:
             self.records.take_back(step, last=step == self.total)
             self.saver.finish_pruning(step)
+            self.records.write_times(self.watch)
         # a ledger that another process opened before it was cut would be one without a name
         decide(f"taken back {self.legs}", "", lambda _: "")
         return state, step

@@ -1,8 +1,9 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard, and W&B or trackio if configured.
 
 `metrics.jsonl` holds one JSON object a line: `step` (updates applied so far), `time` (unix
-seconds), and the metrics by name. JSON has no NaN, so a number that is not finite is written as the
-string "NaN", "Infinity" or "-Infinity", which Python's `float` reads back.
+seconds), the metrics by name, and the line's checksum (see `jaxlm.train.lines`). JSON has no NaN,
+so a number that is not finite is written as the string "NaN", "Infinity" or "-Infinity", which
+Python's `float` reads back.
 
     train/loss, train/grad_norm, ...     the steps since the line before
     eval/loss, eval/accuracy, ...        the first `eval.max_batches` batches of the validation
@@ -37,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config import Config, UserError, field
-from jaxlm.train.run_dir import truncate_jsonl
+from jaxlm.train.lines import Seals, damage, read_lines, truncate_jsonl
 
 FILE_NAME = "metrics.jsonl"
 
@@ -99,6 +100,7 @@ class MetricsWriter:
             self._sinks.append(_tensorboard_sink(run_dir / "tensorboard", last_step))
         self._warned = False
         truncate_jsonl(self._path, last_step)
+        self._seals = Seals(self._path)
         self._file = self._path.open("a", encoding="utf-8")
         event = event or {"event": "start" if resume_step is None else "resume"}
         self._line({"step": resume_step or 0, "time": time.time(), **event})
@@ -135,7 +137,7 @@ class MetricsWriter:
                 warnings.warn(f"{self._path}: metrics are not written: {error}", stacklevel=3)
 
     def _line(self, record: Mapping[str, Any]) -> None:
-        self._file.write(encode(record) + "\n")
+        self._file.write(self._seals(encode(record)))
         self._file.flush()
 
 
@@ -151,21 +153,16 @@ def encode(record: Mapping[str, Any]) -> str:
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl in order, NaN and infinities as floats; [] without a file.
 
-    An incomplete last line, which a killed process leaves, is dropped; other lines that are not a
-    JSON object are skipped with a warning.
+    An incomplete last line, which a killed process leaves, is dropped; other lines that are not as
+    they were written, or not a JSON object, are skipped with a warning.
     """
-    records, bad = [], []
-    lines = _lines(Path(path))
-    for number, line in enumerate(lines, 1):
-        record = _decode(line)
-        if record is not None:
-            records.append(record)
-        elif number < len(lines):
-            bad.append(number)
-    if bad:
-        message = f"{path}: skipped {len(bad)} unreadable lines, the first is line {bad[0]}"
-        warnings.warn(message, stacklevel=2)
-    return records
+    if problem := damage(path):
+        warnings.warn(problem, stacklevel=2)
+    try:
+        found = [line.record for line in read_lines(path)]
+    except UserError:  # named already
+        return []
+    return [_decoded(r) for r in found if isinstance(r, dict) and isinstance(r.get("step"), int)]
 
 
 def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -188,22 +185,7 @@ def extent(evaluated: Mapping[str, Any] | None) -> str:
     return f"the whole validation split ({whole} batch{'es' if whole > 1 else ''})"
 
 
-def _lines(path: Path) -> list[str]:
-    # Not splitlines(): that also breaks at characters such as U+2028, which JSON allows in strings.
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        return list(file)
-
-
-def _decode(line: str) -> dict[str, Any] | None:
-    """The record of a line; None if it is incomplete or not an object with a step."""
-    try:
-        record = json.loads(line) if line.endswith("\n") else None
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        return None
+def _decoded(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: float(value) if value in ("NaN", "Infinity", "-Infinity") else value
         for name, value in record.items()

@@ -11,14 +11,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxlm.config import UserError
 from jaxlm.exit_codes import DONE
-from jaxlm.files import read_sealed
 from jaxlm.run import RunConfig
 from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.records import Records
-from jaxlm.train.run_dir import RESULT, RunDir
+from jaxlm.train.run_dir import RunDir
+from jaxlm.train.run_files import read_result
 
 log = logging.getLogger("jaxlm")
 
@@ -57,23 +56,12 @@ def finished(run: RunDir, config: RunConfig) -> Outcome | None:
     )
 
 
-def read_result(run: RunDir) -> tuple[dict[str, Any], str]:
-    """(result.json, what is wrong with it). A damaged one is not believed: it is empty here."""
-    try:
-        fix = f"`jaxlm resume {run}` measures the last checkpoint again"
-        return read_sealed(run.path / RESULT, fix), ""
-    except FileNotFoundError:
-        return {}, ""
-    except UserError as error:
-        return {}, str(error)
-
-
 def _complete_report(run: RunDir) -> bool:
     """Whether a finished run has its report; a process killed after result.json wrote none."""
 
     def look(_: list[str]) -> str:
         with contextlib.suppress(OSError):
-            if run.report.stat().st_mtime_ns >= (run.path / RESULT).stat().st_mtime_ns:
+            if run.report.stat().st_mtime_ns >= run.result.stat().st_mtime_ns:
                 return "written"
         written = Records(run, 0, keep_ledger=False).write_report()
         if written:

@@ -21,8 +21,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxlm.files import reason_of, write_atomic, write_sealed
-from jaxlm.train.run_dir import RESULT, RunDir, truncate_jsonl
+from jaxlm.files import reason_of
+from jaxlm.train.lines import Seals, cut_lines, truncate_jsonl
+from jaxlm.train.run_dir import RunDir
+from jaxlm.train.run_files import write_ends, write_own
 from jaxlm.train.stopwatch import Stopwatch
 
 log = logging.getLogger("jaxlm")
@@ -33,7 +35,9 @@ class Records:
 
     def __init__(self, run: RunDir, index: int, *, keep_ledger: bool) -> None:
         self._run, self._index, self._keep_ledger = run, index, keep_ledger
+        self.run_id = ""  # set as soon as it is known
         self._ledger: IO[str] | None = None
+        self._seals: dict[Path, Seals] = {}
         self._unwritten: set[Path] = set()  # files that could not be written, each told once
 
     @contextmanager
@@ -49,7 +53,8 @@ class Records:
             return
         assert self._ledger is not None
         with self._file(self._ledger_path):
-            self._ledger.write(json.dumps({"step": step, "ids": ids.tolist()}) + "\n")
+            line = json.dumps({"step": step, "ids": ids.tolist()})
+            self._ledger.write(self._sealed(self._ledger_path, line))
             self._ledger.flush()
 
     def write_samples(self, step: int, pairs: list[tuple[str, str]]) -> None:
@@ -58,16 +63,19 @@ class Records:
         record = {"step": step, "time": time.time(), "samples": samples}
         path = self._run.samples
         with self._file(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(self._sealed(path, json.dumps(record, ensure_ascii=False)))
 
     def write_times(self, watch: Stopwatch) -> None:
-        with self._file(self._run.path / "timing.json"):
-            watch.save(self._run.path)
+        """The account of the time, and which lines the other files have by now."""
+        with self._file(self._run.timing):
+            watch.save(self._run.path, self.run_id)
+        with self._file(self._run.ends):
+            write_ends(self._run, self.run_id)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Written last: the run has ended."""
-        with self._file(self._run.path / RESULT) as path:
-            write_sealed(path, result)
+        with self._file(self._run.result) as path:
+            write_own(path, result, self.run_id)
 
     def write_report(self) -> bool:
         """Whether it was written."""
@@ -84,16 +92,21 @@ class Records:
 
         `last`: no step is left, so it was killed in what follows the last one.
         """
+        self._run.ends.unlink(missing_ok=True)  # it must not ask for lines that go now
         for ledger in self._run.path.glob("ledger*.jsonl"):  # there may be fewer processes now
             truncate_jsonl(ledger, step)
-        (self._run.path / RESULT).unlink(missing_ok=True)
+        self._run.result.unlink(missing_ok=True)
         truncate_jsonl(self._run.samples, step - last)
-        if last and self._run.metrics.exists():
-            lines = self._run.metrics.read_bytes().splitlines(keepends=True)
-            mark = f'"step": {step},'.encode()
-            measured = (b'"eval/', b'"final/')
-            kept = [x for x in lines if not (mark in x and any(name in x for name in measured))]
-            write_atomic(self._run.metrics, b"".join(kept))
+        truncate_jsonl(self._run.metrics, step or -1)
+        if last:
+            cut_lines(self._run.metrics, lambda line: line.get("step") == step and _measures(line))
+        self._seals.clear()
+
+    def _sealed(self, path: Path, text: str) -> str:
+        """A line of a file of this process."""
+        if path not in self._seals:
+            self._seals[path] = Seals(path)
+        return self._seals[path](text)
 
     @property
     def _ledger_path(self) -> Path:
@@ -109,3 +122,8 @@ class Records:
             if path not in self._unwritten:
                 self._unwritten.add(path)
                 log.warning("%s: not written, %s; the run continues", path, reason_of(error))
+
+
+def _measures(line: dict[str, Any]) -> bool:
+    """Whether a line of metrics is that of an evaluation."""
+    return any(name.startswith(("eval/", "final/")) for name in line)

@@ -3,12 +3,12 @@
     run = RunDir("runs/tiny")
     with run.lock():
         run.config.write_text(...)
-        truncate_jsonl(run.metrics, max_step=100)  # on resume, what came after goes
 
 The folder holds
 
     config.yaml  environment.json  data_manifest.json  tokenizer/  checkpoints/  metrics.jsonl
-    ledger.jsonl  samples.jsonl  tensorboard/  report.html  log.txt  run.lock
+    ledger.jsonl  samples.jsonl  records.json  timing.json  result.json  tensorboard/
+    report.html  log.txt  marks.json  identity.json  run.lock
 
 and of a run that was imported, or began from one, import.json and hf/: see `jaxlm.hf`.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import socket
 import time
@@ -26,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxlm.config import UserError
-from jaxlm.files import remove_strays, write_atomic
+from jaxlm.files import remove_strays
 
 RESULT = "result.json"  # written last: the run has ended
 
@@ -37,6 +36,10 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.marks = self.path / "marks.json"
+        self.timing = self.path / "timing.json"
+        self.result = self.path / RESULT
+        self.ends = self.path / "records.json"
         self.environment = self.path / "environment.json"
         self.data_manifest = self.path / "data_manifest.json"
         self.tokenizer = self.path / "tokenizer"
@@ -99,31 +102,3 @@ def _take(handle: int, run: RunDir) -> None:
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
-
-
-def truncate_jsonl(path: str | Path, max_step: int) -> int:
-    """Drops lines whose "step" is above `max_step`, and a torn last line; returns how many.
-
-    Lines without a "step" stay. A file that does not exist is left so. Raises `UserError` for a
-    line in the middle that is not JSON: that is no torn write, and nothing is dropped on a guess.
-    """
-    path = Path(path)
-    if not path.exists():
-        return 0
-    kept: list[bytes] = []
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            if number == len(lines):
-                continue
-            raise UserError(
-                f"{path}:{number}: is not JSON; fix or remove the line, then resume"
-            ) from None
-        step = record.get("step") if isinstance(record, dict) else None
-        if not isinstance(step, int | float) or step <= max_step:
-            kept.append(line if line.endswith(b"\n") else line + b"\n")
-    if b"".join(kept) != b"".join(lines):
-        write_atomic(path, b"".join(kept))
-    return len(lines) - len(kept)

@@ -38,7 +38,7 @@ from jaxlm.data.loader import Loader
 from jaxlm.data.prepared import Prepared
 from jaxlm.data.tokenizers import Saved, load_tokenizer
 from jaxlm.doctor import environment
-from jaxlm.files import write_atomic, write_sealed
+from jaxlm.files import write_atomic
 from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
 from jaxlm.train.agree import decide
@@ -48,6 +48,7 @@ from jaxlm.train.identity import (
     ACCEPT_DATA,
     Identity,
     Record,
+    all_missing,
     check_tokenizer,
     code_sha256,
     data_change,
@@ -55,7 +56,8 @@ from jaxlm.train.identity import (
     read_record,
 )
 from jaxlm.train.room import check_batch, check_room
-from jaxlm.train.run_dir import RESULT, RunDir
+from jaxlm.train.run_dir import RunDir
+from jaxlm.train.run_files import read_own, write_own
 from jaxlm.train.state import Program, State, make_program
 from jaxlm.tree import flatten, unflatten
 
@@ -83,7 +85,7 @@ def prepare_data(
     run, folder = RunDir(config.run_dir or ""), cache_dir(config)
     check_writable(folder)
     tokenizer = config.tokenizer
-    if has_started(run) and not _lacks_tokenizer(run):
+    if has_started(run) and not lacks_tokenizer(run):
         saved_tokenizer(run)  # is compared with the one that the run began with
         tokenizer = Saved(path=str(run.tokenizer))
     if config.data is None:
@@ -129,7 +131,7 @@ def check_trainable(run: RunDir) -> None:
 
 def saved_tokenizer(run: RunDir) -> Any:
     """The tokenizer that a run keeps; raises `UserError` where it was imported without one."""
-    if _lacks_tokenizer(run):
+    if lacks_tokenizer(run):
         raise UserError(
             f"{run}: was imported without a tokenizer, so a text has no tokens; put its "
             "tokenizer.json beside the weights and import them again"
@@ -139,8 +141,12 @@ def saved_tokenizer(run: RunDir) -> Any:
     return tokenizer
 
 
-def _lacks_tokenizer(run: RunDir) -> bool:
-    return run.imported.is_file() and not run.tokenizer.exists()
+def lacks_tokenizer(run: RunDir) -> bool:
+    """Whether the run was imported without a tokenizer."""
+    if not run.imported.is_file() or run.tokenizer.exists():
+        return False
+    record, _ = read_record(run)
+    return record is None or record.identity.tokenizer is None
 
 
 def resolve(
@@ -249,14 +255,28 @@ def write_run_files(
         session.prepared.tokenizer.save(partial)
         partial.rename(run.tokenizer)
         _keep_originals(run, session.config.init.from_)
-    write_sealed(run.data_manifest, session.prepared.manifest)
-    write_sealed(run.environment, environment())
-    write_sealed(run.path / "marks.json", {k: str(m) for k, m in marks.items()})
+    run_id = record.identity.run_id
+    write_own(run.data_manifest, _with_earlier(run, session.prepared.manifest), run_id)
+    write_own(run.environment, environment(), run_id)
+    write_own(run.marks, {k: str(m) for k, m in marks.items()}, run_id)
     config = configs.to_yaml(session.config)
     before = run.config.read_bytes() if run.config.is_file() else None
     replaced = hashlib.sha256(before).hexdigest() if before is not None else None
     dataclasses.replace(record, config=config, replaced=replaced, files=kept_files(run)).write(run)
     write_atomic(run.config, config)
+
+
+def _with_earlier(run: RunDir, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with those that the run had before it, oldest first, under "earlier"."""
+    try:
+        before = read_own(run, run.data_manifest) if has_started(run) else {}
+    except (FileNotFoundError, UserError):  # named when the run was opened
+        before = {}
+    earlier = before.pop("earlier", [])
+    plain = json.loads(json.dumps(manifest))
+    if before not in ({}, plain):
+        earlier = [*earlier, before]
+    return {**plain, "earlier": earlier} if earlier else plain
 
 
 def data_content(prepared: Prepared) -> dict[str, dict[str, Any]]:
@@ -331,12 +351,9 @@ def check_checkpoints(run: RunDir) -> None:
     if has_started(run):
         return
     record, _ = read_record(run)
-    saved = record is not None and (record.saved or not run.checkpoints.exists())
-    if saved or (run.path / RESULT).exists():
-        raise UserError(
-            f"{run.checkpoints}: the checkpoints of this run are missing; put them back, or start "
-            "again in another run folder"
-        )
+    lost = record is not None and (record.saved or not run.checkpoints.exists())
+    if lost or run.result.exists():
+        raise UserError(all_missing(run))
 
 
 def _keep_originals(run: RunDir, source: str | None) -> None:
@@ -447,7 +464,7 @@ def read_pretrained(session: Session) -> dict[str, Any]:
     program, config = session.program, session.config
     source = RunDir(config.init.from_ or "")
     own = session.prepared.tokenizer.fingerprint()
-    if _lacks_tokenizer(source):
+    if lacks_tokenizer(source):
         log.info("%s has no tokenizer to compare with: its ids are taken as this one's", source)
     elif saved_tokenizer(source).fingerprint() != own:
         raise UserError(

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config import UserError
-from jaxlm.files import read_sealed, write_sealed
+from jaxlm.train.run_dir import RunDir
+from jaxlm.train.run_files import read_own, write_own
 
 CATEGORIES = ("setup", "compile", "data", "step", "eval", "save", "sample", "other")
-FILE_NAME = "timing.json"
 
 
 class Stopwatch:
@@ -90,9 +90,9 @@ class Stopwatch:
         watch.processes = int(state["processes"]) + 1
         return watch
 
-    def save(self, run_dir: Path) -> None:
+    def save(self, run_dir: Path, run_id: str = "") -> None:
         """Writes timing.json; a crash leaves the old file or the new."""
-        write_sealed(Path(run_dir) / FILE_NAME, self.to_dict())
+        write_own(RunDir(run_dir).timing, self.to_dict(), run_id)
 
     @classmethod
     def load(cls, run_dir: Path, clock: Callable[[], int] = time.perf_counter_ns) -> Stopwatch:
@@ -101,7 +101,8 @@ class Stopwatch:
         The account is a comfort, not a result: an unreadable one must not keep a run from going on.
         """
         try:
-            return cls.from_dict(read_sealed(Path(run_dir) / FILE_NAME), clock)
+            run = RunDir(run_dir)
+            return cls.from_dict(read_own(run, run.timing), clock)
         except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
             return cls(clock)
 

@@ -128,6 +128,19 @@ def test_a_checkpoint_in_a_wrong_place_is_named_and_not_used(
     assert code == 2 and says in text
 
 
+def test_a_newest_checkpoint_that_is_missing_is_named(run: Path, call: Any) -> None:
+    shutil.rmtree(run / "checkpoints/00000006")
+    code, text = call("info", run, "--json")
+    found = json.loads(text)
+    assert code == 0 and found["step"] == 4 and found["final"] is None
+    assert any("checkpoint 6: is missing" in problem for problem in found["problems"])
+    code, text = call("generate", run, "--max-tokens", 1)
+    assert code == 0 and "checkpoint 6: is missing" in text
+    code, text = call("resume", run)
+    assert code == 0 and "checkpoint 6: is missing" in text
+    assert json.loads(call("info", run, "--json")[1])["problems"] == []
+
+
 def test_a_run_that_has_lost_its_checkpoints_is_not_begun_again(
     run: Path, made: Path, call: Any
 ) -> None:
@@ -200,7 +213,24 @@ def test_a_change_on_the_way_is_kept_by_a_kill_between_its_two_writes(run: Path,
     assert "learning_rate: 0.001" in (run / "config.yaml").read_text()
 
 
+def test_the_record_of_another_run_is_named(run: Path, made: Path, call: Any) -> None:
+    shutil.copy(made / "other" / IDENTITY, run / IDENTITY)
+    for verb in ("info", "resume", "generate"):
+        code, text = call(verb, run)
+        assert code == 2 and "identity.json: is of another run than config.yaml" in text, verb
+    (run / IDENTITY).unlink()
+    assert call("info", run)[0] == 0
+
+
 # ------------------------------------------------------------------------------ tokenizer and data
+
+
+@pytest.mark.parametrize("name", ["data_manifest.json", "tokenizer"])
+def test_a_missing_file_that_a_verb_reads_is_named(run: Path, call: Any, name: str) -> None:
+    path = run / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    code, text = call("generate", run)
+    assert code == 2 and f"{name}: " in text and text.count("\n") == 1
 
 
 def test_another_sound_tokenizer_is_refused_by_every_verb(run: Path, call: Any) -> None:
@@ -233,6 +263,12 @@ def test_changed_data_is_named_and_must_be_accepted(run: Path, made: Path, call:
     code, text = call("info", run)
     assert "accepted" in text and "3.txt" in text
     assert call("resume", run, "train.steps=9")[0] == 0  # what was accepted is the data now
+    manifest = json.loads((run / "data_manifest.json").read_text())
+    (earlier,) = manifest["earlier"]  # what was trained on until then is kept
+    first = json.loads((made / "run/data_manifest.json").read_text())
+    assert earlier["splits"] == first["splits"] and manifest["splits"] != first["splits"]
+    page = (run / "report.html").read_text()
+    assert "changed data accepted (--accept-changed-data): train: " in page and "3.txt" in page
 
 
 def test_a_run_of_an_older_version_is_still_resumed(run: Path, call: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxlm.config import UserError
+from jaxlm.train.lines import Seals
 from jaxlm.train.metrics import (
     LoggingConfig,
     MetricsWriter,
@@ -39,6 +40,7 @@ def test_each_line_is_strict_json_and_reads_back(tmp_path):
     first, second = map(strict, lines)
     assert first["event"] == "start" and first["step"] == 0
     assert second.pop("time") > 1e9
+    assert len(second.pop("seal")) == 12
     assert second == {"step": 3, "train/loss": "NaN", "a": "Infinity", "b": "-Infinity", "c": 0.5}
     record = read_metrics(tmp_path / "metrics.jsonl")[1]
     assert math.isnan(record["train/loss"])
@@ -90,7 +92,7 @@ def test_reading_drops_a_torn_end_and_names_other_damage(tmp_path):
     path.write_text('{"step": 1, "s": "a\u2028b"}\n{"step": 2}\n{"step": 3', encoding="utf-8")
     assert [r["step"] for r in read_metrics(path)] == [1, 2]
     path.write_bytes(b'{"step": 1}\n\xff\x00\n[1]\n{"step": 4}\n')
-    with pytest.warns(UserWarning, match="skipped 2 unreadable lines, the first is line 2"):
+    with pytest.warns(UserWarning, match="skipped 2 damaged lines, the first is line 2"):
         assert [r["step"] for r in read_metrics(path)] == [1, 4]
 
 
@@ -98,7 +100,7 @@ def test_a_full_disk_does_not_end_the_run(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     writer = MetricsWriter.__new__(MetricsWriter)
     writer._path, writer._warned, writer._sinks = tmp_path / "metrics.jsonl", False, []
-    writer._file = writer._path.open("a")
+    writer._file, writer._seals = writer._path.open("a"), Seals(tmp_path / "none")
     with pytest.warns(UserWarning, match="No space left") as warned:
         for step in range(3):
             writer.write(step, {"x": 1.0})

@@ -15,8 +15,9 @@ from jaxlm.config import UserError
 from jaxlm.files import read_sealed, write_atomic, write_sealed
 from jaxlm.train import checkpoint_dir
 from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.lines import truncate_jsonl
 from jaxlm.train.outcome import read_result
-from jaxlm.train.run_dir import RunDir, truncate_jsonl
+from jaxlm.train.run_dir import RunDir
 
 HOLDER = """
 import sys, time

@@ -1,0 +1,93 @@
+"""jaxlm's verbs again and again in one process, without tracing the same programs each time.
+
+    with warm_programs():
+        answer = run_verb(["info", "runs/a", "--json"])
+        answer.code, answer.out, answer.err, answer.crash
+
+The programs of equal configs are made once and shared; everything else (files, data, checks) is
+done by each verb as in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from jaxlm.cli import main
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb printed, its exit code, and the last lines of a traceback, if there was one."""
+
+    code: int
+    out: str
+    err: str
+    crash: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        return [*self.out.splitlines(), *self.err.splitlines()]
+
+
+def run_verb(words: list[str]) -> Answer:
+    """Runs a verb in this process."""
+    out, err, crash, code = io.StringIO(), io.StringIO(), "", 1
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")  # each verb warns as if it were the first
+                code = main(words)
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        except BaseException:
+            crash = " | ".join(traceback.format_exc().strip().splitlines()[-3:])
+    text = out.getvalue() + err.getvalue()
+    if not crash and "Traceback (most recent call last)" in text:  # of a thread
+        crash = " | ".join(text.strip().splitlines()[-3:])
+    return Answer(code, out.getvalue(), err.getvalue(), crash)
+
+
+@contextlib.contextmanager
+def warm_programs() -> Iterator[None]:
+    """A block in which equal programs are made, traced and compiled once."""
+    from jaxlm import evaluate, generate
+    from jaxlm.train import loop, sampler, session
+
+    def shared(make: Any, *, first: bool = False) -> Any:
+        """`make`, called once for equal arguments; `first`: a Program, which is compared as is."""
+        kept: dict[Any, Any] = {}
+
+        def once(*args: Any, **named: Any) -> Any:
+            key = (id(args[0]), repr(args[1:]), repr(named)) if first else repr((args, named))
+            if key not in kept:
+                kept[key] = (args, make(*args, **named))  # the arguments too: an id is used again
+            return kept[key][1]
+
+        return once
+
+    own_step = evaluate.Evaluator._step.func
+    make_step = shared(lambda program: own_step(_Of(program)), first=True)
+    step = property(lambda self: make_step(self.program))
+    generator = shared(generate.Generator, first=True)
+    with contextlib.ExitStack() as stack:
+        for owner, name, new in (
+            (session, "make_program", shared(session.make_program)),
+            (loop, "compile_train_step", shared(loop.compile_train_step, first=True)),
+            (evaluate.Evaluator, "_step", step),
+            (generate, "Generator", generator),
+            (sampler, "Generator", generator),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, new))
+        yield
+
+
+@dataclass(frozen=True)
+class _Of:
+    program: Any
