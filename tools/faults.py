@@ -12,7 +12,7 @@ export, report, resume, and info again. The verdict of a fault is that of its wo
     harmless   all results are those of the undisturbed run
     other      silently another result
     traceback  an exception, a second line of error, or another exit code
-    hang       no end in 120 seconds, or the process has died
+    hang       no end in 300 seconds, or the process has died
 
 The results that are compared: SHA-256 of the parameters, figures of the evaluation, generated
 texts, exported files, what the report shows, and every line of metrics, samples and ledger. Where a
@@ -48,7 +48,8 @@ from verbs import Answer, run_verb, warm_programs
 from warm import ROOT
 from watching import records
 
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 300.0
+START_SECONDS = 1800.0  # of a process, with all that it compiles
 VERDICTS = ("named", "harmless", "other", "traceback", "hang")
 STATES = ("stopped", "finished")
 LAST, STOP = 12, 9  # the steps of a run, and where the other state of it ends
@@ -229,15 +230,20 @@ def judge(case: Path, verb: str, fault: Fault, answer: Answer, expected: Any, us
     return "named" if named else f"other: another result, nothing said {different} {said[:3]}"
 
 
-def trial(folder: Path, seed: int, number: int, work: Path, verbose: bool = False) -> Finding:
-    """The fault of a number: damaged, and put before every verb."""
+def fault_of(folder: Path, seed: int, number: int) -> tuple[str, Fault]:
+    """(the state of the run, its fault) of a number."""
     states = {path.name: path for path in (folder / "sound").iterdir()}
     rng = random.Random(f"{seed} {number}")
     state = STATES[number % len(STATES)]
-    fault = choose(states, state, number // len(STATES), rng)
+    return state, choose(states, state, number // len(STATES), rng)
+
+
+def trial(folder: Path, seed: int, number: int, work: Path, verbose: bool = False) -> Finding:
+    """The fault of a number: damaged, and put before every verb."""
+    state, fault = fault_of(folder, seed, number)
     known = json.loads((folder / "expected.json").read_text())
     shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(states[state], work)
+    shutil.copytree(folder / "sound" / state, work)
     fault.apply(work)
     worst, detail = "harmless", ""
     for verb in verbs_for(fault.kind):
@@ -260,17 +266,24 @@ def trial(folder: Path, seed: int, number: int, work: Path, verbose: bool = Fals
 
 
 def work_on(folder: Path, seed: int, numbers: Any, findings: Any) -> None:
-    """A worker process: a number in, a finding out. The first is None: make the sound runs."""
+    """A worker process: a number in, a finding out; first it warms up, and says so.
+
+    The first process makes the sound runs.
+    """
     with open(folder / f"worker-{os.getpid()}.log", "w") as log:
         os.dup2(log.fileno(), 1)  # what native code prints
         os.dup2(log.fileno(), 2)
+    work = folder / f"work-{os.getpid()}"
     with warm_programs():
+        if not (folder / "expected.json").exists():
+            make_runs(folder)
+        else:
+            shutil.copytree(folder / "sound" / STATES[0], work)
+            for verb in ALL:
+                run(work, verb)
+        findings.send(None)
         while (number := numbers.recv()) != "end":
-            if number is None:
-                make_runs(folder)
-                findings.send(None)
-            else:
-                findings.send(trial(folder, seed, number, folder / f"work-{os.getpid()}"))
+            findings.send(trial(folder, seed, number, work))
 
 
 class Worker:
@@ -288,8 +301,11 @@ class Worker:
         self._process = context.Process(target=work_on, args=arguments, daemon=True)
         self._process.start()
         findings.close()
+        if not self._findings.poll(START_SECONDS):
+            raise TimeoutError(f"a process has not started in {START_SECONDS:.0f} s")
+        self._findings.recv()
 
-    def ask(self, number: int | None, seconds: float = LIMIT_SECONDS) -> Finding | None:
+    def ask(self, number: int, seconds: float = LIMIT_SECONDS) -> Finding:
         self._numbers.send(number)
         try:
             if self._findings.poll(seconds):
@@ -299,7 +315,6 @@ class Worker:
             self._process.join(5)
             reason = f"the process has died ({self._process.exitcode})"
         self._process.kill()
-        assert number is not None, reason
         self._start()
         return Finding(number, STATES[number % 2], "?", "?", "?", "hang", reason)
 
@@ -317,18 +332,18 @@ def run_all(folder: Path, seed: int, numbers: list[int], jobs: int) -> list[Find
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
     )
-    first = Worker(folder, seed)
     if not (folder / "expected.json").exists():
         shutil.rmtree(folder / "sound", ignore_errors=True)
-        first.ask(None, 10 * LIMIT_SECONDS)
+    first = Worker(folder, seed)
     workers = [first, *(Worker(folder, seed) for _ in range(jobs - 1))]
 
     def share(index: int) -> list[Finding]:
         found = []
         for number in numbers[index::jobs]:
             finding = workers[index].ask(number)
-            assert finding is not None
             found.append(finding)
+            with open(folder / "findings.jsonl", "a") as file:
+                file.write(json.dumps(asdict(finding)) + "\n")
             if finding.verdict not in ("named", "harmless"):
                 print(json.dumps(asdict(finding)), flush=True)
         workers[index].close()
