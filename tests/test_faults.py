@@ -17,7 +17,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 import faults  # noqa: E402
 from verbs import warm_programs  # noqa: E402
 
-
 pytestmark = pytest.mark.slow
 
 
