@@ -27,6 +27,8 @@ from jaxlm.report.charts import (
 )
 from jaxlm.report.files import read_run
 from jaxlm.report.tables import fields_table, flatten, table, tree
+from jaxlm.train.identity import Identity, Record
+from jaxlm.train.run_dir import RunDir
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -298,7 +300,8 @@ def test_events_of_a_run(tmp_path):
         {"step": 20, "time": 1e9 + 30, "train/loss": 1.0},
     )
     accepted = {"flag": "--accept-changed-data", "step": 10, "time": 1e9 + 19, "change": "1 -> 2"}
-    write_sealed(tmp_path / "identity.json", {"identity": {"accepted": [accepted]}})
+    identity = Identity(run_id="a" * 32, accepted=(accepted,))
+    Record(identity=identity, config="seed: 0").write(RunDir(tmp_path))
     text, page = report(tmp_path)
     words = [
         "0 started",
