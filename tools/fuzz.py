@@ -3,10 +3,12 @@
     python tools/fuzz.py --seed 0 --seconds 60
 
 Every case is one mistake: a field of a shipped config or of a Hugging Face config.json (see
-tools/fuzz_hf.py) with a wrong value, or a file with damage.
-It must end in a `UserError` or be accepted, within `LIMIT` seconds; a file with checksums must give
-an error or the same content as before. The cases depend on the seed and on the number of seconds
-only: a slow machine runs the same cases, for longer. Exit code 1 where a case fails.
+tools/fuzz_hf.py) with a wrong value, a file with damage, or a tiny run with an odd value that its
+config accepts, which is started: its data is prepared and its step is made, but not compiled. It
+must end in a `UserError` or be accepted, within `LIMIT` seconds (a start: `START_LIMIT`); a file
+with checksums must give an error or the same content as before. The cases depend on the seed and on
+the number of seconds only: a slow machine runs the same cases, for longer. Exit code 1 where a case
+fails.
 """
 
 from __future__ import annotations
@@ -38,12 +40,12 @@ from jaxlm.types import DataConfig
 from tools import fuzz_hf
 
 ROOT = Path(__file__).resolve().parents[1]
+FINETUNE = ROOT / "configs/finetune"
 LIMIT = 10  # seconds for one case
-FIELD_CASES, FILE_CASES, HF_CASES = (
-    60,
-    5,
-    50,
-)  # for each second that is asked for: measured on two slow cores
+START_LIMIT = 300  # for a run that is started
+# for each second that is asked for: measured on two slow cores
+FIELD_CASES, FILE_CASES, HF_CASES = 60, 5, 50
+SECONDS_A_START = 2  # that are asked for, for each run that is started
 
 WRONG: list[Any] = [
     *(None, True, False, 0, 1, -1, -3, 3, 2**31 - 1, 2**31, 2**63, 10**30, 10**400, -(10**30)),
@@ -77,14 +79,15 @@ class TooLong(BaseException):
     """A case took more than `LIMIT` seconds; not an Exception, so that nothing catches it."""
 
 
-def attempt(case: str, act: Callable[[], str | None]) -> Failure | str:
+def attempt(case: str, act: Callable[[], str | None], limit: int | None = None) -> Failure | str:
     """Runs one case; "error" or "accepted" where it is good. `act` returns what is wrong."""
 
     def stop(*_: Any) -> None:
         raise TooLong
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT)
+    limit = LIMIT if limit is None else limit
+    signal.alarm(limit)
     try:
         wrong = act()
     except UserError as error:
@@ -93,7 +96,7 @@ def attempt(case: str, act: Callable[[], str | None]) -> Failure | str:
         good = len(lines) == 1 and len(lines[0]) <= 2000
         return "error" if good else Failure(case, f"an error of {len(lines)} lines: {error}"[:500])
     except TooLong:
-        return Failure(case, f"took more than {LIMIT} s")
+        return Failure(case, f"took more than {limit} s")
     except BaseException as error:
         signal.alarm(0)
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -111,6 +114,7 @@ def field_cases(seed: int, count: int) -> Iterator[tuple[str, Callable[[], str |
     """`count` cases of a shipped config with one wrong value, each config in turn."""
     rng = random.Random(f"fields {seed}")
     shipped = [(path, load_run(path).config) for path in shipped_runs()]
+    shipped += [(path, second_stage(path)) for path in sorted(FINETUNE.glob("*.yaml"))]
     for number in range(count):
         path, config = shipped[number % len(shipped)]
         values = configs.to_dict(config)
@@ -126,6 +130,16 @@ def shipped_runs() -> list[Path]:
     files = sorted((ROOT / "configs").rglob("*.yaml"))
     whole = [p for p in files if "objective" in configs.read_yaml(p).values]
     return [p for p in whole if p.parent.name != "finetune"]
+
+
+def second_stage(path: Path) -> RunConfig:
+    """A config of configs/finetune on a model as `init.from` would bring it."""
+    kind = "lstm" if "lstm" in path.stem else "transformer"
+    first = load_run(ROOT / f"configs/smoke/{kind}.yaml").config
+    layer = configs.Layer({"model": configs.to_dict(first.model), "tokenizer": {"type": "bytes"}})
+    layer.merge(configs.read_yaml(path))
+    layer.values["init"] = {"from": "runs/first"}
+    return configs.parse(RunConfig, layer.values)
 
 
 def places_of(values: Any, place: tuple = ()) -> Iterator[tuple]:
@@ -317,6 +331,55 @@ def same(reader: Callable[[Path], Any], path: Path, before: str | None) -> str |
     return "is another content, without an error" if before not in (None, after) else None
 
 
+# ------------------------------------------------------------------------------------------- starts
+
+# Of the smallest of the shipped runs: what a start reads, and a parser cannot judge.
+STARTED = {
+    "data.seq_len": [1, 2, 3, 10**8, 2**31 - 1],
+    "data.validation_fraction": [0, 1e-9, 0.999999],
+    "data.source.num_documents": [1, 2],
+    "data.source.words_per_document": [1],
+    "model.vocab_size": [1, 259, 10**9],
+    "model.hidden_size": [2, 10**6, 2**31 - 1],
+    "model.num_layers": [1, 10**9],
+    "optimizer.learning_rate": [1e-30, 1e30],
+    "optimizer.clip_norm": [1e-30, 1e30],
+    "optimizer.schedule.warmup": [1, 3, 0.999, 10**6],
+    "optimizer.weight_decay": [0, 1e30],
+    "train.steps": [1],
+    "train.batch_size": [1, 3, 10**9, 2**31 - 1],
+    "train.accumulation": [2, 3, 10**9],
+    "train.prefetch": [0, 10_000],
+    "eval.batch_size": [1, 7, 10**9, 2**31 - 1],
+    "eval.max_batches": [1, 2**31 - 1],
+    "checkpoint.every_steps": [1, 2**31 - 1],
+    "mesh.data": [2, 10**6],
+    "mesh.tensor": [3],
+}
+
+
+def start_cases(
+    seed: int, count: int, folder: Path
+) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """`count` cases of a tiny run with one odd value, which is started."""
+    rng = random.Random(f"starts {seed}")
+    places = [(key, value) for key, values in STARTED.items() for value in values]
+    for number, (key, value) in enumerate(rng.sample(places, min(count, len(places)))):
+        yield f"{key}={value}", lambda n=number, k=key, v=value: start(folder / f"run{n}", k, v)
+
+
+def start(run: Path, key: str, value: Any) -> str | None:
+    """Starts a run as far as its step, which is not compiled; None where nothing is wrong."""
+    from jaxlm.train.session import Session
+
+    words = ["train.steps=2", "optimizer.schedule.warmup=0", "sample.prompts=[]"]
+    words += ["data.source.num_documents=20", "data.source.words_per_document=30"]
+    words += [f"run_dir={run}", f"cache_dir={run.parent}/cache", f"{key}={value}"]
+    resolved = load_run(ROOT / "configs/smoke/transformer.yaml", words)
+    Session.open(resolved.config, report=lambda line: None, marks=resolved.marks)
+    return None
+
+
 # ------------------------------------------------------------------------------------------- report
 
 
@@ -328,11 +391,12 @@ def run(seed: int, seconds: int) -> list[Failure]:
             "Hugging Face's config.json": fuzz_hf.cases(seed, HF_CASES * seconds, WRONG),
             "fields": field_cases(seed, FIELD_CASES * seconds),
             "files": file_cases(seed, FILE_CASES * seconds, Path(name)),
+            "starts": start_cases(seed, seconds // SECONDS_A_START, Path(name)),
         }
         for part, cases in parts.items():
             counts: Counter[str] = Counter()
             for case, act in cases:
-                outcome = attempt(case, act)
+                outcome = attempt(case, act, START_LIMIT if part == "starts" else None)
                 if isinstance(outcome, Failure):
                     failures.append(outcome)
                 counts[outcome if isinstance(outcome, str) else "failed"] += 1
