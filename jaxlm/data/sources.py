@@ -213,7 +213,7 @@ def validate_text_options(separator: str | None, encoding: str) -> None:
         raise UserError("document_separator is empty; leave it out to keep each file whole")
     try:
         "".encode(encoding)
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: a NUL in the name
         raise UserError(f"unknown encoding {shown(encoding)}; use utf-8, latin-1, ...") from None
 
 

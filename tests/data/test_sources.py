@@ -168,8 +168,9 @@ def test_text_errors_tell_the_mend(tmp_path):
     fails("blank.txt: no documents .1 blank left out.", "blank.txt")
     for name in ("nul.txt", "picture.png"):
         fails(f"{name}: a binary file", name)
-    with pytest.raises(UserError, match="unknown encoding 'utf-9'"):
-        parse(SourceConfig, {"type": "text", "files": "a", "encoding": "utf-9"})
+    for encoding in ("utf-9", "a\0b", ""):
+        with pytest.raises(UserError, match="unknown encoding '.*'; use utf-8"):
+            parse(SourceConfig, {"type": "text", "files": "a", "encoding": encoding})
     with pytest.raises(UserError, match="document_separator is empty"):
         parse(SourceConfig, {"type": "text", "files": "a", "document_separator": ""})
 
