@@ -22,11 +22,22 @@ from jax.sharding import NamedSharding
 
 from jaxlm import mesh as meshes
 from jaxlm.config import UserError
+from jaxlm.data.detect import Found, detect
+from jaxlm.data.held_out import held_out, measured_source
 from jaxlm.data.loader import Loader, Transform
-from jaxlm.run import load_saved
+from jaxlm.data.prepared import Prepared
+from jaxlm.run import RunConfig, load_saved
 from jaxlm.train.ahead import Ahead, Compiling
 from jaxlm.train.run_dir import RunDir
-from jaxlm.train.session import Session, check_measured_data, load_trained, prepare_data
+from jaxlm.train.session import (
+    Session,
+    cache_dir,
+    check_measured_data,
+    check_writable,
+    load_trained,
+    prepare_data,
+    saved_tokenizer,
+)
 from jaxlm.train.state import Program
 from jaxlm.types import RowDataset
 
@@ -181,20 +192,26 @@ def evaluate_run(
     *,
     overrides: tuple[str, ...] = (),
     step: int | None = None,
+    files: tuple[str, ...] = (),
     accept_data: bool = False,
     report: Any = print,
 ) -> tuple[int, dict[str, float], dict[str, Any]]:
-    """(step, figures, tables) of a run's checkpoint over its whole validation split.
+    """(step, figures, tables) of a run's checkpoint over its whole validation split, or over
+    `files`: texts, or a table of labelled texts for a classifier.
 
     Raises `UserError` if the split has changed since the run was trained, unless `accept_data` is
     set or an override names other data.
     """
+    found = detect(files) if files else None  # first: a wrong file costs no loading
     config, program, params, step = load_trained(
         run_dir, overrides=overrides, step=step, report=report
     )
-    prepared = prepare_data(config, report)
-    if config.data == load_saved(run_dir).config.data:
-        check_measured_data(RunDir(run_dir), prepared, accept_data, report)
+    if found is not None:
+        prepared = _measured(run_dir, config, found, report)
+    else:
+        prepared = prepare_data(config, report)
+        if config.data == load_saved(run_dir).config.data:
+            check_measured_data(RunDir(run_dir), prepared, accept_data, report)
     evaluator = evaluator_of(Session(config, prepared, program))
     if evaluator is None:
         raise UserError(
@@ -203,3 +220,15 @@ def evaluate_run(
         )
     values, tables = evaluator(params)
     return step, {f"eval/{name}": value for name, value in values.items()}, tables
+
+
+def _measured(run_dir: str, config: RunConfig, found: Found, report: Any) -> Prepared:
+    """The rows of files that were not part of the run."""
+    if config.data is None:
+        raise UserError(f"{run_dir}: was imported without data; train or fine-tune it first")
+    folder = cache_dir(config)
+    check_writable(folder)
+    source = measured_source(found, config.data)
+    classes = getattr(config.objective, "classes", ())
+    tokenizer = saved_tokenizer(RunDir(run_dir))
+    return held_out(config.data, source, tokenizer, folder, classes=classes, report=report)

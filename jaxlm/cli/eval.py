@@ -1,11 +1,14 @@
-"""`jaxlm eval RUN_DIR`: measures a run on its whole validation split."""
+"""`jaxlm eval RUN_DIR`: measures a run on its whole validation split, or on other files."""
 
 from __future__ import annotations
 
 import json
 
+import click
+
 from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
+from jaxlm.cli.shared.values import PATH
 from jaxlm.cli.shared.verb import USING, verb
 
 
@@ -14,17 +17,28 @@ from jaxlm.cli.shared.verb import USING, verb
     section=USING,
     examples=(
         ("eval runs/quickstart", ""),
+        ("eval runs/quickstart --data other.txt", "on another text; a table for a classifier"),
         ("eval runs/quickstart --step 200 --json", "an earlier checkpoint, as JSON"),
     ),
 )
 @options.run_dir
 @options.overrides
+@click.option(
+    "--data",
+    "files",
+    multiple=True,
+    type=PATH,
+    metavar="FILE",
+    help="measure on this file instead: a text, or a table of labelled texts (CSV, TSV, JSON "
+    "lines, Parquet) for a classifier; may be repeated",
+)
 @options.accept_changed_data
 @options.step
 @options.json
 def command(
     run_dir: str,
     overrides: tuple[str, ...],
+    files: tuple[str, ...],
     accept_changed_data: bool,
     step: int | None,
     as_json: bool,
@@ -34,10 +48,15 @@ def command(
     from jaxlm.evaluate import evaluate_run
 
     step, values, tables = evaluate_run(
-        run_dir, overrides=overrides, step=step, accept_data=accept_changed_data, report=say
+        run_dir,
+        overrides=overrides,
+        step=step,
+        files=files,
+        accept_data=accept_changed_data,
+        report=say,
     )
     if as_json:
         print(json.dumps({"step": step, "final": values, **tables}))
     else:
-        print(f"step {step}, whole validation split")
+        print(f"step {step}, {', '.join(files) or 'whole validation split'}")
         print_figures(values, tables)

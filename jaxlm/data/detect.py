@@ -1,0 +1,274 @@
+"""Looks at a user's files: their format and encoding, columns, script and amount of text.
+
+    found = detect(["reviews.csv"])
+    found.kind, found.text_column, found.label_column      # "csv", "review", "stars"
+
+`source_of(found)` is the source that reads them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config import UserError
+from jaxlm.data.compressed import open_file, uncompressed_name
+from jaxlm.data.formats import csv_rows, decode, jsonl_rows
+from jaxlm.data.optional import need
+from jaxlm.data.sources import match_files
+from jaxlm.errors import few
+
+KINDS = {
+    **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),
+    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
+    ".parquet": "parquet",
+}
+ENCODINGS = ("utf-8", "utf-16", "gb18030", "cp1252")  # tried in this order
+TEXT_NAMES = (
+    *("text", "sentence", "content", "review", "document", "body"),
+    *("comment", "message", "tweet", "title"),
+)
+LABEL_NAMES = (
+    *("label", "class", "category", "sentiment", "target", "topic"),
+    *("intent", "polarity", "stars", "rating"),
+)
+SEPARATORS = ("\n\n", "\r\n\r\n", "\n", "\r\n")
+WIDE = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # scripts whose characters are syllables or words
+MOST_CLASSES = 50
+SAMPLE = 20_000  # rows, or characters of a text, that are looked at more closely
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What some files hold."""
+
+    files: tuple[str, ...]  # as they were given
+    kind: str  # the type of the source: text, csv, jsonl or parquet
+    encoding: str = "utf-8"
+    delimiter: str | None = None  # of a CSV whose delimiter is not the usual one
+    columns: tuple[str, ...] = ()
+    text_column: str | None = None
+    label_column: str | None = None
+    classes: tuple[str, ...] = ()
+    num_texts: int = 0  # files or rows
+    num_chars: int = 0
+    long_text: int = 0  # characters of a long text: 95% are at most as long
+    script: str = "LATIN"
+    separator: str | None = None  # what divides a single text into many
+    opening: str = ""
+
+    @property
+    def is_wide(self) -> bool:
+        return self.script in WIDE
+
+
+def detect(patterns: Sequence[str]) -> Found:
+    """Reads the files once. Raises `UserError` where they are not of one kind, or hold no text."""
+    files = match_files(patterns)
+    kinds = {name: kind_of(path) for name, path in files.items()}
+    if len(set(kinds.values())) > 1:
+        first: dict[str, str] = {kind: name for name, kind in reversed(kinds.items())}
+        listed = ", ".join(f"{name} is {kind}" for kind, name in first.items())
+        raise UserError(f"files of several kinds ({listed}); name files of one kind")
+    paths, kind = list(files.values()), next(iter(kinds.values()))
+    encoding = "utf-8" if kind == "parquet" else _encoding(paths)
+    if kind == "text":
+        return _texts(tuple(patterns), paths, encoding)
+    return _table(tuple(patterns), paths, kind, encoding)
+
+
+def kind_of(path: Path) -> str:
+    return KINDS.get(Path(uncompressed_name(path.name).lower()).suffix, "text")
+
+
+def _encoding(paths: Iterable[Path]) -> str:
+    """The first encoding in which all files can be read."""
+    first: UserError | None = None
+    for encoding in ENCODINGS:
+        try:
+            letters: Counter[str] = Counter()
+            for path in paths:
+                with open_file(path) as file:
+                    for piece in decode(file, str(path), encoding):
+                        letters.update(filter(str.isalpha, piece[:SAMPLE]))
+        except (UserError, UnicodeError) as error:
+            first = first or (error if isinstance(error, UserError) else None)
+            continue
+        if encoding in ("utf-16", "gb18030") and encoding != _likely(letters, encoding, paths):
+            continue
+        return encoding
+    raise first or UserError("the files are no text; name text files or tables")
+
+
+def _likely(letters: Counter[str], encoding: str, paths: Iterable[Path]) -> str | None:
+    """`encoding` where the characters that it gives look like a text of it."""
+    if encoding == "utf-16":
+        marks = (b"\xff\xfe", b"\xfe\xff")
+        return encoding if all(path.read_bytes()[:2] in marks for path in paths) else None
+    wide = sum(n for c, n in letters.items() if script_of(c) in WIDE)
+    return encoding if wide > letters.total() / 3 else None  # Latin-1's pairs of bytes are few
+
+
+def script_of(char: str) -> str:
+    return unicodedata.name(char, "?").partition(" ")[0]
+
+
+def _script(text: str) -> str:
+    letters = Counter(c for c in text if c.isalpha())
+    scripts: Counter[str] = Counter()
+    for char, number in letters.items():
+        scripts[script_of(char)] += number
+    wide = sum(scripts[name] for name in WIDE)
+    if wide > letters.total() / 3:
+        return max(WIDE, key=lambda name: scripts[name])
+    return scripts.most_common(1)[0][0] if scripts else "?"
+
+
+def _texts(patterns: tuple[str, ...], paths: Sequence[Path], encoding: str) -> Found:
+    size, sample = 0, ""
+    pieces: Counter[str] = Counter()
+    for path in paths:
+        with open_file(path) as file:
+            for text in decode(file, str(path), encoding):
+                size += len(text)
+                sample = sample if len(sample) > SAMPLE else sample + text[:SAMPLE]
+                for separator in SEPARATORS:
+                    pieces[separator] += text.count(separator)
+    if not sample.strip():
+        raise UserError(f"{patterns[0]}: holds no text; name files with text")
+    few = len(paths) < 4
+    return Found(
+        files=patterns,
+        kind="text",
+        encoding=encoding,
+        num_texts=len(paths),
+        num_chars=size,
+        script=_script(sample),
+        separator=next((s for s in SEPARATORS if few and pieces[s] >= 20), None),
+        opening=_opening(sample),
+    )
+
+
+def _opening(text: str) -> str:
+    """The first two words, which a model of the text can continue."""
+    return "".join(c for c in " ".join(text.split()[:2]) if c.isprintable())[:20]
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def _table(patterns: tuple[str, ...], paths: Sequence[Path], kind: str, encoding: str) -> Found:
+    delimiter = _delimiter(paths[0], encoding) if kind == "csv" else None
+    rows: list[Mapping[str, Any]] = []
+    total = 0
+    for path in paths:
+        for row in _rows(path, kind, encoding, delimiter):
+            total += 1
+            if len(rows) < SAMPLE:
+                rows.append(row)
+    if not rows:
+        raise UserError(f"{patterns[0]}: holds no rows; name a table with a header and rows")
+    columns = tuple(dict.fromkeys(str(name) for row in rows[:100] for name in row))
+    text = _text_column(columns, rows)
+    if text is None:
+        raise UserError(
+            f"{patterns[0]}: no column of texts among {few(columns)}; name a table that has one"
+        )
+    label = _label_column([name for name in columns if name != text], rows)
+    texts = [row[text] for row in rows if isinstance(row.get(text), str)]
+    lengths = sorted(map(len, texts))
+    values = {str(row[label]).strip() for row in rows if row.get(label)} if label else set()
+    return Found(
+        files=patterns,
+        kind=kind,
+        encoding=encoding,
+        delimiter=delimiter,
+        columns=columns,
+        text_column=text,
+        label_column=label,
+        classes=tuple(sorted(values)),
+        num_texts=total,
+        num_chars=round(sum(lengths) * total / len(rows)),
+        long_text=lengths[int(0.95 * (len(lengths) - 1))],
+        script=_script("".join(itertools.islice(texts, 1000))),
+        opening=_opening(texts[0]),
+    )
+
+
+def _delimiter(path: Path, encoding: str) -> str | None:
+    """The delimiter of a CSV, where the header has more of it than of the usual one."""
+    with open_file(path) as file:
+        head = next(decode(file, str(path), encoding), "").partition("\n")[0]
+    usual = "\t" if kind_is_tab(path) else ","
+    best = max((usual, ";", "\t", ",", "|"), key=head.count)
+    return None if best == usual else best
+
+
+def kind_is_tab(path: Path) -> bool:
+    return uncompressed_name(path.name).lower().endswith((".tsv", ".tab"))
+
+
+def _rows(
+    path: Path, kind: str, encoding: str, delimiter: str | None
+) -> Iterator[Mapping[str, Any]]:
+    if kind == "parquet":
+        parquet = need("pyarrow.parquet", "formats", "a Parquet source")
+        for batch in parquet.ParquetFile(path).iter_batches(1024):
+            yield from batch.to_pylist()
+        return
+    with open_file(path) as file:
+        pieces = decode(file, str(path), encoding)
+        read: Iterable[tuple[str, Mapping[str, Any]]] = (
+            csv_rows(pieces, str(path), delimiter=delimiter)
+            if kind == "csv"
+            else jsonl_rows(pieces, str(path))
+        )
+        yield from (row for _, row in read)
+
+
+def _text_column(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The column that is named as texts are, else the one with the longest texts."""
+    found = {
+        name: [row[name] for row in rows if isinstance(row.get(name), str)] for name in columns
+    }
+    texts = {name: values for name, values in found.items() if any(map(_has_letters, values))}
+    named = [name for known in TEXT_NAMES for name in texts if name.lower() == known]
+    by_length = sorted(texts, key=lambda name: -sum(map(len, texts[name])))
+    return next(iter([*named, *by_length]), None)
+
+
+def _has_letters(text: str) -> bool:
+    return any(map(str.isalpha, text))
+
+
+def _label_column(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The column that is named as labels are, else one with few values that are often repeated."""
+    few = []
+    for name in columns:
+        values = [row[name] for row in rows if row.get(name) not in (None, "")]
+        if not all(isinstance(value, (str, int, bool)) for value in values):
+            continue
+        number = len({str(value).strip() for value in values})
+        if 2 <= number <= min(MOST_CLASSES, len(values) // 3):
+            few.append(name)
+    named = [name for known in LABEL_NAMES for name in few if name.lower() == known]
+    return next(iter([*named, *few]), None)
+
+
+def source_of(found: Found) -> dict[str, Any]:
+    """The source of a config that reads the files, as plain values."""
+    source: dict[str, Any] = {"type": found.kind, "files": list(found.files)}
+    if found.encoding != "utf-8":
+        source["encoding"] = found.encoding
+    if found.delimiter is not None:
+        source["delimiter"] = found.delimiter
+    if found.text_column is not None:
+        source["text_column"] = found.text_column
+    if found.label_column is not None:
+        source["label_column"] = found.label_column
+    return source

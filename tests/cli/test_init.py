@@ -1,0 +1,99 @@
+"""`jaxlm init` makes a config that trains, and `jaxlm eval --data` measures on another file."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxlm.cli import main
+from jaxlm.run import load_run
+
+SMALL = ("model.hidden_size=32", "model.num_layers=1", "mesh.num_devices=1", "sample.max_tokens=4")
+SMALL += ("train.epochs=null", "train.steps=3", "train.batch_size=8", "logging.tensorboard=false")
+SMALL += ("optimizer.schedule={type: constant}",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder to be in, with texts in `my` and a table of labelled reviews."""
+    monkeypatch.chdir(tmp_path)
+    draw = random.Random(0)
+    words = ["king", "rose", "spoke", "of", "war", "peace", "love", "and", "the", "sea"]
+    (tmp_path / "my").mkdir()
+    for i in range(6):
+        text = "\n".join(" ".join(draw.choices(words, k=12)) for _ in range(20))
+        (tmp_path / "my" / f"{i}.txt").write_text(text)
+    kinds = {"pos": ["good", "fine", "great"], "neg": ["bad", "poor", "dull"]}
+    rows = [f"{' '.join(draw.choices(kinds[k], k=6))};{k}" for k in ("pos", "neg") * 40]
+    (tmp_path / "reviews.csv").write_text("review;stars\n" + "\n".join(rows))
+    return tmp_path
+
+
+def test_a_language_model_of_ones_own_texts(here, capsys):
+    files = sorted(map(str, Path("my").glob("*.txt")))
+    assert main(["init", *files]) == 0
+    said = capsys.readouterr()
+    assert said.out == "wrote my.yaml; next: jaxlm train my.yaml\n"
+    assert "6 files (text, utf-8)" in said.err and "task: a language model" in said.err
+    config = load_run("my.yaml").config
+    assert config.data.source.files == ("my/*.txt",)  # as many files are not listed one by one
+    before = Path("my.yaml").read_bytes()
+    assert main(["init", *files]) == 2 and Path("my.yaml").read_bytes() == before
+    assert "my.yaml: exists already; name another file with --out, or add --force" in (
+        capsys.readouterr().err
+    )
+    assert main(["init", "--force", *files[:1], "--out", "my.yaml"]) == 0
+    assert Path("my.yaml").read_bytes() != before
+    assert main(["init", "--force", *files]) == 0 and Path("my.yaml").read_bytes() == before
+    assert main(["train", "my.yaml", *SMALL]) == 0
+    capsys.readouterr()
+
+    # the validation split's own file, named by itself, gives the split's own figures
+    assert main(["eval", "runs/my", "--json"]) == 0
+    split = json.loads(capsys.readouterr().out)["final"]
+    held = json.loads(Path("runs/my/data_manifest.json").read_text())["splits"]["validation"]
+    sizes = {len(Path(file).read_bytes()): file for file in files}
+    (Path("my") / "0.txt").rename("elsewhere.txt")  # the run's own texts are not read
+    file = sizes[held["bytes"]].replace("my/0.txt", "elsewhere.txt")
+    assert main(["eval", "runs/my", "--data", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["final"] == pytest.approx(split, rel=1e-6)
+
+
+def test_a_classifier_of_ones_own_table(here, capsys):
+    assert main(["init", "reviews.csv"]) == 0
+    said = capsys.readouterr()
+    assert "classification by 'stars' (2 classes: neg, pos)" in said.err
+    assert main(["train", "reviews.yaml", *SMALL]) == 0
+    capsys.readouterr()
+    lines = Path("reviews.csv").read_text().splitlines()[1:]
+    other = [dict(zip(("review", "stars"), line.split(";"), strict=True)) for line in lines[:9]]
+    Path("other.jsonl").write_text("\n".join(map(json.dumps, other)))
+    assert main(["eval", "runs/reviews", "--data", "other.jsonl", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    table = found["confusion"]["table"]
+    assert [sum(row) for row in table] == [4, 5]  # true classes: neg, pos
+    assert found["final"]["eval/accuracy"] == pytest.approx((table[0][0] + table[1][1]) / 9)
+    Path("odd.csv").write_text("review,stars\n" + "good,pos\nbad,unknown\nbad,neg\n" * 3)
+    Path("bare.csv").write_text("review\ngood\nbad\n")
+    for file, says in (
+        ("odd.csv", "no class: unknown"),
+        ("bare.csv", "no column of labels"),
+        ("my/1.txt", "no column of labels"),
+        ("nothing.csv", "no such file"),
+    ):
+        assert main(["eval", "runs/reviews", "--data", file]) == 2
+        *_, line = capsys.readouterr().err.splitlines()  # after what preparing reports
+        assert line.startswith("error: ") and says in line
