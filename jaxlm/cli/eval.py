@@ -13,7 +13,7 @@ from jaxlm.cli.shared.verb import USING, verb
 
 
 @verb(
-    "measure a run on its whole validation split",
+    "measure a run on its whole validation split, or on another file",
     section=USING,
     examples=(
         ("eval runs/quickstart", ""),
@@ -43,7 +43,9 @@ def command(
     step: int | None,
     as_json: bool,
 ) -> None:
-    """Loss, perplexity and bits per byte; for classes accuracy, F1 and the confusion table."""
+    """Prints loss, perplexity and bits per byte; for classes accuracy, F1 and the confusion table.
+    With --data no text of the run's own data is read.
+    """
     from jaxlm.cli.shared.figures import print_figures
     from jaxlm.evaluate import evaluate_run
 
