@@ -62,7 +62,7 @@ def empty(data: bytes, rng: random.Random) -> bytes:
 
 
 CONTENTS: tuple[Bytes, ...] = (flip, flip, digit, truncate, lose_lines, zero, append, empty)
-PLACES = ("delete", "folder", "other run", "other time", "swap")
+PLACES = ("delete", "folder", "other run", "older copy", "swap")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def choose(states: dict[str, Path], state: str, turn: int, rng: random.Random) -
     name = rng.choice([*equal, equal[-1], equal[-1]])  # the newest is read
     whole = (root / name).is_dir()
     data = b"" if whole else (root / name).read_bytes()
-    places = [way for way in PLACES if way != "swap" or len(equal) > 1]
+    left_out = {"swap"} if len(equal) == 1 else set()
+    left_out |= {"older copy"} if state != "finished" else set()
+    places = [way for way in PLACES if way not in left_out]
     ways: list[str | Bytes] = [*places, *(CONTENTS if data else (append,) * (not whole))]
     way = rng.choice(ways)
     names = set(names_of(name))
@@ -107,8 +109,8 @@ def choose(states: dict[str, Path], state: str, turn: int, rng: random.Random) -
     source = None
     if way == "other run":
         source = match(states["other"], name, kind)
-    elif way == "other time":
-        source = match(states["finished" if state == "stopped" else "stopped"], name, kind)
+    elif way == "older copy":
+        source = match(states["stopped"], name, kind)
     swapped = name
     if way == "swap":
         swapped = rng.choice([n for n in equal if n != name])
@@ -146,8 +148,9 @@ def match(root: Path, name: str, kind: str) -> Path | None:
 
 
 def names_of(name: str) -> list[str]:
-    """What names a file in a message: its own name, or its checkpoint."""
-    names = [name.rpartition("/")[2]]
+    """What names a file in a message: its own name, its checkpoint, or its token store."""
+    names = [name.rpartition("/")[2], *re.findall(r"stores/([0-9a-f]{32})/", name)]
+    names += ["checkpoint "] if name == "run/checkpoints" else []
     for number in re.findall(r"\b\d{8}\b", name):
         names += [number, f"checkpoint {int(number)}"]
     return names
