@@ -63,6 +63,7 @@ READING = ("info", "eval", "generate", "export", "report")
 ALL = (*READING, "resume", "info")
 SIDE = "tensorboard|result|timing|environment|marks|records"
 LOGS = rf"run/([^/]*\.(jsonl|txt|html|lock)|({SIDE}).*)"
+DIFFERING = ("run_dir", "checkpoints", "problems", "evaluated")  # of info: not results
 CLOCKED = r"<section><h2>(Checkpoints|Where the time went).*?</section>|<dt>wall time.*?</dd>"
 RANKS = ("harmless", "named", "other", "traceback")
 
@@ -168,7 +169,7 @@ def value(case: Path, verb: str, answer: Answer) -> Any:
     """The result of a verb that has succeeded, as plain values that two runs of it agree in."""
     if verb == "info":
         found = json.loads(answer.out)
-        return {k: v for k, v in found.items() if k not in ("run_dir", "checkpoints", "problems")}
+        return {k: v for k, v in found.items() if k not in DIFFERING}
     if verb == "export":
         files = sorted(p for p in (case / "export").rglob("*") if p.is_file())
         return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

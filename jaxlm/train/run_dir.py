@@ -71,8 +71,9 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
+            lock = f"{self.lock_file.name}: " if error.filename == str(self.lock_file) else ""
             raise UserError(
-                f"run_dir: {self.path}: {(error.strerror or 'cannot be made').lower()}; "
+                f"run_dir: {self.path}: {lock}{(error.strerror or 'cannot be made').lower()}; "
                 "set run_dir to a folder that can be written"
             ) from None
         try:
