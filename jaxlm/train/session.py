@@ -274,7 +274,7 @@ def _with_earlier(run: RunDir, manifest: Mapping[str, Any]) -> dict[str, Any]:
         before = {}
     earlier = before.pop("earlier", [])
     plain = json.loads(json.dumps(manifest))
-    if before not in ({}, plain):
+    if before and before.get("content") != plain.get("content"):  # a place may change
         earlier = [*earlier, before]
     return {**plain, "earlier": earlier} if earlier else plain
 
