@@ -16,7 +16,9 @@ from jaxlm.run import RunConfig
 
 PACKAGE = Path(__file__).parents[1] / "jaxlm"
 SECTIONS = [key_of(spec) for spec in dataclasses.fields(RunConfig)]
-DOTTED = re.compile(rf"(?<![\w./<{{-])(?:{'|'.join(SECTIONS)})(?:\.[a-z][a-z0-9_]*)+(?![\w/])")
+DOTTED = re.compile(
+    rf"(?<![\w./<{{-])(?:{'|'.join(SECTIONS)})(?:\.[a-z][a-z0-9_]*)+(?![\w/(])"
+)  # a call is no key
 # what looks like a key and is another thing
 FILES = ("json", "model", "bin", "yaml", "html", "txt", "py", "gz", "npz", "tsv", "safetensors")
 OTHERS = ("model.preset", "model.embed_tokens", "model.layers", "model.norm", "model.encoder.")
