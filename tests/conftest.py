@@ -50,8 +50,10 @@ if not IS_WORKER:  # workers inherit it
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    core_set.mark(items)
+@pytest.hookimpl(tryfirst=True)  # before -m takes some away
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    some = config.getoption("lf") or any("::" in word for word in config.args)
+    core_set.mark(items, whole_files=not some)
 
 
 def pytest_unconfigure() -> None:

@@ -6,7 +6,7 @@ transformers' numbers, a plain loop, another mesh, an undisturbed run) in each p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import pytest
 
@@ -42,18 +42,28 @@ CORE = (
     "tests/train/test_state.py::test_accumulation_equals_the_big_batch[transformer]",
     "tests/train/test_state.py::test_a_step_that_is_not_finite_changes_nothing_but_the_counters",
     "tests/train/test_loop.py::test_the_step_compiles_once_and_nothing_else_in_the_loop[transformer]",
-    "tests/test_resume.py::test_three_resumes_over_epoch_borders",
+    "tests/test_resume.py::test_three_resumes_over_epoch_borders[lstm-4-feeds1]",
 )
 
 
-def mark(items: Iterable[pytest.Item]) -> None:
-    """Gives the tests of `CORE` their marker."""
+def mark(items: Sequence[pytest.Item], whole_files: bool) -> None:
+    """Gives the tests of `CORE` their marker; a line that names nothing is an error.
+
+    `whole_files`: all tests of each file are among the items.
+    """
+    found = set()
     for item in items:
-        if any(map(set(CORE).__contains__, names_of(item.nodeid))):
+        names = names_of(item.nodeid)
+        found |= names
+        if not names.isdisjoint(CORE):
             item.add_marker(pytest.mark.core)
+    files = {name for name in found if "::" not in name}
+    for line in CORE:
+        if whole_files and line.partition("::")[0] in files and line not in found:
+            raise pytest.UsageError(f"tests/core_set.py: {line} names no test")
 
 
-def names_of(nodeid: str) -> tuple[str, str, str]:
+def names_of(nodeid: str) -> set[str]:
     """The case, its test, its file."""
     test = nodeid.partition("[")[0]
-    return nodeid, test, test.partition("::")[0]
+    return {nodeid, test, test.partition("::")[0]}

@@ -76,7 +76,6 @@ def feeding(prefetch: int, workers: int = 0) -> tuple[str, ...]:
     ("model", "accumulation", "feeds"),
     [
         ("transformer", 1, [feeding(0), feeding(8)] * 2),
-        ("transformer", 4, [feeding(8), feeding(0)] * 2),
         # each process in its own way; the recurrent state goes on where it was
         ("lstm", 4, [feeding(0), feeding(8), feeding(8, workers=1), feeding(0)]),
     ],
