@@ -11,9 +11,8 @@ means:
 dotted overrides, and returns the config together with where each value came from. A mistake is one
 line: the path of the key, the file and line it stands in, and the nearest valid key.
 
-A base class with a `registry` (see `jaxlm/types.py`) is polymorphic: its YAML carries `type:`, the
-name of the class to build. The registry holds "module:Class" strings, so a part is imported only
-when it is used.
+A base class with a `kind` is polymorphic: its YAML carries `type:`, which says what part to build.
+`jaxlm.core.registry` says what a type may be, and how a part is added.
 """
 
 from __future__ import annotations
@@ -42,13 +41,16 @@ from jaxlm.config_yaml import (
     read_yaml,
     where,
 )
-from jaxlm.errors import ConfigError, UserError, few, shown, suggest, wrong_path
+from jaxlm.core import registry
+from jaxlm.core.registry import Kind, type_name
+from jaxlm.errors import ConfigError, UserError, few, printable, shown, suggest, wrong_path
 from jaxlm.yaml_text import dump_yaml
 
 __all__ = [
     "REQUIRED",
     "Config",
     "ConfigError",
+    "Kind",
     "Layer",
     "Mark",
     "Resolved",
@@ -115,14 +117,22 @@ def default_of(spec: dataclasses.Field) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The base of every config. `registry` is set on a polymorphic base: {type: "module:Class"}.
+    """The base of every config. `kind` is set on the base class of a kind of part.
+
+    In the kind's own folder `type` is what YAML calls the class by, where that is not the name of
+    its file. An `abstract` class is no part, but the base of some.
 
     `untraced` names the fields that no device program is traced from: the host alone reads them.
     """
 
-    registry: ClassVar[dict[str, str] | None] = None
-    default_type: ClassVar[str | None] = None
+    kind: ClassVar[Kind | None] = None
+    type_: ClassVar[str | None] = None
+    abstract: ClassVar[bool] = False
     untraced: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, *, type: str | None = None, abstract: bool = False) -> None:
+        super().__init_subclass__()
+        cls.type_, cls.abstract = type, abstract
 
     def validate(self) -> None:
         """Checks that no single field can make; raises `UserError`, to which the path is added."""
@@ -190,7 +200,7 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
             arguments[spec.name] = _value(hints[spec.name], values[name], here, marks)
             _check(arguments[spec.name], spec, here, marks)
         elif spec.default is REQUIRED and spec.default_factory is REQUIRED:
-            raise error_at(here, marks, "is required", f"set it to {spec.metadata['doc']}")
+            raise error_at(here, marks, "is required", f"set it to {spec.metadata.get('doc')}")
     config = cls(**arguments)
     try:
         config.validate()
@@ -223,17 +233,19 @@ def _resolve_type(
     cls: type[Config], values: dict, path: str, marks: Mapping[str, Mark]
 ) -> type[Config]:
     """The class that `type:` names, for a polymorphic base; `cls` itself for a plain config."""
-    registry = cls.__dict__.get("registry")
-    if registry is None:
+    if not registry.is_base(cls):
         if "type" in values and values["type"] == type_name(cls):
             del values["type"]  # a concrete class whose type is stated all the same
         return cls
-    name, here = values.pop("type", cls.default_type), join(path, "type")
+    assert cls.kind is not None
+    name, here = values.pop("type", cls.kind.default), join(path, "type")
     if name is None:
-        raise error_at(here, marks, "is required", f"choose one of {few(sorted(registry))}")
-    if str(name) not in registry:
-        raise error_at(here, marks, f"unknown type {shown(name)}", suggest(str(name), registry))
-    return import_name(registry[name])
+        fix = f"choose one of {few(registry.names(cls))}"
+        raise error_at(here, marks, "is required", fix)
+    try:
+        return registry.find(cls, name)
+    except UserError as error:
+        raise ConfigError(f"{where(here, marks)}{printable(here)}: {error}") from error
 
 
 def import_name(name: str) -> Any:
@@ -360,7 +372,7 @@ def _out_of_range(value: float, own: Mapping[str, float | None]) -> tuple[str, s
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain values, `type:` first where the class is one of a registry's."""
+    """The config as plain values, `type:` first where the class is a part."""
     values: dict[str, Any] = {}
     name = type_name(type(config))
     if name is not None:
@@ -368,15 +380,6 @@ def to_dict(config: Config) -> dict[str, Any]:
     for spec in dataclasses.fields(config):
         values[key_of(spec)] = _to_plain(getattr(config, spec.name))
     return values
-
-
-def type_name(cls: type) -> str | None:
-    """The name that `cls` has in its base's registry, None where it belongs to no registry."""
-    for base in cls.__mro__[1:]:
-        for name, target in (base.__dict__.get("registry") or {}).items():
-            if target == f"{cls.__module__}:{cls.__name__}":
-                return name
-    return None
 
 
 def _to_plain(value: Any) -> Any:
@@ -390,8 +393,25 @@ def _to_plain(value: Any) -> Any:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved config as YAML that `load` reads back to an equal config."""
+    """The resolved config as YAML that `load` reads back to an equal config.
+
+    Raises `UserError` where another process could not: a part that is defined in a function.
+    """
+    for _, part in configs_in(config):
+        if type_name(type(part)) is not None:
+            registry.check_importable(type(part))
     return dump_yaml(to_dict(config))
+
+
+def configs_in(value: Any, path: str = "") -> Iterable[tuple[str, Config]]:
+    """(dotted path, config) of a config and of all that it holds."""
+    if isinstance(value, Config):
+        yield path, value
+        for spec in dataclasses.fields(value):
+            yield from configs_in(getattr(value, spec.name), join(path, key_of(spec)))
+    elif isinstance(value, (tuple, dict)):
+        for key, item in _items(value).items():
+            yield from configs_in(item, join(path, key))
 
 
 def sha256(config: Config) -> str:
@@ -441,7 +461,7 @@ def describe(config: Config, path: str = "") -> Iterable[tuple[str, Any, str]]:
         yield join(path, "type"), name, (type(config).__doc__ or "").strip().split("\n")[0]
     for spec in dataclasses.fields(config):
         yield from _describe(
-            getattr(config, spec.name), join(path, key_of(spec)), spec.metadata["doc"]
+            getattr(config, spec.name), join(path, key_of(spec)), spec.metadata.get("doc", "")
         )
 
 

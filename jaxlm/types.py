@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
-from jaxlm.config import Config
+from jaxlm.config import Config, Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,11 +120,7 @@ class LanguageModel(Protocol):
 class ModelConfig(Config):
     """A model's shape; `build` makes the NNX module."""
 
-    registry: ClassVar = {
-        "transformer": "jaxlm.models.transformer:TransformerConfig",
-        "rnn": "jaxlm.models.rnn:RNNConfig",
-        "rnn_seq2seq": "jaxlm.models.rnn_seq2seq:RNNSeq2SeqConfig",
-    }
+    kind: ClassVar = Kind("models", "model", folder="jaxlm.models")
 
     if TYPE_CHECKING:  # a field of every model's own, so that it has its place among the others
         vocab_size: Any = None  # int | None; None: the tokenizer's
@@ -208,11 +204,7 @@ class ModelConfig(Config):
 class AttentionConfig(Config):
     """How tokens look at one another."""
 
-    registry: ClassVar = {
-        "multi_head": "jaxlm.nn.attention:MultiHeadConfig",
-        "latent": "jaxlm.nn.latent:LatentConfig",
-    }
-    default_type: ClassVar = "multi_head"
+    kind: ClassVar = Kind("attentions", "attention", folder="jaxlm.nn", default="multi_head")
 
     if TYPE_CHECKING:  # fields that every attention has
         num_heads: Any = None
@@ -256,11 +248,7 @@ class AttentionConfig(Config):
 class FFNConfig(Config):
     """What a block does to each token by itself."""
 
-    registry: ClassVar = {
-        "dense": "jaxlm.nn.ffn:DenseConfig",
-        "moe": "jaxlm.nn.moe:MoEConfig",
-    }
-    default_type: ClassVar = "dense"
+    kind: ClassVar = Kind("ffns", "ffn", folder="jaxlm.nn", default="dense")
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -280,11 +268,7 @@ class FFNConfig(Config):
 class NormConfig(Config):
     """How hidden states are normalised."""
 
-    registry: ClassVar = {
-        "rmsnorm": "jaxlm.nn.norm:RMSNormConfig",
-        "layernorm": "jaxlm.nn.norm:LayerNormConfig",
-    }
-    default_type: ClassVar = "rmsnorm"
+    kind: ClassVar = Kind("norms", "norm", folder="jaxlm.nn", default="rmsnorm")
 
     def build(self, dim: int) -> Any:
         raise NotImplementedError
@@ -294,14 +278,7 @@ class NormConfig(Config):
 class PositionConfig(Config):
     """How a token knows its place."""
 
-    registry: ClassVar = {
-        "rotary": "jaxlm.nn.position:RotaryConfig",
-        "learned": "jaxlm.nn.position:LearnedConfig",
-        "sinusoidal": "jaxlm.nn.position:SinusoidalConfig",
-        "relative": "jaxlm.nn.position:RelativeConfig",
-        "none": "jaxlm.nn.position:NoPositionConfig",
-    }
-    default_type: ClassVar = "rotary"
+    kind: ClassVar = Kind("positions", "position", folder="jaxlm.nn", default="rotary")
 
     def check_head(self, head_dim: int) -> None:
         """Raises `UserError` for heads of a size that these positions cannot turn."""
@@ -324,41 +301,21 @@ class PositionConfig(Config):
 class TokenizerConfig(Config):
     """A tokenizer: trained on the corpus, loaded from a file, or fixed."""
 
-    registry: ClassVar = {
-        "sentencepiece": "jaxlm.data.sentencepieces:SentencePiece",
-        "characters": "jaxlm.data.characters:Characters",
-        "bytes": "jaxlm.data.tokenizers:Bytes",
-        "huggingface": "jaxlm.data.huggingface:HuggingFace",
-        "saved": "jaxlm.data.tokenizers:Saved",
-    }
+    kind: ClassVar = Kind("tokenizers", "tokenizer", folder="jaxlm.data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(Config):
     """Where documents or labelled examples come from."""
 
-    registry: ClassVar = {
-        "text": "jaxlm.data.sources:TextFiles",
-        "jsonl": "jaxlm.data.tables:JsonLines",
-        "csv": "jaxlm.data.tables:Csv",
-        "parquet": "jaxlm.data.tables:Parquet",
-        "array_record": "jaxlm.data.tables:ArrayRecord",
-        "package": "jaxlm.data.corpora:PackageFiles",
-        "stdlib": "jaxlm.data.corpora:StandardLibrary",
-        "synthetic": "jaxlm.data.corpora:Synthetic",
-    }
+    kind: ClassVar = Kind("sources", "source", folder="jaxlm.data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
     """A dataset of rows at random access: what `prepare` writes once and a batch is drawn from."""
 
-    registry: ClassVar = {
-        "text": "jaxlm.data.text:TextData",
-        "tokens": "jaxlm.data.tokens:TokenData",
-        "examples": "jaxlm.data.examples:ExampleData",
-        "mixture": "jaxlm.data.mixture:MixtureData",
-    }
+    kind: ClassVar = Kind("datasets", "dataset", folder="jaxlm.data")
 
     def prepare(
         self, tokenizer: TokenizerConfig, cache_dir: Path, *, workers: int = 0, report: Any = print
@@ -377,43 +334,21 @@ class DataConfig(Config):
 class ObjectiveConfig(Config):
     """What is learnt: a host transform and a device loss under one name."""
 
-    registry: ClassVar = {
-        "none": "jaxlm.objectives.none:NoObjective",
-        "causal_lm": "jaxlm.objectives.causal_lm:CausalLM",
-        "sequence_classification": (
-            "jaxlm.objectives.sequence_classification:SequenceClassification"
-        ),
-        "masked_lm": "jaxlm.objectives.masked_lm:MaskedLM",
-        "span_corruption": "jaxlm.objectives.span_corruption:SpanCorruption",
-        "blank_infilling": "jaxlm.objectives.blank_infilling:BlankInfilling",
-    }
+    kind: ClassVar = Kind("objectives", "objective", folder="jaxlm.objectives")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Config):
     """How gradients become updates."""
 
-    registry: ClassVar = {
-        "sgd": "jaxlm.train.optimizer:SGD",
-        "adam": "jaxlm.train.optimizer:Adam",
-        "adamw": "jaxlm.train.optimizer:AdamW",
-        "adafactor": "jaxlm.train.optimizer:Adafactor",
-        "lion": "jaxlm.train.optimizer:Lion",
-        "muon": "jaxlm.train.optimizer:Muon",
-    }
+    kind: ClassVar = Kind("optimizers", "optimizer", folder="jaxlm.train")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Config):
     """A factor in [0, 1] of the peak learning rate, by step."""
 
-    registry: ClassVar = {
-        "constant": "jaxlm.train.schedule:Constant",
-        "linear": "jaxlm.train.schedule:Linear",
-        "cosine": "jaxlm.train.schedule:Cosine",
-        "wsd": "jaxlm.train.schedule:WarmupStableDecay",
-        "inverse_sqrt": "jaxlm.train.schedule:InverseSquareRoot",
-    }
+    kind: ClassVar = Kind("schedules", "schedule", folder="jaxlm.train")
 
     def build(self, total_steps: int) -> Callable[[Any], jax.Array]:
         """The factor at a step, for a run of `total_steps`."""

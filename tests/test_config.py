@@ -16,6 +16,7 @@ from jaxlm.config import (
     REQUIRED,
     Config,
     ConfigError,
+    Kind,
     Layer,
     Mark,
     UserError,
@@ -38,21 +39,18 @@ from jaxlm.errors import few, suggest, wrong_path
 class Part(Config):
     """A part of one of several types."""
 
-    registry: ClassVar = {
-        "plain": f"{__name__}:Plain",
-        "fancy": f"{__name__}:Fancy",
-    }
+    kind: ClassVar = Kind("parts", "part", folder=__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plain(Part):
+class Plain(Part, type="plain"):
     """The plain part."""
 
     rate: float = field(0.1, "how fast", gt=0, lt=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fancy(Part):
+class Fancy(Part, type="fancy"):
     """The fancy part."""
 
     rate: float = field(0.2, "how fast", gt=0)

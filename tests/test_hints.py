@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import Config, import_name, key_of
+from jaxlm.config import Config, key_of
+from jaxlm.core import registry
 from jaxlm.run import RunConfig
 
 PACKAGE = Path(__file__).parents[1] / "jaxlm"
@@ -27,8 +28,9 @@ OTHERS = ("model.preset", "model.embed_tokens", "model.layers", "model.norm", "m
 def configs_of(hint: object) -> set[type[Config]]:
     """The config classes that a value of a type may hold, directly or as an element."""
     if isinstance(hint, type) and issubclass(hint, Config):
-        registry = hint.__dict__.get("registry")
-        return {import_name(name) for name in registry.values()} if registry else {hint}
+        if not registry.is_base(hint):
+            return {hint}
+        return {registry.find(hint, name) for name in registry.names(hint)}
     if typing.get_origin(hint) in (typing.Union, types.UnionType, tuple, dict):
         return set().union(*(configs_of(part) for part in typing.get_args(hint)))
     return set()

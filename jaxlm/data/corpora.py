@@ -40,7 +40,7 @@ from jaxlm.data.tables import ROWS_VERSION, row_documents
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackageFiles(ReadSource, Labels):
+class PackageFiles(ReadSource, Labels, type="package"):
     """Files of a pinned package: of the installed one, else of its archive, fetched once."""
 
     places = ("requirement", "sha256", "archive", "files")
@@ -121,7 +121,7 @@ def _package_members(
 
 
 @dataclass(frozen=True, kw_only=True)
-class StandardLibrary(Source):
+class StandardLibrary(Source, type="stdlib"):
     """The Python source files of the running interpreter's standard library; each is a document."""
 
     include_tests: bool = field(False, "read the library's own tests too")
@@ -155,7 +155,7 @@ class StandardLibrary(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Synthetic(Source):
+class Synthetic(Source, type="synthetic"):
     """Random made-up words in which each word hints at the next, for tests and smoke runs."""
 
     num_documents: int = field(100, "documents", ge=1)

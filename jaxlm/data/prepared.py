@@ -66,7 +66,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparableData(DataConfig):
+class PreparableData(DataConfig, abstract=True):
     """A dataset that can be prepared: the part of `prepare` that all datasets share."""
 
     @property

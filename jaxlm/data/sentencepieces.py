@@ -36,7 +36,7 @@ _MAX_CHUNK = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentencePiece(TokenizerConfig):
+class SentencePiece(TokenizerConfig, type="sentencepiece"):
     """Pieces learnt from the corpus (BPE or unigram), or a SentencePiece .model file."""
 
     path: str | None = field(

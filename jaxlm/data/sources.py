@@ -57,7 +57,7 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(SourceConfig):
+class Source(SourceConfig, abstract=True):
     """What every source offers. A kind of source gives `units`, `read` and `contents`."""
 
     # Options that only say where the contents are: the contents' own hashes are in the fingerprint.
@@ -116,7 +116,7 @@ def empty_corpus(source: Source, counts: Counter[str]) -> UserError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadSource(Source):
+class ReadSource(Source, abstract=True):
     """A source that reads files, which may hold documents of any length."""
 
     max_document_chars: int = field(
@@ -128,7 +128,7 @@ class ReadSource(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileSource(ReadSource):
+class FileSource(ReadSource, abstract=True):
     """Files on this machine, found by glob patterns."""
 
     places = ("files",)
@@ -185,7 +185,7 @@ def _no_match(pattern: str, full: str) -> UserError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFiles(FileSource):
+class TextFiles(FileSource, type="text"):
     """Text files, plain or .gz, .zst, .bz2 or .xz; each file is a document."""
 
     document_separator: str | None = field(

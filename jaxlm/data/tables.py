@@ -39,7 +39,7 @@ ROWS_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowFiles(FileSource, Labels):
+class RowFiles(FileSource, Labels, abstract=True):
     """Files of rows with named columns, one of them the text."""
 
     reading_version = ROWS_VERSION
@@ -83,7 +83,7 @@ def row_documents(
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonLines(RowFiles):
+class JsonLines(RowFiles, type="jsonl"):
     """A JSON object a line, plain or .gz, .zst, .bz2 or .xz."""
 
     encoding: str = field("utf-8", "of the files; every byte must be valid in it")
@@ -101,7 +101,7 @@ class JsonLines(RowFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Csv(RowFiles):
+class Csv(RowFiles, type="csv"):
     """CSV or TSV with a header line or given column names, plain or .gz, .zst, .bz2 or .xz."""
 
     columns: tuple[str, ...] = field((), "names of the columns of a file without a header line")
@@ -135,7 +135,7 @@ class Csv(RowFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(RowFiles):
+class Parquet(RowFiles, type="parquet"):
     """Parquet files, read a row group at a time."""
 
     def units(self) -> list[Unit]:
@@ -183,7 +183,7 @@ class Parquet(RowFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArrayRecord(RowFiles):
+class ArrayRecord(RowFiles, type="array_record"):
     """ArrayRecord files whose records are UTF-8 text or JSON objects."""
 
     record: Literal["text", "json"] = field("text", "what a record is: a text, or a JSON object")

@@ -196,7 +196,7 @@ def trained(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bytes(TokenizerConfig):
+class Bytes(TokenizerConfig, type="bytes"):
     """The 256 bytes of UTF-8; nothing to train, nothing that it cannot spell."""
 
     def build(self, texts: Texts, corpus_fingerprint: str, cache_dir: Path) -> Tokenizer:
@@ -230,7 +230,7 @@ class ByteTokenizer(BaseTokenizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saved(TokenizerConfig):
+class Saved(TokenizerConfig, type="saved"):
     """The tokenizer of an earlier run, or of a folder that one was saved to."""
 
     path: str = field(REQUIRED, "the run's folder, or the tokenizer's", path=True)

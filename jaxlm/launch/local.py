@@ -56,7 +56,7 @@ class Local(RestartingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuHost(RestartingConfig):
+class GpuHost(RestartingConfig, type="gpu_host"):
     """The GPUs of this machine: one process for all of them, or one for each."""
 
     gpus: tuple[int, ...] = field((), "numbers of the GPUs to use; empty: all")

@@ -18,16 +18,17 @@ from typing import Any, ClassVar
 from jaxlm.config import (
     REQUIRED,
     Config,
+    Kind,
     Layer,
     Mark,
     UserError,
     field,
-    import_name,
     load,
     parse,
     read_overrides,
     suggest,
 )
+from jaxlm.core import registry
 from jaxlm.launch.chips import Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_names
@@ -61,14 +62,7 @@ class Plan:
 class LaunchConfig(Config):
     """Where a run starts."""
 
-    registry: ClassVar = {
-        "local": "jaxlm.launch.local:Local",
-        "gpu_host": "jaxlm.launch.local:GpuHost",
-        "tpu_vm": "jaxlm.launch.tpu_vm:TpuVm",
-        "gke": "jaxlm.launch.gke:Gke",
-        "slurm": "jaxlm.launch.slurm:Slurm",
-        "skypilot": "jaxlm.launch.skypilot:SkyPilot",
-    }
+    kind: ClassVar = Kind("launch_targets", "launch target", folder="jaxlm.launch")
 
     name: str | None = field(
         None, "name of the machines or the job; null: the last part of the run's folder"
@@ -101,7 +95,7 @@ class LaunchConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestartingConfig(LaunchConfig):
+class RestartingConfig(LaunchConfig, abstract=True):
     """A target on which the launch restarts a run."""
 
     max_restarts: int = field(
@@ -116,12 +110,14 @@ def load_target(name: str, settings: Iterable[str] = ()) -> LaunchConfig:
         resolved = load(path, LaunchConfig, settings)
         check_names(resolved.config, resolved.marks, MANY_LINES)
         return resolved.config
-    registry = LaunchConfig.registry
-    if name not in registry:
-        raise UserError(f"{name!r} is not a target or a launch file; {suggest(name, registry)}")
+    known = registry.names(LaunchConfig)
+    if name not in known and ":" not in name:
+        raise UserError(f"{name!r} is not a target or a launch file; {suggest(name, known)}")
     layer = Layer({"type": name}, {"type": Mark("command line")})
     layer.merge(read_overrides(settings))
-    missing = [key for key in _required(import_name(registry[name])) if key not in layer.values]
+    missing = [
+        key for key in _required(registry.find(LaunchConfig, name)) if key not in layer.values
+    ]
     if missing:
         raise UserError(
             f"{name}: needs {', '.join(missing)}; write a file such as launch/{name}.yaml, or add "

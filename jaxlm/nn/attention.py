@@ -34,7 +34,7 @@ Cache = dict[str, jax.Array]  # one layer's slots, [B, S, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonAttention(AttentionConfig):
+class CommonAttention(AttentionConfig, abstract=True):
     """What every attention has."""
 
     num_heads: int = field(4, "query heads", ge=1)
@@ -70,7 +70,7 @@ class CommonAttention(AttentionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiHeadConfig(CommonAttention):
+class MultiHeadConfig(CommonAttention, type="multi_head"):
     """Multi-head, grouped-query or multi-query attention."""
 
     num_kv_heads: int | None = field(None, "key and value heads; null: num_heads", ge=1)

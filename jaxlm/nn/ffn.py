@@ -40,7 +40,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseConfig(FFNConfig):
+class DenseConfig(FFNConfig, type="dense"):
     """A feed-forward network that every token passes."""
 
     intermediate_size: int | None = field(

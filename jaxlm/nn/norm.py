@@ -26,7 +26,7 @@ from jaxlm.types import NormConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RMSNormConfig(NormConfig):
+class RMSNormConfig(NormConfig, type="rmsnorm"):
     """x / rms(x) * scale."""
 
     eps: float = field(1e-5, "added to the mean square", gt=0)
@@ -37,7 +37,7 @@ class RMSNormConfig(NormConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerNormConfig(NormConfig):
+class LayerNormConfig(NormConfig, type="layernorm"):
     """(x - mean) / std * scale + bias."""
 
     eps: float = field(1e-5, "added to the variance", gt=0)

@@ -50,7 +50,7 @@ class Rotary(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RotaryConfig(PositionConfig):
+class RotaryConfig(PositionConfig, type="rotary"):
     """Rotary positions: queries and keys are turned by their place."""
 
     theta: float = field(10_000.0, "base of the angles", gt=1)
@@ -87,7 +87,7 @@ class RotaryConfig(PositionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedConfig(PositionConfig):
+class LearnedConfig(PositionConfig, type="learned"):
     """A learned vector for each position, added to the embedding (GPT-2, BERT)."""
 
     max_seq_len: int = field(REQUIRED, "positions that there are vectors for", ge=1)
@@ -103,14 +103,14 @@ class LearnedConfig(PositionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SinusoidalConfig(PositionConfig):
+class SinusoidalConfig(PositionConfig, type="sinusoidal"):
     """Sines and cosines added to the embedding (Vaswani et al. 2017)."""
 
     theta: float = field(10_000.0, "base of the frequencies", gt=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelativeConfig(PositionConfig):
+class RelativeConfig(PositionConfig, type="relative"):
     """A learned bias on the scores, by head and bucket of the distance (T5)."""
 
     num_buckets: int = field(32, "buckets of distances, half of them exact", ge=2)
@@ -121,7 +121,7 @@ class RelativeConfig(PositionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoPositionConfig(PositionConfig):
+class NoPositionConfig(PositionConfig, type="none"):
     """Nothing tells a token its place but the causal mask."""
 
 

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import REQUIRED, Config, field
+from jaxlm.config import REQUIRED, Config, Kind, field
 
 # frequencies [R/2] float32, or [B, T, R/2] by token; factor
 Scaled = tuple[np.ndarray | jax.Array, float]
@@ -34,12 +34,7 @@ Scaled = tuple[np.ndarray | jax.Array, float]
 class ScalingConfig(Config):
     """How a trained model reads longer texts."""
 
-    registry: ClassVar = {
-        "linear": "jaxlm.nn.rope_scaling:LinearScaling",
-        "dynamic": "jaxlm.nn.rope_scaling:DynamicScaling",
-        "yarn": "jaxlm.nn.rope_scaling:YarnScaling",
-        "llama3": "jaxlm.nn.rope_scaling:Llama3Scaling",
-    }
+    kind: ClassVar = Kind("rope_scalings", "rope scaling", folder="jaxlm.nn")
     grows: ClassVar[bool] = False  # whether a token's angles hang on tokens behind it
     factor: float = field(REQUIRED, "how many times longer texts become", ge=1)
 
@@ -49,7 +44,7 @@ class ScalingConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearScaling(ScalingConfig):
+class LinearScaling(ScalingConfig, type="linear"):
     """Positions divided by the factor."""
 
     def apply(self, frequencies: np.ndarray, theta: float, rows: Any) -> Scaled:
@@ -57,7 +52,7 @@ class LinearScaling(ScalingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicScaling(ScalingConfig):
+class DynamicScaling(ScalingConfig, type="dynamic"):
     """A base that grows with the length of the document (NTK-aware)."""
 
     grows: ClassVar[bool] = True
@@ -73,7 +68,7 @@ class DynamicScaling(ScalingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class YarnScaling(ScalingConfig):
+class YarnScaling(ScalingConfig, type="yarn"):
     """Slow pairs are interpolated, fast ones are not."""
 
     original_max_positions: int = field(REQUIRED, "positions that the model was trained with", ge=1)
@@ -106,7 +101,7 @@ class YarnScaling(ScalingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llama3Scaling(ScalingConfig):
+class Llama3Scaling(ScalingConfig, type="llama3"):
     """Slow pairs are interpolated, fast ones are not, as Llama 3.1 has it."""
 
     original_max_positions: int = field(REQUIRED, "positions that the model was trained with", ge=1)

@@ -41,7 +41,7 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(ObjectiveConfig):
+class Objective(ObjectiveConfig, abstract=True):
     """The base of every objective."""
 
     @property

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenPrediction(Objective):
+class TokenPrediction(Objective, abstract=True):
     """The base of objectives that predict tokens."""
 
     label_smoothing: float = field(0.0, "share of the target given to all tokens alike", ge=0, lt=1)

@@ -135,7 +135,7 @@ def state_shardings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonConfig(OptimizerConfig):
+class CommonConfig(OptimizerConfig, abstract=True):
     """What every optimizer has."""
 
     learning_rate: float = field(REQUIRED, "the peak learning rate", gt=0)
@@ -170,7 +170,7 @@ class CommonConfig(OptimizerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD(CommonConfig):
+class SGD(CommonConfig, type="sgd"):
     """Stochastic gradient descent, with (Nesterov) momentum if asked for."""
 
     learning_rate: float = field(0.1, "the peak learning rate", gt=0)
@@ -189,7 +189,7 @@ class SGD(CommonConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam(CommonConfig):
+class Adam(CommonConfig, type="adam"):
     """Adam (arXiv:1412.6980)."""
 
     learning_rate: float = field(1e-3, "the peak learning rate", gt=0)
@@ -211,7 +211,7 @@ class Adam(CommonConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(Adam):
+class AdamW(Adam, type="adamw"):
     """Adam with decoupled weight decay (arXiv:1711.05101), with the defaults of language models."""
 
     beta2: float = field(0.95, "decay of the second moment", ge=0, lt=1)
@@ -221,7 +221,7 @@ class AdamW(Adam):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adafactor(CommonConfig):
+class Adafactor(CommonConfig, type="adafactor"):
     """Adafactor (arXiv:1804.04235): the second moment of a matrix as one row and one column."""
 
     learning_rate: float = field(1e-2, "the peak learning rate, relative to the weights' RMS", gt=0)
@@ -252,7 +252,7 @@ class Adafactor(CommonConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lion(CommonConfig):
+class Lion(CommonConfig, type="lion"):
     """Lion (arXiv:2302.06675): the sign of a momentum."""
 
     learning_rate: float = field(1e-4, "the peak learning rate", gt=0)
@@ -265,7 +265,7 @@ class Lion(CommonConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(CommonConfig):
+class Muon(CommonConfig, type="muon"):
     """Muon (Jordan 2024): orthogonalised momentum for matrices, AdamW for all else.
 
     All else is embeddings, the heads' kernels, and vectors. With `update_rms` set, one learning

@@ -36,7 +36,7 @@ DECAYS: dict[str, Schedule] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warmup(ScheduleConfig):
+class Warmup(ScheduleConfig, abstract=True):
     """What every schedule has: a linear warmup, and after it whatever `after_warmup` says."""
 
     warmup: int | float = field(
@@ -68,7 +68,7 @@ class Warmup(ScheduleConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant(Warmup):
+class Constant(Warmup, type="constant"):
     """The peak learning rate throughout."""
 
     def after_warmup(self, warmup: int, total_steps: int) -> Schedule:
@@ -76,7 +76,7 @@ class Constant(Warmup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Warmup):
+class Linear(Warmup, type="linear"):
     """A straight line from the peak to `final`."""
 
     final: float = field(0.0, "factor at the end of the run", ge=0, le=1)
@@ -86,7 +86,7 @@ class Linear(Warmup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(Warmup):
+class Cosine(Warmup, type="cosine"):
     """Half a cosine from the peak to `final`."""
 
     final: float = field(0.0, "factor at the end of the run", ge=0, le=1)
@@ -96,7 +96,7 @@ class Cosine(Warmup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(Warmup):
+class WarmupStableDecay(Warmup, type="wsd"):
     """The peak for most of the run, and a decay to `final` in its last part."""
 
     decay: int | float = field(
@@ -128,7 +128,7 @@ class WarmupStableDecay(Warmup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InverseSquareRoot(Warmup):
+class InverseSquareRoot(Warmup, type="inverse_sqrt"):
     """A fall with the square root of the steps, for runs without a fixed end."""
 
     timescale: int | None = field(

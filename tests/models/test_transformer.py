@@ -21,11 +21,11 @@ from jaxlm.config import (
     Config,
     Layer,
     UserError,
-    import_name,
     parse,
     read_overrides,
     to_dict,
 )
+from jaxlm.core import registry
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.models.blocks import StackConfig
@@ -478,10 +478,9 @@ def fields_of(cls, path=""):
             continue
         if part is StackConfig:
             continue
-        registry = part.__dict__.get("registry") or {None: part}
-        for name, target in registry.items():
-            usual = name is None or name == getattr(part, "default_type", None)
-            concrete = target if name is None else import_name(target)
+        for name in registry.names(part) if registry.is_base(part) else [None]:
+            usual = name is None or name == part.kind.default
+            concrete = part if name is None else registry.find(part, name)
             yield from fields_of(concrete, f"{here}." if usual else f"{here}.{name}.")
 
 

@@ -25,6 +25,7 @@ import click
 
 from jaxlm.config import Config, Resolved, Setting, key_of, settings
 from jaxlm.config_yaml import join
+from jaxlm.core import registry
 
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 DEFAULT = "default"
@@ -146,11 +147,8 @@ def _allowed(value: Any, path: str) -> Iterator[tuple[str, tuple[str, bool]]]:
 
 def _types(cls: type[Config]) -> list[str]:
     """The names that `type:` may have in the place of a config of this class."""
-    for base in cls.__mro__:
-        registry = base.__dict__.get("registry")
-        if registry:
-            return sorted(registry)
-    return []
+    base = registry.base_of(cls)
+    return [] if base is None else registry.names(base)
 
 
 def _literals(hint: Any) -> list[Any]:

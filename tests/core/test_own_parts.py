@@ -1,0 +1,103 @@
+"""Parts outside of the package train, are resumed, evaluated and used, with nothing added to it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+from jaxlm.cli import main
+
+OWN = '''
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlm.config import field
+from jaxlm.data.sources import Document, Source, Unit
+from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.train.optimizer import CommonConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubled(CausalLM):
+    """Predict the next token; the loss counts twice."""
+
+    times: float = field(2.0, "how often the loss counts")
+
+    def loss(self, model, batch, *, key, cache):
+        out = super().loss(model, batch, key=key, cache=cache)
+        own = {"doubled": (self.times * out.loss_sum, out.weight)}
+        return out._replace(loss_sum=self.times * out.loss_sum, metrics={**out.metrics, **own})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signs(CommonConfig):
+    """The sign of the gradient."""
+
+    learning_rate: float = field(1e-3, "the peak learning rate", gt=0)
+
+    def direction(self, axes):
+        return optax.stateless(lambda updates, _: jax.tree.map(jnp.sign, updates))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Source):
+    """Documents that count."""
+
+    upto: int = field(50, "documents", ge=1)
+
+    def units(self):
+        return [Unit("count", 0, self)]
+
+    def contents(self):
+        return iter(())
+
+    def read(self, unit, counts):
+        for number in range(self.upto):
+            yield Document(" ".join(str(number + n) for n in range(40)), f"count:{number}")
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The working folder with a module of parts, beside a package that names one as well."""
+    (tmp_path / "own_parts_here.py").write_text(OWN)
+    info = tmp_path / "site" / "doubling-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: doubling\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[jaxlm.sources]\ncounting = own_parts_here:Counting\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    yield tmp_path
+    sys.modules.pop("own_parts_here", None)
+
+
+def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
+    parts = (
+        "objective={type: own_parts_here:Doubled, times: 3}",
+        "optimizer={type: own_parts_here:Signs}",
+        "data.source={type: counting, upto: 60}",
+    )
+    run = own / "run"
+    few = ("train.steps=2", "eval.every_steps=null", "eval.max_batches=1", "mesh.num_devices=1")
+    rest = ("logging.tensorboard=false", f"cache_dir={own / 'cache'}", f"run_dir={run}")
+    config = str(tiny.SMOKE / "transformer.yaml")
+    assert main(["train", config, *parts, *few, *rest]) == 0
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert [saved[key]["type"] for key in ("objective", "optimizer")] == [
+        "own_parts_here:Doubled",
+        "own_parts_here:Signs",
+    ]
+    assert saved["objective"]["times"] == 3 and saved["data"]["source"]["type"] == "counting"
+    # what a field of a base class may change stays so in a part of one's own
+    assert main(["resume", str(run), "train.steps=3", "optimizer.learning_rate=1e-4"]) == 0
+    assert main(["evaluate", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "doubled" in shown
+    assert main(["generate", str(run), "--prompt", "1 2", "--max-tokens", "4"]) == 0
