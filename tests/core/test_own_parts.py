@@ -88,6 +88,8 @@ def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
     few = ("train.steps=2", "eval.every_steps=null", "eval.max_batches=1", "mesh.num_devices=1")
     rest = ("logging.tensorboard=false", f"cache_dir={own / 'cache'}", f"run_dir={run}")
     config = str(tiny.SMOKE / "transformer.yaml")
+    assert main(["config", "show", config, *parts]) == 0
+    assert "own_parts_here:Doubled" in capsys.readouterr().out
     assert main(["train", config, *parts, *few, *rest]) == 0
     saved = yaml.safe_load((run / "config.yaml").read_text())
     assert [saved[key]["type"] for key in ("objective", "optimizer")] == [
@@ -97,7 +99,11 @@ def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
     assert saved["objective"]["times"] == 3 and saved["data"]["source"]["type"] == "counting"
     # what a field of a base class may change stays so in a part of one's own
     assert main(["resume", str(run), "train.steps=3", "optimizer.learning_rate=1e-4"]) == 0
-    assert main(["evaluate", str(run)]) == 0
+    assert main(["eval", str(run)]) == 0
     shown = capsys.readouterr().out
     assert "doubled" in shown
     assert main(["generate", str(run), "--prompt", "1 2", "--max-tokens", "4"]) == 0
+    capsys.readouterr()
+    assert main(["parts", "objectives"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "Doubled" in line]
+    assert line.split()[0] == "own_parts_here:Doubled" and "[module own_parts_here.py]" in line

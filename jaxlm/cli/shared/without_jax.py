@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from jaxlm.errors import UserError
@@ -40,11 +40,18 @@ def reading(function: Callable[[], T]) -> T:
         try:
             with without_jax():
                 return function()
-        except UserError:
-            raise
+        except UserError as error:
+            if isinstance(_first_cause(error), UserError):
+                raise  # else a part's module failed, perhaps because of a placeholder
         except Exception:  # it needs jax; what is a bug is raised again below
             pass
     return function()
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextmanager
@@ -57,12 +64,19 @@ def without_jax() -> Iterator[None]:
     finally:
         sys.meta_path.remove(finder)
         for name in set(sys.modules) - before:
-            if name.startswith("jaxlm.") or _holds_placeholders(sys.modules[name]):
+            module = sys.modules[name]
+            if name.startswith("jaxlm.") or _holds_placeholders(module) or _uses_ours(module):
                 _forget(name)
 
 
 def _holds_placeholders(module: ModuleType) -> bool:
     return any(isinstance(v, (_Placeholder, _Module)) for v in (module, *vars(module).values()))
+
+
+def _uses_ours(module: ModuleType) -> bool:
+    """Whether a module has classes or functions of this package, which are imported again."""
+    values = [v for v in vars(module).values() if isinstance(v, (type, FunctionType))]
+    return any(str(v.__module__).startswith("jaxlm.") for v in values)
 
 
 def _forget(name: str) -> None:
