@@ -27,7 +27,7 @@ import re
 import struct
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union
 
@@ -48,14 +48,21 @@ from jaxlm.yaml_text import dump_yaml
 
 __all__ = [
     "REQUIRED",
+    "ALLOWED",
+    "Affects",
     "Config",
     "ConfigError",
     "Kind",
+    "LOGGED",
     "Layer",
     "Mark",
     "Resolved",
     "Setting",
+    "UNTRACED",
     "UserError",
+    "affects_of",
+    "allowed_paths",
+    "configs_in",
     "default_of",
     "describe",
     "diff",
@@ -72,12 +79,31 @@ __all__ = [
     "suggest",
     "to_dict",
     "to_yaml",
+    "traced_values",
     "type_name",
     "where",
+    "without",
 ]
 
 C = TypeVar("C", bound="Config")
 REQUIRED = dataclasses.MISSING
+
+
+Affects = Literal["weights", "host", "schedule", "loop", "program", "run"]
+
+# What a change of a field means: on resume, and for the compiled step. A field of a config that is
+# itself a field has the effects of both.
+#
+#               on resume                          the compiled step is traced from it
+#   weights     refused: it would be another run   yes
+#   host        refused                            no: the host alone reads it
+#   schedule    allowed, and logged                yes
+#   loop        allowed, and logged                no
+#   program     allowed                            yes
+#   run         allowed                            no
+ALLOWED: tuple[Affects, ...] = ("program", "run")
+LOGGED: tuple[Affects, ...] = ("schedule", "loop")
+UNTRACED: tuple[Affects, ...] = ("host", "loop", "run")
 
 
 def field(
@@ -89,15 +115,18 @@ def field(
     le: float | None = None,
     lt: float | None = None,
     path: bool = False,
+    affects: Affects | None = None,
 ) -> Any:
     """A dataclass field with its meaning and the range of its values (or of each element).
 
     `default` is a value, `REQUIRED`, or a class or function that makes the default. A field without
     an upper or lower bound takes what an int32 or a float32 can hold. `path`: the text names a file
-    or a folder.
+    or a folder. `affects`: what a change of the value means; None: what it means for the field of a
+    base class that this one replaces, or "weights".
     """
+    assert affects is None or affects in typing.get_args(Affects), affects
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
-    metadata = {"doc": doc, "bounds": bounds, "path": path}
+    metadata = {"doc": doc, "bounds": bounds, "path": path, "affects": affects}
     if callable(default) and default is not REQUIRED:
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -121,14 +150,11 @@ class Config:
 
     In the kind's own folder `type` is what YAML calls the class by, where that is not the name of
     its file. An `abstract` class is no part, but the base of some.
-
-    `untraced` names the fields that no device program is traced from: the host alone reads them.
     """
 
     kind: ClassVar[Kind | None] = None
     type_: ClassVar[str | None] = None
     abstract: ClassVar[bool] = False
-    untraced: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, *, type: str | None = None, abstract: bool = False) -> None:
         super().__init_subclass__()
@@ -141,11 +167,10 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def traced(self: C) -> C:
-        """The config with its `untraced` fields at their defaults: where two of these are equal,
-        so are the programs.
+        """The config with all that no step is traced from at its default: where two of these are
+        equal, so are the programs.
         """
-        own = [spec for spec in dataclasses.fields(self) if spec.name in self.untraced]
-        return self.replace(**{spec.name: default_of(spec) for spec in own})
+        return without(self, UNTRACED)
 
 
 # --------------------------------------------------------------------------------- values -> config
@@ -428,6 +453,66 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list):
         return [_canonical(v) for v in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# -------------------------------------------------------------------------- what a change means
+
+
+def affects_of(cls: type[Config], name: str) -> Affects:
+    """What a change of a field means: as the class says, or the nearest base class that says it."""
+    for base in cls.__mro__:
+        spec = base.__dict__.get("__dataclass_fields__", {}).get(name)
+        if spec is not None and spec.metadata.get("affects") is not None:
+            return spec.metadata["affects"]
+    return "weights"
+
+
+def without(value: Any, affects: Collection[Affects]) -> Any:
+    """A config with each field that `affects` one of these, at any depth, at its default.
+
+    A field without a default is None.
+    """
+    if isinstance(value, tuple):
+        return tuple(without(item, affects) for item in value)
+    if isinstance(value, dict):
+        return {key: without(item, affects) for key, item in value.items()}
+    if not isinstance(value, Config):
+        return value
+    changes = {}
+    for spec in dataclasses.fields(value):
+        if affects_of(type(value), spec.name) in affects:
+            default = default_of(spec)
+            changes[spec.name] = None if default is REQUIRED else default
+        else:
+            changes[spec.name] = without(getattr(value, spec.name), affects)
+    return value.replace(**changes)
+
+
+def traced_values(config: Config) -> dict[str, Any]:
+    """As `to_dict`, less what no step is traced from."""
+    kept = config.traced()
+    values = to_dict(kept)
+    for spec in dataclasses.fields(kept):
+        inner = getattr(kept, spec.name)
+        if affects_of(type(kept), spec.name) in UNTRACED:
+            del values[key_of(spec)]
+        elif isinstance(inner, Config):
+            values[key_of(spec)] = traced_values(inner)
+    return values
+
+
+def allowed_paths(cls: type[Config], path: str = "") -> Iterable[str]:
+    """The dotted paths of what may differ between two starts of a run of this config.
+
+    Fields of parts are not among them: which these are depends on their `type`.
+    """
+    hints = typing.get_type_hints(cls)
+    for spec in dataclasses.fields(cls):
+        here, hint = join(path, key_of(spec)), hints[spec.name]
+        if affects_of(cls, spec.name) in ALLOWED:
+            yield here
+        elif isinstance(hint, type) and issubclass(hint, Config) and not registry.is_base(hint):
+            yield from allowed_paths(hint, here)
 
 
 class Setting(typing.NamedTuple):

@@ -9,7 +9,6 @@ only what it changes. `model.preset` names a published model, whose values lie b
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,28 +32,37 @@ from jaxlm.types import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfi
 class TrainConfig(Config):
     """How long, how much at once, and how the batches are fed."""
 
-    steps: int | None = field(None, "optimizer steps of the whole run; null: from epochs")
+    steps: int | None = field(
+        None, "optimizer steps of the whole run; null: from epochs", affects="schedule"
+    )
     epochs: float | None = field(
-        None, "passes over the training rows, where steps is null", gt=0, le=1e6
+        None, "passes over the training rows, where steps is null", gt=0, le=1e6, affects="host"
     )
     batch_size: int = field(32, "rows of one step, over all devices and micro-batches", ge=1)
     accumulation: int = field(1, "micro-batches that a step's rows are taken in", ge=1)
-    prefetch: int = field(8, "batches made ahead of the step", ge=0, le=10_000)
-    data_threads: int = field(1, "threads that make batches", ge=1, le=1024)
-    data_workers: int = field(0, "processes that make batches; 0: threads alone", ge=0, le=1024)
+    prefetch: int = field(8, "batches made ahead of the step", ge=0, le=10_000, affects="run")
+    data_threads: int = field(1, "threads that make batches", ge=1, le=1024, affects="run")
+    data_workers: int = field(
+        0, "processes that make batches; 0: threads alone", ge=0, le=1024, affects="run"
+    )
     max_bad_steps: int = field(
-        5, "steps in a row with a non-finite loss before the run stops", ge=1
+        5, "steps in a row with a non-finite loss before the run stops", ge=1, affects="loop"
     )
     rollback: RollbackConfig | None = field(
-        None, "go back and skip batches after steps with a non-finite loss; null: never"
+        None,
+        "go back and skip batches after steps with a non-finite loss; null: never",
+        affects="loop",
     )
     xla: dict[str, str] = field(
-        dict, "options of the compiler for the step, over those for the kind of device"
+        dict,
+        "options of the compiler for the step, over those for the kind of device",
+        affects="host",
     )
     compiled: str | None = field(
         None,
         "a compiled step that `jaxlm plan --save` kept, for this topology; null: none",
         path=True,
+        affects="run",
     )
     hang_timeout: float | None = field(
         600.0,
@@ -63,8 +71,11 @@ class TrainConfig(Config):
         "as long; compilation does not count; null: never",
         gt=0,
         le=1e8,
+        affects="run",
     )
-    ledger: bool = field(False, "write the ids of every step's samples to ledger.jsonl")
+    ledger: bool = field(
+        False, "write the ids of every step's samples to ledger.jsonl", affects="run"
+    )
 
     def validate(self) -> None:
         if self.steps is not None and self.steps < 0:
@@ -121,7 +132,10 @@ class RunConfig(Config):
     """Everything that makes a run."""
 
     run_dir: str | None = field(
-        None, "where the run is kept; null: runs/ and the config file's name", path=True
+        None,
+        "where the run is kept; null: runs/ and the config file's name",
+        path=True,
+        affects="run",
     )
     seed: int = field(0, "of initialisation, dropout and data order", ge=0, lt=2**31)
     cache_dir: str | None = field(
@@ -129,23 +143,28 @@ class RunConfig(Config):
         "where token stores and compiled programs are kept; null: that of fetched packages, the "
         "variable JAXLM_CACHE or the user's cache",
         path=True,
+        affects="run",
     )
-    tokenizer: TokenizerConfig | None = field(REQUIRED, "text to tokens; null: there is none")
-    data: DataConfig | None = field(REQUIRED, "what is trained on; null: there is none")
+    tokenizer: TokenizerConfig | None = field(
+        REQUIRED, "text to tokens; null: there is none", affects="host"
+    )
+    data: DataConfig | None = field(
+        REQUIRED, "what is trained on; null: there is none", affects="host"
+    )
     model: ModelConfig = field(REQUIRED, "the model's shape")
     objective: ObjectiveConfig = field(REQUIRED, "what is learnt")
     optimizer: OptimizerConfig | None = field(
         REQUIRED, "how gradients become updates; null: the weights are used as they came"
     )
-    mesh: MeshConfig = field(MeshConfig, "how devices are arranged")
+    mesh: MeshConfig = field(MeshConfig, "how devices are arranged", affects="program")
     train: TrainConfig = field(REQUIRED, "how long and how much at once")
-    eval: EvalConfig = field(EvalConfig, "when the validation split is measured")
-    sample: SampleConfig = field(SampleConfig, "text written while training")
+    eval: EvalConfig = field(EvalConfig, "when the validation split is measured", affects="run")
+    sample: SampleConfig = field(SampleConfig, "text written while training", affects="run")
     checkpoint: CheckpointConfig = field(
-        CheckpointConfig, "when the state is saved, and what is kept"
+        CheckpointConfig, "when the state is saved, and what is kept", affects="run"
     )
-    logging: LoggingConfig = field(LoggingConfig, "where metrics go")
-    init: InitConfig = field(InitConfig, "where the weights come from")
+    logging: LoggingConfig = field(LoggingConfig, "where metrics go", affects="run")
+    init: InitConfig = field(InitConfig, "where the weights come from", affects="host")
 
     def validate(self) -> None:
         if self.optimizer is None and self.train.steps != 0:
@@ -160,22 +179,9 @@ def objective_of(config: RunConfig) -> Objective:
     return config.objective
 
 
-# What may differ between two starts of one run: none of it changes the weights that it ends in.
-EXECUTION = {"run_dir", "cache_dir", "mesh", "eval", "sample", "checkpoint", "logging"}
-EXECUTION_TRAIN = {
-    *("prefetch", "data_threads", "data_workers", "compiled", "hang_timeout", "ledger")
-}
-
-
 def trajectory(config: RunConfig) -> RunConfig:
     """The config with all that cannot change the weights set to its default."""
-    train = {
-        s.name: s.default for s in dataclasses.fields(config.train) if s.name in EXECUTION_TRAIN
-    }
-    plain = {
-        s.name: configs.default_of(s) for s in dataclasses.fields(config) if s.name in EXECUTION
-    }
-    return config.replace(**plain, train=config.train.replace(**train))
+    return configs.without(config, configs.ALLOWED)
 
 
 def config_sha256(config: RunConfig) -> str:
@@ -286,7 +292,6 @@ def own_config(run_dir: str | Path) -> Layer:
     record, _ = read_record(run)
     if record is None:
         return configs.read_yaml(path)
-    plain = sorted(EXECUTION) + [f"train.{name}" for name in sorted(EXECUTION_TRAIN)]
-    check_config(run, record, tuple(plain))
+    check_config(run, record, tuple(configs.allowed_paths(RunConfig)))
     check_files(run, record)
     return read_yaml_text(record.config, path)

@@ -26,12 +26,22 @@ from jaxlm.mesh.rules import AXES
 class MeshConfig(Config):
     """How many devices stand on each axis of the mesh; one of them may be -1: all that remain."""
 
-    data: int = field(-1, "replicas of the model, each with its part of the batch", ge=-1)
-    fsdp: int = field(1, "parts that parameters, optimizer state and batch are split into", ge=-1)
-    tensor: int = field(1, "parts that heads, ffn and vocabulary are split into", ge=-1)
-    context: int = field(1, "parts that the sequence is split into", ge=-1)
-    expert: int = field(1, "parts that the experts and the batch are split into", ge=-1)
-    stage: int = field(1, "parts that the layers are split into, as stages of a pipeline", ge=-1)
+    data: int = field(
+        -1, "replicas of the model, each with its part of the batch", ge=-1, affects="run"
+    )
+    fsdp: int = field(
+        1, "parts that parameters, optimizer state and batch are split into", ge=-1, affects="run"
+    )
+    tensor: int = field(
+        1, "parts that heads, ffn and vocabulary are split into", ge=-1, affects="run"
+    )
+    context: int = field(1, "parts that the sequence is split into", ge=-1, affects="run")
+    expert: int = field(
+        1, "parts that the experts and the batch are split into", ge=-1, affects="run"
+    )
+    stage: int = field(
+        1, "parts that the layers are split into, as stages of a pipeline", ge=-1, affects="run"
+    )
     stage_repeats: int = field(
         1, "times that a micro-batch passes all stages; more than 1: fewer idle turns", ge=1
     )
@@ -39,11 +49,17 @@ class MeshConfig(Config):
         3, "what fsdp splits: 3: all of it; 1: the optimizer state alone, parameters stay whole"
     )
     dcn: Literal["data", "fsdp", "stage"] = field(
-        "data", "the axis whose parts stand in different slices, where TPUs have several"
+        "data",
+        "the axis whose parts stand in different slices, where TPUs have several",
+        affects="run",
     )
-    num_devices: int | None = field(None, "how many devices to use; null: all there are", ge=1)
+    num_devices: int | None = field(
+        None, "how many devices to use; null: all there are", ge=1, affects="run"
+    )
     topology: str | None = field(
-        None, "the pod that this is meant for, which `jaxlm plan` takes: v6e:16x16, 2*v5p:4x4x8"
+        None,
+        "the pod that this is meant for, which `jaxlm plan` takes: v6e:16x16, 2*v5p:4x4x8",
+        affects="run",
     )
 
     def validate(self) -> None:

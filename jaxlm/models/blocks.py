@@ -64,7 +64,9 @@ class StackConfig(Config):
         0.02, "std of all kernels and embeddings; null: 1/sqrt(fan in) for kernels", gt=0
     )
     dtype: Dtype = field(
-        "auto", "activations and matmuls; auto: bfloat16 on accelerators, float32 on a CPU"
+        "auto",
+        "activations and matmuls; auto: bfloat16 on accelerators, float32 on a CPU",
+        affects="schedule",
     )
     quantization: Quantization | None = field(
         None,

@@ -95,6 +95,7 @@ class RNNConfig(ModelConfig):
         "auto",
         "activations and matmuls (the state is float32); auto: bfloat16 on accelerators, float32 "
         "on a CPU",
+        affects="schedule",
     )
 
     @property

@@ -22,7 +22,7 @@ from its last state and looks at nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +48,6 @@ from jaxlm.types import Dtype, Encoded, ModelConfig, Output
 class RNNSeq2SeqConfig(ModelConfig):
     """A recurrent encoder-decoder: LSTM, GRU or Elman RNN, with attention or without."""
 
-    untraced: ClassVar = ("start_id",)
-
     cell: str = field("lstm", "kind of layer: lstm, gru or elman")
     hidden_size: int = field(512, "width of the decoder's layers", ge=1, le=2**20)
     num_layers: int = field(1, "recurrent layers of the decoder", ge=1, le=2000)
@@ -69,7 +67,10 @@ class RNNSeq2SeqConfig(ModelConfig):
     embedding_size: int | None = field(None, "width of embeddings; null: hidden_size", ge=1)
     vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
     start_id: int | None = field(
-        None, "what begins a text that is written to a source; null: the tokenizer's padding", ge=0
+        None,
+        "what begins a text that is written to a source; null: the tokenizer's padding",
+        ge=0,
+        affects="host",
     )
     share_embeddings: bool = field(True, "source and text are looked up in one table")
     tie_embeddings: bool = field(False, "the head is the transpose of the text's embedding")
@@ -90,6 +91,7 @@ class RNNSeq2SeqConfig(ModelConfig):
         "auto",
         "activations and matmuls (states are float32); auto: bfloat16 on accelerators, float32 on "
         "a CPU",
+        affects="schedule",
     )
 
     @property

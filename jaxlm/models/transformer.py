@@ -16,7 +16,7 @@ A decoder (GPT, Llama), an encoder (attention.causal false: BERT), or an encoder
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,8 +73,6 @@ class HeadConfig(Config):
 class TransformerConfig(StackConfig, ModelConfig):
     """A Transformer: a decoder, an encoder, or both."""
 
-    untraced: ClassVar = ("start_id", "blank_ids", "family")
-
     vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
     embedding: EmbeddingConfig = field(EmbeddingConfig, "how tokens become vectors")
     head: HeadConfig = field(HeadConfig, "how hidden states become logits")
@@ -82,13 +80,21 @@ class TransformerConfig(StackConfig, ModelConfig):
         None, "a stack that reads a source text for this one to look at; null: none"
     )
     start_id: int | None = field(
-        None, "what begins what is written to a source, or in a blank; null: padding", ge=0
+        None,
+        "what begins what is written to a source, or in a blank; null: padding",
+        ge=0,
+        affects="host",
     )
     blank_ids: tuple[int, ...] = field(
-        (), "ids that stand for a blank, where the model fills blanks behind a text (GLM)", ge=0
+        (),
+        "ids that stand for a blank, where the model fills blanks behind a text (GLM)",
+        ge=0,
+        affects="host",
     )
     family: str | None = field(
-        None, "whose names the tensors have in files of other programs; null: none's"
+        None,
+        "whose names the tensors have in files of other programs; null: none's",
+        affects="host",
     )
 
     def validate(self) -> None:

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,20 +61,29 @@ class BlankInfilling(TokenPrediction):
     """Write what stands in the blanks of a text, behind it (GLM)."""
 
     # the length that follows from them is that of the batch
-    untraced: ClassVar = (
-        *("density", "mean_span", "long_rows", "mask", "long_mask", "start", "end", "multiple_of"),
+    density: float = field(
+        0.15, "share of the tokens that short blanks stand for", gt=0, lt=1, affects="host"
     )
-
-    density: float = field(0.15, "share of the tokens that short blanks stand for", gt=0, lt=1)
-    mean_span: float = field(3.0, "tokens of a short blank, on average", ge=1)
-    long_rows: float = field(0.5, "share of rows whose ends are one blank each", ge=0, le=1)
-    mask: int | str | None = field(None, "stands for a short blank; null: as usual", ge=0)
-    long_mask: int | str | None = field(None, "stands for a long one; null: as usual", ge=0)
+    mean_span: float = field(3.0, "tokens of a short blank, on average", ge=1, affects="host")
+    long_rows: float = field(
+        0.5, "share of rows whose ends are one blank each", ge=0, le=1, affects="host"
+    )
+    mask: int | str | None = field(
+        None, "stands for a short blank; null: as usual", ge=0, affects="host"
+    )
+    long_mask: int | str | None = field(
+        None, "stands for a long one; null: as usual", ge=0, affects="host"
+    )
     start: int | str | None = field(
-        None, "what a blank is written behind; null: model.start_id, or as usual", ge=0
+        None,
+        "what a blank is written behind; null: model.start_id, or as usual",
+        ge=0,
+        affects="host",
     )
-    end: int | str | None = field(None, "ends what is written; null: eos, or as usual", ge=0)
-    multiple_of: int = field(8, "the length of rows is rounded up to one", ge=1)
+    end: int | str | None = field(
+        None, "ends what is written; null: eos, or as usual", ge=0, affects="host"
+    )
+    multiple_of: int = field(8, "the length of rows is rounded up to one", ge=1, affects="host")
 
     def why_silent(self, model: ModelConfig) -> str | None:
         if model.fills_blanks:

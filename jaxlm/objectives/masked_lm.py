@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,13 +37,17 @@ if TYPE_CHECKING:
 class MaskedLM(TokenPrediction):
     """Predict hidden tokens from both sides (BERT)."""
 
-    untraced: ClassVar = ("rate", "masked", "random", "whole_words", "mask")
-
-    rate: float = field(0.15, "probability that a token is predicted", gt=0, lt=1)
-    masked: float = field(0.8, "share of these that [MASK] takes the place of", ge=0, le=1)
-    random: float = field(0.1, "share of these that another token takes the place of", ge=0, le=1)
-    whole_words: bool = field(False, "choose all pieces of a word, or none")
-    mask: int | str | None = field(None, "the mask's id or spelling; null: as usual", ge=0)
+    rate: float = field(0.15, "probability that a token is predicted", gt=0, lt=1, affects="host")
+    masked: float = field(
+        0.8, "share of these that [MASK] takes the place of", ge=0, le=1, affects="host"
+    )
+    random: float = field(
+        0.1, "share of these that another token takes the place of", ge=0, le=1, affects="host"
+    )
+    whole_words: bool = field(False, "choose all pieces of a word, or none", affects="host")
+    mask: int | str | None = field(
+        None, "the mask's id or spelling; null: as usual", ge=0, affects="host"
+    )
 
     def validate(self) -> None:
         if self.masked + self.random > 1:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,17 +50,20 @@ class SpanCorruption(TokenPrediction):
     """Write the spans that a source text lacks (T5)."""
 
     # the lengths that follow from them are the batch's shapes
-    untraced: ClassVar = ("density", "mean_span", "sentinels", "start", "multiple_of")
-
-    density: float = field(0.15, "share of the tokens that is left out", gt=0, lt=1)
-    mean_span: float = field(3.0, "tokens of a span, on average", ge=1)
+    density: float = field(0.15, "share of the tokens that is left out", gt=0, lt=1, affects="host")
+    mean_span: float = field(3.0, "tokens of a span, on average", ge=1, affects="host")
     sentinels: tuple[int | str, ...] = field(
-        (), "ids or spellings of what stands for a span, in their order; none: as usual", ge=0
+        (),
+        "ids or spellings of what stands for a span, in their order; none: as usual",
+        ge=0,
+        affects="host",
     )
     start: int | str | None = field(
-        None, "what a target begins behind; null: model.start_id, or padding", ge=0
+        None, "what a target begins behind; null: model.start_id, or padding", ge=0, affects="host"
     )
-    multiple_of: int = field(8, "the lengths of source and target are rounded up to one", ge=1)
+    multiple_of: int = field(
+        8, "the lengths of source and target are rounded up to one", ge=1, affects="host"
+    )
 
     def why_silent(self, model: ModelConfig) -> str | None:
         return "writes spans between sentinels and no text of its own"

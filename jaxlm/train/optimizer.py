@@ -138,13 +138,18 @@ def state_shardings(
 class CommonConfig(OptimizerConfig, abstract=True):
     """What every optimizer has."""
 
-    learning_rate: float = field(REQUIRED, "the peak learning rate", gt=0)
-    schedule: ScheduleConfig = field(Constant, "the factor of the learning rate, by step")
+    learning_rate: float = field(REQUIRED, "the peak learning rate", gt=0, affects="schedule")
+    schedule: ScheduleConfig = field(
+        Constant, "the factor of the learning rate, by step", affects="schedule"
+    )
     clip_norm: float | None = field(
-        1.0, "largest global norm of the gradients; null: not clipped", gt=0
+        1.0, "largest global norm of the gradients; null: not clipped", gt=0, affects="schedule"
     )
     weight_decay: float | tuple[Group, ...] = field(
-        0.0, "decoupled decay, times the learning rate: a number for matrices, or groups", ge=0
+        0.0,
+        "decoupled decay, times the learning rate: a number for matrices, or groups",
+        ge=0,
+        affects="schedule",
     )
     l1: float | tuple[Group, ...] = field(
         0.0, "penalty l1 |w| in the loss: a number for matrices, or groups", ge=0
@@ -153,7 +158,9 @@ class CommonConfig(OptimizerConfig, abstract=True):
         0.0, "penalty l2 w^2 / 2 in the loss: a number for matrices, or groups", ge=0
     )
     lr_groups: tuple[Group, ...] = field(
-        (), "multipliers of the learning rate, by parameter; 0 freezes; empty: 1 for all"
+        (),
+        "multipliers of the learning rate, by parameter; 0 freezes; empty: 1 for all",
+        affects="schedule",
     )
     offload: bool = field(False, "moments wait in the host's memory between updates")
     ema_decay: float | None = field(

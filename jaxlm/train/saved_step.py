@@ -5,10 +5,9 @@
 
 The file is a line of JSON and then the compiler's own bytes, with a SHA-256 over both; there is no
 pickle in it. What the step takes and gives is rebuilt from the program's abstract state. It is used
-only where everything that made it agrees: versions, this package's code, the parts of the config
-that the step is traced from, options, devices and their places in the mesh. Of a model and an
-objective that is what they say themselves (`Config.traced`): ids that training finds in its
-tokenizer, and a plan without one does not, are the host's.
+only where everything that made it agrees: versions, this package's code and that of parts from
+elsewhere, the fields of the config that the step is traced from (`field(affects=)`), options,
+devices and their places in the mesh.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,16 +25,12 @@ import jax
 import numpy as np
 
 from jaxlm import config as configs
-from jaxlm.config import UserError
+from jaxlm.config import Config, UserError
 from jaxlm.files import write_atomic
 from jaxlm.train.identity import code_sha256
 from jaxlm.train.state import Program, State
 
 FORMAT = 2
-# What of a config the step is traced from.
-PARTS = ("seed", "model", "objective", "optimizer")
-TRAIN = ("steps", "batch_size", "accumulation")
-MESH = ("zero", "stage_repeats")  # the rest of it is told by the mesh itself
 PACKAGES = ("jaxlib", "flax", "optax", "qwix", "jax-cuda13-plugin", "libtpu")
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION")
 
@@ -149,23 +145,29 @@ def identity(
     """All that has to agree, by name, as plain values."""
     devices = list(program.mesh.devices.flat)
     model = config.model.computing_on(devices[0].platform)
-    values = configs.to_dict(
-        config.replace(model=model.traced(), objective=config.objective.traced())
-    )
-    parts = {name: values[name] for name in PARTS}
-    parts["train"] = {name: values["train"][name] for name in TRAIN}
-    parts["mesh"] = {name: values["mesh"][name] for name in MESH}
     return {
         "version of jax": jax.__version__,
         "versions": {name: _version(name) for name in PACKAGES},
         "environment": {name: os.environ.get(name, "") for name in VARIABLES},
         "code of jaxlm": code_sha256(),
-        "config": _plain(parts),
+        "code of other parts": _own_code(config),
+        "config": _plain(configs.traced_values(config.replace(model=model))),
         "batch": {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in spec.items()},
         "compiler options": dict(options),
         "mesh": {str(axis): size for axis, size in program.mesh.shape.items()},
         "kind of device": devices[0].device_kind,
         "order of devices": [_place(d) for d in devices],
+    }
+
+
+def _own_code(config: Config) -> dict[str, str]:
+    """{module: SHA-256 of its file} of the parts that are not in this package."""
+    modules = {type(part).__module__ for _, part in configs.configs_in(config)}
+    paths = {name: getattr(sys.modules[name], "__file__", None) for name in modules}
+    return {
+        name: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for name, path in sorted(paths.items())
+        if path is not None and name.partition(".")[0] != "jaxlm"
     }
 
 

@@ -21,7 +21,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -379,10 +379,13 @@ def check_same_run(run: RunDir, config: RunConfig) -> None:
         )
 
 
-def changes(run: RunDir, config: RunConfig) -> list[str]:
-    """The changes of a config that affect weights since the run saved it: "train.steps: 3 -> 6"."""
+def changes(run: RunDir, config: RunConfig, but: Collection[configs.Affects] = ()) -> list[str]:
+    """The changes of a config that affect weights since the run saved it: "train.steps: 3 -> 6".
+
+    but: what fields affect that are left out as well.
+    """
     old, new = (trajectory(anchored(c)) for c in (load_saved(run.path).config, config))
-    return configs.diff(old, new)
+    return configs.diff(configs.without(old, but), configs.without(new, but))
 
 
 def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
@@ -396,19 +399,11 @@ def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
     return tuple(f"{key}:" for key in sorted(path_keys(config)) if key.startswith("data."))
 
 
-# What a run may change on its way: how long it is, and how far its steps go.
-ADJUSTABLE = (
-    *("train.steps", "train.max_bad_steps", "train.rollback"),
-    *("optimizer.learning_rate", "optimizer.schedule"),
-    *("optimizer.clip_norm", "optimizer.weight_decay", "optimizer.lr_groups"),
-    *("model.dtype", "model.encoder.dtype"),
-)
-
-
 def check_changes(run: RunDir, config: RunConfig) -> None:
     """Logs what a resumed run changes. Raises `UserError` where that would make it another run."""
     lines = changes(run, config)
-    fixed = [line for line in lines if not line.startswith((*ADJUSTABLE, *_moved(run, config)))]
+    moved = _moved(run, config)
+    fixed = [line for line in changes(run, config, configs.LOGGED) if not line.startswith(moved)]
     if fixed:
         listed = "".join(f"\n  {line}" for line in fixed)
         raise UserError(
