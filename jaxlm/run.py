@@ -17,15 +17,17 @@ from typing import Any
 from jaxlm import config as configs
 from jaxlm.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
 from jaxlm.config_yaml import read_yaml_text
+from jaxlm.data.prepared import DataConfig
 from jaxlm.errors import looked_from
 from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.base import Objective
 from jaxlm.train.checkpoint import CheckpointConfig
 from jaxlm.train.identity import check_config, check_files, read_record
 from jaxlm.train.metrics import LoggingConfig
+from jaxlm.train.optimizer import OptimizerConfig
 from jaxlm.train.rollback import RollbackConfig
 from jaxlm.train.run_dir import RunDir
-from jaxlm.types import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, TokenizerConfig
+from jaxlm.types import ModelConfig, TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,7 @@ class RunConfig(Config):
         REQUIRED, "what is trained on; null: there is none", affects="host"
     )
     model: ModelConfig = field(REQUIRED, "the model's shape")
-    objective: ObjectiveConfig = field(REQUIRED, "what is learnt")
+    objective: Objective = field(REQUIRED, "what is learnt")
     optimizer: OptimizerConfig | None = field(
         REQUIRED, "how gradients become updates; null: the weights are used as they came"
     )
@@ -171,12 +173,6 @@ class RunConfig(Config):
             raise UserError("optimizer: null trains nothing; name one, such as {type: adamw}")
         if self.optimizer is not None and self.train.steps == 0:
             raise UserError("train.steps: 0 trains nothing; set it to 1 or more")
-
-
-def objective_of(config: RunConfig) -> Objective:
-    """The run's objective, as what it is: every one in the registry is an `Objective`."""
-    assert isinstance(config.objective, Objective)
-    return config.objective
 
 
 def trajectory(config: RunConfig) -> RunConfig:

@@ -11,7 +11,7 @@ This module imports neither jax nor flax, so that the CLI and the data workers s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -303,45 +303,11 @@ class TokenizerConfig(Config):
 
     kind: ClassVar = Kind("tokenizers", "tokenizer", folder="jaxlm.data")
 
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig(Config):
-    """Where documents or labelled examples come from."""
-
-    kind: ClassVar = Kind("sources", "source", folder="jaxlm.data")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig(Config):
-    """A dataset of rows at random access: what `prepare` writes once and a batch is drawn from."""
-
-    kind: ClassVar = Kind("datasets", "dataset", folder="jaxlm.data")
-
-    def prepare(
-        self, tokenizer: TokenizerConfig, cache_dir: Path, *, workers: int = 0, report: Any = print
-    ) -> Any:  # jaxlm.data.prepared.Prepared
+    def build(
+        self, texts: Callable[[], Iterable[str]], corpus_fingerprint: str, cache_dir: Path
+    ) -> Tokenizer:
+        """The tokenizer; one that is trained reads `texts` and is kept in the cache."""
         raise NotImplementedError
-
-    def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
-        """Whether documents begin with the tokenizer's bos and end with its eos.
-
-        manifest: of the prepared data.
-        """
-        return getattr(self, "add_bos", True), getattr(self, "add_eos", True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig(Config):
-    """What is learnt: a host transform and a device loss under one name."""
-
-    kind: ClassVar = Kind("objectives", "objective", folder="jaxlm.objectives")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig(Config):
-    """How gradients become updates."""
-
-    kind: ClassVar = Kind("optimizers", "optimizer", folder="jaxlm.train")
 
 
 @dataclass(frozen=True, kw_only=True)

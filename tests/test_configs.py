@@ -19,10 +19,12 @@ import pytest
 from jaxlm.cli import main
 from jaxlm.config import Config, UserError, diff, load, read_yaml, to_yaml
 from jaxlm.data.corpora import Synthetic
+from jaxlm.data.prepared import DataConfig
+from jaxlm.data.sources import Source
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers import Bytes
-from jaxlm.run import RunConfig, load_run, objective_of
-from jaxlm.types import DataConfig, SourceConfig, TokenizerConfig
+from jaxlm.run import RunConfig, load_run
+from jaxlm.types import TokenizerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -236,7 +238,7 @@ def in_small(config: RunConfig) -> RunConfig:
 
 
 def labels_of(config: RunConfig) -> tuple[str, ...]:
-    if objective_of(config).row_kind != "examples":
+    if config.objective.row_kind != "examples":
         return ()
     named = getattr(config.objective, "classes", ()) or getattr(config.data, "classes", ())
     return named or ("negative", "positive")
@@ -244,7 +246,7 @@ def labels_of(config: RunConfig) -> tuple[str, ...]:
 
 def shrink(value: Any, labels: tuple[str, ...]) -> Any:
     """The same tree of configs with small numbers, and text that is made up instead of fetched."""
-    if isinstance(value, SourceConfig):
+    if isinstance(value, Source):
         return Synthetic(num_documents=24, words_per_document=12, labels=labels)
     if (
         isinstance(value, TokenizerConfig)

@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jaxlm import config as configs
 from jaxlm.config import UserError
+from jaxlm.data.prepared import DataConfig
 from jaxlm.data.store import TokenStore
 from jaxlm.data.tokenizers import Bytes, load_tokenizer
 from jaxlm.run import RunConfig, load_run
-from jaxlm.types import DataConfig
 from tools import fuzz_hf
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -149,9 +149,8 @@ def _sampling(
 def _check_writes(run_dir: str, config: Any) -> None:
     """Raises `UserError` where a run's model writes no text."""
     from jaxlm.config import type_name
-    from jaxlm.run import objective_of
 
-    objective = objective_of(config)
+    objective = config.objective
     if why := objective.why_silent(config.model):
         raise UserError(
             f"{run_dir}: its objective is {type_name(type(objective))}, which {why}; use "

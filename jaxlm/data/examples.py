@@ -20,21 +20,22 @@ import numpy as np
 from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.data.content import source_files, split_content
 from jaxlm.data.order import InOrder, Row, Shuffled, padding_row
-from jaxlm.data.prepared import PreparableData, Prepared, Report, Split
+from jaxlm.data.prepared import DataConfig, Prepared, Report, Split
+from jaxlm.data.sources import Source
 from jaxlm.data.split import Corpus
 from jaxlm.data.store import Documents, TokenStore
 from jaxlm.data.text import report_shared_texts, store_facts
 from jaxlm.data.tokenise import Options, prepare_store
 from jaxlm.errors import few
-from jaxlm.types import RowDataset, SourceConfig, Tokenizer
+from jaxlm.types import RowDataset, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExampleData(PreparableData):
+class ExampleData(DataConfig):
     """Labelled texts; a row is [bos] text [eos], cut or padded to seq_len."""
 
-    source: SourceConfig = field(REQUIRED, "where the labelled texts come from")
-    validation: SourceConfig | None = field(None, "a source of its own for validation")
+    source: Source = field(REQUIRED, "where the labelled texts come from")
+    validation: Source | None = field(None, "a source of its own for validation")
     validation_fraction: float = field(
         0.2, "share held out by a hash of the text, without `validation`", ge=0, lt=1
     )

@@ -33,8 +33,8 @@ import numpy as np
 from jaxlm.config import REQUIRED, Config, UserError, field
 from jaxlm.data.content import joined_content
 from jaxlm.data.order import Row, derive_seed
-from jaxlm.data.prepared import PreparableData, Prepared, Report, Split
-from jaxlm.types import DataConfig, RowDataset, Tokenizer
+from jaxlm.data.prepared import DataConfig, Prepared, Report, Split
+from jaxlm.types import RowDataset, Tokenizer
 
 PART_BITS = 40  # a part's ids lie in [part << 40, part + 1 << 40)
 
@@ -50,7 +50,7 @@ class Part(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureData(PreparableData):
+class MixtureData(DataConfig):
     """Rows of several datasets in exact proportions, under one tokenizer."""
 
     parts: dict[str, Part] = field(REQUIRED, "the datasets by name, each with its weight")
@@ -81,8 +81,8 @@ class MixtureData(PreparableData):
         return next(iter(lengths.values()))
 
     @property
-    def _data(self) -> dict[str, PreparableData]:
-        return {name: part.data for name, part in self.parts.items()}  # type: ignore[misc]
+    def _data(self) -> dict[str, DataConfig]:
+        return {name: part.data for name, part in self.parts.items()}
 
     def training_texts(self) -> Iterator[str]:
         for data in self._data.values():

@@ -1,6 +1,6 @@
 """What preparing a dataset leaves behind, and the steps that every dataset shares.
 
-A data config derives from `PreparableData` and supplies three things: the training texts (for a
+A data config derives from `DataConfig` and supplies three things: the training texts (for a
 tokenizer that is trained), a fingerprint of the corpus, and `tokenise`, which writes what is to be
 written and returns the splits. `prepare` puts them together:
 
@@ -11,13 +11,13 @@ written and returns the splits. `prepare` puts them together:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from jaxlm.config import UserError, suggest
-from jaxlm.types import DataConfig, RowDataset, Tokenizer, TokenizerConfig
+from jaxlm.config import Config, Kind, UserError, suggest
+from jaxlm.types import RowDataset, Tokenizer, TokenizerConfig
 
 Report = Callable[[str], None]
 
@@ -66,8 +66,10 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparableData(DataConfig, abstract=True):
-    """A dataset that can be prepared: the part of `prepare` that all datasets share."""
+class DataConfig(Config):
+    """A dataset of rows at random access: what `prepare` writes once and a batch is drawn from."""
+
+    kind: ClassVar = Kind("datasets", "dataset", folder="jaxlm.data")
 
     @property
     def row_kind(self) -> str:
@@ -99,10 +101,15 @@ class PreparableData(DataConfig, abstract=True):
         takes time.
         """
         cache_dir = Path(cache_dir)
-        built = tokenizer.build(  # type: ignore[attr-defined]
-            self.training_texts, self.corpus_fingerprint(), cache_dir
-        )
+        built = tokenizer.build(self.training_texts, self.corpus_fingerprint(), cache_dir)
         return self.tokenise(built, cache_dir, workers=workers, report=report)
+
+    def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
+        """Whether documents begin with the tokenizer's bos and end with its eos.
+
+        manifest: of the prepared data.
+        """
+        return getattr(self, "add_bos", True), getattr(self, "add_eos", True)
 
     def training_texts(self) -> Iterator[str]:
         """The texts of the training split, in order."""

@@ -26,12 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jaxlm.config import REQUIRED, UserError, field, suggest, to_dict, type_name
+from jaxlm.config import REQUIRED, Config, Kind, UserError, field, suggest, to_dict, type_name
 from jaxlm.data.compressed import open_file
 from jaxlm.data.formats import MAX_DOCUMENT_CHARS, check_characters, decode, split_documents
 from jaxlm.data.remembered import file_checksum
 from jaxlm.errors import looked_from, shown
-from jaxlm.types import SourceConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,10 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(SourceConfig, abstract=True):
+class Source(Config):
     """What every source offers. A kind of source gives `units`, `read` and `contents`."""
+
+    kind: ClassVar = Kind("sources", "source", folder="jaxlm.data")
 
     # Options that only say where the contents are: the contents' own hashes are in the fingerprint.
     places: ClassVar[tuple[str, ...]] = ()

@@ -22,20 +22,21 @@ import numpy as np
 from jaxlm.config import UserError, field
 from jaxlm.data.content import source_files, split_content
 from jaxlm.data.lm_split import language_splits
-from jaxlm.data.prepared import PreparableData, Prepared, Report
+from jaxlm.data.prepared import DataConfig, Prepared, Report
+from jaxlm.data.sources import Source
 from jaxlm.data.split import Corpus
 from jaxlm.data.store import TokenStore
 from jaxlm.data.tokenise import Options, prepare_store
-from jaxlm.types import SourceConfig, Tokenizer
+from jaxlm.types import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextData(PreparableData):
+class TextData(DataConfig):
     """Documents of one or several sources, tokenised once and cut into rows."""
 
-    source: SourceConfig | None = field(None, "where the documents come from")
-    sources: dict[str, SourceConfig] = field(dict, "several sources by name, instead of `source`")
-    validation: SourceConfig | None = field(None, "a source of its own for validation")
+    source: Source | None = field(None, "where the documents come from")
+    sources: dict[str, Source] = field(dict, "several sources by name, instead of `source`")
+    validation: Source | None = field(None, "a source of its own for validation")
     validation_fraction: float = field(
         0.1, "share of documents held out, without `validation`", ge=0, lt=1
     )

@@ -23,7 +23,7 @@ from jaxlm.config import REQUIRED, UserError, field
 from jaxlm.data.content import split_content
 from jaxlm.data.foreign import id_range, read_megatron, read_nanogpt
 from jaxlm.data.lm_split import language_splits
-from jaxlm.data.prepared import PreparableData, Prepared, Report
+from jaxlm.data.prepared import DataConfig, Prepared, Report
 from jaxlm.data.split import hash64, held_out
 from jaxlm.data.store import Documents, TokenStore
 from jaxlm.files import file_sha256
@@ -31,7 +31,7 @@ from jaxlm.types import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenData(PreparableData):
+class TokenData(DataConfig):
     """A token file that exists already: a jaxlm store, nanoGPT's .bin or Megatron's .bin/.idx."""
 
     path: str = field(REQUIRED, "the store's folder, or the .bin file", path=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlm.config import UserError
 from jaxlm.data.formats import check_characters
-from jaxlm.types import DataConfig, ModelConfig, Tokenizer
+from jaxlm.data.prepared import DataConfig
+from jaxlm.types import ModelConfig, Tokenizer
 
 if TYPE_CHECKING:
     from jaxlm.generate.generator import Generator

@@ -1,8 +1,8 @@
 """What an objective is: a model's head, a host transform and a device loss, under one name.
 
-A new objective is one file: a frozen config that derives from `Objective`, and a line in the
-registry. Losses and metrics are sums with their weights; the train step alone divides, after all
-reductions.
+A new objective is one file: a frozen config that derives from `Objective`; `jaxlm.core.registry`
+says where it may be. Losses and metrics are sums with their weights; the train step alone divides,
+after all reductions.
 
 What an objective draws on the host (masks, spans) is a pure function of the run's seed and the
 row's place in the endless order of rows, which says its epoch too: no number of hosts, workers or
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from jaxlm.types import ObjectiveConfig
+from jaxlm.config import Config, Kind
 
 if TYPE_CHECKING:
     import jax
@@ -41,8 +41,10 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(ObjectiveConfig, abstract=True):
-    """The base of every objective."""
+class Objective(Config):
+    """What is learnt: a host transform and a device loss under one name."""
+
+    kind: ClassVar = Kind("objectives", "objective", folder="jaxlm.objectives")
 
     @property
     def row_kind(self) -> str:

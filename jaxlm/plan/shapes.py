@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from jaxlm.config import UserError
 from jaxlm.objectives.base import Shapes
-from jaxlm.run import RunConfig, objective_of
+from jaxlm.run import RunConfig
 from jaxlm.train.feed import batch_spec
 
 MULTIPLE = 256  # a vocabulary's suggested size: a multiple divides over any mesh
@@ -32,7 +32,7 @@ def planned(config: RunConfig) -> RunConfig:
             "model.vocab_size: null, and a plan reads no tokenizer; set it to the tokenizer's "
             f"size, best rounded up to a multiple of {MULTIPLE}, such as model.vocab_size=32768"
         )
-    objective = objective_of(config)
+    objective = config.objective
     objective.check_model(config.model)
     if objective.row_kind == "examples" and not getattr(objective, "classes", ()):
         raise UserError(
@@ -66,7 +66,7 @@ def row_of(config: RunConfig) -> Shapes:
     """Shapes and dtypes of one row of a batch, by key: the objective's, which may make rows longer
     than the data's `seq_len`.
     """
-    shapes = objective_of(config).batch_shapes(1, seq_len_of(config))
+    shapes = config.objective.batch_shapes(1, seq_len_of(config))
     return {key: (shape[1:], dtype) for key, (shape, dtype) in shapes.items()}
 
 

@@ -13,18 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jaxlm.config import Mark, UserError, type_name, where
-from jaxlm.data.prepared import PreparableData, Prepared
+from jaxlm.data.prepared import DataConfig, Prepared
+from jaxlm.errors import few, shown
 from jaxlm.generate import check_prompts, encode_prompt, ends_of
-from jaxlm.run import RunConfig, objective_of
+from jaxlm.run import RunConfig
 
 
 def check_fit(config: RunConfig) -> None:
     """Raises `UserError` where model, data and objective do not go together."""
-    if isinstance(config.data, PreparableData):
+    if config.data is not None:
         _check_rows(config, config.data)
         _check_positions(config, config.data)
         _check_carried_state(config, config.data)
-    objective_of(config).check_model(config.model)
+    config.objective.check_model(config.model)
 
 
 def check_schedule(config: RunConfig, marks: Mapping[str, Mark], epochs: float | None) -> None:
@@ -43,11 +44,17 @@ def check_schedule(config: RunConfig, marks: Mapping[str, Mark], epochs: float |
         raise UserError(f"{where(name, marks)}optimizer.{error}{note}") from None
 
 
-def _check_rows(config: RunConfig, data: PreparableData) -> None:
-    objective = objective_of(config)
+def _check_rows(config: RunConfig, data: DataConfig) -> None:
+    objective = config.objective
     if objective.row_kind == data.row_kind:
         return
     kinds = {"tokens": "running text", "examples": "labelled texts"}
+    for key, part in (("objective", objective), ("data", data)):
+        if part.row_kind not in kinds:
+            raise UserError(
+                f"{key}: {type_name(type(part))} has the row_kind {shown(part.row_kind)}; let it "
+                f"return one of {few(kinds)}"
+            )
     mends = {
         "tokens": "use data of type text or tokens",
         "examples": "use data of type examples, with a label for each text",
@@ -59,7 +66,7 @@ def _check_rows(config: RunConfig, data: PreparableData) -> None:
     )
 
 
-def _check_positions(config: RunConfig, data: PreparableData) -> None:
+def _check_positions(config: RunConfig, data: DataConfig) -> None:
     limit = config.model.max_positions
     if limit is not None and data.row_length > limit:
         raise UserError(
@@ -68,7 +75,7 @@ def _check_positions(config: RunConfig, data: PreparableData) -> None:
         )
 
 
-def _check_carried_state(config: RunConfig, data: PreparableData) -> None:
+def _check_carried_state(config: RunConfig, data: DataConfig) -> None:
     if config.model.carries_state and not data.consecutive:
         stream = "data.order: stream, or " if data.row_kind == "tokens" else ""
         raise UserError(
@@ -82,7 +89,7 @@ def check_samples(config: RunConfig, prepared: Prepared) -> None:
     sample = config.sample
     if not sample.prompts:
         return
-    objective = objective_of(config)
+    objective = config.objective
     model = config.model
     if why := objective.why_silent(model):
         name = type_name(type(objective))

@@ -23,20 +23,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxlm.config import REQUIRED, UserError, field
+from jaxlm.config import REQUIRED, Config, Kind, UserError, field
 from jaxlm.mesh import spec_of
 from jaxlm.train import matrix
 from jaxlm.train.groups import HELD, LOOKUPS, Group, group_values, tree_of_dims
 from jaxlm.train.schedule import Constant, Schedule
 from jaxlm.tree import flatten, map_with_path
-from jaxlm.types import OptimizerConfig, ScheduleConfig
+from jaxlm.types import ScheduleConfig
 
 MomentDtype = Literal["float32", "bfloat16"]
 Axes = tuple[str | None, ...]
@@ -47,7 +47,7 @@ class Optimizer:
     """What the train step needs: `tx` turns mean gradients, at a step, into what to add to the
     parameters."""
 
-    config: CommonConfig
+    config: OptimizerConfig
     tx: optax.GradientTransformationExtraArgs
     schedule: Schedule  # step -> learning rate, float32; jittable
 
@@ -58,7 +58,6 @@ def build(config: OptimizerConfig, abstract_params: Any, axes: Any, total_steps:
     `abstract_params` and `axes` are nested dicts, as `jaxlm.nn.params.split` gives them. Raises
     `UserError` for groups that do not fit the parameters and a schedule that does not fit the run.
     """
-    assert isinstance(config, CommonConfig)
     config.validate()
     assert flatten(abstract_params).keys() == flatten(axes).keys()
     factor = config.schedule.build(total_steps)
@@ -135,8 +134,10 @@ def state_shardings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonConfig(OptimizerConfig, abstract=True):
-    """What every optimizer has."""
+class OptimizerConfig(Config):
+    """What every optimizer has: how gradients become updates."""
+
+    kind: ClassVar = Kind("optimizers", "optimizer", folder="jaxlm.train")
 
     learning_rate: float = field(REQUIRED, "the peak learning rate", gt=0, affects="schedule")
     schedule: ScheduleConfig = field(
@@ -177,7 +178,7 @@ class CommonConfig(OptimizerConfig, abstract=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD(CommonConfig, type="sgd"):
+class SGD(OptimizerConfig, type="sgd"):
     """Stochastic gradient descent, with (Nesterov) momentum if asked for."""
 
     learning_rate: float = field(0.1, "the peak learning rate", gt=0)
@@ -196,7 +197,7 @@ class SGD(CommonConfig, type="sgd"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam(CommonConfig, type="adam"):
+class Adam(OptimizerConfig, type="adam"):
     """Adam (arXiv:1412.6980)."""
 
     learning_rate: float = field(1e-3, "the peak learning rate", gt=0)
@@ -228,7 +229,7 @@ class AdamW(Adam, type="adamw"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adafactor(CommonConfig, type="adafactor"):
+class Adafactor(OptimizerConfig, type="adafactor"):
     """Adafactor (arXiv:1804.04235): the second moment of a matrix as one row and one column."""
 
     learning_rate: float = field(1e-2, "the peak learning rate, relative to the weights' RMS", gt=0)
@@ -259,7 +260,7 @@ class Adafactor(CommonConfig, type="adafactor"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lion(CommonConfig, type="lion"):
+class Lion(OptimizerConfig, type="lion"):
     """Lion (arXiv:2302.06675): the sign of a momentum."""
 
     learning_rate: float = field(1e-4, "the peak learning rate", gt=0)
@@ -272,7 +273,7 @@ class Lion(CommonConfig, type="lion"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(CommonConfig, type="muon"):
+class Muon(OptimizerConfig, type="muon"):
     """Muon (Jordan 2024): orthogonalised momentum for matrices, AdamW for all else.
 
     All else is embeddings, the heads' kernels, and vectors. With `update_rms` set, one learning

@@ -20,7 +20,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxlm.config import UserError
-from jaxlm.data.prepared import PreparableData
 from jaxlm.run import RunConfig
 
 ROW_KEYS = 3  # int32 numbers a token of a batch
@@ -30,7 +29,7 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
     """Raises `UserError` where a batch exceeds the devices' whole memory, or the batches that are
     made ahead that of this host.
     """
-    if not isinstance(config.data, PreparableData):
+    if config.data is None:
         return
     length, train = config.data.row_length, config.train
     devices = list(mesh.devices.flat)

@@ -40,7 +40,7 @@ from jaxlm.data.tokenizers import Saved, load_tokenizer
 from jaxlm.doctor import environment
 from jaxlm.files import write_atomic
 from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
-from jaxlm.run import RunConfig, load_saved, objective_of, trajectory
+from jaxlm.run import RunConfig, load_saved, trajectory
 from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.fit import check_fit, check_samples, check_schedule
@@ -171,7 +171,7 @@ def resolve(
         ran = config.replace(train=config.train.replace(steps=steps, epochs=None))
         check_schedule(ran, marks or {}, epochs)
     model = config.model.replace(vocab_size=wanted or size)
-    objective = objective_of(config).resolve(prepared, model)
+    objective = config.objective.resolve(prepared, model)
     config = config.replace(
         model=objective.complete(model),
         objective=objective,
@@ -212,7 +212,7 @@ class Session:
 
     def transform(self, seed: int) -> Any:
         """The objective's, which draws by `seed`."""
-        return objective_of(self.config).host_transform(self.prepared.tokenizer, seed)
+        return self.config.objective.host_transform(self.prepared.tokenizer, seed)
 
     def train_loader(self) -> Loader:
         train = self.config.train
@@ -234,7 +234,7 @@ def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Progra
         zero=config.mesh.zero,
         stage_repeats=config.mesh.stage_repeats,
         model=config.model,
-        objective=objective_of(config),
+        objective=config.objective,
         optimizer=config.optimizer if training else None,
         total_steps=config.train.steps or 1,
         seed=config.seed,
@@ -472,7 +472,7 @@ def read_pretrained(session: Session) -> dict[str, Any]:
         raise UserError(f"init.from: {source} has no checkpoint; name a run that has been trained")
     wanted, fresh = {}, []
     for path, leaf in flatten(program.abstract_params).items():
-        origin = objective_of(config).pretrained_path(path)
+        origin = config.objective.pretrained_path(path)
         if origin is None:
             fresh.append(path)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import tiny
 import yaml
 
 from jaxlm.cli import main
+from jaxlm.config import UserError
+from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.train.fit import check_fit
 
 OWN = '''
 from dataclasses import dataclass
@@ -21,7 +25,7 @@ import optax
 from jaxlm.config import field
 from jaxlm.data.sources import Document, Source, Unit
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.train.optimizer import CommonConfig
+from jaxlm.train.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class Doubled(CausalLM):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Signs(CommonConfig):
+class Signs(OptimizerConfig):
     """The sign of the gradient."""
 
     learning_rate: float = field(1e-3, "the peak learning rate", gt=0)
@@ -107,3 +111,13 @@ def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
     assert main(["parts", "objectives"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "Doubled" in line]
     assert line.split()[0] == "own_parts_here:Doubled" and "[module own_parts_here.py]" in line
+
+
+def test_rows_of_an_unknown_kind_are_one_line():
+    @dataclass(frozen=True, kw_only=True)
+    class Odd(CausalLM):
+        row_kind = "trees"  # type: ignore[assignment]
+
+    config = tiny.load("transformer").config
+    with pytest.raises(UserError, match="has the row_kind 'trees'; let it return one of tokens"):
+        check_fit(config.replace(objective=Odd()))

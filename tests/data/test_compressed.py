@@ -18,7 +18,7 @@ import pytest
 from jaxlm.config import UserError, parse
 from jaxlm.data import archives, compressed
 from jaxlm.data.archives import read_members
-from jaxlm.types import SourceConfig
+from jaxlm.data.sources import Source
 
 
 def zstd(data: bytes) -> bytes:
@@ -38,7 +38,7 @@ def bomb(ending: str, unit: bytes, head: bytes = b"") -> bytes:
 
 def read(kind: str, path: Path, **options) -> int:
     """Characters of all documents of a file."""
-    source = parse(SourceConfig, {"type": kind, "files": str(path), **options})
+    source = parse(Source, {"type": kind, "files": str(path), **options})
     return sum(len(document.text) for document in source.documents())
 
 
@@ -110,7 +110,7 @@ def test_the_limit_is_that_of_a_text(tmp_path, kind):
 
 def test_the_limit_is_no_part_of_what_a_source_is():
     sources = [
-        parse(SourceConfig, {"type": "text", "files": __file__, "max_document_chars": most})
+        parse(Source, {"type": "text", "files": __file__, "max_document_chars": most})
         for most in (10**5, 10**6)
     ]
     assert len({source.fingerprint() for source in sources}) == 1

@@ -22,9 +22,8 @@ from jaxlm.data.archives import read_members
 from jaxlm.data.corpora import PackageFiles, StandardLibrary, Synthetic, _package_members
 from jaxlm.data.formats import decode, lines, split_documents
 from jaxlm.data.labels import LabelBin
-from jaxlm.data.sources import Document, TextFiles, empty_corpus
+from jaxlm.data.sources import Document, Source, TextFiles, empty_corpus
 from jaxlm.data.tables import ArrayRecord, Csv, JsonLines, Parquet
-from jaxlm.types import SourceConfig
 from tests.data.test_fetch import sdist, sha256, tar_bytes  # noqa: F401
 
 WEIRD = "line\r\nnext\u2028same \t  \u2581 é e\u0301 🙂\x0b\n\n tail"
@@ -37,7 +36,7 @@ def documents_of(source) -> list[Document]:
     pickled = [d for unit in pickle.loads(pickle.dumps(source.units())) for d in unit.documents()]
     assert whole == by_units == pickled
     assert len({d.name for d in whole}) == len(whole)
-    assert parse(SourceConfig, to_dict(source)) == source
+    assert parse(Source, to_dict(source)) == source
     return whole
 
 
@@ -170,9 +169,9 @@ def test_text_errors_tell_the_mend(tmp_path):
         fails(f"{name}: a binary file", name)
     for encoding in ("utf-9", "a\0b", ""):
         with pytest.raises(UserError, match="unknown encoding '.*'; use utf-8"):
-            parse(SourceConfig, {"type": "text", "files": "a", "encoding": encoding})
+            parse(Source, {"type": "text", "files": "a", "encoding": encoding})
     with pytest.raises(UserError, match="document_separator is empty"):
-        parse(SourceConfig, {"type": "text", "files": "a", "document_separator": ""})
+        parse(Source, {"type": "text", "files": "a", "document_separator": ""})
 
 
 # ---------------------------------------------------------------------------------------- rows
@@ -382,7 +381,7 @@ def test_large_cells_and_other_delimiters(tmp_path):
     source = Csv(files=(f"{tmp_path}/a.csv",), delimiter=";")
     assert documents_of(source)[0].text == large
     with pytest.raises(UserError, match="must be one character"):
-        parse(SourceConfig, to_dict(source) | {"delimiter": "ab"})
+        parse(Source, to_dict(source) | {"delimiter": "ab"})
 
 
 def test_label_rules_are_checked():
@@ -401,7 +400,7 @@ def test_label_rules_are_checked():
         ),
     ):
         with pytest.raises(UserError, match=match):
-            parse(SourceConfig, base | extra)
+            parse(Source, base | extra)
 
 
 def test_files_that_are_not_what_their_source_expects(tmp_path):
@@ -448,7 +447,7 @@ def test_package_files(sdist):  # noqa: F811
         ("bright", "good"),
     ]
     with pytest.raises(UserError, match="label_column needs columns; set format"):
-        parse(SourceConfig, to_dict(scored) | {"format": "text"})
+        parse(Source, to_dict(scored) | {"format": "text"})
     assert "package source bardtexts==1.0" in str(empty_corpus(source, Counter()))
 
 

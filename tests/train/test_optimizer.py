@@ -25,16 +25,15 @@ from jaxlm.train.optimizer import (
     Adafactor,
     Adam,
     AdamW,
-    CommonConfig,
     Lion,
     Muon,
+    OptimizerConfig,
     build,
     state_shardings,
     update_ema,
 )
 from jaxlm.train.schedule import Cosine, Schedule, Warmup
 from jaxlm.tree import flatten, unflatten
-from jaxlm.types import OptimizerConfig
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 EVERYWHERE = (Group(pattern=".", value=0.3),)
@@ -68,7 +67,7 @@ GRADS = [tree(seed, 10.0 ** (seed % 4 - 2)) for seed in range(1, STEPS + 1)]
 
 
 def run(
-    config: CommonConfig, params: Any = PARAMS, grads: Any = GRADS, axes: Any = AXES
+    config: OptimizerConfig, params: Any = PARAMS, grads: Any = GRADS, axes: Any = AXES
 ) -> dict[str, np.ndarray]:
     """{name: parameters after every step [S, ...]}; not jitted: compiling takes longer."""
     tx = build(config, params, axes, len(grads)).tx
@@ -81,7 +80,7 @@ def run(
 
 
 @functools.cache
-def run_model(config: CommonConfig) -> dict[str, np.ndarray]:
+def run_model(config: OptimizerConfig) -> dict[str, np.ndarray]:
     return run(config)
 
 
@@ -98,7 +97,7 @@ class Listed(Warmup):
 # -------------------------------------------------------------------------------- against torch
 
 ADAM = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-4}
-TORCH: dict[str, CommonConfig] = {
+TORCH: dict[str, OptimizerConfig] = {
     "sgd": SGD(),
     "momentum": SGD(momentum=0.8),
     "nesterov": SGD(momentum=0.8, nesterov=True),
@@ -262,7 +261,7 @@ def test_adafactor_agrees_with_its_paper_matrix_by_matrix(name, matrix, factored
         np.testing.assert_allclose(path[:, i].reshape(-1, *matrix), expected, rtol=1e-5, atol=1e-5)
 
 
-ALL: dict[str, CommonConfig] = {
+ALL: dict[str, OptimizerConfig] = {
     "sgd": SGD(momentum=0.9, nesterov=True),
     "adam": Adam(),
     "adamw": AdamW(),
@@ -399,7 +398,7 @@ def test_every_field_changes_the_update(name, field):
 
 
 @functools.cache
-def last_update(config: CommonConfig) -> bytes:
+def last_update(config: OptimizerConfig) -> bytes:
     """The third update of three parameters."""
     few = ("embed/table", "layers/query/kernel", "layers/query/bias")
     params, axes, *grads = (
