@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 
 from jaxlm import config as config_module
 from jaxlm.config import REQUIRED, UserError, field, import_name
+from jaxlm.core.registry import import_class
 from jaxlm.data.fetch import locked
 from jaxlm.types import Tokenizer, TokenizerConfig
 
@@ -45,7 +46,7 @@ PROBES = (
     "\u2581",
     "\U0001f642",
 )
-KINDS = {
+KINDS = {  # what a saved tokenizer of this package says it is; others say module:Class
     "bytes": "jaxlm.data.tokenizers:ByteTokenizer",
     "characters": "jaxlm.data.characters:CharacterTokenizer",
     "sentencepiece": "jaxlm.data.sentencepieces:SentencePieceTokenizer",
@@ -56,7 +57,13 @@ KINDS = {
 class BaseTokenizer:
     """What all tokenizers share; a kind gives `encode`, `files`, `from_files`, the attributes."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # module:Class of one that is not in KINDS
+
+    def __init_subclass__(cls) -> None:
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        if KINDS.get(cls.__dict__.get("kind", "")) != path:
+            cls.kind = path
+
     bos_id: int | None = None
     eos_id: int | None = None
     unk_id: int | None = (
@@ -145,7 +152,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise UserError(
             f"{folder}: its tokenizer ({META}) cannot be read ({error}); restore the folder"
         ) from None
-    if kind not in KINDS:
+    if kind not in KINDS and ":" not in str(kind):
         raise UserError(
             f"{folder}: a tokenizer of unknown kind {kind!r}; a newer jaxlm may have saved it"
         )
@@ -154,7 +161,13 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             f"{folder}: the tokenizer's files ({', '.join([META, *files])}) changed since it was "
             "saved; restore them"
         )
-    return import_name(KINDS[kind]).from_files(files)
+    if kind in KINDS:
+        return import_name(KINDS[kind]).from_files(files)
+    try:
+        cls = import_class(kind)
+    except UserError as error:
+        raise UserError(f"{folder}: its tokenizer: {error}") from error
+    return cls.from_files(files)
 
 
 def _digest(kind: str, files: Mapping[str, bytes]) -> str:

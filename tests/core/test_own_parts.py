@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ import optax
 
 from jaxlm.config import field
 from jaxlm.data.sources import Document, Source, Unit
+from jaxlm.data.tokenizers import ByteTokenizer
 from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.types import TokenizerConfig
 from jaxlm.train.optimizer import OptimizerConfig
 
 
@@ -48,6 +51,18 @@ class Signs(OptimizerConfig):
 
     def direction(self, axes):
         return optax.stateless(lambda updates, _: jax.tree.map(jnp.sign, updates))
+
+
+class Shifted(ByteTokenizer):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift(TokenizerConfig):
+    """Bytes of its own."""
+
+    def build(self, texts, corpus_fingerprint, cache_dir):
+        return Shifted()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +102,7 @@ def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
         "objective={type: own_parts_here:Doubled, times: 3}",
         "optimizer={type: own_parts_here:Signs}",
         "data.source={type: counting, upto: 60}",
+        "tokenizer={type: own_parts_here:Shift}",
     )
     run = own / "run"
     few = ("train.steps=2", "eval.every_steps=null", "eval.max_batches=1", "mesh.num_devices=1")
@@ -100,6 +116,8 @@ def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
         "own_parts_here:Doubled",
         "own_parts_here:Signs",
     ]
+    kept = json.loads((run / "tokenizer" / "jaxlm_tokenizer.json").read_text())
+    assert kept["kind"] == "own_parts_here:Shifted"
     assert saved["objective"]["times"] == 3 and saved["data"]["source"]["type"] == "counting"
     # what a field of a base class may change stays so in a part of one's own
     assert main(["resume", str(run), "train.steps=3", "optimizer.learning_rate=1e-4"]) == 0

@@ -377,7 +377,7 @@ def fields_of_all() -> list[tuple[str, str]]:
     # The average is kept by the train state, dtypes have a test of their own, adam refuses decay.
     left_out = ("ema_decay", "mu_dtype", "offload")
     # What all have, the same code does to all: an update of one kind, and one of two.
-    shared = {f.name for f in dataclasses.fields(CommonConfig)}
+    shared = {f.name for f in dataclasses.fields(OptimizerConfig)}
     return [
         (name, field)
         for name, field in names
