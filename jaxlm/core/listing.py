@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -39,20 +40,21 @@ class Part(NamedTuple):
 
 class _Class(NamedTuple):
     module: str
-    node: ast.ClassDef
+    name: str
+    bases: frozenset[str]
+    type: str | None
+    abstract: bool
+    doc: str
 
-    @property
-    def bases(self) -> set[str]:
-        found = (b.attr if isinstance(b, ast.Attribute) else b for b in self.node.bases)
-        return {b if isinstance(b, str) else b.id for b in found if isinstance(b, (str, ast.Name))}
 
-    def keyword(self, name: str) -> object:
-        values = (word.value for word in self.node.keywords if word.arg == name)
-        return next((v.value for v in values if isinstance(v, ast.Constant)), None)
-
-    @property
-    def doc(self) -> str:
-        return (ast.get_docstring(self.node) or "").partition("\n")[0]
+# The head of a class at the top level and the first line of its docstring: to parse whole files
+# would take half a second.
+_HEAD = re.compile(
+    r"""^class\s+\w+\(([^()]*)\):[^\S\n]*(?:\#[^\n]*)?\n   # class Focal(CausalLM, type="focal"):
+        (?:\s*[rR]?(\"{3}|'{3}|"|')(.*?)(?:\n|\2))?         #     \"\"\"Focal loss.\"\"\"
+    """,
+    re.M | re.X,
+)
 
 
 def kinds() -> list[KindOf]:
@@ -112,25 +114,41 @@ def listed(
     """
     classes = [found for module, path in paths.items() for found in _classes(module, path)]
     kin = {base}
-    while grown := {c.node.name for c in classes if c.bases & kin} - kin:
+    while grown := {c.name for c in classes if c.bases & kin} - kin:
         kin |= grown
     found = []
     for cls in classes:
         wanted = among is None or cls.module in among
-        if wanted and cls.bases & kin and not cls.keyword("abstract"):
+        if wanted and cls.bases & kin and not cls.abstract:
             stem = cls.module.rpartition(".")[2]
-            name = cls.keyword("type") or stem if folder else f"{cls.module}:{cls.node.name}"
-            found.append(Part(str(name), cls.doc, ""))
+            name = cls.type or stem if folder else f"{cls.module}:{cls.name}"
+            found.append(Part(name, cls.doc, ""))
     yield from sorted(found)
 
 
 @cache
 def _classes(module: str, path: Path) -> list[_Class]:
+    """The classes of a file that have bases; what Python cannot read has none."""
     try:
-        tree = ast.parse(path.read_bytes())
+        text = path.read_text(encoding="utf-8")
+        return [_class(module, found) for found in _HEAD.finditer(text)]
     except (SyntaxError, ValueError, OSError):
-        return []  # a file of the working folder that Python cannot read has no parts
-    return [_Class(module, node) for node in tree.body if isinstance(node, ast.ClassDef)]
+        return []
+
+
+def _class(module: str, head: re.Match[str]) -> _Class:
+    (node,) = ast.parse(head[0].partition(":")[0] + ": pass").body
+    assert isinstance(node, ast.ClassDef)
+    names = (base.attr if isinstance(base, ast.Attribute) else base for base in node.bases)
+    words = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+    return _Class(
+        module,
+        node.name,
+        frozenset(n if isinstance(n, str) else getattr(n, "id", "") for n in names),
+        words.get("type"),
+        bool(words.get("abstract")),
+        (head[3] or "").strip(),
+    )
 
 
 def _doc_of(value: str) -> str:
@@ -143,4 +161,4 @@ def _doc_of(value: str) -> str:
     if spec is None or spec.origin is None:
         return f"cannot be imported: there is no module {module}"
     classes = _classes(module, Path(spec.origin))
-    return next((c.doc for c in classes if c.node.name == name), "")
+    return next((c.doc for c in classes if c.name == name), "")
