@@ -11,7 +11,7 @@ This module imports neither jax nor flax, so that the CLI and the data workers s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -304,7 +304,7 @@ class TokenizerConfig(Config):
     kind: ClassVar = Kind("tokenizers", "tokenizer", folder="jaxlm.data")
 
     def build(
-        self, texts: Callable[[], Iterable[str]], corpus_fingerprint: str, cache_dir: Path
+        self, texts: Callable[[], Iterator[str]], corpus_fingerprint: str, cache_dir: Path
     ) -> Tokenizer:
         """The tokenizer; one that is trained reads `texts` and is kept in the cache."""
         raise NotImplementedError
