@@ -16,15 +16,16 @@ from jaxlm.data.detect import Found, source_of
 from jaxlm.data.examples import ExampleData, Examples, ExampleSplit, class_ids
 from jaxlm.data.lm_split import language_splits
 from jaxlm.data.mixture import MixtureData
-from jaxlm.data.prepared import Prepared, Report
+from jaxlm.data.prepared import DataConfig, Prepared, Report
+from jaxlm.data.sources import Source
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenise import Options, prepare_store
-from jaxlm.types import DataConfig, SourceConfig, Tokenizer
+from jaxlm.types import Tokenizer
 
 LIKE = ("text_column", "label_column", "label_map", "label_bins", "document_separator")
 
 
-def measured_source(found: Found, data: DataConfig) -> SourceConfig:
+def measured_source(found: Found, data: DataConfig) -> Source:
     """The source of files to measure; columns and labels are read as in the run's own data where
     the files have these columns.
     """
@@ -49,12 +50,12 @@ def measured_source(found: Found, data: DataConfig) -> SourceConfig:
             f"{found.files[0]}: has no column of labels to compare with; name a table with a text "
             "and a label"
         )
-    return parse(SourceConfig, values)
+    return parse(Source, values)
 
 
 def held_out(
     data: DataConfig,
-    source: SourceConfig,
+    source: Source,
     tokenizer: Tokenizer,
     cache_dir: Path,
     *,
