@@ -184,6 +184,12 @@ VERSION = saved_step._version
             {"options": lambda c: {"xla_a": "1"}},
         ),
         (
+            "code of other parts",
+            ".*ab12",
+            [(saved_step, "_own_code", lambda config: {"my_losses": "ab12"})],
+            {},
+        ),
+        (
             "mesh",
             "data 2 -> 4",
             [],
