@@ -9,19 +9,15 @@ mend; `found["ok"]` is false only where jax computes a wrong result or the cache
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from jaxlm.data.fetch import default_cache_dir
+from jaxlm.train.environment import CORE, devices, versions
 
-CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
-EXTRA = ("tokenizers", "safetensors", "pyarrow", "wandb", "trackio")
 LITTLE_DISK = 5 * 2**30  # a small run's checkpoints and token store
 LITTLE_MEMORY = 2 * 2**30
 
@@ -31,8 +27,8 @@ Found = dict[str, Any]
 def examine(cache_dir: Path | None = None, seconds: float = 2.0) -> Found:
     """Looks at this machine; the self-test takes about `seconds` and the time to compile it."""
     found: Found = {
-        "versions": _versions(),
-        "devices": _devices(),
+        "versions": versions(),
+        "devices": devices(),
         "memory": _memory(),
         "cache": _cache(cache_dir or default_cache_dir()),
         "self_test": _self_test(seconds),
@@ -41,21 +37,6 @@ def examine(cache_dir: Path | None = None, seconds: float = 2.0) -> Found:
     test = found["self_test"]
     found["ok"] = test["matmul_agrees"] and test["all_reduce_agrees"] and found["cache"]["writable"]
     return found
-
-
-def environment() -> Found:
-    """What a run keeps of where it ran: versions, devices, the command and what steers XLA."""
-    steering = {
-        name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))
-    }
-    return {
-        "command": " ".join(sys.argv),
-        "versions": _versions(),
-        "devices": _devices(),
-        "host": platform.node(),
-        "cores": os.cpu_count(),
-        "variables": steering,
-    }
 
 
 def render(found: Found) -> str:
@@ -88,35 +69,6 @@ def render(found: Found) -> str:
 
 def _size(count: int | None) -> str:
     return "unknown" if count is None else f"{count / 2**30:,.1f} GiB"
-
-
-def _versions() -> dict[str, str]:
-    from jaxlm import __version__
-
-    versions = {"jaxlm": __version__, "python": platform.python_version()}
-    versions["platform"] = f"{platform.system()} {platform.machine()}"
-    for name in (*CORE, *EXTRA):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed" + ("" if name in CORE else " (optional)")
-    return versions
-
-
-def _devices() -> Found:
-    import jax
-
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() or {}
-    return {
-        "platform": device.platform,
-        "kind": device.device_kind,
-        "count": jax.device_count(),
-        "local": jax.local_device_count(),
-        "processes": jax.process_count(),
-        "process": jax.process_index(),
-        "memory_bytes": stats.get("bytes_limit"),
-    }
 
 
 def _memory() -> Found:

@@ -25,9 +25,21 @@ from jaxlm.train.checkpoint import CheckpointConfig
 from jaxlm.train.identity import check_config, check_files, read_record
 from jaxlm.train.metrics import LoggingConfig
 from jaxlm.train.optimizer import OptimizerConfig
-from jaxlm.train.rollback import RollbackConfig
 from jaxlm.train.run_dir import RunDir
 from jaxlm.types import ModelConfig, TokenizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackConfig(Config):
+    """When to go back to an earlier checkpoint, and what to skip: `jaxlm.train.rollback`."""
+
+    after: int = field(3, "steps in a row with a non-finite loss before the run goes back", ge=1)
+    before: int = field(
+        1,
+        "steps in front of them whose batches are skipped as well; checkpoints as old are kept",
+        ge=1,
+    )
+    max: int = field(3, "how often a run goes back; then train.max_bad_steps stops it", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny import load
 
+from jaxlm import api
 from jaxlm.config import UserError
 from jaxlm.exit_codes import LOST
 from jaxlm.hf import export_run
@@ -156,7 +157,7 @@ def start_of(alone: Path, settings: tuple[str, ...]) -> str:
 
 
 def train_alone(run: Path, settings: tuple[Any, ...]) -> None:
-    outcome = loop.train(load(*settings, f"run_dir={run}", "mesh={data: 1, num_devices: 1}"))
+    outcome = api.fit(load(*settings, f"run_dir={run}", "mesh={data: 1, num_devices: 1}"))
     assert outcome.code == DONE, outcome.message
 
 
@@ -208,7 +209,7 @@ def test_a_stop_that_one_process_hears_ends_both_and_other_numbers_go_on(tmp_pat
     # two batches were ahead when it was told, and metrics are read one step late
     assert STOP <= reached <= STOP + 4
     more = shutil.copytree(run, tmp_path / "more")
-    outcome = loop.train(load(*settings, f"run_dir={run}", "mesh={data: 2, fsdp: 2, tensor: 2}"))
+    outcome = api.fit(load(*settings, f"run_dir={run}", "mesh={data: 2, fsdp: 2, tensor: 2}"))
     assert outcome.code == DONE, outcome.message
     command = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
     codes, outputs = in_processes(4, 1, command, "resume", str(more), "mesh={data: 2, fsdp: 2}")
@@ -227,6 +228,7 @@ def test_a_stop_that_one_process_hears_ends_both_and_other_numbers_go_on(tmp_pat
 LATE = """
 import os, sys, time
 from jaxlm.cli import main
+from jaxlm import api
 from jaxlm.train import loop
 
 compile_ = loop.compile_train_step

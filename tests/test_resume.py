@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny import load, prepared
 
-from jaxlm.train import loop
+from jaxlm import api
 from jaxlm.train.loop import DONE, INTERRUPTED, Loop, Outcome
 
 STEPS, BATCH = 36, 8
@@ -59,7 +59,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def train(run: Path, model: str, settings: tuple[str, ...]) -> Outcome:
-    return loop.train(load(model, *SETTINGS, f"run_dir={run}", *settings))
+    return api.fit(load(model, *SETTINGS, f"run_dir={run}", *settings))
 
 
 def ledger(run: Path) -> Iterator[tuple[int, list[int]]]:

@@ -22,7 +22,6 @@ import jax
 from jaxlm import config as configs
 from jaxlm.checksums import digest_files
 from jaxlm.config import Layer, Mark, UserError
-from jaxlm.doctor import environment
 from jaxlm.errors import few, shown
 from jaxlm.files import write_atomic, write_sealed
 from jaxlm.hf.folder import new_folder
@@ -39,6 +38,7 @@ from jaxlm.models.families.values import Values
 from jaxlm.run import RunConfig, trajectory
 from jaxlm.train.agree import decide, processes
 from jaxlm.train.checkpoint import Checkpointer
+from jaxlm.train.environment import environment
 from jaxlm.train.identity import IDENTITY, Identity, Record, kept_files
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.session import program_of, use_compilation_cache

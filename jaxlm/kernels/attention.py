@@ -34,6 +34,7 @@ attention_kernels = Kernel("attention")
 Bias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+@jax.named_scope("attention")
 def attention(
     q: jax.Array,  # [B, T, N, H]
     k: jax.Array,  # [B, S, K, H], K divides N

@@ -45,6 +45,7 @@ class TokenLoss(NamedTuple):
     correct: jax.Array  # [B, T] 1 where the target is the argmax
 
 
+@jax.named_scope("head")
 def logits(hidden: jax.Array, head: HeadParams) -> jax.Array:
     """Float32 logits [..., V] of hidden states [..., D]; the matmul accumulates in float32."""
     z = jax.lax.dot_general(
@@ -60,6 +61,7 @@ def logits(hidden: jax.Array, head: HeadParams) -> jax.Array:
     return z
 
 
+@jax.named_scope("head")
 def cross_entropy(
     hidden: jax.Array,  # [B, T, D]
     head: HeadParams,

@@ -46,16 +46,19 @@ class Route(NamedTuple):
         return cls(sizes.sum(1), start, came, first, home, place)
 
 
+@jax.named_scope("experts")
 def send(x: jax.Array, route: Route, axis: str, *, impl: str = "auto") -> jax.Array:
     """Rows [M, ...] to their devices: [P * M, ...]."""
     return _send(axis, impl, x, route)
 
 
+@jax.named_scope("experts")
 def send_back(y: jax.Array, route: Route, axis: str, *, impl: str = "auto") -> jax.Array:
     """Rows [P * M, ...] to where they came from: [M, ...], 0 where none was sent."""
     return _send_back(axis, impl, y, route)
 
 
+@jax.named_scope("experts")
 def apart(x: jax.Array) -> jax.Array:
     """Rows [M, D] as [M, 2, D / 2] where D is even.
 

@@ -33,6 +33,7 @@ MAX_BLOCK = 64  # rows: best of 32, 64, 128 on CPU
 grouped_matmul_kernels = Kernel("grouped matmul")
 
 
+@jax.named_scope("experts")
 def grouped_matmul(
     x: jax.Array,  # [M, D], sorted by group
     kernels: jax.Array,  # [E, D, F]

@@ -39,6 +39,7 @@ class How(NamedTuple):
     length: str | None  # the logical axis that it is split by
 
 
+@jax.named_scope("head")
 def head_loss(
     hidden: jax.Array,  # [B, T, D]
     head: HeadParams,

@@ -38,6 +38,7 @@ linear_recurrence_kernels = Kernel("linear recurrence")
 Form = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
+@jax.named_scope("recurrence")
 def linear_recurrence(
     decay: jax.Array,  # [T, B, H] a
     inputs: jax.Array,  # [T, B, H] b

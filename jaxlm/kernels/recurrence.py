@@ -50,6 +50,7 @@ class Steps(NamedTuple):
     state: State  # after the last step
 
 
+@jax.named_scope("recurrence")
 def lstm(
     gates_x: jax.Array,  # [T, B, 4*H], gates i, f, g, o
     recurrent_kernel: jax.Array,  # [H, 4*H]
@@ -64,6 +65,7 @@ def lstm(
     return outputs_of(recur(*given, unroll=unroll, impl=impl))
 
 
+@jax.named_scope("recurrence")
 def gru(
     gates_x: jax.Array,  # [T, B, 3*H], gates r, z, n
     recurrent_kernel: jax.Array,  # [H, 3*H]
@@ -80,6 +82,7 @@ def gru(
     return outputs_of(recur(*given, unroll=unroll, impl=impl))
 
 
+@jax.named_scope("recurrence")
 def elman(
     gates_x: jax.Array,  # [T, B, H]
     recurrent_kernel: jax.Array,  # [H, H]
@@ -116,6 +119,7 @@ def outputs_of(steps: Steps) -> Result:
     return Result(steps.states["h"], steps.state)
 
 
+@jax.named_scope("recurrence")
 def step(
     cell: Cell,
     gates_x: jax.Array,  # [B, G*H]

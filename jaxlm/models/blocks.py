@@ -194,6 +194,7 @@ class Stack(nnx.Module):
             return x + self.position(positions, blocks)
         return x
 
+    @jax.named_scope("layers")
     def run_layers(
         self,
         x: jax.Array,  # [B, T, D]

@@ -89,6 +89,7 @@ class Decoder(nnx.Module):
         bias = self.asks_first
         self.readout = Dense(inputs, outputs, bias=bias, **how) if attends else None
 
+    @jax.named_scope("recurrence")
     def __call__(
         self,
         x: jax.Array,  # [T, B, E]

@@ -29,6 +29,7 @@ class WithHead(nnx.Module):
     def head_input(self, hidden: jax.Array) -> jax.Array:
         return hidden
 
+    @jax.named_scope("head")
     def head(self) -> HeadParams:
         """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
         own = self.unembed.kernel

@@ -259,19 +259,23 @@ class Transformer(Stack):
             return encoded, jnp.concatenate([x[None], found.states])
         return encoded
 
+    @jax.named_scope("head")
     def pool(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, D]
         """The pooled vector of each row: its first token, through a dense layer and a tanh."""
         assert self.pooler is not None, "this model has no pooler"
         return self.pooler(hidden)
 
+    @jax.named_scope("head")
     def relation(self, pooled: jax.Array) -> jax.Array:  # [B, D] -> [B, C]
         """Float32 logits of what the two parts of a row have to do with one another."""
         assert self.pooler is not None and self.pooler.relation is not None
         return self.pooler.relation(pooled).astype(jnp.float32)
 
+    @jax.named_scope("head")
     def head_input(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, D]
         return self.unembed.prepare(hidden)
 
+    @jax.named_scope("head")
     def head(self) -> HeadParams:
         """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
         own, bias = self.unembed.kernel, self.unembed.bias
@@ -329,6 +333,7 @@ class Transformer(Stack):
             total += c.num_layers * c.attention.score_flops(c.hidden_size) * size
         return total
 
+    @jax.named_scope("embedding")
     def _embed(
         self,
         tokens: jax.Array,

@@ -144,6 +144,7 @@ class Attention(nnx.Module):
         self.query_norm = norm.build(head_dim) if c.qk_norm else None
         self.key_norm = norm.build(head_dim) if c.qk_norm else None
 
+    @jax.named_scope("attention")
     def __call__(
         self,
         x: jax.Array,  # [B, T, D]
@@ -169,6 +170,7 @@ class Attention(nnx.Module):
         y = attend(self.config, q, k, v, rows, keys, window=window, bias=bias, key=key)
         return self.out(y), cache
 
+    @jax.named_scope("attention")
     def project_source(self, source: jax.Array) -> Cache:
         """Keys and values of an encoder's output [B, S, D], for `cross`."""
         k, v = self._keys_values(source, None)
@@ -177,6 +179,7 @@ class Attention(nnx.Module):
     def source_flops(self) -> float:
         return matmul_flops(self.key) + matmul_flops(self.value)
 
+    @jax.named_scope("attention")
     def cross(
         self,
         x: jax.Array,  # [B, T, D]

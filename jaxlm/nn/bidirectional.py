@@ -80,6 +80,7 @@ class Reader(nnx.Module):
         self.forward = make()
         self.backward = make() if bidirectional else None
 
+    @jax.named_scope("recurrence")
     def __call__(
         self,
         x: jax.Array,  # [T, B, D]

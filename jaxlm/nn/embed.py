@@ -40,6 +40,7 @@ class Embedding(nnx.Module):
         table = std * jax.random.normal(rngs.params(), (vocab_size, dim), jnp.float32)
         self.table = nnx.Param(table, axes=(rows, "embed"))
 
+    @jax.named_scope("embedding")
     def __call__(
         self, tokens: jax.Array, *, axes: Sequence[str | None] = ("batch", "length")
     ) -> jax.Array:  # [B, T] -> [B, T, D]

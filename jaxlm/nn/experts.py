@@ -50,6 +50,7 @@ class ExpertKernels(nnx.Module):
         self.kernel = nnx.Param(draws, axes=("experts", *inputs, *outputs))
 
 
+@jax.named_scope("experts")
 def run_experts(
     function: Callable[[jax.Array], jax.Array],
     parts: Sequence[ExpertKernels],

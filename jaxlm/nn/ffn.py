@@ -92,6 +92,7 @@ class FeedForward(nnx.Module):
         self.up = Dense(embed, mlp, **options)
         self.down = Dense(mlp, embed, scale=out_scale, **options)
 
+    @jax.named_scope("ffn")
     def __call__(
         self, x: jax.Array, segment_ids: jax.Array, *, dropless: bool = False
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:

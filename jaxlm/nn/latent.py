@@ -103,6 +103,7 @@ class LatentAttention(nnx.Module):
         self.up = Dense({"latent": c.kv_rank}, heads(c.nope_dim + c.v_dim), **options)
         self.out = Dense(heads(c.v_dim), embed, scale=out_scale, **options)
 
+    @jax.named_scope("attention")
     def __call__(
         self,
         x: jax.Array,  # [B, T, D]
@@ -135,6 +136,7 @@ class LatentAttention(nnx.Module):
     def source_flops(self) -> float:
         return sum(map(matmul_flops, (self.down, self.rope_key, self.up)))
 
+    @jax.named_scope("attention")
     def cross(
         self,
         x: jax.Array,  # [B, T, D]

@@ -143,6 +143,7 @@ class MoE(nnx.Module):
         options: dict[str, Any] = {"std": std, "out_scale": out_scale, "dtype": dtype, "rngs": rngs}
         self.shared = c._dense(c.shared_size).build(dim, **options) if c.shared_size else None
 
+    @jax.named_scope("experts")
     def __call__(
         self, x: jax.Array, segment_ids: jax.Array, *, dropless: bool = False
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
@@ -152,7 +153,7 @@ class MoE(nnx.Module):
         how many there are.
         """
         c, real = self.config, segment_ids > 0
-        with jax.default_matmul_precision("float32"):
+        with jax.default_matmul_precision("float32"), jax.named_scope("router"):
             logits = self.router(x)  # [B, T, E]
         scores = jax.nn.softmax(logits) if c.scores == "softmax" else jax.nn.sigmoid(logits)
         bias = None if self.choice_bias is None else self.choice_bias.get_value()
@@ -171,6 +172,7 @@ class MoE(nnx.Module):
         load = picked.sum((0, 1), dtype=jnp.int32)
         return y, {**self._losses(logits, scores, chosen, real), LOAD: load}
 
+    @jax.named_scope("experts")
     def adjust(self, load: jax.Array) -> None:
         """Moves the choice bias by the load [..., E] of a step: less for what had too much."""
         rate = self.config.choice_bias

@@ -55,6 +55,7 @@ class RMSNorm(nnx.Module):
         self.offset = offset
         self.scale = nnx.Param(jnp.full((dim,), 1.0 - offset, jnp.float32), axes=("norm",))
 
+    @jax.named_scope("norm")
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.scale.get_value()
         if self.offset:
@@ -70,6 +71,7 @@ class LayerNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), axes=("norm",))
         self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32), axes=("norm",)) if bias else None
 
+    @jax.named_scope("norm")
     def __call__(self, x: jax.Array) -> jax.Array:
         bias = None if self.bias is None else self.bias.get_value()
         return _layer_norm(x, self.scale.get_value(), bias, self.eps)

@@ -70,6 +70,7 @@ class RotaryConfig(PositionConfig, type="rotary"):
         """Whether a token's angles hang on tokens behind it, so that none can be taken back."""
         return self.scaling is not None and self.scaling.grows
 
+    @jax.named_scope("attention")
     def angles(self, rows: Rows, head_dim: int) -> Rotary:
         """The angles of tokens for the first R = fraction * H features of a head.
 
@@ -211,6 +212,7 @@ class RelativeBias(nnx.Module):
         table = (0.02 if std is None else std) * jax.random.normal(rngs.params(), shape)
         self.table = nnx.Param(table, axes=("buckets", "heads"))
 
+    @jax.named_scope("attention")
     def bias(self, causal: bool) -> Any:
         """A `jaxlm.kernels.attention.Bias`; a causal one has no buckets for later keys."""
         buckets = partial(
@@ -258,6 +260,7 @@ def relative_bucket(
     return bucket + jnp.where(distance < exact, distance, far)
 
 
+@jax.named_scope("attention")
 def restart(positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
     """Positions [B, T] in which a document continued from an earlier row starts again at 0.
 

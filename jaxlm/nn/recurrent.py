@@ -96,6 +96,7 @@ class Gated(RecurrentLayer):
         shown = {name: shard(s, None, "batch", "act_hidden") for name, s in states.items()}
         return recurrence.Steps(shown, state)
 
+    @jax.named_scope("recurrence")
     def project(self, x: jax.Array) -> jax.Array:  # [T, B, D] -> [T, B, G*H]
         """The inputs' part of all gates, at all time steps at once."""
         return shard(self.input(x), None, "batch", None)
@@ -105,6 +106,7 @@ class Gated(RecurrentLayer):
         assert self.input.bias is not None
         return whole(self.input.kernel, self.dtype), whole(self.input.bias, self.dtype)
 
+    @jax.named_scope("recurrence")
     def weights(self, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
         """What the loop over time multiplies the state with: the kernel and its bias [G*H].
 
@@ -166,6 +168,7 @@ CELLS: dict[str, type[RecurrentLayer]] = {
 }
 
 
+@jax.named_scope("recurrence")
 def word_dropout(
     x: jax.Array,  # [..., D] embeddings of
     tokens: jax.Array,  # [...]

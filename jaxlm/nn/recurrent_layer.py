@@ -29,6 +29,7 @@ class RecurrentLayer(nnx.Module):
     def __init__(self, inputs: int, hidden: int, **options: Any) -> None:
         self.hidden = hidden
 
+    @jax.named_scope("recurrence")
     def __call__(
         self,
         x: jax.Array,  # [T, B, D]

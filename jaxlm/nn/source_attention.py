@@ -45,6 +45,7 @@ class SourceAttention(nnx.Module):
     def __init__(self, query: int, source: int, size: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
         self.size = query
 
+    @jax.named_scope("attention")
     def prepare(self, hidden: jax.Array, segment_ids: jax.Array) -> Source:
         """An encoder's output [B, S, D] for `look`; padding is 0, since 0 * NaN is NaN."""
         values = jnp.where((segment_ids > 0)[..., None], hidden, 0)
@@ -112,6 +113,7 @@ class Dot(SourceAttention):
         return hidden
 
 
+@jax.named_scope("attention")
 def look(
     attention: SourceAttention,
     weights: Any,

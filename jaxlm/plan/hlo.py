@@ -31,7 +31,7 @@ from jaxlm.plan.counting import product_flops, traffic
 from jaxlm.plan.hlo_text import Computation, Module, Op, Shape, parse
 from jaxlm.plan.kernels import kernel_flops
 from jaxlm.plan.loops import trip_count
-from jaxlm.plan.modules import asking_file, module_of, phase_of
+from jaxlm.plan.modules import module_of, phase_of
 from jaxlm.plan.roofline import Load, Piece, Transfer
 
 
@@ -52,7 +52,7 @@ class Counts:
     hbm_bytes: float = 0.0
     host_bytes: float = 0.0
     collectives: list[Collective] = field(default_factory=list)
-    flops_by_file: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    flops_by_part: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     by_module: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     by_phase: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     kernel_flops: float = 0.0  # of attention kernels, also among flops_by_dtype
@@ -146,7 +146,7 @@ class _Counter:
         self._walk(self.module.computations[max(found)[2]], times)
 
     def _add(self, op: Op, computation: Computation, times: float) -> None:
-        module, phase = module_of(op, self.module), phase_of(op)
+        module, phase = module_of(op), phase_of(op)
         hbm, host = traffic(op, computation, self.module, self.network.filled)
         self.counts.hbm_bytes += hbm * times
         self.counts.host_bytes += host * times
@@ -193,11 +193,12 @@ class _Counter:
                 self._flops(flops * times, "bf16", op, outer)
 
     def _flops(self, flops: float, dtype: str, op: Op, outer: Op) -> None:
-        op = op if op.frame is not None else outer
+        op = op if op.op_name else outer
+        part = module_of(op)
         self.counts.flops_by_dtype[dtype] += flops
-        self.counts.flops_by_file[asking_file(op, self.module), dtype] += flops
+        self.counts.flops_by_part[part, dtype] += flops
         self.dtype = dtype
-        self.counts.by_module[module_of(op, self.module)].flops += flops
+        self.counts.by_module[part].flops += flops
         self.counts.by_phase[phase_of(op)].flops += flops
 
     def _collective(self, op: Op, computation: Computation, times: float, outer: Op) -> None:
@@ -208,8 +209,8 @@ class _Counter:
             self.chains.add(chain)
         found = read_collective(op, computation, self.network)
         if found is not None:
-            own = op if op.frame is not None else outer
-            self._sent(found, times, own, phase_of(op if op.op_name else outer))
+            own = op if op.op_name else outer
+            self._sent(found, times, own, phase_of(own))
 
     def _between_slices(self, op: Op, computation: Computation, times: float) -> None:
         found = read_between_slices(op, computation, self.network)
@@ -219,7 +220,7 @@ class _Counter:
         self._sent(found, times, op, phase_of(op))
 
     def _sent(self, found: Collective, times: float, op: Op, phase: str) -> None:
-        name = module_of(op, self.module)
+        name = module_of(op)
         wire = found.wire_bytes * times
         self.counts.collectives.append(replace(found, wire_bytes=wire, times=times, module=name))
         self.counts.by_module[name].wire_bytes += wire

@@ -1,4 +1,4 @@
-"""The text of a compiled XLA module as data: computations, instructions, shapes, source frames.
+"""The text of a compiled XLA module as data: computations, instructions, shapes.
 
     module = parse(compiled.as_text())
     for op in module.entry.ops:
@@ -111,11 +111,6 @@ class Op:
         match = re.search(r'op_name="([^"]*)"', self.attributes)
         return match[1] if match else ""
 
-    @cached_property
-    def frame(self) -> int | None:
-        match = re.search(r"stack_frame_id=(\d+)", self.attributes)
-        return int(match[1]) if match else None
-
 
 @dataclass
 class Computation:
@@ -154,7 +149,6 @@ class Module:
     header: str
     computations: dict[str, Computation]
     entry: Computation
-    frames: dict[int, tuple[str, ...]]  # id -> the files of its stack, innermost first
 
 
 def parse(text: str) -> Module:
@@ -178,7 +172,7 @@ def parse(text: str) -> Module:
             if op is not None:
                 current.ops.append(op)
     assert entry is not None, "no ENTRY computation: not the text of a compiled module"
-    return Module(lines[0], computations, entry, _frames(lines))
+    return Module(lines[0], computations, entry)
 
 
 def read_shapes(text: str) -> Iterator[Shape]:
@@ -258,37 +252,3 @@ def _closing(text: str, begin: int) -> int:
         if depth == 0:
             return at
     return len(text)
-
-
-def _frames(lines: list[str]) -> dict[int, tuple[str, ...]]:
-    """The files of each stack frame, from the tables that stand before the computations."""
-    tables: dict[str, dict[int, str]] = {}
-    rows: dict[int, str] | None = None
-    for line in lines[1:]:
-        if line in ("FileNames", "FunctionNames", "FileLocations", "StackFrames"):
-            rows = tables.setdefault(line, {})
-        elif _HEADER.match(line):
-            break
-        elif rows is not None and (match := re.match(r"^(\d+) (.*)$", line)):
-            rows[int(match[1])] = match[2]
-    names = {number: text.strip('"') for number, text in tables.get("FileNames", {}).items()}
-    places = {
-        number: names.get(_number(text, "file_name_id"), "")
-        for number, text in tables.get("FileLocations", {}).items()
-    }
-    frames: dict[int, tuple[str, ...]] = {}
-    stacks = tables.get("StackFrames", {})
-    for number in stacks:
-        files: list[str] = []
-        at, seen = number, set[int]()
-        while at in stacks and at not in seen:
-            seen.add(at)
-            files.append(places.get(_number(stacks[at], "file_location_id"), ""))
-            at = _number(stacks[at], "parent_frame_id") - 1  # counted from 1; 0: none
-        frames[number] = tuple(files)
-    return frames
-
-
-def _number(text: str, key: str) -> int:
-    match = re.search(rf"{key}=(\d+)", text)
-    return int(match[1]) if match else 0

@@ -140,7 +140,7 @@ class _Course:
     def _new(self, shape: Shape, op: Op, place: int) -> Buffer | None:
         if shape.space != HBM or shape.padded_bytes < 1024:
             return None
-        name = module_of(op, self.module)
+        name = module_of(op)
         if name == "other":
             name = self._module_of_users(op)
         buffer = Buffer(shape.padded_bytes, op, name, place, place)
@@ -183,7 +183,7 @@ class _Course:
         for _ in range(depth):
             at = [user for one in at for user in self.computation.users[one.name]]
             for user in at:
-                name = module_of(user, self.module)
+                name = module_of(user)
                 if name != "other" and user.opcode not in ("while", "tuple"):
                     return name
         return "other"

@@ -1,72 +1,51 @@
-"""Which part of a model an instruction of a compiled program belongs to.
+"""Which part of a model an instruction of a compiled program belongs to, and in which phase.
 
-The compiler keeps the stack of source files that traced each instruction; the innermost file that
-has a name here names the part. The phase follows from what jax's transformations add to its name.
+Model code names its parts by `jax.named_scope`, which jax writes into the name of each instruction:
+
+    jit(train_step)/transpose(jvp(layers))/while/body/checkpoint/attention/dot_general
+
+The innermost scope that is a part's name wins. A file that is moved or renamed changes nothing.
+The phase follows from what jax's transformations add to the name.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
-from jaxlm.plan.hlo_text import Module, Op
+from jaxlm.plan.hlo_text import Op
 
-PARTS: tuple[tuple[str, str], ...] = (
-    ("jaxlm/kernels/head_loss", "head"),
-    ("jaxlm/kernels/cross_entropy", "head"),
-    ("jaxlm/kernels/attention", "attention"),
-    ("jaxlm/kernels/splash", "attention"),
-    ("jaxlm/kernels/ring", "attention"),
-    ("jaxlm/kernels/context", "attention"),
-    ("jaxlm/kernels/grouped_matmul", "experts"),
-    ("jaxlm/kernels/exchange", "experts"),
-    ("jaxlm/kernels/recurrence", "recurrence"),
-    ("jaxlm/kernels/linear_recurrence", "recurrence"),
-    ("jaxlm/nn/attention", "attention"),
-    ("jaxlm/nn/latent", "attention"),
-    ("jaxlm/nn/source_attention", "attention"),
-    ("jaxlm/nn/position", "attention"),
-    ("jaxlm/nn/ffn", "ffn"),
-    ("jaxlm/nn/moe", "experts"),
-    ("jaxlm/nn/experts", "experts"),
-    ("jaxlm/nn/embed", "embedding"),
-    ("jaxlm/nn/norm", "norm"),
-    ("jaxlm/nn/recurrent", "recurrence"),
-    ("jaxlm/nn/bidirectional", "recurrence"),
-    ("jaxlm/nn/linear_recurrent", "recurrence"),
-    ("jaxlm/train/optimizer", "optimizer"),
-    ("jaxlm/train/matrix", "optimizer"),
-    ("optax/", "optimizer"),
-    ("jaxlm/models/blocks", "residual stream"),
-    ("jaxlm/nn/stack", "residual stream"),
-    ("jaxlm/models/transformer", "embedding"),
-)
-PRODUCTS = ("jaxlm/nn/dense", "jaxlm/kernels/contract", "jaxlm/mesh/")  # that any part asks
+# {scope: the part's name in a plan}; "layers" has what no part inside of a layer claims
+PARTS = {
+    "attention": "attention",
+    "embedding": "embedding",
+    "experts": "experts",
+    "ffn": "ffn",
+    "head": "head",
+    "layers": "residual stream",
+    "norm": "norm",
+    "optimizer": "optimizer",
+    "recurrence": "recurrence",
+    "router": "router",
+}
 PHASES = ("forward", "recomputation", "backward", "update")
 
+# A scope as jax's transformations wrap it: "transpose(jvp(head))". "jit(norm)" is a function.
+_SCOPE = re.compile(r"(?:(?:transpose|jvp|vmap|shard_map)\()*(\w+)\)*")
 
-def module_of(op: Op, module: Module) -> str:
-    """The part's name; "other" where nothing tells."""
-    name = "other" if op.frame is None else _part(module.frames.get(op.frame, ()))
-    again = name == "residual stream" and phase_of(op) == "recomputation"
-    return "layers, computed again" if again else name  # whose frames end at the layer's checkpoint
+
+def module_of(op: Op) -> str:
+    """The part's name; "step" for the rest of the train step, "other" without a name."""
+    return _part(op.op_name)
 
 
 @cache
-def _part(files: tuple[str, ...]) -> str:
-    for file in files:
-        for piece, name in PARTS:
-            if piece in file:
-                return name
-    return "step" if any("jaxlm/" in file for file in files) else "other"
-
-
-def asking_file(op: Op, module: Module) -> str:
-    """The file of ours that asked for a product, such as "jaxlm/nn/moe.py"; "" where none is."""
-    for file in module.frames.get(op.frame, ()) if op.frame is not None else ():
-        place = file.find("jaxlm/")
-        if place >= 0 and not file[place:].startswith(PRODUCTS):
-            return file[place:]
-    return ""
+def _part(op_name: str) -> str:
+    for segment in reversed(op_name.split("/")):
+        match = _SCOPE.fullmatch(segment)
+        if match and match[1] in PARTS:
+            return PARTS[match[1]]
+    return "step" if "/" in op_name else "other"
 
 
 def phase_of(op: Op) -> str:

@@ -136,7 +136,7 @@ class _Clock:
             total.core += seconds
             now += seconds
             if seconds:
-                total.core_by_module[module_of(op, self.module)] += seconds
+                total.core_by_module[module_of(op)] += seconds
         return total
 
     def _inner(self, op: Op, computation: Computation) -> tuple[Schedule, float] | None:

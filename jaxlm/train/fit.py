@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from jaxlm.config import Mark, UserError, type_name, where
 from jaxlm.data.prepared import DataConfig, Prepared
 from jaxlm.errors import few, shown
-from jaxlm.generate import check_prompts, encode_prompt, ends_of
+from jaxlm.generate.prompts import check_prompts, encode_prompt, ends_of
 from jaxlm.run import RunConfig
 
 

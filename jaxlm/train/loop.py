@@ -1,6 +1,6 @@
 """The training loop: it never waits for the device but to read what is a step old.
 
-    outcome = train(resolved)     # or train(resolved, must_exist=True), which `jaxlm resume` calls
+    outcome = Loop(session, run, ...).run()     # see `jaxlm.api.fit`
 
 One turn takes a batch that is on the device already, dispatches the compiled step, and reads the
 metrics of the step before. Saves are asynchronous. SIGTERM and SIGINT let the step end, save, and
@@ -25,11 +25,10 @@ import jax
 import numpy as np
 
 from jaxlm import config as configs
-from jaxlm.config import Resolved
 from jaxlm.errors import few
-from jaxlm.evaluate import evaluator_of
 from jaxlm.exit_codes import DONE, INTERRUPTED, NOT_FINITE, SAVE_FAILED
-from jaxlm.run import RunConfig, config_sha256, saved_config, trajectory
+from jaxlm.report import write_report
+from jaxlm.run import config_sha256, trajectory
 from jaxlm.train import checkpoint_dir as dirs
 from jaxlm.train import saved_step
 from jaxlm.train import session as sessions
@@ -37,20 +36,17 @@ from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint import Checkpointer
 from jaxlm.train.feed import Feed, batch_spec
 from jaxlm.train.figures import Figures
-from jaxlm.train.fit import check_schedule
 from jaxlm.train.hashing import param_sha256
 from jaxlm.train.identity import IDENTITY
 from jaxlm.train.metrics import MetricsWriter, extent
-from jaxlm.train.outcome import Outcome, finished
-from jaxlm.train.progress import Progress
+from jaxlm.train.outcome import Outcome
+from jaxlm.train.progress import Progress, quoted
 from jaxlm.train.records import Records
 from jaxlm.train.rollback import entry, place, skipped
 from jaxlm.train.run_dir import RunDir
-from jaxlm.train.run_files import folder_problems
-from jaxlm.train.run_log import logging_to, messages_above
-from jaxlm.train.sampler import Sampler, quoted
+from jaxlm.train.run_log import messages_above
 from jaxlm.train.session import Session
-from jaxlm.train.signals import Signals, Stopped
+from jaxlm.train.signals import Signals
 from jaxlm.train.state import State, compile_train_step
 from jaxlm.train.stopwatch import Stopwatch
 from jaxlm.train.throughput import peak_of
@@ -65,44 +61,6 @@ ROLL_BACK = Outcome(-1, "the run goes back to an earlier checkpoint")
 LINGER_SECONDS = 15  # that process 0 stays after a hang, for the others to tell of theirs
 
 
-def train(
-    resolved: Resolved[RunConfig], *, must_exist: bool = False, accept_data: bool = False
-) -> Outcome:
-    """Trains the run of a config to its end, from wherever its directory says it stands.
-
-    Raises `UserError` for what the user has to mend.
-    """
-    first = jax.process_index() == 0
-    run = RunDir(resolved.config.run_dir or "")
-    if must_exist:
-        saved_config(run.path)
-    check_schedule(resolved.config, resolved.marks, None)
-    sessions.check_trainable(run)
-    sessions.check_checkpoints(run)
-    with ExitStack() as stack:
-        stack.enter_context(run.lock(jax.process_index()))
-        watch = Stopwatch.load(run.path)
-        stack.enter_context(logging_to(run, first))
-        signals = stack.enter_context(Signals())
-        try:
-            with watch("setup"):
-                if first and sessions.has_started(run):
-                    for problem in folder_problems(run):
-                        log.warning("%s", problem)
-                if must_exist:
-                    sessions.check_changes(run, resolved.config)
-                ended = finished(run, resolved.config) if must_exist else None
-                if ended is not None:
-                    return ended
-                session = Session.open(resolved.config, report=log.info, marks=resolved.marks)
-                if not must_exist:
-                    sessions.check_same_run(run, session.config)
-                    ended = finished(run, session.config)
-            return ended or Loop(session, run, watch, signals, resolved.marks, accept_data).run()
-        except Stopped as name:
-            return Outcome(INTERRUPTED, f"stopped by {name}; the same command goes on with {run}")
-
-
 class Loop:
     """One process's part in a run. `state` is the only thing that training changes."""
 
@@ -113,8 +71,12 @@ class Loop:
         watch: Stopwatch,
         signals: Signals,
         marks: Mapping[str, configs.Mark],
+        *,
+        evaluator: Any,
+        sampler: Any,
         accept_data: bool = False,
     ):
+        """`evaluator`: None for data without a validation split."""
         self.accept_data = accept_data
         self.session, self.run_dir, self.watch, self.marks = session, run, watch, marks
         self.signals = signals
@@ -125,7 +87,7 @@ class Loop:
         self.stopping = False
         self.compilations = 0  # since the loop began
         self.loader = session.train_loader()
-        self.evaluator, self.sampler = evaluator_of(session), Sampler(session)
+        self.evaluator, self.sampler = evaluator, sampler
         self.saver = Checkpointer(run.checkpoints, self.config.checkpoint, report=log.warning)
         self.unread: tuple[int, np.ndarray, Any] | None = (
             None  # (step, ids, metrics) of the last step
@@ -471,7 +433,8 @@ class Loop:
             self.progress.close()
             self.writer.close()
             self.records.write_times(self.watch)
-            outcome = dataclasses.replace(outcome, report=self.records.write_report())
+            written = self.records.write(self.run_dir.report, write_report)
+            outcome = dataclasses.replace(outcome, report=written)
         return outcome
 
     # ------------------------------------------------------------------------------ what is due

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlm.exit_codes import DONE
+from jaxlm.report import write_report
 from jaxlm.run import RunConfig
 from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint_reader import CheckpointReader
@@ -63,7 +64,7 @@ def _complete_report(run: RunDir) -> bool:
         with contextlib.suppress(OSError):
             if run.report.stat().st_mtime_ns >= run.result.stat().st_mtime_ns:
                 return "written"
-        written = Records(run, 0, keep_ledger=False).write_report()
+        written = Records(run, 0, keep_ledger=False).write(run.report, write_report)
         if written:
             log.info("%s: was missing or older than the result; written", run.report)
         return "written" if written else ""

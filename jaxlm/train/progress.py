@@ -215,3 +215,9 @@ def _percent(fraction: float | None) -> str:
     if fraction is None:
         return ""
     return f"{fraction:.0%}" if fraction >= 0.0995 else f"{fraction:.1%}"
+
+
+def quoted(step: int, text: str) -> str:
+    """A sample as an indented block under its step."""
+    lines = "".join(f"\n  | {line}" for line in text.splitlines())
+    return f"sample at step {step}:{lines}"

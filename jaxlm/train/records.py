@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -77,13 +77,11 @@ class Records:
         with self._file(self._run.result) as path:
             write_own(path, result, self.run_id)
 
-    def write_report(self) -> bool:
-        """Whether it was written."""
-        from jaxlm.report import write_report
-
+    def write(self, path: Path, make: Callable[[Path], object]) -> bool:
+        """`make` writes a file into the folder of the run; False: the disk is full."""
         written = False
-        with self._file(self._run.report):
-            write_report(self._run.path)
+        with self._file(path):
+            make(self._run.path)
             written = True
         return written
 

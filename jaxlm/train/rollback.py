@@ -16,23 +16,7 @@ checkpoint (data.json), under its checksums.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
-
-from jaxlm.config import Config, field
-
-
-@dataclass(frozen=True, kw_only=True)
-class RollbackConfig(Config):
-    """When to go back to an earlier checkpoint, and what to leave out then."""
-
-    after: int = field(3, "steps in a row with a non-finite loss before the run goes back", ge=1)
-    before: int = field(
-        1,
-        "steps in front of them whose batches are skipped as well; checkpoints as old are kept",
-        ge=1,
-    )
-    max: int = field(3, "how often a run goes back; then train.max_bad_steps stops it", ge=1)
 
 
 def skipped(record: Iterable[Mapping[str, Any]]) -> frozenset[int]:

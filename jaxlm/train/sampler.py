@@ -46,9 +46,3 @@ class Sampler:
         return Writer(
             tokenizer, generator, ends_of(self._session.config.data, prepared.manifest, tokenizer)
         )
-
-
-def quoted(step: int, text: str) -> str:
-    """A sample as an indented block under its step."""
-    lines = "".join(f"\n  | {line}" for line in text.splitlines())
-    return f"sample at step {step}:{lines}"

@@ -37,12 +37,12 @@ from jaxlm.data.fetch import default_cache_dir
 from jaxlm.data.loader import Loader
 from jaxlm.data.prepared import Prepared
 from jaxlm.data.tokenizers import Saved, load_tokenizer
-from jaxlm.doctor import environment
 from jaxlm.files import write_atomic
 from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
 from jaxlm.run import RunConfig, load_saved, trajectory
 from jaxlm.train.agree import decide
 from jaxlm.train.checkpoint_reader import CheckpointReader
+from jaxlm.train.environment import environment
 from jaxlm.train.fit import check_fit, check_samples, check_schedule
 from jaxlm.train.identity import (
     ACCEPT_DATA,

@@ -170,8 +170,12 @@ class Program:
         if self._offloads:
             opt_state = jax.tree.map(jax.device_put, opt_state, self._moments(opt_state, False))
         state = {**state, "params": params, "opt_state": opt_state}
-        updates, opt_state = self.optimizer.tx.update(grads, opt_state, params, step=state["step"])
-        params = self._adjusted(optax.apply_updates(params, updates), load)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.optimizer.tx.update(
+                grads, opt_state, params, step=state["step"]
+            )
+            params = optax.apply_updates(params, updates)
+        params = self._adjusted(params, load)
         new: State = {"params": params, "opt_state": opt_state}
         if "ema" in state:
             decay = self.optimizer.config.ema_decay

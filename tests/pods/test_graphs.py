@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.pods, needs_libtpu]
 SCALARS = 2 * MIB  # of sums that are single numbers, whose bytes no closed form counts
 # Files that ask for float32 products on purpose. The scores by which tokens choose their experts
 # are float32, so that near ties fall as they would on any mesh (Switch Transformer, section 2.4).
-FLOAT32 = {"jaxlm/nn/moe.py"}
+FLOAT32 = {"router"}
 
 
 @cache
@@ -63,9 +63,9 @@ def problems_of(graph: Graph, exceptions: Collection[str]) -> list[str]:
         )
     if graph.config.model.dtype != "float32":  # auto is bfloat16 on a TPU
         found += [
-            f"float32 products: {flops:.3e} FLOPs, asked for by {file or 'no file that is known'}"
-            for (file, dtype), flops in graph.counts.flops_by_file.items()
-            if dtype == "f32" and file not in FLOAT32
+            f"float32 products: {flops:.3e} FLOPs, in {part}"
+            for (part, dtype), flops in graph.counts.flops_by_part.items()
+            if dtype == "f32" and part not in FLOAT32
         ]
     return found + network_problems(graph, exceptions)
 

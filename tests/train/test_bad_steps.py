@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jaxlm import info
+from jaxlm import api, info
 from jaxlm.config import UserError
 from jaxlm.evaluate import evaluator_of
 from jaxlm.report.files import read_run
@@ -55,7 +55,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 
 def train(run: Path, *settings: str, resume: bool = False, name: str = "transformer") -> Outcome:
     resolved = tiny.load(name, *QUIET, f"run_dir={run}", *settings)
-    return loop.train(resolved, must_exist=resume)
+    return api.fit(resolved, must_exist=resume)
 
 
 def test_a_bad_streak_replaces_and_prunes_nothing_and_the_hint_works(
@@ -273,7 +273,7 @@ def test_a_schedule_that_does_not_fit_is_found_before_the_data_with_file_and_lin
     line = 1 + text[: text.index("type: wsd")].count("\n")
     missing = "data.source={type: text, files: no.txt}"
     with pytest.raises(UserError, match=rf"run.yaml:{line}: optimizer.schedule.decay: 24 steps"):
-        loop.train(load_run(path, ["train.steps=30", missing, f"run_dir={tmp_path}/run"]))
+        api.fit(load_run(path, ["train.steps=30", missing, f"run_dir={tmp_path}/run"]))
 
 
 def test_a_resume_that_extends_a_run_reports_what_its_schedule_does(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jaxlm.train import loop
+from jaxlm import api
 from jaxlm.train.checkpoint_dir import committed_steps
 from jaxlm.train.loop import DONE, INTERRUPTED, Outcome
 from tests import tiny
@@ -22,7 +22,7 @@ SETTINGS = (
 
 
 def train(run: Path, *settings: str) -> Outcome:
-    return loop.train(tiny.load("transformer", *SETTINGS, f"run_dir={run}", *settings))
+    return api.fit(tiny.load("transformer", *SETTINGS, f"run_dir={run}", *settings))
 
 
 def test_a_run_killed_after_its_last_commit_removes_what_retention_does_not_keep(

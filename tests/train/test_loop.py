@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlm import api
 from jaxlm.train import loop
 from jaxlm.train.loop import DONE, Loop
 from tests import tiny
@@ -21,7 +22,7 @@ QUIET = (
 
 
 def train(run: Path, *settings: str, name: str = "transformer") -> loop.Outcome:
-    return loop.train(
+    return api.fit(
         tiny.load(name, f"train.steps={STEPS}", f"run_dir={run}", "mesh.num_devices=2", *settings)
     )
 

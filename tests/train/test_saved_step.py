@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlm import api
 from jaxlm.config import UserError
 from jaxlm.mesh import MeshConfig
 from jaxlm.plan.compiling import compile_on
@@ -311,7 +312,7 @@ def kept_by_a_plan(name: str, path) -> None:
 
 
 def trained(name: str, run_dir, *more: str) -> str:
-    outcome = loop.train(load(name, f"run_dir={run_dir}", *QUIET, *more))
+    outcome = api.fit(load(name, f"run_dir={run_dir}", *QUIET, *more))
     assert outcome.code == loop.DONE, outcome.message
     return outcome.result["final"]["param_sha256"]
 

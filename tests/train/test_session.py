@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlm import api
 from jaxlm.config import UserError
 from jaxlm.run import load_run, load_saved
-from jaxlm.train import loop, room
+from jaxlm.train import room
 from jaxlm.train import session as sessions
 from jaxlm.train.checkpoint_reader import CheckpointReader
 from jaxlm.train.hashing import param_sha256
@@ -41,7 +42,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     run = tmp_path_factory.mktemp("source") / request.param
     settings = ("train.steps=4", "optimizer.ema_decay=0.5", "checkpoint.every_steps=2")
     mesh = "mesh={data: 2, fsdp: 2, tensor: 2}"
-    outcome = loop.train(tiny.load(request.param, *QUIET, *settings, mesh, f"run_dir={run}"))
+    outcome = api.fit(tiny.load(request.param, *QUIET, *settings, mesh, f"run_dir={run}"))
     assert outcome.code == DONE, outcome.message
     return run
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import pytest
 
+from jaxlm import api
 from jaxlm.exit_codes import HUNG
 from jaxlm.generate import generator
 from jaxlm.train import loop
@@ -139,7 +140,7 @@ def test_the_loop_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     settings = ("eval.every_steps=null", "eval.at_end=false", "sample.prompts=[]")
     run = tmp_path / "run"
     settings += ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4")
-    outcome = loop.train(tiny.load("transformer", *settings, f"run_dir={run}"))
+    outcome = api.fit(tiny.load("transformer", *settings, f"run_dir={run}"))
     assert outcome.code == DONE and codes == [HUNG]
     told = (run / "log.txt").read_text()
     assert "(train.hang_timeout) after step 3" in told and "in hang" in told
@@ -241,7 +242,7 @@ def test_what_is_no_step_is_watched(
     }.get(where, (f"checkpoint.every_steps={every}", "eval.at_end=false", "sample.prompts=[]"))
     if where == "a_save":
         settings += ("checkpoint.async_save=false",)
-    loop.train(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
+    api.fit(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
     assert hang.codes == [HUNG]
     told = (run / "log.txt").read_text()
     assert line in told and "in a_call_that_hangs" in told
@@ -264,5 +265,5 @@ def test_a_compilation_may_take_any_time(
         "evaluation": ("eval.every_steps=2", "eval.at_end=false", "sample.prompts=[]"),
         "sampling": ("sample.every_steps=2", "eval.at_end=false"),
     }[where]
-    outcome = loop.train(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
+    outcome = api.fit(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
     assert outcome.code == DONE and hang.codes == [] and hang.calls > 1

@@ -39,10 +39,11 @@ def test_another_failure_is_not_laid_to_an_option():
 
 
 def test_a_run_says_what_it_compiled_with(tmp_path, capsys):
+    from jaxlm import api
     from jaxlm.train import loop
 
     words = ("train.steps=2", "eval.at_end=false", "sample.prompts=[]", "mesh.num_devices=1")
     chosen = "train.xla={xla_cpu_enable_fast_math: 'false'}"
-    outcome = loop.train(tiny.load("transformer", *words, chosen, f"run_dir={tmp_path / 'run'}"))
+    outcome = api.fit(tiny.load("transformer", *words, chosen, f"run_dir={tmp_path / 'run'}"))
     assert outcome.code == loop.DONE, outcome.message
     assert "xla: xla_cpu_enable_fast_math=false" in capsys.readouterr().out

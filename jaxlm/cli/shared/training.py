@@ -20,14 +20,14 @@ def run_training(
     must_exist: bool = False,
 ) -> int:
     """The exit code of the run."""
+    from jaxlm.api import fit
     from jaxlm.cli.shared.figures import print_figures
     from jaxlm.files import disk_errors
     from jaxlm.processes import init_processes, told_to_others
-    from jaxlm.train.loop import train
 
     init_processes(coordinator, num_processes, process_id)
     with told_to_others(), disk_errors(resolved.config.run_dir or ""):
-        outcome = train(resolved, must_exist=must_exist, accept_data=accept_changed_data)
+        outcome = fit(resolved, must_exist=must_exist, accept_data=accept_changed_data)
     import jax
 
     if jax.process_index() == 0:
