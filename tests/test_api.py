@@ -31,7 +31,7 @@ def test_a_config_made_in_python_trains_and_loads(run: jaxlm.Run) -> None:
     assert (again.step, again.config) == (2, run.config)
     assert [line["step"] for line in run.metrics if "train/loss" in line] == [1, 2]
     values = again.evaluate()
-    last = [line["eval/loss"] for line in run.metrics if "eval/loss" in line][-1]
+    last = [line["final/loss"] for line in run.metrics if "final/loss" in line][-1]
     assert values["eval/loss"] == pytest.approx(last, rel=1e-5)
 
 
@@ -72,8 +72,7 @@ def test_text_is_generated(run: jaxlm.Run) -> None:
     [
         (lambda run: run.logits("one text"), "give a list"),
         (lambda run: run.logits([]), "is empty"),
-        (lambda run: run.perplexity(["a"]), "less than two tokens"),
-        (lambda run: run.logits([[1] * 10_000]), "pass the model's"),
+        (lambda run: run.perplexity([[5]]), "less than two tokens"),
         (lambda run: jaxlm.load(run.path / "absent"), "not a run directory"),
     ],
 )
