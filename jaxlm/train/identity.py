@@ -73,15 +73,17 @@ class Record:
     """The identity.json of a run folder.
 
     config: the text of config.yaml; replaced: SHA-256 of the text before it, which a kill between
-    the two writes leaves. saved: whether a checkpoint was ever committed. newest: the step of the
-    last that was, unless it was abandoned. before: checkpoints up to
-    this step may have no identity, because an older version saved them. files: {name: SHA-256}.
+    the two writes leaves. marks: `digest_of` marks.json. saved: whether a checkpoint was ever
+    committed. newest: the step of the last that was, unless it was abandoned. before: checkpoints
+    up to this step may have no identity, because an older version saved them. files: {name:
+    SHA-256}.
     recovered: it is made of a checkpoint, because the file was missing or damaged.
     """
 
     identity: Identity
     config: str
     replaced: str | None = None
+    marks: str | None = None
     saved: bool = False
     newest: int | None = None
     before: int | None = None
@@ -249,6 +251,11 @@ def _changed_files(old: Any, new: Any) -> str:
         return ""
     names = sorted(n for n in {*old, *new} if old.get(n) != new.get(n))
     return f" (files: {few(names, 3)})" if names else ""
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever its layout."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def kept_files(run: RunDir) -> dict[str, str]:

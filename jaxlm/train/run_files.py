@@ -14,7 +14,7 @@ from typing import Any
 from jaxlm.config import UserError
 from jaxlm.files import read_sealed, write_sealed
 from jaxlm.train.checkpoint_dir import committed_steps
-from jaxlm.train.identity import missing_checkpoint, read_record
+from jaxlm.train.identity import digest_of, missing_checkpoint, read_record
 from jaxlm.train.lines import damage, last_seal, read_lines
 from jaxlm.train.run_dir import RunDir
 
@@ -68,6 +68,8 @@ def folder_problems(run: RunDir) -> list[str]:
                 problems.append(f"{path}: is missing; put back a copy")
         except UserError as error:
             problems.append(str(error))
+    if record.marks and run.marks in found and digest_of(found[run.marks]) != record.marks:
+        problems.append(f"{run.marks}: is not what the last start wrote; put back a copy")
     last = found.get(run.ends, {}).get("last", {})
     names = {*last, *(path.name for path in run.path.glob("*.jsonl"))}
     for name in sorted(names):

@@ -52,6 +52,7 @@ from jaxlm.train.identity import (
     check_tokenizer,
     code_sha256,
     data_change,
+    digest_of,
     kept_files,
     read_record,
 )
@@ -258,11 +259,14 @@ def write_run_files(
     run_id = record.identity.run_id
     write_own(run.data_manifest, _with_earlier(run, session.prepared.manifest), run_id)
     write_own(run.environment, environment(), run_id)
-    write_own(run.marks, {k: str(m) for k, m in marks.items()}, run_id)
+    where = {k: str(m) for k, m in marks.items()}
+    write_own(run.marks, where, run_id)
     config = configs.to_yaml(session.config)
     before = run.config.read_bytes() if run.config.is_file() else None
     replaced = hashlib.sha256(before).hexdigest() if before is not None else None
-    dataclasses.replace(record, config=config, replaced=replaced, files=kept_files(run)).write(run)
+    dataclasses.replace(
+        record, config=config, replaced=replaced, marks=digest_of(where), files=kept_files(run)
+    ).write(run)
     write_atomic(run.config, config)
 
 

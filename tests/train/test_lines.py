@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jaxlm.config import UserError
 from jaxlm.files import read_sealed, write_sealed
-from jaxlm.train.identity import Identity, Record
+from jaxlm.train.identity import Identity, Record, digest_of, read_record
 from jaxlm.train.lines import Seals, cut_lines, damage, last_seal, read_lines, truncate_jsonl
 from jaxlm.train.run_dir import RunDir
 from jaxlm.train.run_files import folder_problems, read_own, read_result, write_ends, write_own
@@ -136,6 +137,16 @@ def test_damage_of_every_file_is_named(run: RunDir, name: str, what: str) -> Non
     assert path.name in problem and (
         "other run" not in what or "of another run" in problem or path.suffix == ".jsonl"
     )
+
+
+def test_marks_of_an_earlier_start_are_named(run: RunDir) -> None:
+    record, _ = read_record(run)
+    assert record is not None
+    replace(record, marks=digest_of({"train.steps": "command line"})).write(run)
+    (problem,) = folder_problems(run)
+    assert "marks.json: is not what the last start wrote" in problem
+    write_own(run.marks, {"train.steps": "command line"}, record.identity.run_id)
+    assert folder_problems(run) == []
 
 
 def test_runs_of_older_versions_are_taken_as_they_are(run: RunDir) -> None:
