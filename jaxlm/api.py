@@ -27,29 +27,29 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlm import config as configs
 from jaxlm import mesh as meshes
-from jaxlm.config import Resolved, UserError
-from jaxlm.evaluate import evaluate_run, evaluator_of
-from jaxlm.exit_codes import DONE, INTERRUPTED
-from jaxlm.files import read_json
+from jaxlm.core import config as configs
+from jaxlm.core.config import Resolved, UserError
+from jaxlm.core.exit_codes import DONE, INTERRUPTED
+from jaxlm.core.files import read_json
+from jaxlm.core.types import Tokenizer
+from jaxlm.data.prompts import encode_prompt, ends_of, ids_of
+from jaxlm.distributed.signals import Signals, Stopped
+from jaxlm.evals.loss import evaluate_run, evaluator_of
+from jaxlm.evals.samples import Sampler
 from jaxlm.generate import Generator, Sampling, Writer
-from jaxlm.generate.prompts import encode_prompt, ends_of, ids_of
 from jaxlm.run import RunConfig, load_run, load_saved, saved_config
-from jaxlm.train import session as sessions
-from jaxlm.train.fit import check_schedule
-from jaxlm.train.loop import Loop
-from jaxlm.train.metrics import read_metrics
-from jaxlm.train.outcome import Outcome, finished
-from jaxlm.train.run_dir import RunDir
-from jaxlm.train.run_files import folder_problems
-from jaxlm.train.run_log import logging_to
-from jaxlm.train.sampler import Sampler
-from jaxlm.train.session import Session, load_trained, saved_tokenizer
-from jaxlm.train.signals import Signals, Stopped
-from jaxlm.train.state import Program
-from jaxlm.train.stopwatch import Stopwatch
-from jaxlm.types import Tokenizer
+from jaxlm.runs.files import folder_problems
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.log import logging_to
+from jaxlm.runs.stopwatch import Stopwatch
+from jaxlm.runs.trackers import read_metrics
+from jaxlm.training import session as sessions
+from jaxlm.training.compatibility import check_schedule
+from jaxlm.training.loop import Loop
+from jaxlm.training.outcome import Outcome, finished
+from jaxlm.training.session import Session, load_trained, saved_tokenizer
+from jaxlm.training.state import Program
 
 log = logging.getLogger("jaxlm")
 

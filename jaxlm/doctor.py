@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxlm.data.fetch import default_cache_dir
-from jaxlm.train.environment import CORE, devices, versions
+from jaxlm.data.sources.fetch import default_cache_dir
+from jaxlm.runs.environment import CORE, devices, versions
 
 LITTLE_DISK = 5 * 2**30  # a small run's checkpoints and token store
 LITTLE_MEMORY = 2 * 2**30

@@ -9,16 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import UserError
-from jaxlm.files import read_sealed
+from jaxlm.checkpoint.hashing import param_sha256
+from jaxlm.checkpoint.reader import CheckpointReader
+from jaxlm.core.config import UserError
+from jaxlm.core.files import read_sealed
 from jaxlm.run import config_sha256, load_saved
-from jaxlm.train.checkpoint_reader import CheckpointReader
-from jaxlm.train.hashing import param_sha256
-from jaxlm.train.identity import read_record
-from jaxlm.train.metrics import extent
-from jaxlm.train.run_dir import RunDir
-from jaxlm.train.run_files import folder_problems, read_result
-from jaxlm.train.session import one_device_program
+from jaxlm.runs.files import folder_problems, read_result
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.identity import read_record
+from jaxlm.runs.trackers import extent
+from jaxlm.training.session import one_device_program
 
 Found = dict[str, Any]
 

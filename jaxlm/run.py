@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxlm import config as configs
-from jaxlm.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
-from jaxlm.config_yaml import read_yaml_text
-from jaxlm.data.prepared import DataConfig
-from jaxlm.errors import looked_from
+from jaxlm.checkpoint.writer import CheckpointConfig
+from jaxlm.core import config as configs
+from jaxlm.core.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
+from jaxlm.core.config_yaml import read_yaml_text
+from jaxlm.core.errors import looked_from
+from jaxlm.core.types import ModelConfig, TokenizerConfig
+from jaxlm.data.store.prepared import DataConfig
 from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.base import Objective
-from jaxlm.train.checkpoint import CheckpointConfig
-from jaxlm.train.identity import check_config, check_files, read_record
-from jaxlm.train.metrics import LoggingConfig
-from jaxlm.train.optimizer import OptimizerConfig
-from jaxlm.train.run_dir import RunDir
-from jaxlm.types import ModelConfig, TokenizerConfig
+from jaxlm.optim.optimizer import OptimizerConfig
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.identity import check_config, check_files, read_record
+from jaxlm.runs.trackers import LoggingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackConfig(Config):
-    """When to go back to an earlier checkpoint, and what to skip: `jaxlm.train.rollback`."""
+    """When to go back to an earlier checkpoint, and what to skip: `jaxlm.training.rollback`."""
 
     after: int = field(3, "steps in a row with a non-finite loss before the run goes back", ge=1)
     before: int = field(

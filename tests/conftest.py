@@ -4,11 +4,11 @@ LLVM's own optimizations are left out: what XLA does to a program is the same, a
 twenty times compiles in half the time. A program becomes machine code in one piece: cutting it for
 several threads takes a tenth of the time of compiling it. Products of small matrices run in one
 thread, for another worker has the other core. Collectives come in one order (see
-`jaxlm.xla_flags`), else eight devices on two cores can wait for one another. Where XLA still has
-its older emitters of fused loops they are taken, which saves another quarter; the newer ones are
-tested with a newer jax, and by what tests start as processes, which have their own settings. What
-one worker or process of a test run has compiled, the others of that run read from a folder of its
-own.
+`jaxlm.distributed.xla_flags`), else eight devices on two cores can wait for one another. Where XLA
+still has its older emitters of fused loops they are taken, which saves another quarter; the newer
+ones are tested with a newer jax, and by what tests start as processes, which have their own
+settings. What one worker or process of a test run has compiled, the others of that run read from a
+folder of its own.
 """
 
 import gc

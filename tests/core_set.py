@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import pytest
 
 CORE = (
-    "tests/test_config.py",
-    "tests/test_tree.py",
+    "tests/core/test_config.py",
+    "tests/core/test_tree.py",
     "tests/data/test_packing.py",
     "tests/data/test_windows.py",
     "tests/data/test_mixture.py",
@@ -33,15 +33,15 @@ CORE = (
     "tests/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[lstm-tensor]",
     "tests/test_mesh_invariance.py::test_odd_sizes_start_alike",
     "tests/test_generate.py::test_greedy_is_the_argmax_of_full_forwards",
-    "tests/train/test_optimizer.py::test_agrees_with_torch",
-    "tests/train/test_schedule.py",
-    "tests/train/test_hashing.py",
-    "tests/train/test_checkpoint.py::test_restores_bit_exact_on_other_meshes",
-    "tests/train/test_checkpoint.py::test_one_flipped_bit_in_any_file_is_found",
-    "tests/train/test_checkpoint.py::test_truncated_and_missing_files_are_found",
-    "tests/train/test_state.py::test_accumulation_equals_the_big_batch[transformer]",
-    "tests/train/test_state.py::test_a_step_that_is_not_finite_changes_nothing_but_the_counters",
-    "tests/train/test_loop.py::test_the_step_compiles_once_and_nothing_else_in_the_loop[transformer]",
+    "tests/optim/test_optimizer.py::test_agrees_with_torch",
+    "tests/optim/test_schedules.py",
+    "tests/checkpoint/test_hashing.py",
+    "tests/checkpoint/test_checkpoint.py::test_restores_bit_exact_on_other_meshes",
+    "tests/checkpoint/test_checkpoint.py::test_one_flipped_bit_in_any_file_is_found",
+    "tests/checkpoint/test_checkpoint.py::test_truncated_and_missing_files_are_found",
+    "tests/training/test_state.py::test_accumulation_equals_the_big_batch[transformer]",
+    "tests/training/test_state.py::test_a_step_that_is_not_finite_changes_nothing_but_the_counters",
+    "tests/training/test_loop.py::test_the_step_compiles_once_and_nothing_else_in_the_loop[transformer]",
     "tests/test_resume.py::test_three_resumes_over_epoch_borders[lstm-4-feeds1]",
 )
 

@@ -11,7 +11,7 @@ import random
 import sys
 from pathlib import Path
 
-from jaxlm.files import write_sealed
+from jaxlm.core.files import write_sealed
 
 CONFIG = """\
 run_dir: runs/quickstart

@@ -8,14 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxlm.core.tree import flatten, unflatten
 from jaxlm.generate import Generator, Sampling
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.table import locate, read_params
 from jaxlm.nn.params import split
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.train.state import Program, make_program
-from jaxlm.tree import flatten, unflatten
+from jaxlm.training.state import Program, make_program
 from tests.golden_families import CASES, Case, load_case
 
 ONE = MeshConfig(data=1, num_devices=1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from tests import tiny
 
 QUIET = (

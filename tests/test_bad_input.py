@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from jaxlm.cli import main
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.run import load_saved
-from jaxlm.train.run_dir import RunDir
-from jaxlm.train.session import check_same_run
+from jaxlm.runs.folder import RunDir
+from jaxlm.training.session import check_same_run
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMER = str(ROOT / "configs/smoke/transformer.yaml")

@@ -22,9 +22,9 @@ from jaxlm.cli.shared import parsing
 from jaxlm.cli.shared.parsing import parse
 from jaxlm.cli.shared.settings import Line, lines_of, print_settings
 from jaxlm.cli.shared.texts import print_texts
-from jaxlm.config import Setting, UserError, settings
-from jaxlm.data.characters import CharacterTokenizer
-from jaxlm.files import read_sealed, write_sealed
+from jaxlm.core.config import Setting, UserError, settings
+from jaxlm.core.files import read_sealed, write_sealed
+from jaxlm.data.tokenizers.characters import CharacterTokenizer
 from jaxlm.generate import check_prompts
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import LearnedConfig
@@ -229,7 +229,7 @@ def test_config_show_needs_no_jax_and_gives_the_same():
         "import json, sys\n"
         "from pathlib import Path\n"
         "from jaxlm.cli.shared.without_jax import without_jax\n"
-        "from jaxlm.config import UserError, to_yaml\n"
+        "from jaxlm.core.config import UserError, to_yaml\n"
         "def shown(path):\n"
         "    from jaxlm.cli.shared.settings import lines_of\n"
         "    from jaxlm.run import load_run\n"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm import config as configs
-from jaxlm.config import UserError
-from jaxlm.config_paths import anchored, path_keys
+from jaxlm.core import config as configs
+from jaxlm.core.config import UserError
+from jaxlm.core.config_paths import anchored, path_keys
 from jaxlm.run import load_run, load_saved
-from jaxlm.train.loop import train
+from jaxlm.training.loop import train
 
 SMOKE = Path(__file__).parents[1] / "configs/smoke/transformer.yaml"
 DATA = "{type: text, source: {type: text, files: texts/*.txt}, seq_len: 16}"

@@ -17,14 +17,14 @@ import jax
 import pytest
 
 from jaxlm.cli import main
-from jaxlm.config import Config, UserError, diff, load, read_yaml, to_yaml
-from jaxlm.data.corpora import Synthetic
-from jaxlm.data.prepared import DataConfig
-from jaxlm.data.sources import Source
+from jaxlm.core.config import Config, UserError, diff, load, read_yaml, to_yaml
+from jaxlm.core.types import TokenizerConfig
+from jaxlm.data.sources.base import Source
+from jaxlm.data.sources.corpora import Synthetic
+from jaxlm.data.store.prepared import DataConfig
 from jaxlm.data.text import TextData
-from jaxlm.data.tokenizers import Bytes
+from jaxlm.data.tokenizers.base import Bytes
 from jaxlm.run import RunConfig, load_run
-from jaxlm.types import TokenizerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -130,9 +130,9 @@ def test_survives_being_written_and_read_again(path):
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
 def test_builds_at_full_size(path):
     """Model, objective, optimizer and schedule; nothing is allocated."""
+    from jaxlm.core.tree import flatten
     from jaxlm.mesh import check_accumulation
-    from jaxlm.train.session import program_of
-    from jaxlm.tree import flatten
+    from jaxlm.training.session import program_of
 
     pretend_sources(path)
     config = with_sizes(full(path))

@@ -47,7 +47,8 @@ def test_a_dozen_faults_are_named_or_harmless(folder: Path) -> None:
 def test_a_planted_fault_is_found(
     folder: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    from jaxlm.train import lines, run_files
+    from jaxlm.runs import files as run_files
+    from jaxlm.runs import lines
 
     def fail(*_: object) -> None:
         raise KeyError("a")

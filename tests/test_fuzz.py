@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from tests.golden_families import load_case
 
 PATH = Path(__file__).parents[1] / "tools/fuzz.py"

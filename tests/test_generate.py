@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxlm.config import UserError
-from jaxlm.data.corpora import Synthetic
+from jaxlm.core.config import UserError
 from jaxlm.data.mixture import MixtureData, Part
+from jaxlm.data.sources.corpora import Synthetic
 from jaxlm.data.text import TextData
-from jaxlm.data.tokenizers import ByteTokenizer
+from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.data.tokens import TokenData
 from jaxlm.generate import (
     Ends,

@@ -21,7 +21,9 @@ import yaml
 from flax import nnx
 
 from jaxlm import cli
-from jaxlm.config import UserError, type_name
+from jaxlm.checkpoint.hashing import param_sha256
+from jaxlm.core.config import UserError, type_name
+from jaxlm.core.tree import flatten
 from jaxlm.hf import export_run, import_model
 from jaxlm.hf.exporting import say
 from jaxlm.hf.folder import new_folder
@@ -37,10 +39,8 @@ from jaxlm.models.families.table import read_params, write_tensors
 from jaxlm.models.presets import Preset, render
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.run import load_run, load_saved
-from jaxlm.train.hashing import param_sha256
-from jaxlm.train.session import load_trained, one_device_program
-from jaxlm.train.state import make_program
-from jaxlm.tree import flatten
+from jaxlm.training.session import load_trained, one_device_program
+from jaxlm.training.state import make_program
 from tests.golden_families import load_case
 from tests.models.parity import batch_of, computed, firsts, known, real_of
 
@@ -389,7 +389,7 @@ def test_an_encoder_is_kept_without_an_objective(tmp_path, capsys):
 
 
 def cli_tokenizer(run: Path) -> Any:
-    from jaxlm.data.tokenizers import load_tokenizer
+    from jaxlm.data.tokenizers.base import load_tokenizer
 
     return load_tokenizer(run / "tokenizer")
 
@@ -459,7 +459,7 @@ def test_an_imported_run_is_not_resumed(gpt2_run, capsys):
 
 
 def test_import_json_tells_where_everything_came_from(gpt2_run):
-    from jaxlm.files import file_sha256
+    from jaxlm.core.files import file_sha256
 
     record = json.loads((gpt2_run / "import.json").read_text())
     model = gpt2_run.parent / "model"
@@ -523,7 +523,7 @@ def test_tokenizers_are_found_in_order(tmp_path, gpt2_run):
 
 
 def test_sentencepiece_comes_and_goes(tmp_path):
-    from jaxlm.data.sentencepieces import SentencePiece
+    from jaxlm.data.tokenizers.sentencepieces import SentencePiece
     from jaxlm.hf.vocabularies import files_of, read_tokenizer
 
     config = SentencePiece(vocab_size=300, byte_fallback=True)
@@ -539,7 +539,7 @@ def test_sentencepiece_comes_and_goes(tmp_path):
     other = read_tokenizer(tmp_path, {})
     assert other.spelling(other.eos_id) == "\n" and other.bos_id is None
     other.save(tmp_path / "saved")
-    from jaxlm.data.tokenizers import load_tokenizer
+    from jaxlm.data.tokenizers.base import load_tokenizer
 
     assert load_tokenizer(tmp_path / "saved").eos_id == other.eos_id
     (tmp_path / "added_tokens.json").write_text('{"<|im_start|>": 300}')

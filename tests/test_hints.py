@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import Config, key_of
 from jaxlm.core import registry
+from jaxlm.core.config import Config, key_of
 from jaxlm.run import RunConfig
 
 PACKAGE = Path(__file__).parents[1] / "jaxlm"

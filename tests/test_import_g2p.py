@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import import_g2p

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlm import mesh as meshes
-from jaxlm.config import ConfigError, UserError, parse
+from jaxlm.core.config import ConfigError, UserError, parse
 from jaxlm.mesh import (
     AXES,
     MeshConfig,
@@ -35,7 +35,7 @@ from jaxlm.mesh import (
     to_global,
     to_global_whole,
 )
-from jaxlm.plan.hlo import count
+from jaxlm.plan.hlo.count import count
 
 
 def message(call) -> str:
@@ -298,9 +298,9 @@ WORKER = """
 import json, sys
 import numpy as np
 import jax
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.mesh import MeshConfig, local_rows, to_global
-from jaxlm.processes import init_processes
+from jaxlm.distributed.processes import init_processes
 init_processes(sys.argv[1], 2, int(sys.argv[2]))
 batch = np.random.default_rng(0).integers(0, 99, (8, 3), dtype=np.int32)
 found = {"processes": jax.process_count(), "devices": jax.device_count()}

@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from jaxlm.core.tree import flatten
 from jaxlm.kernels.contract import contract_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig
-from jaxlm.train.state import DROPOUT_STREAM, Program, derive_key
-from jaxlm.tree import flatten
+from jaxlm.training.state import DROPOUT_STREAM, Program, derive_key
 from tests import tiny
 
 BOUND = 1e-5

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.data.loader import Loader
 from jaxlm.mesh import MeshConfig, batch_sharding, local_rows
-from jaxlm.train.feed import Feed, batch_spec
-from jaxlm.train.hashing import param_sha256
-from jaxlm.train.state import compile_train_step
+from jaxlm.training.feed import Feed, batch_spec
+from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 STEPS = 20

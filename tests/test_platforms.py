@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from jaxlm import platforms
+from jaxlm.distributed import platforms
 
 
 @pytest.mark.parametrize(

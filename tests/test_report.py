@@ -14,8 +14,8 @@ from html.parser import HTMLParser
 import pytest
 from fake_run import make_run
 
-from jaxlm.config import UserError
-from jaxlm.files import write_sealed
+from jaxlm.core.config import UserError
+from jaxlm.core.files import write_sealed
 from jaxlm.report import write_report
 from jaxlm.report.charts import (
     Line,
@@ -27,8 +27,8 @@ from jaxlm.report.charts import (
 )
 from jaxlm.report.files import read_run
 from jaxlm.report.tables import fields_table, flatten, table, tree
-from jaxlm.train.identity import Identity, Record
-from jaxlm.train.run_dir import RunDir
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.identity import Identity, Record
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

@@ -15,7 +15,7 @@ import pytest
 from tiny import load, prepared
 
 from jaxlm import api
-from jaxlm.train.loop import DONE, INTERRUPTED, Loop, Outcome
+from jaxlm.training.loop import DONE, INTERRUPTED, Loop, Outcome
 
 STEPS, BATCH = 36, 8
 STOPS = (9, 17, 33)  # an epoch ends after 16 and a half steps, and again after 33

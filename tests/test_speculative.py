@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.generate import Generator, Sampling
 from jaxlm.generate.speculative import Options, Side, SpeculativeGenerator, most_likely, speculate
 from tests import tiny

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlm.config import Resolved
-from jaxlm.data.prepared import Prepared
+from jaxlm.core.config import Resolved
+from jaxlm.data.store.prepared import Prepared
 from jaxlm.mesh import MeshConfig, to_global_whole
 from jaxlm.run import RunConfig, load_run
-from jaxlm.train.session import prepare_data, resolve
-from jaxlm.train.state import Program, make_program
+from jaxlm.training.session import prepare_data, resolve
+from jaxlm.training.state import Program, make_program
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke"
 MODELS = ("transformer", "lstm")

@@ -28,10 +28,10 @@ from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, batch_sharding
 from jaxlm.models.families import preset
 from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.optim.optimizer import AdamW
 from jaxlm.plan.compiling import devices_of
 from jaxlm.plan.devices import Topology
-from jaxlm.train.optimizer import AdamW
-from jaxlm.train.state import Program, compile_train_step, make_program
+from jaxlm.training.state import Program, compile_train_step, make_program
 
 # An H100's figures as XLA asks for them (openxla/xla, target_config/specs/h100_sxm.txtpb).
 H100 = """

@@ -120,7 +120,7 @@ def make_runs(folder: Path, settings: tuple[str, ...] = SETTINGS) -> None:
 @contextlib.contextmanager
 def stopping_after(step: int) -> Iterator[None]:
     """A block in which a run gets SIGTERM after a step, unless it is the last."""
-    from jaxlm.train.records import Records
+    from jaxlm.runs.records import Records
 
     before = Records.write_ids
 

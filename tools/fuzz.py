@@ -31,11 +31,11 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jaxlm import config as configs
-from jaxlm.config import UserError
-from jaxlm.data.prepared import DataConfig
-from jaxlm.data.store import TokenStore
-from jaxlm.data.tokenizers import Bytes, load_tokenizer
+from jaxlm.core import config as configs
+from jaxlm.core.config import UserError
+from jaxlm.data.store.prepared import DataConfig
+from jaxlm.data.store.tokens import TokenStore
+from jaxlm.data.tokenizers.base import Bytes, load_tokenizer
 from jaxlm.run import RunConfig, load_run
 from tools import fuzz_hf
 
@@ -370,7 +370,7 @@ def start_cases(
 
 def start(run: Path, key: str, value: Any) -> str | None:
     """Starts a run as far as its step, which is not compiled; None where nothing is wrong."""
-    from jaxlm.train.session import Session
+    from jaxlm.training.session import Session
 
     words = ["train.steps=2", "optimizer.schedule.warmup=0", "sample.prompts=[]"]
     words += ["data.source.num_documents=20", "data.source.words_per_document=30"]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import UserError
-from jaxlm.errors import shown
+from jaxlm.core.config import UserError
+from jaxlm.core.errors import shown
 from jaxlm.hf.importing import read_config
 from jaxlm.hf.token_ids import lacking_ids
 from jaxlm.models.families.base import Family

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlm.data.archives import read_members
-from jaxlm.data.fetch import fetch
+from jaxlm.data.sources.archives import read_members
+from jaxlm.data.sources.fetch import fetch
 from jaxlm.models.rnn_encoder import EncoderConfig
 from jaxlm.models.rnn_seq2seq import RNNSeq2SeqConfig
 

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
+from jaxlm.core.tree import flatten
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.params import split
-from jaxlm.tree import flatten
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 

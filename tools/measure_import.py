@@ -25,6 +25,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from jaxlm.core.tree import flatten
 from jaxlm.hf import import_model
 from jaxlm.hf.shards import Header, write_shards
 from jaxlm.mesh import MeshConfig
@@ -32,8 +33,7 @@ from jaxlm.models.families import family_of
 from jaxlm.models.families.gpt2 import gpt2
 from jaxlm.models.families.table import locate, tensor_shapes
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.train.state import make_program
-from jaxlm.tree import flatten
+from jaxlm.training.state import make_program
 
 ALLOWED = 1.2  # of the largest shard
 

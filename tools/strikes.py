@@ -45,7 +45,7 @@ def batch_that_breaks(batch: int, factor: float = 1e30) -> None:
     import jax
     import numpy as np
 
-    from jaxlm.train.loop import Loop
+    from jaxlm.training.loop import Loop
 
     train = Loop._train
 

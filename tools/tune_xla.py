@@ -1,11 +1,12 @@
-"""Holds the XLA options of `jaxlm.train.xla` against others, by the compiler's own schedule.
+"""Holds the XLA options of `jaxlm.training.compiler` against others, by the compiler's own
+schedule.
 
     python tools/tune_xla.py configs/pretrain/llama3.1_8b.yaml model.num_layers=4 \
         mesh.topology=v5p:2x2x4 mesh.fsdp=16 train.batch_size=16
 
 Compiles the config's train step for its topology with each set of options, and prints what a device
-computes and waits for (`jaxlm.plan.schedule`) and what it holds. Needs libtpu and no TPU. These are
-the compiler's estimates: they tell one schedule from another, and are no measured times.
+computes and waits for (`jaxlm.plan.hlo.schedule`) and what it holds. Needs libtpu and no TPU. These
+are the compiler's estimates: they tell one schedule from another, and are no measured times.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jaxlm.plan.devices import Topology
 from jaxlm.plan.memory import of_compiled
 from jaxlm.plan.shapes import planned
 from jaxlm.run import load_run
-from jaxlm.train.xla import options_for
+from jaxlm.training.compiler import options_for
 
 ON = "true"
 # What is laid over the shipped options, one set after another.

@@ -49,12 +49,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from jaxlm import config as configs
-from jaxlm.plan.analytic import Work, analyse
+from jaxlm.core import config as configs
+from jaxlm.plan.closed_form.analytic import Work, analyse
+from jaxlm.plan.closed_form.facts import Facts, facts_of
+from jaxlm.plan.closed_form.setting import setting_of
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Facts, facts_of
 from jaxlm.plan.roofline import Roofline, roofline
-from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import planned
 from jaxlm.run import RunConfig
 

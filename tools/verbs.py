@@ -57,8 +57,10 @@ def run_verb(words: list[str]) -> Answer:
 @contextlib.contextmanager
 def warm_programs() -> Iterator[None]:
     """A block in which equal programs are made, traced and compiled once."""
-    from jaxlm import evaluate, generate
-    from jaxlm.train import loop, sampler, session
+    from jaxlm import generate
+    from jaxlm.evals import loss as evaluate
+    from jaxlm.evals import samples as sampler
+    from jaxlm.training import loop, session
 
     def shared(make: Any, *, first: bool = False) -> Any:
         """`make`, called once for equal arguments; `first`: a Program, which is compared as is."""

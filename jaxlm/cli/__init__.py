@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import click
 
-from jaxlm.errors import UserError
-from jaxlm.exit_codes import CTRL_C, DONE, MISTAKE
-from jaxlm.screen import discard, work_without_a_screen
+from jaxlm.core.errors import UserError
+from jaxlm.core.exit_codes import CTRL_C, DONE, MISTAKE
+from jaxlm.core.screen import discard, work_without_a_screen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             return DONE
         except OSError as error:  # of the last flush: the answer has not arrived
-            from jaxlm.files import described
+            from jaxlm.core.files import described
 
             line = described(error, "standard output")
             if line is None:
@@ -59,9 +59,9 @@ def _run(words: Sequence[str]) -> int:
     context = parse(words)
     verb = context.command
     assert isinstance(verb, Verb)
-    from jaxlm.files import disk_errors  # after --help, which has no need of it
-    from jaxlm.platforms import skip_absent_tpu
-    from jaxlm.xla_flags import order_simulated
+    from jaxlm.core.files import disk_errors  # after --help, which has no need of it
+    from jaxlm.distributed.platforms import skip_absent_tpu
+    from jaxlm.distributed.xla_flags import order_simulated
 
     order_simulated()
     skip_absent_tpu()

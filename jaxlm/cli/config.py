@@ -29,7 +29,7 @@ def command(
     """
     from jaxlm.cli.shared.settings import lines_of, print_settings
     from jaxlm.cli.shared.without_jax import reading
-    from jaxlm.config import to_yaml
+    from jaxlm.core.config import to_yaml
 
     def read() -> tuple[str, list]:
         from jaxlm.run import load_run

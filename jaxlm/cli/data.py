@@ -43,7 +43,7 @@ def command(
     """
     from jaxlm.data.inspect import inspect
     from jaxlm.run import load_run
-    from jaxlm.train.session import prepare_data
+    from jaxlm.training.session import prepare_data
 
     run = load_run(config, overrides).config
     prepared = prepare_data(run.replace(run_dir=None), say, workers=workers)

@@ -47,7 +47,7 @@ def command(
     With --data no text of the run's own data is read.
     """
     from jaxlm.cli.shared.figures import print_figures
-    from jaxlm.evaluate import evaluate_run
+    from jaxlm.evals.loss import evaluate_run
 
     step, values, tables = evaluate_run(
         run_dir,

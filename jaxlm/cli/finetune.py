@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxlm.cli.shared import options
 from jaxlm.cli.shared.verb import TRAINING, verb
-from jaxlm.errors import UserError
+from jaxlm.core.errors import UserError
 
 
 @verb(

@@ -11,7 +11,7 @@ from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import COUNT, PATH, RATIO, SHARE, WHOLE
 from jaxlm.cli.shared.verb import USING, verb
-from jaxlm.errors import UserError
+from jaxlm.core.errors import UserError
 
 if TYPE_CHECKING:
     from jaxlm.generate import Sampling
@@ -87,9 +87,9 @@ def command(
     """Continues one or several prompts with a run's newest checkpoint."""
     from jaxlm.generate import Writer, ends_of, ids_of
     from jaxlm.run import load_saved
-    from jaxlm.train.run_dir import RunDir
-    from jaxlm.train.run_files import data_manifest
-    from jaxlm.train.session import load_trained, saved_tokenizer
+    from jaxlm.runs.files import data_manifest
+    from jaxlm.runs.folder import RunDir
+    from jaxlm.training.session import load_trained, saved_tokenizer
 
     sampling = _sampling(draft=draft, num_drafts=num_drafts, **drawing)
     config = load_saved(run_dir, overrides).config
@@ -148,7 +148,7 @@ def _sampling(
 
 def _check_writes(run_dir: str, config: Any) -> None:
     """Raises `UserError` where a run's model writes no text."""
-    from jaxlm.config import type_name
+    from jaxlm.core.config import type_name
 
     objective = config.objective
     if why := objective.why_silent(config.model):
@@ -170,8 +170,8 @@ def _drafting(
     """A generator with a smaller model that guesses ahead, and that model's parameters."""
     from jaxlm.generate.speculative import SpeculativeGenerator
     from jaxlm.run import saved_config
-    from jaxlm.train.run_dir import RunDir
-    from jaxlm.train.session import load_trained, saved_tokenizer
+    from jaxlm.runs.folder import RunDir
+    from jaxlm.training.session import load_trained, saved_tokenizer
 
     folder = saved_config(draft).parent
     if saved_tokenizer(RunDir(folder)).fingerprint() != tokenizer.fingerprint():

@@ -47,8 +47,8 @@ def command(
     """
     from pathlib import Path
 
+    from jaxlm.distributed.processes import init_processes, told_to_others
     from jaxlm.hf import import_model
-    from jaxlm.processes import init_processes, told_to_others
 
     init_processes(coordinator, num_processes, process_id)
     with told_to_others():

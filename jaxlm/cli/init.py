@@ -10,7 +10,7 @@ from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import PATH
 from jaxlm.cli.shared.verb import PREPARING, verb
-from jaxlm.errors import UserError
+from jaxlm.core.errors import UserError
 
 MOST_NAMED = 5  # files in a config, before one pattern names them
 
@@ -38,8 +38,8 @@ def command(files: tuple[str, ...], out: str | None, force: bool) -> None:
     and chose, and the next command.
     """
     from jaxlm.cli.shared.starter import starter, summary
+    from jaxlm.core.files import write_atomic
     from jaxlm.data.detect import detect
-    from jaxlm.files import write_atomic
 
     path = Path(out or _name(files))
     if path.exists() and not force:
@@ -66,7 +66,7 @@ def _patterns(files: tuple[str, ...]) -> list[str]:
     """The files as a config names them: one pattern for many files of a folder."""
     import glob
 
-    from jaxlm.data.sources import match_files
+    from jaxlm.data.sources.base import match_files
 
     named = [glob.escape(file) if Path(file).exists() else file for file in files]
     if len(files) > MOST_NAMED:

@@ -63,7 +63,7 @@ def command(
     from jaxlm.launch.target import load_target
 
     def read() -> dict[str, Any]:
-        from jaxlm.config import to_dict
+        from jaxlm.core.config import to_dict
         from jaxlm.run import load_run
 
         return to_dict(load_run(config, overrides).config)

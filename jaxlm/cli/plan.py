@@ -57,6 +57,6 @@ def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
     with --analytic, a closed-form model is used, and the output says so. No data is read.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"  # a plan takes no accelerator
-    from jaxlm.plan.verb import run
+    from jaxlm.plan.command import run
 
     return run(config, overrides, report=say, **how)

@@ -8,7 +8,7 @@ from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import PATH
 from jaxlm.cli.shared.verb import PREPARING, verb
-from jaxlm.errors import UserError
+from jaxlm.core.errors import UserError
 
 
 @verb(
@@ -30,7 +30,7 @@ def command(action: str, config: str, overrides: tuple[str, ...], out: str) -> N
     from pathlib import Path
 
     from jaxlm.run import load_run
-    from jaxlm.train.session import prepare_data
+    from jaxlm.training.session import prepare_data
 
     folder = Path(out)
     if folder.exists():

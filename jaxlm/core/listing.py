@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxlm.core.registry import Kind, files, installed, package_of
-from jaxlm.errors import UserError, suggest
+from jaxlm.core.errors import UserError, suggest
+from jaxlm.core.kinds import Kind, files, installed, package_of
 
 PACKAGE = Path(__file__).parents[1]
 

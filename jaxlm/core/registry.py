@@ -39,7 +39,6 @@ gives the name that config.yaml keeps: any part that was found is found again fr
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import os
@@ -47,36 +46,17 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.errors import UserError, few, shown, suggest
+from jaxlm.core.errors import UserError, few, shown, suggest
+from jaxlm.core.kinds import Kind, files, installed, package_of
+from jaxlm.core.listing import listed
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 _NAME = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A kind of part: its name in the plural and in the singular, and where its parts are.
-
-    folder: the package (or the module) of the built-in parts. default: the type that is meant where
-    none is given.
-    """
-
-    name: str
-    noun: str
-    folder: str
-    default: str | None = None
-
-    @property
-    def group(self) -> str:
-        """The entry points of packages that bring parts of this kind."""
-        return f"jaxlm.{self.name}"
 
 
 def is_base(cls: type) -> bool:
@@ -118,8 +98,6 @@ def find(base: type, name: Any) -> type:
 
 def names(base: type) -> list[str]:
     """The types of a kind that need no module before them: built-in ones and entry points."""
-    from jaxlm.core.listing import listed
-
     kind = kind_of(base)
     builtin = {part.name for part in listed(files(kind.folder), kind.folder, base.__name__)}
     return sorted(builtin | {point.name for point in installed(kind)})
@@ -144,21 +122,6 @@ def check_importable(cls: type) -> None:
             f"type: the class {cls.__qualname__} is defined in {place}, where a resumed run does "
             "not find it; move it to the top level of a module"
         )
-
-
-def files(folder: str) -> dict[str, Path]:
-    """{module: file} of a package, not of the packages in it; of a module, its own file."""
-    spec = importlib.util.find_spec(folder)
-    assert spec is not None, folder
-    if spec.submodule_search_locations is None:
-        return {folder: Path(spec.origin or "")}
-    paths = [p for place in spec.submodule_search_locations for p in Path(place).glob("[!_]*.py")]
-    return {f"{folder}.{path.stem}": path for path in sorted(paths)}
-
-
-def installed(kind: Kind) -> tuple[EntryPoint, ...]:
-    """The entry points of a kind, which are read once for each search path."""
-    return tuple(_entry_points(tuple(sys.path)).select(group=kind.group))
 
 
 def import_class(name: str) -> Any:
@@ -245,16 +208,3 @@ def _path(cls: type) -> str:
 
 def _named(point: EntryPoint) -> str:
     return point.value.partition("[")[0].strip()
-
-
-def package_of(point: EntryPoint) -> str:
-    """What an error calls the package that an entry point is of."""
-    return f"package {point.dist.name}" if point.dist is not None else "an installed package"
-
-
-@cache
-def _entry_points(path: tuple[str, ...]) -> Any:
-    """Those of all groups: to read them takes as long for one group as for all."""
-    from importlib.metadata import entry_points  # which --help does without
-
-    return entry_points()

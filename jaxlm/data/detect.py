@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import UserError
-from jaxlm.data.compressed import open_file, uncompressed_name
-from jaxlm.data.formats import csv_rows, decode, jsonl_rows
-from jaxlm.data.optional import need
-from jaxlm.data.sources import match_files
-from jaxlm.errors import few
+from jaxlm.core.config import UserError
+from jaxlm.core.errors import few
+from jaxlm.data.sources.base import match_files
+from jaxlm.data.sources.compressed import open_file, uncompressed_name
+from jaxlm.data.sources.formats import csv_rows, decode, jsonl_rows
+from jaxlm.data.sources.optional import need
 
 KINDS = {
     **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),

@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config import REQUIRED, UserError, field
-from jaxlm.data.content import source_files, split_content
-from jaxlm.data.order import InOrder, Row, Shuffled, padding_row
-from jaxlm.data.prepared import DataConfig, Prepared, Report, Split
-from jaxlm.data.sources import Source
-from jaxlm.data.split import Corpus
-from jaxlm.data.store import Documents, TokenStore
+from jaxlm.core.config import REQUIRED, UserError, field
+from jaxlm.core.errors import few
+from jaxlm.core.types import RowDataset, Tokenizer
+from jaxlm.data.rows.order import InOrder, Row, Shuffled, padding_row
+from jaxlm.data.sources.base import Source
+from jaxlm.data.store.content import source_files, split_content
+from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
+from jaxlm.data.store.split import Corpus
+from jaxlm.data.store.tokenise import Options, prepare_store
+from jaxlm.data.store.tokens import Documents, TokenStore
 from jaxlm.data.text import report_shared_texts, store_facts
-from jaxlm.data.tokenise import Options, prepare_store
-from jaxlm.errors import few
-from jaxlm.types import RowDataset, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

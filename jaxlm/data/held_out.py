@@ -11,16 +11,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import UserError, parse
+from jaxlm.core.config import UserError, parse
+from jaxlm.core.types import Tokenizer
 from jaxlm.data.detect import Found, source_of
 from jaxlm.data.examples import ExampleData, Examples, ExampleSplit, class_ids
-from jaxlm.data.lm_split import language_splits
 from jaxlm.data.mixture import MixtureData
-from jaxlm.data.prepared import DataConfig, Prepared, Report
-from jaxlm.data.sources import Source
+from jaxlm.data.rows.lm_split import language_splits
+from jaxlm.data.sources.base import Source
+from jaxlm.data.store.prepared import DataConfig, Prepared, Report
+from jaxlm.data.store.tokenise import Options, prepare_store
 from jaxlm.data.text import TextData
-from jaxlm.data.tokenise import Options, prepare_store
-from jaxlm.types import Tokenizer
 
 LIKE = ("text_column", "label_column", "label_map", "label_bins", "document_separator")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.data.order import Row
-from jaxlm.data.prepared import Prepared
+from jaxlm.data.rows.order import Row
+from jaxlm.data.store.prepared import Prepared
 
 MAX_CHARS = 400  # of a segment's text that are shown
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config import UserError
-from jaxlm.exit_codes import LOST
-from jaxlm.types import RowDataset
+from jaxlm.core.config import UserError
+from jaxlm.core.exit_codes import LOST
+from jaxlm.core.types import RowDataset
 
 Transform = Callable[[dict[str, Any], int], dict[str, Any]]
 LAST_STEP = 2**48

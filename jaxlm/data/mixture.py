@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config import REQUIRED, Config, UserError, field
-from jaxlm.data.content import joined_content
-from jaxlm.data.order import Row, derive_seed
-from jaxlm.data.prepared import DataConfig, Prepared, Report, Split
-from jaxlm.types import RowDataset, Tokenizer
+from jaxlm.core.config import REQUIRED, Config, UserError, field
+from jaxlm.core.types import RowDataset, Tokenizer
+from jaxlm.data.rows.order import Row, derive_seed
+from jaxlm.data.store.content import joined_content
+from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
 
 PART_BITS = 40  # a part's ids lie in [part << 40, part + 1 << 40)
 

@@ -19,15 +19,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxlm.config import UserError, field
-from jaxlm.data.content import source_files, split_content
-from jaxlm.data.lm_split import language_splits
-from jaxlm.data.prepared import DataConfig, Prepared, Report
-from jaxlm.data.sources import Source
-from jaxlm.data.split import Corpus
-from jaxlm.data.store import TokenStore
-from jaxlm.data.tokenise import Options, prepare_store
-from jaxlm.types import Tokenizer
+from jaxlm.core.config import UserError, field
+from jaxlm.core.types import Tokenizer
+from jaxlm.data.rows.lm_split import language_splits
+from jaxlm.data.sources.base import Source
+from jaxlm.data.store.content import source_files, split_content
+from jaxlm.data.store.prepared import DataConfig, Prepared, Report
+from jaxlm.data.store.split import Corpus
+from jaxlm.data.store.tokenise import Options, prepare_store
+from jaxlm.data.store.tokens import TokenStore
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxlm.config import REQUIRED, UserError, field
-from jaxlm.data.content import split_content
-from jaxlm.data.foreign import id_range, read_megatron, read_nanogpt
-from jaxlm.data.lm_split import language_splits
-from jaxlm.data.prepared import DataConfig, Prepared, Report
-from jaxlm.data.split import hash64, held_out
-from jaxlm.data.store import Documents, TokenStore
-from jaxlm.files import file_sha256
-from jaxlm.types import Tokenizer
+from jaxlm.core.config import REQUIRED, UserError, field
+from jaxlm.core.files import file_sha256
+from jaxlm.core.types import Tokenizer
+from jaxlm.data.rows.lm_split import language_splits
+from jaxlm.data.store.content import split_content
+from jaxlm.data.store.foreign import id_range, read_megatron, read_nanogpt
+from jaxlm.data.store.prepared import DataConfig, Prepared, Report
+from jaxlm.data.store.split import hash64, held_out
+from jaxlm.data.store.tokens import Documents, TokenStore
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ beam          the search with several beams
 speculative   drafts of a small model, read by a large one
 """
 
-from jaxlm.generate.generator import Generator
-from jaxlm.generate.prompts import (
+from jaxlm.data.prompts import (
     Ends,
     Writer,
     check_prompts,
@@ -20,6 +19,7 @@ from jaxlm.generate.prompts import (
     ends_of,
     ids_of,
 )
+from jaxlm.generate.generator import Generator
 from jaxlm.generate.sampling import Sampling, cut, next_token
 
 __all__ = [

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm import mesh as meshes
+from jaxlm.core.types import ModelConfig
+from jaxlm.data.prompts import check_prompts
 from jaxlm.generate.beam import EosId, Search, beam_search, is_any
-from jaxlm.generate.prompts import check_prompts
 from jaxlm.generate.reader import Reader
 from jaxlm.generate.sampling import Sampling, next_token
-from jaxlm.train.ahead import Ahead, Compiling
-from jaxlm.train.state import SAMPLE_STREAM, Program, derive_key
-from jaxlm.types import ModelConfig
+from jaxlm.training.ahead import Ahead, Compiling
+from jaxlm.training.state import SAMPLE_STREAM, Program, derive_key
 
 PART = 32  # tokens a row that are drawn between two looks of the host
 

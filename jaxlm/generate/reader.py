@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.train.state import Program
-from jaxlm.types import ModelConfig
+from jaxlm.core.types import ModelConfig
+from jaxlm.training.state import Program
 
 
 class Reader:

@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import UserError, type_name
+from jaxlm.core.config import UserError, type_name
+from jaxlm.core.types import ModelConfig
 from jaxlm.generate.beam import EosId, is_any
 from jaxlm.generate.generator import Generator
 from jaxlm.generate.reader import Reader
 from jaxlm.generate.sampling import Sampling, cut, next_token
-from jaxlm.train.ahead import Compiling
-from jaxlm.train.state import Program
-from jaxlm.types import ModelConfig
+from jaxlm.training.ahead import Compiling
+from jaxlm.training.state import Program
 
 Probs = Callable[[jax.Array], jax.Array]  # logits [..., V] -> probabilities
 

@@ -19,9 +19,12 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from jaxlm.config import UserError, type_name
-from jaxlm.errors import few
-from jaxlm.files import read_sealed, write_atomic
+from jaxlm.checkpoint.reader import CheckpointReader
+from jaxlm.core.config import UserError, type_name
+from jaxlm.core.errors import few
+from jaxlm.core.files import read_sealed, write_atomic
+from jaxlm.core.tree import flatten, unflatten
+from jaxlm.core.types import ModelConfig
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Pieces, named, pieces_of, those_of
 from jaxlm.hf.shards import Header, write_shards
@@ -30,16 +33,13 @@ from jaxlm.models.families import family_of
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.checks import checked
 from jaxlm.models.families.table import tensor_shapes, write_tensors
-from jaxlm.train.checkpoint_reader import CheckpointReader
-from jaxlm.train.run_dir import RunDir
-from jaxlm.train.session import (
+from jaxlm.runs.folder import RunDir
+from jaxlm.training.session import (
     lacks_tokenizer,
     one_device_program,
     params_part,
     saved_tokenizer,
 )
-from jaxlm.tree import flatten, unflatten
-from jaxlm.types import ModelConfig
 
 MAX_BYTES = 5 * 10**9
 DTYPE_KEYS = ("dtype", "torch_dtype")  # of newer and of older files

@@ -15,10 +15,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxlm.config import UserError
-from jaxlm.files import fsync_folder
-from jaxlm.train.agree import decide, processes
-from jaxlm.train.run_dir import RunDir
+from jaxlm.core.config import UserError
+from jaxlm.core.files import fsync_folder
+from jaxlm.distributed.consensus import decide, processes
+from jaxlm.runs.folder import RunDir
 
 
 @contextlib.contextmanager

@@ -19,11 +19,15 @@ from typing import Any
 
 import jax
 
-from jaxlm import config as configs
-from jaxlm.checksums import digest_files
-from jaxlm.config import Layer, Mark, UserError
-from jaxlm.errors import few, shown
-from jaxlm.files import write_atomic, write_sealed
+from jaxlm.checkpoint.writer import Checkpointer
+from jaxlm.core import config as configs
+from jaxlm.core.checksums import digest_files
+from jaxlm.core.config import Layer, Mark, UserError
+from jaxlm.core.errors import few, shown
+from jaxlm.core.files import write_atomic, write_sealed
+from jaxlm.core.tree import flatten
+from jaxlm.core.types import ModelConfig
+from jaxlm.distributed.consensus import decide, processes
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Match, dtypes_of, match_tensors
 from jaxlm.hf.reading import check_repeats, read_params
@@ -36,14 +40,10 @@ from jaxlm.models.families.kinds import check_kinds
 from jaxlm.models.families.table import tensor_shapes
 from jaxlm.models.families.values import Values
 from jaxlm.run import RunConfig, trajectory
-from jaxlm.train.agree import decide, processes
-from jaxlm.train.checkpoint import Checkpointer
-from jaxlm.train.environment import environment
-from jaxlm.train.identity import IDENTITY, Identity, Record, kept_files
-from jaxlm.train.run_dir import RunDir
-from jaxlm.train.session import program_of, use_compilation_cache
-from jaxlm.tree import flatten
-from jaxlm.types import ModelConfig
+from jaxlm.runs.environment import environment
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.identity import IDENTITY, Identity, Record, kept_files
+from jaxlm.training.session import program_of, use_compilation_cache
 
 CHUNK_BYTES = 64 << 20  # on the host at a time; less where the files are small
 CONFIGS = ("config.json", "generation_config.json")

@@ -13,8 +13,8 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlm.config import UserError
-from jaxlm.errors import few
+from jaxlm.core.config import UserError
+from jaxlm.core.errors import few
 from jaxlm.hf.stored import DTYPES, Info, Stored, listed
 from jaxlm.models.families.base import BUFFERS, HEAD, Family
 from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from jaxlm.config import UserError
-from jaxlm.errors import few
+from jaxlm.core.config import UserError
+from jaxlm.core.errors import few
+from jaxlm.core.tree import flatten, unflatten
 from jaxlm.hf.stored import Stored
 from jaxlm.models.families.table import Piece
-from jaxlm.tree import flatten, unflatten
 
 Region = tuple[tuple[int, int], ...]  # (start, stop) of each dim of a parameter
 

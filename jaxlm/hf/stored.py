@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import ml_dtypes  # noqa: F401  its import tells numpy what bfloat16 is; jax brings it
 import numpy as np
 
-from jaxlm.config import UserError
-from jaxlm.data.optional import need
-from jaxlm.errors import few
+from jaxlm.core.config import UserError
+from jaxlm.core.errors import few
+from jaxlm.data.sources.optional import need
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -5,7 +5,8 @@
 
 transformers writes the ids of the published model for a smaller vocabulary too. Such a token never
 occurs; the user is told. A start beyond the vocabulary is an error, as it is read by the model.
-Tokenizers name special tokens by their spelling, which `jaxlm.data.special_tokens` reads.
+Tokenizers name special tokens by their spelling, which `jaxlm.data.tokenizers.special_tokens`
+reads.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import UserError
-from jaxlm.data.special_tokens import read_json
-from jaxlm.errors import shown
+from jaxlm.core.config import UserError
+from jaxlm.core.errors import shown
+from jaxlm.data.tokenizers.special_tokens import read_json
 
 START, ENDS = "decoder_start_token_id", "eos_token_id"  # of several ends there may be a list
 NAMES = ("bos_token_id", ENDS, "pad_token_id", START)

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import UserError
-from jaxlm.data.huggingface import USUAL, HuggingFaceTokenizer, tried
-from jaxlm.data.optional import need
-from jaxlm.data.sentencepieces import SentencePieceTokenizer
-from jaxlm.data.special_tokens import STANDS_FOR, names_of, read_json
+from jaxlm.core.config import UserError
+from jaxlm.data.sources.optional import need
+from jaxlm.data.tokenizers.huggingface import USUAL, HuggingFaceTokenizer, tried
+from jaxlm.data.tokenizers.sentencepieces import SentencePieceTokenizer
+from jaxlm.data.tokenizers.special_tokens import STANDS_FOR, names_of, read_json
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 FILES = (  # all that a tokenizer may consist of; kept, so that they come out as they came in
@@ -36,7 +36,8 @@ FILES = (  # all that a tokenizer may consist of; kept, so that they come out as
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Any:
-    """A `jaxlm.types.Tokenizer`, or None. Raises `UserError` for a file that cannot be read."""
+    """A `jaxlm.core.types.Tokenizer`, or None. Raises `UserError` for a file that cannot be
+    read."""
     has = lambda *names: all((folder / name).is_file() for name in names)  # noqa: E731
     if has("tokenizer.json"):
         return _from_json(folder / "tokenizer.json", _read(folder / "tokenizer.json"), config)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels.attention import attention_kernels, visible
 from jaxlm.kernels.registry import described_gpu, platform
 from jaxlm.mesh import on_each_device

@@ -32,7 +32,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.mesh import spec_of
 
 Quantization = Literal["int8", "fp8"]

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxlm.errors import UserError, few, shown, suggest
+from jaxlm.core.errors import UserError, few, shown, suggest
 
 logger = logging.getLogger("jaxlm.kernels")
 

@@ -40,7 +40,8 @@ BLOCK = 512  # rows and columns of a block of scores, where they divide the leng
 BLOCKS, WIDE = 4, 2048
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 NOBODY = -1  # a segment id that no query has
-# Scopes in a program's text, by which `jaxlm.plan.kernels` tells what a call of the kernel sees.
+# Scopes in a program's text, by which `jaxlm.plan.hlo.kernels` tells what a call of the kernel
+# sees.
 FULL, PREFIX = "full_mask", "prefix_mask"
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
 GPU = "gpu"  # of an unknown kind

@@ -20,9 +20,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlm.config import REQUIRED, UserError, field
-from jaxlm.config_yaml import dump_yaml
-from jaxlm.exit_codes import DONE, FINAL
+from jaxlm.core.config import REQUIRED, UserError, field
+from jaxlm.core.config_yaml import dump_yaml
+from jaxlm.core.exit_codes import DONE, FINAL
 from jaxlm.launch.chips import TPUS, Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_absolute, check_word

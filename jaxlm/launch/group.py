@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from jaxlm.exit_codes import DONE, FINAL, INTERRUPTED
+from jaxlm.core.exit_codes import DONE, FINAL, INTERRUPTED
 from jaxlm.launch.budget import Budget, newest_checkpoint
 from jaxlm.launch.steps import Group, Member
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxlm.config import UserError
-from jaxlm.config_yaml import dump_yaml
+from jaxlm.core.config import UserError
+from jaxlm.core.config_yaml import dump_yaml
 from jaxlm.launch.names import check_run_dir
 
 STAGE = ".jaxlm-launch"  # in the working directory of the launch

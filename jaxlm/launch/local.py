@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxlm.config import UserError, field
+from jaxlm.core.config import UserError, field
 from jaxlm.launch.chips import GPU, Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Group, Member, Step, WriteFile

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from jaxlm.config import Config, Mark, UserError, key_of
-from jaxlm.config_yaml import error_at, is_one_line, join
+from jaxlm.core.config import Config, Mark, UserError, key_of
+from jaxlm.core.config_yaml import error_at, is_one_line, join
 
 MAX_BYTES = 255  # of one part of a path, on every file system that is used
 MAX_VALUE = 100_000  # bytes of a variable's value: Linux starts no program with one over 131072

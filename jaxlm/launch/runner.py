@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jaxlm.config import UserError
-from jaxlm.exit_codes import DONE, FINAL
+from jaxlm.core.config import UserError
+from jaxlm.core.exit_codes import DONE, FINAL
 from jaxlm.launch.group import GroupRunner
 from jaxlm.launch.steps import (
     Argv,

@@ -14,7 +14,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-from jaxlm.config_yaml import is_one_line
+from jaxlm.core.config_yaml import is_one_line
 
 LINE = 100  # a longer command gets one option a line
 

@@ -19,9 +19,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlm.config import REQUIRED, field
-from jaxlm.config_yaml import dump_yaml
-from jaxlm.exit_codes import FINAL, INTERRUPTED
+from jaxlm.core.config import REQUIRED, field
+from jaxlm.core.config_yaml import dump_yaml
+from jaxlm.core.exit_codes import FINAL, INTERRUPTED
 from jaxlm.launch.chips import Chips, tpu_chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_no_option, check_word

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxlm.config import UserError, field
-from jaxlm.exit_codes import FINAL, INTERRUPTED
+from jaxlm.core.config import UserError, field
+from jaxlm.core.exit_codes import FINAL, INTERRUPTED
 from jaxlm.launch.chips import GPU, Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_no_option, check_word

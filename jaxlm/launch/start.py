@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 
-from jaxlm.config import UserError, suggest, type_name
-from jaxlm.exit_codes import CTRL_C, DONE, FINAL
+from jaxlm.core.config import UserError, suggest, type_name
+from jaxlm.core.exit_codes import CTRL_C, DONE, FINAL
 from jaxlm.launch.budget import Budget
 from jaxlm.launch.chips import check_mesh
 from jaxlm.launch.job import Job

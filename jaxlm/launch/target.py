@@ -15,7 +15,8 @@ from dataclasses import field as plain_field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jaxlm.config import (
+from jaxlm.core import registry
+from jaxlm.core.config import (
     REQUIRED,
     Config,
     Kind,
@@ -28,7 +29,6 @@ from jaxlm.config import (
     read_overrides,
     suggest,
 )
-from jaxlm.core import registry
 from jaxlm.launch.chips import Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_names

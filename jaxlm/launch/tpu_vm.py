@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jaxlm.config import REQUIRED, UserError, field
+from jaxlm.core.config import REQUIRED, UserError, field
 from jaxlm.launch import remote
 from jaxlm.launch.chips import Chips, tpu_chips
 from jaxlm.launch.job import Job

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.mesh.rules import BATCH_AXES, check_divides, spec_of
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from jaxlm.config import Config, UserError, field
+from jaxlm.core.config import Config, UserError, field
 from jaxlm.mesh.rules import AXES
 
 

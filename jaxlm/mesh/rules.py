@@ -13,8 +13,8 @@ from typing import Any
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlm.config import UserError
-from jaxlm.tree import map_with_path
+from jaxlm.core.config import UserError
+from jaxlm.core.tree import map_with_path
 
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")  # slowest network first
 LENGTHS = ("length", "stream_length", "head_length")  # logical axes that are a row's length

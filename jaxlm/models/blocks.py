@@ -18,7 +18,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.config import REQUIRED, Config, UserError, field
+from jaxlm.core.config import REQUIRED, Config, UserError, field
+from jaxlm.core.types import (
+    LOAD,
+    AttentionConfig,
+    Dtype,
+    Encoded,
+    FFNConfig,
+    NormConfig,
+    PositionConfig,
+)
 from jaxlm.kernels.quantized import Quantization, load_qwix
 from jaxlm.mesh import shard
 from jaxlm.nn.attention import MultiHeadConfig
@@ -32,7 +41,6 @@ from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import LearnedConfig, RelativeConfig, RotaryConfig, Rows, SinusoidalConfig
 from jaxlm.nn.position import sinusoidal as sinusoidal_positions
 from jaxlm.nn.stack import Remat, Run, apply_stack, named, runs_of, stack
-from jaxlm.types import LOAD, AttentionConfig, Dtype, Encoded, FFNConfig, NormConfig, PositionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.config import UserError, field, suggest
-from jaxlm.errors import shown
+from jaxlm.core.config import UserError, field, suggest
+from jaxlm.core.errors import shown
+from jaxlm.core.types import Dtype, Encoded, ModelConfig, Output
 from jaxlm.kernels.recurrence import Activation, State
 from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
@@ -42,7 +43,6 @@ from jaxlm.nn.norm import LayerNorm, RMSNorm
 from jaxlm.nn.recurrent import CELLS, Initializer, word_dropout
 from jaxlm.nn.recurrent_layer import RecurrentLayer
 from jaxlm.nn.stack import Remat, Run, apply_stack, runs_of, stack
-from jaxlm.types import Dtype, Encoded, ModelConfig, Output
 
 NORMS: dict[str, Callable[[int], nnx.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxlm.config import Config, field
+from jaxlm.core.config import Config, field
 from jaxlm.kernels.recurrence import State
 from jaxlm.mesh import shard
 from jaxlm.nn.bidirectional import Ends, Reader

@@ -20,7 +20,7 @@ from jaxlm.nn.embed import Embedding
 
 
 class WithHead(nnx.Module):
-    """What a `jaxlm.types.LanguageModel` does after its last layer."""
+    """What a `jaxlm.core.types.LanguageModel` does after its last layer."""
 
     config: Any
     embed: Embedding

@@ -28,8 +28,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.config import UserError, field, suggest
-from jaxlm.errors import shown
+from jaxlm.core.config import UserError, field, suggest
+from jaxlm.core.errors import shown
+from jaxlm.core.types import Dtype, Encoded, ModelConfig, Output
 from jaxlm.kernels.recurrence import Activation
 from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
@@ -41,7 +42,6 @@ from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.recurrent import CELLS, Initializer
-from jaxlm.types import Dtype, Encoded, ModelConfig, Output
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.config import Config, UserError, field
+from jaxlm.core.config import Config, UserError, field
+from jaxlm.core.types import Encoded, ModelConfig, Output
 from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.cross_entropy import logits as head_logits
 from jaxlm.kernels.registry import platform
@@ -34,7 +35,6 @@ from jaxlm.nn.embed import Embedding
 from jaxlm.nn.ffn import ACTIVATIONS, Activation
 from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.position import LearnedConfig, RotaryConfig, Rows, restart
-from jaxlm.types import Encoded, ModelConfig, Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class TransformerConfig(StackConfig, ModelConfig):
 
 
 class Transformer(Stack):
-    """A `jaxlm.types.LanguageModel`."""
+    """A `jaxlm.core.types.LanguageModel`."""
 
     config: TransformerConfig
 

@@ -20,7 +20,8 @@ from flax import nnx
 
 import jaxlm.kernels.cudnn  # noqa: F401  (registers itself)
 import jaxlm.kernels.splash  # noqa: F401  (registers itself)
-from jaxlm.config import UserError, field
+from jaxlm.core.config import UserError, field
+from jaxlm.core.types import AttentionConfig, NormConfig
 from jaxlm.kernels.attention import Bias, attention
 from jaxlm.kernels.context import context_kernels
 from jaxlm.mesh import gather_length, shard, splits_length
@@ -28,7 +29,6 @@ from jaxlm.nn.dense import Dense
 from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
 from jaxlm.nn.stack import named
-from jaxlm.types import AttentionConfig, NormConfig
 
 Cache = dict[str, jax.Array]  # one layer's slots, [B, S, ...]
 

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.config import field
+from jaxlm.core.config import field
+from jaxlm.core.types import FFNConfig
 from jaxlm.mesh import shard
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.stack import named
-from jaxlm.types import FFNConfig
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu", "geglu_tanh"]
 

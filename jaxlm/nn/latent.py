@@ -25,14 +25,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.config import field
+from jaxlm.core.config import field
+from jaxlm.core.types import NormConfig
 from jaxlm.kernels.attention import Bias
 from jaxlm.mesh import shard
 from jaxlm.nn.attention import Cache, CommonAttention, attend, write_slots
 from jaxlm.nn.dense import Dense, weight
 from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
-from jaxlm.types import NormConfig
 
 
 @dataclass(frozen=True, kw_only=True)

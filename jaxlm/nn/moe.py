@@ -34,13 +34,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.config import UserError, field
+from jaxlm.core.config import UserError, field
+from jaxlm.core.types import LOAD, FFNConfig
 from jaxlm.mesh import on_each_device
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.experts import ExpertKernels, run_experts
 from jaxlm.nn.ffn import ACTIVATIONS, Activation, DenseConfig, is_gated
 from jaxlm.nn.flops import matmul_flops
-from jaxlm.types import LOAD, FFNConfig
 
 
 @dataclass(frozen=True, kw_only=True)

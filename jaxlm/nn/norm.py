@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxlm.config import field
-from jaxlm.types import NormConfig
+from jaxlm.core.config import field
+from jaxlm.core.types import NormConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlm.config import REQUIRED, UserError, field
+from jaxlm.core.config import REQUIRED, UserError, field
+from jaxlm.core.types import PositionConfig
 from jaxlm.nn.dense import weight
 from jaxlm.nn.rope_scaling import ScalingConfig
-from jaxlm.types import PositionConfig
 
 
 class Rows(NamedTuple):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import REQUIRED, Config, Kind, field
+from jaxlm.core.config import REQUIRED, Config, Kind, field
 
 # frequencies [R/2] float32, or [B, T, R/2] by token; factor
 Scaled = tuple[np.ndarray | jax.Array, float]

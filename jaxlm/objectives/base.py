@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from jaxlm.config import Config, Kind
+from jaxlm.core.config import Config, Kind
 
 if TYPE_CHECKING:
     import jax
     from flax import nnx
 
-    from jaxlm.types import Batch, Cache, Metrics, ModelConfig, Tokenizer
+    from jaxlm.core.types import Batch, Cache, Metrics, ModelConfig, Tokenizer
 
 Transform = Callable[[Mapping[str, Any], int], dict[str, Any]]
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]  # of a global batch, by key

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlm.config import UserError, field
+from jaxlm.core.config import UserError, field
 from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
 from jaxlm.objectives.ids import choose_ids
 from jaxlm.objectives.prediction import TokenPrediction
@@ -43,7 +43,7 @@ from jaxlm.objectives.spans import Document, documents_of, filled, place_spans, 
 if TYPE_CHECKING:
     import jax
 
-    from jaxlm.types import Batch, Cache, ModelConfig, Output, Tokenizer
+    from jaxlm.core.types import Batch, Cache, ModelConfig, Output, Tokenizer
 
 Rng = np.random.RandomState
 Spans = list[tuple[int, int]]

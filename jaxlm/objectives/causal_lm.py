@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.objectives.base import Loss, Shapes, Transform, shapes_of
 from jaxlm.objectives.prediction import TokenPrediction
 
 if TYPE_CHECKING:
     import jax
 
-    from jaxlm.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
+    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 
 if TYPE_CHECKING:
-    from jaxlm.types import ModelConfig, Tokenizer
+    from jaxlm.core.types import ModelConfig, Tokenizer
 
 Token = int | str | None
 

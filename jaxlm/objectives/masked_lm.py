@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlm.config import UserError, field
+from jaxlm.core.config import UserError, field
 from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
 from jaxlm.objectives.ids import choose_ids
 from jaxlm.objectives.prediction import TokenPrediction
 
 if TYPE_CHECKING:
-    from jaxlm.types import ModelConfig, Tokenizer
+    from jaxlm.core.types import ModelConfig, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.objectives.base import Loss, Objective, Shapes, Transform
 
 if TYPE_CHECKING:
     import jax
     from flax import nnx
 
-    from jaxlm.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
+    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.config import field
+from jaxlm.core.config import field
 from jaxlm.kernels.head_loss import head_loss
 from jaxlm.objectives.base import Loss, Objective
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import jax
     from flax import nnx
 
-    from jaxlm.types import Batch, Cache, LanguageModel, ModelConfig, Output
+    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Output
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlm.config import UserError, field
+from jaxlm.core.config import UserError, field
 from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.objectives.base import Loss, Objective, Shapes, Transform, shapes_of
 
 if TYPE_CHECKING:
-    from jaxlm.types import Batch, Cache, ModelConfig, Tokenizer
+    from jaxlm.core.types import Batch, Cache, ModelConfig, Tokenizer
 
 
 class SequenceClassifier(nnx.Module):

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlm.config import UserError, field
+from jaxlm.core.config import UserError, field
 from jaxlm.nn.dropout import split_key
 from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
 from jaxlm.objectives.ids import choose_ids
@@ -40,7 +40,7 @@ from jaxlm.objectives.spans import documents_of, filled, place_spans, round_up, 
 if TYPE_CHECKING:
     import jax
 
-    from jaxlm.types import Batch, Cache, LanguageModel, ModelConfig, Output, Tokenizer
+    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Output, Tokenizer
 
 Spans = list[tuple[int, int]]
 

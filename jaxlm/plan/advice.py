@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from jaxlm.plan.analytic import Work, analyse
+from jaxlm.plan.closed_form.analytic import Work, analyse
+from jaxlm.plan.closed_form.facts import Facts
+from jaxlm.plan.closed_form.setting import Setting
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import ROOM, MemoryPlan
 from jaxlm.plan.roofline import roofline
-from jaxlm.plan.setting import Setting
 
 SHOWN = 4
 

@@ -23,19 +23,19 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels.registry import target_platform
-from jaxlm.plan.collectives import Network
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.hlo import Counts, count_module
-from jaxlm.plan.hlo_text import Module, parse
-from jaxlm.plan.liveness import Timeline, live
-from jaxlm.plan.schedule import Schedule, scheduled
+from jaxlm.plan.hlo.collectives import Network
+from jaxlm.plan.hlo.count import Counts, count_module
+from jaxlm.plan.hlo.liveness import Timeline, live
+from jaxlm.plan.hlo.schedule import Schedule, scheduled
+from jaxlm.plan.hlo.text import Module, parse
 from jaxlm.plan.shapes import batch_spec_of
 from jaxlm.run import RunConfig
-from jaxlm.train.session import program_of
-from jaxlm.train.state import Program, compile_train_step
-from jaxlm.train.xla import options_for
+from jaxlm.training.compiler import options_for
+from jaxlm.training.session import program_of
+from jaxlm.training.state import Program, compile_train_step
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -30,7 +30,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 
 GiB, MiB = 2**30, 2**20
 

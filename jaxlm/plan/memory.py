@@ -20,10 +20,10 @@ from typing import Any
 
 import jax
 
+from jaxlm.core.tree import flatten
 from jaxlm.plan import devices as facts
 from jaxlm.plan.compiling import Compiled, OutOfMemory
 from jaxlm.plan.devices import Topology
-from jaxlm.tree import flatten
 
 FITS, LIKELY, TIGHT = "fits", "likely fits", "tight"
 TOO_MUCH, UNKNOWN = "does not fit", "unknown"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.mesh import AXES, MeshConfig
 from jaxlm.plan.devices import Topology
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from jaxlm.mesh import AXES
+from jaxlm.plan.closed_form.setting import Setting
+from jaxlm.plan.closed_form.stacks import Stack
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.search import Candidate
-from jaxlm.plan.setting import Setting
-from jaxlm.plan.stacks import Stack
 from jaxlm.run import RunConfig
 
 

@@ -1,8 +1,8 @@
 """A plan as one page, with a picture of the memory over the step.
 
-The picture of a compiled step is that of its schedule (`jaxlm.plan.liveness`), a loop's body run
-through once; of an analytic plan a sketch of the same: what layers keep grows layer by layer, and
-goes again while gradients grow.
+The picture of a compiled step is that of its schedule (`jaxlm.plan.hlo.liveness`), a loop's body
+run through once; of an analytic plan a sketch of the same: what layers keep grows layer by layer,
+and goes again while gradients grow.
 """
 
 from __future__ import annotations

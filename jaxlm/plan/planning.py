@@ -13,25 +13,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.plan.advice import Proposal, proposals
-from jaxlm.plan.analytic import Work, analyse
+from jaxlm.plan.closed_form.analytic import Work, analyse
+from jaxlm.plan.closed_form.facts import Facts, facts_of
+from jaxlm.plan.closed_form.scores import kind_of
+from jaxlm.plan.closed_form.setting import Setting, setting_of
+from jaxlm.plan.closed_form.stacks import UnknownModel
 from jaxlm.plan.compiling import Compiled, OutOfMemory, can_compile, compile_for
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Facts, facts_of
-from jaxlm.plan.hlo import Counts
+from jaxlm.plan.hlo.count import Counts
+from jaxlm.plan.hlo.schedule import Schedule
 from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.mesh_on import mesh_on
 from jaxlm.plan.overrides import overrides_of
 from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
-from jaxlm.plan.schedule import Schedule
-from jaxlm.plan.scores import kind_of
 from jaxlm.plan.search import Candidate, search
-from jaxlm.plan.setting import Setting, setting_of
 from jaxlm.plan.shapes import planned, row_of, seq_len_of, tokens_of
-from jaxlm.plan.stacks import UnknownModel
 from jaxlm.run import RunConfig
-from jaxlm.train.session import program_of
+from jaxlm.training.session import program_of
 
 Report = Callable[[str], None]
 COMPILED, ANALYTIC = "compiled", "analytic, not compiled"

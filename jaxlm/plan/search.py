@@ -18,16 +18,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels.context import context_kernels
 from jaxlm.mesh import RULES
-from jaxlm.plan.analytic import Work, analyse
+from jaxlm.plan.closed_form.analytic import Work, analyse
+from jaxlm.plan.closed_form.facts import Facts
+from jaxlm.plan.closed_form.setting import Setting, schedule_of
+from jaxlm.plan.closed_form.stacks import Stack
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Facts
 from jaxlm.plan.memory import ROOM, TIGHT
 from jaxlm.plan.roofline import Roofline, Speed, roofline, speed
-from jaxlm.plan.setting import Setting, schedule_of
-from jaxlm.plan.stacks import Stack
 
 MOST_TENSOR = 16  # beyond, each part of a product is too small to be worth its all-reduce
 MOST_CONTEXT = 32

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.objectives.base import Shapes
 from jaxlm.run import RunConfig
-from jaxlm.train.feed import batch_spec
+from jaxlm.training.feed import batch_spec
 
 MULTIPLE = 256  # a vocabulary's suggested size: a multiple divides over any mesh
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxlm.plan import devices as facts
+from jaxlm.plan.closed_form.setting import schedule_of
 from jaxlm.plan.memory import FITS, LIKELY, ROOM, TIGHT, TOO_MUCH
 from jaxlm.plan.planning import ANALYTIC, Plan
 from jaxlm.plan.search import Candidate
-from jaxlm.plan.setting import schedule_of
 
 SEARCH_HEAD = (
     *("rank", "verdict", "source", "step_s", "tokens_per_s_per_chip", "mfu_causal", "GiB"),

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxlm.files import write_atomic
+from jaxlm.core.files import write_atomic
 from jaxlm.report.files import read_run
 from jaxlm.report.page import render
-from jaxlm.train.run_dir import RunDir
+from jaxlm.runs.folder import RunDir
 
 
 def write_report(run_dir: Path) -> Path:

@@ -7,12 +7,12 @@ config.yaml         the resolved configuration
 marks.json          {dotted path: where it was set}, the paths that were set
 environment.json    versions, devices, commit: any nested values
 data_manifest.json  sources, tokens, hashes: any nested values
-metrics.jsonl       what `jaxlm.train.metrics` writes
+metrics.jsonl       what `jaxlm.runs.trackers` writes
 samples.jsonl       {"step": , "time": , "samples": [{"prompt": , "text": }]} a line
-timing.json         what `jaxlm.train.stopwatch` writes
+timing.json         what `jaxlm.runs.stopwatch` writes
 result.json         {"final": {name: value}}, and of a classification
                     "confusion": {"classes": [...], "table": [[...]]}, rows the true classes
-identity.json       what `jaxlm.train.identity` writes: {"identity": {"accepted": [...]}}
+identity.json       what `jaxlm.runs.identity` writes: {"identity": {"accepted": [...]}}
 checkpoints/        one folder a step
 """
 
@@ -26,13 +26,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.run import own_config
-from jaxlm.train.checkpoint_dir import CheckpointInfo, list_checkpoints
-from jaxlm.train.identity import read_record
-from jaxlm.train.metrics import read_metrics, series
-from jaxlm.train.run_dir import RunDir
-from jaxlm.train.run_files import folder_problems, read_own, read_result
+from jaxlm.runs.checkpoints import CheckpointInfo, list_checkpoints
+from jaxlm.runs.files import folder_problems, read_own, read_result
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.identity import read_record
+from jaxlm.runs.trackers import read_metrics, series
 
 Points = tuple[list[int], list[float]]  # steps, values
 

@@ -12,7 +12,7 @@ import jaxlm
 from jaxlm.report import sections, timeline
 from jaxlm.report.files import RunFiles, time_of
 from jaxlm.report.tables import escape
-from jaxlm.train.progress import duration, human
+from jaxlm.runs.progress import duration, human
 
 
 def render(run: RunFiles) -> str:

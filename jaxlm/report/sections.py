@@ -8,9 +8,9 @@ from typing import Any
 from jaxlm.report.confusion import confusion_table
 from jaxlm.report.files import RunFiles
 from jaxlm.report.tables import clock, escape, fields_table, flatten, show, table, tree
-from jaxlm.train.metrics import extent
-from jaxlm.train.progress import duration, human
-from jaxlm.train.stopwatch import percentages
+from jaxlm.runs.progress import duration, human
+from jaxlm.runs.stopwatch import percentages
+from jaxlm.runs.trackers import extent
 
 MAX_SAMPLE_STEPS = 24
 MAX_SAMPLES_PER_STEP = 6

@@ -8,7 +8,7 @@ from typing import Any
 from jaxlm.report.charts import Line, line_chart
 from jaxlm.report.files import RunFiles, time_of
 from jaxlm.report.tables import clock, table
-from jaxlm.train.metrics import series
+from jaxlm.runs.trackers import series
 
 
 def curves(run: RunFiles) -> str:

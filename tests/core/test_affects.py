@@ -7,7 +7,8 @@ import typing
 
 import pytest
 
-from jaxlm.config import (
+from jaxlm.core import registry
+from jaxlm.core.config import (
     ALLOWED,
     LOGGED,
     UNTRACED,
@@ -19,7 +20,6 @@ from jaxlm.config import (
     traced_values,
     without,
 )
-from jaxlm.core import registry
 from jaxlm.run import RunConfig
 
 # Fields by path, and by class where a part is meant. Each list is complete: all other fields of the

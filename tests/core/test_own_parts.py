@@ -12,9 +12,9 @@ import tiny
 import yaml
 
 from jaxlm.cli import main
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.train.fit import check_fit
+from jaxlm.training.compatibility import check_fit
 
 OWN = '''
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.config import field
-from jaxlm.data.sources import Document, Source, Unit
-from jaxlm.data.tokenizers import ByteTokenizer
+from jaxlm.core.config import field
+from jaxlm.data.sources.base import Document, Source, Unit
+from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.types import TokenizerConfig
-from jaxlm.train.optimizer import OptimizerConfig
+from jaxlm.core.types import TokenizerConfig
+from jaxlm.optim.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import Config, ConfigError, UserError, parse, to_dict, to_yaml
+from jaxlm.core.config import Config, ConfigError, UserError, parse, to_dict, to_yaml
+from jaxlm.core.kinds import files, installed
 from jaxlm.core.listing import kind_called, kinds, listed, parts
-from jaxlm.core.registry import files, find, installed, names, type_name
+from jaxlm.core.registry import find, names, type_name
 
 HEAD = """
 from dataclasses import dataclass
 from typing import ClassVar
-from jaxlm.config import Config, Kind, field
+from jaxlm.core.config import Config, Kind, field
 """
 PART = "@dataclass(frozen=True, kw_only=True)\nclass "
 SHAPES = {  # a package of a kind with its parts, as jaxlm.objectives is one

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlm.data.store import Documents, TokenFile
+from jaxlm.data.store.tokens import Documents, TokenFile
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import UserError, parse
-from jaxlm.data import archives, compressed
-from jaxlm.data.archives import read_members
-from jaxlm.data.sources import Source
+from jaxlm.core.config import UserError, parse
+from jaxlm.data.sources import archives, compressed
+from jaxlm.data.sources.archives import read_members
+from jaxlm.data.sources.base import Source
 
 
 def zstd(data: bytes) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.data.detect import detect, source_of
 
 CHINESE = "床前明月光,疑是地上霜。举头望明月,低头思故乡。\n" * 5

@@ -7,10 +7,10 @@ import csv
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.data.examples import ExampleData
-from jaxlm.data.tables import Csv
-from jaxlm.data.tokenizers import Bytes
+from jaxlm.data.sources.tables import Csv
+from jaxlm.data.tokenizers.base import Bytes
 
 
 def write(path, rows) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import UserError
-from jaxlm.data import fetch as fetch_module
-from jaxlm.data.archives import installed_members, read_members
-from jaxlm.data.corpora import PackageFiles, _package_members
-from jaxlm.data.fetch import fetch, parse_requirement
+from jaxlm.core.config import UserError
+from jaxlm.data.sources import fetch as fetch_module
+from jaxlm.data.sources.archives import installed_members, read_members
+from jaxlm.data.sources.corpora import PackageFiles, _package_members
+from jaxlm.data.sources.fetch import fetch, parse_requirement
 
 BACKEND = """
 import os

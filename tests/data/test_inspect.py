@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from jaxlm.data.inspect import inspect, segments
-from jaxlm.data.sources import TextFiles
+from jaxlm.data.sources.base import TextFiles
 from jaxlm.data.text import TextData
-from jaxlm.data.tokenizers import Bytes
+from jaxlm.data.tokenizers.base import Bytes
 
 
 def prepared(make_corpus, tmp_path, **changes):

@@ -12,11 +12,11 @@ import threading
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
+from jaxlm.core.exit_codes import LOST
 from jaxlm.data.loader import Loader
-from jaxlm.data.order import Shuffled
-from jaxlm.data.windows import Lanes, Windows
-from jaxlm.exit_codes import LOST
+from jaxlm.data.rows.order import Shuffled
+from jaxlm.data.rows.windows import Lanes, Windows
 
 BATCH = 8
 

@@ -7,11 +7,11 @@ from fractions import Fraction
 
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.data.mixture import PART_BITS, Interleaved, MixtureData, Part
-from jaxlm.data.sources import TextFiles
+from jaxlm.data.sources.base import TextFiles
 from jaxlm.data.text import TextData
-from jaxlm.data.tokenizers import Bytes
+from jaxlm.data.tokenizers.base import Bytes
 
 
 class Counting:

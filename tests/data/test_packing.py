@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlm.data.inspect import segments
-from jaxlm.data.packing import PackedRows, best_fit_decreasing, cut
+from jaxlm.data.rows.packing import PackedRows, best_fit_decreasing, cut
 
 PAD = 0
 
@@ -98,7 +98,7 @@ def test_cut_overlaps_by_one() -> None:
 
 
 def test_blocks_are_packed_one_after_the_other(make_documents, random_texts, monkeypatch) -> None:
-    monkeypatch.setattr("jaxlm.data.packing.BLOCK", 16)
+    monkeypatch.setattr("jaxlm.data.rows.packing.BLOCK", 16)
     texts = random_texts(3, 50, 1, 9)
     packed = PackedRows.plan(make_documents(texts), 8, PAD)
     assert Counter(all_segments(packed)) == Counter(tuple(t) for t in texts)

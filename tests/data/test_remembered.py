@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.data import remembered
+from jaxlm.data.sources import remembered
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import UserError, parse, to_dict
-from jaxlm.data import compressed as compressed_files
-from jaxlm.data.archives import read_members
-from jaxlm.data.corpora import PackageFiles, StandardLibrary, Synthetic, _package_members
-from jaxlm.data.formats import decode, lines, split_documents
-from jaxlm.data.labels import LabelBin
-from jaxlm.data.sources import Document, Source, TextFiles, empty_corpus
-from jaxlm.data.tables import ArrayRecord, Csv, JsonLines, Parquet
+from jaxlm.core.config import UserError, parse, to_dict
+from jaxlm.data.sources import compressed as compressed_files
+from jaxlm.data.sources.archives import read_members
+from jaxlm.data.sources.base import Document, Source, TextFiles, empty_corpus
+from jaxlm.data.sources.corpora import PackageFiles, StandardLibrary, Synthetic, _package_members
+from jaxlm.data.sources.formats import decode, lines, split_documents
+from jaxlm.data.sources.labels import LabelBin
+from jaxlm.data.sources.tables import ArrayRecord, Csv, JsonLines, Parquet
 from tests.data.test_fetch import sdist, sha256, tar_bytes  # noqa: F401
 
 WEIRD = "line\r\nnext\u2028same \t  \u2581 é e\u0301 🙂\x0b\n\n tail"

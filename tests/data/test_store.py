@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
-from jaxlm.data import store as store_module
-from jaxlm.data import tokenise
-from jaxlm.data.characters import Characters
-from jaxlm.data.foreign import id_range, read_megatron, read_nanogpt
-from jaxlm.data.sources import TextFiles
-from jaxlm.data.split import held_out
-from jaxlm.data.store import TokenStore, token_dtype
+from jaxlm.core.config import UserError
+from jaxlm.core.types import TokenizerConfig
+from jaxlm.data.sources.base import TextFiles
+from jaxlm.data.store import tokenise
+from jaxlm.data.store import tokens as store_module
+from jaxlm.data.store.foreign import id_range, read_megatron, read_nanogpt
+from jaxlm.data.store.split import held_out
+from jaxlm.data.store.tokenise import Options, prepare_store
+from jaxlm.data.store.tokens import TokenStore, token_dtype
 from jaxlm.data.text import TextData
-from jaxlm.data.tokenise import Options, prepare_store
-from jaxlm.data.tokenizers import Bytes, ByteTokenizer
+from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
+from jaxlm.data.tokenizers.characters import Characters
 from jaxlm.data.tokens import TokenData
-from jaxlm.types import TokenizerConfig
 
 
 def quiet(line: str) -> None:
@@ -446,7 +446,9 @@ def test_megatron(tmp_path, dtype, code, skip) -> None:
 
 
 def test_nanogpt(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("jaxlm.data.foreign.SCAN", 4)  # documents end across pieces of the file
+    monkeypatch.setattr(
+        "jaxlm.data.store.foreign.SCAN", 4
+    )  # documents end across pieces of the file
     path = tmp_path / "train.bin"
     np.array([5, 6, 0, 7, 0, 0, 8, 9, 9, 9, 9], np.uint16).tofile(path)
     one, many = read_nanogpt(path), read_nanogpt(path, eos_id=0)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import UserError, parse, to_dict
-from jaxlm.data import sentencepieces
-from jaxlm.data.characters import Characters
-from jaxlm.data.huggingface import HuggingFace
-from jaxlm.data.sentencepieces import SentencePiece
-from jaxlm.data.tokenizers import META, Bytes, Saved, load_tokenizer
-from jaxlm.types import Tokenizer, TokenizerConfig
+from jaxlm.core.config import UserError, parse, to_dict
+from jaxlm.core.types import Tokenizer, TokenizerConfig
+from jaxlm.data.tokenizers import sentencepieces
+from jaxlm.data.tokenizers.base import META, Bytes, Saved, load_tokenizer
+from jaxlm.data.tokenizers.characters import Characters
+from jaxlm.data.tokenizers.huggingface import HuggingFace
+from jaxlm.data.tokenizers.sentencepieces import SentencePiece
 
 HARD = [
     "",

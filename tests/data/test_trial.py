@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from jaxlm.config import UserError
-from jaxlm.data import trial
-from jaxlm.data.huggingface import HuggingFace, HuggingFaceTokenizer
+from jaxlm.core.config import UserError
+from jaxlm.data.tokenizers import trial
+from jaxlm.data.tokenizers.huggingface import HuggingFace, HuggingFaceTokenizer
 
 pytest.importorskip("tokenizers")
 

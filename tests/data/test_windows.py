@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from jaxlm.data.order import InOrder, Shuffled, shuffled_index
-from jaxlm.data.windows import Lanes, Windows
+from jaxlm.data.rows.order import InOrder, Shuffled, shuffled_index
+from jaxlm.data.rows.windows import Lanes, Windows
 
 PAD = 7
 

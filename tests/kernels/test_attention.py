@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels import attention as module
 from jaxlm.kernels.attention import attention
 from tests.golden_nn import assert_close, load, under

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels import cudnn
 from jaxlm.kernels.attention import attention_kernels
 from jaxlm.kernels.registry import target_platform

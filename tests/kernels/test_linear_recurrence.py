@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels.linear_recurrence import linear_recurrence, linear_recurrence_kernels
 from jaxlm.kernels.registry import target_platform
 

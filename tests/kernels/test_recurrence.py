@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels import recurrence
 
 T, B, H = 11, 3, 6

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels.registry import Kernel, target_platform
 
 

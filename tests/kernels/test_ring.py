@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.kernels.attention import attention
 from jaxlm.kernels.context import context_kernels
 from jaxlm.kernels.ring import zigzag

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, SMOKE
 
 from jaxlm import cli
-from jaxlm.config import UserError, parse
-from jaxlm.exit_codes import DONE, MISTAKE
+from jaxlm.core.config import UserError, parse
+from jaxlm.core.exit_codes import DONE, MISTAKE
 from jaxlm.launch.chips import tpu_chips
 from jaxlm.launch.target import LaunchConfig
 
@@ -150,7 +150,7 @@ def test_what_is_not_told_is_not_checked(values):
 @pytest.mark.parametrize("config", PUBLISHED, ids=lambda p: p.stem)
 def test_the_published_configs_go_where_they_are_meant_to(config: Path):
     """On a slice of GKE of their own topology, and nowhere else."""
-    from jaxlm.config import to_dict
+    from jaxlm.core.config import to_dict
     from jaxlm.launch.chips import check_mesh
     from jaxlm.run import load_run
 

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from standins import Recorders
 
-from jaxlm.config import UserError
-from jaxlm.config_yaml import dump_yaml
+from jaxlm.core.config import UserError
+from jaxlm.core.config_yaml import dump_yaml
 from jaxlm.launch.job import Job
 from jaxlm.launch.start import render
 from jaxlm.launch.steps import WriteFile, command

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jaxlm import cli
-from jaxlm.exit_codes import DONE, HUNG, INTERRUPTED, LOST, MISTAKE
+from jaxlm.core.exit_codes import DONE, HUNG, INTERRUPTED, LOST, MISTAKE
 from jaxlm.launch.group import GroupRunner
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Group, Member

@@ -16,7 +16,7 @@ from conftest import ROOT, SECRET, SMOKE
 
 from jaxlm import cli
 from jaxlm.cli.shared.parsing import parse
-from jaxlm.exit_codes import DONE, HUNG, INTERRUPTED, LOST, MISTAKE
+from jaxlm.core.exit_codes import DONE, HUNG, INTERRUPTED, LOST, MISTAKE
 
 GKE = """
 type: gke

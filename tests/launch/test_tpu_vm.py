@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SECRET
 
-from jaxlm.config import UserError
-from jaxlm.exit_codes import DONE, LOST, MISTAKE
+from jaxlm.core.config import UserError
+from jaxlm.core.exit_codes import DONE, LOST, MISTAKE
 from jaxlm.launch import remote
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import WriteFile

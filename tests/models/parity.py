@@ -28,13 +28,13 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxlm.core.tree import flatten, unflatten
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import BATCH_AXES, MeshConfig, param_shardings
 from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.table import locate, read_params, write_tensors
 from jaxlm.nn.params import split
-from jaxlm.tree import flatten, unflatten
 from tests import golden_rnn, golden_seq2seq
 from tests.golden_families import CASES, Case, gradient_sketch, load_case, sketch
 from tests.golden_nn import assert_close

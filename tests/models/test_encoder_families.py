@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxlm.config import UserError
-from jaxlm.data.fetch import fetch
+from jaxlm.core.config import UserError
+from jaxlm.core.tree import flatten, unflatten
+from jaxlm.data.sources.fetch import fetch
 from jaxlm.generate import Generator, Sampling
 from jaxlm.hf import import_model
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import family_of, family_of_architecture
 from jaxlm.models.families.table import locate, tensor_shapes, write_tensors
 from jaxlm.nn.params import split
-from jaxlm.train.session import load_trained
-from jaxlm.tree import flatten, unflatten
+from jaxlm.training.session import load_trained
 from tests.golden_nn import assert_close, load
 from tests.models.parity import (
     again,

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlm.core.tree import unflatten
 from jaxlm.generate import Generator, Sampling
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families.table import tensor_shapes, write_tensors
-from jaxlm.tree import unflatten
 from tests.models.parity import (
     abstract_of,
     again,

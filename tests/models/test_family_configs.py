@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.models.families import families, family_of, family_of_architecture
 from jaxlm.models.families.gpt2 import GPT3
 from jaxlm.models.families.table import locate

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxlm import config as configs
-from jaxlm.config import UserError
+from jaxlm.core import config as configs
+from jaxlm.core.config import UserError
+from jaxlm.core.tree import flatten
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.pipeline import Schedule, _exchanges, pipelined
-from jaxlm.train.state import compile_train_step
-from jaxlm.tree import flatten
+from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 VOCAB = 32

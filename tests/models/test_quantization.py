@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.mesh import MeshConfig, param_shardings
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.experts import ExpertKernels
 from jaxlm.nn.moe import MoEConfig
 from jaxlm.nn.params import split
-from jaxlm.train.state import compile_train_step
+from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 STEPS = 20

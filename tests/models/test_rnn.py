@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 from hlo import COLLECTIVE, loop_bodies
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
+from jaxlm.core.tree import flatten
 from jaxlm.generate import Generator, Sampling
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
@@ -20,8 +21,7 @@ from jaxlm.models.rnn import RNNConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.recurrent import CELLS
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.train.state import make_program
-from jaxlm.tree import flatten
+from jaxlm.training.state import make_program
 from tests import golden_rnn
 
 V, B, T = 32, 2, 8

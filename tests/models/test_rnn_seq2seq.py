@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from hlo import COLLECTIVE, loop_bodies
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.generate import Generator, Sampling
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
@@ -20,7 +20,7 @@ from jaxlm.models.rnn_encoder import EncoderConfig
 from jaxlm.models.rnn_seq2seq import RNNSeq2SeqConfig
 from jaxlm.nn.params import split
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.train.state import make_program
+from jaxlm.training.state import make_program
 from tests import golden_seq2seq as golden_files
 
 V, B, S, T = 32, 2, 7, 6

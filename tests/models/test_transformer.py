@@ -17,7 +17,8 @@ import pytest
 from flax import nnx
 from jax._src.ad_checkpoint import saved_residuals
 
-from jaxlm.config import (
+from jaxlm.core import registry
+from jaxlm.core.config import (
     Config,
     Layer,
     UserError,
@@ -25,7 +26,7 @@ from jaxlm.config import (
     read_overrides,
     to_dict,
 )
-from jaxlm.core import registry
+from jaxlm.core.tree import flatten, unflatten
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.models.blocks import StackConfig
@@ -34,7 +35,6 @@ from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.position import NoPositionConfig
-from jaxlm.tree import flatten, unflatten
 from tests.golden_nn import assert_close, load, under
 
 MODELS = ["gated", "plain", "interleaved"]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxlm.core.tree import flatten
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.nn.latent import LatentConfig
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.position import RotaryConfig, Rows
-from jaxlm.tree import flatten
 
 DIM = 12
 SMALL = LatentConfig(num_heads=4, kv_rank=6, nope_dim=4, rope_dim=2, v_dim=5)

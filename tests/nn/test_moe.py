@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
+from jaxlm.core.tree import flatten
 from jaxlm.kernels.filled import room_kernels
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.moe import MoEConfig
 from jaxlm.nn.params import split
-from jaxlm.tree import flatten
 
 DIM, E = 12, 6
 BASE = MoEConfig(

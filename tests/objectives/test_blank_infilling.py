@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlm.data.tokenizers import ByteTokenizer
+from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.objectives.blank_infilling import BlankInfilling
 from tests.objectives.test_span_corruption import BOS, EOS, ragged, row_of
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxlm.config import UserError
-from jaxlm.data.huggingface import HuggingFaceTokenizer
-from jaxlm.data.sentencepieces import SentencePiece
-from jaxlm.data.tokenizers import ByteTokenizer
+from jaxlm.core.config import UserError
+from jaxlm.data.tokenizers.base import ByteTokenizer
+from jaxlm.data.tokenizers.huggingface import HuggingFaceTokenizer
+from jaxlm.data.tokenizers.sentencepieces import SentencePiece
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.objectives.blank_infilling import BlankInfilling
 from jaxlm.objectives.ids import choose_ids

@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError, parse
-from jaxlm.data.tokenizers import ByteTokenizer
+from jaxlm.core.config import UserError, parse
+from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.objectives.masked_lm import MaskedLM
 
 MASK = 263

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.data.loader import Loader
-from jaxlm.evaluate import evaluator_of
+from jaxlm.evals.loss import evaluator_of
 from jaxlm.generate import Ends, Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
-from jaxlm.train.feed import Feed, batch_spec
-from jaxlm.train.session import Session
-from jaxlm.train.state import compile_train_step
+from jaxlm.training.feed import Feed, batch_spec
+from jaxlm.training.session import Session
+from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 SMOKE = sorted(path.stem for path in tiny.SMOKE.glob("*.yaml"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxlm.data.tokenizers import ByteTokenizer
+from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.objectives.span_corruption import SpanCorruption
 from tests import tiny
 

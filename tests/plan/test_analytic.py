@@ -11,14 +11,14 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from jaxlm.mesh import MeshConfig, gradient_by_columns
-from jaxlm.plan.analytic import analyse
-from jaxlm.plan.collectives import wire_bytes
+from jaxlm.plan.closed_form.analytic import analyse
+from jaxlm.plan.closed_form.facts import facts_of
+from jaxlm.plan.closed_form.scores import kind_of, scores_of
+from jaxlm.plan.closed_form.setting import Setting, setting_of
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import facts_of
+from jaxlm.plan.hlo.collectives import wire_bytes
 from jaxlm.plan.memory import batch_parts, state_parts
-from jaxlm.plan.scores import kind_of, scores_of
-from jaxlm.plan.setting import Setting, setting_of
 from jaxlm.plan.shapes import planned
 from tests.plan.texts import ALL, config_of, counts_of, facts_for
 from tests.tiny import load

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from jaxlm.plan.collectives import Network
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.hlo_text import parse
+from jaxlm.plan.hlo.collectives import Network
+from jaxlm.plan.hlo.schedule import scheduled
+from jaxlm.plan.hlo.text import parse
 from jaxlm.plan.roofline import Transfer, network_seconds
-from jaxlm.plan.schedule import scheduled
 
 V5E = Topology.read("v5e:2x4")
 CLOCK = 1.5e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlm.plan.groups import axes_of, crosses, groups, pairs
+from jaxlm.plan.hlo.groups import axes_of, crosses, groups, pairs
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 2}
 IDS = np.arange(16).reshape(2, 4, 2)

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxlm.plan.hlo import count
+from jaxlm.plan.hlo.count import count
 
 MESH = {"data": 4, "tensor": 2}
 

@@ -7,8 +7,8 @@ from functools import cache
 import pytest
 
 from jaxlm.mesh import MeshConfig
-from jaxlm.plan.hlo import Counts, count
-from jaxlm.train.state import compile_train_step
+from jaxlm.plan.hlo.count import Counts, count
+from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 SPLIT = {"data": 2, "fsdp": 2, "tensor": 2}

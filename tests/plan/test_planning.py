@@ -14,24 +14,24 @@ from pathlib import Path
 import pytest
 
 from jaxlm.cli import main
-from jaxlm.config import UserError, to_yaml
+from jaxlm.core.config import UserError, to_yaml
 from jaxlm.kernels import cudnn
 from jaxlm.plan import Topology, compiling, plan_run, planning, render, search_plans
 from jaxlm.plan.advice import neighbours, proposals
-from jaxlm.plan.analytic import analyse
+from jaxlm.plan.closed_form.analytic import analyse
+from jaxlm.plan.closed_form.facts import facts_of
+from jaxlm.plan.closed_form.setting import setting_of
 from jaxlm.plan.compiling import OutOfMemory, compile_on
-from jaxlm.plan.facts import facts_of
 from jaxlm.plan.memory import Part, of_refused
 from jaxlm.plan.overrides import overrides_of
 from jaxlm.plan.planning import ANALYTIC
 from jaxlm.plan.roofline import roofline
 from jaxlm.plan.search import divides, meshes, search, settings
-from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.plan.text import paragraph, setting_text
 from jaxlm.run import load_run
-from jaxlm.train.feed import batch_spec
-from jaxlm.train.session import Session
+from jaxlm.training.feed import batch_spec
+from jaxlm.training.session import Session
 from tests.plan.texts import config_of, facts_for
 from tests.tiny import load
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.plan import devices as facts
 from jaxlm.plan.devices import CHIPS, Topology
 from jaxlm.plan.roofline import Load, Piece, Transfer, roofline, speed
-from jaxlm.train.throughput import PEAK_FLOPS
+from jaxlm.training.throughput import PEAK_FLOPS
 
 V5P = Topology.read("v5p:4x4x4")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jaxlm.plan.hlo import count
-from jaxlm.plan.hlo_text import parse
-from jaxlm.plan.loops import trip_count
+from jaxlm.plan.hlo.count import count
+from jaxlm.plan.hlo.loops import trip_count
+from jaxlm.plan.hlo.text import parse
 
 MOVES = """HloModule m
 
@@ -230,7 +230,8 @@ ENTRY %main (a: f32[64,128]) -> (s32[], f32[64,128]) {
   %a = f32[64,128]{1,0} parameter(0)
   %i = s32[] constant(0)
   %t = (s32[], f32[64,128]) tuple(%i, %a)
-  ROOT %w = (s32[], f32[64,128]) while(%t), condition=%cond, body=%body, metadata={op_name="jit(f)/NAME/while"}
+  ROOT %w = (s32[], f32[64,128]) while(%t), condition=%cond, body=%body,
+  metadata={op_name="jit(f)/NAME/while"}
 }
 """  # noqa: E501
 

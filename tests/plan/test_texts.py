@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jaxlm.plan.hlo import count
-from jaxlm.plan.hlo_text import parse
-from jaxlm.plan.liveness import SAVED, live
+from jaxlm.plan.hlo.count import count
+from jaxlm.plan.hlo.liveness import SAVED, live
+from jaxlm.plan.hlo.text import parse
 from tests.plan.texts import TEXTS, counts_of, module_of, text_of
 
 TOKENS = {"v5e_fsdp8_tensor2": 2 * 2048, "v5e_fsdp16_offload": 2048}  # of a device
@@ -151,7 +151,7 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
     ],
 )
 def test_arrays_take_whole_tiles(text, size, padded):
-    from jaxlm.plan.hlo_text import read_shapes
+    from jaxlm.plan.hlo.text import read_shapes
 
     (shape,) = read_shapes(text)
     assert (shape.num_bytes, shape.padded_bytes) == (size, padded)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jaxlm.cli import main
-from jaxlm.config import to_yaml
+from jaxlm.core.config import to_yaml
 from tests.plan.texts import config_of
 from tests.tpu import needs_libtpu
 

@@ -1,10 +1,10 @@
 """Compiled TPU programs that are kept as text, and the config they were compiled from.
 
 Six layers of 1,024 with ffns of 4,096 and eight heads of 128 (four for keys), rows of 2,048
-tokens, sixteen a step, bfloat16, for sixteen v5e chips: by `jaxlm.train.state.compile_train_step`
-with jax 0.10.2 and libtpu 0.0.42, without the bodies of kernels and what backends keep for
-themselves. The names of parts were written into the instructions' names afterwards, from the stack
-frames that the texts had then.
+tokens, sixteen a step, bfloat16, for sixteen v5e chips: by
+`jaxlm.training.state.compile_train_step` with jax 0.10.2 and libtpu 0.0.42, without the bodies of
+kernels and what backends keep for themselves. The names of parts were written into the
+instructions' names afterwards, from the stack frames that the texts had then.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jaxlm import config as configs
-from jaxlm.plan.facts import Facts, facts_of
-from jaxlm.plan.hlo import Counts, count
-from jaxlm.plan.hlo_text import Module, parse
+from jaxlm.core import config as configs
+from jaxlm.plan.closed_form.facts import Facts, facts_of
+from jaxlm.plan.hlo.count import Counts, count
+from jaxlm.plan.hlo.text import Module, parse
 from jaxlm.run import RunConfig
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "plan"

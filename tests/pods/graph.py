@@ -21,16 +21,16 @@ from pathlib import Path
 import jax
 
 from jaxlm.kernels.registry import target_platform
+from jaxlm.plan.closed_form.facts import facts_of
+from jaxlm.plan.closed_form.setting import setting_of
+from jaxlm.plan.closed_form.transfers import transfers
 from jaxlm.plan.compiling import Compiled, compile_for, devices_of
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import facts_of
-from jaxlm.plan.hlo import Counts
+from jaxlm.plan.hlo.count import Counts
 from jaxlm.plan.memory import MemoryPlan, of_compiled
-from jaxlm.plan.setting import setting_of
 from jaxlm.plan.shapes import batch_spec_of, planned
-from jaxlm.plan.transfers import transfers
 from jaxlm.run import RunConfig, load_run
-from jaxlm.train.session import program_of
+from jaxlm.training.session import program_of
 from tests.pods.known import Known
 from tests.pods.sent import CAST, MIB, Key, Piece, as_least, pieces_of
 

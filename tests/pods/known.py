@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from jaxlm.mesh import RULES
+from jaxlm.plan.closed_form.facts import Facts
+from jaxlm.plan.closed_form.sender import mesh_axes
+from jaxlm.plan.closed_form.setting import Setting
+from jaxlm.plan.closed_form.stacks import Array, ways
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.facts import Facts
-from jaxlm.plan.hlo_text import Shape
-from jaxlm.plan.sender import mesh_axes
-from jaxlm.plan.setting import Setting
-from jaxlm.plan.stacks import Array, ways
+from jaxlm.plan.hlo.text import Shape
 
 LANES = 128  # columns of a tile
 FSDP = ("fsdp",)

@@ -4,9 +4,9 @@
     pieces = pieces_of(counts)               # of each collective the arrays, one by one
     sent, beyond = as_least(pieces, known)   # by (kind, axes), and by exception
 
-The least is `jaxlm.plan.transfers` with `least`. Where the compiler sends more on its own account,
-an exception of `BEYOND` knows the arrays and says what would do instead; all other bytes have to
-be the least's. `unexpected_gathers` names arrays that are gathered and should not be.
+The least is `jaxlm.plan.closed_form.transfers` with `least`. Where the compiler sends more on its
+own account, an exception of `BEYOND` knows the arrays and says what would do instead; all other
+bytes have to be the least's. `unexpected_gathers` names arrays that are gathered and should not be.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from jaxlm.plan.collectives import wire_bytes
-from jaxlm.plan.hlo import Counts
-from jaxlm.plan.hlo_text import DTYPE_BITS, Shape
-from jaxlm.train.optimizer import Adafactor
+from jaxlm.optim.optimizer import Adafactor
+from jaxlm.plan.hlo.collectives import wire_bytes
+from jaxlm.plan.hlo.count import Counts
+from jaxlm.plan.hlo.text import DTYPE_BITS, Shape
 from tests.pods.known import FSDP, LANES, Known, plain
 
 Key = tuple[str, tuple[str, ...]]  # (kind, axes)

@@ -22,7 +22,7 @@ from jaxlm.mesh import (
 )
 from jaxlm.plan.compiling import devices_of
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.hlo import count
+from jaxlm.plan.hlo.count import count
 from tests.pods.sent import MIB
 from tests.tpu import needs_libtpu
 
@@ -77,7 +77,7 @@ def test_a_head_s_gradient_comes_to_each_device_in_part():
 def test_over_a_whole_slice_libtpu_sums_all_for_all(name):
     """Also where a reduce-scatter is asked for by hand: so shipped meshes have `data` of two.
 
-    When this fails, `jaxlm.plan.weights` and the README have news.
+    When this fails, `jaxlm.plan.closed_form.weights` and the README have news.
     """
     devices = devices_of(Topology.read(name))
     whole = 4 * 4096 * 14336

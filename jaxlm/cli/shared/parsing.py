@@ -19,8 +19,8 @@ import jaxlm.cli
 from jaxlm import __version__
 from jaxlm.cli.shared.values import Choice
 from jaxlm.cli.shared.verb import SECTIONS, SETTINGS, Verb, write_examples
-from jaxlm.errors import UserError, printable, shown, suggest
-from jaxlm.exit_codes import MISTAKE, TABLE
+from jaxlm.core.errors import UserError, printable, shown, suggest
+from jaxlm.core.exit_codes import MISTAKE, TABLE
 
 EXAMPLES = (
     ("train configs/quickstart.yaml", "trains, evaluates, writes a report"),

@@ -23,9 +23,9 @@ from typing import IO, Any, Literal
 
 import click
 
-from jaxlm.config import Config, Resolved, Setting, key_of, settings
-from jaxlm.config_yaml import join
 from jaxlm.core import registry
+from jaxlm.core.config import Config, Resolved, Setting, key_of, settings
+from jaxlm.core.config_yaml import join
 
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 DEFAULT = "default"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from jaxlm.config import Setting
+from jaxlm.core.config import Setting
 
 PLAIN_WIDTH = 100
 LEAST_MEANING = 24  # columns of a meaning, which is wrapped; values and origins are cut instead

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from jaxlm.core.errors import few, printable
 from jaxlm.data.detect import Found, source_of
-from jaxlm.errors import few, printable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxlm.config import Resolved
+    from jaxlm.core.config import Resolved
     from jaxlm.run import RunConfig
 
 
@@ -22,8 +22,8 @@ def run_training(
     """The exit code of the run."""
     from jaxlm.api import fit
     from jaxlm.cli.shared.figures import print_figures
-    from jaxlm.files import disk_errors
-    from jaxlm.processes import init_processes, told_to_others
+    from jaxlm.core.files import disk_errors
+    from jaxlm.distributed.processes import init_processes, told_to_others
 
     init_processes(coordinator, num_processes, process_id)
     with told_to_others(), disk_errors(resolved.config.run_dir or ""):

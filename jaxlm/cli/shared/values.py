@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from jaxlm.errors import UserError, shown, suggest, wrong_path
+from jaxlm.core.errors import UserError, shown, suggest, wrong_path
 
 LARGEST = 2**31 - 1  # int32, as on devices
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from jaxlm.exit_codes import TABLE
+from jaxlm.core.exit_codes import TABLE
 
 Examples = tuple[tuple[str, str], ...]  # (command, its purpose)
 

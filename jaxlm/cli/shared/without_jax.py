@@ -21,7 +21,7 @@ from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
-from jaxlm.errors import UserError
+from jaxlm.core.errors import UserError
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ A new family is one file and a line in `FAMILIES`. Shared code asks this table a
 
 from __future__ import annotations
 
-from jaxlm.config import UserError, import_name, suggest
-from jaxlm.errors import shown
+from jaxlm.core.config import UserError, import_name, suggest
+from jaxlm.core.errors import shown
+from jaxlm.core.types import ModelConfig
 from jaxlm.models.families.base import Family
-from jaxlm.types import ModelConfig
 
 FAMILIES: dict[str, str] = {  # name -> "module:Family"
     "gpt2": "jaxlm.models.families.gpt2:FAMILY",

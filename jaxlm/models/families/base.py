@@ -27,11 +27,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxlm.config import UserError, type_name
-from jaxlm.errors import shown
+from jaxlm.core.config import UserError, type_name
+from jaxlm.core.errors import shown
+from jaxlm.core.types import ModelConfig
 from jaxlm.models.families.kinds import check_kinds
 from jaxlm.models.families.values import Values, refuse_unread_positions
-from jaxlm.types import ModelConfig
 
 P = TypeVar("P")
 

@@ -25,7 +25,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
-from jaxlm.errors import UserError, shown
+from jaxlm.core.errors import UserError, shown
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
 from jaxlm.models.families.checks import demand
 from jaxlm.models.families.gpt2 import ACTIVATIONS

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from jaxlm.config import UserError, diff
-from jaxlm.errors import shown
+from jaxlm.core.config import UserError, diff
+from jaxlm.core.errors import shown
+from jaxlm.core.types import ModelConfig
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation
-from jaxlm.types import ModelConfig
 
 T = TypeVar("T")
 Values = Mapping[str, Any]

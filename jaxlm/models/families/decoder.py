@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Tensor, one_of, part_of
 from jaxlm.models.families.checks import (

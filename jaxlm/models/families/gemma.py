@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.models.families import rope
 from jaxlm.models.families.base import Family, Tensor, part_of
 from jaxlm.models.families.checks import checked, require, shortest, spread

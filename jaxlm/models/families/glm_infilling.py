@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxlm.errors import UserError, shown
+from jaxlm.core.errors import UserError, shown
 
 
 def is_count(value: Any, least: int = 1) -> bool:

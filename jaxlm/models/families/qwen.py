@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.checks import checked, require
 from jaxlm.models.families.decoder import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.models.families.base import Family, Tensor
 from jaxlm.models.families.checks import checked, require
 from jaxlm.models.families.decoder import attention_rows, outer_rows, read, sizes, write

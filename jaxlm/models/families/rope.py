@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlm.errors import UserError, shown, suggest
+from jaxlm.core.errors import UserError, shown, suggest
 from jaxlm.nn.position import RotaryConfig
 from jaxlm.nn.rope_scaling import (
     DynamicScaling,

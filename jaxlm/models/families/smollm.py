@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.checks import checked, for_each_layer, shortest, spread
 from jaxlm.models.families.decoder import (

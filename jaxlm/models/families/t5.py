@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from jaxlm.config import UserError
+from jaxlm.core.config import UserError
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
 from jaxlm.models.families.checks import first_said, require

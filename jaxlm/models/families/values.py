@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from jaxlm.errors import UserError, few, shown
+from jaxlm.core.errors import UserError, few, shown
 
 # Keys that shape no model, in the files of any family: what the file is of; how a program runs it;
 # how it was trained, and from which weights; heads that are not in it; tokens, which `jaxlm.hf`

@@ -1,0 +1,1 @@
+"""Checkpoints: asynchronous, checksummed, committed whole or not at all."""

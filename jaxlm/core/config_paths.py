@@ -1,0 +1,59 @@
+"""The paths in a config. A relative one starts at the folder that the command is started in.
+
+That holds for a config file and for the command line, as in Hydra and axolotl; `include:`, which
+names another config, starts at the file it is in. A run keeps its paths absolute, so that it is
+resumed from any folder:
+
+    anchored(config).data.source.files      # ("/home/a/texts/*.txt",) of "texts/*.txt"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from jaxlm.core.config import Config, key_of
+from jaxlm.core.config_yaml import join
+
+C = TypeVar("C", bound=Config)
+
+
+def anchored(config: C, folder: str | None = None) -> C:
+    """The config with its relative paths made absolute; `folder`: by default where we are."""
+    return _changed(config, os.getcwd() if folder is None else folder)
+
+
+def path_keys(config: Config) -> set[str]:
+    """The dotted keys of the fields that hold paths."""
+    return set(_keys(config, ""))
+
+
+def _changed(value: Any, folder: str, is_path: bool = False) -> Any:
+    if isinstance(value, Config):
+        changes = {
+            spec.name: _changed(getattr(value, spec.name), folder, spec.metadata["path"])
+            for spec in dataclasses.fields(value)
+        }
+        return value.replace(**changes)
+    if isinstance(value, tuple):
+        return tuple(_changed(item, folder, is_path) for item in value)
+    if isinstance(value, dict):
+        return {key: _changed(item, folder, is_path) for key, item in value.items()}
+    # ~ is the home; ".." is kept, as it is another folder after a symlink
+    kept = not is_path or not isinstance(value, str) or value.startswith("~")
+    return value if kept else os.path.join(folder, value.removeprefix("./"))
+
+
+def _keys(value: Any, here: str) -> Iterator[str]:
+    if isinstance(value, Config):
+        for spec in dataclasses.fields(value):
+            name = join(here, key_of(spec))
+            if spec.metadata["path"]:
+                yield name
+            yield from _keys(getattr(value, spec.name), name)
+    elif isinstance(value, (tuple, dict)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _keys(item, join(here, key))

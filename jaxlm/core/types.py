@@ -1,0 +1,358 @@
+"""The words that every part shares: the shape legend, the batch, metrics, the configs' bases.
+
+Shapes are written with these letters, in comments and in einsum strings alike:
+
+    B batch   T query length   S key length   D hidden size   F ffn size   N query heads
+    K kv heads   H head size   V vocabulary   L layers   E experts
+
+This module imports neither jax nor flax, so that the CLI and the data workers start fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+
+from jaxlm.core.config import Config, Kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import jax
+    import numpy as np
+    from flax import nnx
+
+# A batch is a flat dict of arrays (numpy on the host, jax on the device):
+#
+#   tokens          [B, T] int32    inputs
+#   targets         [B, T] int32    what to predict at each position (the next token)
+#   loss_weights    [B, T] float32  0 where the target does not count
+#   segment_ids     [B, T] int32    documents of a row, from 1; 0 is padding
+#   positions       [B, T] int32    place within the document; 0 starts one
+#   num_bytes       [B] int32       UTF-8 bytes of the targets that count
+#   num_chars       [B] int32       characters of the targets that count
+#   prefix          [B, T] bool     seen by all of its document, where blanks are filled
+#   places          [B, T, 2] int32 position, and place within a blank
+#   source_tokens, source_segment_ids, source_positions
+#                   [B, S] int32    what an encoder reads; segment i is for segment i of the row
+#   labels          [B] int32       classes, for classification
+#   example_weights [B] float32     0 for a row that only fills the batch
+Batch = Mapping[str, Any]
+
+# A metric is (sum, weight): nothing is divided before the last reduction, so micro-batches, ragged
+# masks and any number of hosts give the same number as one big batch.
+Metrics = Mapping[str, tuple[Any, Any]]
+
+# Among the losses that an ffn gives, what is none: [E] int32, tokens that chose each expert.
+LOAD = "load"
+
+Cache = Any  # a pytree: keys and values for attention, the hidden state for recurrences
+
+
+Dtype = Literal["auto", "bfloat16", "float32"]  # see ModelConfig.computing_on
+
+
+class Output(NamedTuple):
+    """What a language model makes of a batch of tokens."""
+
+    hidden: jax.Array  # [B, T, D] after the final norm
+    cache: Cache | None = None  # after these tokens; None where none was given
+    losses: Mapping[str, jax.Array] = {}  # [B] by row: what a router adds to the row's mean loss
+    states: Any = None  # [L, B, T, D] after every layer, where they are asked for
+    load: Any = None  # {run of layers: [L, E] tokens that chose each expert}, where there are any
+
+
+class Encoded(NamedTuple):
+    """What an encoder made of a text, for a decoder to look at."""
+
+    hidden: jax.Array  # [B, S, D]
+    segment_ids: jax.Array  # [B, S]: 0 is padding
+    ends: Any = None  # [B, S, ...]: the last states of each place's document, of recurrent layers
+
+
+class LanguageModel(Protocol):
+    """What an objective, the generator and the evaluator ask of a model (a Flax NNX module)."""
+
+    config: ModelConfig
+
+    def __call__(
+        self,
+        tokens: jax.Array,  # [B, T]
+        *,
+        positions: jax.Array,  # [B, T]
+        segment_ids: jax.Array,  # [B, T]
+        cache: Cache | None = None,
+        encoded: Encoded | None = None,
+        key: jax.Array | None = None,
+    ) -> Output:
+        """Hidden states, and the cache after these tokens; `key` switches dropout on."""
+        ...
+
+    def encode(
+        self,
+        tokens: jax.Array,  # [B, S]
+        *,
+        positions: jax.Array,  # [B, S]
+        segment_ids: jax.Array,  # [B, S]
+        key: jax.Array | None = None,
+    ) -> Encoded:
+        """What the encoder makes of a text; only where `config.encodes`."""
+        ...
+
+    def head_input(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, D]
+        """What the head's kernel is multiplied with."""
+        ...
+
+    def head(self) -> Any:  # kernels.cross_entropy.HeadParams
+        ...
+
+    def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V] float32
+        ...
+
+    def init_cache(
+        self, batch_size: int, max_len: int, encoded: Encoded | None = None
+    ) -> Cache: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """A model's shape; `build` makes the NNX module."""
+
+    kind: ClassVar = Kind("models", "model", folder="jaxlm.models")
+
+    if TYPE_CHECKING:  # a field of every model's own, so that it has its place among the others
+        vocab_size: Any = None  # int | None; None: the tokenizer's
+        start_id: Any = None  # int | None; where it encodes or fills: begins a text; None: padding
+        blank_ids: Any = ()  # tuple[int, ...]; where it fills blanks: what stands for one
+        dtype: Any = "auto"  # Dtype
+
+    def computing_on(self, platform: str) -> Self:
+        """The model with `dtype: auto` chosen for "cpu", "gpu" or "tpu", in its encoder as well.
+
+        A CPU has no fast bfloat16: a step in it takes up to a third more time there.
+        """
+        chosen = "float32" if platform == "cpu" else "bfloat16"
+        changes: dict[str, Any] = {}
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if setting.name == "dtype" and value == "auto":
+                changes["dtype"] = chosen
+            elif getattr(value, "dtype", None) == "auto":
+                changes[setting.name] = value.replace(dtype=chosen)
+        return self.replace(**changes)
+
+    @property
+    def output_size(self) -> int:
+        """Size of the hidden states that the model returns (D)."""
+        raise NotImplementedError
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest text that the model has positions for; None: no limit."""
+        return None
+
+    @property
+    def max_source_positions(self) -> int | None:
+        """The longest source that the encoder has positions for; None: no limit."""
+        return None
+
+    @property
+    def encodes(self) -> bool:
+        """Whether an encoder reads a source text first."""
+        return False
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether its layers can be the stages of a pipeline."""
+        return False
+
+    def check_stages(self, stages: int, repeats: int) -> None:
+        """Raises `UserError` where stages, passed so often, cannot share its kinds of layers."""
+
+    @property
+    def sees_ahead(self) -> bool:
+        """Whether a token sees those behind it, as an encoder's do."""
+        return False
+
+    @property
+    def takes_prefix(self) -> bool:
+        """Whether a text may begin with tokens that all of it sees (`prefix` of a batch)."""
+        return False
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether the model has `rewind(cache, n)`: the cache without its last n tokens."""
+        return False
+
+    @property
+    def fills_blanks(self) -> bool:
+        """Whether a text's places are those of blanks, which no plain text says."""
+        return False
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether training passes the recurrent state on from one window to the next."""
+        return False
+
+    def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(Config):
+    """How tokens look at one another."""
+
+    kind: ClassVar = Kind("attentions", "attention", folder="jaxlm.nn", default="multi_head")
+
+    if TYPE_CHECKING:  # fields that every attention has
+        num_heads: Any = None
+        causal: Any = None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names that the backward pass may find its tensors by (`jaxlm.nn.stack.Remat`)."""
+        raise NotImplementedError
+
+    @property
+    def projects_latents(self) -> bool:
+        """Whether keys and values are made of a latent vector, in two parts of a head each."""
+        return False
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """One period of the layers' windows."""
+        raise NotImplementedError
+
+    def check(self, hidden_size: int) -> None:
+        """Raises `UserError` where heads and width do not go together."""
+
+    def rotary_size(self, hidden_size: int) -> int:
+        """The features of a head that rotary positions may turn."""
+        raise NotImplementedError
+
+    def score_flops(self, hidden_size: int) -> float:
+        """Forward FLOPs for each key that a query meets: its score, and its part of the sum."""
+        raise NotImplementedError
+
+    def build(self, dim: int, *, norm: NormConfig, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def init_cache(self, dim: int, batch_size: int, max_len: int, dtype: Any) -> Any:
+        """One layer's empty slots, {name: [B, S, ...]}."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FFNConfig(Config):
+    """What a block does to each token by itself."""
+
+    kind: ClassVar = Kind("ffns", "ffn", folder="jaxlm.nn", default="dense")
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names that the backward pass may find its tensors by (`jaxlm.nn.stack.Remat`)."""
+        raise NotImplementedError
+
+    @property
+    def routes(self) -> bool:
+        """Whether training must hear of its router: of losses, or of how busy its experts are."""
+        return False
+
+    def build(self, dim: int, **options: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormConfig(Config):
+    """How hidden states are normalised."""
+
+    kind: ClassVar = Kind("norms", "norm", folder="jaxlm.nn", default="rmsnorm")
+
+    def build(self, dim: int) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionConfig(Config):
+    """How a token knows its place."""
+
+    kind: ClassVar = Kind("positions", "position", folder="jaxlm.nn", default="rotary")
+
+    def check_head(self, head_dim: int) -> None:
+        """Raises `UserError` for heads of a size that these positions cannot turn."""
+
+    def angles(self, rows: Any, head_dim: int) -> Any:
+        """A `jaxlm.nn.position.Rotary` for these rows; None where nothing is turned."""
+        return None
+
+    @property
+    def limit(self) -> int | None:
+        """Positions that there are parameters for; None: no limit."""
+        return None
+
+    def build(self, dim: int, num_heads: int, **options: Any) -> Any:
+        """The parameters of these positions; None where there are none."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(Config):
+    """A tokenizer: trained on the corpus, loaded from a file, or fixed."""
+
+    kind: ClassVar = Kind("tokenizers", "tokenizer", folder="jaxlm.data.tokenizers")
+
+    def build(
+        self, texts: Callable[[], Iterator[str]], corpus_fingerprint: str, cache_dir: Path
+    ) -> Tokenizer:
+        """The tokenizer; one that is trained reads `texts` and is kept in the cache."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Config):
+    """A factor in [0, 1] of the peak learning rate, by step."""
+
+    kind: ClassVar = Kind("schedules", "schedule", folder="jaxlm.optim")
+
+    def build(self, total_steps: int) -> Callable[[Any], jax.Array]:
+        """The factor at a step, for a run of `total_steps`."""
+        raise NotImplementedError
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `token_bytes[i]` is what id i adds to the text (b"": special)."""
+
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int | None
+    adds_bos: bool
+    adds_eos: bool
+    pad_id: int
+    token_bytes: list[bytes]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: Any) -> str: ...
+
+    def id_of(self, token: str) -> int | None: ...
+
+    def fingerprint(self) -> str: ...
+
+    def save(self, folder: Any) -> None: ...
+
+
+class RowDataset(Protocol):
+    """Rows at random access: row i is a pure function of (seed, i), for every i >= 0.
+
+    A row is a dict of numpy arrays with the batch's keys (without B), and "id", an int64 that names
+    the sample. Rows repeat epoch after epoch, reshuffled; `rows_per_epoch` rows make one.
+    """
+
+    @property
+    def rows_per_epoch(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...

@@ -1,0 +1,1 @@
+"""Rows of a batch from stored documents: order, windows, packing, mixtures, splits."""

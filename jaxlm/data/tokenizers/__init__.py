@@ -1,0 +1,1 @@
+"""Text <-> ids: sentencepiece, characters, tokenizer.json."""

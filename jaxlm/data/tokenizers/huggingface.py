@@ -1,0 +1,225 @@
+"""tokenizer.json of Hugging Face, read by their `tokenizers` library.
+
+    tokenizer = HuggingFace(path="models/gpt2").build(texts, corpus_fingerprint, cache_dir)
+
+Texts are encoded without the special tokens that a template would add, and the spelling of a
+special token in a text is encoded as ordinary text. The bytes of an id follow from the file's
+decoder: byte-level (GPT-2), U+2581 for a space with bytes as <0x0A> (Llama), or "##" for the
+inside of a word (BERT, which is not lossless).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlm.core.config import REQUIRED, UserError, field, suggest
+from jaxlm.core.errors import looked_from
+from jaxlm.core.types import Tokenizer, TokenizerConfig
+from jaxlm.data.sources.optional import need
+from jaxlm.data.tokenizers.base import PROBES, BaseTokenizer, Texts, special_ids
+from jaxlm.data.tokenizers.special_tokens import names_of, read_json
+from jaxlm.data.tokenizers.trial import try_out
+
+SPACE = "\u2581"
+# Looked for, in this order, where neither the config nor tokenizer_config.json names the token.
+USUAL = {
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
+    "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"),
+    "pad": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"),
+    "unk": ("<unk>", "[UNK]"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(TokenizerConfig):
+    """A tokenizer.json file of Hugging Face."""
+
+    path: str = field(REQUIRED, "the tokenizer.json, or its folder", path=True)
+    bos: str | None = field(None, "token that begins a text, where the files do not tell")
+    eos: str | None = field(None, "token that ends a text, where the files do not tell")
+    pad: str | None = field(None, "token that fills rows, where the files do not tell")
+
+    def build(self, texts: Texts, corpus_fingerprint: str, cache_dir: Path) -> Tokenizer:
+        path = Path(self.path).expanduser()
+        path = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            what = f"{error.strerror}{looked_from(path)}"
+            raise UserError(f"{path}: {what}; name a tokenizer.json") from None
+        try:
+            token = tried(content).id_to_token
+            names = names_of(path.parent, read_json(path.with_name("config.json")), token)
+            given = {"bos": self.bos, "eos": self.eos, "pad": self.pad}
+            names |= {name: token for name, token in given.items() if token}
+            return HuggingFaceTokenizer(content, names)
+        except UserError as error:
+            text = str(error)
+            raise UserError(
+                text if text.startswith(f"{path.parent}") else f"{path}: {text}"
+            ) from None
+
+
+class HuggingFaceTokenizer(BaseTokenizer):
+    """The content of a tokenizer.json, and {"bos": "<s>", ...} for its special tokens.
+
+    A name of None says that there is no such token; one that is left out is looked for.
+    "add_bos_token" and "add_eos_token" say whether a text has them; else the file's post-processor.
+    """
+
+    kind = "huggingface"
+
+    def __init__(self, content: bytes, names: Mapping[str, Any]) -> None:
+        self._tokenizer = parsed(content)
+        spec = json.loads(content)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True
+        self._content, self._names = content, dict(names)
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self._special = {t["id"] for t in spec.get("added_tokens", ()) if t["special"]}
+        self.token_bytes = self._bytes_of_ids(spec, vocabulary)
+        self.vocab_size = len(self.token_bytes)
+        ids = special_ids({name: _find(name, names, vocabulary) for name in USUAL})
+        self.bos_id, self.eos_id, self.unk_id = ids["bos_id"], ids["eos_id"], ids["unk_id"]
+        self.pad_id = ids["pad_id"] or 0
+        self.adds_bos, self.adds_eos = self._adds("bos"), self._adds("eos")
+        self.lossless = all(self._returns(text) for text in PROBES)
+
+    def _bytes_of_ids(self, spec: Any, vocabulary: Mapping[str, int]) -> list[bytes]:
+        spell = _speller(spec)
+        added = {t["id"]: t["content"] for t in spec.get("added_tokens", ())}
+        out = [b""] * (max(vocabulary.values(), default=-1) + 1)
+        for token, i in vocabulary.items():
+            if i not in self._special:
+                out[i] = added[i].encode() if i in added else spell(token)
+        return out
+
+    def _adds(self, name: str) -> bool:
+        """Whether a text has this token: tokenizer_config.json says so, else the post-processor."""
+        i = getattr(self, f"{name}_id")
+        if i is None:
+            return False
+        if f"add_{name}_token" in self._names:
+            return self._names[f"add_{name}_token"]
+        with panics_told("a text cannot be encoded"):
+            ids = self._tokenizer.encode("a").ids
+        return len(ids) > 0 and ids[0 if name == "bos" else -1] == i
+
+    def spelling(self, i: int) -> str:
+        """How the file writes token i."""
+        return self._tokenizer.id_to_token(i)
+
+    def id_of(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
+
+    def encode(self, text: str) -> list[int]:
+        with panics_told("a text cannot be encoded"):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        with panics_told("a text cannot be encoded"):
+            return [e.ids for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The library's own decoding, which also undoes what the decoder's rules say of spaces."""
+        plain = [int(i) for i in ids]
+        self.decode_bytes(plain)  # names an id that is out of range
+        with panics_told("ids cannot be decoded"):
+            return self._tokenizer.decode(plain, skip_special_tokens=True)
+
+    def files(self) -> dict[str, bytes]:
+        names = json.dumps(self._names, sort_keys=True).encode()
+        return {"tokenizer.json": self._content, "special_tokens.json": names}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
+        return cls(files["tokenizer.json"], json.loads(files["special_tokens.json"]))
+
+
+def tried(content: bytes) -> Any:
+    """As `parsed`, of a file that comes from elsewhere: its regular expressions are tried first."""
+    tokenizer = parsed(content)
+    try_out(content)
+    return tokenizer
+
+
+def parsed(content: bytes) -> Any:
+    """The library's tokenizer; raises `UserError` for what is not a tokenizer.json."""
+    library = need("tokenizers", "hf", "a tokenizer.json")
+    try:
+        with panics_told("cannot be read"):
+            return library.Tokenizer.from_str(content.decode("utf-8"))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exceptions
+        reason = str(error)[:200].partition("\n")[0]
+        raise UserError(f"not a tokenizer.json ({reason}); fix or replace it") from None
+
+
+@contextlib.contextmanager
+def panics_told(what: str) -> Iterator[None]:
+    """A panic of the library's Rust code, which is no Exception, as a `UserError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = str(error)[:200].partition("\n")[0]
+        raise UserError(
+            f"tokenizer.json: {what}: the tokenizers library panics ({reason}); "
+            "fix its normalizer, pre_tokenizer or decoder"
+        ) from None
+
+
+def _find(name: str, names: Mapping[str, str | None], vocabulary: Mapping[str, int]) -> int | None:
+    if name in names:
+        token = names[name]
+        if token is None:
+            return None
+        if token not in vocabulary:
+            raise UserError(f"has no {name} token {token!r}; {suggest(token, vocabulary)}")
+        return vocabulary[token]
+    return next((vocabulary[token] for token in USUAL[name] if token in vocabulary), None)
+
+
+def _speller(spec: Any) -> Callable[[str], bytes]:
+    """What a token of the vocabulary adds to a text, by the decoders that the file lists."""
+    kinds = {part.get("type") for part in _parts(spec.get("decoder") or {})}
+    if "ByteLevel" in kinds:
+        table = _byte_level_table()
+        # A token with a character outside the table stands for itself.
+        return lambda t: bytes(table[c] for c in t) if all(c in table for c in t) else t.encode()
+    if "WordPiece" in kinds:
+        prefix = (spec.get("decoder") or {}).get("prefix", "##")
+        return lambda t: (t.removeprefix(prefix) if t.startswith(prefix) else " " + t).encode()
+    with_bytes = "ByteFallback" in kinds
+
+    def spell(token: str) -> bytes:
+        if with_bytes and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes([int(token[3:5], 16)])
+        return token.replace(SPACE, " ").encode() if kinds else token.encode()
+
+    return spell
+
+
+def _parts(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if decoder.get("type") == "Sequence":
+        return [inner for part in decoder["decoders"] for inner in _parts(part)]
+    return [decoder] if decoder else []
+
+
+def _byte_level_table() -> dict[str, int]:
+    """The printable character with which GPT-2's vocabulary writes each byte.
+
+    Bytes that are printable in Latin-1 stand for themselves; the others take, in order, the
+    characters from U+0100 (Radford et al. 2019).
+    """
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(0x100 + n): b for n, b in enumerate(others)}

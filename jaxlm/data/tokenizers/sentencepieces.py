@@ -1,0 +1,252 @@
+"""SentencePiece: BPE or unigram pieces, trained on the corpus or loaded from a .model file.
+
+Kudo and Richardson 2018, "SentencePiece: A simple and language independent subword tokenizer";
+Sennrich et al. 2016 (BPE), Kudo 2018 (unigram). A tokenizer trained here is lossless with byte
+fallback: no normalisation, no added or removed spaces, line breaks and tabs as pieces of their
+own. SentencePiece writes a space as U+2581, so a U+2581 of the text itself is kept apart and
+spelt in bytes.
+
+    tokenizer = SentencePiece(vocab_size=2048).build(texts, corpus_fingerprint, cache_dir)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import looked_from
+from jaxlm.core.types import Tokenizer, TokenizerConfig
+from jaxlm.data.tokenizers.base import PROBES, BaseTokenizer, Texts, special_ids, trained
+
+SPACE = "\u2581"  # how SentencePiece writes a space
+BREAKS = ["\n", "\n\n", "\t"]  # pieces of their own: training sees lines, and reserves the tab
+# What training is cut at: line breaks, and the trainer's own marks of borders, spaces, unknowns.
+_NOT_TRAINED = re.compile("[\0\n\r\t\u2581\u2585]+")
+_MAX_LINE = 2000  # characters; longer lines are trained in pieces
+_MAX_CHUNK = (
+    50_000  # characters that are encoded at once: the library needs some 100 bytes for each
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentencePiece(TokenizerConfig, type="sentencepiece"):
+    """Pieces learnt from the corpus (BPE or unigram), or a SentencePiece .model file."""
+
+    path: str | None = field(
+        None, "a .model file to load; training options then do not matter", path=True
+    )
+    vocab_size: int = field(4096, "ids in all, special ones and bytes among them", ge=8)
+    model_type: Literal["bpe", "unigram"] = field(
+        "bpe", "how pieces are learnt; bpe trains about 20 times faster, at about equal length"
+    )
+    byte_fallback: bool = field(
+        True, "256 ids spell rare characters in bytes; without them those are lost as unknown"
+    )
+    character_coverage: float = field(
+        0.9995, "share of the corpus's characters that get an id of their own", gt=0, le=1
+    )
+    split_digits: bool = field(True, "each digit is a piece")
+    training_bytes: int = field(
+        100_000_000, "train on an even sample of about this much of a larger corpus", ge=1, le=2**40
+    )
+
+    def validate(self) -> None:
+        least = 4 + len(BREAKS) + 256 * self.byte_fallback + 1
+        if self.path is None and self.vocab_size < least:
+            raise UserError(f"vocab_size {self.vocab_size} is too small; set it to {least} or more")
+
+    def build(self, texts: Texts, corpus_fingerprint: str, cache_dir: Path) -> Tokenizer:
+        if self.path is not None:
+            return _load(Path(self.path).expanduser())
+        return trained(
+            self, corpus_fingerprint, cache_dir, lambda: SentencePieceTokenizer(_train(self, texts))
+        )
+
+
+class SentencePieceTokenizer(BaseTokenizer):
+    """A SentencePiece model (the bytes of its .model file).
+
+    `names` ({"bos": "<s>", "eos": None}) are special tokens that are not those of the model.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes, names: Mapping[str, Any] | None = None) -> None:
+        import sentencepiece
+
+        self._model, self._names = model, dict(names or {})
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        p = self._processor
+        self.token_bytes = [_piece_bytes(p, i) for i in range(p.get_piece_size())]
+        self.vocab_size = len(self.token_bytes)
+        own = {"bos": p.bos_id(), "eos": p.eos_id(), "pad": p.pad_id(), "unk": p.unk_id()}
+        ids = special_ids(own | _renamed(p, self._names))
+        self.bos_id, self.eos_id = ids["bos_id"], ids["eos_id"]
+        self.pad_id = ids["pad_id"] or 0
+        self.adds_bos = self.bos_id is not None and self._names.get("add_bos_token", True)
+        self.adds_eos = self.eos_id is not None and self._names.get("add_eos_token", True)
+        spells_bytes = any(p.is_byte(i) for i in range(len(self.token_bytes)))
+        self.unk_id = None if spells_bytes else p.unk_id()
+        self._mark = (
+            [p.piece_to_id(f"<0x{b:02X}>") for b in SPACE.encode()]
+            if spells_bytes
+            else [p.unk_id()]
+        )
+        # Models from elsewhere may put a space before every text, as Llama's does.
+        self.adds_space = p.encode("a", out_type=str)[0].startswith(SPACE)
+        # Where a line break is a piece of its own, a text can be cut after it without other ids.
+        self._breaks_lines = "\n" in p.encode("a\na", out_type=str)
+        self.lossless = all(self._returns(text) for text in PROBES)
+
+    def encode(self, text: str) -> list[int]:
+        if self.adds_space or (SPACE not in text and len(text) <= _MAX_CHUNK):
+            return self._processor.encode(text)
+        ids: list[int] = []
+        for number, part in enumerate(text.split(SPACE)):
+            if number:
+                ids += self._mark
+            for chunk in _chunks(part) if self._breaks_lines else [part]:
+                ids += self._processor.encode(chunk)
+        return ids
+
+    def decode(self, ids: Any) -> str:
+        text = super().decode(ids)
+        return text.removeprefix(" ") if self.adds_space else text
+
+    def spelling(self, i: int) -> str:
+        """How the model writes piece i."""
+        return self._processor.id_to_piece(i)
+
+    def id_of(self, token: str) -> int | None:
+        i = self._processor.piece_to_id(token)  # the unknown one's where there is none
+        return i if self._processor.id_to_piece(i) == token else None
+
+    def files(self) -> dict[str, bytes]:
+        files = {"sentencepiece.model": self._model}
+        if self._names:
+            files["special_tokens.json"] = json.dumps(self._names, sort_keys=True).encode()
+        return files
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
+        return cls(files["sentencepiece.model"], json.loads(files.get("special_tokens.json", "{}")))
+
+
+def _renamed(processor: Any, names: Mapping[str, Any]) -> dict[str, int | None]:
+    """The ids of special tokens by name. Padding that the model has no piece for stays its own."""
+    ids: dict[str, int | None] = {}
+    for name, piece in names.items():
+        if name.startswith("add_"):
+            continue
+        i = None if piece is None else processor.piece_to_id(piece)
+        known = i is None or processor.id_to_piece(i) == piece
+        if not known and name in ("bos", "eos"):
+            raise UserError(f"has no {name} token {piece!r}; check the file that names it")
+        if known and name != "unk":
+            ids[name] = i
+    return ids
+
+
+def _piece_bytes(processor: Any, i: int) -> bytes:
+    piece = processor.id_to_piece(i)
+    if processor.is_byte(i):
+        return bytes([int(piece[3:5], 16)])
+    if processor.is_control(i) or processor.is_unused(i):
+        return b""
+    return b"\xef\xbf\xbd" if processor.is_unknown(i) else piece.replace(SPACE, " ").encode()
+
+
+def _chunks(text: str) -> Iterator[str]:
+    """The text in pieces that end with all of a run of line breaks."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + _MAX_CHUNK)
+        end = len(text) if end < 0 else end
+        while end < len(text) and text[end] == "\n":
+            end += 1
+        yield text[start:end]
+        start = end
+
+
+def _load(path: Path) -> Tokenizer:
+    try:
+        return SentencePieceTokenizer(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}{looked_from(path)}; name a SentencePiece .model file"
+        ) from None
+    except RuntimeError:
+        raise UserError(f"{path}: not a SentencePiece model; name a .model file") from None
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def _train(config: SentencePiece, texts: Texts) -> bytes:
+    """The bytes of a .model file; the same for the same texts and config."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sample(texts, config.training_bytes),
+            model_writer=model,
+            model_type=config.model_type,
+            vocab_size=config.vocab_size,
+            byte_fallback=config.byte_fallback,
+            character_coverage=config.character_coverage,
+            split_digits=config.split_digits,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,  # the indentation of code
+            user_defined_symbols=BREAKS,
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            max_sentence_length=4 * _MAX_LINE,  # bytes
+            num_threads=4,  # a fixed number: unigram sums its counts by thread
+            minloglevel=4,
+        )
+    except (RuntimeError, OSError) as error:
+        raise _training_error(config, str(error)) from None
+    return model.getvalue()
+
+
+def _training_error(config: SentencePiece, message: str) -> UserError:
+    what = f"SentencePiece vocab_size {config.vocab_size}"
+    if most := re.search(r"value <= (\d+)", message):
+        return UserError(f"{what} is too large for this corpus; set it to {most[1]} or less")
+    if least := re.search(r"required_chars\.? (\d+) vs (\d+)", message):
+        return UserError(
+            f"{what} is too small for the characters of this corpus; set it to {least[2]} or more, "
+            "or lower character_coverage"
+        )
+    return UserError(
+        f"{what}: training failed ({message.strip()}); check that the corpus holds text"
+    )
+
+
+def _sample(texts: Texts, limit: int) -> Iterator[str]:
+    """The corpus's lines, or of a corpus of more than `limit` bytes an even share of them."""
+    total = sum(len(text) for text in texts())  # characters: near enough
+    share = min(1.0, limit / max(1, total))
+    for text in texts():
+        for line in _lines(text):
+            # Chosen by hash, so that the choice does not depend on what else is in the corpus.
+            if share == 1.0 or zlib.crc32(line.encode()) < share * 2**32:
+                yield line
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in _NOT_TRAINED.split(text):
+        for start in range(0, len(line), _MAX_LINE):
+            yield line[start : start + _MAX_LINE]

@@ -1,0 +1,146 @@
+"""A run that hangs is told from a slow one: no step ends in so many seconds, and the process ends.
+
+    with Watchdog(600, run.log) as watchdog:
+        while step < total:
+            ...
+            watchdog.beat(step)
+            with watchdog.paused():     # a compilation may take as long as it likes
+                compile()
+            with watchdog.doing("save", PATIENCE):  # so many times as long: it cannot beat
+                save()
+
+A thread looks at the time of the last beat; it never touches a device. When it is too long ago, the
+stacks of all threads go to stderr and the log, and the process ends with `exit_codes.HUNG`, so that
+whoever started it starts it again. Where even that thread cannot run, because some library's code
+hangs and holds the interpreter, `faulthandler`'s own timer, which needs no interpreter, does the
+same with exit code 1.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from jaxlm.core.exit_codes import HUNG
+
+LOOKS = 20  # looks at the clock in the time that is allowed
+SPARE_SECONDS = 30  # what faulthandler's timer waits beyond it
+# A save that waits for a slow disk, or for other processes (20 minutes at most, see `agree`), has
+# this many times the time that is allowed: an hour by default.
+PATIENCE = 6
+
+
+class Block(NamedTuple):
+    """What goes on now: `what` has to end within `times` the seconds that are allowed."""
+
+    what: str
+    times: float
+
+
+STEP, PAUSE = Block("step", 1), Block("compilation", math.inf)
+
+
+class Watchdog:
+    """Ends the process when `seconds` pass without a beat; None: never.
+
+    `linger`: seconds that this process stays after it has told. The one that the others hang on
+    stays for a while: when it goes, they go at once, and with them their stacks.
+    """
+
+    def __init__(
+        self,
+        seconds: float | None,
+        log: Path,
+        *,
+        linger: float = 0.0,
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._seconds, self._log, self._linger, self._end = seconds, log, linger, end
+        self._step: int | None = None  # the last that ended, where one is known
+        self._now = time.monotonic(), STEP  # the last beat, and what goes on since; one assignment
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._now = time.monotonic(), STEP
+        if self._seconds is not None:
+            self._set_spare()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._seconds is not None:
+            self._thread.join()
+            faulthandler.cancel_dump_traceback_later()
+
+    def beat(self, step: int) -> None:
+        """The step has ended, or what follows it goes on."""
+        self._step = step
+        self._now = time.monotonic(), self._now[1]
+
+    def paused(self) -> AbstractContextManager[None]:
+        """A block that may take any time: a compilation."""
+        return self._within(PAUSE)
+
+    def doing(self, what: str, times: float = 1) -> AbstractContextManager[None]:
+        """A block of `what`, such as a "save", that beats, or ends, within `times` the seconds."""
+        return self._within(Block(what, times))
+
+    @contextmanager
+    def _within(self, block: Block) -> Iterator[None]:
+        before = self._now[1]
+        self._now = time.monotonic(), block
+        try:
+            yield
+        finally:
+            self._now = time.monotonic(), before
+
+    def _watch(self) -> None:
+        assert self._seconds is not None
+        while not self._over.wait(self._seconds / LOOKS):
+            last, block = self._now
+            if time.monotonic() - last > self._seconds * block.times:
+                self._bark(block)
+                return
+            self._set_spare()
+
+    def _set_spare(self) -> None:
+        """faulthandler's timer starts anew, as long as this thread runs to say so."""
+        assert self._seconds is not None
+        spare = self._seconds + SPARE_SECONDS
+        faulthandler.dump_traceback_later(spare, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def _bark(self, block: Block) -> None:
+        assert self._seconds is not None
+        faulthandler.cancel_dump_traceback_later()
+        times = f"{block.times:g} times " if block.times != 1 else ""
+        after = "" if self._step is None else f" after step {self._step}"
+        line = (
+            f"error: no {block.what} ended in {self._seconds * block.times:g} seconds "
+            f"({times}train.hang_timeout){after}: the process hangs and ends with code {HUNG}; "
+            "started again, the run goes on from its last checkpoint. What each thread was doing:\n"
+        )
+        _dump(sys.__stderr__ or sys.stderr, line)
+        try:
+            with self._log.open("a") as file:
+                _dump(file, line)
+        except OSError:  # stderr has it
+            pass
+        time.sleep(self._linger)
+        self._end(HUNG)
+
+
+def _dump(file: IO[str], line: str) -> None:
+    file.write(line)
+    file.flush()
+    faulthandler.dump_traceback(file=file, all_threads=True)
+    file.flush()

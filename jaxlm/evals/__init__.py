@@ -1,0 +1,1 @@
+"""Measures a model: the loss of a split, samples of text."""

@@ -1,0 +1,1 @@
+"""Optimizers as optax transformations, by config; schedules and param groups."""

@@ -1,0 +1,145 @@
+"""What the analytic model knows of a run: arrays with their axes, stacks of layers, rows.
+
+    facts = facts_of(config)
+    facts.params, facts.moments, facts.stacks[0].layers[0].maps
+
+Everything comes from the program's own abstract state (shapes, dtypes, logical axes), from what the
+kind of model says of its stacks (`jaxlm.plan.closed_form.stacks`) and from the rows that the
+objective makes; nothing here knows a mesh. Formed once, then used for every mesh that is tried.
+
+Work, memory and transfers are of the rows' own tokens, which an objective may make more than the
+data's (blanks and their starts), or of a source and a target. Tokens a second, and so MFU, are of
+the data's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+import jaxlm.plan.closed_form.recurrent_stacks  # noqa: F401  (registers itself)
+import jaxlm.plan.closed_form.transformer_stacks  # noqa: F401  (registers itself)
+from jaxlm.core.config import parse, type_name
+from jaxlm.core.tree import flatten
+from jaxlm.mesh import MeshConfig
+from jaxlm.optim.optimizer import state_axes
+from jaxlm.plan.closed_form.stacks import (
+    Array,
+    Layers,
+    Rows,
+    Stack,
+    UnknownModel,
+    check_known,
+    stacks_of,
+)
+from jaxlm.plan.shapes import row_of, seq_len_of, source_of, tokens_of
+from jaxlm.run import RunConfig
+from jaxlm.training.session import program_of
+
+EIGHT_BITS = {"int8": "s8", "fp8": "f8"}  # of `model.quantization`, as programs name them
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run, but for its mesh and how much it computes again."""
+
+    config: RunConfig
+    params: tuple[Array, ...]
+    moments: tuple[Array, ...]
+    stacks: tuple[Stack, ...]  # the one that writes first
+    seq_len: int  # of a row as it is written
+    data_len: int  # of the data that is in it
+    row_bytes: int
+    hidden: int  # of what the head is given
+    vocab: int
+    itemsize: int  # of the compute dtype
+    dtype: str
+    map_dtype: str  # that the layers' maps are multiplied in
+    tied: bool
+    forward_flops: tuple[float, float]  # a token of data; with attention's causal half, with all
+
+    @property
+    def layers(self) -> tuple[Layers, ...]:
+        """Of all stacks."""
+        return tuple(layers for stack in self.stacks for layers in stack.layers)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Of remat, that every stack has."""
+        first, *rest = self.stacks
+        return tuple(p for p in first.policies if all(p in stack.policies for stack in rest))
+
+    @property
+    def splits_length(self) -> bool:
+        """Whether context splits the rows of every stack."""
+        return all(stack.splits_length for stack in self.stacks)
+
+
+def facts_of(config: RunConfig) -> Facts:
+    """Raises `UnknownModel` for a model that the analytic model does not know."""
+    config = config.replace(model=config.model.computing_on("tpu"))  # not on this host
+    model: Any = config.model
+    check_known(model)
+    one = parse(MeshConfig, {"data": 1, "num_devices": 1}).build(jax.devices()[:1])
+    program = program_of(
+        config.replace(mesh=MeshConfig(), train=config.train.replace(accumulation=1)), one
+    )
+    axes = flatten(program.param_axes)
+    if "embed/table" not in axes:  # the model is a part of something else
+        raise UnknownModel(
+            f"objective: the analytic model does not know a {type_name(type(config.objective))}; "
+            "plan it for a TPU topology, where the step is compiled"
+        )
+    params = tuple(
+        Array(path, leaf.shape, leaf.dtype.itemsize, tuple(axes[path]))
+        for path, leaf in flatten(program.abstract_params).items()
+    )
+    row, data_len = row_of(config), seq_len_of(config)
+    seq_len = tokens_of(row)
+    rows = Rows(length=seq_len, source=source_of(row), prefix="prefix" in row)
+    stacks = stacks_of(model, params, rows)
+    forward = program.flops_per_token(data_len)
+    computed = seq_len / data_len
+    unseen = sum(
+        look.score_flops * (look.all_keys - look.keys) * stack.length / seq_len
+        for stack in stacks
+        for look in stack.looks
+    )
+    dtype = "bf16" if model.dtype == "bfloat16" else "f32"
+    return Facts(
+        config=config,
+        params=params,
+        moments=_moments(program, config),
+        stacks=stacks,
+        seq_len=seq_len,
+        data_len=data_len,
+        row_bytes=sum(math.prod(shape) * dtype.itemsize for shape, dtype in row.values()),
+        hidden=model.output_size,
+        vocab=model.vocab_size or 1,
+        itemsize=2 if model.dtype == "bfloat16" else 4,
+        dtype=dtype,
+        map_dtype=EIGHT_BITS.get(getattr(model, "quantization", None) or "", dtype),
+        tied=not any(p.path.startswith("unembed/kernel") for p in params),
+        forward_flops=(forward * computed, (forward + unseen) * computed),
+    )
+
+
+def _moments(program: Any, config: RunConfig) -> tuple[Array, ...]:
+    shapes = jax.eval_shape(program.init_state, program.abstract_params)
+    names = state_axes(shapes["opt_state"], program.abstract_params, program.param_axes)
+    offload = bool(getattr(config.optimizer, "offload", False))
+    found = []
+    leaves = jax.tree_util.tree_leaves_with_path(shapes["opt_state"])
+    for (keys, leaf), axes in zip(leaves, names, strict=True):
+        path = "/".join(str(getattr(k, "key", getattr(k, "name", ""))) for k in keys)
+        found.append(Array(path, leaf.shape, leaf.dtype.itemsize, axes, offload and bool(axes)))
+    if "ema" in shapes:
+        split = flatten(program.param_axes)
+        found += [
+            Array(f"ema/{path}", x.shape, x.dtype.itemsize, tuple(split[path]))
+            for path, x in flatten(shapes["ema"]).items()
+        ]
+    return tuple(found)

@@ -1,0 +1,103 @@
+"""Whether the parts of a run fit one another: what no part can check alone.
+
+    check_fit(config)                  # raises UserError; before any data is prepared
+    check_schedule(config, marks)      # once the number of steps is known
+    check_samples(config, prepared)    # once model and objective are resolved
+
+Each is called as soon as what it needs is known, so that a mistake costs no tokenising and no
+training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxlm.core.config import Mark, UserError, type_name, where
+from jaxlm.core.errors import few, shown
+from jaxlm.data.prompts import check_prompts, encode_prompt, ends_of
+from jaxlm.data.store.prepared import DataConfig, Prepared
+from jaxlm.run import RunConfig
+
+
+def check_fit(config: RunConfig) -> None:
+    """Raises `UserError` where model, data and objective do not go together."""
+    if config.data is not None:
+        _check_rows(config, config.data)
+        _check_positions(config, config.data)
+        _check_carried_state(config, config.data)
+    config.objective.check_model(config.model)
+
+
+def check_schedule(config: RunConfig, marks: Mapping[str, Mark], epochs: float | None) -> None:
+    """Raises `UserError`, with file and line, for a schedule that is longer than the run.
+
+    epochs: what the steps follow from, where they are not the config's own.
+    """
+    schedule = getattr(config.optimizer, "schedule", None)
+    if schedule is None or config.train.steps is None:
+        return
+    try:
+        schedule.build(config.train.steps)
+    except UserError as error:
+        name = f"optimizer.{str(error).partition(':')[0]}"
+        note = "" if epochs is None else f" (train.epochs {epochs:g})"
+        raise UserError(f"{where(name, marks)}optimizer.{error}{note}") from None
+
+
+def _check_rows(config: RunConfig, data: DataConfig) -> None:
+    objective = config.objective
+    if objective.row_kind == data.row_kind:
+        return
+    kinds = {"tokens": "running text", "examples": "labelled texts"}
+    for key, part in (("objective", objective), ("data", data)):
+        if part.row_kind not in kinds:
+            raise UserError(
+                f"{key}: {type_name(type(part))} has the row_kind {shown(part.row_kind)}; let it "
+                f"return one of {few(kinds)}"
+            )
+    mends = {
+        "tokens": "use data of type text or tokens",
+        "examples": "use data of type examples, with a label for each text",
+    }
+    raise UserError(
+        f"objective: {type_name(type(objective))} learns from {kinds[objective.row_kind]} but "
+        f"data.type {type_name(type(config.data))} has {kinds[data.row_kind]}; "
+        f"{mends[objective.row_kind]}, or choose another objective"
+    )
+
+
+def _check_positions(config: RunConfig, data: DataConfig) -> None:
+    limit = config.model.max_positions
+    if limit is not None and data.row_length > limit:
+        raise UserError(
+            f"data.seq_len: rows of {data.row_length} tokens are longer than the model's {limit} "
+            f"positions; set data.seq_len to at most {limit}, or raise model.position.max_seq_len"
+        )
+
+
+def _check_carried_state(config: RunConfig, data: DataConfig) -> None:
+    if config.model.carries_state and not data.consecutive:
+        stream = "data.order: stream, or " if data.row_kind == "tokens" else ""
+        raise UserError(
+            "model.carry_state: state goes from a row to the next one of the same place, but "
+            f"consecutive rows are unrelated; set {stream}model.carry_state: false"
+        )
+
+
+def check_samples(config: RunConfig, prepared: Prepared) -> None:
+    """Raises `UserError` where the model cannot write the texts that `sample` asks for."""
+    sample = config.sample
+    if not sample.prompts:
+        return
+    objective = config.objective
+    model = config.model
+    if why := objective.why_silent(model):
+        name = type_name(type(objective))
+        raise UserError(f"sample.prompts: the objective {name} {why}; remove them")
+    tokenizer = prepared.tokenizer
+    ends = ends_of(config.data, prepared.manifest, tokenizer)
+    try:
+        prompts = [encode_prompt(tokenizer, text, model, ends) for text in sample.prompts]
+        check_prompts(prompts, sample.max_tokens, model)
+    except UserError as error:
+        raise UserError(f"sample.{error}") from None

@@ -1,0 +1,80 @@
+"""Batches on the device before the step asks for them.
+
+    with Feed(loader, mesh, start_step=100, ahead=2) as feed:
+        ids, batch = next(feed)
+
+`device_put` returns before the copy ends, so holding a few batches ahead hides the transfer; the
+loader behind it hides the making of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxlm import mesh as meshes
+from jaxlm.data.loader import Loader
+from jaxlm.training.rollback import place
+
+
+class Feed:
+    """(ids, batch) of each step in turn, `ahead` of them on the device already.
+
+    `extra` makes further rows for a batch at the time it is put on the device (signals, see the
+    loop). Batches that are `skipped` are left out, and those after them move up.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        mesh: Mesh,
+        start_step: int,
+        *,
+        ahead: int = 2,
+        extra: Callable[[int], Mapping[str, np.ndarray]] = lambda rows: {},
+        skipped: Collection[int] = frozenset(),
+    ):
+        self._loader, self._mesh, self._ahead, self._extra = loader, mesh, ahead, extra
+        self._next, self._skipped = place(start_step, skipped), skipped
+        self._batches = loader.batches(self._next)
+        self._queue: deque[tuple[np.ndarray, dict[str, jax.Array]]] = deque()
+
+    def __next__(self) -> tuple[np.ndarray, dict[str, jax.Array]]:
+        while len(self._queue) <= self._ahead:
+            number, batch = self._next, dict(next(self._batches))
+            self._next += 1
+            if number in self._skipped:
+                continue
+            ids = batch.pop("id")
+            batch |= self._extra(len(ids))
+            self._queue.append((ids, meshes.to_global(batch, self._mesh)))
+        return self._queue.popleft()
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._loader.close()
+
+
+def batch_spec(loader: Loader, batch_size: int, mesh: Mesh, *, extra: Any) -> dict[str, Any]:
+    """Shapes, dtypes and shardings of a global batch, from its first row alone."""
+    row = loader.row(0)
+    row.pop("id")
+    row |= {name: rows[0] for name, rows in extra(1).items()}
+    for name, x in row.items():
+        if np.ndim(x):
+            meshes.check_divides(len(x), "context", mesh, f"data.seq_len: {name}")
+    return {
+        name: jax.ShapeDtypeStruct(
+            (batch_size, *np.shape(x)),
+            np.asarray(x).dtype,
+            sharding=meshes.batch_sharding(mesh, 1 + np.ndim(x)),
+        )
+        for name, x in row.items()
+    }

@@ -1,0 +1,82 @@
+"""The metrics of one line of metrics.jsonl: loss, rates and shares since the line before.
+
+figures = Figures(program, peak, watch, seq_len=512)
+figures.start(step)
+figures.count(tokens)                       # of each step whose metrics were read
+line = figures.line(step, values)           # {"train/loss": ..., "train/mfu": ..., ...}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxlm.core.tree import flatten
+from jaxlm.runs.stopwatch import Stopwatch
+from jaxlm.training.state import Program
+from jaxlm.training.throughput import Peak
+
+
+class Figures:
+    """Counts tokens between two lines of metrics. All its inputs are host numbers."""
+
+    def __init__(
+        self, program: Program, peak: Peak | None, watch: Stopwatch, *, seq_len: int
+    ) -> None:
+        self._program, self._peak, self._watch = program, peak, watch
+        self._flops_per_token = program.flops_per_token(seq_len)
+        self._tokens = 0.0  # real tokens since the last line of metrics
+        self._step = 0
+
+    def start(self, step: int) -> None:
+        """Training continues from this step; rates do not include what came before."""
+        self._watch.lap()
+        self._step = step
+
+    def count(self, tokens: float) -> None:
+        self._tokens += tokens
+
+    def line(self, step: int, values: Mapping[str, Any]) -> dict[str, float]:
+        """The metrics of the steps since the last line, which this one follows."""
+        lap = self._watch.lap()
+        busy = lap["data"] + lap["step"]
+        rate = self._tokens / busy if busy else 0.0
+        steps = max(step - self._step, 1)
+        self._tokens, self._step = 0.0, step
+        return {
+            "train/loss": _mean(values["loss"]),  # as eval/loss: no smoothing, no penalty
+            "train/objective": _mean(values["objective"]),
+            "train/learning_rate": float(values["learning_rate"][0]),
+            "train/grad_norm": float(values["grad_norm"][0]),
+            "train/tokens_per_second": rate,
+            **self._mfu(rate),
+            "train/data_wait": lap["data"] / busy if busy else 0.0,
+            "train/seconds_per_step": busy / steps,
+        }
+
+    def _mfu(self, rate: float) -> dict[str, float]:
+        """Nothing on a CPU, which has no known peak."""
+        return {"train/mfu": self._peak.mfu(self._flops_per_token, rate)} if self._peak else {}
+
+    def header(self, options: Mapping[str, str]) -> str:
+        """Size, mesh, the definition of MFU and the compiler's options, for people."""
+        count = sum(int(np.prod(x.shape)) for x in flatten(self._program.abstract_params).values())
+        mesh = {axis: size for axis, size in self._program.mesh.shape.items() if size > 1}
+        dtype = self._program.model.dtype
+        forward = f"{self._flops_per_token / 1e6:.1f} MFLOP/token (forward)"
+        shown = " ".join(f"{name}={value}" for name, value in options.items())
+        return (
+            f"{count:,} parameters in {dtype} on mesh {mesh or '1 device'}; "
+            + (
+                f"MFU = 3 x {forward} x tokens/s / peak; peak = {self._peak.source}"
+                if self._peak
+                else forward
+            )
+            + (f"\nxla: {shown}" if shown else "")
+        )
+
+
+def _mean(pair: tuple[Any, Any]) -> float:
+    return float(pair[0]) / max(float(pair[1]), 1e-9)

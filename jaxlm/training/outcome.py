@@ -1,0 +1,72 @@
+"""How a run ended, and whether one that is to go on has ended already.
+
+return Outcome(DONE, "done: step 20 of 20", result)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxlm.checkpoint.reader import CheckpointReader
+from jaxlm.core.exit_codes import DONE
+from jaxlm.distributed.consensus import decide
+from jaxlm.report import write_report
+from jaxlm.run import RunConfig
+from jaxlm.runs.files import read_result
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.records import Records
+
+log = logging.getLogger("jaxlm")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: an exit code, and a line for the user."""
+
+    code: int
+    message: str
+    result: dict[str, Any] = field(default_factory=dict)
+    report: bool = False  # whether report.html is written and is that of this end
+
+
+def finished(run: RunDir, config: RunConfig) -> Outcome | None:
+    """What to tell of a run that has ended, if its last checkpoint stands; None of any other."""
+
+    def look(_: list[str]) -> str:
+        result, problem = read_result(run)
+        if problem:
+            log.warning("%s", problem)
+        return json.dumps(result)
+
+    result = json.loads(decide("result", "", look))
+    step = result.get("step")
+    if step is None or step != config.train.steps:
+        return None
+    if CheckpointReader(run.checkpoints, report=log.warning).latest() != step:
+        return None
+    return Outcome(
+        DONE,
+        f"done already: step {step} of {step}, nothing was changed; `jaxlm eval {run}` measures it "
+        "again, another run_dir starts anew",
+        result,
+        report=_complete_report(run),
+    )
+
+
+def _complete_report(run: RunDir) -> bool:
+    """Whether a finished run has its report; a process killed after result.json wrote none."""
+
+    def look(_: list[str]) -> str:
+        with contextlib.suppress(OSError):
+            if run.report.stat().st_mtime_ns >= run.result.stat().st_mtime_ns:
+                return "written"
+        written = Records(run, 0, keep_ledger=False).write(run.report, write_report)
+        if written:
+            log.info("%s: was missing or older than the result; written", run.report)
+        return "written" if written else ""
+
+    return decide("report", "", look) == "written"

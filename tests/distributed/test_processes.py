@@ -1,0 +1,460 @@
+"""How processes find one another; a training run over two processes of two devices each, through
+the command line, against the same run in one process: its start, its samples, its losses; a stop
+that one process is told alone; other numbers of processes after it; and one that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny import load
+
+from jaxlm import api
+from jaxlm.core.config import UserError
+from jaxlm.core.exit_codes import LOST
+from jaxlm.distributed.processes import init_processes
+from jaxlm.hf import export_run
+from jaxlm.training import loop
+from jaxlm.training.loop import DONE, INTERRUPTED
+from tests import golden_families
+
+STEPS, STOP = 20, 9
+FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
+SETTINGS = (
+    f"train.steps={STEPS}",
+    "train.batch_size=16",
+    "checkpoint.every_steps=null",
+    "eval.every_steps=10",
+    "sample.prompts=['a']",
+    "sample.max_tokens=4",
+    "logging.tensorboard=false",
+)
+# Process 1 alone is told to stop; afterwards each says what the run's parameters are before step 1.
+WORKER = """
+import os, signal, sys
+from jaxlm.cli import main
+from jaxlm.training.loop import Loop
+
+stop, run, *words = sys.argv[1:]
+after = Loop._after
+
+def stop_after(self, state, step):
+    if step == int(stop) and os.environ["JAXLM_PROCESS_ID"] == "1":
+        signal.raise_signal(signal.SIGTERM)
+    return after(self, state, step)
+
+Loop._after = stop_after
+code = main(words)
+import jax
+from jaxlm.run import load_saved
+from jaxlm.checkpoint.hashing import param_sha256
+from jaxlm.training.session import program_of
+config = load_saved(run).config
+program = program_of(config, config.mesh.build())
+params = jax.jit(program.init_params, out_shardings=program.param_shardings)()
+print("start", param_sha256(params), jax.process_count(), jax.device_count(), flush=True)
+sys.exit(code)
+"""
+
+
+def train_in_two(run: Path, settings: tuple[str, ...], stop: int = 0) -> tuple[int, str]:
+    """(exit code, hash of the parameters at the start) of both processes, which must agree."""
+    resolved = load(*settings, f"run_dir={run}")
+    config = run.parent / "config.yaml"
+    config.write_text(loop.configs.to_yaml(resolved.config))
+    code, outputs = in_two(WORKER, str(stop), str(run), "train", str(config))
+    last = {output.splitlines()[-1] if output else "" for output in outputs}
+    assert len(last) == 1, outputs
+    word, digest, processes, devices = last.pop().split()
+    assert (word, processes, devices) == ("start", "2", "4"), outputs
+    return code, digest
+
+
+def in_two(program: str, *words: str) -> tuple[int, list[str]]:
+    """(exit code, output of each) of a Python program in two processes of two devices each."""
+    codes, outputs = in_processes(2, 2, program, *words)
+    assert len(set(codes)) == 1, outputs
+    return codes[0], outputs
+
+
+def in_processes(
+    count: int, devices: int, program: str, *words: str
+) -> tuple[list[int], list[str]]:
+    """(exit code, output) of each of several processes of a Python program.
+
+    They hear nothing of the order of collectives from the tests: it is what they see to themselves.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = unordered().replace("device_count=8", f"device_count={devices}")
+    workers = []
+    for index in range(count):
+        environment = os.environ | {
+            "XLA_FLAGS": flags,
+            "JAXLM_COORDINATOR": address,
+            "JAXLM_NUM_PROCESSES": str(count),
+            "JAXLM_PROCESS_ID": str(index),
+        }
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, "-c", program, *words],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    try:
+        outputs = [worker.communicate(timeout=240)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    return [worker.returncode for worker in workers], outputs
+
+
+def unordered() -> str:
+    """The tests' own flags, without that of the order of collectives."""
+    return " ".join(f for f in os.environ["XLA_FLAGS"].split() if not f.startswith(FLAG))
+
+
+def ledger(path: Path) -> dict[int, list[int]]:
+    return {r["step"]: r["ids"] for r in map(json.loads, path.read_text().splitlines())}
+
+
+def figures(run: Path, name: str) -> dict[int, float]:
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {r["step"]: r[name] for r in records if name in r}
+
+
+def compare(run: Path, alone: Path) -> None:
+    for name, steps in (("train/loss", STEPS), ("train/grad_norm", STEPS), ("eval/loss", 2)):
+        one, two = figures(alone, name), figures(run, name)
+        assert one.keys() == two.keys() and len(one) == steps
+        rtol = 1e-3 if name == "train/grad_norm" else 1e-5
+        np.testing.assert_allclose([two[s] for s in one], list(one.values()), rtol=rtol)
+
+
+def start_of(alone: Path, settings: tuple[str, ...]) -> str:
+    from tiny import prepared, program
+
+    from jaxlm.checkpoint.hashing import param_sha256
+
+    return param_sha256(program(prepared(load(*settings).config)[0]).create_state()["params"])
+
+
+def train_alone(run: Path, settings: tuple[Any, ...]) -> None:
+    outcome = api.fit(load(*settings, f"run_dir={run}", "mesh={data: 1, num_devices: 1}"))
+    assert outcome.code == DONE, outcome.message
+
+
+def test_two_processes_train_as_one_device_does(tmp_path: Path) -> None:
+    settings = ("transformer", *SETTINGS)
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    train_alone(alone, settings)
+    code, start = train_in_two(run, (*settings, "mesh={data: 2, fsdp: 2}"))
+    assert code == DONE
+    assert start == start_of(alone, settings)
+    compare(run, alone)
+    parts = [ledger(run / name) for name in ("ledger.jsonl", "ledger.1.jsonl")]
+    whole = {step: parts[0][step] + parts[1][step] for step in parts[0]}
+    assert whole == ledger(alone / "ledger.jsonl")
+    assert all(len(part[1]) == 8 for part in parts)
+
+
+def test_two_processes_import_one_model(tmp_path: Path) -> None:
+    """Over a mesh of both; it goes out again from one of them, byte for byte."""
+    arrays = golden_families.load_case("mixtral").weights()
+    config = golden_families.load_case("mixtral").config
+    model, run = tmp_path / "model", tmp_path / "run"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(config))
+    save_file(arrays, model / "model.safetensors")
+    command = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ("import", "hf", str(model), "--out", str(run), "mesh={data: 2, fsdp: 2}")
+    code, outputs = in_two(command, *words)
+    assert code == 0, outputs
+    told = [sum("mixtral, " in line for line in text.splitlines()) for text in outputs]
+    assert told[0] == 1, outputs
+    export_run(run, tmp_path / "out", report=lambda _: None)
+    found = load_file(tmp_path / "out/model.safetensors")
+    assert found.keys() == arrays.keys()
+    assert all(found[name].tobytes() == array.tobytes() for name, array in arrays.items())
+
+
+@pytest.mark.slow
+def test_a_stop_that_one_process_hears_ends_both_and_other_numbers_go_on(tmp_path: Path) -> None:
+    """An LSTM that carries its state: two processes of two devices, then eight devices of one, on
+    another mesh, or four processes of one device.
+    """
+    settings = ("lstm", *SETTINGS, "train.accumulation=2")
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    train_alone(alone, settings)
+    code, _ = train_in_two(run, (*settings, "mesh={data: 4}"), stop=STOP)
+    assert code == INTERRUPTED
+    reached = max(figures(run, "train/loss"))
+    # two batches were ahead when it was told, and metrics are read one step late
+    assert STOP <= reached <= STOP + 4
+    more = shutil.copytree(run, tmp_path / "more")
+    outcome = api.fit(load(*settings, f"run_dir={run}", "mesh={data: 2, fsdp: 2, tensor: 2}"))
+    assert outcome.code == DONE, outcome.message
+    command = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
+    codes, outputs = in_processes(4, 1, command, "resume", str(more), "mesh={data: 2, fsdp: 2}")
+    assert codes == [DONE] * 4, outputs
+    for found, numbers in ((run, 2), (more, 4)):
+        compare(found, alone)
+        drawn = ledger(found / "ledger.jsonl")
+        for number in range(1, numbers):
+            for step, ids in ledger(found / f"ledger.{number}.jsonl").items():
+                drawn[step] += ids
+        assert drawn == ledger(alone / "ledger.jsonl")
+
+
+# Process 1 kills itself as the kernel would; its own heartbeat and that of the others are quick.
+# Process 1 compiles for longer than a step may take.
+LATE = """
+import os, sys, time
+from jaxlm.cli import main
+from jaxlm import api
+from jaxlm.training import loop
+
+compile_ = loop.compile_train_step
+
+def late(*arguments):
+    if os.environ["JAXLM_PROCESS_ID"] == "1":
+        time.sleep(20)
+    return compile_(*arguments)
+
+loop.compile_train_step = late
+loop.LINGER_SECONDS = 0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_compiles_for_longer_is_waited_for(tmp_path: Path) -> None:
+    run, config = tmp_path / "run", tmp_path / "config.yaml"
+    settings = ("train.steps=2", "train.batch_size=16", "train.hang_timeout=8", "eval.at_end=false")
+    resolved = load("transformer", *settings, "sample.prompts=[]", f"run_dir={run}")
+    config.write_text(loop.configs.to_yaml(resolved.config))
+    code, outputs = in_two(LATE, "train", str(config))
+    assert code == DONE, outputs
+
+
+KILLED = """
+import functools, os, signal, sys
+from jaxlm.distributed import processes
+from jaxlm.cli import main
+from jaxlm.training.loop import Loop
+
+processes.Peers = functools.partial(processes.Peers, beat=0.2, missed=2.0)
+after = Loop._after
+
+def kill(self, state, step):
+    if step == 3 and os.environ["JAXLM_PROCESS_ID"] == "VICTIM":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return after(self, state, step)
+
+Loop._after = kill
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path, victim: int) -> None:
+    """Process 0 takes the store of keys with it, of which jax tells the others at once."""
+    resolved = load("transformer", *SETTINGS, f"run_dir={tmp_path / 'run'}", "train.steps=100000")
+    config = tmp_path / "config.yaml"
+    config.write_text(loop.configs.to_yaml(resolved.config))
+    began = time.monotonic()
+    codes, outputs = in_processes(2, 2, KILLED.replace("VICTIM", str(victim)), "train", str(config))
+    assert time.monotonic() - began < 60
+    if victim == 0:
+        assert codes == [-signal.SIGKILL, -signal.SIGABRT], outputs
+        assert "another task died" in outputs[1]
+        return
+    assert codes == [LOST, -signal.SIGKILL], outputs
+    line = f"error: process 1 on {socket.gethostname()} was not heard of for"
+    assert line in outputs[0] and "start all processes again" in outputs[0]
+
+
+# --------------------------------------------------------------------------- finding one another
+
+
+# What a process has for XLA, and the order in which it runs a program of two independent halves.
+ORDER = """
+import os, sys
+if sys.argv[1:]:
+    os.environ["XLA_FLAGS"] += " " + sys.argv[1]
+START
+import jax, jax.numpy as jnp
+
+def halves(x):
+    a, b = x @ x, x.T @ x
+    for _ in range(3):
+        a, b = jnp.sin(a @ x), jnp.cos(b @ x)
+    return a + b
+
+text = jax.jit(halves).lower(jnp.ones((8, 8))).compile().as_text()
+order = [line.split("=")[0].strip() for line in text.partition("ENTRY")[2].splitlines()]
+flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "scheduler" in flag]
+print(flags, [name for name in order if name.startswith("%")])
+"""
+JOINING = ORDER.replace(
+    "START", "from jaxlm.distributed.processes import init_processes\ninit_processes()"
+)
+VERB = ORDER.replace("START", "from jaxlm.cli import main\nassert main(['presets', '--json']) == 0")
+
+
+def test_collectives_have_one_order_in_all_processes() -> None:
+    """XLA hears of it, though its library is loaded before; a flag that a user gives stands."""
+    found = []
+    for words in ([], [f"{FLAG}=true"]):
+        code, outputs = in_two(JOINING, *words)
+        assert code == 0, outputs
+        (told,) = {output.splitlines()[-1] for output in outputs}
+        found.append(told)
+    compare_orders(*found)
+
+
+@pytest.mark.parametrize("program", [JOINING, VERB], ids=["library", "verb"])
+def test_collectives_have_one_order_on_simulated_devices(program: str) -> None:
+    """Of one process, whichever verb it runs and where it is no verb's; one device has no need."""
+    eight = unordered()
+    told = [alone(program, eight, *words) for words in ([], [f"{FLAG}=true"])]
+    compare_orders(*told)
+    one = alone(program, eight.replace("device_count=8", "device_count=1"))
+    assert one.startswith("[] ['%") and orders(one) == orders(told[1])
+
+
+def alone(program: str, flags: str, *words: str) -> str:
+    """The last line of a Python program in a process by itself."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAXLM_")}
+    environment |= {"XLA_FLAGS": flags, "TPU_SKIP_MDS_QUERY": "1"}
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def compare_orders(unsaid: str, concurrent: str) -> None:
+    """What processes told that got no flag, and a user's own "true"."""
+    assert unsaid.startswith(f"['{FLAG}=false'] ['%")
+    assert concurrent.startswith(f"['{FLAG}=true'] ['%")
+    assert orders(unsaid) != orders(concurrent)
+
+
+def orders(told: str) -> str:
+    return told.partition("] ")[2]
+
+
+def test_processes_with_accelerators_keep_their_flags(joined, monkeypatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--a=b")
+    before = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", "cuda,cpu")
+        init_processes("host:1", 4, 2)
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert len(joined) == 1 and os.environ["XLA_FLAGS"] == "--a=b"
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # joining adds to it
+    """The calls of `jax.distributed.initialize`, in an environment that says nothing."""
+    for name in list(os.environ):
+        if name.startswith(("JAXLM_", "SLURM_", "TPU_", "MEGASCALE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # as jax sets it where there is no TPU chip
+    calls = []
+
+    def initialize(*arguments: Any, heartbeat_timeout_seconds: int) -> None:
+        assert heartbeat_timeout_seconds < 60
+        calls.append(tuple(value for value in arguments if value is not None))
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    return calls
+
+
+def test_one_process_joins_nothing(joined, monkeypatch):
+    init_processes()
+    init_processes("localhost:1", 1, 0)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # as in a batch script, which srun has not started
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    init_processes()
+    assert joined == []
+
+
+def test_flags_go_before_the_environment(joined, monkeypatch):
+    init_processes("localhost:1", 2, 1)
+    monkeypatch.setenv("JAXLM_COORDINATOR", "localhost:2")
+    monkeypatch.setenv("JAXLM_NUM_PROCESSES", "4")
+    monkeypatch.setenv("JAXLM_PROCESS_ID", "0")
+    init_processes()
+    init_processes(process_id=3)
+    assert joined == [("localhost:1", 2, 1), ("localhost:2", 4, 0), ("localhost:2", 4, 3)]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+        {"TPU_WORKER_HOSTNAMES": "a,b"},
+        {"MEGASCALE_COORDINATOR_ADDRESS": "a"},
+    ],
+)
+def test_clusters_are_detected(joined, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    init_processes()
+    assert joined == [()]
+
+
+@pytest.mark.parametrize(
+    ("environment", "joins"),
+    [
+        ({}, True),  # a VM of a pod, or one alone: the metadata server knows, jax asks it
+        ({"JAX_PLATFORMS": "tpu,cpu"}, True),
+        ({"JAX_PLATFORMS": "cpu"}, False),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, False),
+    ],
+)
+def test_tpu_vms_are_detected(joined, monkeypatch, environment, joins):
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "libtpu.so")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    init_processes()
+    assert joined == [()] * joins
+
+
+def test_mistaken_processes(joined, monkeypatch):
+    assert "give all three or none" in message(lambda: init_processes("localhost:1", 2))
+    assert "give all three or none" in message(lambda: init_processes(process_id=0))
+    assert "--process-id 2 is not one of 2" in message(lambda: init_processes("a:1", 2, 2))
+    monkeypatch.setenv("JAXLM_PROCESS_ID", "one")
+    assert "JAXLM_PROCESS_ID: 'one' is no whole number" in message(init_processes)
+    assert joined == []
+
+
+def message(mistake: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        mistake()
+    return str(caught.value)

@@ -1,0 +1,269 @@
+"""A process that hangs shows its stacks and ends; one that is slow, or compiles, does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from jaxlm import api
+from jaxlm.checkpoint.writer import Checkpointer
+from jaxlm.core.exit_codes import HUNG
+from jaxlm.distributed.watchdog import Watchdog
+from jaxlm.generate import generator
+from jaxlm.training import loop
+from jaxlm.training import session as sessions
+from jaxlm.training.loop import DONE, Loop
+from jaxlm.training.state import Program
+from tests import tiny
+
+SECONDS = 0.4
+
+
+class Watched:
+    def __init__(self, log: Path, seconds: float | None = SECONDS) -> None:
+        self.codes: list[int] = []
+        self.ended = threading.Event()
+        self.watchdog = Watchdog(seconds, log, end=self._end)
+
+    def _end(self, code: int) -> None:
+        self.codes.append(code)
+        self.ended.set()
+
+
+def a_function_that_hangs(ended: threading.Event) -> None:
+    ended.wait(10)
+
+
+def test_a_hang_is_told_with_stacks_and_its_own_code(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    watched = Watched(tmp_path / "log.txt")
+    with watched.watchdog as watchdog:
+        watchdog.beat(7)
+        a_function_that_hangs(watched.ended)
+    assert watched.codes == [HUNG]
+    for text in ((tmp_path / "log.txt").read_text(), capfd.readouterr().err):
+        assert f"no step ended in {SECONDS} seconds (train.hang_timeout) after step 7" in text
+        assert f"ends with code {HUNG}" in text
+        assert "a_function_that_hangs" in text and "test_watchdog.py" in text
+
+
+def test_a_block_that_has_more_time_has_an_end_as_well(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "log.txt")
+    with watched.watchdog as watchdog:
+        watchdog.beat(7)
+        with watchdog.doing("save", 2):
+            a_function_that_hangs(watched.ended)
+    assert watched.codes == [HUNG]
+    told = (tmp_path / "log.txt").read_text()
+    assert "no save ended in 0.8 seconds (2 times train.hang_timeout) after step 7" in told
+
+
+def test_what_follows_a_pause_is_watched(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "log.txt")
+    with watched.watchdog as watchdog:
+        with watchdog.paused():
+            time.sleep(SECONDS / 2)
+        a_function_that_hangs(watched.ended)
+    assert watched.codes == [HUNG]
+
+
+def test_a_log_that_cannot_be_written_keeps_no_process_alive(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "missing" / "log.txt")
+    with watched.watchdog:
+        a_function_that_hangs(watched.ended)
+    assert watched.codes == [HUNG]
+
+
+@pytest.mark.parametrize("how", ["beats", "paused", "more time", "off", "over"])
+def test_no_alarm(tmp_path: Path, how: str) -> None:
+    watched = Watched(tmp_path / "log.txt", None if how == "off" else SECONDS)
+    with watched.watchdog as watchdog:
+        for step in range(10):
+            if how == "beats":
+                watchdog.beat(step)
+                time.sleep(SECONDS / 5)
+        if how == "paused":
+            with watchdog.doing("part"), watchdog.paused():
+                watchdog.beat(10)  # it stays paused
+                time.sleep(2 * SECONDS)
+            time.sleep(SECONDS / 2)
+        if how == "more time":
+            with watchdog.doing("save", 6):
+                time.sleep(2 * SECONDS)
+            time.sleep(SECONDS / 2)
+        if how == "off":
+            time.sleep(2 * SECONDS)
+    if how == "over":
+        time.sleep(2 * SECONDS)
+    assert watched.codes == [] and not (tmp_path / "log.txt").exists()
+
+
+def test_code_that_holds_the_interpreter_is_ended_too() -> None:
+    """`re` looks at a hopeless pattern for ages, and lets no other thread run."""
+    program = """
+import re, sys
+from pathlib import Path
+from jaxlm.distributed import watchdog
+
+watchdog.SPARE_SECONDS = 0.3
+with watchdog.Watchdog(0.5, Path("/dev/null")):
+    re.match("(a+)+b", "a" * 60)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"Timeout" in done.stderr and b"match" in done.stderr
+
+
+def test_the_loop_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step beats; a turn that hangs is found."""
+    codes: list[int] = []
+    after = Loop._after
+
+    def hang(self: Loop, state: object, step: int) -> object:
+        if step == 3:
+            monkeypatch.setattr(self.watchdog, "_end", codes.append)
+            limit = time.monotonic() + 20
+            while not codes and time.monotonic() < limit:
+                time.sleep(0.05)
+        return after(self, state, step)
+
+    monkeypatch.setattr(Loop, "_after", hang)
+    settings = ("eval.every_steps=null", "eval.at_end=false", "sample.prompts=[]")
+    run = tmp_path / "run"
+    settings += ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4")
+    outcome = api.fit(tiny.load("transformer", *settings, f"run_dir={run}"))
+    assert outcome.code == DONE and codes == [HUNG]
+    told = (run / "log.txt").read_text()
+    assert "(train.hang_timeout) after step 3" in told and "in hang" in told
+
+
+class Hang:
+    """Something that hangs at its first call, until the watchdog of a loop would have ended it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: float = 20) -> None:
+        self.codes: list[int] = []
+        self.limit, self.calls = limit, 0
+        monkeypatch.setattr(Watchdog, "__enter__", self._enter(Watchdog.__enter__))
+
+    def _enter(self, enter: Callable[[Watchdog], Watchdog]) -> Callable[[Watchdog], Watchdog]:
+        def watched(watchdog: Watchdog) -> Watchdog:
+            watchdog._end = self.codes.append
+            return enter(watchdog)
+
+        return watched
+
+    def a_call_that_hangs(self, *_: object) -> None:
+        self.calls += 1
+        limit = time.monotonic() + (self.limit if self.calls == 1 else 0)
+        while not self.codes and time.monotonic() < limit:
+            time.sleep(0.05)
+
+    def in_evaluation(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        step = Program.eval_step
+
+        def hang(program: Program, params: Any, batch: Any, carry: Any) -> Any:
+            jax.debug.callback(self.a_call_that_hangs, batch["tokens"].sum())
+            return step(program, params, batch, carry)
+
+        monkeypatch.setattr(Program, "eval_step", hang)
+        return "no batch of evaluation ended in 3 seconds (train.hang_timeout) after step 2"
+
+    def in_sampling(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        draw = generator.next_token
+
+        def hang(logits: jax.Array, *arguments: Any) -> jax.Array:
+            jax.debug.callback(self.a_call_that_hangs, logits.sum())
+            return draw(logits, *arguments)
+
+        monkeypatch.setattr(generator, "next_token", hang)
+        return "no part of a sample ended in 3 seconds (train.hang_timeout) after step 2"
+
+    def in_a_save(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        commit = Checkpointer._commit
+
+        def hang(*arguments: Any) -> str:
+            self.a_call_that_hangs()
+            return commit(*arguments)
+
+        monkeypatch.setattr(Checkpointer, "_commit", hang)
+        monkeypatch.setattr(loop, "PATIENCE", 2)
+        return "no save ended in 6 seconds (2 times train.hang_timeout) after step 2"
+
+    def in_the_start(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """The search for a state to go on from, such as a restore that waits for a store."""
+        find = sessions.find_state
+
+        def hang(*arguments: Any) -> Any:
+            self.a_call_that_hangs()
+            return find(*arguments)
+
+        monkeypatch.setattr(sessions, "find_state", hang)
+        monkeypatch.setattr(loop, "PATIENCE", 2)
+        return "no start ended in 6 seconds (2 times train.hang_timeout): the process hangs"
+
+    def in_the_save_before(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """One that is still under way when the run is stopped by its losses."""
+        self.in_a_save(monkeypatch)
+        monkeypatch.setattr(Loop, "_read", lambda *_: None)
+        after = Loop._after
+
+        def stop(self: Loop, state: Any, step: int) -> Any:
+            return after(self, state, step) or loop.Outcome(loop.NOT_FINITE, "stopped")
+
+        monkeypatch.setattr(Loop, "_after", stop)
+        return "no save ended in 6 seconds (2 times train.hang_timeout) after step 1"
+
+
+SMALL = ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4", "eval.max_batches=2")
+
+
+@pytest.mark.parametrize(
+    "where", ["evaluation", "sampling", "a_save", "the_save_before", "the_start"]
+)
+def test_what_is_no_step_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Also at its first time, when it is compiled, which alone may take any time."""
+    hang, run = Hang(monkeypatch), tmp_path / "run"
+    line = getattr(hang, f"in_{where}")(monkeypatch)
+    every = 1 if where == "the_save_before" else 2
+    settings = {
+        "evaluation": ("eval.every_steps=2", "sample.prompts=[]"),
+        "sampling": ("sample.every_steps=2", "eval.at_end=false"),
+    }.get(where, (f"checkpoint.every_steps={every}", "eval.at_end=false", "sample.prompts=[]"))
+    if where == "a_save":
+        settings += ("checkpoint.async_save=false",)
+    api.fit(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
+    assert hang.codes == [HUNG]
+    told = (run / "log.txt").read_text()
+    assert line in told and "in a_call_that_hangs" in told
+
+
+@pytest.mark.parametrize("where", ["evaluation", "sampling"])
+def test_a_compilation_may_take_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    hang, run = Hang(monkeypatch, limit=0), tmp_path / "run"
+    getattr(hang, f"in_{where}")(monkeypatch)
+    slow = jax.debug.callback
+
+    def trace(*arguments: Any) -> None:
+        time.sleep(5)
+        slow(*arguments)
+
+    monkeypatch.setattr(jax.debug, "callback", trace)
+    settings = {
+        "evaluation": ("eval.every_steps=2", "eval.at_end=false", "sample.prompts=[]"),
+        "sampling": ("sample.every_steps=2", "eval.at_end=false"),
+    }[where]
+    outcome = api.fit(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
+    assert outcome.code == DONE and hang.codes == [] and hang.calls > 1
