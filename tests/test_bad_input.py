@@ -440,7 +440,8 @@ def test_a_run_of_another_config_is_left_alone(fails, trained):
 
 def test_a_run_that_never_saved_gives_way_to_another_config(trained, tmp_path):
     young = tmp_path / "young"
-    shutil.copytree(trained, young, ignore=shutil.ignore_patterns("0*"))
+    saved = ("0*", "result.json", "identity.json")
+    shutil.copytree(trained, young, ignore=shutil.ignore_patterns(*saved))
     other = load_saved(trained).config.replace(seed=2)
     check_same_run(RunDir(young), other)
     with pytest.raises(UserError, match="seed: 1 -> 2"):
@@ -468,7 +469,8 @@ def test_a_folder_that_is_no_run(fails, tmp_path, verb):
 
 def test_a_run_without_a_checkpoint(fails, trained, tmp_path):
     young = tmp_path / "young"
-    shutil.copytree(trained, young, ignore=shutil.ignore_patterns("0*"))
+    saved = ("0*", "result.json", "identity.json")
+    shutil.copytree(trained, young, ignore=shutil.ignore_patterns(*saved))
     for verb in ("generate", "eval"):
         fails(verb, young, says=(str(young), "no checkpoint yet", "train it first"))
     error = fails("finetune", TRANSFORMER, f"init.from={young}", says=("init.from", str(young)))

@@ -138,6 +138,9 @@ class Counted(ByteTokenizer):
         return super().encode_batch(texts)
 
 
+Counted.kind = ByteTokenizer.kind  # its stores are those of the tokenizer itself
+
+
 def test_a_stopped_preparation_goes_on_where_it_was(make_corpus, tmp_path) -> None:
     pattern = make_corpus(6)
     whole = write_store(pattern, tmp_path / "whole")

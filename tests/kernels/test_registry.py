@@ -43,7 +43,7 @@ def test_auto_says_once_what_it_picked(kernel, caplog):
 def test_unknown_and_unfit_names_are_errors(kernel):
     with pytest.raises(UserError, match="sums implementation 'refrence'.*did you mean reference"):
         kernel.pick("refrence")
-    with pytest.raises(UserError, match="'zzz'.*use one of auto, fast, reference"):
+    with pytest.raises(UserError, match="'zzz'.*choose one of auto, fast, reference"):
         kernel.pick("zzz")
     with pytest.raises(UserError, match="'fast': cannot do even=False"):
         kernel.pick("fast", even=False)

@@ -16,6 +16,7 @@ from jaxlm.data.loader import Loader
 from jaxlm.evals.loss import evaluator_of
 from jaxlm.generate import Ends, Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
+from jaxlm.training.compatibility import check_fit
 from jaxlm.training.feed import Feed, batch_spec
 from jaxlm.training.session import Session
 from jaxlm.training.state import compile_train_step
@@ -32,7 +33,9 @@ LABELLED = (
 
 @cache
 def setup(name: str, *overrides: str):
-    return tiny.prepared(tiny.load(name, *overrides).config)
+    config = tiny.load(name, *overrides).config
+    check_fit(config)
+    return tiny.prepared(config)
 
 
 def loader(name: str, *overrides: str, places=None, seed: int = 0, **how) -> Loader:
