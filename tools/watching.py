@@ -87,7 +87,7 @@ def differences(reference: Path, path: Path) -> list[str]:
     wanted, found = (
         json.loads((folder / "result.json").read_text()) for folder in (reference, path)
     )
-    for name in sorted({*wanted, *found} - {"run_id"}):  # each run has its own
+    for name in sorted({*wanted, *found} - {"run_id", "self_sha256"}):  # each run has its own id
         if wanted.get(name) != found.get(name):
             problems.append(
                 f"{path.name}: result.json: {name} {found.get(name)}, undisturbed "
