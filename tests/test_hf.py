@@ -946,11 +946,11 @@ def test_a_preset_lies_below_what_is_given(tmp_path, capsys):
     other = load_run(path, ["model.preset=gpt2-medium"]).config.model
     assert (other.hidden_size, other.dtype) == (1024, "float32")
     assert cli.main(["config", "show", str(path), "model.num_layers=2"]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert re.search(r"768 +preset gpt2 ", lines["model.hidden_size"])
-    assert re.search(r"2 +command line", lines["model.num_layers"])
-    assert re.search(r"float32 +preset.yaml:\d+", lines["model.dtype"])
-    assert re.search(r"1e-05 +preset gpt2", lines["model.norm.eps"])
+    out = capsys.readouterr().out
+    assert re.search(r"^model.hidden_size: 768 +# preset gpt2;", out, re.MULTILINE)
+    assert re.search(r"^model.num_layers: 2 +# command line;", out, re.MULTILINE)
+    assert re.search(r"^model.dtype: float32 +# preset.yaml:\d+;", out, re.MULTILINE)
+    assert re.search(r"^model.norm.eps: 1e-05 +# preset gpt2;", out, re.MULTILINE)
     assert cli.main(["config", "show", str(path), "--yaml"]) == 0
     assert "preset" not in yaml.safe_load(capsys.readouterr().out)["model"]
 
