@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from jaxlm.api import fit
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.config_paths import anchored, path_keys
 from jaxlm.run import load_run, load_saved
-from jaxlm.training.loop import train
 
 SMOKE = Path(__file__).parents[1] / "configs/smoke/transformer.yaml"
 DATA = "{type: text, source: {type: text, files: texts/*.txt}, seq_len: 16}"
@@ -78,18 +78,18 @@ def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     run = tmp_path / "run"
-    train(load_run(SMOKE, [*SMALL, f"data={DATA}", f"run_dir={run}"]))
+    fit(load_run(SMOKE, [*SMALL, f"data={DATA}", f"run_dir={run}"]))
     saved = load_saved(run).config
     assert saved.data.source.files == (f"{tmp_path}/here/texts/*.txt",)
     assert saved.cache_dir == f"{tmp_path}/here/cache"
 
     monkeypatch.chdir(tmp_path / "there")
-    assert train(load_saved(run, ["train.steps=2"]), must_exist=True).code == 0
+    assert fit(load_saved(run, ["train.steps=2"]), must_exist=True).code == 0
     (tmp_path / "here/texts").rename(tmp_path / "there/moved")
     with pytest.raises(UserError, match="matches no file|no such file"):
-        train(load_saved(run, ["train.steps=3"]), must_exist=True)
+        fit(load_saved(run, ["train.steps=3"]), must_exist=True)
     moved = ["train.steps=3", "data.source.files=moved/*.txt"]
-    assert train(load_saved(run, moved), must_exist=True).code == 0
+    assert fit(load_saved(run, moved), must_exist=True).code == 0
     (tmp_path / "there/moved/a.txt").write_text("another text. " * 20)
     with pytest.raises(UserError, match="is not what the run was trained on"):
-        train(load_saved(run, ["train.steps=4"]), must_exist=True)
+        fit(load_saved(run, ["train.steps=4"]), must_exist=True)
