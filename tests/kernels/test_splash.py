@@ -103,18 +103,24 @@ def test_keys_may_be_of_another_text(mesh):
 # --------------------------------------------------------------------------------- a split length
 
 
-# one of each way that parts of a row meet; the values of all cases are compared above
 SPLIT = {
     "causal": {},
+    "softcap": {"softcap": 2.0, "scale": 0.9},
+    "short window": {"window": 100},  # shorter than a part: chunks stay
     "long window": {"window": 300, "softcap": 2.0},
+    "both ways": {"causal": False},
     "both ways, near": {"causal": False, "window": 100},
     "prefix": {"prefix": True},
 }
+MESHES = {
+    "mixed": MeshConfig(data=2, context=2, tensor=2),
+    "context 8": MeshConfig(data=1, context=8),
+}
 
 
-def of_parts(name):
+def of_parts(name, mesh):
     """(by the kernel on each device's part, all scores at once): output and gradients."""
-    case, config = dict(SPLIT[name]), MeshConfig(data=2, context=2, tensor=2)
+    case, config = dict(SPLIT[name]), MESHES[mesh]
     length = 256 * config.context
     segments, positions = (x[:2] for x in places(length))
     prefix = positions < 140 if case.pop("prefix", False) else None
@@ -136,9 +142,11 @@ def of_parts(name):
     return found, jax.device_get(jax.jit(lambda: both("reference"))())
 
 
-@pytest.mark.parametrize("name", SPLIT)
-def test_each_device_runs_it_on_its_part_of_a_row(name):
-    found, want = of_parts(name)
+@pytest.mark.parametrize(
+    ("name", "mesh"), [*((name, "mixed") for name in SPLIT), ("causal", "context 8")]
+)
+def test_each_device_runs_it_on_its_part_of_a_row(name, mesh):
+    found, want = of_parts(name, mesh)
     jax.tree.map(assert_close, found, want)
 
 
