@@ -323,4 +323,4 @@ def fit(
                 accept_data=accept_data,
             ).run()
         except Stopped as name:
-            return Outcome(INTERRUPTED, f"stopped by {name}; the same command goes on with {run}")
+            return Outcome(INTERRUPTED, f"stopped by {name}; the same command continues {run}")

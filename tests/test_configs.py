@@ -180,7 +180,7 @@ def workplace(tmp_path_factory) -> Iterator[Path]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-# In small they are another one but for a rate: whole, they are built above.
+# In small they are another one except for a rate: whole, they are built above.
 IN_SMALL = {
     "llama3.1_70b": "llama3.1_8b",
     "llama3.1_405b": "llama3.1_8b",

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 SECTIONS = [key_of(spec) for spec in dataclasses.fields(RunConfig)]
 DOTTED = re.compile(
     rf"(?<![\w./<{{-])(?:{'|'.join(SECTIONS)})(?:\.[a-z][a-z0-9_]*)+(?![\w/(])"
-)  # a call is no key
+)  # a call is not a key
 # what looks like a key and is another thing
 FILES = ("json", "model", "bin", "yaml", "html", "txt", "py", "gz", "npz", "tsv", "safetensors")
 OTHERS = ("model.preset", "model.embed_tokens", "model.layers", "model.norm", "model.encoder.")

@@ -14,7 +14,7 @@ from watching import Watched, strays
 
 
 class KillingWorkers(Killing):
-    """The worker process that makes batches is killed: the run ends itself in one line, or goes on.
+    """The worker process that makes batches is killed: the run ends in one line, or continues.
 
     What is started afterwards must end in the undisturbed run's weights.
     """

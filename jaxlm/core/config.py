@@ -150,7 +150,7 @@ class Config:
     """The base of every config. `kind` is set on the base class of a kind of part.
 
     In the kind's own folder `type` is what YAML calls the class by, where that is not the name of
-    its file. An `abstract` class is no part, but the base of some.
+    its file. An `abstract` class is not a part itself, but the base of some.
     """
 
     kind: ClassVar[Kind | None] = None

@@ -82,7 +82,7 @@ def kind_called(name: str) -> KindOf:
     found = {word: k for k in kinds() for word in (k.kind.noun, k.kind.name)}
     if name not in found:
         raise UserError(
-            f"{name!r} is no kind of part; {suggest(name, [k.kind.name for k in kinds()])}"
+            f"{name!r} is not a kind of part; {suggest(name, [k.kind.name for k in kinds()])}"
         )
     return found[name]
 

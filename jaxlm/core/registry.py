@@ -71,7 +71,7 @@ def kind_of(base: type) -> Kind:
 
 
 def base_of(cls: type) -> type | None:
-    """The class that states the kind of a part; None of a config that is no part."""
+    """The class that states the kind of a part; None for a config that is not a part."""
     return next((base for base in cls.__mro__ if is_base(base)), None)
 
 
@@ -104,7 +104,7 @@ def names(base: type) -> list[str]:
 
 
 def type_name(cls: type) -> str | None:
-    """The `type:` of a part; None of a config that is no part."""
+    """The `type:` of a part; None for a config that is not a part."""
     kind: Kind | None = getattr(cls, "kind", None)
     if kind is None or is_base(cls) or cls.__dict__.get("abstract"):
         return None

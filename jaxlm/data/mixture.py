@@ -71,13 +71,13 @@ class MixtureData(DataConfig):
     @property
     def row_kind(self) -> str:
         kinds = {name: data.row_kind for name, data in self._data.items()}
-        _check_alike("row_kind", kinds)
+        _check_equal("row_kind", kinds)
         return next(iter(kinds.values()))
 
     @property
     def row_length(self) -> int:
         lengths = {name: data.row_length for name, data in self._data.items()}
-        _check_alike("seq_len", lengths)
+        _check_equal("seq_len", lengths)
         return next(iter(lengths.values()))
 
     @property
@@ -107,9 +107,9 @@ class MixtureData(DataConfig):
                 parts[name] = data.tokenise(tokenizer, cache_dir, workers=workers, report=report)
             except UserError as error:
                 raise UserError(f"parts.{name}: {error}") from None
-        _check_alike("seq_len", {name: part.seq_len for name, part in parts.items()})
-        _check_alike("classes", {name: part.classes for name, part in parts.items()})
-        _check_alike("row_kind", {name: part.row_kind for name, part in parts.items()})
+        _check_equal("seq_len", {name: part.seq_len for name, part in parts.items()})
+        _check_equal("classes", {name: part.classes for name, part in parts.items()})
+        _check_equal("row_kind", {name: part.row_kind for name, part in parts.items()})
         weights = [part.weight for part in self.parts.values()]
         first = next(iter(parts.values()))
         splits: dict[str, Split] = {
@@ -138,7 +138,7 @@ class MixtureData(DataConfig):
         return Prepared(tokenizer, splits, manifest, first.seq_len, first.classes, first.row_kind)
 
 
-def _check_alike(what: str, values: dict[str, Any]) -> None:
+def _check_equal(what: str, values: dict[str, Any]) -> None:
     if len(set(values.values())) > 1:
         listing = ", ".join(f"{name} {value}" for name, value in values.items())
         raise UserError(f"parts: {what} differs ({listing}); set the same in every part")

@@ -26,7 +26,7 @@ NAMES = ("bos_token_id", ENDS, "pad_token_id", START)
 def lacking_ids(folder: Path, values: Mapping[str, Any], vocab_size: int) -> list[str]:
     """Where an id is named that the model does not have; `values` are config.json's.
 
-    Raises `UserError` for what is no id, and for a start that the model does not have.
+    Raises `UserError` for a value that is not an id, and for a start that the model does not have.
     """
     found = []
     for path, said in _files(folder, values):

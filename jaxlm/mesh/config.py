@@ -50,7 +50,7 @@ class MeshConfig(Config):
     )
     dcn: Literal["data", "fsdp", "stage"] = field(
         "data",
-        "the axis whose parts stand in different slices, where TPUs have several",
+        "the axis whose parts are in different slices, where TPUs have several",
         affects="run",
     )
     num_devices: int | None = field(

@@ -208,7 +208,7 @@ def settings(facts: Facts, topology: Topology, base: Setting) -> Iterator[Settin
 def _placed(
     facts: Facts, topology: Topology, base: Setting
 ) -> Iterator[tuple[Mapping[str, int], str]]:
-    """Every mesh, and the axis whose parts stand in different slices.
+    """Every mesh, and the axis whose parts are in different slices.
 
     That is data or stage: weights of every layer go over the slow network only where the run's own
     config has it so, and neither of the two can.

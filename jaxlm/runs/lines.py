@@ -107,7 +107,7 @@ def cut_lines(path: str | Path, goes: Callable[[dict[str, Any]], bool]) -> int:
     """Drops the lines whose record `goes`, and a torn last line; returns how many.
 
     A file that does not exist is left so. Raises `UserError` for a line in the middle that is not
-    JSON: that is no torn write, and nothing is dropped on a guess.
+    JSON: that is not a torn write, and nothing is dropped on a guess.
     """
     lines = read_lines(path)
     kept: list[bytes] = []

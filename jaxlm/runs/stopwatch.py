@@ -82,7 +82,7 @@ class Stopwatch:
     def from_dict(
         cls, state: Mapping[str, Any], clock: Callable[[], int] = time.perf_counter_ns
     ) -> Stopwatch:
-        """A stopwatch that goes on with the account of an earlier process."""
+        """A stopwatch that continues the account of an earlier process."""
         watch = cls(clock)
         for name, spent in state["nanoseconds"].items():
             watch._spent[name if name in watch._spent else "other"] += int(spent)

@@ -55,14 +55,14 @@ def _check_rows(config: RunConfig, data: DataConfig) -> None:
                 f"{key}: {type_name(type(part))} has the row_kind {shown(part.row_kind)}; let it "
                 f"return one of {few(kinds)}"
             )
-    mends = {
+    fixes = {
         "tokens": "use data of type text or tokens",
         "examples": "use data of type examples, with a label for each text",
     }
     raise UserError(
         f"objective: {type_name(type(objective))} learns from {kinds[objective.row_kind]} but "
         f"data.type {type_name(type(config.data))} has {kinds[data.row_kind]}; "
-        f"{mends[objective.row_kind]}, or choose another objective"
+        f"{fixes[objective.row_kind]}, or choose another objective"
     )
 
 

@@ -164,7 +164,7 @@ def parsed(content: bytes) -> Any:
 
 @contextlib.contextmanager
 def panics_told(what: str) -> Iterator[None]:
-    """A panic of the library's Rust code, which is no Exception, as a `UserError`."""
+    """A panic of the library's Rust code, which is not an Exception, as a `UserError`."""
     try:
         yield
     except BaseException as error:

@@ -133,7 +133,7 @@ class Family:
     def model_of(self, values: Mapping[str, Any], names: Collection[str]) -> Any:
         """The model of a config.json beside a file with tensors of these names.
 
-        The head of a class that has none is the embedding, which is no parameter of its own.
+        The head of a class that has none is the embedding, which is not a parameter of its own.
         """
         model = self.completed(self.from_hf(values), names)
         if self.lacks_head(values, names):
