@@ -184,6 +184,6 @@ def _short_files(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _split(source: str) -> tuple[str, str]:
-    """("run.yaml", ":12") of "run.yaml:12"; ("default", "") of a source that is not a place in a file."""
+    """("run.yaml", ":12") of "run.yaml:12"; ("default", "") of "default"."""
     path, colon, line = source.rpartition(":")
     return (path, colon + line) if colon and line.isdecimal() else (source, "")
