@@ -16,6 +16,7 @@ lie.
 
 from __future__ import annotations
 
+import difflib
 import glob
 import hashlib
 import json
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jaxlm.core.config import REQUIRED, Config, Kind, UserError, field, suggest, to_dict, type_name
+from jaxlm.core.config import REQUIRED, Config, Kind, UserError, field, to_dict, type_name
 from jaxlm.core.errors import looked_from, shown
 from jaxlm.data.sources.compressed import open_file
 from jaxlm.data.sources.formats import MAX_DOCUMENT_CHARS, check_characters, decode, split_documents
@@ -180,8 +181,9 @@ def _no_match(pattern: str, full: str) -> UserError:
         return UserError(
             f"{pattern}: matches no file (looked from {os.getcwd()}); check the pattern"
         )
-    names = os.listdir(folder) or ["(an empty folder)"]
-    hint = suggest(os.path.basename(full), names)
+    near = difflib.get_close_matches(os.path.basename(full), os.listdir(folder), n=1)
+    hint = f"did you mean {os.path.join(os.path.dirname(pattern), near[0])}?" if near else ""
+    hint = hint or "check the path"
     return UserError(f"{pattern}: no such file{looked_from(pattern)}; {hint}")
 
 
