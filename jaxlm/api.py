@@ -48,8 +48,8 @@ from jaxlm.training import session as sessions
 from jaxlm.training.compatibility import check_schedule
 from jaxlm.training.loop import Loop
 from jaxlm.training.outcome import Outcome, finished
+from jaxlm.training.program import Program
 from jaxlm.training.session import Session, load_trained, saved_tokenizer
-from jaxlm.training.state import Program
 
 log = logging.getLogger("jaxlm")
 

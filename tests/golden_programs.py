@@ -15,7 +15,7 @@ from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.table import locate, read_params
 from jaxlm.nn.params import split
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.training.state import Program, make_program
+from jaxlm.training.program import Program, make_program
 from tests.golden_families import CASES, Case, load_case
 
 ONE = MeshConfig(data=1, num_devices=1)

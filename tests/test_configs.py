@@ -132,7 +132,7 @@ def test_builds_at_full_size(path):
     """Model, objective, optimizer and schedule; nothing is allocated."""
     from jaxlm.core.tree import flatten
     from jaxlm.mesh import check_accumulation
-    from jaxlm.training.session import program_of
+    from jaxlm.training.session import learner_of
 
     pretend_sources(path)
     config = with_sizes(full(path))
@@ -141,9 +141,10 @@ def test_builds_at_full_size(path):
         check_accumulation(config.train.batch_size, config.train.accumulation, mesh)
     except UserError:  # for other machines than the tests' eight devices
         mesh = load_run(path, [*overrides_of(path), *ONE_DEVICE]).config.mesh.build()
-    program = program_of(config, mesh)
+    learner = learner_of(config, mesh)
+    program = learner.program
     assert len(flatten(program.abstract_params)) >= 4
-    assert program.abstract_state()["params"].keys() == program.abstract_params.keys()
+    assert learner.abstract_state()["params"].keys() == program.abstract_params.keys()
 
 
 ONE_DEVICE = (

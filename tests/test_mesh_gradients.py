@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
@@ -26,7 +26,10 @@ from jaxlm.core.tree import flatten
 from jaxlm.kernels.contract import contract_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig
-from jaxlm.training.state import DROPOUT_STREAM, Program, derive_key
+from jaxlm.optim.optimizer import AdamW
+from jaxlm.training.learner import GradientLearner
+from jaxlm.training.program import DROPOUT_STREAM, Program, derive_key
+from jaxlm.training.step import gradients
 from tests import tiny
 
 BOUND = 1e-5
@@ -145,6 +148,11 @@ def batch_of(model: str) -> dict[str, np.ndarray]:
     return batch
 
 
+def carry_of(program: Program) -> Any:
+    """The shapes of the recurrent state; None where none is carried."""
+    return GradientLearner(program, AdamW()).abstract_state().get("carry")
+
+
 def step_of(program: Program, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     """What a step finds before its update: gradients as they lie, the rest on the host.
 
@@ -153,12 +161,12 @@ def step_of(program: Program, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     rng = np.random.default_rng(5)
     carry = jax.tree.map(
         lambda x: jax.device_put(rng.normal(size=x.shape).astype(x.dtype), x.sharding),
-        program.abstract_state().get("carry"),
+        carry_of(program),
     )
     key = derive_key(program.seed, DROPOUT_STREAM, 7)
     with jax.set_mesh(program.mesh):
-        grads, *rest = jax.jit(program._gradients)(
-            tiny.params_of(program), tiny.on_mesh(batch, program), carry, key
+        grads, *rest = jax.jit(partial(gradients, program))(
+            tiny.params_of(program), {}, tiny.on_mesh(batch, program), carry, key
         )
     weight, metrics, load, carry = jax.device_get(rest)
     found = {"weight": weight, "metrics": metrics, "load": load or {}, "carry": carry or {}}

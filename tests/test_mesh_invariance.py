@@ -16,7 +16,6 @@ from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.data.loader import Loader
 from jaxlm.mesh import MeshConfig, batch_sharding, local_rows
 from jaxlm.training.feed import Feed, batch_spec
-from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 STEPS = 20
@@ -61,21 +60,21 @@ def setup(model):
 def trained(model, mesh):
     """(hash at step 0, ids, tokens, losses, gradient norms) of a run of 20 steps."""
     config, data = setup(model)
-    program = tiny.program(config, MESHES[mesh])
+    learner = tiny.learner(config, MESHES[mesh])
     rows = data.rows("train", batch_size=16, seed=config.seed)
     transform = config.objective.host_transform(data.tokenizer, config.seed)
-    loader = Loader(rows, transform, 16, local_rows(16, program.mesh), threads=0, prefetch=0)
+    loader = Loader(rows, transform, 16, local_rows(16, learner.mesh), threads=0, prefetch=0)
     nothing = lambda rows: {}  # noqa: E731
-    step = compile_train_step(program, batch_spec(loader, 16, program.mesh, extra=nothing))
-    state = program.create_state()
+    step = learner.compile(batch_spec(loader, 16, learner.mesh, extra=nothing))
+    state = learner.create()
     start = param_sha256(state["params"])
     ids, tokens, metrics = [], [], []
-    with Feed(loader, program.mesh, 0, ahead=0) as feed:
+    with Feed(loader, learner.mesh, 0, ahead=0) as feed:
         for _ in range(STEPS):
             names, batch = next(feed)
             ids.append(names)
             tokens.append(np.asarray(batch["tokens"]))
-            state, found = step(state, batch)
+            state, found = step(state, {}, batch)
             metrics.append(found)
     figures = jax.device_get(metrics)
     loss = np.array([f["objective"][0] / f["objective"][1] for f in figures])

@@ -14,8 +14,9 @@ from jaxlm.core.config import Resolved
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.mesh import MeshConfig, to_global_whole
 from jaxlm.run import RunConfig, load_run
+from jaxlm.training.learner import GradientLearner
+from jaxlm.training.program import Program, make_program
 from jaxlm.training.session import prepare_data, resolve
-from jaxlm.training.state import Program, make_program
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke"
 MODELS = ("transformer", "lstm")
@@ -50,8 +51,6 @@ def program(config: RunConfig, mesh: MeshConfig = ONE, **changes: Any) -> Progra
     arguments: dict[str, Any] = {
         "model": config.model,
         "objective": config.objective,
-        "optimizer": config.optimizer,
-        "total_steps": config.train.steps,
         "seed": config.seed,
         "batch_size": config.train.batch_size,
         "accumulation": config.train.accumulation,
@@ -73,9 +72,15 @@ def params_of(program: Program) -> dict[str, Any]:
     return jax.device_put(drawn, program.param_shardings)
 
 
-def state_of(program: Program) -> dict[str, Any]:
-    """What `program.create_state()` gives."""
-    return program.create_state(params_of(program))
+def learner(config: RunConfig, mesh: MeshConfig = ONE, **changes: Any) -> GradientLearner:
+    """The learner of a config; `changes` are to `make_program`'s arguments, or its optimizer."""
+    optimizer = changes.pop("optimizer", config.optimizer)
+    return GradientLearner(program(config, mesh, **changes), optimizer, config.train.steps or 1)
+
+
+def state_of(learner: GradientLearner) -> dict[str, Any]:
+    """What `learner.create()` gives."""
+    return learner.create(params_of(learner.program))
 
 
 def spec_of(batch: dict[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -110,5 +115,5 @@ def ragged_batch(seed: int, rows: int = 8, length: int = 16, vocab: int = 264) -
     }
 
 
-def on_mesh(batch: dict[str, Any], program: Program) -> dict[str, jax.Array]:
+def on_mesh(batch: dict[str, Any], program: Program | GradientLearner) -> dict[str, jax.Array]:
     return to_global_whole(batch, program.mesh)

@@ -31,7 +31,8 @@ from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.optim.optimizer import AdamW
 from jaxlm.plan.compiling import devices_of
 from jaxlm.plan.devices import Topology
-from jaxlm.training.state import Program, compile_train_step, make_program
+from jaxlm.training.learner import GradientLearner
+from jaxlm.training.program import Program, make_program
 
 # An H100's figures as XLA asks for them (openxla/xla, target_config/specs/h100_sxm.txtpb).
 H100 = """
@@ -89,10 +90,11 @@ def main() -> int:
     logging.getLogger("jaxlm.kernels").setLevel(logging.INFO)
 
     platform, devices = target(arguments.target)
-    program = build(arguments, devices)
+    learner = build(arguments, devices)
+    program = learner.program
     with target_platform(platform):
         start = time.monotonic()
-        compiled = compile_train_step(program, batch(program, arguments))
+        compiled = learner.compile(batch(program, arguments))
     print(f"{len(devices)} x {devices[0].device_kind}: {time.monotonic() - start:.0f} s to compile")
     report(program, arguments, compiled)
     return 0
@@ -107,18 +109,18 @@ def target(name: str) -> tuple[str, list[Any]]:
     return "gpu", get_topology_desc(platform="cuda", topology_name="", **how).devices
 
 
-def build(arguments: argparse.Namespace, devices: list[Any]) -> Program:
+def build(arguments: argparse.Namespace, devices: list[Any]) -> GradientLearner:
     changes = {"quantization": arguments.quantization, "remat": arguments.remat}
     if arguments.layers is not None:
         changes["num_layers"] = arguments.layers
     sizes = {axis: int(n) for axis, n in (x.split("=") for x in arguments.mesh.split(","))}
-    return make_program(
+    program = make_program(
         mesh=MeshConfig(**{"data": 1, **sizes}).build(devices),
         model=preset(arguments.model).replace(**changes),
         objective=CausalLM(),
-        optimizer=AdamW(),
         batch_size=arguments.batch_size,
     )
+    return GradientLearner(program, AdamW())
 
 
 def batch(program: Program, arguments: argparse.Namespace) -> dict[str, jax.ShapeDtypeStruct]:

@@ -33,7 +33,7 @@ from jaxlm.models.families import family_of
 from jaxlm.models.families.gpt2 import gpt2
 from jaxlm.models.families.table import locate, tensor_shapes
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.training.state import make_program
+from jaxlm.training.program import make_program
 
 ALLOWED = 1.2  # of the largest shard
 

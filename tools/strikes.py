@@ -60,8 +60,8 @@ def batch_that_breaks(batch: int, factor: float = 1e30) -> None:
                 latest["ids"], rows = next(feed)
                 return latest["ids"], rows
 
-        def step(state: Any, rows: Any) -> Any:
-            state, metrics = compiled(state, rows)
+        def step(state: Any, frozen: Any, rows: Any) -> Any:
+            state, metrics = compiled(state, frozen, rows)
             if np.isin(latest["ids"], ids).all():
                 with jax.transfer_guard("allow"):
                     state = {**state, "params": scale(state["params"])}

@@ -60,7 +60,8 @@ def warm_programs() -> Iterator[None]:
     from jaxlm import generate
     from jaxlm.evals import loss as evaluate
     from jaxlm.evals import samples as sampler
-    from jaxlm.training import loop, session
+    from jaxlm.training import session
+    from jaxlm.training.learner import GradientLearner
 
     def shared(make: Any, *, first: bool = False) -> Any:
         """`make`, called once for equal arguments; `first`: a Program, which is compared as is."""
@@ -77,11 +78,21 @@ def warm_programs() -> Iterator[None]:
     own_step = evaluate.Evaluator._step.func
     make_step = shared(lambda program: own_step(_Of(program)), first=True)
     step = property(lambda self: make_step(self.program))
+    own_compile = GradientLearner.compile
+    compiled: dict[Any, Any] = {}
+
+    def compile_once(learner: GradientLearner, *args: Any) -> Any:
+        """The step of a learner; its program (which is shared), optimizer and steps make it."""
+        key = (id(learner.program), repr((learner.optimizer.config, learner.total_steps, args)))
+        if key not in compiled:
+            compiled[key] = (learner, own_compile(learner, *args))
+        return compiled[key][1]
+
     generator = shared(generate.Generator, first=True)
     with contextlib.ExitStack() as stack:
         for owner, name, new in (
             (session, "make_program", shared(session.make_program)),
-            (loop, "compile_train_step", shared(loop.compile_train_step, first=True)),
+            (GradientLearner, "compile", compile_once),
             (evaluate.Evaluator, "_step", step),
             (generate, "Generator", generator),
             (sampler, "Generator", generator),

@@ -38,3 +38,17 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(part, {})
         node[name] = leaf
     return tree
+
+
+def join(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """One nested dict of the leaves of two; no path is in both."""
+    if not second:
+        return dict(first)
+    one, other = flatten(first), flatten(second)
+    assert not one.keys() & other.keys(), sorted(one.keys() & other.keys())
+    return unflatten(one | other)
+
+
+def select(tree: Mapping[str, Any], wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """The leaves whose path is wanted; a dict without any is left out."""
+    return unflatten({path: leaf for path, leaf in flatten(tree).items() if wanted(path)})

@@ -30,6 +30,7 @@ from jaxlm.data.store.prepared import Prepared
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.ahead import Ahead, Compiling
+from jaxlm.training.program import Program
 from jaxlm.training.session import (
     Session,
     cache_dir,
@@ -39,7 +40,6 @@ from jaxlm.training.session import (
     prepare_data,
     saved_tokenizer,
 )
-from jaxlm.training.state import Program
 
 EVAL_SEED = 0  # for an objective's random masks: equal for runs of all seeds
 

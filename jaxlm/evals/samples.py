@@ -1,7 +1,7 @@
 """Text that a model writes while it trains, from the prompts of `sample:`.
 
 sampler = Sampler(session)
-for prompt, text in sampler(state): ...
+for prompt, text in sampler(params): ...
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 from jaxlm.generate import Generator, Sampling, Writer, ends_of, ids_of
 from jaxlm.training.session import Session
-from jaxlm.training.state import State
 
 
 class Sampler:
@@ -21,12 +20,11 @@ class Sampler:
         self._session = session
         self.prompts = session.config.sample.prompts
 
-    def __call__(self, state: State, **how: Any) -> list[tuple[str, str]]:
-        """(prompt, text) of each prompt, with averaged weights where there are any.
+    def __call__(self, params: dict[str, Any], **how: Any) -> list[tuple[str, str]]:
+        """(prompt, text) of each prompt, written with these parameters.
 
         `how`: what `Generator.with_scores` calls on its way.
         """
-        params = state.get("ema", state["params"])
         texts = self._writer(params, self.prompts, seed=self._session.config.seed, **how)
         return list(zip(self.prompts, texts, strict=True))
 

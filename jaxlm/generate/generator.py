@@ -26,7 +26,7 @@ from jaxlm.generate.beam import EosId, Search, beam_search, is_any
 from jaxlm.generate.reader import Reader
 from jaxlm.generate.sampling import Sampling, next_token
 from jaxlm.training.ahead import Ahead, Compiling
-from jaxlm.training.state import SAMPLE_STREAM, Program, derive_key
+from jaxlm.training.program import SAMPLE_STREAM, Program, derive_key
 
 PART = 32  # tokens a row that are drawn between two looks of the host
 

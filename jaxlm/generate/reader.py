@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.core.types import ModelConfig
-from jaxlm.training.state import Program
+from jaxlm.training.program import Program
 
 
 class Reader:

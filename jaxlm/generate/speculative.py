@@ -28,7 +28,7 @@ from jaxlm.generate.generator import Generator
 from jaxlm.generate.reader import Reader
 from jaxlm.generate.sampling import Sampling, cut, next_token
 from jaxlm.training.ahead import Compiling
-from jaxlm.training.state import Program
+from jaxlm.training.program import Program
 
 Probs = Callable[[jax.Array], jax.Array]  # logits [..., V] -> probabilities
 

@@ -85,7 +85,7 @@ def import_model(
     source = replace(source, model=model, lacks_head=lacks_head, backbone=backbone)
     config = _run_config(source, out, dtype, overrides)
     use_compilation_cache(config)
-    program = program_of(config, config.mesh.build(), training=False)
+    program = program_of(config, config.mesh.build())
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
     match = match_tensors(source.family, config.model, shapes, stored)
     record = _record(source, stored, match)

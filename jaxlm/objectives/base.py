@@ -45,6 +45,8 @@ class Objective(Config):
     """What is learnt: a host transform and a device loss under one name."""
 
     kind: ClassVar = Kind("objectives", "objective", folder="jaxlm.objectives")
+    # module:Class of the `Learner` that trains it
+    learner: ClassVar[str] = "jaxlm.training.learner:GradientLearner"
 
     @property
     def row_kind(self) -> str:

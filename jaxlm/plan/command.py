@@ -161,5 +161,5 @@ def _save(plan: Plan, path: Path, report: Callable[[str], None]) -> None:
     if plan.compiled is None:
         raise UserError(f"--save: there is no compiled step to keep ({plan.source})")
     c = plan.compiled
-    save(c.executable, plan.config, c.program, c.batch_spec, c.options, path)
+    save(c.executable, plan.config, c.learner, c.batch_spec, c.options, path)
     report(f"kept the compiled step in {path}: train with train.compiled={path}")

@@ -34,8 +34,9 @@ from jaxlm.plan.hlo.text import Module, parse
 from jaxlm.plan.shapes import batch_spec_of
 from jaxlm.run import RunConfig
 from jaxlm.training.compiler import options_for
-from jaxlm.training.session import program_of
-from jaxlm.training.state import Program, compile_train_step
+from jaxlm.training.learner import Learner
+from jaxlm.training.program import Program
+from jaxlm.training.session import learner_of
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -54,11 +55,15 @@ class Compiled:
     """A compiled train step and what it consists of."""
 
     executable: Any
-    program: Program
+    learner: Learner
     mesh: Mesh
     batch_spec: dict[str, Any]
     options: dict[str, str]
     seconds: float
+
+    @property
+    def program(self) -> Program:
+        return self.learner.program
 
     @cached_property
     def text(self) -> str:
@@ -176,11 +181,11 @@ def compile_on(
 ) -> Compiled | OutOfMemory:
     """The train step of a config on a mesh, by these options."""
     start = time.monotonic()
-    program = program_of(config, mesh)
+    learner = learner_of(config, mesh)
     spec = batch_spec_of(config, mesh, signals=signals)
     try:
         with target_platform(platform):
-            executable = compile_train_step(program, spec, options)
+            executable = learner.compile(spec, options)
     except UserError:
         raise
     except Exception as error:
@@ -188,7 +193,7 @@ def compile_on(
         if found is None:
             raise
         return found
-    return Compiled(executable, program, mesh, spec, options, time.monotonic() - start)
+    return Compiled(executable, learner, mesh, spec, options, time.monotonic() - start)
 
 
 def read_out_of_memory(message: str) -> OutOfMemory | None:

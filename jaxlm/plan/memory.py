@@ -33,6 +33,8 @@ GROUPS = (
     *(("embed", "embedding"), ("unembed", "head")),
 )
 
+KINDS = {"params": "parameters", "base": "parameters", "opt_state": "optimizer", "ema": "average"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -94,7 +96,7 @@ class MemoryPlan:
 
 def of_compiled(compiled: Compiled, topology: Topology, *, quick: bool = False) -> MemoryPlan:
     """The memory of a compiled step: XLA's totals, broken down by what it is for."""
-    parts = [*state_parts(compiled.program), *batch_parts(compiled.batch_spec)]
+    parts = [*state_parts(compiled.learner), *batch_parts(compiled.batch_spec)]
     stats, limit = compiled.stats, topology.hbm_per_device
     how: dict[str, Any] = {"limit": limit, "share": facts.SAFE_SHARE, "compiled": not quick}
     if stats is None:
@@ -134,13 +136,11 @@ def of_refused(refused: OutOfMemory, estimate: Sequence[Part], topology: Topolog
     )
 
 
-def state_parts(program: Any) -> list[Part]:
+def state_parts(learner: Any) -> list[Part]:
     """Parameters and optimizer state as they are split, by part of the model."""
     found: dict[tuple[str, str, bool], float] = defaultdict(float)
-    for name, tree in program.abstract_state().items():
-        kind = {"params": "parameters", "opt_state": "optimizer", "ema": "average"}.get(
-            name, "state"
-        )
+    for name, tree in {**learner.abstract_state(), **learner.abstract_frozen()}.items():
+        kind = KINDS.get(name, "state")
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         for keys, leaf in leaves:
             path = "/".join(str(getattr(k, "key", getattr(k, "name", ""))) for k in keys)

@@ -51,7 +51,7 @@ from jaxlm.training.meter import Figures
 from jaxlm.training.outcome import Outcome
 from jaxlm.training.rollback import entry, place, skipped
 from jaxlm.training.session import Session
-from jaxlm.training.state import State, compile_train_step
+from jaxlm.training.state import State
 from jaxlm.training.throughput import peak_of
 
 log = logging.getLogger("jaxlm")
@@ -81,6 +81,8 @@ class Loop:
         self.session, self.run_dir, self.watch, self.marks = session, run, watch, marks
         self.signals = signals
         self.config, self.program = session.config, session.program
+        assert session.learner is not None
+        self.learner = session.learner
         self.total = self.config.train.steps or 0
         self.first = jax.process_index() == 0
         self.several = jax.process_count() > 1
@@ -178,6 +180,8 @@ class Loop:
                         return None
                     bad = None  # a resume comes to the same point
                 bad = bad or self._streak(step)
+                if bad is None and step == self.total:
+                    state = self.learner.finish(state)
                 saved = bad is None and self._save(state, step, force=True)
                 if self.first:
                     self.progress.checkpoint(self.saver.status())
@@ -230,16 +234,16 @@ class Loop:
         """The step: the one that was kept by a plan, if it is this run's, else compiled now."""
         path = self.config.train.compiled
         if path is not None:
-            step, why = saved_step.load(self.config, self.program, spec, options, path)
+            saved, why = saved_step.load(self.config, self.learner, spec, options, path)
             # one for all: executables that were made in two ways may not meet in their collectives
             why = decide("compiled", why, lambda found: next(filter(None, found), ""))
-            if step is not None and not why:
+            if saved is not None and not why:
                 log.info("the train step is that of %s", path)
-                return step
+                return saved
             log.warning("train.compiled: %s; the step is compiled now", why)
         log.info("compiling the train step")
         started = time.monotonic()
-        step = compile_train_step(self.program, spec, options)
+        step = self.learner.compile(spec, options)
         log.info("compiled the train step in %.1f s", time.monotonic() - started)
         return step
 
@@ -251,7 +255,8 @@ class Loop:
                 ids, batch = next(feed)
             # Nothing moves between host and device here but by name; a hidden transfer is an error.
             with self.watch("step"), jax.transfer_guard("disallow"):
-                state, metrics = self.step(state, batch)
+                frozen = self.learner.frozen
+                state, metrics = self.step(state, frozen, self.learner.batch(state, frozen, batch))
                 step += 1
                 bad = self._read((step, ids, metrics))
             self.records.write_ids(step, ids)
@@ -464,7 +469,7 @@ class Loop:
         """
         if self.evaluator is None:
             return {}, {}
-        params = state.get("ema", state["params"])
+        params = self.learner.weights(state, self.learner.frozen)
         part = self.config.eval.max_batches
         with self.watch("eval"), self.watchdog.doing("batch of evaluation"):
             found = self.evaluator.after(
@@ -486,7 +491,8 @@ class Loop:
             return
         with self.watch("sample"), self.watchdog.doing("part of a sample"):
             beat = lambda: self.watchdog.beat(step)  # noqa: E731
-            pairs = self.sampler(state, on_part=beat, compiling=self._compiling)
+            params = self.learner.weights(state, self.learner.frozen)
+            pairs = self.sampler(params, on_part=beat, compiling=self._compiling)
         if self.first:
             self.records.write_samples(step, pairs)
             for prompt, text in pairs:

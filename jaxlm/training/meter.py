@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlm.core.tree import flatten
 from jaxlm.runs.stopwatch import Stopwatch
-from jaxlm.training.state import Program
+from jaxlm.training.program import Program
 from jaxlm.training.throughput import Peak
 
 

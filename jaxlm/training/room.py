@@ -1,7 +1,7 @@
 """Whether a run fits in the memory of its devices at all, by arithmetic alone.
 
     check_batch(config, mesh)  # raises UserError; before any data is prepared
-    check_room(program)        # raises UserError; nothing is allocated
+    check_room(learner)        # raises UserError; nothing is allocated
 
 Both are lower bounds: a state, or a batch, that is larger than all memory together cannot be
 trained on any mesh. A batch of B rows of T tokens has three int32 [B, T + 1] as its input (tokens,
@@ -64,17 +64,17 @@ def _check(
     )
 
 
-def check_room(program: Any) -> None:
+def check_room(learner: Any) -> None:
     """Raises `UserError` where parameters and optimizer state exceed the devices' whole memory."""
     sizes = [
         math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(program.abstract_state())
+        for leaf in jax.tree.leaves((learner.abstract_state(), learner.abstract_frozen()))
         if jax.dtypes.issubdtype(leaf.dtype, np.number)
     ]
-    devices = list(program.mesh.devices.flat)
+    devices = list(learner.program.mesh.devices.flat)
     need, room = sum(sizes), memory_of(devices)
     if room is not None and need > room:
-        count = sum(math.prod(p.shape) for p in jax.tree.leaves(program.abstract_params))
+        count = sum(math.prod(p.shape) for p in jax.tree.leaves(learner.program.abstract_params))
         raise UserError(
             f"model: {count:,} parameters take {need / 1e9:,.1f} GB with their optimizer state, "
             f"but {len(devices)} devices have {room / 1e9:,.1f} GB in all; make the model smaller "

@@ -1,7 +1,7 @@
 """A compiled train step in a file: `jaxlm plan --save` keeps it, `train.compiled` names it.
 
-    save(executable, config, program, options, "step.bin")
-    step, why = load(config, program, spec, options, "step.bin")   # (None, why) of another one
+    save(executable, config, learner, spec, options, "step.bin")
+    step, why = load(config, learner, spec, options, "step.bin")   # (None, why) of another one
 
 The file is a line of JSON and then the compiler's own bytes, with a SHA-256 over both; there is no
 pickle in it. What the step takes and gives is rebuilt from the program's abstract state. It is used
@@ -28,20 +28,22 @@ from jaxlm.core import config as configs
 from jaxlm.core.config import Config, UserError
 from jaxlm.core.files import write_atomic
 from jaxlm.runs.identity import code_sha256
-from jaxlm.training.state import Program, State
+from jaxlm.training.learner import Frozen, Learner
+from jaxlm.training.program import Program
+from jaxlm.training.state import State
 
-FORMAT = 2
+FORMAT = 3
 PACKAGES = ("jaxlib", "flax", "optax", "qwix", "jax-cuda13-plugin", "libtpu")
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
 class SavedStep:
-    """(state, batch) -> (state, metrics), by a loaded executable; the state is donated."""
+    """(state, frozen, batch) -> (state, metrics), by a loaded executable; the state is donated."""
 
-    def __init__(self, loaded: Any, program: Program, header: Mapping[str, Any]) -> None:
+    def __init__(self, loaded: Any, learner: Learner, header: Mapping[str, Any]) -> None:
         self._loaded, self._kept = loaded, header["kept"]
-        abstract = program.abstract_state()
-        replicated = jax.sharding.NamedSharding(program.mesh, jax.sharding.PartitionSpec())
+        abstract = learner.abstract_state()
+        replicated = jax.sharding.NamedSharding(learner.program.mesh, jax.sharding.PartitionSpec())
         metrics = {
             name: tuple(
                 jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=replicated)
@@ -51,8 +53,10 @@ class SavedStep:
         }
         self._outputs, self._tree = jax.tree.flatten((abstract, metrics))
 
-    def __call__(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, dict]:
-        leaves = jax.tree.leaves((state, dict(batch)))
+    def __call__(
+        self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
+    ) -> tuple[State, dict]:
+        leaves = jax.tree.leaves((state, frozen, dict(batch)))
         given = [leaves[n] for n in self._kept]
         results = self._loaded.execute_sharded(given).disassemble_into_single_device_arrays()
         arrays = [
@@ -65,7 +69,7 @@ class SavedStep:
 def save(
     executable: Any,
     config: Any,
-    program: Program,
+    learner: Learner,
     spec: Mapping[str, Any],
     options: Mapping[str, str],
     path: str | Path,
@@ -82,7 +86,7 @@ def save(
     _, metrics = executable.out_info
     header = {
         "format": FORMAT,
-        "identity": identity(config, program, spec, options),
+        "identity": identity(config, learner.program, spec, options),
         "kept": kept,
         "metrics": {
             name: [[list(x.shape), np.dtype(x.dtype).name] for x in pair]
@@ -100,7 +104,7 @@ def save(
 
 def load(
     config: Any,
-    program: Program,
+    learner: Learner,
     spec: Mapping[str, Any],
     options: Mapping[str, str],
     path: str | Path,
@@ -123,11 +127,11 @@ def load(
         return None, f"{path} has format {kind}, this version reads {FORMAT}"
     if digest(header, payload) != written:
         return None, f"{path} is damaged: its SHA-256 is another"
-    own = identity(config, program, spec, options)
+    own = identity(config, learner.program, spec, options)
     for name, value in own.items():
         if saved.get(name) != value:
             return None, f"{path} was made with another {name}: {_differ(saved.get(name), value)}"
-    devices = list(program.mesh.devices.flat)
+    devices = list(learner.program.mesh.devices.flat)
     from jax._src.lib import xla_client  # the public list of devices is no type that PJRT takes
 
     try:
@@ -136,7 +140,7 @@ def load(
         )
     except jax.errors.JaxRuntimeError as error:
         return None, f"{path} cannot be loaded here: {str(error).splitlines()[0]}"
-    return SavedStep(loaded, program, header), ""
+    return SavedStep(loaded, learner, header), ""
 
 
 def identity(

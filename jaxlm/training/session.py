@@ -35,6 +35,7 @@ from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.config_paths import anchored, path_keys
 from jaxlm.core.files import write_atomic
+from jaxlm.core.registry import import_class
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.data.loader import Loader
 from jaxlm.data.sources.fetch import default_cache_dir
@@ -59,8 +60,10 @@ from jaxlm.runs.identity import (
     read_record,
 )
 from jaxlm.training.compatibility import check_fit, check_samples, check_schedule
+from jaxlm.training.learner import Learner
+from jaxlm.training.program import Program, make_program
 from jaxlm.training.room import check_batch, check_room
-from jaxlm.training.state import Program, State, make_program
+from jaxlm.training.state import State
 
 log = logging.getLogger("jaxlm")
 
@@ -184,11 +187,12 @@ def resolve(
 
 @dataclass(frozen=True)
 class Session:
-    """A resolved config with its data and its program, on a mesh."""
+    """A resolved config with its data, its program and its learner, on a mesh."""
 
     config: RunConfig
     prepared: Prepared
     program: Program
+    learner: Learner | None = None  # None: for use without training
 
     @classmethod
     def open(
@@ -207,9 +211,9 @@ class Session:
         config = resolve(config, prepared, marks)
         # as it is kept: the run may be resumed from another folder
         config = anchored(config).replace(run_dir=config.run_dir)
-        program = program_of(config, mesh)
-        check_room(program)
-        return cls(config, prepared, program)
+        learner = learner_of(config, mesh)
+        check_room(learner)
+        return cls(config, prepared, learner.program, learner)
 
     def transform(self, seed: int) -> Any:
         """The objective's, which draws by `seed`."""
@@ -228,7 +232,13 @@ class Session:
         )
 
 
-def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Program:
+def learner_of(config: RunConfig, mesh: Any) -> Learner:
+    """How a resolved config learns, on a mesh: by the learner that its objective names."""
+    cls: type[Learner] = import_class(config.objective.learner)
+    return cls.of(config, program_of(config, mesh))
+
+
+def program_of(config: RunConfig, mesh: Any) -> Program:
     """The program of a resolved config on a mesh."""
     return make_program(
         mesh=mesh,
@@ -236,8 +246,6 @@ def program_of(config: RunConfig, mesh: Any, *, training: bool = True) -> Progra
         stage_repeats=config.mesh.stage_repeats,
         model=config.model,
         objective=config.objective,
-        optimizer=config.optimizer if training else None,
-        total_steps=config.train.steps or 1,
         seed=config.seed,
         batch_size=config.train.batch_size,
         accumulation=config.train.accumulation,
@@ -442,16 +450,17 @@ def find_state(
 
     `latest` is the reader's newest good step, where the caller has asked for it already.
     """
-    program, config = session.program, session.config
+    learner, config = session.learner, session.config
+    assert learner is not None
     step = reader.latest() if latest is None else latest
     if step is not None:
         log.info("restore order: resume <- checkpoint %d of %s", step, config.run_dir)
-        return reader.restore(step, program.abstract_state()), step
+        return reader.restore(step, learner.abstract_state()), step
     if config.init.from_ is not None:
         params = read_pretrained(session)
-        return program.create_state(params), 0
+        return learner.create(params), 0
     log.info("restore order: no checkpoint, no init.from: scratch, seed %d", config.seed)
-    return program.create_state(), 0
+    return learner.create(), 0
 
 
 def read_pretrained(session: Session) -> dict[str, Any]:
@@ -520,7 +529,7 @@ def load_trained(
     step = reader.choose(step)
     if step is None:
         raise UserError(f"{run_dir}: no checkpoint yet; train it first (`jaxlm resume {run_dir}`)")
-    program = program_of(config, mesh or config.mesh.build(), training=False)
+    program = program_of(config, mesh or config.mesh.build())
     part = params_part(reader, step)
     params = reader.restore_partial(step, {part: program.abstract_params})[part]
     return config, program, params, step
@@ -530,4 +539,4 @@ def one_device_program(run_dir: str | Path) -> tuple[RunConfig, Program]:
     """A run's config, and its program on one device, which is enough to look at parameters."""
     config = load_saved(run_dir).config
     mesh = configs.parse(MeshConfig, {"data": 1, "num_devices": 1}).build()
-    return config, program_of(config.replace(mesh=MeshConfig()), mesh, training=False)
+    return config, program_of(config.replace(mesh=MeshConfig()), mesh)

@@ -149,11 +149,11 @@ def compare(run: Path, alone: Path) -> None:
 
 
 def start_of(alone: Path, settings: tuple[str, ...]) -> str:
-    from tiny import prepared, program
+    from tiny import learner, prepared
 
     from jaxlm.checkpoint.hashing import param_sha256
 
-    return param_sha256(program(prepared(load(*settings).config)[0]).create_state()["params"])
+    return param_sha256(learner(prepared(load(*settings).config)[0]).create()["params"])
 
 
 def train_alone(run: Path, settings: tuple[Any, ...]) -> None:
@@ -230,15 +230,16 @@ import os, sys, time
 from jaxlm.cli import main
 from jaxlm import api
 from jaxlm.training import loop
+from jaxlm.training.learner import Learner
 
-compile_ = loop.compile_train_step
+compile_ = Learner.compile
 
 def late(*arguments):
     if os.environ["JAXLM_PROCESS_ID"] == "1":
         time.sleep(20)
     return compile_(*arguments)
 
-loop.compile_train_step = late
+Learner.compile = late
 loop.LINGER_SECONDS = 0
 sys.exit(main(sys.argv[1:]))
 """

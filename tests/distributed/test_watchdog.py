@@ -21,7 +21,7 @@ from jaxlm.generate import generator
 from jaxlm.training import loop
 from jaxlm.training import session as sessions
 from jaxlm.training.loop import DONE, Loop
-from jaxlm.training.state import Program
+from jaxlm.training.program import Program
 from tests import tiny
 
 SECONDS = 0.4

@@ -20,7 +20,6 @@ from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.pipeline import Schedule, _exchanges, pipelined
-from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 VOCAB = 32
@@ -171,29 +170,29 @@ def test_pieces_are_dealt_out_by_exchanges_of_one_each(stages, repeats):
 # ------------------------------------------------------------------------------------ whole steps
 
 
-def program_of(mesh: MeshConfig, *changes: str) -> Any:
+def learner_of(mesh: MeshConfig, *changes: str) -> Any:
     """Of four micro-batches, with dropout of attention's weights."""
     config = tiny.load(
         "transformer",
         *("train.batch_size=16", "train.accumulation=4", "model.attention.dropout=0.1"),
         *("model.num_layers=4", *changes),
     ).config
-    return tiny.program(config, mesh)
+    return tiny.learner(config, mesh)
 
 
 def test_a_step_is_that_of_accumulated_micro_batches():
     """Losses, gradients and dropout over three steps; and what an evaluation measures."""
     found = []
     for mesh in (tiny.ONE, MeshConfig(data=1, stage=2, stage_repeats=2, fsdp=2, tensor=2)):
-        program = program_of(mesh)
-        state, rows = tiny.state_of(program), tiny.on_mesh(tiny.ragged_batch(0, 16), program)
-        step, figures = compile_train_step(program, tiny.spec_of(rows)), []
-        few = tiny.on_mesh(tiny.ragged_batch(1, 6), program)  # one micro-batch, that is, on a mesh
-        with jax.set_mesh(program.mesh):
+        learner = learner_of(mesh)
+        state, rows = tiny.state_of(learner), tiny.on_mesh(tiny.ragged_batch(0, 16), learner)
+        step, figures = learner.compile(tiny.spec_of(rows)), []
+        few = tiny.on_mesh(tiny.ragged_batch(1, 6), learner)  # one micro-batch, that is, on a mesh
+        with jax.set_mesh(learner.mesh):
             for _ in range(3):
-                state, metrics = step(state, rows)
+                state, metrics = step(state, {}, rows)
                 figures += [metrics["loss"][0], metrics["grad_norm"][0]]
-            measured, _ = jax.jit(program.eval_step)(state["params"], few, None)
+            measured, _ = jax.jit(learner.program.eval_step)(state["params"], few, None)
         found.append([*figures, measured["loss"][0]])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
     assert found[0][4] < found[0][0]  # it learns
@@ -201,15 +200,15 @@ def test_a_step_is_that_of_accumulated_micro_batches():
 
 def test_a_stage_has_its_layers_and_its_share_of_the_head():
     """With the kernels of accelerators: no parameter is gathered, no logits are whole."""
-    program = program_of(
+    learner = learner_of(
         MeshConfig(data=1, stage=4, num_devices=4),
         *("model.ffn.intermediate_size=40", "model.head.tied=false"),
     )
-    kernel = program.param_shardings["layers"]["ffn"]["up"]["kernel"]
+    kernel = learner.program.param_shardings["layers"]["ffn"]["up"]["kernel"]
     assert kernel.shard_shape((4, 32, 40)) == (1, 32, 40)
-    rows = tiny.on_mesh(tiny.ragged_batch(0, 16), program)
+    rows = tiny.on_mesh(tiny.ragged_batch(0, 16), learner)
     with target_platform("tpu"):
-        text = compile_train_step(program, tiny.spec_of(rows)).as_text()
+        text = learner.compile(tiny.spec_of(rows)).as_text()
     kinds = "all-gather|all-to-all|reduce-scatter|collective-permute"
     moved = re.findall(rf" = \(?(\w+\[[\d,]*\])\S* .*?(?:{kinds})(?:-start)?\(", text)
     assert moved and set(moved) <= {
@@ -235,9 +234,9 @@ MISTAKES = [
 @pytest.mark.parametrize(("mesh", "changes", "message"), MISTAKES)
 def test_what_stages_cannot_do_is_said(mesh, changes, message):
     with pytest.raises(UserError, match=message):
-        program = program_of(MeshConfig(data=-1, **mesh), *changes)
-        rows = tiny.on_mesh(tiny.ragged_batch(0, 16), program)
-        compile_train_step(program, tiny.spec_of(rows))
+        learner = learner_of(MeshConfig(data=-1, **mesh), *changes)
+        rows = tiny.on_mesh(tiny.ragged_batch(0, 16), learner)
+        learner.compile(tiny.spec_of(rows))
 
 
 OTHER = "{ffn: {intermediate_size: 48}, layers: "
@@ -260,7 +259,7 @@ UNEVEN = [
 def test_runs_of_layers_that_stages_cannot_share_are_named(given, message):
     mesh, change = given
     with pytest.raises(UserError, match=f"^{message}$"):
-        program_of(MeshConfig(data=-1, **mesh), change)
+        learner_of(MeshConfig(data=-1, **mesh), change)
 
 
 def test_runs_of_an_encoder_are_named_by_their_path():

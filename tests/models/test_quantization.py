@@ -20,7 +20,6 @@ from jaxlm.nn.dense import Dense
 from jaxlm.nn.experts import ExpertKernels
 from jaxlm.nn.moe import MoEConfig
 from jaxlm.nn.params import split
-from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 STEPS = 20
@@ -35,12 +34,12 @@ def trained(quantization, mesh=tiny.ONE, *overrides):
     low = f"model.quantization={quantization or 'null'}"
     shared = ("model.dropout=0", "optimizer.learning_rate=0.01", low)
     config, _ = tiny.prepared(tiny.load("transformer", *shared, *overrides).config)
-    program = tiny.program(config, mesh)
-    batches = [tiny.on_mesh(tiny.ragged_batch(i, rows=16, vocab=16), program) for i in range(2)]
-    step = compile_train_step(program, tiny.spec_of(batches[0]))
-    state, found = tiny.state_of(program), []
+    learner = tiny.learner(config, mesh)
+    batches = [tiny.on_mesh(tiny.ragged_batch(i, rows=16, vocab=16), learner) for i in range(2)]
+    step = learner.compile(tiny.spec_of(batches[0]))
+    state, found = tiny.state_of(learner), []
     for i in range(STEPS):
-        state, metrics = step(state, batches[i % 2])
+        state, metrics = step(state, {}, batches[i % 2])
         found.append(metrics["objective"])
     assert {x.dtype.name for x in jax.tree.leaves(state["params"])} == {"float32"}
     sums = np.array(jax.device_get(found))

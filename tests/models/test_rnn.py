@@ -21,7 +21,7 @@ from jaxlm.models.rnn import RNNConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.recurrent import CELLS
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.training.state import make_program
+from jaxlm.training.program import make_program
 from tests import golden_rnn
 
 V, B, T = 32, 2, 8

@@ -20,7 +20,7 @@ from jaxlm.models.rnn_encoder import EncoderConfig
 from jaxlm.models.rnn_seq2seq import RNNSeq2SeqConfig
 from jaxlm.nn.params import split
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.training.state import make_program
+from jaxlm.training.program import make_program
 from tests import golden_seq2seq as golden_files
 
 V, B, S, T = 32, 2, 7, 6

@@ -19,7 +19,6 @@ from jaxlm.mesh import MeshConfig, local_rows
 from jaxlm.training.compatibility import check_fit
 from jaxlm.training.feed import Feed, batch_spec
 from jaxlm.training.session import Session
-from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 SMOKE = sorted(path.stem for path in tiny.SMOKE.glob("*.yaml"))
@@ -141,8 +140,8 @@ def test_a_step_is_traced_from_what_an_objective_says_it_is(name):
     }
 
     def traced(objective, model) -> str:
-        own = tiny.program(config.replace(objective=objective, model=model))
-        text = str(jax.make_jaxpr(own.train_step)(own.abstract_state(), spec))
+        own = tiny.learner(config.replace(objective=objective, model=model))
+        text = str(jax.make_jaxpr(own.step)(own.abstract_state(), {}, spec))
         return re.sub("0x[0-9a-f]+", "", text)
 
     fields = {f.name for f in dataclasses.fields(objective)}
@@ -168,20 +167,20 @@ def train(name: str, mesh: MeshConfig, steps: int) -> np.ndarray:
     """The losses of some steps."""
     config, data = setup(name, "train.batch_size=16", "optimizer.learning_rate=1e-2")
     config = config.replace(train=config.train.replace(steps=STEPS))
-    program = tiny.program(config, mesh)
+    learner = tiny.learner(config, mesh)
     batches = Loader(
         data.rows("train", batch_size=16, seed=1),
         config.objective.host_transform(data.tokenizer, 1),
         16,
-        local_rows(16, program.mesh),
+        local_rows(16, learner.mesh),
         threads=0,
         prefetch=0,
     )
-    step = compile_train_step(program, batch_spec(batches, 16, program.mesh, extra=lambda _: {}))
-    state, losses = tiny.state_of(program), []
-    with Feed(batches, program.mesh, 0, ahead=0) as feed:
+    step = learner.compile(batch_spec(batches, 16, learner.mesh, extra=lambda _: {}))
+    state, losses = tiny.state_of(learner), []
+    with Feed(batches, learner.mesh, 0, ahead=0) as feed:
         for _ in range(steps):
-            state, metrics = step(state, next(feed)[1])
+            state, metrics = step(state, {}, next(feed)[1])
             total, weight = jax.device_get(metrics["objective"])
             losses.append(total / weight)
     return np.array(losses)

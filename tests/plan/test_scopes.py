@@ -8,7 +8,6 @@ import pytest
 
 from jaxlm.mesh import MeshConfig
 from jaxlm.plan.hlo.count import Counts, count
-from jaxlm.training.state import compile_train_step
 from tests import tiny
 
 SPLIT = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -21,9 +20,9 @@ BESIDE = {"embedding", "norm", "other", "step"}
 @cache
 def counts_of(name: str, *overrides: str) -> Counts:
     config = tiny.load(name, *overrides).config
-    program = tiny.program(config, MeshConfig(**SPLIT))
-    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
-    return count(compile_train_step(program, tiny.spec_of(batch)).as_text(), mesh=SPLIT)
+    learner = tiny.learner(config, MeshConfig(**SPLIT))
+    batch = tiny.on_mesh(tiny.ragged_batch(0), learner)
+    return count(learner.compile(tiny.spec_of(batch)).as_text(), mesh=SPLIT)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Six layers of 1,024 with ffns of 4,096 and eight heads of 128 (four for keys), rows of 2,048
 tokens, sixteen a step, bfloat16, for sixteen v5e chips: by
-`jaxlm.training.state.compile_train_step` with jax 0.10.2 and libtpu 0.0.42, without the bodies of
+`jaxlm.training.learner.Learner.compile` with jax 0.10.2 and libtpu 0.0.42, without the bodies of
 kernels and what backends keep for themselves. The names of parts were written into the
 instructions' names afterwards, from the stack frames that the texts had then.
 """

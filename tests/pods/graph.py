@@ -30,7 +30,7 @@ from jaxlm.plan.hlo.count import Counts
 from jaxlm.plan.memory import MemoryPlan, of_compiled
 from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.run import RunConfig, load_run
-from jaxlm.training.session import program_of
+from jaxlm.training.session import learner_of
 from tests.pods.known import Known
 from tests.pods.sent import CAST, MIB, Key, Piece, as_least, pieces_of
 
@@ -162,10 +162,10 @@ def length_of(config: RunConfig) -> int:
     assert config.mesh.topology is not None
     devices = devices_of(Topology.read(config.mesh.topology))
     mesh = config.mesh.build(devices)
-    program = program_of(config, mesh)
+    learner = learner_of(config, mesh)
     spec = batch_spec_of(config, mesh, signals=False)
     with target_platform("tpu"), jax.set_mesh(mesh):
-        lowered = jax.jit(program.train_step).lower(program.abstract_state(), spec)
+        lowered = learner.lower(spec)
     return lowered.as_text().count("\n")
 
 

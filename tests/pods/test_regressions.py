@@ -55,7 +55,7 @@ def test_a_lost_donation(monkeypatch):
     def keeping(function: Any, **options: Any) -> Any:
         return jit(function, **{k: v for k, v in options.items() if k != "donate_argnums"})
 
-    monkeypatch.setattr("jaxlm.training.state.jax.jit", keeping)
+    monkeypatch.setattr("jaxlm.training.learner.jax.jit", keeping)
     assert "donation: 0.000 GiB" in told()
 
 

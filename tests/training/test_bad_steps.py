@@ -16,7 +16,8 @@ from jaxlm.report.files import read_run
 from jaxlm.run import load_run, load_saved
 from jaxlm.runs.checkpoints import committed_steps
 from jaxlm.runs.trackers import read_metrics
-from jaxlm.training import loop, rollback
+from jaxlm.training import rollback
+from jaxlm.training.learner import GradientLearner
 from jaxlm.training.loop import DONE, INTERRUPTED, NOT_FINITE, Loop, Outcome
 from jaxlm.training.session import Session, load_trained
 from tests import tiny
@@ -31,7 +32,7 @@ QUIET = (
 def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """{batch: factor of the weights after it}, as a step that breaks them has it."""
     at: dict[int, float] = {}
-    compile_ = loop.compile_train_step
+    compile_ = GradientLearner.compile
 
     def compiled(*arguments: Any) -> Any:
         import jax
@@ -39,9 +40,9 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
         step = compile_(*arguments)
         scale = jax.jit(lambda tree, x: jax.tree.map(lambda p: p * x, tree))
 
-        def run(state: Any, batch: Any) -> Any:
+        def run(state: Any, frozen: Any, batch: Any) -> Any:
             number = int(jax.device_get(state["step"])) + 1
-            state, metrics = step(state, batch)
+            state, metrics = step(state, frozen, batch)
             if number in at:
                 with jax.transfer_guard("allow"):
                     state = {**state, "params": scale(state["params"], at[number])}
@@ -49,7 +50,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 
         return run
 
-    monkeypatch.setattr(loop, "compile_train_step", compiled)
+    monkeypatch.setattr(GradientLearner, "compile", compiled)
     return at
 
 
@@ -152,8 +153,8 @@ def bad_batch(monkeypatch: pytest.MonkeyPatch) -> Any:
                 latest[:] = [ids]
                 return ids, batch
 
-        def step(state: Any, batch: Any) -> Any:
-            state, metrics = compiled(state, batch)
+        def step(state: Any, frozen: Any, batch: Any) -> Any:
+            state, metrics = compiled(state, frozen, batch)
             if np.array_equal(latest[0], seen["ids"]):
                 with jax.transfer_guard("allow"):
                     state = {**state, "params": scale(state["params"], 1e30)}

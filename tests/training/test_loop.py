@@ -11,6 +11,7 @@ import pytest
 
 from jaxlm import api
 from jaxlm.training import loop
+from jaxlm.training.learner import GradientLearner
 from jaxlm.training.loop import DONE, Loop
 from tests import tiny
 
@@ -67,15 +68,15 @@ def test_metrics_are_read_when_the_next_step_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[tuple[str, int]] = []
-    compile_, get = loop.compile_train_step, jax.device_get
+    compile_, get = GradientLearner.compile, jax.device_get
     of: dict[int, int] = {}  # id of a step's metrics -> the step
     kept: list[Any] = []
 
     def compiled(*arguments: Any) -> Any:
         step = compile_(*arguments)
 
-        def run(state: Any, batch: Any) -> Any:
-            state, metrics = step(state, batch)
+        def run(state: Any, frozen: Any, batch: Any) -> Any:
+            state, metrics = step(state, frozen, batch)
             kept.append(metrics)
             of[id(metrics)] = len(kept)
             order.append(("dispatch", len(kept)))
@@ -88,7 +89,7 @@ def test_metrics_are_read_when_the_next_step_is_under_way(
             order.append(("read", of[id(tree)]))
         return get(tree)
 
-    monkeypatch.setattr(loop, "compile_train_step", compiled)
+    monkeypatch.setattr(GradientLearner, "compile", compiled)
     monkeypatch.setattr(jax, "device_get", read)
     assert train(tmp_path / "run", *QUIET).code == DONE
     want = [("dispatch", 1)]
@@ -161,17 +162,17 @@ def test_a_hidden_transfer_in_the_loop_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transfer guard is on: a number that slips into device code from the host is found."""
-    compile_ = loop.compile_train_step
+    compile_ = GradientLearner.compile
 
     def compiled(*arguments: Any) -> Any:
         step = compile_(*arguments)
 
-        def run(state: Any, batch: Any) -> Any:
+        def run(state: Any, frozen: Any, batch: Any) -> Any:
             jax.numpy.add(batch["tokens"], np.ones(3, np.int32)[0])
-            return step(state, batch)
+            return step(state, frozen, batch)
 
         return run
 
-    monkeypatch.setattr(loop, "compile_train_step", compiled)
+    monkeypatch.setattr(GradientLearner, "compile", compiled)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train(tmp_path / "run", *QUIET)

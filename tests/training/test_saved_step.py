@@ -16,7 +16,7 @@ from jaxlm.mesh import MeshConfig
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.shapes import planned
 from jaxlm.training import loop, saved_step
-from tests.tiny import load, on_mesh, program, ragged_batch, spec_of, state_of
+from tests.tiny import learner, load, on_mesh, program, ragged_batch, spec_of, state_of
 
 MESH = MeshConfig(data=2, fsdp=4)
 
@@ -28,15 +28,15 @@ def kept(tmp_path_factory):
     compiled = compile_on(config, MESH.build(), {}, signals=False, platform="cpu")
     path = tmp_path_factory.mktemp("step") / "step.bin"
     c = compiled
-    saved_step.save(c.executable, config, c.program, c.batch_spec, c.options, path)
+    saved_step.save(c.executable, config, c.learner, c.batch_spec, c.options, path)
     return config, compiled, path
 
 
-def losses(step, program, count: int = 4) -> list[float]:
-    state, found = state_of(program), []
-    with jax.set_mesh(program.mesh):
+def losses(step, learner, count: int = 4) -> list[float]:
+    state, found = state_of(learner), []
+    with jax.set_mesh(learner.mesh):
         for number in range(count):
-            state, metrics = step(state, on_mesh(ragged_batch(number), program))
+            state, metrics = step(state, {}, on_mesh(ragged_batch(number), learner))
             found.append(metrics["loss"][0])
     assert int(state["step"]) == count
     return [float(x) for x in found]
@@ -44,7 +44,7 @@ def losses(step, program, count: int = 4) -> list[float]:
 
 def test_losses_are_the_same_to_the_bit_and_nothing_is_compiled(kept):
     config, compiled, path = kept
-    own = program(config, MESH)
+    own = learner(config, MESH)
     spec = spec_of(on_mesh(ragged_batch(0), own))
     expected = losses(compiled.executable, own)
     with jax.log_compiles(), _Compilations() as seen:
@@ -54,7 +54,7 @@ def test_losses_are_the_same_to_the_bit_and_nothing_is_compiled(kept):
         before = len(seen.steps)
         batch = on_mesh(ragged_batch(0), own)
         with jax.set_mesh(own.mesh):
-            new, metrics = step(state, batch)
+            new, metrics = step(state, {}, batch)
         assert len(seen.steps) == before and not any("train_step" in s for s in seen.steps)
     assert state["params"]["embed"]["table"].is_deleted()  # the state is donated
     assert jax.tree.map(lambda x: x.sharding, new) == jax.tree.map(
@@ -117,7 +117,7 @@ def test_another_config_is_told(kept, part, changes, told):
         if part is None
         else config.replace(**{part: getattr(config, part).replace(**changes)})
     )
-    given = (c.program, c.batch_spec, {}, path)
+    given = (c.learner, c.batch_spec, {}, path)
     assert differing(path, changed, *given[:3]) == {"config"}
     why = f"{path} was made with another config: {told}"
     assert saved_step.load(changed, *given) == (None, why)
@@ -141,7 +141,7 @@ def test_what_no_step_is_traced_from_is_of_no_account(kept, part, changes):
         else config.replace(**{part: getattr(config, part).replace(**changes)})
     )
     assert changed != config
-    step, why = saved_step.load(changed, c.program, c.batch_spec, {}, path)
+    step, why = saved_step.load(changed, c.learner, c.batch_spec, {}, path)
     assert step is not None and why == ""
 
 
@@ -269,7 +269,7 @@ def test_a_damaged_file_is_told(kept, tmp_path):
 
     def why(header: dict, payload: bytes) -> str:
         file = written(other, header, payload)
-        step, told = saved_step.load(config, c.program, c.batch_spec, {}, file)
+        step, told = saved_step.load(config, c.learner, c.batch_spec, {}, file)
         assert step is None or told == ""
         return told
 
@@ -287,9 +287,9 @@ def test_a_damaged_file_is_told(kept, tmp_path):
         less = {key: value for key, value in header.items() if key != name}
         assert why(less, payload) == f"{other} is no saved step"
     other.write_bytes(b"no step")
-    assert "no saved step" in saved_step.load(config, c.program, c.batch_spec, {}, other)[1]
+    assert "no saved step" in saved_step.load(config, c.learner, c.batch_spec, {}, other)[1]
     with pytest.raises(UserError, match="train.compiled: .*no such file"):
-        saved_step.load(config, c.program, c.batch_spec, {}, tmp_path / "none.bin")
+        saved_step.load(config, c.learner, c.batch_spec, {}, tmp_path / "none.bin")
 
 
 def test_what_the_runtime_cannot_load_is_told(kept, tmp_path):
@@ -297,7 +297,7 @@ def test_what_the_runtime_cannot_load_is_told(kept, tmp_path):
     header = json.loads(path.read_bytes().partition(b"\n")[0])
     header["sha256"] = saved_step.digest(header, b"no executable")
     other = written(tmp_path / "step.bin", header, b"no executable")
-    step, why = saved_step.load(config, c.program, c.batch_spec, {}, other)
+    step, why = saved_step.load(config, c.learner, c.batch_spec, {}, other)
     assert step is None and why.startswith(f"{other} cannot be loaded here: ")
 
 
@@ -308,7 +308,7 @@ def kept_by_a_plan(name: str, path) -> None:
     """What `jaxlm plan --save` does, on devices that are here."""
     config = planned(load(name, *QUIET).config)
     c = compile_on(config, config.mesh.build(), {}, signals=False, platform="cpu")
-    saved_step.save(c.executable, config, c.program, c.batch_spec, c.options, path)
+    saved_step.save(c.executable, config, c.learner, c.batch_spec, c.options, path)
 
 
 def trained(name: str, run_dir, *more: str) -> str:

@@ -104,7 +104,7 @@ def test_a_second_stage_starts_from_the_weights_that_it_names(
     assert backbone.keys() == want.keys()
     for path, value in want.items():
         np.testing.assert_array_equal(backbone[path], value, err_msg=path)
-    fresh = flatten(session.program.create_state()["params"])
+    fresh = flatten(session.learner.create()["params"])
     heads = {path for path in found if not path.startswith("backbone/")}
     assert heads == {"kernel", "bias"}
     for path in heads:

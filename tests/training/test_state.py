@@ -18,7 +18,6 @@ from jaxlm.models.transformer import TransformerConfig
 from jaxlm.objectives.sequence_classification import SequenceClassification
 from jaxlm.optim.optimizer import SGD, AdamW
 from jaxlm.optim.param_groups import Group
-from jaxlm.training.state import compile_train_step
 from tests import tiny
 from tests.hlo import loop_bodies
 
@@ -53,13 +52,13 @@ def batches_for(objective, count, rows=8):
     return batches
 
 
-def run(program, batches):
+def run(learner, batches):
     """(state, metrics of each step) after one step on each batch."""
-    batches = [tiny.on_mesh(batch, program) for batch in batches]
-    step = compile_train_step(program, tiny.spec_of(batches[0]))
-    state, metrics = tiny.state_of(program), []
+    batches = [tiny.on_mesh(batch, learner.program) for batch in batches]
+    step = learner.compile(tiny.spec_of(batches[0]))
+    state, metrics = tiny.state_of(learner), []
     for batch in batches:
-        state, found = step(state, batch)
+        state, found = step(state, {}, batch)
         metrics.append(jax.device_get(found))
     return state, metrics
 
@@ -82,7 +81,7 @@ def test_accumulation_equals_the_big_batch(name):
     states, metrics = zip(
         *(
             run(
-                tiny.program(config, objective=objective, optimizer=optimizer, accumulation=k),
+                tiny.learner(config, objective=objective, optimizer=optimizer, accumulation=k),
                 batches,
             )
             for k in (1, 4)
@@ -90,7 +89,7 @@ def test_accumulation_equals_the_big_batch(name):
         strict=True,
     )
     assert ("carry" in states[0]) == (name == "lstm")
-    start = flatten(tiny.state_of(tiny.program(config, objective=objective))["params"])
+    start = flatten(tiny.state_of(tiny.learner(config, objective=objective))["params"])
     whole, parts = ({k: np.asarray(v) for k, v in flatten(s).items()} for s in map(plain, states))
     moved = max(np.abs(whole[f"params/{k}"] - np.asarray(v)).max() for k, v in start.items())
     assert moved > 1e-3
@@ -117,9 +116,9 @@ def test_the_load_of_a_whole_step_moves_the_choice_bias_and_nothing_else_does(ac
     optimizer = AdamW(
         learning_rate=0.1, weight_decay=0.5, l2=(Group(pattern="", value=0.1),), ema_decay=0.5
     )
-    program = tiny.program(config, optimizer=optimizer, accumulation=accumulation)
-    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
-    step, state = compile_train_step(program, tiny.spec_of(batch)), tiny.state_of(program)
+    learner = tiny.learner(config, optimizer=optimizer, accumulation=accumulation)
+    batch = tiny.on_mesh(tiny.ragged_batch(0), learner.program)
+    step, state = learner.compile(tiny.spec_of(batch)), tiny.state_of(learner)
     biased = [path for path in flatten(state["params"]) if path.endswith("choice_bias")]
     assert len(biased) == 1  # of the run of layers with experts
     want = np.zeros((2, 8), np.float32)  # of both layers with experts
@@ -129,12 +128,12 @@ def test_the_load_of_a_whole_step_moves_the_choice_bias_and_nothing_else_does(ac
         @jax.jit
         def load(params):
             rows = {key: batch[key] for key in ("positions", "segment_ids")}
-            return nnx.merge(program.graphdef, params)(batch["tokens"], **rows).load
+            return nnx.merge(learner.program.graphdef, params)(batch["tokens"], **rows).load
 
         (counts,) = jax.device_get(load(params)).values()
         assert counts.sum(1).tolist() == [2 * int((batch["segment_ids"] > 0).sum())] * 2
         want = want + np.float32(rate) * np.sign(counts.mean(1, keepdims=True) - counts)
-        state, _ = step(state, batch)
+        state, _ = step(state, {}, batch)
         (found,) = [flatten(state["params"])[path] for path in biased]
         np.testing.assert_array_equal(found, want)
     assert np.abs(want).max() > rate
@@ -143,11 +142,11 @@ def test_the_load_of_a_whole_step_moves_the_choice_bias_and_nothing_else_does(ac
 
 
 def test_a_step_that_is_not_applied_leaves_the_choice_bias():
-    program = tiny.program(config_of("moe"))
-    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
-    step, state = compile_train_step(program, tiny.spec_of(batch)), tiny.state_of(program)
+    learner = tiny.learner(config_of("moe"))
+    batch = tiny.on_mesh(tiny.ragged_batch(0), learner.program)
+    step, state = learner.compile(tiny.spec_of(batch)), tiny.state_of(learner)
     state["params"]["final_norm"]["scale"] *= jnp.nan
-    state, metrics = step(state, batch)
+    state, metrics = step(state, {}, batch)
     assert metrics["bad_steps"][0] == 1
     biases = [v for path, v in flatten(state["params"]).items() if path.endswith("choice_bias")]
     assert len(biases) == 1 and not np.any(biases[0])
@@ -237,9 +236,9 @@ def test_auto_is_bfloat16_on_accelerators_in_the_encoder_too():
 def compiled(name, mesh, dtype="float32"):
     config = config_of(name)
     model = config.model.replace(dtype=dtype)
-    program = tiny.program(config, mesh, model=model, optimizer=AdamW(ema_decay=0.9))
-    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
-    return program, batch, compile_train_step(program, tiny.spec_of(batch))
+    learner = tiny.learner(config, mesh, model=model, optimizer=AdamW(ema_decay=0.9))
+    batch = tiny.on_mesh(tiny.ragged_batch(0), learner.program)
+    return learner, batch, learner.compile(tiny.spec_of(batch))
 
 
 def bytes_per_device(tree):
@@ -255,16 +254,16 @@ FSDP = MeshConfig(data=1, fsdp=8)
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_the_state_is_donated(name):
     """The step's outputs lie where its inputs did: there is no second copy of the state."""
-    program, batch, step = compiled(name, FSDP)
+    learner, batch, step = compiled(name, FSDP)
     memory = step.memory_analysis()
-    size = bytes_per_device(program.abstract_state())
+    size = bytes_per_device(learner.abstract_state())
     assert memory.alias_size_in_bytes >= size
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 2048  # the metrics
-    state = tiny.state_of(program)
-    after, _ = step(state, batch)
+    state = tiny.state_of(learner)
+    after, _ = step(state, {}, batch)
     assert all(x.is_deleted() for x in jax.tree.leaves(state))
     assert not any(x.is_deleted() for x in jax.tree.leaves((after, batch)))
-    again, _ = step(after, batch)  # what comes out goes in: same shardings, no second program
+    again, _ = step(after, {}, batch)  # what comes out goes in: same shardings, no second program
     assert int(again["step"]) == 2
 
 
@@ -277,8 +276,8 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_fsdp_splits_every_matrix_and_its_optimizer_state(name):
-    program, batch, step = compiled(name, FSDP)
-    abstract = program.abstract_state()
+    learner, batch, step = compiled(name, FSDP)
+    abstract = learner.abstract_state()
     for part in ("params", "ema"):
         for path, leaf in flatten(abstract[part]).items():
             held = int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
@@ -296,14 +295,15 @@ def test_fsdp_gathers_each_weight_and_keeps_none():
 
     XLA on CPU writes a reduce-scatter as an all-reduce whose result is sliced.
     """
-    program, _, step = compiled("transformer", FSDP)
+    learner, _, step = compiled("transformer", FSDP)
     text = step.as_text()
     gathered = re.findall(r"f32\[([\d,]+)\][^ ]* all-gather\(", text)
     for shape in ("1,32,96", "1,32,2,8"):  # gate and up, key and value
         assert gathered.count(shape) == 4
     assert "264,32" in gathered  # the table
     # Nothing of the size of all layers, whole: no gathered weights, no whole gradients.
-    whole = {x.shape for x in jax.tree.leaves(program.abstract_params["layers"]) if x.ndim > 2}
+    stacked = learner.program.abstract_params["layers"]
+    whole = {x.shape for x in jax.tree.leaves(stacked) if x.ndim > 2}
     shapes = set(re.findall(r"f32\[([\d,]+)\]", text))
     assert not {",".join(map(str, shape)) for shape in whole} & shapes
     # The optimizer's square root (of the second moment) is taken of parts alone.
@@ -314,8 +314,8 @@ def test_fsdp_gathers_each_weight_and_keeps_none():
 
 def test_zero_1_splits_the_optimizer_state_alone():
     """Whole parameters, used without a gather; each device updates its part, then all get it."""
-    program, _, step = compiled("transformer", FSDP.replace(zero=1))
-    abstract = program.abstract_state()
+    learner, _, step = compiled("transformer", FSDP.replace(zero=1))
+    abstract = learner.abstract_state()
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(abstract["params"]))
     for part in ("opt_state", "ema"):
         matrices = [x for x in jax.tree.leaves(abstract[part]) if x.ndim > 2]
@@ -335,8 +335,8 @@ def test_moments_may_wait_in_the_hosts_memory():
     batches, ends = batches_for(None, 3), []
     for offload in (False, True):
         optimizer = AdamW(learning_rate=0.01, offload=offload)
-        program = tiny.program(config_of("transformer"), FSDP, optimizer=optimizer)
-        state, _ = run(program, batches)
+        learner = tiny.learner(config_of("transformer"), FSDP, optimizer=optimizer)
+        state, _ = run(learner, batches)
         kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state["opt_state"]) if x.ndim}
         assert kinds == {"pinned_host" if offload else "device"}
         assert all(x.sharding.memory_kind == "device" for x in jax.tree.leaves(state["params"]))
@@ -348,10 +348,10 @@ def test_no_device_ever_holds_the_whole_model():
     """With few tokens, what the step needs beyond its arguments is less than the parameters."""
     config = config_of("transformer")
     model = config.model.replace(hidden_size=256, num_layers=8)
-    program = tiny.program(config, FSDP, model=model)
-    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
-    memory = compile_train_step(program, tiny.spec_of(batch)).memory_analysis()
-    size = sum(4 * x.size for x in jax.tree.leaves(program.abstract_params))
+    learner = tiny.learner(config, FSDP, model=model)
+    batch = tiny.on_mesh(tiny.ragged_batch(0), learner.program)
+    memory = learner.compile(tiny.spec_of(batch)).memory_analysis()
+    size = sum(4 * x.size for x in jax.tree.leaves(learner.program.abstract_params))
     assert memory.temp_size_in_bytes < 0.75 * size
 
 
@@ -360,11 +360,11 @@ def test_no_device_ever_holds_the_whole_model():
 
 def test_averaged_weights_have_their_closed_form():
     """ema_n = d^n p_0 + (1 - d) sum_i d^(n - i) p_i, at each of 5 steps."""
-    program, batch, step = compiled("lstm", FSDP)
-    decay, state = 0.9, tiny.state_of(program)
+    learner, batch, step = compiled("lstm", FSDP)
+    decay, state = 0.9, tiny.state_of(learner)
     seen = [np.asarray(flatten(state["params"])["embed/table"])]
     for n in range(1, 6):
-        state, _ = step(state, batch)
+        state, _ = step(state, {}, batch)
         seen.append(np.asarray(flatten(state["params"])["embed/table"]))
         want = decay**n * seen[0] + (1 - decay) * sum(
             decay ** (n - i) * seen[i] for i in range(1, n + 1)
@@ -378,17 +378,17 @@ def test_averaged_weights_have_their_closed_form():
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
-    program, batch, step = compiled("lstm", FSDP)
-    state, _ = step(tiny.state_of(program), batch)
+    learner, batch, step = compiled("lstm", FSDP)
+    state, _ = step(tiny.state_of(learner), {}, batch)
     keep = jax.device_get(state)
     poison = batch | {"loss_weights": batch["loss_weights"].at[3, 0].set(jnp.nan)}
-    state, metrics = step(state, poison)
-    state, metrics = step(state, poison)
+    state, metrics = step(state, {}, poison)
+    state, metrics = step(state, {}, poison)
     assert int(metrics["bad_steps"][0]) == int(state["bad_steps"]) == 2
     assert int(state["step"]) == 3
     for name in ("params", "opt_state", "ema", "carry"):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state[name]), keep[name])
-    state, metrics = step(state, batch)
+    state, metrics = step(state, {}, batch)
     assert int(state["bad_steps"]) == 0
     assert not np.array_equal(
         flatten(state["params"])["embed/table"], flatten(keep["params"])["embed/table"]

@@ -37,7 +37,8 @@ from jaxlm.plan.closed_form.stacks import (
 )
 from jaxlm.plan.shapes import row_of, seq_len_of, source_of, tokens_of
 from jaxlm.run import RunConfig
-from jaxlm.training.session import program_of
+from jaxlm.training.learner import Learner
+from jaxlm.training.session import learner_of
 
 EIGHT_BITS = {"int8": "s8", "fp8": "f8"}  # of `model.quantization`, as programs name them
 
@@ -84,9 +85,10 @@ def facts_of(config: RunConfig) -> Facts:
     model: Any = config.model
     check_known(model)
     one = parse(MeshConfig, {"data": 1, "num_devices": 1}).build(jax.devices()[:1])
-    program = program_of(
+    learner = learner_of(
         config.replace(mesh=MeshConfig(), train=config.train.replace(accumulation=1)), one
     )
+    program = learner.program
     axes = flatten(program.param_axes)
     if "embed/table" not in axes:  # the model is a part of something else
         raise UnknownModel(
@@ -112,7 +114,7 @@ def facts_of(config: RunConfig) -> Facts:
     return Facts(
         config=config,
         params=params,
-        moments=_moments(program, config),
+        moments=_moments(learner, config),
         stacks=stacks,
         seq_len=seq_len,
         data_len=data_len,
@@ -127,9 +129,10 @@ def facts_of(config: RunConfig) -> Facts:
     )
 
 
-def _moments(program: Any, config: RunConfig) -> tuple[Array, ...]:
-    shapes = jax.eval_shape(program.init_state, program.abstract_params)
-    names = state_axes(shapes["opt_state"], program.abstract_params, program.param_axes)
+def _moments(learner: Learner, config: RunConfig) -> tuple[Array, ...]:
+    program, shapes = learner.program, learner.abstract_state()
+    split = program.trained(program.param_axes)
+    names = state_axes(shapes["opt_state"], program.trained(program.abstract_params), split)
     offload = bool(getattr(config.optimizer, "offload", False))
     found = []
     leaves = jax.tree_util.tree_leaves_with_path(shapes["opt_state"])
@@ -137,9 +140,8 @@ def _moments(program: Any, config: RunConfig) -> tuple[Array, ...]:
         path = "/".join(str(getattr(k, "key", getattr(k, "name", ""))) for k in keys)
         found.append(Array(path, leaf.shape, leaf.dtype.itemsize, axes, offload and bool(axes)))
     if "ema" in shapes:
-        split = flatten(program.param_axes)
         found += [
-            Array(f"ema/{path}", x.shape, x.dtype.itemsize, tuple(split[path]))
+            Array(f"ema/{path}", x.shape, x.dtype.itemsize, tuple(flatten(split)[path]))
             for path, x in flatten(shapes["ema"]).items()
         ]
     return tuple(found)

@@ -1,0 +1,172 @@
+"""What the training loop knows of how a run learns, and the learner that descends a gradient.
+
+    learner = learner_of(config, mesh)
+    state = learner.create()                       # or a checkpoint's: reader.restore(...)
+    step = learner.compile(batch_spec)
+    state, metrics = step(state, learner.frozen, learner.batch(state, learner.frozen, batch))
+    params = learner.weights(state, learner.frozen)
+
+A state is what training changes: it is donated to the step and saved in checkpoints. Frozen trees
+are what a step reads and does not change (the base of an adapter, a reference model, a teacher):
+they are never donated and never saved; a checkpoint names them. An objective names its learner
+(`Objective.learner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxlm import mesh as meshes
+from jaxlm.core.tree import join
+from jaxlm.optim.optimizer import OptimizerConfig, build
+from jaxlm.run import RunConfig
+from jaxlm.training.compiler import compile_with
+from jaxlm.training.program import Program
+from jaxlm.training.state import State, init_state, shardings_of, with_shardings
+from jaxlm.training.step import train_step
+
+Frozen = dict[str, Any]  # {name: a tree of arrays}
+Step = Callable[[State, Frozen, Mapping[str, jax.Array]], tuple[State, dict]]
+
+
+class Learner:
+    """How a run learns. A learner holds no state; `frozen` are the trees that its steps read."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.frozen: Frozen = {}
+
+    @classmethod
+    def of(cls, config: RunConfig, program: Program) -> Learner:
+        """The learner of a resolved config. Raises `UserError` where the config lacks a part."""
+        raise NotImplementedError
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.program.mesh
+
+    # -------------------------------------------------------------------------------------- state
+
+    def create(self, params: dict[str, Any] | None = None) -> State:
+        """A fresh state on the mesh, at step 0. Sets `frozen` to the parameters that are not
+        trained.
+
+        params: all parameters of the model, sharded; None: drawn from the seed.
+        """
+        raise NotImplementedError
+
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of the state; nothing is allocated."""
+        raise NotImplementedError
+
+    def abstract_frozen(self) -> Frozen:
+        """Shapes, dtypes and shardings of the frozen trees; nothing is allocated."""
+        return {}
+
+    def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
+        """All parameters of the model, for evaluation, samples and export: the moving average
+        where one is kept, joined with the frozen ones.
+        """
+        raise NotImplementedError
+
+    # --------------------------------------------------------------------------------------- step
+
+    def batch(self, state: State, frozen: Frozen, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the step is given for a batch of the loader, already on the mesh."""
+        return batch
+
+    def step(
+        self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
+    ) -> tuple[State, dict]:
+        """(state, frozen, batch) -> (state, metrics), traceable. Metrics are (sum, weight) pairs;
+        "tokens" and "bad_steps" are among them.
+        """
+        raise NotImplementedError
+
+    def compile(
+        self,
+        batch_spec: Mapping[str, jax.ShapeDtypeStruct],
+        options: Mapping[str, str] | None = None,
+    ) -> Step:
+        """The executable of `step`, from abstract shapes; the state alone is donated.
+
+        batch_spec: the loader's batch. options: the XLA compiler's. Raises `UserError` for an
+        option that the compiler does not know.
+        """
+        with jax.set_mesh(self.mesh):
+            return compile_with(self.lower(batch_spec), options or {})
+
+    def lower(self, batch_spec: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
+        """`step` for a batch of these shapes, before it is compiled. Call it within the mesh."""
+        state = self.abstract_state()
+        shardings = jax.tree.map(lambda x: x.sharding, state)
+        jitted = jax.jit(
+            self._train_step,
+            donate_argnums=0,
+            out_shardings=(shardings, meshes.replicated(self.mesh)),
+        )
+        return jitted.lower(state, self.abstract_frozen(), dict(batch_spec))
+
+    @property
+    def _train_step(self) -> Step:
+        """`step` under the name that profiles and compiled programs show."""
+
+        def train_step(state: State, frozen: Frozen, batch: Any) -> tuple[State, dict]:
+            return self.step(state, frozen, batch)
+
+        return train_step
+
+    def finish(self, state: State) -> State:
+        """The state after the last step, before it is saved."""
+        return state
+
+
+class GradientLearner(Learner):
+    """Descends the gradient of the objective's loss, by an optimizer."""
+
+    def __init__(self, program: Program, optimizer: OptimizerConfig, total_steps: int = 1) -> None:
+        """total_steps: the schedule's."""
+        super().__init__(program)
+        self.total_steps = total_steps
+        shapes, axes = program.abstract_params, program.param_axes
+        self.optimizer = build(
+            optimizer, program.trained(shapes), program.trained(axes), total_steps
+        )
+
+    @classmethod
+    def of(cls, config: RunConfig, program: Program) -> Learner:
+        assert config.optimizer is not None, "RunConfig.validate"
+        return cls(program, config.optimizer, config.train.steps or 1)
+
+    def create(self, params: dict[str, Any] | None = None) -> State:
+        program = self.program
+        if params is None:
+            params = jax.jit(program.init_params, out_shardings=program.param_shardings)()
+        base = program.base(params)
+        self.frozen = {"base": base} if base else {}
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        return jax.jit(self._init, out_shardings=shardings)(program.trained(params))
+
+    def abstract_state(self) -> State:
+        shapes = jax.eval_shape(self._init, self.program.trained(self.program.abstract_params))
+        return with_shardings(shapes, shardings_of(self.program, self.optimizer, shapes))
+
+    def abstract_frozen(self) -> Frozen:
+        base = self.program.base(self.program.abstract_params)
+        return {"base": base} if base else {}
+
+    def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
+        params = state["ema"] if "ema" in state else state["params"]
+        return join(params, frozen.get("base", {}))
+
+    def step(
+        self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
+    ) -> tuple[State, dict]:
+        return train_step(self.program, self.optimizer, state, frozen.get("base", {}), batch)
+
+    def _init(self, params: dict[str, Any]) -> State:
+        return init_state(self.program, self.optimizer, params)

@@ -1,0 +1,140 @@
+"""A model on a mesh, as everything needs it that computes with its parameters.
+
+    program = make_program(mesh=mesh, model=config.model, objective=config.objective)
+    params = jax.jit(program.init_params, out_shardings=program.param_shardings)()
+    model = nnx.merge(program.graphdef, params)
+
+A `Program` holds what does not change in a run: the module's structure, the objective, shapes and
+shardings. It holds no array. What is learnt, and how, is a `Learner`'s (`jaxlm.training.learner`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxlm import mesh as meshes
+from jaxlm.core.config import UserError, type_name
+from jaxlm.core.tree import map_with_path
+from jaxlm.core.types import ModelConfig
+from jaxlm.nn.params import split
+from jaxlm.nn.pipeline import Schedule, pipelined
+from jaxlm.objectives.base import Objective
+
+INIT_STREAM, DROPOUT_STREAM, SAMPLE_STREAM = range(3)
+
+
+def derive_key(seed: int, stream: int, step: Any = 0) -> jax.Array:
+    """The key of one use of randomness at one step: derived from the seed, never carried."""
+    return jax.random.fold_in(
+        jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream), step
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A model's structure, shapes and shardings, and its objective."""
+
+    mesh: Mesh
+    graphdef: Any  # the NNX structure that `nnx.merge` puts parameters into
+    abstract_params: dict[str, Any]
+    param_axes: dict[str, Any]
+    param_shardings: dict[str, Any]
+    update_shardings: dict[str, Any]  # where each parameter's gradient, moments and average live
+    objective: Objective
+    model: ModelConfig
+    seed: int
+    batch_size: int
+    accumulation: int
+    stage_repeats: int
+
+    def trained(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """The part of a tree of parameters (or of their axes, shardings) that training changes."""
+        return tree
+
+    def base(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """The part of a tree of parameters that is frozen; {} where all are trained."""
+        return {}
+
+    def init_params(self) -> dict[str, Any]:
+        """Fresh parameters (traceable): a function of the seed alone."""
+        rngs = nnx.Rngs(derive_key(self.seed, INIT_STREAM))
+        return nnx.to_pure_dict(nnx.split(self.objective.build_model(self.model, rngs=rngs))[1])
+
+    def init_carry(self, batch_size: int | None = None) -> Any:
+        """The recurrent state before the first batch, one for each row of the global batch."""
+        model = nnx.merge(self.graphdef, self.abstract_params)
+        return model.init_cache(batch_size or self.batch_size, 0)
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Forward FLOPs of a token for the data's rows of `seq_len`, as the objective has them."""
+        module = nnx.merge(self.graphdef, self.abstract_params)
+        return self.objective.flops_per_token(module, seq_len)
+
+    def eval_step(
+        self, params: Any, batch: Mapping[str, jax.Array], carry: Any
+    ) -> tuple[dict, Any]:
+        """Metric sums of one batch, no dropout; and the carry after it."""
+        rows = len(batch["segment_ids"]) // meshes.batch_parts(self.mesh)
+        with pipelined(Schedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
+            model = nnx.merge(self.graphdef, params)
+            out = self.objective.loss(model, batch, key=None, cache=carry)
+        return dict(out.metrics), out.cache
+
+
+def make_program(
+    *,
+    mesh: Mesh,
+    zero: int = 3,
+    stage_repeats: int = 1,
+    model: ModelConfig,
+    objective: Objective,
+    seed: int = 0,
+    batch_size: int = 1,
+    accumulation: int = 1,
+) -> Program:
+    """A Program from configs; shapes only, nothing is allocated.
+
+    With `zero` 1, fsdp splits the optimizer state but not the parameters (arXiv:1910.02054). Where
+    the mesh has stages, the micro-batches pass them `stage_repeats` times (`jaxlm.nn.pipeline`).
+    Raises `UserError` where the mesh does not divide a parameter or the micro-batch.
+    """
+    meshes.check_accumulation(batch_size, accumulation, mesh)
+    if mesh.shape["stage"] > 1 and not model.pipelines:
+        raise UserError(
+            f"mesh.stage: the layers of a {type_name(type(model))} are no pipeline; set it to 1, "
+            "and split data or fsdp"
+        )
+    model.check_stages(mesh.shape["stage"], stage_repeats)
+    if isinstance(mesh, Mesh):  # an abstract one has no devices: what kernels are picked for
+        model = model.computing_on(mesh.devices.flat[0].platform)
+    module = nnx.eval_shape(
+        lambda: objective.build_model(model, rngs=nnx.Rngs(derive_key(seed, INIT_STREAM)))
+    )
+    graphdef, abstract, axes = split(module)
+    update_shardings = meshes.param_shardings(abstract, axes, mesh)
+    whole = ("fsdp",) if zero == 1 else ()
+    shardings = meshes.param_shardings(abstract, axes, mesh, without=whole)
+    abstract = map_with_path(
+        lambda _, x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+    return Program(
+        mesh=mesh,
+        graphdef=graphdef,
+        abstract_params=abstract,
+        param_axes=axes,
+        param_shardings=shardings,
+        update_shardings=update_shardings,
+        objective=objective,
+        model=model,
+        seed=seed,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        stage_repeats=stage_repeats,
+    )
