@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass
 
@@ -36,6 +33,7 @@ from jaxlm.mesh import (
     to_global_whole,
 )
 from jaxlm.plan.hlo.count import count
+from tests.programs import run_programs
 
 
 def message(call) -> str:
@@ -329,27 +327,13 @@ def test_two_processes_of_two_devices_hold_one_batch():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = [sys.executable, "-c", textwrap.dedent(WORKER), address]
-    workers = [
-        subprocess.Popen(
-            [*command, str(i)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=120) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    words = [[address, str(i)] for i in range(2)]
+    codes, outputs = run_programs(textwrap.dedent(WORKER), words, [environment] * 2)
+    assert codes == [0, 0], outputs
     batch = np.random.default_rng(0).integers(0, 99, (8, 3), dtype=np.int32)
     total = int((batch * np.arange(24).reshape(8, 3)).sum())
-    for i, (out, _) in enumerate(outputs):
+    for i, out in enumerate(outputs):
         found = json.loads(out.splitlines()[-1])
         assert (found["processes"], found["devices"]) == (2, 4)
         assert found["data"] == found["mixed"] == [[*range(4 * i, 4 * i + 4)], total]

@@ -10,11 +10,13 @@ as long as the server has one thread and no jax backend, which it checks before 
 follows (devices, threads, compilation, files) is the child's own. Several threads may share a
 launcher. `environment` holds variables that a command has in addition to the launcher's. `before`
 lists what is called in the command's process before the command: ("strikes:at_change", folder, 3)
-is `at_change(folder, 3)` of tools/strikes.py.
+is `at_change(folder, 3)` of tools/strikes.py. `program` is Python source that runs in place of
+`jaxlm`, as `python -c` would run it.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -151,8 +153,10 @@ class WarmLauncher:
         log: Path,
         environment: Mapping[str, str] | None = None,
         before: Sequence[Sequence[Any]] = (),
+        program: str | None = None,
     ) -> Process:
-        request = {"start": arguments, "log": str(log), "cwd": os.getcwd(), "before": list(before)}
+        request: dict[str, Any] = {"program": program}
+        request |= {"start": arguments, "log": str(log), "cwd": os.getcwd(), "before": list(before)}
         pid = self._ask({**request, "environment": dict(environment or {})})
         return Process(pid, lambda: self._ask({"reap": pid}))
 
@@ -234,7 +238,7 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["cwd"])
         os.environ.update(request["environment"])
-        code = _command(request)
+        code = _command(request) if request["program"] is None else _program(request)
     except SystemExit as error:
         code = error.code
     except BaseException:
@@ -244,6 +248,16 @@ def _run(request: dict[str, Any]) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _program(request: dict[str, Any]) -> int:
+    """What `python -c` does, with what it calls when it exits."""
+    sys.argv = ["-c", *request["start"]]
+    try:
+        exec(compile(request["program"], "<program>", "exec"), {"__name__": "__main__"})
+        return 0
+    finally:
+        atexit._run_exitfuncs()
 
 
 def _command(request: dict[str, Any]) -> int:

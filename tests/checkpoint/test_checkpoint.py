@@ -26,6 +26,7 @@ from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.checkpoint.writer import CheckpointConfig, Checkpointer
 from jaxlm.core.config import UserError
 from jaxlm.mesh import MeshConfig
+from tests.programs import run_programs
 
 SPECS = {3: PartitionSpec(None, "fsdp", "tensor"), 2: PartitionSpec("tensor", "fsdp")}
 
@@ -563,19 +564,10 @@ def test_two_processes_save_verify_and_restore(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(port), str(tmp_path / "checkpoints")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    results = [rank.communicate(timeout=100) for rank in ranks]
-    for rank, (_, err) in zip(ranks, results, strict=True):
-        assert rank.returncode == 0, err[-3000:]
-    last = [out.splitlines()[-1] for out, _ in results]
+    words = [[str(rank), str(port), str(tmp_path / "checkpoints")] for rank in range(2)]
+    codes, outputs = run_programs(RANK, words, [{}, {}])
+    assert codes == [0, 0], outputs
+    last = [output.splitlines()[-1] for output in outputs]
     assert last[0].split()[0] == last[1].split()[0]
     assert all("failed 9: " in line for line in last)
     sums = json.loads((tmp_path / "checkpoints" / "00000001" / "checksums.json").read_text())

@@ -10,8 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from jaxlm.hf import export_run
 from jaxlm.training import loop
 from jaxlm.training.loop import DONE, INTERRUPTED
 from tests import golden_families
+from tests.programs import run_programs
 
 STEPS, STOP = 20, 9
 FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
@@ -101,29 +100,16 @@ def in_processes(
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     flags = unordered().replace("device_count=8", f"device_count={devices}")
-    workers = []
-    for index in range(count):
-        environment = os.environ | {
+    environments = [
+        {
             "XLA_FLAGS": flags,
             "JAXLM_COORDINATOR": address,
             "JAXLM_NUM_PROCESSES": str(count),
             "JAXLM_PROCESS_ID": str(index),
         }
-        workers.append(
-            subprocess.Popen(
-                [sys.executable, "-c", program, *words],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    try:
-        outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    return [worker.returncode for worker in workers], outputs
+        for index in range(count)
+    ]
+    return run_programs(program, [words] * count, environments)
 
 
 def unordered() -> str:
@@ -344,12 +330,11 @@ def test_collectives_have_one_order_on_simulated_devices(program: str) -> None:
 
 def alone(program: str, flags: str, *words: str) -> str:
     """The last line of a Python program in a process by itself."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAXLM_")}
-    environment |= {"XLA_FLAGS": flags, "TPU_SKIP_MDS_QUERY": "1"}
-    command = [sys.executable, "-c", program, *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+    (code,), (output,) = run_programs(
+        program, [words], [{"XLA_FLAGS": flags, "TPU_SKIP_MDS_QUERY": "1"}]
+    )
+    assert code == 0, output
+    return output.splitlines()[-1]
 
 
 def compare_orders(unsaid: str, concurrent: str) -> None:
