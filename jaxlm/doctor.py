@@ -1,10 +1,10 @@
-"""What `jaxlm doctor` says of a machine: versions, devices, memory, room on the disk, a self-test.
+"""`jaxlm doctor`: versions, devices, memory and disk space of a machine, and a self-test.
 
     found = examine()          # a dict of plain values, for --json
     print(render(found))       # the same for a person
 
-Nothing is changed and nothing is downloaded. What is wrong stands under "problems", each with its
-mend; `found["ok"]` is false only where jax computes a wrong result or the cache cannot be written.
+Nothing is changed and nothing is downloaded. Each entry of "problems" says how to fix it.
+`found["ok"]` is false only if jax computes a wrong result or the cache cannot be written.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _size(count: int | None) -> str:
 
 
 def _memory() -> Found:
-    """Bytes of the host's memory; None where the system does not tell."""
+    """Bytes of the host's memory; None if the system does not report them."""
     sizes: dict[str, int] = {}
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

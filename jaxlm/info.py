@@ -81,7 +81,7 @@ def _imported(run: RunDir, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _result(run: RunDir, total: int | None, problems: list[str]) -> dict[str, Any]:
-    """The final values and what they are of; None while the run has not ended."""
+    """The final values and the step that they were measured at; None until the run has ended."""
     result, problem = read_result(run, total)
     problems += [problem] if problem else []
     return {"final": result.get("final"), "evaluated": result.get("evaluated")}

@@ -3,8 +3,9 @@
     resolved = load_run("configs/quickstart.yaml", ["train.steps=100"])
     resolved.config.optimizer.learning_rate
 
-With `init.from` the source run's model and tokenizer lie below the file, so a second stage names
-only what it changes. `model.preset` names a published model, whose values lie below the file's.
+With `init.from` the source run's model and tokenizer are the defaults of the file, so a second
+stage names only what it changes. `model.preset` names a published model, whose values the file
+overrides.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class RollbackConfig(Config):
     after: int = field(3, "steps in a row with a non-finite loss before the run goes back", ge=1)
     before: int = field(
         1,
-        "steps in front of them whose batches are skipped as well; checkpoints as old are kept",
+        "steps before them whose batches are skipped as well; checkpoints as old are kept",
         ge=1,
     )
     max: int = field(3, "how often a run goes back; then train.max_bad_steps stops it", ge=1)
@@ -44,7 +45,7 @@ class RollbackConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """How long, how much at once, and how the batches are fed."""
+    """The length of a run, its batch size, and how batches are made."""
 
     steps: int | None = field(
         None, "optimizer steps of the whole run; null: from epochs", affects="schedule"
@@ -124,9 +125,9 @@ class SampleConfig(Config):
         (), "ids that end a text, besides the tokenizer's eos; an import reads them"
     )
     temperature: float = field(0.8, "0 is greedy; higher is more varied", ge=0)
-    top_k: int | None = field(None, "draw from the k likeliest tokens", ge=1)
+    top_k: int | None = field(None, "sample from the k likeliest tokens", ge=1)
     top_p: float | None = field(
-        None, "draw from the likeliest tokens of this total probability", gt=0, le=1
+        None, "sample from the likeliest tokens of this total probability", gt=0, le=1
     )
 
 
@@ -135,10 +136,10 @@ class InitConfig(Config):
     """Where the weights come from at step 0."""
 
     from_: str | None = field(
-        None, "run directory whose weights are taken; null: from scratch", path=True
+        None, "run directory whose weights are loaded; null: from scratch", path=True
     )
     step: int | None = field(None, "checkpoint of that run; null: the last", ge=0)
-    use_ema: bool = field(True, "take the average of the weights, where that run kept one")
+    use_ema: bool = field(True, "load the averaged weights, if that run has them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ class RunConfig(Config):
         path=True,
         affects="run",
     )
-    seed: int = field(0, "of initialisation, dropout and data order", ge=0, lt=2**31)
+    seed: int = field(0, "seed of initialisation, dropout and data order", ge=0, lt=2**31)
     cache_dir: str | None = field(
         None,
         "where token stores and compiled programs are kept; null: that of fetched packages, the "
@@ -160,18 +161,18 @@ class RunConfig(Config):
         affects="run",
     )
     tokenizer: TokenizerConfig | None = field(
-        REQUIRED, "text to tokens; null: there is none", affects="host"
+        REQUIRED, "text to tokens; null: without a tokenizer", affects="host"
     )
     data: DataConfig | None = field(
-        REQUIRED, "what is trained on; null: there is none", affects="host"
+        REQUIRED, "the training and validation data; null: without data", affects="host"
     )
     model: ModelConfig = field(REQUIRED, "the model's shape")
-    objective: Objective = field(REQUIRED, "what is learnt")
+    objective: Objective = field(REQUIRED, "the loss that is minimised, and its host transform")
     optimizer: OptimizerConfig | None = field(
-        REQUIRED, "how gradients become updates; null: the weights are used as they came"
+        REQUIRED, "how gradients become updates; null: the weights are not trained"
     )
     mesh: MeshConfig = field(MeshConfig, "how devices are arranged", affects="program")
-    train: TrainConfig = field(REQUIRED, "how long and how much at once")
+    train: TrainConfig = field(REQUIRED, "length of the run and batch size")
     eval: EvalConfig = field(EvalConfig, "when the validation split is measured", affects="run")
     sample: SampleConfig = field(SampleConfig, "text written while training", affects="run")
     checkpoint: CheckpointConfig = field(
@@ -188,12 +189,12 @@ class RunConfig(Config):
 
 
 def trajectory(config: RunConfig) -> RunConfig:
-    """The config with all that cannot change the weights set to its default."""
+    """The config with each field that cannot change the weights at its default."""
     return configs.without(config, configs.ALLOWED)
 
 
 def config_sha256(config: RunConfig) -> str:
-    """SHA-256 of a run's config, whatever folders it and its caches lie in."""
+    """SHA-256 of a run's config, without the paths of the run and its caches."""
     return configs.sha256(config.replace(run_dir=None, cache_dir=None))
 
 
@@ -272,7 +273,7 @@ def _inherited(source: Path) -> Layer:
 
 
 def saved_config(run_dir: str | Path) -> Path:
-    """The config file of a run directory; raises `UserError` where it is none."""
+    """The config file of a run directory. Raises `UserError` if it is not a run directory."""
     path = Path(run_dir) / "config.yaml"
     if not path.is_file() and read_record(RunDir(run_dir))[0] is None:
         raise UserError(
@@ -283,9 +284,7 @@ def saved_config(run_dir: str | Path) -> Path:
 
 
 def load_saved(run_dir: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
-    """The config that a run directory keeps, under dotted overrides; `run_dir` is where it lies
-    now.
-    """
+    """The config of a run directory, under dotted overrides; its `run_dir` is the present path."""
     layer = own_config(run_dir)
     layer.merge(configs.read_overrides(overrides))
     layer.merge(Layer({"run_dir": str(run_dir)}, {"run_dir": Mark("command line")}))

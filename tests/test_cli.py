@@ -343,9 +343,15 @@ def test_generate_searches_with_beams(out, trained):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--beams", "4", "--top-k", "3"], "--beams: a search draws nothing; leave --top-k out"),
-        (["--beams", "4", "--temperature", "0"], "a search draws nothing; leave --temperature out"),
-        (["--length-penalty", "2"], "--length-penalty: is of a search alone; add --beams 4"),
+        (
+            ["--beams", "4", "--top-k", "3"],
+            "--beams: a beam search does not sample; leave --top-k out",
+        ),
+        (
+            ["--beams", "4", "--temperature", "0"],
+            "a beam search does not sample; leave --temperature out",
+        ),
+        (["--length-penalty", "2"], "--length-penalty: needs a beam search; add --beams 4"),
     ],
 )
 def test_a_search_draws_nothing(trained, words, message, capsys):
@@ -362,8 +368,8 @@ def test_generate_with_a_draft_writes_the_same_greedy_text(out, trained):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--num-drafts", "4"], "--num-drafts: is of a draft alone; add --draft RUN_DIR"),
-        (["--beams", "4", "--draft", "a"], "--draft: is of drawn or greedy text, not of a search"),
+        (["--num-drafts", "4"], "--num-drafts: needs a draft model; add --draft RUN_DIR"),
+        (["--beams", "4", "--draft", "a"], "--draft: does not work with a beam search"),
         (["--draft", "{tmp}/none"], "none: not a run directory"),
         (["--draft", "{tmp}/other"], "other has another tokenizer than .*; draft with a run of th"),
     ],

@@ -79,7 +79,7 @@ def test_only_one_axis_crosses_the_network_between_slices():
     slices = np.vectorize(lambda chip: chip.slice_index)(found).reshape(4, 2)
     np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
     odd = MeshConfig(data=1, fsdp=8)
-    assert "mesh.data: 1 parts cannot stand in 2 slices; make it a multiple of 2" in message(
+    assert "mesh.data: 1 parts cannot be divided over 2 slices; make it a multiple of 2" in message(
         lambda: odd.build(chips)
     )
     few = MeshConfig(data=6, num_devices=6)

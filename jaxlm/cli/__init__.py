@@ -34,14 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return stop.exit_code
         except KeyboardInterrupt:
             return CTRL_C
-        except BrokenPipeError:  # the reader of the answer has seen enough
+        except BrokenPipeError:  # the reader of the output has closed it
             discard(sys.stdout)
             return DONE
-        except SystemExit as stop:  # rich's answer to the same
+        except SystemExit as stop:  # what rich does in the same case
             if not isinstance(stop.__context__, BrokenPipeError):
                 raise
             return DONE
-        except OSError as error:  # of the last flush: the answer has not arrived
+        except OSError as error:  # from the last flush: the output is lost
             from jaxlm.core.files import described
 
             line = described(error, "standard output")

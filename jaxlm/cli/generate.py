@@ -127,7 +127,7 @@ def _sampling(
     num_drafts: int | None,
     **drawn: Any,
 ) -> Sampling:
-    """The options of drawing or searching. Raises `UserError` where they exclude one another."""
+    """The options of sampling or beam search. Raises `UserError` if they exclude each other."""
     from jaxlm.generate import Sampling
 
     drawn = {name: value for name, value in drawn.items() if value is not None}
@@ -136,18 +136,18 @@ def _sampling(
         searched["length_penalty"] = length_penalty
     if beams > 1 and drawn:
         words = ", ".join("--" + name.replace("_", "-") for name in drawn)
-        raise UserError(f"--beams: a search draws nothing; leave {words} out")
+        raise UserError(f"--beams: a beam search does not sample; leave {words} out")
     if beams > 1 and draft is not None:
-        raise UserError("--draft: is of drawn or greedy text, not of a search; leave --beams out")
+        raise UserError("--draft: does not work with a beam search; leave --beams out")
     if num_drafts is not None and draft is None:
-        raise UserError("--num-drafts: is of a draft alone; add --draft RUN_DIR")
+        raise UserError("--num-drafts: needs a draft model; add --draft RUN_DIR")
     if beams == 1 and length_penalty is not None:
-        raise UserError("--length-penalty: is of a search alone; add --beams 4")
+        raise UserError("--length-penalty: needs a beam search; add --beams 4")
     return Sampling(max_tokens=max_tokens, **drawn, **searched)
 
 
 def _check_writes(run_dir: str, config: Any) -> None:
-    """Raises `UserError` where a run's model writes no text."""
+    """Raises `UserError` if a run's model does not generate text."""
     from jaxlm.core.config import type_name
 
     objective = config.objective

@@ -1,4 +1,4 @@
-"""`jaxlm plan CONFIG`: memory, time and cost of a run on chips that are not here."""
+"""`jaxlm plan CONFIG`: memory, time and cost of a run on chips that this machine does not have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxlm.cli.shared.verb import TRAINING, verb
 
 
 @verb(
-    "plan a run on chips that are not here: memory, time, cost, what to change",
+    "plan a run on chips that you do not have: memory, time, cost, what to change",
     section=TRAINING,
     examples=(
         ("plan CONFIG --topology v5p:4x4x8", "one slice"),
@@ -56,7 +56,7 @@ def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
     whether it fits, what uses the memory, how long a step takes and what limits it. For GPUs, and
     with --analytic, a closed-form model is used, and the output says so. No data is read.
     """
-    os.environ["JAX_PLATFORMS"] = "cpu"  # a plan takes no accelerator
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a plan does not use an accelerator
     from jaxlm.plan.command import run
 
     return run(config, overrides, report=say, **how)

@@ -1,4 +1,4 @@
-"""Checksums of a folder's files, written last: with them it is complete, without them not.
+"""Checksums of a folder's files. They are written last, so a folder without them is incomplete.
 
 Checkpoints and the parts of a token store have them.
 
@@ -57,11 +57,10 @@ def checksums_text(files: Mapping[str, list]) -> str:
 
 
 def find_damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
-    """What is wrong with a checkpoint, "file: reason", or None where all is as it was written.
+    """What is wrong with a checkpoint, "file: reason"; None if every file is as it was written.
 
-    All sizes are checked, and the contents of every `parts`-th file from number `part` on: so
-    several processes share the reading. Raises PermissionError, which says nothing about the
-    bytes.
+    All sizes are checked, and the contents of every `parts`-th file from number `part` on, so that
+    several processes share the reading. Raises PermissionError: the bytes may still be good.
     """
     try:
         files = read_checksums(folder)

@@ -9,7 +9,7 @@ means:
 
 `load("run.yaml", RunConfig, ["optimizer.beta1=0.95"])` reads the YAML, its `include:` files and the
 dotted overrides, and returns the config together with where each value came from. A mistake is one
-line: the path of the key, the file and line it stands in, and the nearest valid key.
+line: the path of the key, its file and line, and the nearest valid key.
 
 A base class with a `kind` is polymorphic: its YAML carries `type:`, which says what part to build.
 `jaxlm.core.registry` says what a type may be, and how a part is added.
@@ -168,8 +168,9 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def traced(self: C) -> C:
-        """The config with all that no step is traced from at its default: where two of these are
-        equal, so are the programs.
+        """The config with each field that the compiled step does not depend on at its default.
+
+        Two configs whose `traced()` are equal have the same program.
         """
         return without(self, UNTRACED)
 
@@ -261,7 +262,7 @@ def _resolve_type(
     """The class that `type:` names, for a polymorphic base; `cls` itself for a plain config."""
     if not registry.is_base(cls):
         if "type" in values and values["type"] == type_name(cls):
-            del values["type"]  # a concrete class whose type is stated all the same
+            del values["type"]  # a concrete class does not need its type, but may have it
         return cls
     assert cls.kind is not None
     name, here = values.pop("type", cls.kind.default), join(path, "type")
@@ -315,7 +316,7 @@ def _value(hint: Any, value: Any, path: str, marks: Mapping[str, Mark]) -> Any:
 
 
 def _tuple(args: tuple, value: Any, path: str, marks: Mapping[str, Mark]) -> tuple:
-    """A list as a tuple[X, ...] (a value that is no list is a list of one) or a tuple[X, Y]."""
+    """A list as a tuple[X, ...] (any other value is a list of one) or a tuple[X, Y]."""
     if not isinstance(value, (list, tuple)):
         if args[-1] is ...:
             return (_value(args[0], value, path, marks),)

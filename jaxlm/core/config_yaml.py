@@ -111,15 +111,15 @@ def _are_numbers(keys: Iterable[str]) -> bool:
 def read_yaml(path: str | Path) -> Layer:
     """Reads a YAML file with its `include:` entries (relative to the file, earlier ones lowest).
 
-    `include:` may stand in any mapping; what the mapping itself says overrides what it includes,
-    and what a merge key (`<<: *base`) brings to it.
+    Any mapping may have an `include:`. The mapping's own keys override those that it includes,
+    and those of a merge key (`<<: *base`).
     """
     return _read_file(Path(path), (), _Budget())
 
 
 @dataclasses.dataclass
 class _Budget:
-    """What one config may still take, over all of its files."""
+    """The number of values that one config may still hold, over all of its files."""
 
     nodes: int = MAX_NODES
     files: int = MAX_FILES
@@ -159,7 +159,7 @@ def read_yaml_text(
     budget: _Budget | None = None,
     asker: str = "",
 ) -> Layer:
-    """As `read_yaml`, of a text that is, or was, in the file `path`."""
+    """Like `read_yaml`, for a text that is, or was, in the file `path`."""
     layer = Layer({}, {"": Mark(str(path))})
     node = compose(text, str(path), secret=bool(asker))
     if node is None:
@@ -320,7 +320,7 @@ def _override(value: str, key: str, name: str) -> Any:
 
 
 def _paths(value: Any, path: str) -> Iterable[str]:
-    """`path` and the paths of all that stands below it."""
+    """`path` and the paths of everything below it."""
     yield path
     if isinstance(value, dict):
         for key, inner in value.items():

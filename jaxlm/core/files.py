@@ -32,7 +32,7 @@ STRAY_SECONDS = 3600.0  # a temporary file this old is a stray even if its proce
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Writes a whole file or nothing: beside it, flushed to the disk, then renamed over it."""
+    """Writes a whole file or nothing: to a temporary file, which is flushed and then renamed."""
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -67,8 +67,8 @@ def fsync_folder(path: str | Path) -> None:
 def remove_strays(folder: str | Path) -> list[str]:
     """Removes the temporary files that killed calls of `write_atomic` left; returns their names.
 
-    Call it where no other writer of this process is at work. A file of another process that is
-    alive stays, unless it is old: a process id is used again.
+    Call it while no other thread of this process writes. A file of another live process is kept,
+    unless it is old: process ids are reused.
     """
     removed = []
     for path in Path(folder).glob(".*.tmp"):

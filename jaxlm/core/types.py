@@ -1,6 +1,6 @@
 """The words that every part shares: the shape legend, the batch, metrics, the configs' bases.
 
-Shapes are written with these letters, in comments and in einsum strings alike:
+Shapes are written with these letters, in comments and in einsum strings:
 
     B batch   T query length   S key length   D hidden size   F ffn size   N query heads
     K kv heads   H head size   V vocabulary   L layers   E experts
@@ -45,7 +45,7 @@ Batch = Mapping[str, Any]
 # masks and any number of hosts give the same number as one big batch.
 Metrics = Mapping[str, tuple[Any, Any]]
 
-# Among the losses that an ffn gives, what is none: [E] int32, tokens that chose each expert.
+# A key among an ffn's losses that is not a loss: [E] int32, the tokens that chose each expert.
 LOAD = "load"
 
 Cache = Any  # a pytree: keys and values for attention, the hidden state for recurrences
@@ -55,7 +55,7 @@ Dtype = Literal["auto", "bfloat16", "float32"]  # see ModelConfig.computing_on
 
 
 class Output(NamedTuple):
-    """What a language model makes of a batch of tokens."""
+    """The output of a language model for a batch of tokens."""
 
     hidden: jax.Array  # [B, T, D] after the final norm
     cache: Cache | None = None  # after these tokens; None where none was given
@@ -65,7 +65,7 @@ class Output(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What an encoder made of a text, for a decoder to look at."""
+    """The output of an encoder, which a decoder attends to."""
 
     hidden: jax.Array  # [B, S, D]
     segment_ids: jax.Array  # [B, S]: 0 is padding
@@ -98,11 +98,11 @@ class LanguageModel(Protocol):
         segment_ids: jax.Array,  # [B, S]
         key: jax.Array | None = None,
     ) -> Encoded:
-        """What the encoder makes of a text; only where `config.encodes`."""
+        """The encoder's output for a source text; only if `config.encodes`."""
         ...
 
     def head_input(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, D]
-        """What the head's kernel is multiplied with."""
+        """The array that the head's kernel is multiplied with."""
         ...
 
     def head(self) -> Any:  # kernels.cross_entropy.HeadParams
@@ -124,8 +124,8 @@ class ModelConfig(Config):
 
     if TYPE_CHECKING:  # a field of every model's own, so that it has its place among the others
         vocab_size: Any = None  # int | None; None: the tokenizer's
-        start_id: Any = None  # int | None; where it encodes or fills: begins a text; None: padding
-        blank_ids: Any = ()  # tuple[int, ...]; where it fills blanks: what stands for one
+        start_id: Any = None  # int | None; first id of a decoder's text or a blank; None: padding
+        blank_ids: Any = ()  # tuple[int, ...]; ids that mark a blank, for models that fill blanks
         dtype: Any = "auto"  # Dtype
 
     def computing_on(self, platform: str) -> Self:
@@ -173,7 +173,7 @@ class ModelConfig(Config):
 
     @property
     def sees_ahead(self) -> bool:
-        """Whether a token sees those behind it, as an encoder's do."""
+        """Whether a token attends to later tokens, as in an encoder."""
         return False
 
     @property
@@ -188,7 +188,7 @@ class ModelConfig(Config):
 
     @property
     def fills_blanks(self) -> bool:
-        """Whether a text's places are those of blanks, which no plain text says."""
+        """Whether positions are those of blanks, which a plain text does not have (GLM)."""
         return False
 
     @property
@@ -202,7 +202,7 @@ class ModelConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig(Config):
-    """How tokens look at one another."""
+    """How tokens attend to each other."""
 
     kind: ClassVar = Kind("attentions", "attention", folder="jaxlm.nn", default="multi_head")
 
@@ -217,7 +217,7 @@ class AttentionConfig(Config):
 
     @property
     def projects_latents(self) -> bool:
-        """Whether keys and values are made of a latent vector, in two parts of a head each."""
+        """Whether keys and values are projections of a latent vector (MLA)."""
         return False
 
     @property
@@ -226,14 +226,14 @@ class AttentionConfig(Config):
         raise NotImplementedError
 
     def check(self, hidden_size: int) -> None:
-        """Raises `UserError` where heads and width do not go together."""
+        """Raises `UserError` if the number of heads does not fit the hidden size."""
 
     def rotary_size(self, hidden_size: int) -> int:
-        """The features of a head that rotary positions may turn."""
+        """The number of features of a head that rotary positions may rotate."""
         raise NotImplementedError
 
     def score_flops(self, hidden_size: int) -> float:
-        """Forward FLOPs for each key that a query meets: its score, and its part of the sum."""
+        """Forward FLOPs for each pair of query and key: the score and the weighted sum."""
         raise NotImplementedError
 
     def build(self, dim: int, *, norm: NormConfig, **options: Any) -> Any:
@@ -246,7 +246,7 @@ class AttentionConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FFNConfig(Config):
-    """What a block does to each token by itself."""
+    """The feed-forward network of a block, applied to each token by itself."""
 
     kind: ClassVar = Kind("ffns", "ffn", folder="jaxlm.nn", default="dense")
 
@@ -257,7 +257,7 @@ class FFNConfig(Config):
 
     @property
     def routes(self) -> bool:
-        """Whether training must hear of its router: of losses, or of how busy its experts are."""
+        """Whether training needs the router's output: its losses, or the load of its experts."""
         return False
 
     def build(self, dim: int, **options: Any) -> Any:
@@ -276,7 +276,7 @@ class NormConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionConfig(Config):
-    """How a token knows its place."""
+    """How positions enter the model."""
 
     kind: ClassVar = Kind("positions", "position", folder="jaxlm.nn", default="rotary")
 
@@ -284,16 +284,16 @@ class PositionConfig(Config):
         """Raises `UserError` for heads of a size that these positions cannot turn."""
 
     def angles(self, rows: Any, head_dim: int) -> Any:
-        """A `jaxlm.nn.position.Rotary` for these rows; None where nothing is turned."""
+        """A `jaxlm.nn.position.Rotary` for these rows; None for positions that do not rotate."""
         return None
 
     @property
     def limit(self) -> int | None:
-        """Positions that there are parameters for; None: no limit."""
+        """The number of positions that have parameters; None: no limit."""
         return None
 
     def build(self, dim: int, num_heads: int, **options: Any) -> Any:
-        """The parameters of these positions; None where there are none."""
+        """The module with the parameters of these positions; None if they have no parameters."""
         return None
 
 

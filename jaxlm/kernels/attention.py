@@ -7,9 +7,8 @@ and keys are never repeated in memory); sliding window: Child et al. 2019, Belta
                     same_rows=True)
 
 A query sees a key of its own document (equal segment id, not 0) that is not later, or is of the
-document's prefix, and lies within the window. A query that sees nothing gets zeros. Weights of
-unseen keys are exactly 0, so what stands in another document cannot change a single bit. Scores and
-softmax are float32.
+document's prefix, and is within the window. A query that sees no key gets zeros. Weights of unseen
+keys are exactly 0, so another document cannot change a single bit. Scores and softmax are float32.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Bias = Callable[[jax.Array, jax.Array], jax.Array]
 def attention(
     q: jax.Array,  # [B, T, N, H]
     k: jax.Array,  # [B, S, K, H], K divides N
-    v: jax.Array,  # [B, S, K, H'], H' = H but in latent attention
+    v: jax.Array,  # [B, S, K, H'], H' = H except in latent attention
     *,
     q_positions: jax.Array,  # [B, T] int
     k_positions: jax.Array,  # [B, S] int
@@ -142,7 +141,7 @@ def _reference(
     dropout_rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """All scores at once; the keys stay in the layout of the cache."""
+    """All scores in one matmul; the keys stay in the layout of the cache."""
     seen = visible(
         *(q_positions, k_positions, q_segment_ids, k_segment_ids, k_prefix),
         causal=causal,
@@ -182,7 +181,7 @@ def _blocked(
     dropout_rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Causal self-attention by blocks of queries, each over the keys that it may see at all.
+    """Causal self-attention by blocks of queries, each over the keys up to its last query.
 
     Heads go before length, so that every product is a plain batched matmul, and the division by the
     softmax's sum comes after the second one, on H columns instead of S.
@@ -196,7 +195,7 @@ def _blocked(
     out = []
     for start in range(0, length, block):
         stop = min(start + block, length)
-        # positions increase within a document, so a key `window` rows back is out of sight
+        # Positions increase within a document, so a key `window` rows back is never seen.
         first = 0 if window is None else max(0, start - window + 1)
         first -= first % MIN_BLOCK
         rows, keys = slice(start, stop), slice(first, stop)
@@ -222,8 +221,8 @@ def _blocked(
 def wide_einsum(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """An einsum of two narrow arrays with a float32 result.
 
-    Its gradients are products of narrow arrays, too: jax would widen the factors to the cotangent's
-    float32, which a TPU multiplies at a sixth of the speed.
+    Its gradients are products of narrow arrays too. Without this rule jax would widen the factors
+    to the cotangent's float32, which a TPU multiplies at a sixth of the speed.
     """
     assert a.dtype == b.dtype, "factors of two dtypes"
     return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
@@ -256,7 +255,7 @@ def _softmax(
         scores = scores + bias.reshape(bias.shape[0], *scores.shape[1:])
     least = jnp.finfo(scores.dtype).min
     scores = jnp.where(seen, scores, least)
-    # clipped at least / 2, so that a row that sees nothing has exp(least / 2) = 0 everywhere
+    # Clipped at least / 2, so that a row that sees no key has exp(least / 2) = 0 everywhere.
     top = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), least / 2)
     weights = jnp.exp(scores - jax.lax.stop_gradient(top))
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -267,7 +266,7 @@ def _drop(weights: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if not rate:
         return weights
     assert key is not None
-    # The same draws as of the whole shape, but a matrix of them compiles in a quarter of the time.
+    # The same random numbers as for the whole shape; a matrix compiles in a quarter of the time.
     flat = (weights.shape[0], math.prod(weights.shape[1:]))
     keep = jax.random.bernoulli(key, 1.0 - rate, flat).reshape(weights.shape)
     return jnp.where(keep, weights / (1.0 - rate), 0.0)

@@ -1,11 +1,11 @@
-"""Self-attention where a mesh splits the length: who sends keys to whom.
+"""Self-attention with the sequence split over a mesh axis (context parallelism).
 
     attend = context_kernels.pick("auto", bias=False, dropout=False, impl="auto")
     y = attend(q, k, v, rows, causal=True, window=None, softcap=None, scale=None, ...)
 
-"reference" gathers the keys of the whole length on every device, which is soon done where few heads
-have keys, and asks the attention kernels; on TPUs that is splash attention, whose work is even. In
-"ring" keys pass by (jaxlm.kernels.ring), and no device holds more than its part.
+"reference" all-gathers the keys, which is cheap with few kv heads, and calls the attention kernels;
+on TPUs that is splash attention with balanced work. "ring" rotates the keys
+(jaxlm.kernels.ring), so that no device holds more than two parts of them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import jax
 
 from jaxlm.kernels.attention import attention
 from jaxlm.kernels.registry import Kernel
-from jaxlm.kernels.ring import How, ring_attention
+from jaxlm.kernels.ring import Static, ring_attention
 from jaxlm.mesh import gather_length, on_each_device
 
 context_kernels = Kernel("context")
 
 
 @context_kernels.register("reference")
-def _gather(q: jax.Array, k: jax.Array, v: jax.Array, rows: Any, **how: Any) -> jax.Array:
-    """Queries stay: a kernel is asked that knows of parts of rows, or all scores are formed."""
+def _gather(q: jax.Array, k: jax.Array, v: jax.Array, rows: Any, **options: Any) -> jax.Array:
+    """Queries stay on their device; keys and values are all-gathered."""
     k, v, keys = jax.tree.map(gather_length, (k, v, rows))
     return attention(
         *(q, k, v),
@@ -34,7 +34,7 @@ def _gather(q: jax.Array, k: jax.Array, v: jax.Array, rows: Any, **how: Any) -> 
         k_segment_ids=keys.segment_ids,
         k_prefix=keys.prefix,
         same_rows=True,
-        **how,
+        **options,
     )
 
 
@@ -55,7 +55,7 @@ def _ring(
     scale: float | None,
     **_: Any,
 ) -> jax.Array:
-    how = How(
+    static = Static(
         "context",
         causal=causal,
         window=window,
@@ -65,7 +65,7 @@ def _ring(
     places = [x for x in rows if x is not None]  # positions, segment ids, perhaps a prefix
 
     def part(q: jax.Array, k: jax.Array, v: jax.Array, *places: jax.Array) -> jax.Array:
-        return ring_attention(q, k, v, places[:2], places, how)
+        return ring_attention(q, k, v, places[:2], places, static)
 
     heads, kv_heads = (("batch", "length", axis, None) for axis in ("act_heads", "act_kv_heads"))
     inputs = [heads, kv_heads, kv_heads, *(("batch", "length") for _ in places)]

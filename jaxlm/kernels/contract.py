@@ -1,11 +1,11 @@
-"""A linear map's contraction: the last dims of x with the first ones of a kernel.
+"""The contraction of a linear layer: the last dims of x with the first dims of a kernel.
 
     contract(x, kernel, 1)      # 'BTD,DNH->BTNH'
     contract(x, kernel, 2)      # 'BTNH,NHD->BTD'
 
-"reference" hands XLA the dims as they are, so that each keeps its sharding. "matrix" makes a plain
-matrix product of it: on CPUs, XLA transposes the operands of other contractions one element at a
-time, which took a quarter of a training step.
+"reference" is one `dot_general` over the dims as they are, so that each keeps its sharding.
+"matrix" reshapes to a plain matrix product: on CPUs, XLA transposes the operands of other
+contractions one element at a time, which took a quarter of a training step.
 """
 
 from __future__ import annotations

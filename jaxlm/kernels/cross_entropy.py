@@ -6,7 +6,7 @@ For logits z = softcap(hidden @ kernel + bias) and target t, with L = logsumexp(
     loss = (1 - s) nll + s (L - mean(z)) + c L**2      s: label smoothing, c: z-loss
 
 (smoothing as in Szegedy et al. 2016, z-loss as in PaLM, Chowdhery et al. 2022, section 5). Nothing
-is reduced over tokens: the objective weighs, sums and divides at the very end.
+is reduced over tokens: the objective weights and sums, and the division comes last.
 
     losses = cross_entropy(hidden, model.head(), targets, z_loss=1e-4)
     loss_sum = (losses.loss * weights).sum()
@@ -73,8 +73,8 @@ def cross_entropy(
 ) -> TokenLoss:
     """Loss, negative log likelihood and correctness of every token.
 
-    `impl`: "reference" splits over the vocabulary; "gather" needs fewer passes, for a CPU; "auto"
-    picks. Both form all logits; `jaxlm.kernels.head_loss`, which knows the weights, need not.
+    `impl`: "reference" works with a split vocabulary; "gather" needs fewer passes, for a CPU;
+    "auto" chooses. Both materialize all logits; `jaxlm.kernels.head_loss` does not.
     """
     function = cross_entropy_kernels.pick(impl)
     return function(hidden, head, targets, label_smoothing=label_smoothing, z_loss=z_loss)

@@ -1,16 +1,16 @@
 """Causal self-attention on Nvidia's GPUs by cuDNN's fused kernel, which `jax.nn` calls.
 
 Registered as "cudnn" under the signature of `jaxlm.kernels.attention.attention`, for rows that are
-causal and of one order. Scores never leave the chip. It knows no sharding: each device runs it on
-its rows and heads.
+causal and in the order of the text. Scores never leave the chip. The kernel cannot be partitioned:
+each device runs it on its own rows and heads.
 
-Documents and windows are told by a mask [B, T, T] that all heads share, and which the backward
-pass forms anew. cuDNN can also be told where documents begin, without a mask; but then their number
-is bounded when compiling, and what statistics it keeps grows with the bound, while a row of ours
-may have as many documents as tokens. What lies right of the diagonal is skipped, mask or not.
+Documents and windows are a mask [B, T, T] that all heads share; the backward pass recomputes it.
+cuDNN also accepts offsets of documents instead of a mask. But then the number of documents is
+bounded at compile time and the saved statistics grow with the bound, while a row here may have as
+many documents as tokens. Scores right of the diagonal are skipped with or without a mask.
 
-It has no soft-cap. What else it cannot do is in `_supports`, as far as compiling tells it:
-https://docs.nvidia.com/deeplearning/cudnn, and the checks of `jax.nn.dot_product_attention`.
+It has no soft-cap. `_supports` has the other limits that are known at compile time, from
+https://docs.nvidia.com/deeplearning/cudnn and the checks of `jax.nn.dot_product_attention`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from jaxlm.mesh import on_each_device
 
 DTYPES = ("bfloat16", "float16")
 CUDA = ("jax_cuda13_plugin", "jax_cuda12_plugin")  # other GPUs have no cuDNN
-IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"  # "xla", for tests: what cuDNN is to compute
+IMPLEMENTATION: Literal["cudnn", "xla"] = (
+    "cudnn"  # "xla", for tests: the reference of cuDNN's result
+)
 
 
 def _supports(
@@ -53,8 +55,8 @@ def _supports(
 
 
 def _max_head_dim() -> int:
-    """0 on a GPU without cuDNN. GPUs that are only compiled for are taken for Ampere's, those that
-    a plan describes for what they are.
+    """The largest head size of the GPU; 0 without cuDNN. A GPU that is only compiled for counts as
+    Ampere; a GPU that a plan describes has its own compute capability.
     """
     described = described_gpu()
     if described is None and platform() == "gpu" and not any(map(importlib.util.find_spec, CUDA)):
@@ -85,8 +87,8 @@ def _cudnn(
     def part(
         q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, ids: jax.Array
     ) -> jax.Array:
-        # Padding sees padding, as a document of its own: a softmax over nothing is no number. A
-        # mask of bools has no gradient, which newer releases of jax than 0.10 do not form, either.
+        # Padding attends to padding, as a document of its own: a softmax over nothing is NaN. A
+        # bool mask has no gradient; jax after 0.10 does not compute one for other masks either.
         ids = ids + 1
         seen = visible(positions, positions, ids, ids, causal=False, window=window)
         return jax.nn.dot_product_attention(
@@ -97,7 +99,7 @@ def _cudnn(
             implementation=IMPLEMENTATION,
         )
 
-    # Saved for the backward pass are what cuDNN gives and what it is given, but not the mask.
+    # The backward pass saves cuDNN's inputs and outputs, except the mask.
     part = jax.checkpoint(part, policy=_is_cudnn, prevent_cse=False)
     run = on_each_device(part, [heads, kv_heads, kv_heads, rows, rows], heads)
     out = run(q, k, v, q_positions, q_segment_ids)

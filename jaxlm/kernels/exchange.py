@@ -1,4 +1,4 @@
-"""Rows that stand sorted by the device they go to, sent there and back: what dispatches tokens.
+"""All-to-all of rows that are sorted by their destination device, and back (expert dispatch).
 
 Within `shard_map`, over one mesh axis of P devices:
 
@@ -6,10 +6,10 @@ Within `shard_map`, over one mesh axis of P devices:
     y = send(x, route, "expert")          # [M, ...] -> [P * M, ...], those of device 0 first
     x = send_back(y, route, "expert")     # [P * M, ...] -> [M, ...], each row where it was
 
-No row is dropped: there is room for all rows of all devices. What came stands in front, and behind
-it may be anything; where none comes back is 0. Each of the two is the other's transpose, and that
-is their gradient. "reference" sends the room with the rows; "ragged" the rows alone, which XLA
-knows to do on accelerators, and touches no room that is not filled.
+No row is dropped: there is room for all rows of all devices. Received rows come first; the rows
+after them may hold anything. A row that does not come back is 0. The two functions are each other's
+transpose, and thereby each other's gradient. "reference" sends whole buffers; "ragged" sends only
+the rows (XLA's ragged all-to-all on accelerators) and does not touch the rest of the buffer.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ exchange_kernels = Kernel("exchange")
 
 
 class Route(NamedTuple):
-    """How many rows go where."""
+    """The number of rows for each device, and their offsets."""
 
     sent: jax.Array  # [P] rows for each device
-    start: jax.Array  # [P] of the first of them among this device's rows
+    start: jax.Array  # [P] index of the first of them among this device's rows
     sizes: jax.Array  # [P, n] rows that each device sends for each of this one's groups
-    first: jax.Array  # [P] where the first of each device's rows stands among those that came
-    home: jax.Array  # [P] where each device has the first of its rows for this one
-    place: jax.Array  # [P] where the first of this device's rows stands on each device
+    first: jax.Array  # [P] index of each device's first row among the received rows
+    home: jax.Array  # [P] index, on each device, of its first row for this one
+    place: jax.Array  # [P] index, on each device, of this device's first row
 
     @classmethod
     def of(cls, sizes: jax.Array, axis: str) -> Route:
@@ -54,7 +54,7 @@ def send(x: jax.Array, route: Route, axis: str, *, impl: str = "auto") -> jax.Ar
 
 @jax.named_scope("experts")
 def send_back(y: jax.Array, route: Route, axis: str, *, impl: str = "auto") -> jax.Array:
-    """Rows [P * M, ...] to where they came from: [M, ...], 0 where none was sent."""
+    """Rows [P * M, ...] back to their senders: [M, ...], 0 for a row that was not sent."""
     return _send_back(axis, impl, y, route)
 
 
@@ -62,8 +62,8 @@ def send_back(y: jax.Array, route: Route, axis: str, *, impl: str = "auto") -> j
 def apart(x: jax.Array) -> jax.Array:
     """Rows [M, D] as [M, 2, D / 2] where D is even.
 
-    A TPU keeps pairs of 16 bits together. So a row is its own pair, which stands by itself in
-    memory, as what is sent has to; others are copied first, and all the room with them.
+    A TPU stores pairs of 16-bit rows together. With this shape a row is its own pair and contiguous
+    in memory, as the exchange requires; otherwise XLA copies the whole buffer first.
     """
     return x.reshape(len(x), 2, -1) if x.shape[1] % 2 == 0 else x
 
@@ -93,7 +93,7 @@ _send_back.defvjp(
 
 @exchange_kernels.register("reference")
 def _padded(x: jax.Array, route: Route, axis: str, *, back: bool) -> jax.Array:
-    """By an exchange of equal parts, each with room for all rows of a device."""
+    """By an all-to-all of equal parts, each with room for all rows of a device."""
     devices, received = len(route.sent), route.sizes.sum(1)
     if back:
         room = len(x) // devices
@@ -104,14 +104,14 @@ def _padded(x: jax.Array, route: Route, axis: str, *, back: bool) -> jax.Array:
 
 
 def _cut(x: jax.Array, start: jax.Array, count: jax.Array, room: int) -> jax.Array:
-    """Rows as parts [P, room, ...] that start and count so many, 0 behind them."""
+    """Rows as parts [P, room, ...] with these starts and counts, padded with 0."""
     place = jnp.arange(room)
     source = jnp.where(place < count[:, None], start[:, None] + place, len(x))
     return jnp.take(x, source, axis=0, mode="fill", fill_value=0)
 
 
 def _joined(parts: jax.Array, start: jax.Array, count: jax.Array, length: int) -> jax.Array:
-    """The parts of `_cut` as rows [length, ...], one behind the other."""
+    """The parts of `_cut`, concatenated to rows [length, ...]."""
     row, room = jnp.arange(length), parts.shape[1]
     part = jnp.searchsorted(start + count, row, side="right")
     source = part * room + row - jnp.take(start, part, mode="clip")
@@ -121,7 +121,7 @@ def _joined(parts: jax.Array, start: jax.Array, count: jax.Array, length: int) -
 
 @exchange_kernels.register("ragged", auto_on=("gpu", "tpu"))
 def _ragged(x: jax.Array, route: Route, axis: str, *, back: bool) -> jax.Array:
-    """By XLA's exchange of unequal parts: (from where, how many, to where there, how many come)."""
+    """By XLA's ragged all-to-all: (input offsets, send sizes, output offsets, receive sizes)."""
     received = route.sizes.sum(1)
     if back:
         sizes = route.first, received, route.home, route.sent

@@ -1,12 +1,12 @@
-"""Work on the rows that are filled, of room for many more: what experts do with tokens that came.
+"""Work on the filled rows of a buffer with room for many more: experts' received tokens.
 
     y = on_filled(function, filled, x)                      # [R, F] -> [R, F], row by row
-    to, back = sorted_by_group(sizes, R)                    # of rows by sender and group
+    to, back = sorted_by_group(sizes, R)                    # permutation by group, and its inverse
     y = move_filled(x, to, back, filled, (D,))              # [R, ...] -> [R, D]: y[i] = x[to[i]]
 
-The first `filled` rows of each array are there, and what is behind them may be anything, in what is
-given as in what comes out: a loop takes block by block, as many as are filled. XLA alone would pass
-over all of the room, eight times what eight equally busy devices fill.
+The first `filled` rows of each array have values; the rows after them may hold anything, in inputs
+and outputs. A loop processes only as many blocks as are filled. XLA alone would process the whole
+buffer, which is eight times the filled rows with eight equally loaded devices.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jaxlm.kernels.registry import Kernel
 
 BLOCK = 2048  # rows at most: a few MB, and a loop of many turns where there are many rows
 ROOM = "room_for_rows"  # the name of the kernel that makes room
-SCOPE = "filled_rows_of"  # the loops' name, with the turns that all of the room would take
+SCOPE = "filled_rows_of"  # the loops' name, with the iterations for a full buffer
 
 
 def on_filled(function: Callable[..., jax.Array], filled: jax.Array, *rows: jax.Array) -> jax.Array:
-    """`function` of rows [R, ...], each of whose rows depends on the same of its inputs alone."""
+    """`function` of rows [R, ...]; row i of its result must depend on row i of its inputs only."""
     return _on_filled(function, filled, rows)
 
 
@@ -43,7 +43,7 @@ def _on_filled_backward(function, saved, gradient):  # type: ignore[no-untyped-d
     def pull(gradient: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:
         return jax.vjp(function, *rows)[1](gradient)
 
-    return None, _blocks(pull, filled, (gradient,), rows)  # their own places: no more room
+    return None, _blocks(pull, filled, (gradient,), rows)  # in place: no further buffer
 
 
 _on_filled.defvjp(
@@ -54,7 +54,7 @@ _on_filled.defvjp(
 
 @jax.custom_vjp
 def twice_filled(filled: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows for two that use them; the gradient sums theirs."""
+    """Two copies of the rows; the gradient is the sum of theirs, over the filled rows."""
     return x, x
 
 
@@ -69,9 +69,9 @@ def move_filled(
     to: jax.Array,  # [R] int
     back: jax.Array,  # [R] int: the inverse
     filled: jax.Array,
-    shape: Sequence[int],  # of a row, as it is to be
+    shape: Sequence[int],  # of a row of the result
 ) -> jax.Array:
-    """Rows of x in an order; the gradient moves them back."""
+    """The rows of x in the order `to`; the gradient moves them back."""
     return _move(tuple(shape), x, to, back, filled)
 
 
@@ -101,7 +101,7 @@ def _blocks(
     given: Sequence[jax.Array],
     rooms: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, ...]:
-    """`function` of block after block of all these, in place of the rooms', until all filled."""
+    """Applies `function` block by block to the filled rows, and writes into the buffers."""
     room = len(rooms[0])
     size = next(n for n in range(min(BLOCK, room), 0, -1) if room % n == 0)
 
@@ -121,10 +121,10 @@ room_kernels = Kernel("room")
 
 
 def room_for(*shapes: jax.ShapeDtypeStruct, at: jax.Array, impl: str = "auto") -> tuple:
-    """Arrays of these shapes in which anything may be, when `at` is there.
+    """Uninitialized arrays of these shapes, allocated after `at` is computed.
 
-    A loop that fills one takes it for its own: what two share, or what is made before a loop around
-    them, would be copied for each.
+    A loop that fills an array updates it in place. XLA copies an array that two loops share, or
+    that is allocated outside of an enclosing loop.
     """
     return room_kernels.pick(impl)(shapes, at)
 
@@ -151,7 +151,7 @@ def _untouched(shapes: Sequence[jax.ShapeDtypeStruct], at: jax.Array) -> tuple[j
 
 
 def sorted_by_group(sizes: jax.Array, room: int) -> tuple[jax.Array, jax.Array]:
-    """(to, back) [R]: rows that stand by sender and group [P, n], by group and sender."""
+    """(to, back) [R]: the permutation from the order (sender, group) [P, n] to (group, sender)."""
     by_sender = jnp.cumsum(sizes).reshape(sizes.shape)
     by_group = jnp.cumsum(sizes.T).reshape(sizes.T.shape).T
     shift = by_sender - by_group  # between a row's places in the two orders
@@ -166,7 +166,7 @@ def sorted_by_group(sizes: jax.Array, room: int) -> tuple[jax.Array, jax.Array]:
 
 
 def turns_of(scopes: str) -> int | None:
-    """The turns for all of the room of a loop with this name in a program; None: none of these."""
+    """The iterations for a full buffer of a loop with this name; None: not one of these loops."""
     for scope in scopes.split("/"):
         if scope.startswith(SCOPE):
             return int(scope.removeprefix(f"{SCOPE}_"))

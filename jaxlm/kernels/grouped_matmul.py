@@ -1,15 +1,15 @@
-"""Rows that stand sorted by group, each times its group's matrix: what a mixture of experts does.
+"""Grouped matmul: rows sorted by group, each multiplied with its group's matrix (for experts).
 
     y = grouped_matmul(x, kernels, group_sizes)     # [M, D], [E, D, F], [E] -> [M, F]
 
 The first group_sizes[0] rows are multiplied with kernels[0], the next with kernels[1], and so on;
-rows behind the last group become 0. A row's result does not depend on where it stands in its group
-or on what else stands there.
+rows after the last group become 0. A row's result does not depend on its place in its group or on
+the other rows.
 
-Which form is quick is the machine's matter. `lax.ragged_dot` is one kernel on accelerators; on CPUs
-XLA makes E masked products of it. "blocks" cuts the groups into blocks of equal size, the last one
-of a group not full, and multiplies block by block: M + E * size / 2 rows on average. Values and
-gradients took, on two CPU cores, in ms:
+Which form is faster depends on the machine. `lax.ragged_dot` is one kernel on accelerators; on CPUs
+XLA computes E masked products. "blocks" cuts the groups into blocks of equal size, of which a
+group's last one is not full, and multiplies block by block: M + E * size / 2 rows on average.
+Values and gradients took, on two CPU cores, in ms:
 
     M, D, F, E            reference   ragged_dot   blocks
     64, 36, 24, 8             0.25         0.27     0.22
@@ -42,9 +42,9 @@ def grouped_matmul(
     impl: str = "auto",
     fill: bool = True,
 ) -> jax.Array:  # [M, F] in x's dtype
-    """Each row times the matrix of its group; 0 for rows of none, and without `fill` anything.
+    """Each row times the matrix of its group; rows without a group are 0.
 
-    Of `x`, too, rows of no group may then be anything.
+    Without `fill`, rows without a group may have any value, in `x` and in the result.
     """
     return grouped_matmul_kernels.pick(impl)(x, kernels, group_sizes, fill)
 
@@ -53,7 +53,7 @@ def grouped_matmul(
 def _reference(
     x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool = True
 ) -> jax.Array:
-    """All rows times each matrix, of which those of its group are taken."""
+    """All rows times every matrix, then the selection of each row's group."""
     group = _group_of(group_sizes, len(x))
     x = x if fill else jnp.where((group < len(kernels))[:, None], x, 0)
 
@@ -69,7 +69,7 @@ def _reference(
 def ragged_dot(
     x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool = True
 ) -> jax.Array:
-    # no kernel promises what it leaves behind the groups, nor that it does not look there
+    # The kernel may read rows after the groups, and may leave any value there.
     real = (jnp.arange(len(x)) < group_sizes.sum())[:, None]
     x = x if fill else jnp.where(real, x, 0)
     return jnp.where(real, jax.lax.ragged_dot(x, kernels, group_sizes.astype(jnp.int32)), 0)
@@ -118,10 +118,10 @@ grouped_matmul_kernels.register("blocks", auto_on=("cpu",))(_blocks)
 class Plan(NamedTuple):
     """Blocks of rows, each of one group."""
 
-    group: jax.Array  # [blocks] of each block
-    source: jax.Array  # [blocks, size] the row at each place, M where there is none
-    place: jax.Array  # [M] of each row in the blocks, laid end to end
-    real: jax.Array  # [M] whether the row is of a group
+    group: jax.Array  # [blocks] the group of each block
+    source: jax.Array  # [blocks, size] the row at each place; M for an empty place
+    place: jax.Array  # [M] the place of each row in the concatenated blocks
+    real: jax.Array  # [M] whether the row has a group
 
 
 def _plan(group_sizes: jax.Array, num_rows: int, num_groups: int) -> Plan:
@@ -151,6 +151,6 @@ def _leave(blocks: jax.Array, plan: Plan) -> jax.Array:
 
 
 def _group_of(group_sizes: jax.Array, num_rows: int) -> jax.Array:
-    """The group of each row [M]; E for rows behind the last group."""
+    """The group of each row [M]; E for rows after the last group."""
     rows = jnp.arange(num_rows)
     return jnp.searchsorted(jnp.cumsum(group_sizes), rows, side="right", method="compare_all")

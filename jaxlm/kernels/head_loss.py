@@ -1,15 +1,15 @@
-"""The weighted sum of a head's losses: what is trained on, and what is told of every token.
+"""The weighted sum of a head's losses, which is trained on, and the reported loss of every token.
 
     loss_sum, token = head_loss(hidden, model.head(), targets, weights, z_loss=1e-4)
 
-Gradients are of `loss_sum` alone, so a token's share of them is known in the forward pass, but for
-one common factor. "chunked" forms the logits of some tokens at a time, and with them at once
+Only `loss_sum` has a gradient, so a token's gradient is known in the forward pass, except for one
+common factor. "chunked" computes the logits of some tokens at a time, and in the same pass
 
     d z = weight * d loss / d z,    d hidden = d z K^T,    d K += hidden^T d z
 
-which is three products with the head where forming the logits again in the backward pass takes
-four. Memory for logits does not grow with the text, there is no one-hot, and a vocabulary that is
-split over devices stays split. "reference" is `jaxlm.kernels.cross_entropy` of all tokens at once.
+These are three products with the head; recomputing the logits in the backward pass would take four.
+Memory for logits does not grow with the text, there is no one-hot, and a vocabulary that is split
+over devices stays split. "reference" is `jaxlm.kernels.cross_entropy` of all tokens together.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ CHUNK = 512  # tokens of a row whose logits "chunked" holds at a time
 head_loss_kernels = Kernel("head_loss")
 
 
-class How(NamedTuple):
-    """What is known when compiling."""
+class Static(NamedTuple):
+    """The arguments that are constant at compile time."""
 
     label_smoothing: float
     z_loss: float
     softcap: float | None
     vocab_size: int
-    length: str | None  # the logical axis that it is split by
+    length: str | None  # the logical axis of the tokens' length
 
 
 @jax.named_scope("head")
@@ -50,7 +50,7 @@ def head_loss(
     z_loss: float = 0.0,
     impl: str = "auto",
 ) -> tuple[jax.Array, TokenLoss]:
-    """The sum of weight * loss over all tokens, and each token's figures, without a gradient."""
+    """(sum of weight * loss over all tokens, `TokenLoss` of each token without a gradient)."""
     function = head_loss_kernels.pick(impl)
     options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
     return function(hidden, head, targets, jax.lax.stop_gradient(weights), **options)
@@ -74,15 +74,15 @@ def _chunked(
     label_smoothing: float,
     z_loss: float,
 ) -> tuple[jax.Array, TokenLoss]:
-    how = How(
+    static = Static(
         label_smoothing,
         z_loss,
         head.softcap,
         head.kernel.shape[-1],
         fitting(ROWS, hidden.shape[:2])[1],
     )
-    bias = jnp.zeros(how.vocab_size) if head.bias is None else head.bias
-    loss_sum, *token = _sum(how, hidden, head.kernel, bias, targets, weights)
+    bias = jnp.zeros(static.vocab_size) if head.bias is None else head.bias
+    loss_sum, *token = _sum(static, hidden, head.kernel, bias, targets, weights)
     return loss_sum, jax.lax.stop_gradient(TokenLoss(*token))
 
 
@@ -93,22 +93,22 @@ INPUTS = [(*ROWS, None), (None, "vocab"), ("vocab",), ROWS, ROWS]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sum(how: How, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+def _sum(static: Static, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """(sum, loss, nll, correct) of (hidden, kernel, bias, targets, weights)."""
-    token = on_each_device(partial(_values, how), INPUTS, [ROWS] * 3)(*arrays)
+    token = on_each_device(partial(_values, static), INPUTS, [ROWS] * 3)(*arrays)
     return ((token[0] * arrays[-1]).sum(), *token)
 
 
-def _forward(how: How, *arrays: jax.Array) -> tuple:
+def _forward(static: Static, *arrays: jax.Array) -> tuple:
     outputs = [ROWS, ROWS, ROWS, (*ROWS, None), ("embed", "vocab"), ("vocab",)]
     *token, d_hidden, d_kernel, d_bias = on_each_device(
-        partial(_values_and_gradients, how), INPUTS, outputs
+        partial(_values_and_gradients, static), INPUTS, outputs
     )(*arrays)
     saved = d_hidden, d_kernel.astype(arrays[1].dtype), d_bias.astype(arrays[2].dtype)
     return ((token[0] * arrays[-1]).sum(), *token), saved
 
 
-def _backward(how: How, saved: tuple, gradient: tuple) -> tuple:
+def _backward(static: Static, saved: tuple, gradient: tuple) -> tuple:
     factor = gradient[0]
     return (*((factor * x).astype(x.dtype) for x in saved), None, None)
 
@@ -116,29 +116,31 @@ def _backward(how: How, saved: tuple, gradient: tuple) -> tuple:
 _sum.defvjp(_forward, _backward)
 
 
-def _values(how: How, hidden: Any, kernel: Any, bias: Any, targets: Any, weights: Any) -> tuple:
-    """What this device's tokens and part of the vocabulary give."""
+def _values(
+    static: Static, hidden: Any, kernel: Any, bias: Any, targets: Any, weights: Any
+) -> tuple:
+    """The values of this device's tokens, over its part of the vocabulary."""
 
     def one(_: None, chunk: tuple) -> tuple[None, tuple]:
         x, target, _ = chunk
-        return None, _look(how, _logits(how, x, kernel, bias), target)[0]
+        return None, _look(static, _logits(static, x, kernel, bias), target)[0]
 
     _, token = jax.lax.scan(one, None, _cut(hidden, targets, weights))
     return tuple(_joined(x, targets.shape[1]) for x in token)
 
 
 def _values_and_gradients(
-    how: How, hidden: Any, kernel: Any, bias: Any, targets: Any, weights: Any
+    static: Static, hidden: Any, kernel: Any, bias: Any, targets: Any, weights: Any
 ) -> tuple:
     def one(total: tuple, chunk: tuple) -> tuple[tuple, tuple]:
         x, target, weight = chunk
-        z = _logits(how, x, kernel, bias)
-        token, (log_total, is_target) = _look(how, z, target)
-        d_z = jnp.exp(z - log_total[..., None]) * (1 + 2 * how.z_loss * log_total)[..., None]
-        d_z -= jnp.where(is_target, 1 - how.label_smoothing, 0.0)
-        d_z = (d_z - how.label_smoothing / how.vocab_size) * weight[..., None]
-        if how.softcap is not None:
-            d_z *= 1 - jnp.square(z / how.softcap)
+        z = _logits(static, x, kernel, bias)
+        token, (log_total, is_target) = _look(static, z, target)
+        d_z = jnp.exp(z - log_total[..., None]) * (1 + 2 * static.z_loss * log_total)[..., None]
+        d_z -= jnp.where(is_target, 1 - static.label_smoothing, 0.0)
+        d_z = (d_z - static.label_smoothing / static.vocab_size) * weight[..., None]
+        if static.softcap is not None:
+            d_z *= 1 - jnp.square(z / static.softcap)
         narrow = d_z.astype(x.dtype)
         d_x = jnp.einsum("BTV,DV->BTD", narrow, kernel, preferred_element_type=jnp.float32)
         d_kernel = jnp.einsum("BTD,BTV->DV", x, narrow, preferred_element_type=jnp.float32)
@@ -148,7 +150,7 @@ def _values_and_gradients(
     zeros = jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
     sums, parts = jax.lax.scan(one, zeros, _cut(hidden, targets, weights))
     *token, d_hidden = (_joined(x, targets.shape[1]) for x in parts)
-    tokens = [axis for axis in (ROWS[0], how.length) if axis]
+    tokens = [axis for axis in (ROWS[0], static.length) if axis]
     d_kernel, d_bias = sums[0], sums[1]
     d_kernel = sum_split(d_kernel, tokens, dim=0, by="embed")
     for axis in tokens:
@@ -156,12 +158,12 @@ def _values_and_gradients(
     return (*token, sum_parts(d_hidden, "vocab"), d_kernel, d_bias)
 
 
-def _logits(how: How, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    return logits(x, HeadParams(kernel, bias, how.softcap))
+def _logits(static: Static, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return logits(x, HeadParams(kernel, bias, static.softcap))
 
 
-def _look(how: How, z: jax.Array, target: jax.Array) -> tuple[tuple, tuple]:
-    """(loss, nll, correct) of tokens with logits [B, T, V'], and what their gradient needs."""
+def _look(static: Static, z: jax.Array, target: jax.Array) -> tuple[tuple, tuple]:
+    """(loss, nll, correct) of tokens with logits [B, T, V'], and the residuals of the gradient."""
     index = jax.lax.broadcasted_iota(jnp.int32, z.shape, 2) + part_index("vocab") * z.shape[2]
     is_target = index == target[..., None]
     top = sum_parts(jax.lax.stop_gradient(z).max(-1), "vocab", by=jax.lax.pmax)
@@ -169,12 +171,12 @@ def _look(how: How, z: jax.Array, target: jax.Array) -> tuple[tuple, tuple]:
     log_total = top + jnp.log(total)
     z_target = sum_parts(jnp.where(is_target, z, 0.0).sum(-1), "vocab")
     nll = log_total - z_target
-    loss = nll + how.z_loss * jnp.square(log_total)
-    if how.label_smoothing:
-        mean = sum_parts(z.sum(-1), "vocab") / how.vocab_size
-        loss += how.label_smoothing * (z_target - mean)
-    # Argmax, the first of equals, from the top alone: with the sums in one pass over z. XLA joins
-    # passes of one dtype, and float32 has every index below 2^24.
+    loss = nll + static.z_loss * jnp.square(log_total)
+    if static.label_smoothing:
+        mean = sum_parts(z.sum(-1), "vocab") / static.vocab_size
+        loss += static.label_smoothing * (z_target - mean)
+    # The argmax (the first of equals) as a float32 minimum over indices, which XLA fuses with the
+    # sums into one pass over z. float32 represents every index below 2^24.
     first = jnp.where(z == top[..., None], index.astype(jnp.float32), jnp.inf).min(-1)
     best = sum_parts(first, "vocab", by=jax.lax.pmin)
     return (loss, nll, (best == target).astype(jnp.float32)), (log_total, is_target)

@@ -1,11 +1,11 @@
-"""A linear recurrence over time, elementwise, which runs in parallel as well as step by step:
+"""An elementwise linear recurrence over time, computed in parallel or step by step:
 
     h_t = a_t h_{t-1} + b_t        a_t = 0 where `reset` is true
 
-It is what minGRU, minLSTM and RG-LRU come down to once their gates, which see the inputs alone, are
-known (see `jaxlm.nn.linear_recurrent`). Two such steps are one, (a, b) then (a', b') is
-(a' a, a' b + b'), so all states are a prefix sum of an associative operator (Blelloch 1990;
-Martin & Cundy 2018, arXiv:1709.04057): 2 log2 T rounds instead of T steps.
+minGRU, minLSTM and RG-LRU are this recurrence once their gates, which depend on the inputs alone,
+are computed (see `jaxlm.nn.linear_recurrent`). Two steps combine to one: (a, b) then (a', b') is
+(a' a, a' b + b'). So all states are a prefix sum of an associative operator (Blelloch 1990;
+Martin & Cundy 2018, arXiv:1709.04057), in 2 log2 T rounds instead of T steps.
 
     h = linear_recurrence(a, b, reset, state)        # [T, B, H], float32 throughout
 
@@ -14,13 +14,13 @@ g_t that of h_t as a whole:
 
     g_t = d_t + a_{t+1} g_{t+1};    db_t = g_t;    da_t = g_t h_{t-1}
 
-What stands before a reset is left out by selection, never by a product with 0, so neither values
-nor gradients of one document, nor its NaNs, reach another.
+Inputs before a reset are left out by selection, never by a product with 0, so values, gradients and
+NaNs of one document do not reach another.
 
-Which is quicker is the machine's matter. On two CPU cores the loop is, by 2 to 4 times, at every
-length: values and gradients of [T, 16, 512] took 2, 16 and 135 ms at T 64, 256 and 1024, the
-associative scan 4, 50 and 424, chunks of 16 steps 5, 63 and 368. An accelerator's time goes into
-the number of rounds.
+Which form is faster depends on the machine. On two CPU cores the loop is 2 to 4 times faster at
+every length: values and gradients of [T, 16, 512] took 2, 16 and 135 ms at T 64, 256 and 1024, the
+associative scan 4, 50 and 424, chunks of 16 steps 5, 63 and 368. On an accelerator the number of
+rounds determines the time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Form = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 def linear_recurrence(
     decay: jax.Array,  # [T, B, H] a
     inputs: jax.Array,  # [T, B, H] b
-    reset: jax.Array,  # [T, B] bool: nothing of the state before this step is kept
+    reset: jax.Array,  # [T, B] bool: the state is set to zero before this step
     state: jax.Array,  # [B, H] before the first step
     *,
     impl: str = "auto",
@@ -55,7 +55,7 @@ def linear_recurrence(
 
 @linear_recurrence_kernels.register("reference")
 def _loop(a: jax.Array, b: jax.Array, reset: jax.Array, state: jax.Array) -> jax.Array:
-    """The loop as it reads."""
+    """The loop over time, step by step."""
 
     def step(h: jax.Array, inputs: tuple) -> tuple[jax.Array, jax.Array]:
         a, b, reset = inputs
@@ -66,7 +66,7 @@ def _loop(a: jax.Array, b: jax.Array, reset: jax.Array, state: jax.Array) -> jax
 
 
 def _tree(a: jax.Array, b: jax.Array, reset: jax.Array, state: jax.Array) -> jax.Array:
-    """A prefix sum; a stretch that holds a reset forgets what is on its left."""
+    """A prefix sum; a segment that contains a reset drops the state on its left."""
 
     def join(left: tuple, right: tuple) -> tuple:
         (a, b, reset), (later_a, later_b, later_reset) = left, right
@@ -90,7 +90,7 @@ def _solve_forward(form, a, b, reset, state):  # type: ignore[no-untyped-def]
 
 def _solve_backward(form, residuals, d):  # type: ignore[no-untyped-def]
     a, reset, state, h = residuals
-    # From the last step to the first; what follows the last one gives nothing back.
+    # From the last step to the first; the last step has no gradient from a later one.
     following = lambda x, end: jnp.concatenate([x[1:], jnp.full_like(x[:1], end)])[::-1]  # noqa: E731
     g = form(following(a, 0), d[::-1], following(reset, True), jnp.zeros_like(state))[::-1]
     before = _keep(jnp.concatenate([state[None], h[:-1]]), reset)

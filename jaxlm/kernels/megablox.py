@@ -1,9 +1,9 @@
-"""Products of sorted rows with their groups' matrices on TPUs, all three of a training step's.
+"""Grouped matmul on TPUs: the three products of a training step.
 
 Registered as "megablox" under the signature of `jaxlm.kernels.grouped_matmul.grouped_matmul`. XLA
-has a kernel for y = x W and dx = g W^T, which `lax.ragged_dot` calls; of the matrices' gradients
-x^T g it makes E masked products of all rows. For those this takes jax's megablox kernel (Gale et
-al. 2022, arXiv:2211.15841), which multiplies each row once.
+has a kernel for y = x W and dx = g W^T, which `lax.ragged_dot` calls; it computes the gradients of
+the matrices, x^T g, as E masked products of all rows. For those this module calls jax's megablox
+kernel (Gale et al. 2022, arXiv:2211.15841), which multiplies each row once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _backward(fill: bool, saved: Any, gradient: jax.Array) -> tuple[jax.Array, j
 
 
 def _product(x: jax.Array, kernels: jax.Array, group_sizes: jax.Array, fill: bool) -> jax.Array:
-    """XLA's own kernel; without `fill` it alone, which passes over the blocks of no group."""
+    """XLA's own kernel, which skips blocks without a group; with `fill` such rows become 0."""
     if fill:
         return ragged_dot(x, kernels, group_sizes)
     return jax.lax.ragged_dot(x, kernels, group_sizes.astype(jnp.int32))
@@ -54,11 +54,11 @@ grouped_matmul_kernels.register("megablox", auto_on=("tpu",))(_megablox)
 
 
 def kernel_gradients(x: jax.Array, gradient: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    """[M, D], [M, F], [E] -> [E, D, F]: x^T g over the rows of each group; 0 for one of none."""
+    """[M, D], [M, F], [E] -> [E, D, F]: x^T g over the rows of each group; 0 for an empty one."""
     from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
 
     rows = min(ROWS, -(-len(x) // LANES) * LANES)
-    fill = ((0, -len(x) % rows), (0, 0))  # rows of no group
+    fill = ((0, -len(x) % rows), (0, 0))  # rows without a group
     x, gradient = jnp.pad(x, fill), jnp.pad(gradient, fill)
     blocks = (rows, min(COLUMNS, x.shape[1]), min(COLUMNS, gradient.shape[1]))
     return tgmm(x.T, gradient, group_sizes, x.dtype, blocks, interpret=INTERPRET)

@@ -12,13 +12,13 @@ With x_t the input projections (biases in them), h the state, U the recurrent ke
 
 Everything is time-major, [T, B, *]: a step then reads and writes contiguous memory, which is 10%
 of the whole on a CPU. A state is set to zero before each step where `reset` is true, so documents
-packed into one row do not see one another.
+packed into one row do not see each other.
 
     outputs, state = lstm(gates_x, recurrent_kernel, reset, {"h": h, "c": c})
 
-The backward pass keeps only what cannot be summed later inside its time loop: the loop yields the
-gradients of all pre-activations, and the recurrent kernel's gradient is then one large matmul over
-T and B at once, where autodiff would add a [H, G*H] product at every step. States, gates and their
+The backward pass keeps its time loop small: the loop returns the gradients of all pre-activations,
+and the recurrent kernel's gradient is then one large matmul over T and B, where autodiff would add
+a [H, G*H] product at every step. States, gates and their
 gradients are float32 whatever the compute dtype; matmuls take their inputs in the dtype of the
 kernel and accumulate in float32.
 """
@@ -46,7 +46,7 @@ class Result(NamedTuple):
 
 
 class Steps(NamedTuple):
-    states: State  # [T, B, H] after every step: h in the dtype of gates_x, and what is asked for
+    states: State  # [T, B, H] after every step: h in the dtype of gates_x; others if asked for
     state: State  # after the last step
 
 
@@ -138,10 +138,10 @@ def step(
 class Cell:
     """The elementwise part of a step, and its gradient. All arrays are float32.
 
-    `forward(x, r, state)`: the state after a step with projections x and r = h U + bias of inputs
-    and state, and what `backward` wants to know. `backward(saved, grads)`, from the gradients of
-    the new state: those of x, of r, and of the old state as far as it does not pass through r.
-    `additive`: the step sees only x + r, so that their gradients are one array.
+    `forward(x, r, state)`: the state after a step with the projections x of the input and
+    r = h U + bias of the state, and the residuals for `backward`. `backward(saved, grads)`: from
+    the gradients of the new state, those of x, of r, and of the old state without its path through
+    r. `additive`: the step depends only on x + r, so their gradients are one array.
     """
 
     gates: int
@@ -234,7 +234,7 @@ def _reference(
     unroll: int,
     every_state: bool,
 ) -> Steps:
-    """The loop as it reads, differentiated by autodiff."""
+    """The loop step by step, differentiated by autodiff."""
 
     def one(state: State, inputs: Any) -> tuple[State, Any]:
         x, reset = inputs
@@ -271,7 +271,7 @@ def _scan_forward(  # type: ignore[no-untyped-def]
         state = _clear(state, reset)
         r = _matmul(state["h"], kernel, bias)
         state, saved = cell.forward(x.astype(jnp.float32), r, state)
-        # What is saved for the backward pass takes the compute dtype: it is most of the memory.
+        # Residuals are saved in the compute dtype: they are most of the memory.
         saved = jax.tree.map(lambda s: s.astype(dtype), saved)
         return state, (_kept(state, every_state, gates_x.dtype), saved)
 
@@ -326,7 +326,7 @@ def _clear(state: State, reset: jax.Array) -> State:
 
 
 def _kept(state: State, every_state: bool, dtype: Any) -> State:
-    """What of a step's state the caller sees: h in its dtype and, if asked for, the rest."""
+    """The part of a state that the caller gets: h in its dtype and, if asked for, the rest."""
     return (state if every_state else {}) | {"h": state["h"].astype(dtype)}
 
 

@@ -1,7 +1,7 @@
 """Implementations of a kernel, registered by name and platform.
 
 A kernel is one signature with several implementations. `auto` takes the last one registered for
-the platform, falls back on "reference" (plain jnp, right everywhere), and logs once what it took:
+the platform, or "reference" (plain jnp, correct everywhere), and logs its choice once:
 
     attention_kernels = Kernel("attention")
 
@@ -10,7 +10,8 @@ the platform, falls back on "reference" (plain jnp, right everywhere), and logs 
 
     attention_kernels.pick("auto")(...)
 
-An implementation may decline what it cannot do: `supports(**what)` is asked before `auto` takes it.
+`supports(**features)` says whether an implementation can compute a call; `auto` takes only one that
+can.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _gpu: contextvars.ContextVar[float | None] = contextvars.ContextVar("gpu", defau
 
 @contextlib.contextmanager
 def target_platform(name: str, *, gpu: float | None = None) -> Iterator[None]:
-    """Within it `auto` picks for platform `name`: "cpu", "gpu" or "tpu".
+    """A block in which `auto` picks for platform `name`: "cpu", "gpu" or "tpu".
 
-    `gpu`: the compute capability of one that is described alone, on a machine that has what
-    belongs to it: nothing that is installed here, and no device here, counts.
+    `gpu`: the compute capability of a GPU that is only described. The devices and libraries of this
+    machine are then ignored; the described machine is taken to have every library.
     """
     tokens = _platform.set(name), _gpu.set(gpu)
     try:
@@ -52,7 +53,7 @@ def platform() -> str:
 
 
 def described_gpu() -> float | None:
-    """The compute capability of the GPU that is described; None: what is here counts."""
+    """The compute capability of the GPU that is only described; None: this machine counts."""
     return _gpu.get()
 
 
@@ -69,7 +70,7 @@ class Kernel:
     def __init__(self, name: str) -> None:
         self.name = name
         self.implementations: dict[str, Implementation] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
     def register(
         self,
@@ -78,7 +79,7 @@ class Kernel:
         auto_on: tuple[str, ...] = (),
         supports: Callable[..., bool] = lambda **_: True,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Adds the decorated function, which `auto` takes on `auto_on` if it supports `what`."""
+        """Adds the decorated function, which `auto` takes on `auto_on` if it supports the call."""
 
         def add(function: Callable[..., Any]) -> Callable[..., Any]:
             assert name not in self.implementations, f"{self.name}: {name} is registered twice"
@@ -87,35 +88,35 @@ class Kernel:
 
         return add
 
-    def pick(self, name: str = "auto", **what: Any) -> Callable[..., Any]:
-        """The implementation called `name`, or the platform's best one that supports `what`."""
+    def pick(self, name: str = "auto", **features: Any) -> Callable[..., Any]:
+        """The implementation called `name`, or the platform's best one for the call."""
         if name == "auto":
-            return self._auto(**what)
+            return self._auto(**features)
         if name not in self.implementations:
             known = ["auto", *self.implementations]
             raise UserError(
                 f"{self.name} implementation {shown(name)}: not registered; {suggest(name, known)}"
             )
         chosen = self.implementations[name]
-        if not chosen.supports(**what):
+        if not chosen.supports(**features):
             raise UserError(
-                f"{self.name} implementation {name!r}: cannot do {_show(what)}; "
+                f"{self.name} implementation {name!r}: cannot do {_show(features)}; "
                 "use auto or reference"
             )
         return chosen.function
 
-    def _auto(self, **what: Any) -> Callable[..., Any]:
+    def _auto(self, **features: Any) -> Callable[..., Any]:
         here = platform()
         chosen = self.implementations["reference"]
         for candidate in reversed(self.implementations.values()):
-            if here in candidate.auto_on and candidate.supports(**what):
+            if here in candidate.auto_on and candidate.supports(**features):
                 chosen = candidate
                 break
-        if (here, chosen.name) not in self._told:
-            self._told.add((here, chosen.name))
+        if (here, chosen.name) not in self._logged:
+            self._logged.add((here, chosen.name))
             logger.info("%s on %s: %s", self.name, here, chosen.name)
         return chosen.function
 
 
-def _show(what: dict[str, Any]) -> str:
-    return few(f"{key}={value}" for key, value in what.items())
+def _show(features: dict[str, Any]) -> str:
+    return few(f"{key}={value}" for key, value in features.items())

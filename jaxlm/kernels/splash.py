@@ -1,22 +1,22 @@
 """Attention on TPUs by the splash kernel of jax: blocks of scores never leave the chip.
 
-Registered as "splash" under the signature of `jaxlm.kernels.attention.attention`. The kernel sees
-documents by their segment ids, and its mask, known when compiling, tells it what rows see by their
-order; blocks that the mask hides are skipped:
+Registered as "splash" under the signature of `jaxlm.kernels.attention.attention`. Documents are
+separated by segment ids. The mask of the order within a row is known at compile time, and blocks
+that it hides are skipped:
 
-    causal         what is right of the diagonal, and further off than the window
-    both ways      nothing, or what is further off than the window on either side
-    other rows     nothing: queries and keys of two texts, such as a source and its target
-    with a prefix  keys stand there twice: once for who sees them as a prefix, wherever it stands,
-                   and behind these once more under the diagonal; each copy has the segment ids of
-                   its own kind of keys. So 3/2 of a row's pairs are computed, twice the keys are in
-                   memory, and no mask of pairs is. (The kernel's dynamic masks are arrays
-                   [N, T, S], for each row of a batch.)
+    causal         hides keys right of the diagonal, and those further away than the window
+    bidirectional  hides no key, or those further away than the window on either side
+    other rows     hides no key: queries and keys are of two texts, such as a source and its target
+    with a prefix  the keys are given twice: first as a prefix, which every query may see, then
+                   again with a causal mask; each copy has segment ids only for its own kind of
+                   keys. This computes 3/2 of a row's pairs and holds the keys twice, but needs no
+                   mask of pairs. (The kernel's dynamic masks are arrays [N, T, S] for each row of
+                   a batch.)
 
-Where the mesh splits the length, a device has a part of the queries and all keys. Causal parts
-would be uneven work, so chunks of queries change places first, as in `jaxlm.kernels.ring`, and the
-mask with them: every device computes as much. A window that is no longer than a part is even as it
-is. Rows and heads the kernel does not share out: each device runs it on its own.
+If the mesh splits the length, a device has a part of the queries and all keys. Causal work would be
+uneven, so chunks of queries are permuted first, as in `jaxlm.kernels.ring`, and the mask with them.
+A window that is not longer than a part is even without that. The kernel does not partition rows and
+heads: each device runs it on its own.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ from jaxlm.mesh import num_parts, on_each_device, splits_length
 
 LANES = 128  # of a TPU's vector unit: no block is smaller
 BLOCK = 512  # rows and columns of a block of scores, where they divide the length
-# Columns in the backward pass: a block of them has a gradient of every query in memory, which are
-# summed, and sees half of its pairs in vain where the diagonal passes. With four of a causal row,
-# both are little; more columns than these, of 128 numbers, do not fit.
+# Columns of a block in the backward pass. Each block writes a gradient of every query to memory,
+# and computes half of its pairs in vain on the diagonal. With four blocks in a causal row, both
+# costs are small; more columns than these, of 128 numbers, do not fit.
 BLOCKS, WIDE = 4, 2048
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 NOBODY = -1  # a segment id that no query has
-# Scopes in a program's text, by which `jaxlm.plan.hlo.kernels` tells what a call of the kernel
-# sees.
+# Scopes in a program's text, from which `jaxlm.plan.hlo.kernels` reads the mask of a kernel's call.
 FULL, PREFIX = "full_mask", "prefix_mask"
 
 
@@ -85,7 +84,7 @@ def _splash(
 
     parts = num_parts("context") if splits_length(q.shape[1]) else 1
     swaps = causal and parts > 1 and (window is None or window > q.shape[1] // parts)
-    k_prefix = k_prefix if causal else None  # both ways nothing is hidden from anyone
+    k_prefix = k_prefix if causal else None  # bidirectional attention sees the prefix anyway
     prefix = k_prefix is not None
     mask = Mask(q.shape[1], k.shape[1], causal, window, prefix, parts, swaps)
     if mask.is_full:  # which is one for all parts
@@ -110,26 +109,26 @@ def _splash(
     inputs = [queries, keys, keys, ("batch", "length"), ("batch", None), *masks]
     run = on_each_device(part, inputs, queries)
     out = run(q * jnp.asarray(scale, q.dtype), k, v, q_segment_ids, k_ids, *arrays)
-    # padding is a document to the kernel, which nothing may see
+    # Padding is a document to the kernel, which no query may see.
     sees = q_segment_ids > 0
-    if mask.is_full:  # the keys may be of another text, which has nothing for a query
+    if mask.is_full:  # the keys may be of another text, without a document for a query
         sees &= (q_segment_ids[:, :, None] == k_segment_ids[:, None, :]).any(-1)
     return jnp.where(sees[:, :, None, None], out, 0)
 
 
 def _by_kind(ids: jax.Array, prefix: jax.Array) -> jax.Array:
-    """Segment ids of keys that stand twice: [B, S] of those of a prefix, then of the others."""
+    """Segment ids of duplicated keys: [B, S] for the prefix, then [B, S] for the others."""
     return jnp.concatenate([jnp.where(prefix, ids, NOBODY), jnp.where(prefix, NOBODY, ids)], axis=1)
 
 
 class Mask(NamedTuple):
-    """What rows see by their order, as far as compiling tells it."""
+    """The mask of the order within rows, which is known at compile time."""
 
     queries: int
     keys: int
     causal: bool
     window: int | None
-    prefix: bool  # the keys stand twice
+    prefix: bool  # the keys are given twice
     parts: int  # of the queries, on as many devices
     swaps: bool  # each device has an early and a late chunk of them
 
@@ -179,8 +178,8 @@ def _power_of_two(most: int) -> int:
 def _kernel(mask: Mask, softcap: float | None, head_dim: int) -> Any:
     """(q [N, T, H], k [K, S, H], v [K, S, H'], SegmentIds(q [T], kv [S])) -> [N, T, H']
 
-    A pytree of the mask's blocks, [1, T blocks, S blocks], and the places of the queries [T]: what
-    a device is given of them is the mask of its queries.
+    A pytree of the mask's blocks, [1, T blocks, S blocks], and the positions of the queries [T],
+    sharded so that each device has the mask of its own queries.
     """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -199,6 +198,6 @@ def _kernel(mask: Mask, softcap: float | None, head_dim: int) -> Any:
         head_shards=1,
         q_seq_shards=mask.parts,
         attn_logits_soft_cap=softcap,
-        residual_checkpoint_name="attention",  # so that who keeps that keeps its sums as well
+        residual_checkpoint_name="attention",  # so that saving attention also saves its sums
         interpret=INTERPRET,
     )

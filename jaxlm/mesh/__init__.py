@@ -8,9 +8,9 @@ mesh:
     with jax.set_mesh(mesh):
         x = shard(x, "batch", "length", "act_embed")
 
-`config` makes the mesh, `rules` has the table and the partition that follows from it. Within a
-program `inside` states how arrays are split, and `by_hand` has what devices do with their own
-parts. `arrays` brings a host's rows onto the mesh.
+`config` builds the mesh; `rules` has the table. In a traced program, `inside` constrains how arrays
+are split, and `by_hand` runs functions on each device's part. `arrays` puts a host's rows on the
+mesh.
 """
 
 from __future__ import annotations

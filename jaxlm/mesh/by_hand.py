@@ -1,8 +1,9 @@
-"""Functions of the part of an array that each device holds, and what devices tell one another.
+"""Functions that run on each device's part of an array (`shard_map`), with explicit collectives.
 
     count = on_each_device(lambda x: sum_parts(x.sum(), "batch"), [("batch",)], ())
 
-For what the partitioner would do badly; all the rest is stated by `inside` and left to it.
+They are for the few places where XLA's partitioner would move too much; everything else is a
+constraint of `inside`, which the partitioner follows.
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ def on_each_device(
     inputs: Sequence[Sequence[str | None]],
     outputs: Any,
 ) -> Callable[..., Any]:
-    """`function` of the parts of arrays that a device holds, by their logical axes.
+    """`function` applied to each device's part of the arrays, which have these logical axes.
 
-    `outputs`: the logical axes of what it gives, or a list of such. For what the partitioner would
-    do badly, such as a sort of tokens that need not leave their device. Within, `gather_part` and
-    `sum_parts` are what devices say to one another. Without a mesh, the function itself.
+    `outputs`: the logical axes of the result, or a list of them. Inside the function, `gather_part`
+    and `sum_parts` communicate between devices. Without a mesh the function is called as it is.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function
@@ -57,7 +57,7 @@ def on_each_device(
 
 
 def _free_axes() -> set[str]:
-    """The axes of the current mesh that no function around this one has taken for itself."""
+    """The axes of the current mesh that are not manual in an enclosing `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     types = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return {name for name, kind in types if kind == AxisType.Auto}
@@ -80,7 +80,7 @@ def _gather_dim(dim: int, weight: jax.Array) -> jax.Array:
 
 
 def _scatter_dim(dim: int, _: None, grad: jax.Array) -> tuple[jax.Array]:
-    """Whole tiles of columns come first: as they stand, libtpu sums all of them on every device."""
+    """Puts whole tiles of columns first; else libtpu sums all of them on every device."""
     columns = grad.shape[dim] // num_parts("fsdp")
     if dim < grad.ndim - 1 or columns % LANES:
         return (jax.lax.psum_scatter(grad, "fsdp", scatter_dimension=dim, tiled=True),)
@@ -100,13 +100,13 @@ def sum_parts(x: jax.Array, axis: str, *, by: Callable = jax.lax.psum) -> jax.Ar
 def sum_split(x: jax.Array, axes: Sequence[str], *, dim: int, by: str) -> jax.Array:
     """The sum over the devices that logical axes are split over, of which each has its part.
 
-    `by`: the logical axis that the dim has then. A mesh axis that splits both is reduce-scattered,
-    half of what an all-reduce sends; the others sum what is left.
+    `by`: the logical axis of the dim in the result. A mesh axis that splits both is
+    reduce-scattered, which sends half of an all-reduce; the other axes are all-reduced.
     """
     names = [name for axis in axes for name in _split_over(axis)]
     for name in _split_over(by):
         assert name in names, f"{by} is split over {name}, along which nothing is summed"
-        # parts as a dim of their own: libtpu sums all of it where a part is no whole tiles
+        # Parts get a dim of their own: libtpu all-reduces a part that is not whole tiles.
         x = x.reshape(*x.shape[:dim], num_parts(name), -1, *x.shape[dim + 1 :])
         x = jax.lax.psum_scatter(x, name, scatter_dimension=dim, tiled=False)
         names.remove(name)
@@ -128,7 +128,7 @@ def _split_over(axis: str) -> tuple[str, ...]:
 
 
 def on_each_stage(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as a stage of a pipeline sees it; all other axes are left to the partitioner.
+    """`function` on each stage of a pipeline; all other axes are left to the partitioner.
 
     It takes (parameters [L, ...], x, (xs [R, S, ...], keys [R, S, ...], rows, shared)) with its
     part of L and S, and gives (x [S, ...], found [R, S, ...]).
@@ -145,9 +145,9 @@ def on_each_stage(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def from_first_stage(x: jax.Array) -> jax.Array:  # [S, M, B, T, ...] -> [M, B, T, ...]
-    """What stage 0 has, on all of them: each has a part of the length, where they divide it.
+    """The array of stage 0, split by length over all stages if they divide it.
 
-    What follows, a head above all, is then shared by the stages.
+    The stages then share the work after the pipeline, above all the head.
     """
     rest = (None,) * (x.ndim - 4)
     before = fitting((None, "batch", "length", *rest), x.shape[1:])

@@ -1,4 +1,4 @@
-"""The config of a mesh, and the mesh that it makes of the devices there are.
+"""The config of a mesh, which builds the mesh from the available devices.
 
     mesh = MeshConfig(data=2, fsdp=-1).build()
 
@@ -24,10 +24,10 @@ from jaxlm.mesh.rules import AXES
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig(Config):
-    """How many devices stand on each axis of the mesh; one of them may be -1: all that remain."""
+    """The number of devices on each axis of the mesh; one may be -1: all remaining devices."""
 
     data: int = field(
-        -1, "replicas of the model, each with its part of the batch", ge=-1, affects="run"
+        -1, "replicas of the model, each with a part of the batch", ge=-1, affects="run"
     )
     fsdp: int = field(
         1, "parts that parameters, optimizer state and batch are split into", ge=-1, affects="run"
@@ -43,22 +43,22 @@ class MeshConfig(Config):
         1, "parts that the layers are split into, as stages of a pipeline", ge=-1, affects="run"
     )
     stage_repeats: int = field(
-        1, "times that a micro-batch passes all stages; more than 1: fewer idle turns", ge=1
+        1, "times that a micro-batch passes all stages; more than 1: fewer idle steps", ge=1
     )
     zero: Literal[1, 3] = field(
-        3, "what fsdp splits: 3: all of it; 1: the optimizer state alone, parameters stay whole"
+        3, "what fsdp splits: 3: everything (ZeRO-3); 1: only the optimizer state (ZeRO-1)"
     )
     dcn: Literal["data", "fsdp", "stage"] = field(
         "data",
-        "the axis whose parts are in different slices, where TPUs have several",
+        "the axis that spans slices, if the TPUs are in several",
         affects="run",
     )
     num_devices: int | None = field(
-        None, "how many devices to use; null: all there are", ge=1, affects="run"
+        None, "number of devices to use; null: all", ge=1, affects="run"
     )
     topology: str | None = field(
         None,
-        "the pod that this is meant for, which `jaxlm plan` takes: v6e:16x16, 2*v5p:4x4x8",
+        "the pod that the run is meant for, read by `jaxlm plan`: v6e:16x16, 2*v5p:4x4x8",
         affects="run",
     )
 
@@ -95,18 +95,18 @@ class MeshConfig(Config):
                 )
             sizes[_axis_of(sizes, -1)] = num_devices // fixed
         elif fixed != num_devices:
-            mend = (
+            fix = (
                 f"set mesh.num_devices={fixed} or let one axis be -1"
                 if fixed < num_devices
                 else "use smaller axes, or start with more devices"
             )
             raise UserError(
-                f"mesh: {_show(sizes)} takes {fixed} devices but {num_devices} exist; {mend}"
+                f"mesh: {_show(sizes)} takes {fixed} devices but {num_devices} exist; {fix}"
             )
         return sizes
 
     def build(self, devices: Sequence[Any] | None = None) -> Mesh:
-        """The mesh over `devices` (all there are, over all processes, by default)."""
+        """The mesh over `devices`, by default those of all processes."""
         devices = list(jax.devices() if devices is None else devices)
         sizes = self.shape(len(devices))
         left_out = {d.process_index for d in devices}
@@ -126,9 +126,10 @@ class MeshConfig(Config):
                     f"use a multiple of {len(slices)} times those of one"
                 )
             return Mesh(self._over_slices(sizes, len(slices), devices), AXES, axis_types=types)
-        # an axis may take a part of a dim of the torus, such as 32 chips of 4 x 4 x 4
-        how = {"allow_split_physical_axes": True}
-        placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, **how)
+        # An axis may have a part of a dim of the torus, such as 32 chips of 4 x 4 x 4.
+        placed = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
         return Mesh(placed, AXES, axis_types=types)
 
     def _over_slices(
@@ -137,7 +138,7 @@ class MeshConfig(Config):
         """Devices in the order of the axes; only `dcn` crosses the slow network between slices."""
         if sizes[self.dcn] % slices:
             raise UserError(
-                f"mesh.{self.dcn}: {sizes[self.dcn]} parts cannot stand in {slices} slices; "
+                f"mesh.{self.dcn}: {sizes[self.dcn]} parts cannot be divided over {slices} slices; "
                 f"make it a multiple of {slices}"
             )
         between = {axis: slices if axis == self.dcn else 1 for axis in sizes}

@@ -1,9 +1,9 @@
-"""What a program says of its arrays' split, and asks of the mesh, while it is traced.
+"""Sharding constraints on a program's arrays, and questions about the mesh, while it is traced.
 
     with jax.set_mesh(mesh):
         x = shard(x, "batch", "length", "act_embed")
 
-The partitioner does the rest; what devices do with their own parts is in `by_hand`.
+XLA's partitioner does the rest; functions of each device's own part are in `by_hand`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def fitting(axes: Sequence[str | None], shape: Sequence[int]) -> list[str | None]:
-    """The axes, but for a length that the mesh does not divide, such as a token being written."""
+    """The axes, with None for a length that the mesh does not divide, such as one new token."""
 
     def one(axis: str | None, size: int) -> str | None:
         if axis not in LENGTHS or size % math.prod(map(num_parts, RULES[axis] or ())) == 0:
@@ -41,9 +41,9 @@ def fitting(axes: Sequence[str | None], shape: Sequence[int]) -> list[str | None
 def gather_weight(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Array:
     """A parameter in the compute dtype, gathered over fsdp, right before its matmul.
 
-    The cast stands before the gather, so the network carries the narrow dtype; stating the gathered
-    sharding keeps the partitioner from moving activations instead of weights. The gradient is split
-    like the parameter where it is made, layer by layer.
+    The cast comes before the all-gather, so the network carries the narrow dtype. The constraint
+    keeps the partitioner from moving activations instead of weights. The gradient of each layer is
+    reduce-scattered to the sharding of the parameter.
     """
     weight = weight.astype(dtype)
     if jax.sharding.get_abstract_mesh().empty:
@@ -53,11 +53,11 @@ def gather_weight(weight: jax.Array, axes: Sequence[str], dtype: Any) -> jax.Arr
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gather(split: PartitionSpec, whole: PartitionSpec, weight: jax.Array) -> jax.Array:
-    """The weight as `whole`; its gradient as `split`.
+    """The weight with the sharding `whole`; its gradient with the sharding `split`.
 
-    The transpose of a gather as `with_sharding_constraint` states it is one more gather: without
-    this, a scan over layers would pile up the whole gradients of all of them on every device, and
-    devices would sum all of a gradient to keep a part of it.
+    The transpose of `with_sharding_constraint` constrains the gradient to the gathered sharding.
+    Without this function, a scan over layers would keep the whole gradients of all layers on every
+    device, and an all-reduce would take the place of a reduce-scatter.
     """
     return jax.lax.with_sharding_constraint(weight, whole)
 
@@ -65,8 +65,8 @@ def _gather(split: PartitionSpec, whole: PartitionSpec, weight: jax.Array) -> ja
 def _to_parts(
     split: PartitionSpec, whole: PartitionSpec, _: None, grad: jax.Array
 ) -> tuple[jax.Array]:
-    """The dim of the parts comes first as they are summed: along another, such as the last of an
-    output projection, libtpu sums all of them for every device.
+    """Moves the split dim to the front before the sum: along another dim, such as the last one of
+    an output projection, libtpu all-reduces the whole array.
     """
     moved = (d for d, (part, all_of) in enumerate(zip(split, whole, strict=True)) if part != all_of)
     dim = next(moved, None)
@@ -83,13 +83,13 @@ _gather.defvjp(lambda split, whole, weight: (_gather(split, whole, weight), None
 def gradient_by_columns(
     x: jax.Array, *, rows: int, axes: Sequence[str | None] = ("batch", "length")
 ) -> jax.Array:
-    """Rows [B, T, D] of a table that fsdp splits by columns: `x`, whose gradient goes by columns.
+    """`x`, rows [B, T, D] of a table that fsdp splits by columns; its gradient is split by columns.
 
-    Devices then have what their own columns need, and sum nothing along fsdp: less is sent than of
-    the table's gradient where fewer were looked up than the `rows` that a device has. They are
-    counted along all other axes together, as the partitioner does: where those are more, it would
-    send them by columns and back. Rows that expert splits as well would have to change places
-    first, and more would be sent. `axes`: the logical axes of the first two dims.
+    Each device then has the gradient of its own columns, and nothing is summed along fsdp. This
+    sends less than a sum of the table's gradient if fewer rows were looked up than the `rows` that
+    a device holds. Rows are counted along all other axes together, as the partitioner does: if
+    they are more, it would send them by columns and back. Rows that `expert` splits as well would
+    have to be moved first, which sends more. `axes`: the logical axes of the first two dims.
     """
     if not is_split("fsdp") or is_split("expert") or x.ndim != 3:
         return x
@@ -112,7 +112,7 @@ _by_columns.defvjp(
 
 
 def gather_length(x: jax.Array) -> jax.Array:
-    """An array [B, T, ...], whole along the length that context splits, else as it is."""
+    """An array [B, T, ...], gathered along the length if the context axis splits it."""
     if not is_split("context"):
         return x
     rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)
@@ -137,7 +137,7 @@ def is_split(axis: str) -> bool:
 def cut_rows(x: jax.Array, count: int, *, dim: int = 0) -> jax.Array:
     """[..., B, ...] -> [..., count, B / count, ...]: micro-batch i has the rows i, i + count, ...
 
-    So each device cuts its own rows, and none move.
+    Each device thus cuts its own rows, and none are moved.
     """
     parts = x.reshape(*x.shape[:dim], x.shape[dim] // count, count, *x.shape[dim + 1 :])
     return jnp.moveaxis(parts, dim + 1, dim)

@@ -2,7 +2,8 @@
 
     spec_of(("embed", "heads", "head_dim"))    # PartitionSpec("fsdp", "tensor", None)
 
-A size that the devices of its part do not divide is a mistake that names sizes that fit.
+A size must be divisible by the number of devices that it is split over; the error names sizes
+that fit.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
     "length": ("context",),
     "stream_length": ("context", "tensor"),  # between the products that heads and ffns split
-    "head_length": ("context", "stage"),  # behind a pipeline its stages share what is left to do
+    "head_length": ("context", "stage"),  # after a pipeline, its stages share the head
     "act_embed": None,
     "act_latent": None,
     "act_heads": "tensor",
@@ -73,8 +74,8 @@ def spec_of(axes: Sequence[str | None], *, without: Sequence[str] = ()) -> Parti
 def param_shardings(abstract: Any, axes: Any, mesh: Mesh, *, without: Sequence[str] = ()) -> Any:
     """A NamedSharding for each parameter of a nested dict, from its logical axes.
 
-    Mesh axes in `without` split none of them, though they have to divide them all the same.
-    Raises `UserError` that names the parameter, the axis and sizes that divide, where one does not.
+    Mesh axes in `without` do not split a parameter, but must still divide its size.
+    Raises `UserError` with the parameter, the axis and sizes that fit if an axis does not divide.
     """
 
     def one(path: str, leaf: Any, names: Sequence[str]) -> NamedSharding:
@@ -87,7 +88,7 @@ def param_shardings(abstract: Any, axes: Any, mesh: Mesh, *, without: Sequence[s
 
 
 def check_divides(size: int, part: Any, mesh: Mesh, what: str) -> None:
-    """Raises `UserError` where the devices that `part` splits over do not divide `size`."""
+    """Raises `UserError` if `size` is not divisible by the devices of the mesh axes `part`."""
     names = (part,) if isinstance(part, str) else tuple(part or ())
     count = math.prod(mesh.shape[name] for name in names)
     if size % count:

@@ -1,11 +1,11 @@
-"""A stack of Transformer blocks, in its three places for norms, with or without a source to read.
+"""A stack of Transformer blocks with pre-norm, post-norm or both, with or without cross-attention.
 
     pre   x = x + f(norm(x))            GPT-2, Llama, T5
     post  x = norm(x + f(x))            the original Transformer, BERT
     both  x = x + norm'(f(norm(x)))     Gemma 2 and 3
 
 where f is attention, then (with a source) attention over the source, then the ffn. A decoder, an
-encoder, and the two halves of an encoder-decoder are this stack, composed by its config.
+encoder, and both halves of an encoder-decoder are this stack with different configs.
 """
 
 from __future__ import annotations
@@ -57,38 +57,40 @@ class StackConfig(Config):
 
     hidden_size: int = field(256, "width of the residual stream", ge=1, le=2**20)
     num_layers: int = field(4, "number of blocks", ge=1, le=2000)
-    attention: AttentionConfig = field(MultiHeadConfig, "how tokens look at one another")
-    ffn: FFNConfig = field(DenseConfig, "what happens to each token by itself")
+    attention: AttentionConfig = field(MultiHeadConfig, "how tokens attend to each other")
+    ffn: FFNConfig = field(DenseConfig, "the feed-forward network")
     other_ffn: OtherFFN | None = field(None, "layers with another ffn; null: none")
-    norm: NormConfig = field(RMSNormConfig, "how hidden states are normalised")
+    norm: NormConfig = field(RMSNormConfig, "how hidden states are normalized")
     norm_placement: Literal["pre", "post", "both"] = field(
-        "pre", "before each part, after its sum with the stream, or on both sides of the part"
+        "pre", "norms before each sublayer, after the residual sum, or on both sides of it"
     )
     position: tuple[PositionConfig, ...] = field(
-        lambda: (RotaryConfig(),), "how a token knows its place; several: cycled over the layers"
+        lambda: (RotaryConfig(),), "how positions enter; several: cycled over the layers"
     )
-    dropout: float = field(0.0, "on the embeddings and on what each part adds", ge=0, lt=1)
+    dropout: float = field(
+        0.0, "dropout on the embeddings and on each sublayer's output", ge=0, lt=1
+    )
     initializer_range: float | None = field(
-        0.02, "std of all kernels and embeddings; null: 1/sqrt(fan in) for kernels", gt=0
+        0.02, "std of initial kernels and embeddings; null: 1/sqrt(fan in) for kernels", gt=0
     )
     dtype: Dtype = field(
         "auto",
-        "activations and matmuls; auto: bfloat16 on accelerators, float32 on a CPU",
+        "dtype of activations and matmuls; auto: bfloat16 on accelerators, float32 on a CPU",
         affects="schedule",
     )
     quantization: Quantization | None = field(
         None,
-        "8 bits for the layers' products with weights, forward and backward, but not the router's; "
-        "weights stay float32; null: none",
+        "8-bit matmuls with the layers' weights, forward and backward, except the router's; "
+        "weights are stored in float32; null: off",
     )
     remat: Literal["none", "minimal", "dots", "full", "named"] = field(
         "none",
-        "what is recomputed in the backward pass: nothing, elementwise, + attention, layers, "
-        "or all but the tensors that saved and offloaded name",
+        "what the backward pass recomputes: none; minimal: elementwise; dots: and attention; "
+        "full: layers; named: all except the tensors in saved and offloaded",
     )
     saved: tuple[str, ...] = field((), "tensors of each layer that stay on the device")
-    offloaded: tuple[str, ...] = field((), "tensors of each layer that wait in the host's memory")
-    scan_layers: bool = field(True, "compile one layer and loop, instead of all layers in a row")
+    offloaded: tuple[str, ...] = field((), "tensors of each layer that are offloaded to the host")
+    scan_layers: bool = field(True, "compile one layer and scan, instead of unrolling all layers")
 
     def validate(self) -> None:
         self.attention.check(self.hidden_size)
@@ -124,7 +126,7 @@ class StackConfig(Config):
                     f"there are {', '.join(dict.fromkeys(known))}"
                 )
             if chosen.count(name) > 1:
-                raise UserError(f"saved, offloaded: {name!r} stands there twice; name it once")
+                raise UserError(f"saved, offloaded: {name!r} is named twice; name it once")
 
     @property
     def period(self) -> int:
@@ -141,23 +143,23 @@ class StackConfig(Config):
         return runs_of([self.ffn_of(layer) for layer in range(self.num_layers)])
 
     def check_runs(self, stages: int, repeats: int, path: str) -> None:
-        """Raises `UserError` where stages cannot have equal parts of each run; `path`: its own."""
+        """Raises `UserError` if a run of layers cannot be cut equally; `path`: the stack's key."""
         counts = [run.count for run in self.runs]
         if self.other_ffn is None or math.gcd(*counts) % (stages * repeats) == 0:
             return
         common = math.gcd(*counts)
-        mend = "set mesh.stage to 1, and split data, fsdp or expert"
+        fix = "set mesh.stage to 1, and split data, fsdp or expert"
         if common > 1:
-            mend = f"choose mesh.stage and mesh.stage_repeats whose product divides {common}"
+            fix = f"choose mesh.stage and mesh.stage_repeats whose product divides {common}"
         raise UserError(
             f"{path}.other_ffn.layers: {list(self.other_ffn.layers)} makes runs of "
             f"{', '.join(map(str, counts))} layers, which cannot each be cut into {stages} stages "
-            f"x {repeats} repeats; {mend}"
+            f"x {repeats} repeats; {fix}"
         )
 
 
 class Stacked(NamedTuple):
-    """What a stack makes of hidden states."""
+    """The output of a stack."""
 
     hidden: jax.Array  # [B, T, D], after the final norm where there is one
     slots: Any  # the cache of every layer
@@ -187,14 +189,16 @@ class Stack(nnx.Module):
     def add_positions(
         self, x: jax.Array, positions: jax.Array, blocks: jax.Array | None = None
     ) -> jax.Array:
-        """Embeddings [B, T, D] with what their positions add to them."""
+        """Embeddings [B, T, D] plus the embeddings of their positions, if there are any."""
         c, (kind, *_) = self.config, self.config.position
         if isinstance(kind, SinusoidalConfig):
             return x + sinusoidal_positions(positions, c.hidden_size, theta=kind.theta).astype(
                 x.dtype
             )
         if isinstance(kind, LearnedConfig):
-            if blocks is None and x.shape[1] > kind.max_seq_len:  # else rows are no order of it
+            if (
+                blocks is None and x.shape[1] > kind.max_seq_len
+            ):  # else positions are not those of the row
                 raise UserError(
                     f"model.position.max_seq_len: {kind.max_seq_len} learned positions, but rows "
                     f"have {x.shape[1]} tokens; raise it or shorten the rows"
@@ -273,7 +277,7 @@ class Stack(nnx.Module):
         return Stacked(x, None if slots is None else after, total, every, load or None)
 
     def adjust(self, load: dict[str, jax.Array]) -> None:
-        """Moves what no gradient moves, by how busy a step found the experts of each run."""
+        """Updates parameters without a gradient (choice biases), by the load of each expert."""
         for name, by_layer in load.items():
             getattr(self, name).ffn.adjust(by_layer)
 
@@ -368,43 +372,50 @@ class Block(nnx.Module):
         (slots, source), rows = given.xs, given.rows["rows"]
         encoded: Encoded | None = given.rows["encoded"]
         rotary = given.rows["rotary"]
-        attend = {
-            **{"rows": rows, "keys": given.rows["keys"], **given.shared},
-            **{"rotary": rotary[kind % len(rotary)], "window": window},
-        }
+        y, slots = self.attention(
+            self._input(x, self.attention_norm),
+            cache=slots,
+            rows=rows,
+            keys=given.rows["keys"],
+            rotary=rotary[kind % len(rotary)],
+            window=window,
+            key=weights_key,
+            **given.shared,
+        )
+        y = named(y, "attention_out")
+        x = self._add(x, y, self.attention_norm, self.attention_post_norm, first)
 
-        def look(x: jax.Array) -> tuple[jax.Array, Any]:
-            y, after = self.attention(x, cache=slots, key=weights_key, **attend)
-            return named(y, "attention_out"), after
-
-        def read(x: jax.Array) -> tuple[jax.Array, Any]:
-            assert encoded is not None, "nothing to look at"
-            seen = self.cross.project_source(encoded.hidden) if source is None else source
-            how = {"rows": rows, "source_segment_ids": encoded.segment_ids, "key": cross_key}
-            return self.cross.cross(x, seen, **how), None
-
-        x, slots = self._add(x, look, self.attention_norm, self.attention_post_norm, first)
         if self.cross is not None:
-            x, _ = self._add(x, read, self.cross_norm, self.cross_post_norm, third)
-        dropless = slots is not None
+            assert encoded is not None, "cross-attention needs an encoded source"
+            if source is None:
+                source = self.cross.project_source(encoded.hidden)
+            y = self.cross.cross(
+                self._input(x, self.cross_norm),
+                source,
+                rows=rows,
+                source_segment_ids=encoded.segment_ids,
+                key=cross_key,
+            )
+            x = self._add(x, y, self.cross_norm, self.cross_post_norm, third)
 
-        def think(x: jax.Array) -> tuple[jax.Array, Any]:
-            y, losses = self.ffn(x, rows.segment_ids, dropless=dropless)
-            return named(y, "ffn_out"), losses
+        y = self._input(x, self.ffn_norm)
+        y, losses = self.ffn(y, rows.segment_ids, dropless=slots is not None)
+        y = named(y, "ffn_out")
+        return self._add(x, y, self.ffn_norm, self.ffn_post_norm, second), slots, dict(losses)
 
-        x, losses = self._add(x, think, self.ffn_norm, self.ffn_post_norm, second)
-        return x, slots, dict(losses)
+    # Devices that split heads and ffn also split the length of the stream: the work between
+    # sublayers is done, and stored, once (Korthikanti et al. 2022, arXiv:2205.05198).
 
-    def _add(self, x: jax.Array, part: Any, norm: Any, post_norm: Any, key: Any) -> Any:
-        """The stream with what a part adds to it, and what else the part gives.
+    def _input(self, x: jax.Array, norm: Any) -> jax.Array:
+        """The input [B, T, D] of a sublayer, whole along the length."""
+        x = x if self.placement == "post" else norm(x)
+        return shard(x, "batch", "length", "act_embed")
 
-        Devices that split heads and ffn split the length of the stream, too: what stands between
-        the parts is done, and held, once (Korthikanti et al. 2022, arXiv:2205.05198).
-        """
-        whole, split = (("batch", length, "act_embed") for length in ("length", "stream_length"))
-        y, rest = part(shard(x if self.placement == "post" else norm(x), *whole))
-        y = shard(y, *split)
+    def _add(self, x: jax.Array, y: jax.Array, norm: Any, post_norm: Any, key: Any) -> jax.Array:
+        """The stream [B, T, D] plus the output of a sublayer, with the norms after it."""
+        y = shard(y, "batch", "stream_length", "act_embed")
         if post_norm is not None:
             y = post_norm(y)
         x = x + dropout(y, self.dropout, key)
-        return shard(norm(x) if self.placement == "post" else x, *split), rest
+        x = norm(x) if self.placement == "post" else x
+        return shard(x, "batch", "stream_length", "act_embed")

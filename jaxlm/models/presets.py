@@ -3,7 +3,7 @@
     for row in all_presets():
         print(row.name, row.num_params)
 
-The numbers of parameters are the published ones, which the tests count in the module trees.
+The numbers of parameters are the published ones; the tests compare them with the module trees.
 """
 
 from __future__ import annotations

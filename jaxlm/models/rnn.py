@@ -13,7 +13,7 @@ the parameters and of the cache: "layers", or "layers_0", "layers_1", ... named 
     hidden, cache = model(tokens, positions=positions, segment_ids=segment_ids, cache=cache)
 
 The state starts from zero wherever a position is 0. Without a cache it starts from zero at the
-row's first token too; with one, the row goes on from where the cache's last call ended.
+row's first token too; with one, the row continues where the cache's last call ended.
 """
 
 from __future__ import annotations
@@ -59,16 +59,18 @@ class RNNConfig(ModelConfig):
     )
     vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
     tie_embeddings: bool = field(True, "the head is the transpose of the embedding")
-    activation: Activation = field("tanh", "of the Elman cell")
+    activation: Activation = field("tanh", "activation of the Elman cell")
     residual: bool = field(False, "add each layer's input to its output")
     norm: Literal["none", "layernorm", "rmsnorm"] = field(
         "none", "normalises the input of every layer and the last output"
     )
-    dropout: float = field(0.0, "on the last output", ge=0, lt=1)
-    dropout_input: float = field(0.0, "on the embeddings", ge=0, lt=1)
-    dropout_hidden: float = field(0.0, "on the output of every layer but the last", ge=0, lt=1)
-    dropout_embedding: float = field(0.0, "of whole words of the vocabulary", ge=0, lt=1)
-    dropout_recurrent: float = field(0.0, "of recurrent weights (DropConnect)", ge=0, lt=1)
+    dropout: float = field(0.0, "dropout on the last output", ge=0, lt=1)
+    dropout_input: float = field(0.0, "dropout on the embeddings", ge=0, lt=1)
+    dropout_hidden: float = field(
+        0.0, "dropout on the output of every layer except the last", ge=0, lt=1
+    )
+    dropout_embedding: float = field(0.0, "dropout of whole rows of the embedding", ge=0, lt=1)
+    dropout_recurrent: float = field(0.0, "dropout of recurrent weights (DropConnect)", ge=0, lt=1)
     variational: bool = field(
         True, "dropout, dropout_input and dropout_hidden keep one mask over time"
     )
@@ -83,7 +85,7 @@ class RNNConfig(ModelConfig):
     )
     logit_softcap: float | None = field(None, "z -> cap * tanh(z / cap) on the logits", gt=0)
     remat: Literal["none", "full"] = field(
-        "none", "what the backward pass computes again: nothing, or every layer"
+        "none", "what the backward pass recomputes: nothing, or every layer"
     )
     unroll: int = field(1, "time steps in one iteration of the compiled loop", ge=1)
     recurrence: str = field(
@@ -104,7 +106,7 @@ class RNNConfig(ModelConfig):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of the embedding and then of every layer's output."""
+        """The width of the embedding, then of every layer's output."""
         embedding = self.embedding_size or self.hidden_size
         last = embedding if self.tie_embeddings else self.hidden_size
         return (embedding, *(self.hidden_size,) * (self.num_layers - 1), last)
@@ -203,7 +205,7 @@ class RNN(WithHead):
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None
     ) -> dict[str, State]:
-        """Zero states [n, B, H] of each run of n layers; a state's size knows no `max_len`."""
+        """Zero states [n, B, H] of each run of n layers; independent of `max_len`."""
         names = CELLS[self.config.cell].state_names
         return {
             run.name: {
@@ -215,7 +217,7 @@ class RNN(WithHead):
     def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
         """Forward FLOPs a token: 2 for each element of each kernel, whatever the length.
 
-        A backward pass costs twice as much again; `causal` has nothing to leave out.
+        A backward pass costs twice as much. `causal` has no effect.
         """
         return matmul_flops(self)
 
@@ -252,14 +254,14 @@ class Layer(nnx.Module):
 
 
 def check_cell(config: Any, cell: str) -> None:
-    """Raises `UserError` where a config sets what this kind of layer does not have."""
+    """Raises `UserError` if a config sets a field that this kind of layer does not have."""
     kind = CELLS[cell]
     if config.activation != "tanh" and kind.own_activation:
         raise UserError(f"activation: {cell} has its own; leave it out or use cell elman")
     if kind.recurrent_kernel:
         return
-    lacking = {"dropout_recurrent": "to drop from", "initializer": "to make orthogonal"}
-    lacking |= {"unroll": "to multiply with in a loop"}
+    lacking = {"dropout_recurrent": "to drop from", "initializer": "to initialize"}
+    lacking |= {"unroll": "to unroll a loop over"}
     for name, what in lacking.items():
         default = type(config).__dataclass_fields__[name].default
         if getattr(config, name) != default:

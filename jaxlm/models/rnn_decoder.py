@@ -1,7 +1,7 @@
-"""The decoder of a recurrent encoder-decoder: layers that step through a text and look at a source.
+"""The decoder of a recurrent encoder-decoder: recurrent layers that attend to a source.
 
 With s_t the state of the last layer, k_1 .. k_S the encoder's outputs, x_t the embedded token, [;]
-side by side, c = look(q) the context of `jaxlm.nn.source_attention`:
+concatenation, c = look(q) the context of `jaxlm.nn.source_attention`:
 
     none      s_t = cell(x_t, s_{t-1});  y_t = s_t                      (Sutskever et al. 2014)
     bahdanau  c_t = look(s_{t-1});  s_t = cell([x_t; c_t], s_{t-1});
@@ -45,14 +45,14 @@ ATTENTIONS: dict[str, type[SourceAttention]] = {
 
 
 class Carry(NamedTuple):
-    """What the loop over time hands on."""
+    """The carry of the loop over time."""
 
     layers: tuple[State, ...]
     fed: jax.Array | None  # [B, D] the output before, where it is fed to the next step
 
 
 class Step(NamedTuple):
-    """One time step of what is known before the loop; all of them with [T, ...] in front."""
+    """The inputs of one time step that are computed before the loop; stacked to [T, ...]."""
 
     gates: jax.Array  # [B, G*H] the first layer's input projections
     segment_ids: jax.Array  # [B]
@@ -70,24 +70,25 @@ class Decoder(nnx.Module):
         """`options`: those of the cells."""
         c = self.config = config
         width, self.num_layers = c.hidden_size, c.num_layers
-        how: dict[str, Any] = {"dtype": options["dtype"], "rngs": rngs}
+        shared: dict[str, Any] = {"dtype": options["dtype"], "rngs": rngs}
         for i in range(c.num_layers):
             inputs = c.input_size if i == 0 else width
             setattr(self, f"layers_{i}", CELLS[c.cell](inputs, width, rngs=rngs, **options))
-        self.bridge = Bridge(c, source, **how) if c.bridge == "dense" else None
+        self.bridge = Bridge(c, source, **shared) if c.bridge == "dense" else None
         self.asks_first, self.feeds = c.attention == "bahdanau", c.input_feeding
-        # What of the first layer's input is no token: the other columns of its input kernel.
-        beside = source if self.asks_first else output if self.feeds else 0
+        # The part of the first layer's input that is not the token: more columns of its kernel.
+        extra = source if self.asks_first else output if self.feeds else 0
         gates = {"gates": self.layer(0).num_gates * width}
-        self.context = Dense({"embed": beside}, gates, **how) if beside else None
-        attends = c.attention != "none"
+        self.context = Dense({"embed": extra}, gates, **shared) if extra else None
+
         size = c.attention_size or width
-        self.attention = ATTENTIONS[c.attention](width, source, size, **how) if attends else None
+        make = ATTENTIONS.get(c.attention)
+        self.attention = make(width, source, size, **shared) if make else None
         inputs, outputs = {"embed": source + width}, {"gates": output}
         if self.asks_first:
             inputs, outputs = {"embed": width + c.input_size + source}, {"gates": 2 * output}
         bias = self.asks_first
-        self.readout = Dense(inputs, outputs, bias=bias, **how) if attends else None
+        self.readout = Dense(inputs, outputs, bias=bias, **shared) if make else None
 
     @jax.named_scope("recurrence")
     def __call__(
@@ -100,7 +101,7 @@ class Decoder(nnx.Module):
         *,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
-        """Outputs [T, B, D], and what a call with the tokens after these goes on from."""
+        """Outputs [T, B, D], and the carry for a call with the next tokens."""
         c, (input_key, steps_key) = self.config, split_key(key, 2)
         x = dropout(x, c.dropout, input_key)
         keys = None
@@ -120,7 +121,7 @@ class Decoder(nnx.Module):
             return pairs.reshape(*pairs.shape[:-1], -1, 2).max(-1), carry
         if self.attention is None:
             return states, carry
-        query = states.swapaxes(0, 1)  # nothing waits for the contexts: all steps at once
+        query = states.swapaxes(0, 1)  # no step depends on a context: one product for all steps
         context = look(self.attention, self.attention.weights(), query, segment_ids, source)
         assert self.readout is not None
         kernel = weight(self.readout.kernel, self.readout.dtype)
@@ -134,7 +135,7 @@ class Decoder(nnx.Module):
         return Carry(layers, jnp.zeros((batch_size, output)) if self.feeds else None)
 
     def _loop(self, source: Source) -> Any:
-        """(carry, step) -> (carry, (what is read of it, context)), around whole weights."""
+        """The body of the loop, (carry, step) -> (carry, (state, context)), with whole weights."""
         dtype = self.layer(0).dtype
         cells = [self.layer(i) for i in range(self.num_layers)]
         recurrent = [cell.weights() for cell in cells]

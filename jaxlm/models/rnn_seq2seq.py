@@ -1,4 +1,4 @@
-"""The recurrent encoder-decoder, with attention or without: a source is read, a text is written.
+"""The recurrent encoder-decoder, with or without attention: reads a source, writes a text.
 
     hidden_s, last states = encoder(embed(source))        `jaxlm.models.rnn_encoder`
     hidden_t = decoder(embed(text), hidden_s, states)     `jaxlm.models.rnn_decoder`
@@ -8,15 +8,15 @@
     attention: bahdanau         Bahdanau et al. 2015 (arXiv:1409.0473): cell gru, bidirectional
     attention: luong_general    Luong et al. 2015 (arXiv:1508.04025); luong_dot, luong_concat
 
-It speaks as the Transformer's encoder-decoder does:
+It has the interface of the Transformer's encoder-decoder:
 
     model = RNNSeq2SeqConfig(cell="gru", attention="bahdanau").build(vocab_size, rngs=rngs)
     encoded = model.encode(source, positions=..., segment_ids=...)
     hidden = model(text, positions=..., segment_ids=..., encoded=encoded).hidden
     cache = model.init_cache(batch_size, max_len, encoded)       # for one step at a time
 
-A row may hold several pairs: segment i of the text goes with segment i of the row's source, begins
-from its last state and looks at nothing else.
+A row may hold several pairs: segment i of the text belongs to segment i of the row's source, starts
+from its last state and attends to nothing else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RNNSeq2SeqConfig(ModelConfig):
     num_layers: int = field(1, "recurrent layers of the decoder", ge=1, le=2000)
     encoder: EncoderConfig = field(EncoderConfig, "the layers that read the source")
     attention: Literal["none", "bahdanau", "luong_general", "luong_dot", "luong_concat"] = field(
-        "bahdanau", "how the decoder looks at the source"
+        "bahdanau", "how the decoder attends to the source"
     )
     attention_size: int | None = field(
         None, "width of additive scores (bahdanau, luong_concat); null: hidden_size", ge=1
@@ -68,13 +68,13 @@ class RNNSeq2SeqConfig(ModelConfig):
     vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
     start_id: int | None = field(
         None,
-        "what begins a text that is written to a source; null: the tokenizer's padding",
+        "id of the decoder's first token; null: the tokenizer's padding",
         ge=0,
         affects="host",
     )
     share_embeddings: bool = field(True, "source and text are looked up in one table")
     tie_embeddings: bool = field(False, "the head is the transpose of the text's embedding")
-    activation: Activation = field("tanh", "of the Elman cell")
+    activation: Activation = field("tanh", "activation of the Elman cell")
     dropout: float = field(0.0, "on the input of every layer and on the output", ge=0, lt=1)
     initializer: Initializer = field("uniform", "of the cells' kernels: +-1/sqrt(H), or orthogonal")
     initializer_range: float = field(
@@ -108,7 +108,7 @@ class RNNSeq2SeqConfig(ModelConfig):
 
     @property
     def source_size(self) -> int:
-        """Width of what the encoder gives."""
+        """Width of the encoder's outputs."""
         width = self.encoder.hidden_size or self.hidden_size
         return 2 * width if self.encoder.bidirectional else width
 
@@ -134,7 +134,7 @@ class RNNSeq2SeqConfig(ModelConfig):
             )
         if kind == "none" and self.bridge == "zero":
             raise UserError(
-                "bridge: a decoder without attention would not hear of its source; use dense or "
+                "bridge: a decoder without attention or bridge ignores its source; use dense or "
                 "copy"
             )
         if kind == "luong_dot" and self.source_size != self.hidden_size:
@@ -231,7 +231,7 @@ class RNNSeq2Seq(WithHead):
         segment_ids: jax.Array,  # [B, S]
         key: jax.Array | None = None,
     ) -> Encoded:
-        """What the encoder makes of a source; padding, which is segment 0, is read into nothing."""
+        """The encoder's output for a source; padding (segment 0) has no effect on it."""
         embed = self.embed if self.source_embed is None else self.source_embed
         x = shard(embed(tokens.T, axes=(None, "batch")), None, "batch", "act_embed")
         x, ends = self.encoder(x, positions, segment_ids, key=key)
@@ -253,9 +253,8 @@ class RNNSeq2Seq(WithHead):
     ) -> float:
         """Forward FLOPs a token in rows of `seq_len` tokens, with its share of the source.
 
-        2 for each weight that a token meets, and what attention costs for each place of a source of
-        `source_len` tokens, by default as many as the row has. A backward pass costs twice as much
-        again; `causal` has nothing to leave out.
+        2 for each weight that a token uses, and the cost of attention over a source of `source_len`
+        tokens, by default `seq_len`. A backward pass costs twice as much. `causal` has no effect.
         """
         size = seq_len if source_len is None else source_len
         attention, met = self.decoder.attention, matmul_flops(self.encoder)
@@ -266,7 +265,7 @@ class RNNSeq2Seq(WithHead):
         return total + met * (size / seq_len - 1)
 
     def _source(self, encoded: Encoded) -> dict[str, Any]:
-        """What the decoder makes of a source once, before its first step."""
+        """The arrays that the decoder computes once from a source, before its first step."""
         source = {"segment_ids": encoded.segment_ids, "ends": encoded.ends}
         attention = self.decoder.attention
         if attention is None:

@@ -59,7 +59,7 @@ class HeadConfig(Config):
     )
     pooler: bool = field(False, "a dense layer and tanh on the first token, for sentence tasks")
     num_relations: int = field(
-        0, "classes that the pooled vector is told apart into (BERT: next sentence or not)", ge=0
+        0, "classes of a head on the pooled vector (BERT: next sentence or not)", ge=0
     )
 
     def validate(self) -> None:
@@ -77,23 +77,23 @@ class TransformerConfig(StackConfig, ModelConfig):
     embedding: EmbeddingConfig = field(EmbeddingConfig, "how tokens become vectors")
     head: HeadConfig = field(HeadConfig, "how hidden states become logits")
     encoder: StackConfig | None = field(
-        None, "a stack that reads a source text for this one to look at; null: none"
+        None, "a stack that encodes a source text, which this one attends to; null: none"
     )
     start_id: int | None = field(
         None,
-        "what begins what is written to a source, or in a blank; null: padding",
+        "id of the first token of a decoder's text or of a blank; null: padding",
         ge=0,
         affects="host",
     )
     blank_ids: tuple[int, ...] = field(
         (),
-        "ids that stand for a blank, where the model fills blanks behind a text (GLM)",
+        "ids that mark a blank, for a model that writes blanks after the text (GLM)",
         ge=0,
         affects="host",
     )
     family: str | None = field(
         None,
-        "whose names the tensors have in files of other programs; null: none's",
+        "the family whose tensor names and config.json an export writes; null: not set",
         affects="host",
     )
 
@@ -105,7 +105,7 @@ class TransformerConfig(StackConfig, ModelConfig):
                 "with blocks"
             )
         if self.blank_ids and self.start_id is None:
-            raise UserError("start_id: null, but blanks are filled behind a start; name its id")
+            raise UserError("start_id: null, but every blank begins with it; name its id")
         if self.encoder is not None and self.encoder.hidden_size != self.hidden_size:
             raise UserError(
                 f"encoder.hidden_size: {self.encoder.hidden_size} is not the decoder's "
@@ -267,7 +267,7 @@ class Transformer(Stack):
 
     @jax.named_scope("head")
     def relation(self, pooled: jax.Array) -> jax.Array:  # [B, D] -> [B, C]
-        """Float32 logits of what the two parts of a row have to do with one another."""
+        """Float32 logits of the relation between the two parts of a row (next sentence or not)."""
         assert self.pooler is not None and self.pooler.relation is not None
         return self.pooler.relation(pooled).astype(jnp.float32)
 
@@ -291,9 +291,10 @@ class Transformer(Stack):
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None
     ) -> dict[str, Any]:
-        """An empty cache of `max_len` slots a row: what every layer keeps, where the slots' tokens
-        stand, and the source. Slots with segment id 0 are not seen, so prompts are padded on the
-        left."""
+        """An empty cache of `max_len` slots a row: the slots of every layer, the positions of their
+        tokens, and the source. Slots with segment id 0 are not seen, so prompts are padded on the
+        left.
+        """
         slots = jnp.zeros((batch_size, max_len), jnp.int32)
         rows = Rows(slots, slots, slots.astype(bool))
         cache = {
@@ -310,7 +311,8 @@ class Transformer(Stack):
     def rewind(self, cache: dict[str, Any], count: jax.Array) -> dict[str, Any]:
         """The cache without its last `count` tokens.
 
-        Their slots are later than all that is read next, so not seen until they are written anew.
+        Their slots have later positions than the next queries, so they are not seen until they are
+        overwritten.
         """
         return cache | {"length": cache["length"] - count}
 
@@ -406,7 +408,7 @@ class Pooler(nnx.Module):
 
 
 def _write_rows(cache: dict[str, Any], rows: Rows) -> Rows:
-    """Where the tokens of all slots stand, these ones among them."""
+    """The positions and segment ids of all slots, including the new tokens."""
     prefix = jnp.zeros(rows.positions.shape, bool) if rows.prefix is None else rows.prefix
     new = rows._replace(prefix=prefix)._asdict()
     at = (0, cache["length"])

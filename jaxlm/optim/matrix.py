@@ -1,8 +1,8 @@
 """Optax transformations that know which dims of a parameter make a matrix: Muon and Adafactor.
 
 Parameters of scanned layers and of experts are stacks, [L, E, ...], of independent matrices, and an
-attention kernel [D, N, H] is a matrix of D x NH. `Dims` (see groups.py) says which dims are which,
-and every statistic here is one matrix's own: a stack behaves as if each matrix were trained apart.
+attention kernel [D, N, H] is a matrix of D x NH. `Dims` (see param_groups.py) says which dims are
+which, and every statistic is per matrix: a stack behaves as if each matrix were a parameter.
 Stacked dims are neither moved nor merged, so a stack that is split over devices stays split.
 Optax's own Adafactor takes one RMS over a whole stack and factors its two largest dims, and its
 Muon merges the stacked dims: hence this module.
@@ -72,7 +72,7 @@ def scale_by_muon(
 def orthogonalize(x: jax.Array, steps: int, eps: float = 1e-7) -> jax.Array:
     """About U V^T for each matrix U S V^T of x [..., I, O], by Newton-Schulz iterations.
 
-    With five steps the singular values come to lie between about 0.7 and 1.2.
+    After five steps the singular values are between about 0.7 and 1.2.
     """
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]

@@ -5,7 +5,7 @@ Whatever the optimizer, an update is made in the same order:
     gradient + l1 sign(w) + l2 w  ->  clip by global norm  ->  the optimizer's direction
     -> + weight_decay w  ->  * learning rate * schedule(step) * multiplier of lr_groups  ->  negated
 
-So l1 and l2 act as if they stood in the loss (l1 |w| + l2 w^2 / 2), and weight_decay is decoupled
+So l1 and l2 act like terms of the loss (l1 |w| + l2 w^2 / 2), and weight_decay is decoupled
 (arXiv:1711.05101). Statistics of stacked parameters (layers, experts) are kept matrix by matrix.
 
     optimizer = build(AdamW(learning_rate=1e-3), abstract_params, axes, total_steps=1000)
@@ -15,8 +15,8 @@ So l1 and l2 act as if they stood in the loss (l1 |w| + l2 w^2 / 2), and weight_
     updates, opt_state = optimizer.tx.update(grads, opt_state, params, step=step)
     params = optax.apply_updates(params, updates)
 
-The schedule follows the run's step, which the caller gives: a step that is not applied makes nobody
-late. Bias corrections follow the optimizer's own count of updates.
+The schedule follows the run's step, which the caller gives, so a skipped step does not delay it.
+Bias corrections follow the optimizer's own count of updates.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Axes = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What the train step needs: `tx` turns mean gradients, at a step, into what to add to the
+    """What the train step needs. `tx` turns mean gradients into updates to add to the
     parameters."""
 
     config: OptimizerConfig
@@ -104,7 +104,9 @@ def state_axes(abstract_state: Any, abstract_params: Any, axes: Any) -> list[Axe
     def axes_of(keys: tuple[Any, ...], leaf: Any) -> Axes:
         path = _param_path(keys)
         if path not in shapes:
-            assert leaf.ndim == 0, f"{jax.tree_util.keystr(keys)} of the state is no parameter's"
+            assert leaf.ndim == 0, (
+                f"{jax.tree_util.keystr(keys)} of the state belongs to no parameter"
+            )
             return ()
         dims = list(zip(names[path], leaf.shape, shapes[path].shape, strict=True))
         assert all(size in (full, 1) for _, size, full in dims), f"{path}: state {leaf.shape}"
@@ -118,7 +120,7 @@ def state_shardings(
 ) -> Any:
     """A NamedSharding for each leaf of an optimizer's state, in a tree like `abstract_state`.
 
-    Moments are split as their parameters are, with `offload` in the hosts' memory; scalars are
+    Moments are split like their parameters, and with `offload` are in host memory; scalars are
     replicated on the devices.
     """
     leaves = [
@@ -135,7 +137,7 @@ def state_shardings(
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Config):
-    """What every optimizer has: how gradients become updates."""
+    """The fields of every optimizer: how gradients become updates."""
 
     kind: ClassVar = Kind("optimizers", "optimizer", folder="jaxlm.optim")
 
@@ -163,13 +165,13 @@ class OptimizerConfig(Config):
         "multipliers of the learning rate, by parameter; 0 freezes; empty: 1 for all",
         affects="schedule",
     )
-    offload: bool = field(False, "moments wait in the host's memory between updates")
+    offload: bool = field(False, "keep the moments in host memory between updates")
     ema_decay: float | None = field(
-        None, "decay of the moving average of the weights; null: no average is kept", ge=0, lt=1
+        None, "decay of the moving average of the weights (EMA); null: no average", ge=0, lt=1
     )
 
     def direction(self, axes: Any) -> optax.GradientTransformation:
-        """Gradients to a direction of ascent, before weight decay and learning rate."""
+        """Maps gradients to a direction of ascent, before weight decay and learning rate."""
         raise NotImplementedError
 
     def relative_rates(self, axes: Any) -> Any:
@@ -182,7 +184,7 @@ class SGD(OptimizerConfig, type="sgd"):
     """Stochastic gradient descent, with (Nesterov) momentum if asked for."""
 
     learning_rate: float = field(0.1, "the peak learning rate", gt=0)
-    momentum: float = field(0.0, "decay of the sum of past gradients; 0: none is kept", ge=0, lt=1)
+    momentum: float = field(0.0, "decay of the sum of past gradients; 0: not kept", ge=0, lt=1)
     nesterov: bool = field(False, "look one step ahead along the momentum")
     mu_dtype: MomentDtype = field("float32", "dtype in which the momentum is kept")
 
@@ -234,11 +236,13 @@ class Adafactor(OptimizerConfig, type="adafactor"):
 
     learning_rate: float = field(1e-2, "the peak learning rate, relative to the weights' RMS", gt=0)
     decay_exponent: float = field(0.8, "at update t the moment decays by 1 - t^-this", gt=0, le=1)
-    min_size: int = field(128, "matrices with a shorter side keep the whole moment", ge=1)
-    update_clip: float | None = field(1.0, "largest RMS of a matrix's update; null: any", gt=0)
+    min_size: int = field(128, "matrices with a smaller dim keep the whole moment", ge=1)
+    update_clip: float | None = field(
+        1.0, "largest RMS of a matrix's update; null: not clipped", gt=0
+    )
     scale_by_weights: bool = field(True, "scale the update of a matrix by the RMS of its weights")
-    weights_floor: float = field(1e-3, "the RMS of weights counts as at least this", gt=0)
-    momentum: float = field(0.0, "decay of the first moment; 0: none is kept", ge=0, lt=1)
+    weights_floor: float = field(1e-3, "lower bound of the RMS of weights in the scale", gt=0)
+    momentum: float = field(0.0, "decay of the first moment; 0: not kept", ge=0, lt=1)
     eps: float = field(1e-30, "added to squared gradients", gt=0)
     mu_dtype: MomentDtype = field("float32", "dtype in which the first moment is kept")
 
@@ -264,7 +268,7 @@ class Lion(OptimizerConfig, type="lion"):
     """Lion (arXiv:2302.06675): the sign of a momentum."""
 
     learning_rate: float = field(1e-4, "the peak learning rate", gt=0)
-    beta1: float = field(0.9, "share of the momentum in the update's sign", ge=0, lt=1)
+    beta1: float = field(0.9, "weight of the momentum in the update, before its sign", ge=0, lt=1)
     beta2: float = field(0.99, "decay of the momentum", ge=0, lt=1)
     mu_dtype: MomentDtype = field("float32", "dtype in which the momentum is kept")
 
@@ -288,7 +292,7 @@ class Muon(OptimizerConfig, type="muon"):
         0.2, "root mean square of an update; null: singular values of sqrt(max(1, out/in))", gt=0
     )
     adam_learning_rate: float | None = field(
-        None, "peak learning rate of what is no matrix; null: the same", gt=0
+        None, "peak learning rate of parameters that are not matrices; null: the same", gt=0
     )
     adam_beta1: float = field(0.9, "decay of the first moment there", ge=0, lt=1)
     adam_beta2: float = field(0.95, "decay of the second moment there", ge=0, lt=1)

@@ -1,16 +1,16 @@
-"""What kind of parameter a parameter is: groups by (regex, value), and which dims make a matrix.
+"""Param groups by (regex, value), and which dims of a parameter make a matrix.
 
 Groups give each parameter a value by its "/"-path. They are tried in order, and the first whose
-pattern is found in the path (`re.search`) gives the value. A parameter that none covers is an
-error, and so is a pattern that gives no parameter its value:
+pattern is found in the path (`re.search`) gives the value. A parameter without a group is an
+error, and so is a group without a parameter:
 
     weight_decay:
       - {pattern: "embed|head", value: 0.0}
       - {pattern: "kernel$", value: 0.1}
       - {pattern: ".", value: 0.0}
 
-A plain number stands for the usual rule: that value for matrices (embeddings and the head among
-them), zero for biases, norm scales and other vectors.
+A plain number is the usual rule: that value for matrices (including embeddings and the head), zero
+for biases, norm scales and other vectors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOKUPS = ("vocab", "pos", "labels", "buckets")  # one row an item: not a map be
 
 @dataclass(frozen=True, kw_only=True)
 class Group(Config):
-    """A value for the parameters whose path the pattern is found in."""
+    """A value for the parameters whose path contains a match of the pattern."""
 
     pattern: str = field(
         REQUIRED, "a regular expression searched in the parameter's path (a/b/kernel)"
@@ -44,7 +44,7 @@ class Group(Config):
             re.compile(self.pattern)
         except re.error as error:
             raise UserError(
-                f"pattern: {self.pattern!r} is not a regular expression ({error}); mend it"
+                f"pattern: {self.pattern!r} is not a regular expression ({error}); fix it"
             ) from None
 
 
@@ -69,8 +69,9 @@ def dims_of(path: str, axes: Sequence[str]) -> Dims:
     """The dims of one parameter, from its path and logical axes.
 
     Leading "layers" and "experts" are stacked. What remains is a matrix if it has two dims or more
-    and is no bias or scale. The first of its dims is the input and the others the output,
-    [D, N, H]; where only the last is "embed" that is the output, the others the input, [N, H, D].
+    and is not a bias or scale. The first of its dims is the input and the others the output,
+    [D, N, H]; if only the last is "embed", that is the output and the others are the input,
+    [N, H, D].
     """
     first = next((i for i, axis in enumerate(axes) if axis not in STACKED), len(axes))
     stack, rest = tuple(range(first)), tuple(range(first, len(axes)))

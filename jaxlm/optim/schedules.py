@@ -37,7 +37,7 @@ DECAYS: dict[str, Schedule] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup(ScheduleConfig, abstract=True):
-    """What every schedule has: a linear warmup, and after it whatever `after_warmup` says."""
+    """The base of every schedule: a linear warmup, then `after_warmup`."""
 
     warmup: int | float = field(
         0, "linear warmup: a number of steps, or a fraction below 1 of all steps", ge=0
@@ -100,7 +100,7 @@ class WarmupStableDecay(Warmup, type="wsd"):
     """The peak for most of the run, and a decay to `final` in its last part."""
 
     decay: int | float = field(
-        0.2, "the last part: a number of steps, or a fraction below 1 of all steps", ge=0
+        0.2, "length of the decay: a number of steps, or a fraction below 1 of all steps", ge=0
     )
     shape: Literal["linear", "sqrt", "cosine"] = field(
         "sqrt", "the decay's curve; sqrt is 1 - sqrt(p)"
@@ -134,7 +134,7 @@ class InverseSquareRoot(Warmup, type="inverse_sqrt"):
     timescale: int | None = field(
         None, "steps after the warmup until the factor is 1/sqrt(2); null: the warmup", ge=1
     )
-    final: float = field(0.0, "the factor does not fall below this", ge=0, le=1)
+    final: float = field(0.0, "lower bound of the factor", ge=0, le=1)
 
     def after_warmup(self, warmup: int, total_steps: int) -> Schedule:
         timescale = self.timescale or max(

@@ -1,7 +1,7 @@
-"""What to change of a run: neighbouring settings by the analytic model, the better ones told.
+"""What to change in a run: the better ones of the neighbouring settings, by the analytic model.
 
-Each proposal is one override of the config, or several that go together, with the memory and the
-time that the analytic model has for it, relative to what it has for the run as it is.
+Each proposal is one override of the config, or several that belong together, with the analytic
+model's memory and time for it, relative to those of the run as it is.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Proposal:
 def proposals(
     facts: Facts, setting: Setting, topology: Topology, known: MemoryPlan | None = None
 ) -> list[Proposal]:
-    """The best changes, fastest first; `known`: what a compiler found that it holds.
+    """The best changes, fastest first; `known`: bytes of the compiled step, if there is one.
 
-    Of a run that fits, those that make it faster and still fit; of another, those that make it fit,
-    all of which take less. What the analytic model does not see of the run is taken to stay.
+    For a run that fits: changes that make it faster and still fit. Otherwise: changes that make it
+    fit. The difference between compiled and analytic memory is assumed not to change.
     """
     now = analyse(facts, setting, topology)
     step = roofline(now.load, topology).step
@@ -112,5 +112,5 @@ def _names(setting: Setting) -> bool:
 
 
 def _everywhere(paths: Iterable[str], *overrides: str) -> tuple[str, ...]:
-    """The same overrides of several parts of the config."""
+    """The same overrides for several parts of the config."""
     return tuple(f"{path}.{override}" for path in paths for override in overrides)

@@ -1,7 +1,7 @@
-"""What `jaxlm plan` does with its words: plan or search, print, and write the files asked for.
+"""The command `jaxlm plan`: plans or searches, prints, and writes the files of --out.
 
-Without a search:  STEM.tsv, STEM.html
-With one:          STEM.yaml, the winner as `jaxlm train` takes it, and the ranked table in the rest
+Without --search:  STEM.tsv, STEM.html
+With --search:     STEM.yaml, the winner as a config for `jaxlm train`; the others have the table
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxlm.plan.planning import Plan, plan_run, search_plans
 from jaxlm.plan.shapes import seq_len_of
 from jaxlm.run import load_run
 
-NO_ROOM = 1  # the exit code of a plan that does not fit, or is tight, or of which nothing is known
+NO_ROOM = 1  # exit code of a plan that does not fit, is tight, or is unknown
 
 
 def run(
@@ -42,15 +42,15 @@ def run(
     as_json: bool,
     report: Callable[[str], None],
 ) -> int:
-    """The exit code: 0 where the plan, or a search's winner, fits, or likely does."""
+    """Returns 0 if the plan, or the winner of a search, fits or likely fits; otherwise 1."""
     if save and (search or analytic or quick):
         raise UserError(
             "--save: keeps the optimized step of one plan; leave out --search, --analytic, --quick"
         )
     if compile_best is not None and not search:
-        raise UserError("--compile-best: is of a search; add --search")
+        raise UserError("--compile-best: needs a search; add --search")
     if quick and (search or analytic):
-        raise UserError("--quick: is of one compiled plan; leave out --search and --analytic")
+        raise UserError("--quick: is for one compiled plan; leave out --search and --analytic")
     resolved = load_run(path, overrides)
     config = resolved.config
     named, place = topology, "--topology"
@@ -67,7 +67,7 @@ def run(
         tokens = float(config.train.steps * config.train.batch_size * seq_len_of(config))
     if save and config.train.steps is None:
         raise UserError("--save: the step knows its schedule's length; set train.steps, not epochs")
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "tokens": tokens,
         "price": price,
         "analytic": analytic,
@@ -75,13 +75,13 @@ def run(
     }
     if search:
         count = compile_best or 3
-        found, plans = search_plans(config, pod, compile_best=count, **how)
+        found, plans = search_plans(config, pod, compile_best=count, **options)
         table = text.search_table(found, plans)
         plan = plans[0]
         stem = out or f"{Path(path).stem}-{pod.chip.name}"
         _write_winner(plan, Path(f"{stem}.yaml"), config.run_dir, report)
     else:
-        plan, table, stem = plan_run(config, pod, quick=quick, **how), "", out or ""
+        plan, table, stem = plan_run(config, pod, quick=quick, **options), "", out or ""
     if stem:
         _write_tables(plan, stem, table, report)
     if save:

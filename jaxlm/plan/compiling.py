@@ -1,11 +1,11 @@
-"""Compiles the very train step of a config for a TPU topology that is not there.
+"""Compiles the train step of a config for a TPU topology that this machine does not have.
 
     found = compile_for(config, Topology.read("v5p:4x4x8"))
     found.counts.flops, found.memory.total, found.executable
 
-The devices come from libtpu's description of the topology; the program, its sharding, its kernels
-and the compiler's options are those that `jaxlm train` would take there. A program that has no room
-comes back as `OutOfMemory`, in the compiler's figures.
+The devices come from libtpu's description of the topology. The program, its shardings, kernels and
+compiler options are those of `jaxlm train`. A program that does not fit is returned as
+`OutOfMemory`, with the compiler's figures.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """What the compiler says of a program that has no room."""
+    """The compiler's report on a program that does not fit."""
 
-    needed: float | None  # bytes, of a device; None: it does not say
+    needed: float | None  # bytes of a device; None: not reported
     available: float | None
     message: str
 
@@ -86,7 +86,7 @@ class Compiled:
         return count_module(self.module, self.network, visible)
 
     def schedule(self, topology: Topology, visible: float | None = None) -> Schedule | None:
-        """The compiler's own view of the time; None where it tells none."""
+        """The compiler's own estimate of the time; None if it has none."""
         return scheduled(self.module, self.network, topology, visible)
 
     @cached_property
@@ -95,12 +95,12 @@ class Compiled:
 
     @cached_property
     def stats(self) -> Any:
-        """XLA's own figures of the program's memory; None where it has none."""
+        """XLA's own figures of the program's memory; None if it has none."""
         return self.executable.memory_analysis()
 
 
 def can_compile(topology: Topology) -> str:
-    """ "" where a step can be compiled for a topology here, else why not."""
+    """Why a step cannot be compiled for a topology here; "" if it can."""
     if not topology.chip.is_tpu:
         return f"{topology.chip.label} steps are not compiled here"
     if importlib.util.find_spec("libtpu") is None:
@@ -110,8 +110,8 @@ def can_compile(topology: Topology) -> str:
 
 def devices_of(topology: Topology) -> list[Any]:
     """jax's devices of a topology. Raises `UserError` for one that libtpu does not know."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nobody is asked what machine this is
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # does not query the metadata server
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # does not use a chip
     from jax.experimental import topologies
 
     name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
@@ -120,7 +120,7 @@ def devices_of(topology: Topology) -> list[Any]:
     if topology.chip.cores is not None:
         more["chip_config_name"] = topology.chip.cores
     try:
-        with machine_told(tpus=_has_tpus()):
+        with machine_described(tpus=_has_tpus()):
             found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except Exception as error:
         line = str(error).splitlines()[0]
@@ -131,8 +131,8 @@ def devices_of(topology: Topology) -> list[Any]:
     return list(found.devices)
 
 
-# What libtpu would otherwise look for, and complain that it does not find: which machine this is.
-# It says nothing of the topology that is described. One host, which is of any kind.
+# The machine's description, which libtpu would otherwise look for and warn about. It describes one
+# host of any kind, and does not affect the topology that is compiled for.
 _MACHINE = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -141,17 +141,17 @@ _MACHINE = {
 
 
 @contextlib.contextmanager
-def machine_told(*, tpus: bool) -> Iterator[None]:
-    """Within it libtpu loads without a word on a machine without `tpus`; on one with, it looks.
+def machine_described(*, tpus: bool) -> Iterator[None]:
+    """A block in which libtpu loads without warnings on a machine without TPUs.
 
-    What the user has set stays as it is, and what was not set is not set afterwards.
+    Environment variables that the user has set are kept; the others are removed afterwards.
     """
-    told = {} if tpus else {k: v for k, v in _MACHINE.items() if k not in os.environ}
-    os.environ.update(told)
+    added = {} if tpus else {k: v for k, v in _MACHINE.items() if k not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        for name in told:
+        for name in added:
             os.environ.pop(name, None)
 
 
@@ -164,8 +164,8 @@ def compile_for(
 ) -> Compiled | OutOfMemory:
     """The train step of a config for a topology.
 
-    `quick` leaves the compiler's optimizations out: a third of the time, and of what is in memory
-    more or less than a step has that is compiled as training does it.
+    `quick` compiles without optimizations: in a third of the time, with a memory that may be above
+    or below that of the optimized step.
     """
     devices = devices_of(topology)
     options = options_for(devices[0].device_kind, config.train.xla)
@@ -179,7 +179,7 @@ def compile_for(
 def compile_on(
     config: RunConfig, mesh: Mesh, options: dict[str, str], *, signals: bool, platform: str
 ) -> Compiled | OutOfMemory:
-    """The train step of a config on a mesh, by these options."""
+    """The train step of a config on a mesh, compiled with these options."""
     start = time.monotonic()
     learner = learner_of(config, mesh)
     spec = batch_spec_of(config, mesh, signals=signals)
@@ -197,7 +197,7 @@ def compile_on(
 
 
 def read_out_of_memory(message: str) -> OutOfMemory | None:
-    """The figures of a compiler's complaint; None where it complains of something else."""
+    """The figures in a compiler's out-of-memory message; None for another message."""
     if "RESOURCE_EXHAUSTED" not in message and "OutOfMemory" not in message:
         return None
     amounts = r"\(?([\d.]+)([KMGT]?)i?B?\)?"

@@ -3,24 +3,25 @@
     topology = Topology.read("v5p:4x4x8", slices=2)
     topology.num_devices, topology.chip.peak("bf16"), topology.ring_bandwidth(64)
 
-Figures are the makers' for one chip, dense, as they stood in 2025:
+Figures are the makers' for one chip, dense, as published in 2025:
 TPUs: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; bandwidth of a link, of PCIe and of the
 network beyond a slice a chip: "How to Scale Your Model" (jax-ml.github.io/scaling-book, 2025),
-chapter 2; for tpu7x the documented 1,200 GB/s over six links, both ways. `hbm_bytes` is what the
-compiler gives a program (libtpu 0.0.42 says so when it refuses one). GPUs: the data sheets of
-NVIDIA H100 SXM and A100 80 GB SXM; networks as in DGX H100 and A100 (one 400 or 200 Gbit/s port a
-GPU). Prices: list, on demand, USD a chip-hour in us regions, 2025 (cloud.google.com/tpu/pricing;
-a3-highgpu-8g and a2-ultragpu-8g by GPU); `--price` says one's own. `clock`: the peak over what its
-matrix units multiply in a cycle (4 of 128 x 128 on v5e, 8 on v4 and v5p, 4 of 256 x 256 on v6e).
+chapter 2; for tpu7x the documented 1,200 GB/s over six links, both ways. `hbm_bytes` is the
+compiler's limit for a program (libtpu 0.0.42 reports it when one does not fit). GPUs: the data
+sheets of NVIDIA H100 SXM and A100 80 GB SXM; networks as in DGX H100 and A100 (one 400 or 200
+Gbit/s port a GPU). Prices: list, on demand, USD per chip-hour in us regions, 2025
+(cloud.google.com/tpu/pricing; a3-highgpu-8g and a2-ultragpu-8g by GPU); `--price` overrides them.
+`clock`: the peak divided by the multiplications of its matrix units in a cycle (4 of 128 x 128 on
+v5e, 8 on v4 and v5p, 4 of 256 x 256 on v6e).
 `on_chip_bytes`: the vector memory of a TPU's cores as jax has it for its kernels
 (jax/_src/pallas/mosaic/tpu_info.py, jax 0.10.2); the second-level cache of NVIDIA's data sheets.
 
-The efficiency factors are what no data sheet tells. There are few, each has a physical meaning, one
-value for a generation or for all, none for a model or a run: `matmul`, the share of the peak that
-large bfloat16 products reach, and the constants below. `matmul` of a TPU generation was set with
-its published runs in view (`tools/published_runs.tsv`), so their errors are not those of runs never
-seen; for v4, which has one run, that run's error says next to nothing. `tools/validate_plan.py`
-tells the errors where no run has a part in its own `matmul`. For GPUs there is no run.
+The efficiency factors are not in any data sheet. There are few; each has a physical meaning and one
+value for a generation or for all chips, never for a model or a run: `matmul`, the share of the peak
+that large bfloat16 matmuls reach, and the constants below. `matmul` of a TPU generation was fitted
+to its published runs (`tools/published_runs.tsv`), so their errors are not those of unseen runs; v4
+has one run, whose error is not informative. `tools/validate_plan.py` also prints leave-one-out
+errors. For GPUs there is no run.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from jaxlm.core.config import UserError
 
 GiB, MiB = 2**30, 2**20
 
-HBM_SHARE = 0.85  # of the HBM's peak: refresh, turns between reads and writes, short rows
-NETWORK_SHARE = 0.85  # of a link's peak: headers, barriers between the steps of a ring
-EXPOSED = 0.12  # of transfers that a schedule could hide, the share that it does not: first, last
-DEPENDENT = 0.5  # of what the next product waits for (tensor, expert, context): half is not hidden
-ATTENTION_SHARE = 0.60  # of a matmul's rate in an attention kernel: softmax between two products
-GROUPED_SHARE = 0.70  # of a matmul's rate in experts' products: ragged groups, sorting, small tiles
-SAFE_SHARE = 0.94  # of HBM that a plan may take and be called safe: fragmentation, other programs
-ANALYTIC_SHARE = 0.85  # the same where nothing was compiled: activations are known to some per cent
+HBM_SHARE = 0.85  # attainable share of the HBM's peak: refresh, read-write turns, short rows
+NETWORK_SHARE = 0.85  # attainable share of a link's peak: headers, barriers between ring steps
+EXPOSED = 0.12  # share of hideable transfers that is exposed: the first and the last
+DEPENDENT = 0.5  # share of dependent transfers (tensor, expert, context) that is exposed
+ATTENTION_SHARE = 0.60  # rate of attention kernels relative to matmuls: softmax between products
+GROUPED_SHARE = 0.70  # rate of grouped matmuls relative to matmuls: ragged groups, small tiles
+SAFE_SHARE = 0.94  # share of HBM that a safe plan may use: fragmentation, other programs
+ANALYTIC_SHARE = 0.85  # the same for the analytic model: activations are known to some per cent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,11 @@ class Chip:
     dims: int  # of the torus; 0: all-to-all within a node, as GPUs
     host_bandwidth: float  # between a chip and its host's memory, one direction
     dcn_bandwidth: float  # a chip's share of the network beyond a slice or node, one direction
-    on_chip_bytes: float  # of the memory beside its cores: VMEM, or a GPU's second-level cache
+    on_chip_bytes: float  # the memory next to its cores: VMEM, or a GPU's second-level cache
     devices: int = 1  # jax devices a chip
     chips_per_host: int = 4
     cores: str | None = None  # libtpu's word for cores that are one device; None: as it has them
-    clock: float | None = None  # Hz of the core that the compiler counts cycles of; None: not told
+    clock: float | None = None  # Hz of the core whose cycles the compiler counts; None: unknown
     wraps_at: int = 4  # a dim of a multiple of this many chips is a ring
     price: float  # USD a chip-hour
     capability: float | None = None  # of a GPU, by which cuDNN knows what it can do
@@ -219,7 +220,7 @@ class Topology:
     def read(cls, text: str, slices: int = 1, where: str = "--topology") -> Topology:
         """From `v5p:4x4x8`, `2*v5p:4x4x8` (two slices) or `h100:16x8` (nodes x GPUs).
 
-        Raises `UserError` for what is none, which says `where` it was written.
+        Raises `UserError` for anything else, with `where` it was written.
         """
         several = re.match(r"([1-9]\d*)\*", text)
         if several:
@@ -240,7 +241,7 @@ class Topology:
         chip = CHIPS.get(name.lower())
         if chip is None:
             known = ", ".join(CHIPS)
-            raise UserError(f"{where}: {name!r} is no chip a plan knows; use one of {known}")
+            raise UserError(f"{where}: {name!r} is not a known chip; use one of {known}")
         if not re.fullmatch(r"\d+(x\d+)*", dims) or 0 in map(int, dims.split("x")):
             raise UserError(f"{where}: {text!r} has no shape; write it as in {_example(chip)}")
         shape = tuple(int(n) for n in dims.split("x"))
@@ -272,14 +273,14 @@ class Topology:
 
     @property
     def devices_per_slice(self) -> int:
-        """That talk over the fast network: a slice, or a node of GPUs."""
+        """Devices on one fast network: a slice, or a node of GPUs."""
         if self.chip.is_tpu:
             return self.num_devices // self.slices
         return self.shape[1]
 
     @property
     def fast_groups(self) -> int:
-        """Slices, or nodes of GPUs."""
+        """The number of slices, or of nodes of GPUs."""
         return self.num_devices // self.devices_per_slice
 
     @property
@@ -300,8 +301,8 @@ class Topology:
     def ring_bandwidth(self, size: int) -> float:
         """Bytes/s that a device sends in a collective of `size` neighbours within a slice.
 
-        On a torus a group fills some of its dims; each that wraps gives two links to send over at
-        once, one that does not gives one. The devices of a chip share its links.
+        On a torus a group fills some of its dims. A dim that wraps around gives two links, one that
+        does not gives one. The devices of a chip share its links.
         """
         chip = self.chip
         if not chip.is_tpu:

@@ -1,13 +1,12 @@
-"""What holds the memory of a device, and whether it fits.
+"""The memory of a device by what it is used for, and whether it fits.
 
     plan = of_compiled(compiled, topology)
     plan.verdict        # "fits", "likely fits", "tight", "does not fit" or "unknown"
 
-"fits" is said of a plan alone that the compiler made as training will, and that takes at most a
-stated share of the memory. An estimate "likely fits" at most, at a smaller share: it counts what a
-step cannot do without, and a compiler with room to spare was seen to take 1.6 times as much. Above
-its share a plan is "tight": it may run. What was refused, or has no figure, never fits. Only what
-fits is safe.
+A plan "fits" only if the step was compiled as in training and uses at most `SAFE_SHARE` of the
+memory. An estimate at best "likely fits", at a smaller share: it is a lower bound, and a compiler
+with room to spare was seen to use 1.6 times as much. Above its share a plan is "tight": it may run.
+A step that the compiler refused, or without a figure, never fits. Only a plan that fits is safe.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class MemoryPlan:
 
     @property
     def needed(self) -> float:
-        """Bytes on the device as far as they are known: of a refused step, more than there are."""
+        """Bytes on the device as far as they are known; for a refused step, the compiler's."""
         if self.refused is None:
             return self.total
         return max(self.refused.needed or 0.0, self.total, self.limit)
@@ -98,9 +97,9 @@ def of_compiled(compiled: Compiled, topology: Topology, *, quick: bool = False) 
     """The memory of a compiled step: XLA's totals, broken down by what it is for."""
     parts = [*state_parts(compiled.learner), *batch_parts(compiled.batch_spec)]
     stats, limit = compiled.stats, topology.hbm_per_device
-    how: dict[str, Any] = {"limit": limit, "share": facts.SAFE_SHARE, "compiled": not quick}
+    common: dict[str, Any] = {"limit": limit, "share": facts.SAFE_SHARE, "compiled": not quick}
     if stats is None:
-        return MemoryPlan(parts=parts, known=False, **how)
+        return MemoryPlan(parts=parts, known=False, **common)
     arguments = sum(p.num_bytes for p in parts if not p.on_host)
     padding = stats.argument_size_in_bytes - arguments
     if padding > 0:
@@ -125,7 +124,7 @@ def of_compiled(compiled: Compiled, topology: Topology, *, quick: bool = False) 
     host = stats.host_temp_size_in_bytes
     if host:
         parts.append(Part(kind="offloaded", module="", num_bytes=host, on_host=True))
-    return MemoryPlan(parts=parts, **how)
+    return MemoryPlan(parts=parts, **common)
 
 
 def of_refused(refused: OutOfMemory, estimate: Sequence[Part], topology: Topology) -> MemoryPlan:
@@ -137,7 +136,7 @@ def of_refused(refused: OutOfMemory, estimate: Sequence[Part], topology: Topolog
 
 
 def state_parts(learner: Any) -> list[Part]:
-    """Parameters and optimizer state as they are split, by part of the model."""
+    """Bytes of sharded parameters and optimizer state, by part of the model."""
     found: dict[tuple[str, str, bool], float] = defaultdict(float)
     for name, tree in {**learner.abstract_state(), **learner.abstract_frozen()}.items():
         kind = KINDS.get(name, "state")

@@ -1,9 +1,9 @@
-"""The mesh of a config on a topology, or what to set where it does not go there.
+"""The mesh of a config on a topology, or an error that says what to set.
 
     mesh_on(config.mesh, Topology.read("v5p:4x4x8"))["fsdp"]      # 128
 
-A config's mesh is of the pod that it is meant for; on another one the mend is an axis of another
-size, for no plan can start with more devices than its topology has.
+A config's mesh is for one pod. On another pod the error proposes new sizes of its axes, as a plan
+cannot use more devices than its topology has.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def mesh_on(mesh: MeshConfig, topology: Topology) -> dict[str, int]:
         if wanted is not None:
             raise
         what = str(error).rpartition(";")[0].replace(f" {there} exist", f" {topology} has {there}")
-        raise UserError(f"{what}; {_mend(mesh, topology)}or look for one by --search") from None
+        raise UserError(f"{what}; {_fix(mesh, topology)}or look for one by --search") from None
 
 
-def _mend(mesh: MeshConfig, topology: Topology) -> str:
+def _fix(mesh: MeshConfig, topology: Topology) -> str:
     """ "set mesh.fsdp=128 (or -1), ": the fewest axes that make the mesh one of the topology."""
     own = {axis: getattr(mesh, axis) for axis in AXES}
     sizes = {axis: max(1, size) for axis, size in own.items()}

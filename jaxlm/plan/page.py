@@ -1,8 +1,8 @@
 """A plan as one page, with a picture of the memory over the step.
 
-The picture of a compiled step is that of its schedule (`jaxlm.plan.hlo.liveness`), a loop's body
-run through once; of an analytic plan a sketch of the same: what layers keep grows layer by layer,
-and goes again while gradients grow.
+For a compiled step the picture is its schedule (`jaxlm.plan.hlo.liveness`), with a loop's body run
+once. For an analytic plan it is a sketch: saved activations grow layer by layer, then shrink while
+gradients grow.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ def picture(plan: Plan) -> str:
         Line(name="limit", style="b", steps=[0, PER_MILLE], values=[limit, limit]),
     ]
     marks = [round(PER_MILLE * at) for at, _ in phases]
-    told = ", ".join(f"{name} from {PER_MILLE * at:.0f}" for at, name in phases)
+    starts = ", ".join(f"{name} from {PER_MILLE * at:.0f}" for at, name in phases)
     return line_chart(
         "Memory of a device over one step (thousandths of its instructions)",
         lines,
         marks={"mark": marks},
         from_zero=True,
         wide=True,
-        note=f"{note}{told}",
+        note=f"{note}{starts}",
     )
 
 
@@ -130,11 +130,11 @@ def _header(plan: Plan) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures
     )
     notes = [*([] if plan.memory.verdict in ROOM else [paragraph(plan)]), *plan.notes]
-    told = "".join(f'<p class="note">{escape(line)}</p>' for line in notes)
+    shown = "".join(f'<p class="note">{escape(line)}</p>' for line in notes)
     return (
         f'<header><p class="kind">plan, {escape(plan.source)}</p>'
         f"<h1>{escape(str(plan.topology))}</h1>"
-        f'<p class="status">{escape(setting_text(plan))}</p>{told}'
+        f'<p class="status">{escape(setting_text(plan))}</p>{shown}'
         f'<dl class="figures">{cells}</dl></header>\n'
     )
 
@@ -144,10 +144,10 @@ def _memory(plan: Plan) -> str:
 
 
 def _time(plan: Plan) -> str:
-    """What a step's time is made of, beside what it sends."""
+    """The parts of a step's time, and the bytes that it sends."""
     spent = [(name, seconds(value)) for name, value in times(plan).items()]
     if plan.schedule is not None:
-        spent.append(("the compiler thinks", seconds(plan.schedule.step)))
+        spent.append(("estimate of the compiler", seconds(plan.schedule.step)))
     sent = [(name, amount(size, "B")) for name, size in wires(plan).items()]
     parts = [table(("a step's time", "time"), spent, right=("time",))]
     if sent:

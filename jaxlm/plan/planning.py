@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlm.core.config import UserError
 from jaxlm.plan.advice import Proposal, proposals
@@ -37,9 +37,16 @@ Report = Callable[[str], None]
 COMPILED, ANALYTIC = "compiled", "analytic, not compiled"
 
 
+class Budget(NamedTuple):
+    """What days and cost are computed from."""
+
+    tokens: float | None  # to train on; None: those of train.steps
+    price: float | None  # USD per chip-hour; None: list price
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is known of a run before it runs."""
+    """Everything that is known about a run before it starts."""
 
     config: RunConfig
     topology: Topology
@@ -75,13 +82,12 @@ def plan_run(
 ) -> Plan:
     """The plan of a config on a topology.
 
-    `tokens`: the budget that days and cost are of. `price`: USD a chip-hour. `quick`: compiled
-    without optimizations, in a third of the time: its memory is a guide, its time the analytic
-    model's.
-    Tokens, of the budget and a second, are the data's: an objective's rows may have more (blanks
-    and their starts), or a source and a target of fewer, and all that is computed for a row is the
-    work of its data.
-    Raises `UserError` where the config does not go with the topology.
+    `tokens`: the training budget, for days and cost. `price`: USD per chip-hour. `quick`: compile
+    without optimizations, in a third of the time: the memory is an estimate, the time is the
+    analytic model's.
+    Tokens are those of the data, in the budget and per second: an objective's rows may have more
+    (blanks and their starts), or a source and a target with fewer.
+    Raises `UserError` if the config does not fit the topology.
     """
     config = planned(config)
     mesh = mesh_on(config.mesh, topology)
@@ -101,9 +107,9 @@ def plan_run(
         )
     if work is None and found is None:
         _refuse(config, topology, "--analytic" if analytic else "")
-    how = {"tokens": tokens, "price": price}
+    budget = Budget(tokens, price)
     if isinstance(found, Compiled):
-        return _of_compiled(config, topology, mesh, found, facts, work, notes, quick, how)
+        return _of_compiled(config, topology, mesh, found, facts, work, notes, quick, budget)
     assert facts is not None and work is not None
     memory = work.memory
     if found is not None:
@@ -128,7 +134,7 @@ def plan_run(
         memory=memory,
         load=work.load,
         roofline=line,
-        speed=_speed(config, topology, line, work.load, facts.forward_flops, **how),
+        speed=_speed(config, topology, line, work.load, facts.forward_flops, budget),
         tokens=tokens,
         by_module=work.by_module,
         advice=proposals(facts, setting, topology, memory),
@@ -145,7 +151,7 @@ def _of_compiled(
     work: Work | None,
     notes: list[str],
     quick: bool,
-    how: dict[str, Any],
+    budget: Budget,
 ) -> Plan:
     counts = found.counts(_visible(facts))
     notes += counts.notes
@@ -172,8 +178,8 @@ def _of_compiled(
         memory=memory,
         load=load,
         roofline=line,
-        speed=_speed(config, topology, line, load, flops, **how),
-        tokens=how["tokens"],
+        speed=_speed(config, topology, line, load, flops, budget),
+        tokens=budget.tokens,
         counts=counts,
         compiled=found,
         schedule=None if quick else found.schedule(topology, _visible(facts)),
@@ -219,7 +225,7 @@ def search_plans(
 
 
 def distinct(found: Sequence[Candidate]) -> list[Candidate]:
-    """Of candidates on one mesh the best two alone, so that what is compiled differs."""
+    """At most two candidates for each mesh, so that the compiled ones differ."""
     seen: dict[tuple[int, ...], int] = {}
     kept = []
     for candidate in found:
@@ -252,7 +258,7 @@ def _analysed(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Work
     setting: Setting = setting_of(facts, mesh, topology)
     if setting.along(setting.dcn) % topology.slices:
         raise UserError(
-            f"mesh.{setting.dcn}: {setting.along(setting.dcn)} parts cannot stand in "
+            f"mesh.{setting.dcn}: {setting.along(setting.dcn)} parts cannot be divided over "
             f"{topology.slices} slices; make it a multiple of {topology.slices}"
         )
     if not divides(facts, setting):
@@ -268,18 +274,18 @@ def _described(config: RunConfig, mesh: Mapping[str, int]) -> Any:
 
 
 def _refuse(config: RunConfig, topology: Topology, word: str) -> None:
-    """The model is not known to the analytic model, which `word` asks: how else to plan it."""
+    """Raises `UserError` for a model that the analytic model, asked for by `word`, cannot plan."""
     reason = can_compile(topology)
     try:
         facts_of(config)
     except UnknownModel as error:
         what = str(error).rpartition(";")[0]
-        mend = "plan it for a TPU topology, such as v5p:4x4x8, where the step is compiled"
+        fix = "plan it for a TPU topology, such as v5p:4x4x8, where the step is compiled"
         if not reason:
-            mend = f"leave out {word}: for {topology} the step itself is compiled"
+            fix = f"leave out {word}: for {topology} the step itself is compiled"
         elif topology.chip.is_tpu:
-            mend = f"the step can be compiled instead, but here {reason}"
-        raise UserError(f"{what}; {mend}") from None
+            fix = f"the step can be compiled instead, but here {reason}"
+        raise UserError(f"{what}; {fix}") from None
     raise AssertionError(reason)
 
 
@@ -297,9 +303,7 @@ def _speed(
     line: Roofline,
     load: Load,
     flops: tuple[float, float],
-    *,
-    tokens: float | None,
-    price: float | None,
+    budget: Budget,
 ) -> Speed:
     return speed(
         line.step,
@@ -307,6 +311,6 @@ def _speed(
         tokens_per_step=float(config.train.batch_size * seq_len_of(config)),
         flops_per_token=flops,
         device_flops=load.flops,
-        tokens=tokens,
-        price=price,
+        tokens=budget.tokens,
+        price=budget.price,
     )

@@ -1,14 +1,14 @@
-"""From what a step does to how long it takes, and what bounds it.
+"""From the work of a step to its time and what bounds it.
 
     core     sum over the parts of max(FLOPs / attainable FLOP/s, HBM bytes / attainable bytes/s)
     network  for each axis, bytes sent / (links x bandwidth x attainable share)
     step   = max(core + waits, each network, host) + exposed share x what was hidden
 
 where `waits` is the share of the collectives of activations (tensor, expert, context, stage) that
-the next product cannot begin without; those of weights and gradients can be hidden behind the
-core's work but for their first and last. The constants stand in `jaxlm.plan.devices`. Model FLOPs
-utilisation counts forward and backward once, attention once by its causal half and once whole. A
-token is one of the data, which pays for all that the objective computes of its row:
+the next product depends on. Those of weights and gradients overlap with the core's work, except the
+first and the last. The constants are in `jaxlm.plan.devices`. Model FLOPs utilization counts
+forward and backward once; it is given with the causal half of attention and with all of it. Tokens
+are those of the data, whatever rows the objective makes of them:
 
     MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak)
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from jaxlm.plan import devices as facts
 from jaxlm.plan.devices import Topology
 
-# axes whose collectives carry activations; along data or fsdp as well, it is a gradient
+# Axes whose collectives carry activations; along data or fsdp as well, they carry a gradient.
 WAITING = {"tensor", "expert", "context", "stage"}
 DAY = 86_400
 
@@ -51,7 +51,7 @@ class Transfer:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """All that one device does in one step."""
+    """The work of one device in one step."""
 
     pieces: Sequence[Piece]
     transfers: Sequence[Transfer] = ()
@@ -93,7 +93,7 @@ class Roofline:
 
 
 def roofline(load: Load, topology: Topology) -> Roofline:
-    """How long the load of a step takes on a topology."""
+    """The time of a step's load on a topology."""
     compute = hbm = core = 0.0
     for piece in load.pieces:
         products, memory = piece_seconds(piece, topology)

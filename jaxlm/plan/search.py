@@ -1,13 +1,12 @@
-"""Looks over meshes, micro-batches, remat, offload and schedules for the fastest step that is safe.
+"""Searches meshes, micro-batches, remat, offload and schedules for the fastest safe step.
 
     found = search(facts, topology, base)
     found[0].overrides, found[0].step
 
-All settings that divide the model and the batch go through the analytic model; those that have
-room by it are ranked by their time. Of the best of these the variants are tried that change little
-else: parameters whole on each device, a pipeline's stages passed several times. The caller compiles
-the first few, where it can: the order of what was compiled is the compiler's, and only what it
-confirms is called safe.
+The analytic model evaluates all settings that divide the model and the batch; those that fit are
+ranked by their time. For the best of them, variants are tried: parameters whole on each device
+(ZeRO-1), circular pipelines. The caller compiles the first few if it can: the compiler decides
+their order, and only what it confirms is called safe.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Candidate:
 
     @property
     def context(self) -> str:
-        """How attention meets the keys of a length that is split."""
+        """The attention kernel for a split length."""
         return self.setting.context
 
     @property
@@ -112,7 +111,7 @@ def _rank(candidate: Candidate) -> tuple[bool, float]:
 
 
 class _Trial:
-    """Settings put through the analytic model, with what they may have beside a `Setting`."""
+    """Evaluates settings by the analytic model, with the choices that are not in a `Setting`."""
 
     def __init__(self, facts: Facts, topology: Topology) -> None:
         self.topology, self.forward_flops = topology, facts.forward_flops
@@ -169,7 +168,7 @@ class _Trial:
 
 
 def rings(facts: Facts) -> tuple[str, ...]:
-    """The other way to meet keys over a split length, where it can do what is asked."""
+    """The other kernel for a split length, if it supports the model's attention."""
     ring = context_kernels.implementations["ring"]
     own = [look.asked for stack in facts.stacks for look in stack.looks if look.same_rows]
     names = ("bias", "dropout", "impl")
@@ -201,8 +200,8 @@ def settings(facts: Facts, topology: Topology, base: Setting) -> Iterator[Settin
             changes: dict[str, Any] = {"dcn": dcn, "zero": 3, "stage_repeats": 1}
             setting = replace(base, mesh=mesh, accumulation=accumulation, **changes)
             if divides(facts, setting):
-                for how in remats(facts):
-                    yield replace(setting, **how)
+                for policy in remats(facts):
+                    yield replace(setting, **policy)
 
 
 def _placed(
@@ -231,8 +230,8 @@ def meshes(facts: Facts, topology: Topology, base: Setting) -> Iterator[Mapping[
     contexts = [n for n in _divisors(total) if n <= MOST_CONTEXT and (n == 1 or long)]
     parts = [n for n in _divisors(total) if n == 1 or (experts and experts.num_experts % n == 0)]
     model: Any = facts.config.model
-    alike = len(facts.layers) == 1 and model.pipelines
-    stages = [n for n in (1, *STAGES) if n == 1 or (alike and _cuts(facts, n))]
+    equal = len(facts.layers) == 1 and model.pipelines
+    stages = [n for n in (1, *STAGES) if n == 1 or (equal and _cuts(facts, n))]
     slices = topology.slices
     for stage, tensor, context, expert in itertools.product(stages, tensors, contexts, parts):
         if total % (stage * tensor * context * expert):
@@ -286,7 +285,7 @@ def divides(facts: Facts, setting: Setting) -> bool:
 
 
 def _cuts(facts: Facts, pieces: int) -> bool:
-    """Whether the layers can be cut into so many pieces that are alike: of whole periods."""
+    """Whether the layers can be cut into so many equal pieces of whole periods."""
     return all(stack.count % (pieces * stack.period) == 0 for stack in facts.stacks)
 
 

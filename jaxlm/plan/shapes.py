@@ -3,8 +3,8 @@
     config = planned(config, seq_len=None)       # or a UserError that says what to write down
     spec = batch_spec_of(config, mesh, signals=False)
 
-The objective says the keys, shapes and dtypes that the loader's batches have. What only data can
-tell has to stand in the config: the vocabulary, the length of rows, the classes.
+The objective gives the keys, shapes and dtypes of the loader's batches. What otherwise comes from
+the data must be in the config: the vocabulary size, the length of rows, the classes.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def tokens_of(row: Shapes) -> int:
 
 
 def source_of(row: Shapes) -> int | None:
-    """Tokens of the text that is read first, in a row; None: there is none."""
+    """Tokens of the encoder's text in a row; None without an encoder."""
     return row["source_segment_ids"][0][0] if "source_segment_ids" in row else None
 
 
 def batch_spec_of(config: RunConfig, mesh: Mesh, *, signals: bool) -> dict[str, Any]:
     """Shapes, dtypes and shardings of a global batch.
 
-    `signals`: the run has several processes, each of which puts its signals beside its rows.
+    `signals`: the run has several processes, each of which adds its signals to its rows.
     """
     size = config.train.batch_size
     row = {"id": np.int64(0)} | {

@@ -42,7 +42,7 @@ def tsv(plan: Plan) -> str:
 
 
 def paragraph(plan: Plan) -> str:
-    """Of a plan without room: how much over, what is largest, what to change."""
+    """A plan that does not fit: how much is missing, what is largest, what to change."""
     memory = plan.memory
     needed = memory.refused.needed if memory.refused is not None else memory.total
     largest = list(memory.by_kind().items())[:3]
@@ -65,8 +65,8 @@ def paragraph(plan: Plan) -> str:
 def search_table(found: Sequence[Candidate], plans: Sequence[Plan], count: int = 12) -> str:
     """The ranked table of a search: the plans first, then the analytic model's next."""
     lines = ["\t".join(SEARCH_HEAD)]
-    told = [plan for plan in plans if plan.source != ANALYTIC]  # the others' rows follow anyway
-    for rank, plan in enumerate(told, 1):
+    compiled = [plan for plan in plans if plan.source != ANALYTIC]  # the others' rows follow anyway
+    for rank, plan in enumerate(compiled, 1):
         fields = [
             *(str(rank), plan.memory.verdict, plan.source, f"{plan.speed.step:#.4g}"),
             *(f"{plan.speed.tokens_per_second_per_chip:.1f}", f"{plan.speed.mfu_causal:.3f}"),
@@ -75,7 +75,7 @@ def search_table(found: Sequence[Candidate], plans: Sequence[Plan], count: int =
         lines.append("\t".join(fields))
     for rank, c in enumerate(found[:count], 1):
         fields = [
-            *(f"a{rank}" if told else str(rank), c.verdict, "analytic", f"{c.step:#.4g}"),
+            *(f"a{rank}" if compiled else str(rank), c.verdict, "analytic", f"{c.step:#.4g}"),
             *(f"{c.speed.tokens_per_second_per_chip:.1f}", f"{c.speed.mfu_causal:.3f}"),
             *(f"{c.work.memory.total / 2**30:.1f}", c.label),
         ]
@@ -156,8 +156,8 @@ def _memory(plan: Plan) -> str:
         f"memory of a device: {gib(memory.total)} of {gib(memory.limit)}; safe up to "
         f"{memory.share:.0%}"
     ]
-    for kind, size, told in memory_rows(plan):
-        lines.append(f"  {kind:36} {size:>12}   {told}".rstrip())
+    for kind, size, modules in memory_rows(plan):
+        lines.append(f"  {kind:36} {size:>12}   {modules}".rstrip())
     return "\n".join(lines)
 
 
@@ -171,8 +171,8 @@ def memory_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
             (p for p in memory.parts if p.kind == kind and not p.on_host),
             key=lambda p: -p.num_bytes,
         )
-        told = ", ".join(f"{p.module} {gib(p.num_bytes)}" for p in inner[:4] if p.module)
-        yield kind, gib(size), told
+        largest = ", ".join(f"{p.module} {gib(p.num_bytes)}" for p in inner[:4] if p.module)
+        yield kind, gib(size), largest
     if memory.host:
         yield "on the host, for a device", gib(memory.host), ""
 
@@ -199,8 +199,8 @@ def _time(plan: Plan) -> str:
         lines.append(f"  {name:36} {seconds(value):>12}")
     if (own := plan.schedule) is not None:
         lines.append(
-            f"  {'the compiler thinks':36} {seconds(own.step):>12}   by its cycles, unmeasured; of "
-            f"which it waits {seconds(own.waits)} for the network"
+            f"  {'estimate of the compiler':36} {seconds(own.step):>12}   with "
+            f"{seconds(own.waits)} of waits for the network"
             + (f"; {own.unknown} instructions unknown" if own.unknown else "")
         )
     lines += [
@@ -221,8 +221,8 @@ def _time(plan: Plan) -> str:
 def _advice(plan: Plan) -> str:
     if not plan.advice:
         return ""
-    what = "would make room" if plan.memory.verdict not in ROOM else "would be faster, and fit"
-    lines = [f"what {what}, by the analytic model"]
+    gain = "would make room" if plan.memory.verdict not in ROOM else "would be faster, and fit"
+    lines = [f"what {gain}, by the analytic model"]
     for p in plan.advice:
         lines.append(f"  {' '.join(p.overrides):60} {gib(p.memory):>12} {seconds(p.step):>10}")
     return "\n".join(lines)
@@ -244,7 +244,7 @@ def wires(plan: Plan) -> dict[str, float]:
 
 
 def times(plan: Plan) -> dict[str, float]:
-    """What a step's time is made of, in seconds; of the networks, what is not hidden."""
+    """The parts of a step's time in seconds; for the networks, the exposed part."""
     line = plan.roofline
     found = {
         "products alone": line.compute,

@@ -618,7 +618,7 @@ def test_derived_sizes():
             "context: a ring drops no weights",
         ),
         ({"remat": "named", "saved": ["q"]}, "no tensor of a layer is called 'q'; there are query"),
-        ({"remat": "named", "saved": ["key"], "offloaded": ["key"]}, "'key' stands there twice"),
+        ({"remat": "named", "saved": ["key"], "offloaded": ["key"]}, "'key' is named twice"),
         ({"encoder": {"hidden_size": 16}}, "an encoder sees all of its text"),
         ({"encoder": READER | {"dtype": "bfloat16"}}, "encoder.dtype: bfloat16, but the decoder"),
         ({"encoder": READER | {"ffn": MOE["ffn"]}}, "only a decoder's experts are balanced"),

@@ -258,7 +258,7 @@ def test_a_mesh_that_does_not_divide_is_the_error_of_training():
 
 
 def test_slices_that_the_axis_between_them_does_not_fill_are_an_error():
-    with pytest.raises(UserError, match="mesh.data: 1 parts cannot stand in 2 slices"):
+    with pytest.raises(UserError, match="mesh.data: 1 parts cannot be divided over 2 slices"):
         two = Topology.read("v5e:2x4", slices=2)
         plan_run(config_of(NAME), two, analytic=True, report=quiet)
 
@@ -559,8 +559,8 @@ def test_figures_as_json_and_as_a_table(config_file, tmp_path, capsys):
     ("words", "message"),
     [
         (["--save", "x", "--analytic"], "--save: keeps the optimized step"),
-        (["--compile-best", "2"], "--compile-best: is of a search"),
-        (["--quick", "--search"], "--quick: is of one compiled plan"),
+        (["--compile-best", "2"], "--compile-best: needs a search"),
+        (["--quick", "--search"], "--quick: is for one compiled plan"),
     ],
 )
 def test_words_that_do_not_go_together(config_file, capsys, words, message):
@@ -584,7 +584,7 @@ def test_words_that_do_not_go_together(config_file, capsys, words, message):
         ),
         (
             ["v5e:2x2", "mesh.fsdp=16", "--slices", "4"],
-            "mesh.data: 1 parts cannot stand in 4 slices; make it a multiple of 4",
+            "mesh.data: 1 parts cannot be divided over 4 slices; make it a multiple of 4",
             ["mesh.data=4", "mesh.fsdp=4"],
         ),
         (
@@ -669,12 +669,12 @@ def test_libtpu_is_told_of_the_machine_while_it_loads_alone(monkeypatch):
     monkeypatch.setenv("TPU_WORKER_ID", "7")
     before, own = dict(os.environ), {"TPU_WORKER_ID": "7"}
     seen: list[dict[str, str]] = []
-    with pytest.raises(KeyError), compiling.machine_told(tpus=False):
+    with pytest.raises(KeyError), compiling.machine_described(tpus=False):
         seen.append({name: os.environ[name] for name in names})
         raise KeyError
     assert seen[0].keys() == set(names) and seen[0] | own == seen[0]  # the user's stays
     assert dict(os.environ) == before
-    with compiling.machine_told(tpus=True):  # it asks the machine that it is on
+    with compiling.machine_described(tpus=True):  # it asks the machine that it is on
         assert dict(os.environ) == before
 
 

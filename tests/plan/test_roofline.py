@@ -88,7 +88,7 @@ def test_nodes_of_gpus():
 @pytest.mark.parametrize(
     ("text", "slices", "message"),
     [
-        ("v9:4x4", 1, "no chip a plan knows; use one of v4"),
+        ("v9:4x4", 1, "not a known chip; use one of v4"),
         ("v5p:4x4", 1, "has 3 dims, v5p:4x4 has 2; write it as in v5p:4x4x8"),
         ("v5e:0x4", 1, "has no shape"),
         ("v5e", 1, "has no shape"),
@@ -96,7 +96,7 @@ def test_nodes_of_gpus():
         ("h100:2x8", 2, "--slices: GPUs have nodes"),
         ("2*h100:2x8", 1, "--topology: '2[*]h100:2x8': GPUs have nodes, not slices"),
         ("v5e:00x4", 1, "has no shape"),
-        ("0*v5e:4x4", 1, "no chip a plan knows"),
+        ("0*v5e:4x4", 1, "not a known chip"),
         (
             *("2*v6e:16x16", 3),
             "--slices: 3, but --topology: '2[*]v6e:16x16' says 2; leave one of the two out, such "

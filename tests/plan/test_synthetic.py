@@ -83,7 +83,7 @@ def test_what_is_sent_between_slices(kind, name, wire):
     (sent,) = found.collectives
     assert (sent.kind, sent.axes, sent.slices, sent.wire_bytes) == (name, ("data",), 2, wire)
     assert found.hbm_bytes == SIZE
-    assert "of which none were told" in count(text, mesh={"data": 2, "fsdp": 4}).notes[0]
+    assert "but none were given" in count(text, mesh={"data": 2, "fsdp": 4}).notes[0]
 
 
 @pytest.mark.parametrize("back", [False, True])

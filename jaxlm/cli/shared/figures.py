@@ -30,7 +30,7 @@ def _print_table(classes: Sequence[str], table: Table) -> None:
 
 
 def _print_classes(classes: Sequence[str], table: Table) -> None:
-    """Precision, recall and F1 of each class, and the most frequent confusions."""
+    """Prints precision, recall and F1 of each class, and the most frequent confusions."""
     column = min(40, max(map(len, [*classes, "class"])))
     print(f"  {'class':{column}} precision   recall       F1  examples")
     for i, name in enumerate(classes):

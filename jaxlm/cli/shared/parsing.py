@@ -39,7 +39,7 @@ class Verbs(click.Group):
         return sorted(file.name.removesuffix("_") for file in files if not file.ispkg)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Verb:
-        """The verb of that name. Raises `UserError` where there is none."""
+        """The verb of that name. Raises `UserError` if it does not exist."""
         verbs = self.list_commands(ctx)
         if cmd_name not in verbs:
             raise UserError(f"{shown(cmd_name)} is not a verb; {suggest(cmd_name, verbs)}")
@@ -96,7 +96,7 @@ def _one_line(error: click.UsageError, path: str) -> str:
     if isinstance(error, click.NoSuchOption):
         known = _options(error.ctx.command.get_params(error.ctx)) if error.ctx else []
         return f"no such option {shown(error.option_name)}; {suggest(error.option_name, known)}"
-    help_ = f"`{path} --help` shows what there is"
+    help_ = f"`{path} --help` lists the options"
     if isinstance(error, click.BadParameter) and error.param is not None:
         if isinstance(error, click.MissingParameter):
             return f"{_name(error.param)} is required; {help_}"

@@ -30,7 +30,7 @@ from jaxlm.core.config_yaml import join
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 DEFAULT = "default"
 WIDEST = 44  # columns of "key: value", to which the comments are aligned
-INDENT = "    "  # of a comment that does not fit beside its setting, on a terminal
+INDENT = "    "  # before a comment that does not fit on its setting's line, on a terminal
 LEAST = 30  # columns of such a comment
 
 

@@ -18,7 +18,7 @@ from jaxlm.core.exit_codes import TABLE
 
 Examples = tuple[tuple[str, str], ...]  # (command, its purpose)
 
-# Of every context: the columns of a help, at most.
+# Settings of every click context: the width of a help text.
 SETTINGS: dict[str, Any] = {"max_content_width": 96, "help_option_names": ["-h", "--help"]}
 
 TRAINING, USING, PREPARING = "Training", "Trained models", "Preparation"
@@ -28,8 +28,8 @@ SECTIONS = (TRAINING, USING, PREPARING)  # in the order of the list; others foll
 class Verb(click.Command):
     """A command with examples.
 
-    `works`: the verb's work is in files, so a lost screen does not end it; else its answer is what
-    it prints. `exit_codes`: its help has the table of exit codes.
+    `works`: the verb's result is files, so it continues when its output is closed; otherwise its
+    result is what it prints. `exit_codes`: its help has the table of exit codes.
     """
 
     def __init__(

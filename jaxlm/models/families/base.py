@@ -1,4 +1,4 @@
-"""What a family says of itself, and the table that maps its tensors to those of files.
+"""The description of a model family, and the table that maps its parameters to a file's tensors.
 
 A row of the table names one tensor of a file, the parameters of ours that are in it, and how the
 dims go, in the notation of einops:
@@ -8,7 +8,7 @@ dims go, in the notation of einops:
 
 The left side is the file's tensor, the right side our parameter without its leading dims of layers
 and experts: one tensor of the file for each {layer} and {expert}. Several parameters in one tensor
-stand one after the other along its dim `dim`:
+are concatenated along its dim `dim`:
 
     Tensor("h.{layer}.attn.c_attn.weight",
            ("layers/attention/query/kernel", "layers/attention/key/kernel", ...),
@@ -41,7 +41,7 @@ BUFFERS = (r"\brotary_emb\.inv_freq$", r"\bposition_ids$")
 
 
 class Rearrangement(NamedTuple):
-    """How the dims of a file's tensor become those of our parameter, and back."""
+    """The mapping of a file tensor's dims to those of our parameter, and back."""
 
     left: tuple[tuple[str, ...], ...]  # names of each dim of the file's tensor, factors in order
     right: tuple[str, ...]  # names of each dim of our parameter
@@ -84,8 +84,8 @@ class Tensor:
     name: str  # in the file, with {layer} and {expert}
     paths: str | tuple[str, ...]  # of our parameters
     layout: str
-    dim: int = 0  # of the file's tensor, along which several parameters follow one another
-    optional: bool = False  # a file may say it twice (a tied head that is stored all the same)
+    dim: int = 0  # the dim of the file's tensor along which several parameters are concatenated
+    optional: bool = False  # a file may store it a second time, such as a tied head
     first_layer: int = 0  # of the file's {layer}, for the run of layers that the paths name
 
     @property
@@ -110,7 +110,7 @@ class Family:
     num_params: Mapping[str, int] = field(default_factory=dict)  # of the presets, as published
     model_types: tuple[str, ...] = ()  # what config.json's model_type can be; () is the name
     # Patterns of tensors that a file may have besides: masks, and what is not of a language model.
-    # "{num_layers}" in one stands for the number behind the last layer.
+    # "{num_layers}" in a pattern is the number after that of the last layer.
     ignored: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()  # classes that hold it without its head over the vocabulary
     # Keys of config.json that shape nothing, besides those of any family.
@@ -131,9 +131,9 @@ class Family:
         return base and not any(name.endswith(HEAD) for name in names)
 
     def model_of(self, values: Mapping[str, Any], names: Collection[str]) -> Any:
-        """The model of a config.json beside a file with tensors of these names.
+        """The model of a config.json whose files have tensors of these names.
 
-        The head of a class that has none is the embedding, which is not a parameter of its own.
+        For a class without a head, the head is the embedding and not a parameter of its own.
         """
         model = self.completed(self.from_hf(values), names)
         if self.lacks_head(values, names):
@@ -145,8 +145,8 @@ class Family:
 
 
 def _complete(from_hf: Callable[[Mapping[str, Any]], ModelConfig]) -> Any:
-    """The reader of a config.json, for which a key that is absent, or a value that no arithmetic of
-    the family's takes, is a `UserError`. Given `Values`, these remember what it read."""
+    """`from_hf` that turns an absent key, or a value that its arithmetic cannot use, into a
+    `UserError`. `Values` record which keys it reads."""
 
     def read(values: Mapping[str, Any]) -> ModelConfig:
         remembered = values if isinstance(values, Values) else Values(values)
@@ -174,7 +174,7 @@ def _complete(from_hf: Callable[[Mapping[str, Any]], ModelConfig]) -> Any:
 
 
 def part_of(part: Any, cls: type[P], where: str) -> P:
-    """A part of a config as what a family's format can say; raises `UserError` for another."""
+    """`part` as a `cls`; raises `UserError` if the family's format cannot express it."""
     if not isinstance(part, cls):
         raise UserError(
             f"model.{where}: {type_name(type(part))} has no place in this family's config.json; "
@@ -184,7 +184,7 @@ def part_of(part: Any, cls: type[P], where: str) -> P:
 
 
 def one_of(values: Mapping[str, Any], key: str, known: Mapping[Any, Any], default: Any) -> Any:
-    """What a word of a config.json is called here; raises `UserError` for one that is not known."""
+    """Our name for a word of a config.json; raises `UserError` for an unknown word."""
     word = values.get(key, default)
     if not isinstance(word, Hashable) or word not in known:
         raise UserError(

@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2018, arXiv:1810.04805) and RoBERTa (Liu et al. 2019, arXiv:1907.11692).
 
-An encoder: every token sees all of its text. LayerNorm after each sum and after the embeddings,
-learned positions, GELU, biases everywhere. RoBERTa is the same with one kind of token, positions
-that begin behind the padding's row of the table, and other names in the head.
+An encoder: every token attends to all of its text. LayerNorm after each sum and after the
+embeddings, learned positions, GELU, biases everywhere. RoBERTa is the same with one token type,
+positions that begin after the padding's row of the table, and other names in the head.
 
 Which heads a file has is said by the class in its config.json alone:
 
@@ -11,12 +11,12 @@ Which heads a file has is said by the class in its config.json alone:
     BertForNextSentencePrediction                  pooler, two relations
     BertModel                   pooler, unless config.json has "add_pooling_layer": false
 
-The published files say BertForMaskedLM or RobertaForMaskedLM and hold a pooler, and BERT's two
-relations, all the same: what is in a file is in the model (`completed`), and a config.json written
-here says so by "add_pooling_layer": true. Their LayerNorms have a gamma and a beta.
+The published files say BertForMaskedLM or RobertaForMaskedLM, but also hold a pooler and BERT's two
+relations. The model has every head that the file has (`completed`), and a config.json written here
+then has "add_pooling_layer": true. Their LayerNorms have a gamma and a beta.
 
-A head that is not in the file is not in the model either: without a transform the logits are the
-products with the embeddings, which needs no parameter that the file lacks.
+A head that is not in the file is not in the model: without a transform the logits are the products
+with the embeddings, which needs no further parameter.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def to_hf(family: str, config: TransformerConfig) -> dict[str, Any]:
             f"model.head: no class of {family} has these heads; choose those of "
             f"{', '.join(heads(family, ffn.activation))}"
         )
-    # Where positions begin behind the padding's id it shapes the model; else the tokenizer has it.
+    # If positions begin after the padding's id, the id shapes the model; else the tokenizer has it.
     padding = {"pad_token_id": position.offset - 1} if position.offset else {}
     return {
         **padding,
@@ -163,7 +163,7 @@ def to_hf(family: str, config: TransformerConfig) -> dict[str, Any]:
 
 
 def completed(config: TransformerConfig, names: Collection[str]) -> TransformerConfig:
-    """A head over the vocabulary beside which a file has a pooler, and perhaps relations."""
+    """The config with the pooler and the relations, if the file has their tensors."""
     head = config.head
     if head.transform is None or head.num_relations:
         return config

@@ -1,4 +1,4 @@
-"""What a config.json says and what it cannot: nothing is lost silently on the way in or out.
+"""Checks of config.json in both directions, so that no value is lost silently.
 
     require(values, {"scale_attn_weights": True})     # raises UserError for any other value
     return checked(values, config, from_hf)           # the end of a family's `to_hf`
@@ -78,7 +78,7 @@ def word_of(activations: Mapping[str, Activation], ours: Activation) -> str:
 def checked(
     values: dict[str, Any], config: ModelConfig, from_hf: Callable[[Values], ModelConfig]
 ) -> dict[str, Any]:
-    """The values, if they say all of the config; raises `UserError` for what they cannot."""
+    """The values, if reading them gives the config; else a `UserError` that names the field."""
     differences = diff(settled(from_hf(values)), settled(config))
     if differences:
         path, _, rest = differences[0].partition(": ")
@@ -91,7 +91,7 @@ def checked(
 
 
 def settled(config: Any) -> Any:
-    """The shape alone: numbers for what null stands for, patterns of layers in shortest form."""
+    """The config in canonical form: null replaced by its number, layer patterns shortest."""
     if not isinstance(config, StackConfig):
         return config
     c: Any = config

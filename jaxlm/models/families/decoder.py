@@ -1,4 +1,4 @@
-"""What Llama and the decoders that follow it share: words of config.json and names of tensors.
+"""Shared by Llama and the decoders that follow it: keys of config.json and names of tensors.
 
 A block is RMSNorm, rotary attention of grouped queries, RMSNorm, a gated ffn. A family is that with
 some differences, which its own file states:
@@ -56,7 +56,7 @@ def sizes(*numbers: int, **others: Any) -> dict[str, Any]:
 
 
 def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
-    """The shape that a config.json says; `defaults` is what its class takes for absent keys."""
+    """The model of a config.json; `defaults`: the values of absent keys in its class."""
     theta = defaults.get("rope_theta", 10_000.0)
     defaults = {key: value for key, value in defaults.items() if key != "rope_theta"}
     values = {"num_key_value_heads": None, **defaults} | values
@@ -95,7 +95,7 @@ def read(values: Values, family: str, defaults: Values) -> TransformerConfig:
 
 
 def write(config: TransformerConfig, architecture: str, model_type: str) -> dict[str, Any]:
-    """What `read` reads, and the positions of the first layer that has any."""
+    """The inverse of `read`, with the positions of the first layer that has them."""
     c = config
     attention = part_of(c.attention, MultiHeadConfig, "attention")
     ffn = part_of(c.ffn, DenseConfig, "ffn")

@@ -1,10 +1,10 @@
 """DeepSeek-V2-Lite (arXiv:2405.04434) and DeepSeek-V3 (arXiv:2412.19437).
 
 Latent attention with adjacent rotary pairs, a plain ffn in the first layers, then many small
-experts beside shared ones. V3 has sigmoid scores, groups, and a bias that balances the choice; V2's
-groups, whose score is that of their best expert alone, are not known here, and V2-Lite has none.
-The norms of compressed vectors have an eps of their own, 1e-6. V3's module for the prediction of a
-second token, which is stored as one more layer, is left out.
+experts and shared ones. V3 has sigmoid scores, groups, and a bias that balances the choice. V2's
+groups, whose score is that of their best expert alone, are not supported; V2-Lite does not have
+them. The norms of latent vectors have their own eps, 1e-6. V3's multi-token prediction module,
+which is stored as one more layer, is left out.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def v2_to_hf(config: TransformerConfig) -> dict[str, Any]:
 
 
 def said(config: TransformerConfig, **of_router: Any) -> TransformerConfig:
-    """The config without what is a run's: a step of the choice bias among it."""
+    """The config without the fields that belong to a run, such as the step of the choice bias."""
     moe = experts_of(of_the_file(config))
     if moe.choice_bias is not None:
         moe = moe.replace(**of_router)
@@ -220,7 +220,7 @@ def attention_rows(query: str, run: str, first_layer: int) -> list[Tensor]:
 def preset(
     hidden_size: int, num_layers: int, num_heads: int, others: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A config.json of what both have, and these numbers."""
+    """A preset: the values that V2 and V3 share, and these numbers."""
     scaling = {
         **{"type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096},
         **{"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0},

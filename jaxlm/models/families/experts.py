@@ -1,4 +1,4 @@
-"""What families of mixtures of experts share: which layers have them, and their tensors.
+"""Shared by the families with mixtures of experts: the layers with experts, and their tensors.
 
 config = with_experts(config, moe, dense_layers)      # layers whose ffn is a plain one
 rows = layer_rows(config, attention, names, "mlp")    # the tensors of every run of layers
@@ -31,7 +31,7 @@ def experts_of(config: TransformerConfig) -> MoEConfig:
 
 
 def of_the_file(config: TransformerConfig) -> TransformerConfig:
-    """The config without what a run decides for itself: the router's z-loss and a bound on work."""
+    """The config without the fields that belong to a run: the router's z-loss and capacity."""
     moe = experts_of(config).replace(router_z_loss=0.0, capacity_factor=None)
     return config.replace(ffn=moe)
 

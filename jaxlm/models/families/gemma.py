@@ -73,7 +73,7 @@ def gemma3_from_hf(values: Any) -> TransformerConfig:
 
 
 def gemma(values: Any, family: str, usual: Sequence[bool]) -> TransformerConfig:
-    """What both have in common; `usual` are the layers with a window where none are named."""
+    """The values that both share; `usual`: the layers with a window if config.json names none."""
     require(values, {"mlp_bias": False})
     if values.get("use_bidirectional_attention"):
         raise UserError(

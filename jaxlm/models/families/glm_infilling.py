@@ -1,8 +1,8 @@
-"""GLM, the first (Du et al. 2021, arXiv:2103.10360): it fills the blanks of a text, behind it.
+"""GLM, the first (Du et al. 2021, arXiv:2103.10360): it writes the blanks of a text after the text.
 
-GPT-2's blocks with two learned positions a token, and a text that sees all of itself. A row is the
-text, in which one id stands for each blank, then the blanks in any order; a blank's tokens have the
-place of its id in the text, and count their own from 1:
+GPT-2's blocks with two learned positions a token, and bidirectional attention within the text. A
+row is the text, in which one id marks each blank, then the blanks in any order. The tokens of a
+blank have the position of its id in the text, and a second position that counts from 1:
 
     tokens         x1  x2  [M] x4  [S] x3a x3b       the answer to [S] x3a x3b is x3a x3b [E]
     places[..., 0]  0   1   2   3   2   2   2

@@ -2,9 +2,9 @@
 
 Learned positions, LayerNorm before each part, GELU by its tanh approximation, biases everywhere,
 a tied head. GPT-3 has the same blocks; its alternating sparse attention is not published in full,
-so its presets are dense. They are the table's rows but for one number: GPT-3 XL has 16 heads here,
-as the table's 24 of size 128 would make 1.5 billion parameters and not its 1.3. The 13B's width is
-not that of its heads together, which no config.json can say.
+so its presets are dense. They are the table's rows except for one number: GPT-3 XL has 16 heads
+here, as the table's 24 of size 128 would make 1.5 billion parameters instead of 1.3. The width of
+13B is not num_heads * head_dim, which config.json cannot express.
 """
 
 from __future__ import annotations

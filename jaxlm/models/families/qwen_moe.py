@@ -49,7 +49,7 @@ def from_hf(values: Any) -> TransformerConfig:
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
     config = of_the_file(config)
     moe, other = experts_of(config), config.other_ffn
-    # without such layers the width says nothing, and is that of all chosen experts
+    # Without such layers the key has no effect; it is the width of all chosen experts.
     width = moe.width(config.hidden_size) * moe.experts_per_token
     dense = DenseConfig(intermediate_size=width, activation=moe.activation)
     plain = config.replace(ffn=other.ffn if other else dense, other_ffn=None)

@@ -31,13 +31,13 @@ SCALINGS: dict[str, type[ScalingConfig]] = {
     **{"yarn": YarnScaling, "llama3": Llama3Scaling},
 }
 TRAINED = "original_max_position_embeddings"
-# Of any kind, besides the fields of its scaling. YaRN's mscales are another way to say its factor.
+# Keys of every kind of scaling besides its own fields. YaRN's mscales are another form of a factor.
 KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", TRAINED}
 YARN_KEYS = {"mscale", "mscale_all_dim"}
 
 
 def from_hf(values: Mapping[str, Any], *, theta: float = 10_000.0) -> RotaryConfig:
-    """The positions of a config.json; `theta` is the base where it says none."""
+    """The positions of a config.json; `theta` is the base if it has none."""
     older, newer = values.get("rope_scaling") or {}, values.get("rope_parameters") or {}
     refuse_both(older, newer, "rope_parameters")
     return rotary(older or newer, values, theta=theta)
@@ -72,7 +72,7 @@ def said_once(
     inner, outer = rope.get(key), values.get(outside)
     if inner is not None and outer is not None and inner != outer:
         raise UserError(
-            f"config.json: {outside} is {shown(outer)}, but {key} beside the scaling of positions "
+            f"config.json: {outside} is {shown(outer)}, but {key} in the scaling of positions "
             f"is {shown(inner)}; remove the one that is wrong"
         )
     return outer if inner is None else inner

@@ -1,4 +1,4 @@
-"""From a family's table to where every slice of every parameter stands in a file, and back.
+"""From a family's table to the place of every slice of every parameter in a file, and back.
 
     pieces = locate(family.tensors(config), shapes)          # {path: [Piece, ...]}
     params = read_params(pieces, shapes, arrays.__getitem__)  # {path: array}
@@ -23,7 +23,7 @@ Shapes = Mapping[str, tuple[int, ...]]  # of our parameters, by "/"-path
 
 @dataclass(frozen=True)
 class Piece:
-    """A slice of one of our parameters, and where it stands in a file."""
+    """A slice of one of our parameters, and its place in a file."""
 
     path: str  # of our parameter
     index: tuple[int, ...]  # its leading indices (layer, expert)
@@ -36,7 +36,7 @@ class Piece:
 
     @property
     def file_shape(self) -> tuple[int, ...]:
-        """Of the part of the file's tensor that is this slice."""
+        """The shape of the part of the file's tensor that is this slice."""
         return self.rearrangement.file_shape(self.shape)
 
     def read(self, tensor: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def locate(
             continue
         rearrangement = row.rearrangement
         own = len(rearrangement.right)
-        # A row whose parameters this config does not have (a bias, a norm) says nothing.
+        # A row whose parameters this config does not have (a bias, a norm) is skipped.
         if not all(path in shapes for path in row.parts):
             continue
         stacks = {shapes[path][: len(shapes[path]) - own] for path in row.parts}

@@ -1,11 +1,11 @@
-"""The memory of a step beside its state, in closed form: gradients, what layers keep, temporaries.
+"""The memory of a step without its state, in closed form: gradients, activations, temporaries.
 
 With t tokens of one micro-batch on a device:
 
     gradients        4 bytes a parameter, split as the optimizer's state is
     cast weights     the compute dtype's copy of the parameters that a loop over layers reads
     kept             t (hidden + what the remat policy keeps), of each layer
-    one layer        what its backward pass holds at once: two gathered layers, gradients of tensors
+    one layer        the peak of its backward pass: two gathered layers, gradients of tensors
     head             a chunk of float32 logits with its gradient, the whole kernel and its gradient
 """
 
@@ -20,8 +20,8 @@ from jaxlm.plan.closed_form.setting import Setting
 from jaxlm.plan.closed_form.stacks import Layers, Stack, token_part, ways
 from jaxlm.plan.memory import Part
 
-# Of the experts' rows, where they are elsewhere: the rows and three gradients of them; beside these
-# what gate and up make, and what goes into the last product.
+# Arrays of the experts' rows if experts are on other devices: the rows and three gradients of them,
+# the outputs of gate and up, and the input of the last product.
 ROOMS = 4
 ATTENTION = ("query", "key", "value", "attention")
 UNNAMED = 4  # tensors as wide as the stream that a layer without remat keeps: norms, sums
@@ -54,7 +54,7 @@ def activation_parts(
     head = _head(facts, setting, head_tokens)
     if (
         setting.accumulation > 1 and not pipeline
-    ):  # the sums of the micro-batches before are there all the time
+    ):  # the sums over earlier micro-batches are live all the time
         yield Part(kind="gradients", module="sums", num_bytes=sums)
     if head > layer + sums:  # the head's loss comes first, and is over when the layers begin
         yield Part(kind="temporaries", module="head", num_bytes=head)
@@ -70,8 +70,8 @@ def kept_per_token(
 ) -> float:
     """Elements of a token that one layer keeps under these names.
 
-    The attention kernel keeps its output and its sums (float32) under the name of the output that
-    leaves it, so that is there twice.
+    The attention kernel saves its output and its sums (float32) under the name of its output, which
+    is therefore saved twice.
     """
     total = 0.0
     for tensors in (layers.tensors, *layers.others):
@@ -101,7 +101,7 @@ def _kept(
         on_host=setting.offload_input,
     )
     loops = [m for m in layers.maps if m.steps > 1]
-    if loops and kept.policy == "none":  # as the backward pass will want them, whole
+    if loops and kept.policy == "none":  # whole, as the backward pass uses them
         size = sum(m.weights for m in loops) * layers.count * facts.itemsize
         yield Part(kind="saved for backward", module="weights of loops", num_bytes=size)
     if kept.on_device:
@@ -113,7 +113,7 @@ def _kept(
 
 
 def _one_layer(facts: Facts, setting: Setting, stack: Stack, tokens: float) -> float:
-    """What the backward pass of one layer holds at once."""
+    """The peak bytes of the backward pass of one layer."""
     most = 0.0
     for layers in stack.layers:
         largest = max(
@@ -132,7 +132,9 @@ def _one_layer(facts: Facts, setting: Setting, stack: Stack, tokens: float) -> f
         states = sizes.get("states", 0.0) + 2 * sizes.get("gates", 0.0)
         summed = sum(4 * m.weights for m in layers.maps if m.steps > 1)  # whole, in float32
         gathers = setting.along("fsdp") > 1 and setting.zero == 3
-        weights = 2 * largest if gathers else 0.0  # the one at work, and the next one on its way
+        weights = (
+            2 * largest if gathers else 0.0
+        )  # the present layer's, and the next one's all-gather
         held = (weights + max(ffn, attention, states) * tokens) * facts.itemsize
         most = max(most, held + summed)
     return most + 3 * stack.hidden * tokens * facts.itemsize

@@ -4,10 +4,10 @@
     work.load, work.memory, work.device_flops
 
 With t tokens on a device, a linear map of w weights there (split by tensor and expert), and r = 1
-where it is computed again: FLOPs t w (6 + 2 r); HBM bytes of what it reads and writes in each of
-its 3 + r products; copies of tokens on their way to experts by the moves they make. Attention by
-its kernel (`scores`), the head's loss at once forward and backward, the update of the parameters by
-the bytes of the state; what is sent is in `transfers`, what is held in `activations`.
+if it is recomputed: FLOPs t w (6 + 2 r); HBM bytes of the operands and results of its 3 + r
+products; for tokens on their way to experts, the bytes of each copy. Attention is counted by its
+kernel (`scores`), the head's loss forward and backward together, the update of the parameters by
+the bytes of the state. Communication is in `transfers`, memory in `activations`.
 
 The figures that a compiled step has too are tested to agree with it.
 """
@@ -31,14 +31,14 @@ from jaxlm.plan.devices import Topology
 from jaxlm.plan.memory import MemoryPlan, Part
 from jaxlm.plan.roofline import Load, Piece
 
-PART_PASSES = 7  # times that what is around attention or ffn moves the stream: norms, sums
-ON_CHIP_SHARE = 0.5  # of the memory on a chip that the weights of a loop over time may fill
+PART_PASSES = 7  # passes over the stream by norms and sums around attention or ffn
+ON_CHIP_SHARE = 0.5  # share of the on-chip memory that the weights of a loop over time may fill
 UPDATE_PASSES = 2  # read and write of each array of the optimizer's state and of the parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one device does and holds in one step."""
+    """The work and the memory of one device in one step."""
 
     load: Load
     memory: MemoryPlan
@@ -94,7 +94,7 @@ class _Analysis:
         yield self._update()
 
     def _tokens(self, stack: Stack, length: int | None = None) -> float:
-        """That a device takes through the layers of a stack, idle turns among them."""
+        """The tokens that a device processes in the layers of a stack, including idle turns."""
         return self.setting.stack_tokens(stack, length) * self.setting.layer_share
 
     def _product(self, m: LinearMap, layers: Layers, stack: Stack) -> Piece:
@@ -104,7 +104,7 @@ class _Analysis:
         count = 3 + again
         local = m.weights * m.share / (1 if m.steps > 1 else self._split(m.array))
         tokens = self._tokens(stack, m.length)
-        # what was gathered has a gradient that is whole, so its product with the weights is, too
+        # A gathered output has a whole gradient, so its product with the weights is whole too.
         passes = count - 1 + self._split(m.array) if m.gathered else count
         flops = 2.0 * tokens * local * passes * m.layers
         experts = layers.experts
@@ -121,16 +121,16 @@ class _Analysis:
         return Piece(flops=flops, hbm_bytes=hbm, dtype=dtype, grouped=m.share != 1)
 
     def _reads(self, m: LinearMap, count: int) -> float:
-        """Times in a pass that a loop over time reads its weights: at every step where the memory
-        on the chip has no room for them beside the rest; of their gradient once."""
+        """How often a loop over time reads its weights in a pass: at every step if they do not fit
+        into the on-chip memory, otherwise once."""
         fits = m.weights * self.wide <= ON_CHIP_SHARE * self.topology.chip.on_chip_bytes
         return (count - 1) * (1 if fits else m.steps) + 1
 
     def _routing(self, layers: Layers, experts: MoEConfig, stack: Stack) -> Piece:
         """Copies of tokens sorted by expert and back again, and the activation between products.
 
-        Rows are read and written by each of these by itself, as the products are kernels; where
-        experts are elsewhere, also as they are made ready, are sent and are sorted where they come.
+        Each operation reads and writes the rows, as the products are kernels. If experts are on
+        other devices, packing, sending and sorting the received rows are added.
         """
         there = 4 if self.setting.along("expert") > 1 else 1
         again = self.setting.kept(stack).policy != "none"
@@ -141,12 +141,12 @@ class _Analysis:
         return Piece(hbm_bytes=copies * (moved + between) * self.wide * layers.count)
 
     def _split(self, array: Array, *, all_experts: bool = False) -> float:
-        """Into how many parts a device's own share of a map's work is cut, tokens aside."""
+        """The number of parts that a map's work is split into, apart from tokens."""
         names = [a for a in array.axes if a not in ("layers", "experts" if not all_experts else "")]
         return float(math.prod(ways(a, self.mesh, ("fsdp",)) for a in names))
 
     def _attention(self, look: Look, scores: Scores, stack: Stack) -> Piece:
-        """Scores and weighted sums: forward, what is repeated of it, and backward."""
+        """Scores and weighted sums: forward, recomputed and backward."""
         tokens, heads = self._tokens(stack), self.setting.along("tensor")
         forward = tokens * look.score_flops * scores.keys / heads
         flops = forward * (1 + scores.forward_again + scores.backward)
@@ -158,7 +158,7 @@ class _Analysis:
         return Piece(flops=flops, kernel_flops=kernels, hbm_bytes=hbm, dtype=self.facts.dtype)
 
     def _head(self) -> Piece:
-        """The logits and both gradients, at once; nothing is kept, so nothing is computed again."""
+        """The logits and both gradients in one pass; nothing is saved or recomputed."""
         vocab = self.facts.vocab / self.setting.along("tensor")
         tokens = self.tokens / self.setting.along("stage")  # which share it
         flops = 6.0 * tokens * self.facts.hidden * vocab
@@ -170,7 +170,7 @@ class _Analysis:
         return Piece(flops=flops, hbm_bytes=logits + kernel, dtype=self.facts.dtype)
 
     def _update(self) -> Piece:
-        """Gradients, moments and parameters pass through once; no products."""
+        """Gradients, moments and parameters are read and written once; no matmuls."""
         params = sum(self._update_part(a) * a.itemsize for a in self.facts.params)
         moments = sum(a.part(self.mesh) * a.itemsize for a in self.facts.moments)
         gradients = sum(self._update_part(a) * 4 for a in self.facts.params)
@@ -187,7 +187,7 @@ class _Analysis:
     # ----------------------------------------------------------------------------------- the memory
 
     def _host_bytes(self) -> float:
-        """Of what waits in the host's memory: out and in again, each once a step."""
+        """Bytes of offloaded arrays that move to the host and back in a step."""
         total = 0.0
         for stack in self.facts.stacks:
             hosted = self.setting.kept(stack).on_host

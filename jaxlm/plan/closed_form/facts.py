@@ -4,12 +4,12 @@
     facts.params, facts.moments, facts.stacks[0].layers[0].maps
 
 Everything comes from the program's own abstract state (shapes, dtypes, logical axes), from what the
-kind of model says of its stacks (`jaxlm.plan.closed_form.stacks`) and from the rows that the
-objective makes; nothing here knows a mesh. Formed once, then used for every mesh that is tried.
+kind of model says about its stacks (`jaxlm.plan.closed_form.stacks`) and from the rows that the
+objective makes. Facts do not depend on a mesh; a search computes them once.
 
-Work, memory and transfers are of the rows' own tokens, which an objective may make more than the
-data's (blanks and their starts), or of a source and a target. Tokens a second, and so MFU, are of
-the data's.
+Work, memory and transfers count the tokens of the objective's rows, which may be more than those of
+the data (blanks and their starts), or a source and a target. Tokens per second and MFU count the
+tokens of the data.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EIGHT_BITS = {"int8": "s8", "fp8": "f8"}  # of `model.quantization`, as programs
 
 @dataclass(frozen=True)
 class Facts:
-    """A run, but for its mesh and how much it computes again."""
+    """A run without its mesh and its remat policy."""
 
     config: RunConfig
     params: tuple[Array, ...]
@@ -64,12 +64,12 @@ class Facts:
 
     @property
     def layers(self) -> tuple[Layers, ...]:
-        """Of all stacks."""
+        """The layers of all stacks."""
         return tuple(layers for stack in self.stacks for layers in stack.layers)
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """Of remat, that every stack has."""
+        """The remat policies that every stack supports."""
         first, *rest = self.stacks
         return tuple(p for p in first.policies if all(p in stack.policies for stack in rest))
 

@@ -1,9 +1,9 @@
 """The stack of a recurrent language model, as the analytic model sees it.
 
-The projections of the inputs are products as any layer's, over all time steps at once. What the
-loop over time multiplies the state with is whole on every device, gathered before the loop, and
-read at each of its steps; only its gradient is one product over all of them. Cells without a loop
-stay split over their width, which is gathered where a layer reads it.
+The projections of the inputs are matmuls over all time steps, as in any layer. The recurrent
+kernels are all-gathered before the loop over time, whole on every device, and read at each step;
+their gradient is one matmul over all steps. Cells without a loop stay split over their width, which
+is all-gathered where a layer reads it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _map(array: Array, layers: int, rows: Rows, *, loop: bool, gathered: bool) -
 
 
 def _states(model: RNNConfig) -> float:
-    """Numbers in the compute dtype, by a layer's width, that a step leaves to its backward pass."""
+    """Elements per unit of width, in the compute dtype, that a step saves for the backward pass."""
     kind = CELLS[model.cell]
     if not kind.recurrent_kernel:
         return LINEAR_STATES * (2.0 if model.dtype == "bfloat16" else 1.0)

@@ -1,11 +1,11 @@
-"""What a layer keeps for its backward pass, and what it computes again, by the remat policy.
+"""The tensors that a layer saves for its backward pass or recomputes, by the remat policy.
 
     kept = keeping("named", saved=("query",), offloaded=("attention",), linear=True)
     kept.saves("query"), kept.recomputes("ffn_up")
 
-A backward pass needs of a layer its input, what every linear map was given, and what every
-nonlinear function was given. What is not kept is computed again from what is; the last product of
-a layer, whose result nothing in the layer needs, is not (unless a norm follows it).
+A backward pass needs the layer's input and the inputs of every linear map and nonlinear function.
+Tensors that are not saved are recomputed from those that are. The last product of a layer is not
+recomputed, as nothing in the layer needs its result (unless a norm follows it).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRODUCTS = (
 
 @dataclass(frozen=True)
 class Kept:
-    """The tensors of a layer that the backward pass finds."""
+    """The tensors of a layer that are saved for the backward pass."""
 
     policy: str
     on_device: frozenset[str]
@@ -42,7 +42,7 @@ class Kept:
 def keeping(
     policy: str, saved: Sequence[str] = (), offloaded: Sequence[str] = (), *, norm_follows: bool
 ) -> Kept:
-    """What a policy of `StackConfig.remat` keeps."""
+    """The tensors that a policy of `StackConfig.remat` saves."""
     if policy == "named":
         return Kept(policy, frozenset(saved), frozenset(offloaded), norm_follows)
     if policy in ("dots", "minimal"):

@@ -1,15 +1,15 @@
-"""How attention is computed on a topology, and what of its scores has to be in memory.
+"""How attention is computed on a topology, and the memory of its scores.
 
-    splash    a kernel, as cudnn is: no score leaves the chip, blocks on the diagonal are whole, and
+    splash    a kernel, like cudnn: no score leaves the chip, blocks on the diagonal are whole, and
               backward costs 2.5 times as much as forward; parts of a split length are even work.
               Backward, blocks are wider, and each of them leaves a gradient of all queries in
               memory until they are summed
-    ring      keys pass by: scores of one pair of chunks at a time; backward 2.5 times
+    ring      keys rotate: scores of one pair of chunks at a time; backward 2.5 times
     blocked   causal, by blocks of queries: a layer's scores are in memory for its backward pass
-    whole     every query meets every key of the row: as `blocked`, without what causality saves
+    whole     all pairs of queries and keys: like `blocked`, without the savings of causality
 
-Which it is follows from the registries of kernels, as it will when the step is traced there. Of a
-GPU that a topology names its own are asked, as on a machine that is set up for it.
+The registries of kernels decide, as they do when the step is traced on that platform. For a GPU of
+a topology they are asked as on a machine with all its libraries.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from jaxlm.plan.closed_form.setting import Setting
 from jaxlm.plan.closed_form.stacks import Look, Stack, token_part
 
 KERNELS = ("splash", "cudnn")
-BACKWARD = 2.5  # what a kernel's backward pass costs, forward 1, were blocks alike
+BACKWARD = 2.5  # cost of a kernel's backward pass relative to forward, with equal blocks
 LANES = 128  # columns of a TPU's tile, which a narrower array fills as well
 SCORE_PASSES = 8  # times that float32 scores go through HBM where no kernel keeps them on the chip
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one token, on one device."""
+    """The cost of attention for one token on one device."""
 
     kind: str
-    layers: int  # that look so
-    keys: float  # that it meets, summed over the layers, blocks whole
+    layers: int  # layers with this kind of attention
+    keys: float  # keys per query, summed over the layers, in whole blocks
     forward_again: float  # forward passes that the backward pass repeats
     backward: float  # its cost, forward 1
-    kept_bytes: float  # of a layer, between forward and backward
-    working_bytes: float  # of a layer, while it is worked on
-    hbm_bytes: float  # over the layers
+    kept_bytes: float  # saved by a layer between forward and backward
+    working_bytes: float  # live while a layer is computed
+    hbm_bytes: float  # summed over the layers
 
 
 def scores_of(look: Look, stack: Stack, setting: Setting, platform: str) -> Scores:
-    """How the tokens of a stack look at others in a setting."""
+    """The cost of one kind of attention of a stack in a setting."""
     kind = kind_of(look, stack, setting, platform)
     kept, layers = setting.kept(stack), look.layers
     heads = look.num_heads / setting.along("tensor")
@@ -60,7 +60,7 @@ def scores_of(look: Look, stack: Stack, setting: Setting, platform: str) -> Scor
         if kind == "cudnn":
             working = 2.0 * length  # a mask, which all heads share
         if kind == "splash":
-            there = 2 * length if look.prefix else length  # a prefix' keys stand there once more
+            there = 2 * length if look.prefix else length  # with a prefix the keys are given twice
             wide = max(block, wide_columns(there, max(look.head_dims)))
             keys += layers * (there - length)
             backward *= (look.met(wide) + layers * (there - length)) / keys

@@ -19,7 +19,7 @@ from jaxlm.plan.roofline import Transfer
 
 
 class Sender:
-    """What all that is sent is told from; `least`: what no compiler could do without."""
+    """The base of all counts of communication; `least`: a lower bound for any compiler."""
 
     def __init__(
         self, facts: Facts, setting: Setting, topology: Topology, *, least: bool = False
@@ -29,8 +29,8 @@ class Sender:
         self.tokens = setting.tokens(facts.seq_len)
 
     def stream(self, stack: Stack | None = None) -> float:
-        """Bytes of the hidden states of a device's tokens, whole along tensor: of those that the
-        head is given, or of a stack's.
+        """Bytes of the hidden states of a device's tokens, whole along tensor: those of a stack, or
+        the input of the head.
         """
         if stack is None:
             return self.tokens * self.facts.hidden * self.wide
@@ -44,7 +44,7 @@ class Sender:
         )
 
     def _spread(self, axis: str) -> int:
-        """Over how many slices or nodes the devices of one axis' groups stand."""
+        """The number of slices or nodes that a group of devices along one axis spans."""
         if self.topology.chip.is_tpu:
             return self.setting.slices if axis == self.setting.dcn else 1
         # GPUs fill the axes from the last one on: a node holds the fastest of them
@@ -59,7 +59,7 @@ class Sender:
 
 
 def ways_of(array: Array, mesh: Mapping[str, int], axis: str) -> int:
-    """Into how many parts one axis of the mesh splits an array."""
+    """The number of parts that one axis of the mesh splits an array into."""
     return mesh.get(axis, 1) if axis in mesh_axes(array) else 1
 
 

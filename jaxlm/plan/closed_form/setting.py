@@ -1,4 +1,4 @@
-"""What a search may change of a run: its mesh, its micro-batches, and what layers keep.
+"""The part of a run that a search may change: its mesh, its micro-batches, its remat policy.
 
 setting = Setting(mesh={"fsdp": 16}, batch_size=256, remat="full")
 setting.tokens(4096), setting.layer_share
@@ -20,7 +20,7 @@ from jaxlm.plan.devices import Topology
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a search may change of a run."""
+    """The part of a run that a search may change."""
 
     mesh: Mapping[str, int]
     batch_size: int
@@ -29,54 +29,53 @@ class Setting:
     saved: tuple[str, ...] = ()
     offloaded: tuple[str, ...] = ()
     others: tuple[tuple[str, Remat], ...] = ()  # (path, remat) of stacks whose own is another
-    context: str = "auto"  # how attention meets the keys of a length that is split
+    context: str = "auto"  # the kernel for a split length: auto, reference or ring
     zero: int = 3
     dcn: str = "data"
     stage_repeats: int = 1
     slices: int = 1  # or nodes of GPUs
-    tpu_slices: int = 1  # between which the axis `dcn` stands
+    tpu_slices: int = 1  # slices that the axis `dcn` spans
     block: int = 512  # rows and columns of a block of scores in the attention kernel
     platform: str | None = None  # whose kernels are meant; None: the topology's
     gpu: float | None = None  # compute capability, of a topology of GPUs
-    offload_input: bool = False  # of published runs: the layer's input waits in the host's memory
+    offload_input: bool = False  # the layers' inputs are offloaded to the host (published runs)
 
     def platform_on(self, topology: Topology) -> str:
-        """Whose kernels a step on a topology has."""
+        """The platform whose kernels a step on a topology uses."""
         return self.platform or ("tpu" if topology.chip.is_tpu else "gpu")
 
     def along(self, *axes: str) -> int:
         return math.prod(self.mesh.get(axis, 1) for axis in axes)
 
     def tokens(self, seq_len: int) -> float:
-        """Of a step, on one device."""
+        """The tokens of a step on one device."""
         rows = self.along("data", "fsdp", "expert")
         return self.batch_size / rows * seq_len / self.along("context")
 
     def kept(self, stack: Stack) -> Kept:
-        """What the layers of a stack keep for their backward pass."""
+        """The tensors that the layers of a stack save for their backward pass."""
         own = dict(self.others).get(stack.path, Remat(self.remat, self.saved, self.offloaded))
-        how = {"norm_follows": stack.norm_follows}
-        return keeping(own.policy, own.saved, own.offloaded, **how)
+        return keeping(own.policy, own.saved, own.offloaded, norm_follows=stack.norm_follows)
 
     def stack_tokens(self, stack: Stack, length: int | None = None) -> float:
-        """Of a step, that pass a stack on one device; `length`: of rows that are not its own."""
+        """The tokens of a step in a stack on one device; `length`: of the rows, if not its own."""
         whole = 1 if stack.splits_length else self.along("context")
         return self.tokens(stack.length if length is None else length) * whole
 
     def stream_part(self, stack: Stack) -> float:
-        """Of a token's hidden state, between a stack's parts, what one device holds."""
+        """The share of a token's hidden state that a device holds between sublayers."""
         return stack.hidden / (self.along("tensor") if stack.splits_stream else 1)
 
     @property
     def turns(self) -> int:
-        """Of a pipeline: a piece of layers for a micro-batch each, idle ones among them."""
+        """The turns of a pipeline, each a piece of layers for a micro-batch, with idle ones."""
         stages, micro = self.along("stage"), self.accumulation
         rounds = max(micro, stages) if self.stage_repeats > 1 else micro
         return self.stage_repeats * rounds + stages - 1
 
     @property
     def layer_share(self) -> float:
-        """Of all layers' work for a device's tokens, what the device does: idle turns, too."""
+        """The share of all layers' work that a device does for its tokens, with idle turns."""
         stages = self.along("stage")
         if stages == 1:
             return 1.0
@@ -84,12 +83,12 @@ class Setting:
 
     @property
     def passes(self) -> float:
-        """Times a step that a device's layers are gone through, each with a gather of weights."""
+        """Passes through a device's layers in a step, each with an all-gather of the weights."""
         return self.turns / self.stage_repeats if self.along("stage") > 1 else self.accumulation
 
     @property
     def rounds(self) -> int:
-        """Times a step that embedding and head are: a pipeline's are of the whole batch."""
+        """Passes through embedding and head in a step: a pipeline has one, for the whole batch."""
         return 1 if self.along("stage") > 1 else self.accumulation
 
 
@@ -119,7 +118,7 @@ def setting_of(facts: Facts, mesh: Mapping[str, int], topology: Topology) -> Set
 def schedule_of(
     mesh: Mapping[str, int], *, zero: int, repeats: int, dcn: str, slices: int, ring: bool
 ) -> list[str]:
-    """How a mesh is gone through, in words, where that is not the default."""
+    """The schedule of a mesh in words; empty for the defaults."""
     found = []
     if mesh.get("fsdp", 1) > 1 and zero == 1:
         found.append("parameters whole (zero 1)")

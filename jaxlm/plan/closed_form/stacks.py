@@ -1,12 +1,12 @@
-"""What the analytic model knows of a model: stacks of layers, and what each does with its tokens.
+"""A model as the analytic model sees it: stacks of layers with their maps and attention.
 
     stacks = stacks_of(config.model, params, Rows(length=512))
     stacks[0].layers[0].maps, stacks[0].looks
 
-A model is a list of stacks, the one that writes first. A stack has rows of one length, which all of
-its layers see; a linear map may see another's (cross-attention's keys are of the source). What a
-kind of model consists of, the kind says itself: a function that is registered for its config, from
-its parameters and the lengths of its rows. Nothing here knows a mesh.
+A model is a list of stacks, the decoder first. All layers of a stack see rows of one length; a
+linear map may see those of another stack (cross-attention's keys are of the source). A function
+that is registered for a kind of model describes its stacks, from the parameters and the lengths of
+the rows. Nothing here depends on a mesh.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxlm.nn.moe import MoEConfig
 from jaxlm.nn.stack import Remat
 from jaxlm.plan.memory import group_of
 
-Sizes = tuple[tuple[str | None, float], ...]  # (axis, size) of what there is of a token
+Sizes = tuple[tuple[str | None, float], ...]  # (axis, size) of a token's tensor
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Array:
 
     @property
     def layered(self) -> bool:
-        """Whether it is of several layers, one behind the other."""
+        """Whether it holds the parameters of several stacked layers."""
         return bool(self.axes) and self.axes[0] == "layers"
 
     def part(self, mesh: Mapping[str, int], *, without: Sequence[str] = ()) -> float:
@@ -58,40 +58,40 @@ class Array:
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A linear map of a layer, or of all layers of a run of equal ones."""
+    """A linear map of a layer, or of all layers of a run of equal layers."""
 
     array: Array
-    makes: str  # the tensor that it makes
+    makes: str  # name of its output
     layers: int
-    share: float  # of its weights that a token meets: experts per token / experts
-    outputs: Sizes  # (axis, size) of what it makes of a token
+    share: float  # share of its weights that a token uses: experts per token / experts
+    outputs: Sizes  # (axis, size) of its output for a token
     inputs: Sizes
-    length: int  # of the rows whose tokens it sees
-    steps: int = 1  # of a loop over time that it stands in, whole on every device
-    gathered: bool = False  # what tensor splits of what it makes is gathered at once
+    length: int  # length of the rows whose tokens it sees
+    steps: int = 1  # steps of the loop over time that it is in, whole on every device
+    gathered: bool = False  # its output, split by tensor, is all-gathered immediately
 
     @property
     def weights(self) -> float:
-        """Of one layer."""
+        """The number of weights of one layer."""
         return self.array.size / self.layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How the tokens of a stack look at those of their own row, or of a source."""
+    """One kind of attention of a stack: over its own rows, or over a source."""
 
-    layers: int  # that look so
-    keys: float  # that a token meets, summed over the layers
-    all_keys: float  # the same, were none left out for standing behind
-    keys_length: int  # of the rows that are looked at
-    score_flops: float  # a token and a key that it meets, of one layer
+    layers: int  # layers with this kind of attention
+    keys: float  # keys per query, summed over the layers
+    all_keys: float  # the same without a causal mask
+    keys_length: int  # length of the rows of the keys
+    score_flops: float  # FLOPs of a pair of query and key in one layer
     num_heads: int
     tensors: Mapping[str, Sizes]  # query, key, value and attention, of a token that looks
     itemsize: int
-    prefix: bool = False  # whether all of a row may look at its first tokens
-    same_rows: bool = True  # at its own row
-    context: str = "auto"  # how it meets the keys of a length that is split
-    asked: Mapping[str, Any] = field(default_factory=dict)  # of `attention_kernels.pick`
+    prefix: bool = False  # whether all of a row may see its first tokens
+    same_rows: bool = True  # self-attention: queries and keys are of the same rows
+    context: str = "auto"  # the kernel for a split length
+    asked: Mapping[str, Any] = field(default_factory=dict)  # arguments of `attention_kernels.pick`
 
     @property
     def head_dims(self) -> tuple[int, int]:
@@ -99,7 +99,7 @@ class Look:
         return int(self.tensors["query"][-1][1]), int(self.tensors["attention"][-1][1])
 
     def met(self, block: float) -> float:
-        """`keys` where blocks of so many are met whole, of which the border halves one."""
+        """`keys` if blocks of this size are computed whole; the diagonal halves one block."""
         return min(self.keys + self.layers * block / 2, float(self.layers * self.keys_length))
 
 
@@ -111,23 +111,23 @@ class Layers:
     maps: tuple[LinearMap, ...]
     tensors: Mapping[str, Sizes]  # name -> (axis, size) of a token, as remat knows them
     experts: MoEConfig | None
-    others: Sequence[Mapping[str, Sizes]] = ()  # those of a second attention: under the same names
-    gathered: float = 0.0  # numbers of a token that are gathered along tensor, beside its maps'
+    others: Sequence[Mapping[str, Sizes]] = ()  # tensors of a second attention, same names
+    gathered: float = 0.0  # elements of a token all-gathered along tensor, without its maps'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Layers that rows of one length pass, and that keep alike what they make."""
+    """Layers with rows of one length and one remat policy."""
 
-    path: str  # of the config that has its remat
+    path: str  # path of the config that has its remat policy
     remat: Remat
     length: int
     hidden: int
     layers: tuple[Layers, ...]
     looks: tuple[Look, ...] = ()
     norm_follows: bool = False  # a norm reads what each part adds
-    period: int = 1  # layers after which they are the same again
-    table: str = "embed/table"  # whose rows, those of its tokens, enter it
+    period: int = 1  # number of layers after which the pattern of layers repeats
+    table: str = "embed/table"  # the embedding of its tokens
     splits_stream: bool = True  # tensor splits the stream between its parts along the length
     splits_length: bool = True  # context splits the rows
     policies: tuple[str, ...] = ("none", "minimal", "dots", "named", "full")  # of remat
@@ -138,7 +138,7 @@ class Stack:
 
     @property
     def parts(self) -> int:
-        """Of a layer, that add to the stream: each way of looking, and the ffn."""
+        """The number of sublayers of a layer: each attention, and the ffn."""
         return len(self.looks) + 1
 
 
@@ -147,7 +147,7 @@ class Rows:
     """The rows that a batch has."""
 
     length: int
-    source: int | None = None  # tokens of the text that is read first
+    source: int | None = None  # length of the encoder's text
     prefix: bool = False
 
 
@@ -160,9 +160,7 @@ class UnknownModel(UserError):
 
 
 def describes(kind: type) -> Callable[[Describe], Describe]:
-    """Registers what says of which stacks the models of a config consist, the one that writes
-    first.
-    """
+    """Registers the function that describes the stacks of a kind of model, the decoder first."""
 
     def register(function: Describe) -> Describe:
         _KINDS[kind] = function
@@ -172,13 +170,13 @@ def describes(kind: type) -> Callable[[Describe], Describe]:
 
 
 def stacks_of(model: Any, params: Sequence[Array], rows: Rows) -> tuple[Stack, ...]:
-    """Raises `UnknownModel` for a kind that nobody describes."""
+    """The stacks of a model. Raises `UnknownModel` for a kind without a description."""
     check_known(model)
     return _KINDS[type(model)](model, params, rows)
 
 
 def check_known(model: Any) -> None:
-    """Raises `UnknownModel` for a kind of model that nobody describes."""
+    """Raises `UnknownModel` for a kind of model without a description."""
     if type(model) not in _KINDS:
         raise UnknownModel(
             f"model: the analytic model does not know a {type_name(type(model))}; "
@@ -187,12 +185,12 @@ def check_known(model: Any) -> None:
 
 
 def ways(axis: str | None, mesh: Mapping[str, int], without: Sequence[str] = ()) -> int:
-    """Into how many parts a mesh splits a logical axis."""
+    """The number of parts that a mesh splits a logical axis into."""
     rule = RULES[axis] if axis is not None else None
     names = (rule,) if isinstance(rule, str) else (rule or ())
     return math.prod(mesh.get(name, 1) for name in names if name not in without)
 
 
 def token_part(sizes: Sizes, mesh: Mapping[str, int]) -> float:
-    """Of a token's tensor the elements that one device holds."""
+    """The elements of a token's tensor that one device holds."""
     return math.prod(size / ways(axis, mesh) for axis, size in sizes)

@@ -2,14 +2,14 @@
 
     for transfer in transfers(facts, setting, topology): ...
 
-What of the weights is sent is in `jaxlm.plan.closed_form.weights`. Of activations tensor gathers
-what enters attention and ffn along its length and reduce-scatters what leaves them, and of
-recurrent layers gathers what they make; context gathers keys and values, or sends them round;
-expert sends each token's k copies there and back; stage sends a micro-batch on at every turn. The
-gradient of a source that several parts of the devices look at is summed over them.
+Communication of weights is in `jaxlm.plan.closed_form.weights`. For activations, `tensor`
+all-gathers the inputs of attention and ffn along the length and reduce-scatters their outputs, and
+all-gathers the outputs of recurrent layers; `context` all-gathers or rotates keys and values;
+`expert` sends the k copies of each token there and back; `stage` sends a micro-batch to the next
+stage at every turn. The gradient of a source is summed over the devices that attend to it.
 
-What is told is what TPUs' compiler sends; with `least`, what of the engine's step no compiler could
-do without: sums by reduce-scatter.
+The counts are those of the TPU compiler; with `least` they are a lower bound for any compiler, with
+sums by reduce-scatter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxlm.plan.roofline import Transfer
 def transfers(
     facts: Facts, setting: Setting, topology: Topology, *, least: bool = False
 ) -> Iterator[Transfer]:
-    """All that one device sends in one step."""
+    """Everything that one device sends in one step."""
     yield from Weights(facts, setting, topology, least=least).sent()
     yield from _Activations(facts, setting, topology, least=least).all()
 
@@ -47,8 +47,8 @@ class _Activations(Sender):
             yield from self._stages()
 
     def _tensor(self) -> Iterator[Transfer]:
-        """What enters attention and ffn is gathered along its length, what leaves them is summed
-        and split; beside the layers the embedding's sum, and what the head is given.
+        """Inputs of attention and ffn are all-gathered along the length, outputs are
+        reduce-scattered; outside of the layers, the sum of the embedding and the head's input.
         """
         stream, gathered, summed = self.stream(), 0.0, 0.0
         sums = 16 * self.tokens  # of a split vocabulary: largest, sum, target's, rank
@@ -71,8 +71,8 @@ class _Activations(Sender):
         yield self.transfer("all-reduce", ("tensor",), stream + sums)  # and its input's gradient
 
     def _gathered(self, stack: Stack) -> float:
-        """Bytes of what is gathered along tensor as it is made, and for its gradient of the weights
-        that made it.
+        """Bytes of outputs that are all-gathered along tensor, forward and for the gradient of the
+        weights that made them.
         """
         total, tokens = 0.0, self.setting.stack_tokens(stack)
         for m in (m for layers in stack.layers for m in layers.maps if m.gathered):
@@ -84,8 +84,8 @@ class _Activations(Sender):
         return total
 
     def _partial(self, stack: Stack) -> float:
-        """Bytes of the gradients of what maps are given, of which each device has a part: where
-        what they make stays split.
+        """Bytes of partial gradients of the maps' inputs, which are summed if their outputs stay
+        split.
         """
         maps = (m for layers in stack.layers for m in layers.maps)
         sizes = (
@@ -109,7 +109,7 @@ class _Activations(Sender):
                 whole = tokens * parts * self._part(look, "key", "value") * self.wide
                 yield self.transfer("all-gather", ("context",), whole * again)
                 yield self.transfer("reduce-scatter", ("context",), whole)
-                # the fused kernel gives each device as many pairs; a window gives them by itself
+                # The kernel balances the pairs over the devices, which a window does by itself.
                 platform = self.setting.platform_on(self.topology)
                 kind = kind_of(look, stack, self.setting, platform)
                 if kind == "splash" and look.asked["causal"] and not look.asked["window"]:
@@ -117,11 +117,11 @@ class _Activations(Sender):
                     yield self.transfer("collective-permute", ("context",), moved)
 
     def _ring(self, look: Look, tokens: float, forward: int) -> Iterator[Transfer]:
-        """Keys and values go round in each pass, their float32 gradients in the last, and home.
+        """Keys and values rotate in each pass, their float32 gradients in the last, and then home.
 
-        Where the text is causal, all that attention reads and writes changes places before and
-        after. Of two devices the one turn, computed again, is the backward's.
-        Beside tensor libtpu gathers one gradient of a layer in two layouts, which is not counted.
+        With a causal mask, all inputs and outputs of attention are permuted before and after. With
+        two devices the recomputed single turn is that of the backward pass. With `tensor`, libtpu
+        all-gathers one gradient of a layer in two layouts, which is not counted.
         """
         parts = self.setting.along("context")
         keys = tokens * self._part(look, "key", "value")
@@ -132,12 +132,12 @@ class _Activations(Sender):
         yield self.transfer("collective-permute", ("context",), sent)
 
     def _swapped(self, look: Look, tokens: float, passes: int, *names: str) -> float:
-        """What changes places, so that all devices have pairs alike; of two each keeps half."""
+        """Bytes that are permuted to balance the pairs; with two devices each keeps half."""
         moved = tokens * self._part(look, *names) * self.wide * passes
         return moved * (0.5 if self.setting.along("context") == 2 else 1)
 
     def _part(self, look: Look, *names: str) -> float:
-        """Of a token's tensors what one device holds."""
+        """Elements of these tensors of a token that one device holds."""
         found = (look.tensors[name] for name in names if name in look.tensors)
         return sum(token_part(sizes, self.mesh) for sizes in found)
 
@@ -152,7 +152,7 @@ class _Activations(Sender):
                     yield self.transfer("all-to-all", ("expert",), whole)
 
     def _stages(self) -> Iterator[Transfer]:
-        """A micro-batch to the next stage at each turn and back; in the end the last one to all."""
+        """A micro-batch goes to the next stage at each turn; at the end the last stage's to all."""
         streams = sum(self.stream(stack) for stack in self.facts.stacks)
         stream = streams / self.setting.along("tensor")
         one = stream / self.setting.accumulation * self.setting.turns
@@ -164,17 +164,16 @@ class _Activations(Sender):
                 a.part(self.mesh) * a.itemsize for a in self.facts.params if "layers" in a.path
             )
             yield self.transfer("collective-permute", ("stage",), 2 * pieces)
-        # The stages share the head, so its gradient is theirs together, each device's part of it
-        # once fsdp has summed it; the embedding's each forms by itself, once all have what stage 0
-        # was given.
+        # The stages share the head, so its gradient is summed over them, after the sum over fsdp.
+        # Each stage computes the embedding's gradient itself, once it has the input of stage 0.
         head = "embed/table" if self.facts.tied else "unembed/kernel"
         table = next(a for a in self.facts.params if a.path == head)
         whole = stream + 4 * table.part(self.mesh) + sum(self._sources())
         yield self.transfer("all-reduce", ("stage",), whole)
 
     def _sources(self, *, layers: bool = False) -> Iterator[float]:
-        """Bytes of a source's hidden states, whole along tensor, whose gradient is a sum over those
-        that look at it; `layers`: as often as there are such layers.
+        """Bytes of a source's hidden states, whole along tensor, whose gradient is summed over the
+        layers that attend to it; `layers`: once for each of them.
         """
         for stack in self.facts.stacks:
             for look in stack.looks:

@@ -1,9 +1,8 @@
 """The stacks of a Transformer, as the analytic model sees them: a decoder or an encoder, or both.
 
-Where there is an encoder, each layer of the decoder looks at its output, too: the maps of keys and
-values there see the source's tokens, once for every layer, those of queries and outputs the
-target's. What cross-attention makes has the names of attention's own tensors, but for its output,
-which has none.
+With an encoder, each layer of the decoder attends to its output: the maps of keys and values see
+the source's tokens, once for every layer; those of queries and outputs see the target's. The
+tensors of cross-attention have the names of self-attention's, except its output, which has no name.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ MAKES = {
     **{"down_latent": "key", "up_latent": "value", "rope_key": "key", "out": "attention_out"},
     **{"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_out", "router": "router"},
 }
-# What is added to the stream is split along its length where heads are split: the bytes are as if
-# tensor split its width, which an axis of heads says.
+# If heads are split, sublayer outputs are split along the length. The bytes are the same as with
+# the width split by tensor, which an axis of heads expresses.
 OF_STREAM = "act_heads"
 LOOKS = ("query", "key", "value", "attention")
 CROSS = "cross"  # the module of a layer that looks at the source
@@ -106,7 +105,7 @@ def _look(model: StackConfig, tensors: Any, rows: Rows) -> Look:
 
 
 def _cross(own: Look, tensors: Mapping[str, Sizes], source: int) -> Look:
-    """How the tokens that look at one another as `own` says look at all of the source."""
+    """The cross-attention of a stack whose self-attention is `own`."""
     return replace(
         own,
         keys=float(own.layers * source),
@@ -164,13 +163,13 @@ def _map(
 
 
 def _as_activation(dim: tuple[str | None, int]) -> tuple[str | None, int]:
-    """A dim of a weight as one of an activation: what fsdp splits there is whole here."""
+    """A dim of a weight as a dim of an activation, which fsdp does not split."""
     axis, size = dim
     return (None if axis in ("embed", "latent", "hidden") else axis, size)
 
 
 def _tensors(maps: Sequence[LinearMap], model: StackConfig) -> dict[str, Sizes]:
-    """What a token's tensors measure, by the names that `Remat` knows."""
+    """The sizes of a token's tensors, by the names of `Remat`."""
     found: dict[str, Sizes] = {}
     for m in maps:
         if "/shared/" in m.array.path or m.share == 1.0:
@@ -193,9 +192,7 @@ def _tensors(maps: Sequence[LinearMap], model: StackConfig) -> dict[str, Sizes]:
 
 
 def _cross_tensors(cross: Sequence[LinearMap], rows: Rows, model: StackConfig) -> dict[str, Sizes]:
-    """The same of cross-attention; keys and values, which are of the source's tokens, by a token of
-    the target.
-    """
+    """The sizes for cross-attention; keys and values of the source, per token of the target."""
     found: dict[str, Sizes] = {}
     for m in cross:
         found[m.makes] = (*m.outputs, (None, m.length / rows.length))

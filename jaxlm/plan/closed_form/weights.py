@@ -1,13 +1,13 @@
-"""What of the weights a device sends in a step: parameters gathered, gradients summed.
+"""The communication of weights in a step: all-gathers of parameters, sums of gradients.
 
     for transfer in Weights(facts, setting, topology).sent(): ...
 
 fsdp gathers the weights of a layer's maps twice in the compute dtype and reduce-scatters their
 gradients, in every pass through the layers; the embedding and the head are gathered once a step.
-What a loop over time multiplies with is gathered whole, along tensor as well, and its gradient is
-summed in float32. Where the rows that were looked up are fewer than the embedding's, their
-gradients go to the devices that have its columns instead of the table's. Over all other axes of the
-batch, what is left of gradients is all-reduced at once.
+The weights of a loop over time are all-gathered whole, along tensor as well, and their gradient is
+summed in float32. If fewer rows were looked up than the embedding has, their gradients are sent to
+the devices that have its columns, instead of the table's. Over all other axes of the batch the
+remaining gradients are all-reduced together.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jaxlm.plan.closed_form.sender import Sender, mesh_axes, ways_of
 from jaxlm.plan.closed_form.stacks import Array, LinearMap, Stack, ways
 from jaxlm.plan.roofline import Transfer
 
-WINDOWED = 32  # devices up to which the compiler sums in turns beside the product (libtpu 0.0.42)
+WINDOWED = 32  # most devices whose ring sums libtpu 0.0.42 overlaps with the matmul
 
 
 class Weights(Sender):
-    """The part of `jaxlm.plan.closed_form.transfers` that is of the weights."""
+    """The part of `jaxlm.plan.closed_form.transfers` for weights."""
 
     def sent(self) -> Iterator[Transfer]:
         """Parameters gathered, gradients summed."""
@@ -43,7 +43,7 @@ class Weights(Sender):
             left = own * self._gradient_bytes(array) * micro
             summed = left - looked_up * own * self.wide * micro
             if split > 1 and self.setting.zero == 3:
-                # what is read once in a pass stays gathered from one micro-batch to the next
+                # Weights that a pass reads once stay gathered from one micro-batch to the next.
                 times = 2 * micro if layered else 1
                 wide = self.wide if matrix and "router" not in array.path else array.itemsize
                 yield self.transfer("all-gather", ("fsdp",), own * wide * times)
@@ -53,7 +53,7 @@ class Weights(Sender):
                 yield self.transfer("all-gather", ("fsdp",), own * array.itemsize)
             if split > 1:
                 left /= split
-            # what is whole on several devices is summed over all of them at once
+            # Gradients that are replicated on several devices are summed over all of them.
             axes = ("data", "fsdp", "expert", "context", *(() if matrix else ("tensor",)))
             own_axes = mesh_axes(array)
             others = tuple(a for a in axes if self.setting.along(a) > 1 and a not in own_axes)
@@ -63,8 +63,8 @@ class Weights(Sender):
             yield from rows
 
     def _looped(self, array: Array, stack: Stack) -> Iterator[Transfer]:
-        """What a loop over time multiplies with: whole on every device before it, as its gradient
-        is behind it, in float32.
+        """The weights of a loop over time: all-gathered before it; their gradient is summed after
+        it, in float32.
         """
         micro = self.setting.passes
         times = micro * (1 if self.setting.kept(stack).policy == "none" else 2)
@@ -91,7 +91,7 @@ class Weights(Sender):
     def _rows(self, stack: Stack) -> Iterator[Transfer]:
         """Gradients of the rows that were looked up, to the devices that have their columns.
 
-        In place of the table's, where the engine has it so (`jaxlm.mesh.gradient_by_columns`).
+        Instead of the table's, if the engine does so (`jaxlm.mesh.gradient_by_columns`).
         """
         size, tokens = self.setting.along("fsdp"), self.setting.stack_tokens(stack)
         (table,) = (a for a in self.facts.params if a.path == stack.table)
@@ -104,11 +104,11 @@ class Weights(Sender):
             yield self.transfer("all-gather", ("fsdp",), tokens * size * 4)  # their numbers
 
     def _sum(self, array: Array) -> str:
-        """How a gradient is summed that fsdp splits.
+        """The collective that sums a gradient that fsdp splits.
 
-        Over all chips of a slice libtpu takes its all-reduce, which uses every link of the torus
-        and sends twice what has to be sent; each device keeps its part. Of a single small slice
-        alone it sums a layer's maps in turns, beside the products that make them.
+        Over all chips of a slice libtpu uses an all-reduce, which has every link of the torus but
+        sends twice the minimum; each device keeps its part. In a single small slice it sums in a
+        ring that overlaps with the matmuls.
         """
         size = self.setting.along("fsdp")
         in_turns = array.layered and size <= WINDOWED
@@ -117,7 +117,7 @@ class Weights(Sender):
         return "all-reduce" if whole and not in_turns and not self.least else "reduce-scatter"
 
     def _gradient_bytes(self, array: Array) -> int:
-        """Of an element as it is summed over devices: the head's are float32, a tied one's two."""
+        """Bytes of an element as it is summed: the head's are float32, a tied head's two bytes."""
         if array.path == "embed/table":
             return self.wide + 4 * self.facts.tied
         in_float32 = any(word in array.path for word in ("unembed", "norm", "router"))

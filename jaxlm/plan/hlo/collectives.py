@@ -53,7 +53,7 @@ class Network:
 
     @property
     def filled(self) -> float:
-        """Of the rows that a device has room for the share that comes, where experts are split."""
+        """The share of a device's row buffer that is filled, if experts are split."""
         return 1.0 / self.mesh.get("expert", 1)
 
     @property
@@ -67,13 +67,13 @@ def is_collective(op: Op) -> bool:
 
 
 def chain_of(op: Op) -> tuple[str, str] | None:
-    """What those computations share through which a TPU carries one collective."""
+    """The key shared by the computations through which a TPU carries one collective."""
     chain = re.search(r'chain_id="(\d+)"', op.attributes)
     return None if chain is None else (chain[1], op.attribute("channel_id") or "")
 
 
 def read_collective(op: Op, computation: Computation, network: Network) -> Collective | None:
-    """None for one that sends nothing."""
+    """The collective of an instruction; None if it sends nothing."""
     kind = op.opcode.removesuffix("-start")
     if kind == "collective-permute":
         members = pairs(op.attribute("source_target_pairs") or "")

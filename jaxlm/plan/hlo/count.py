@@ -3,13 +3,14 @@
     counts = count(compiled.as_text(), mesh={"fsdp": 8, "tensor": 2})
     counts.flops, counts.hbm_bytes, counts.network("ici", "fsdp"), counts.by_module["ffn"].flops
 
-A loop's body counts as often as it runs, one over filled rows as often as equally busy experts
-fill them, a branch as its dearest side. FLOPs are those of products
-(dots, convolutions, and attention kernels by their shapes); what a collective sends is told in
-`jaxlm.plan.hlo.collectives`.
+A loop's body counts as often as it runs (a loop over filled rows as often as equally loaded experts
+fill them), a conditional as its most expensive branch. FLOPs are those of products (dots,
+convolutions, and attention kernels by their shapes). `jaxlm.plan.hlo.collectives` counts the bytes
+of collectives.
 
 Asynchronous pairs count once, and so does a collective that a TPU's compiler carries through
-several fused computations, which share a chain_id. What could not be read is named in `notes`.
+several fused computations, which share a chain_id. Instructions that could not be read are listed
+in `notes`.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def count(
 
 
 def count_module(module: Module, network: Network, visible: float | None = None) -> Counts:
-    """The same of a text that is read already."""
+    """Like `count`, for a parsed module."""
     return _Counter(module, network, visible).run()
 
 
@@ -136,7 +137,7 @@ class _Counter:
                 self._add(op, computation, times)
 
     def _dearest(self, op: Op, times: float) -> None:
-        """Of a conditional's branches the one that costs most."""
+        """Counts the most expensive branch of a conditional."""
         found = []
         for name in op.called:
             one = _Counter(self.module, self.network, self.visible)
@@ -215,7 +216,7 @@ class _Counter:
     def _between_slices(self, op: Op, computation: Computation, times: float) -> None:
         found = read_between_slices(op, computation, self.network)
         if found is None:
-            self._note(f"{op.name} sends to other slices, of which none were told: not counted")
+            self._note(f"{op.name} sends to other slices, but none were given: not counted")
             return
         self._sent(found, times, op, phase_of(op))
 

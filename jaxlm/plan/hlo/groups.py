@@ -1,4 +1,4 @@
-"""Which devices talk to one another in a collective, and over which mesh axes and networks.
+"""The groups of devices in a collective, and their mesh axes and networks.
 
 XLA writes the groups of a collective in four forms:
 
@@ -85,7 +85,7 @@ def _of_mesh(match: re.Match[str]) -> np.ndarray:
             ids = _iota(turned).reshape(-1)
         else:
             ids = ids.reshape(_numbers(turned[1])).transpose(_numbers(turned[2])).reshape(-1)
-    # an axis may stand for a part of itself, 'a':(before)size: cut every axis into what is named
+    # A name may be a part of an axis, 'a':(before)size: cut every axis into the parts named.
     dims: list[int] = []
     chosen: list[int] = []
     named = [part for part in match[3].split(",") if part.strip()]

@@ -6,15 +6,14 @@ T x S pairs that it looks at:
     forward              2 N T S (H + H')        scores, weighted sum
     backward, fused      2 N T S (3 H + 2 H')    scores again, d v, d weights, d k, d q
 
-And the products of experts, ragged dots, by the rows that are filled: where experts are split over
-devices, each has room for all rows of its group, of which on average one device's part comes, and
-the kernels pass over the rest.
+Experts' ragged dots count the rows that are filled: if experts are split over devices, each device
+has room for all rows of its group, but receives one device's part on average, and the kernels skip
+the rest.
 
-Nothing in the module tells what a window or the diagonal hides; of the blocks, whose size it tells,
-half of one is looked at in vain where the border passes: with n of them along the length,
-n (n + 1) / 2 of n^2 are on or below the diagonal. Where nothing is hidden, the scope of the call
-says so; and where keys stand twice, for the sake of a prefix, that the first half of them is looked
-at whole.
+The module does not say what a window or the diagonal hides. Its block size is known, and half of a
+block on the diagonal is computed in vain: with n blocks along the length, n (n + 1) / 2 of n^2 are
+on or below the diagonal. The scope of the call says whether nothing is hidden, and whether keys are
+given twice for a prefix, of which the first half is seen by every query.
 """
 
 from __future__ import annotations

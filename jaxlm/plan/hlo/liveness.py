@@ -4,11 +4,11 @@
     timeline.peak_bytes, timeline.at_peak       # {(what, module): bytes}
     timeline.points                             # [(place in the step, bytes)]
 
-The module is scheduled: its instructions run in the order they stand in. An array is alive from
-the instruction that makes it to the last that reads it; names, tuples, loops' carries and updates
-in place make no array. Arguments and what is written over them are not counted: they are there all
-the time. XLA's own assignment has the last word on the total (`memory_analysis`); this says what it
-consists of, and comes within some per cent of it, for it packs arrays of unlike sizes.
+The module is scheduled: its instructions run in the order of the text. An array is live from the
+instruction that makes it to the last one that reads it; names, tuples, loop carries and updates in
+place make no array. Arguments and their in-place updates are not counted: they are live all the
+time. The total is XLA's own (`memory_analysis`); this module says what it consists of, and agrees
+within some per cent, as XLA packs arrays of different sizes.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def _updated(root: Op, called: Computation) -> int | None:
 
 
 def _spans(shape_text: str) -> list[tuple[int, int]]:
-    """Of a tuple's text, where the flat arrays of each element begin and end."""
+    """(first, end) of the flat arrays of each element of a tuple, from its text."""
     depth, counts, arrays, begun = 0, [], 0, False
     for match in re.finditer(r"[(){},]|[a-z]\w*\[", shape_text):
         token = match[0]
@@ -291,5 +291,5 @@ def _in_layout(text: str, at: int) -> bool:
 
 
 def _at_top(text: str, at: int) -> bool:
-    """Whether a comma stands between elements, not within the dims of an array."""
+    """Whether a comma separates elements, and is not within the dims of an array."""
     return text.rfind("[", 0, at) <= text.rfind("]", 0, at)

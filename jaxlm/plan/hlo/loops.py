@@ -1,4 +1,4 @@
-"""How often a compiled loop runs: what XLA says of it, else what its condition counts to.
+"""The trip count of a compiled loop: as XLA states it, else from its condition.
 
 A scan becomes `while(i < n)` with i from a constant on, one more each time. XLA writes the count to
 the loop's backend_config on some platforms; on others it is read from the condition's comparison,
@@ -15,7 +15,7 @@ FLIPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "NE": "NE", "EQ": "EQ
 
 
 def trip_count(op: Op, computation: Computation, module: Module) -> int | None:
-    """Runs of the body of a `while` in `computation`; None where nothing tells."""
+    """Runs of the body of a `while` in `computation`; None if unknown."""
     known = re.search(r'"known_trip_count":\{"n":"?(\d+)', op.attributes)
     if known:
         return int(known[1])

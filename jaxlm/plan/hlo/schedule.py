@@ -1,16 +1,16 @@
-"""How long a compiled step takes by its own schedule: the compiler's cycles, and what it waits for.
+"""The time of a compiled step by the compiler's schedule: its cycles, and waits for the network.
 
     found = scheduled(parse(compiled.as_text()), network, topology)
     found.step, found.core, found.waits, found.hidden
 
-A TPU's compiler writes into each instruction how many cycles it expects of it, and the order in
-which they run. So the clock is turned forward here, instruction by instruction, loops as often as
-they run. A collective that the core begins and later waits for takes its ring's time from when the
-network is free; what of it is left when its end is asked for, the core waits. One that is not split
-in two is waited for whole. Attention kernels carry no cycles: theirs are of their FLOPs.
+A TPU's compiler writes the expected cycles into each instruction, in the order of execution. This
+module adds them up, instruction by instruction, loops as often as they run. An asynchronous
+collective takes its ring's time from when the network is free; the core waits for what is left of
+it at its done instruction. A synchronous one is waited for whole. Attention kernels have no cycles:
+their time follows from their FLOPs.
 
-It is the compiler's opinion, not a measurement: good to tell one schedule of the same step from
-another (`tools/tune_xla.py`), and a second opinion beside the roofline.
+It is the compiler's estimate, not a measurement: it compares schedules of the same step
+(`tools/tune_xla.py`), and is a second estimate next to the roofline.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class _Clock:
 
 
 def _is_split(op: Op) -> bool:
-    """Whether another instruction waits for the end of what this one begins."""
+    """Whether the instruction is asynchronous: another one waits for its end."""
     return (
         op.opcode.endswith("-start")
         or op.opcode == "send"

@@ -195,7 +195,7 @@ def read_shapes(text: str) -> Iterator[Shape]:
 
 
 def _joined(lines: list[str]) -> Iterator[str]:
-    """The lines, with those that only go on within a quoted attribute put to their instruction."""
+    """The lines, where those that continue a quoted attribute are joined to their instruction."""
     pending: str | None = None
     for line in lines:
         starts = _END.match(line) or _OP.match(line) or _HEADER.match(line)

@@ -1,4 +1,4 @@
-"""What one instruction costs: FLOPs of products, bytes that cross the memory, none of it in loops.
+"""The cost of one instruction, without loops: FLOPs of products, bytes from and to memory.
 
     product_flops(op, shapes)    # 2 for each multiplication and addition of a dot or convolution
     traffic(op, computation, module)    # bytes read from and written to HBM, and to the host
@@ -58,16 +58,16 @@ def _convolution(op: Op, left: Shape, right: Shape) -> float:
     taps = 1.0
     for c in spatial:
         n = int(c)
-        how = {name: values[n] if n < len(values) else None for name, values in window.items()}
-        pad = [int(x) for x in (how.get("pad") or "0_0").split("_")]
+        own = {name: values[n] if n < len(values) else None for name, values in window.items()}
+        pad = [int(x) for x in (own.get("pad") or "0_0").split("_")]
         taps *= valid_taps(
             size=left.dims[lhs.index(c)],
             out=result[out.index(c)],
             window=right.dims[rhs.index(c)],
-            stride=int(how.get("stride") or 1),
+            stride=int(own.get("stride") or 1),
             before=pad[0],
-            lhs_dilate=int(how.get("lhs_dilate") or 1),
-            rhs_dilate=int(how.get("rhs_dilate") or 1),
+            lhs_dilate=int(own.get("lhs_dilate") or 1),
+            rhs_dilate=int(own.get("rhs_dilate") or 1),
         )
     batch = result[out.index("b")]
     features, inputs = result[out.index("f")], right.dims[rhs.index("i")]
@@ -142,7 +142,7 @@ def _narrowed(op: Op, inputs: list[tuple[Shape, ...]]) -> list[tuple[Shape, ...]
         return inputs[:1]
     if op.opcode == "recv":
         return [op.shapes[:1]]
-    if op.opcode.endswith("-start"):  # a collective's: its operands stand before its results
+    if op.opcode.endswith("-start"):  # a collective: its operands come before its results
         return [*inputs, op.shapes[sum(map(len, inputs)) :] or op.shapes]
     return [*inputs, op.shapes]
 
@@ -230,7 +230,7 @@ def _handed_on(value: Op, called: Computation) -> bool:
 
 
 def _written(root: Op, called: Computation, shapes: tuple[Shape, ...]) -> tuple[float, float]:
-    """Bytes that a fusion writes: of an update in place its update, of what it hands on nothing."""
+    """Bytes that a fusion writes: only the update if in place, nothing for a passed-on value."""
     if root.opcode == "tuple":
         parts = [called.by_name[name] for name in root.operands if name in called.by_name]
         if len(parts) != len(shapes):
