@@ -1,4 +1,4 @@
-"""Kills runs again and again at random instants, and looks whether anything was lost.
+"""Kills runs repeatedly at random instants, and checks that nothing is lost.
 
     python tools/chaos.py --all --kills 300
     python tools/chaos.py configs/smoke/transformer.yaml --kills 100 train.steps=200

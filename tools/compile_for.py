@@ -1,4 +1,4 @@
-"""Compiles one train step for accelerators that are not there, and prints what came of it.
+"""Compiles one train step for accelerators that this machine does not have; prints what it finds.
 
     python tools/compile_for.py h100:8 --model llama-3.2-1b --mesh fsdp=4,tensor=2
     python tools/compile_for.py v6e:2x4 --model llama-3.2-1b --mesh fsdp=8 --quantization int8
@@ -151,7 +151,7 @@ def report(program: Program, arguments: argparse.Namespace, compiled: Any) -> No
 
 
 def products(text: str) -> list[str]:
-    """Of each matrix product in a program, the types of its factors and of the result."""
+    """The types of the factors and the result of each matrix product in a program."""
     types = dict(re.findall(r"%([\w.-]+) = (\w+)\[", text))
     found = re.findall(r"= (\w+)\[\S* (?:convolution|dot)\(%([\w.-]+), %([\w.-]+)\)", text)
     return [f"{types.get(a, '?')} x {types.get(b, '?')} -> {result}" for result, a, b in found]

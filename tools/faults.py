@@ -1,4 +1,4 @@
-"""Damages run folders at random, and looks whether a verb is silently wrong or falls over.
+"""Damages run folders at random, and checks that no verb is silently wrong or crashes.
 
     python tools/faults.py --faults 500 --jobs 2
     python tools/faults.py --only 17            # one fault again, with what the verbs said
@@ -371,7 +371,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keep everything here; default: nowhere")
-    parser.add_argument("--only", type=int, help="the number of one fault, told at length")
+    parser.add_argument("--only", type=int, help="the number of one fault, reported in detail")
     options = parser.parse_args()
     began = time.time()
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Looks for tracebacks, endless runs and silence in what reads a user's configs and files.
+"""Fuzzes the readers of a user's configs and files: no traceback, no hang, no silent change.
 
     python tools/fuzz.py --seed 0 --seconds 60
 
@@ -333,7 +333,7 @@ def same(reader: Callable[[Path], Any], path: Path, before: str | None) -> str |
 
 # ------------------------------------------------------------------------------------------- starts
 
-# Of the smallest of the shipped runs: what a start reads, and a parser cannot judge.
+# Settings of the smallest shipped run that a start reads and a parser cannot check.
 STARTED = {
     "data.seq_len": [1, 2, 3, 10**8, 2**31 - 1],
     "data.validation_fraction": [0, 1e-9, 0.999999],

@@ -118,7 +118,7 @@ def same(value: Any, other: Any) -> bool:
 
 
 def seen(looked: Values, family: Family, place: Place, model: Any) -> bool:
-    """Whether an import reports the key, or it shapes nothing beside the others of the file."""
+    """Whether an import reports the key, or it has no effect next to the others of the file."""
     key, values = place[-1], looked.plain
     if (
         key in IDLE

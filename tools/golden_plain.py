@@ -99,8 +99,8 @@ class GLMConfig(PreTrainedConfig):
 class GLMModel(Plain):
     """GLM: GPT-2's layers, two learned positions a token, and a text that sees all of itself.
 
-    Its GELU is the tanh form that it was trained with; the code beside its published checkpoints
-    has the exact one.
+    Its GELU is the tanh form that it was trained with; the code published with its checkpoints has
+    the exact one.
     """
 
     config_class = GLMConfig

@@ -31,7 +31,7 @@ SHA256 = "2a7aabf1fc7f270fcc3349881407988c9245173c2413debbe5432f4a4f31319f"  # o
 
 GRAPHEMES = ["<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
 ARPABET = """AA* AE* AH* AO* AW* AY* B CH D DH EH* ER* EY* F G HH IH* IY* JH K L M N NG OW* OY*
-    P R S SH T TH UH* UW UW* V W Y Z ZH"""  # * stands for each of three stresses
+    P R S SH T TH UH* UW UW* V W Y Z ZH"""  # * is each of three stresses
 PHONEMES = ["<pad>", "<unk>", "<s>", "</s>"]
 for sound in ARPABET.split():
     PHONEMES += [sound.replace("*", s) for s in "012"] if "*" in sound else [sound]
@@ -76,7 +76,7 @@ def parameters(content: bytes) -> dict[str, Any]:
 
 
 def cell(w: dict[str, np.ndarray], name: str) -> dict[str, Any]:
-    """A GRU: its two biases are one, but for that of the candidate."""
+    """A GRU: its two biases are added, except those of the candidate."""
     b_x, b_h = w[f"{name}_b_ih"], w[f"{name}_b_hh"]
     gates = len(b_x) // 3 * 2
     bias = np.concatenate([b_x[:gates] + b_h[:gates], b_x[gates:]])

@@ -3,8 +3,8 @@
     python tools/make_golden_beams.py      (needs torch and transformers)
 
 With models of tools/make_golden_families.py, and searches that differ in the number of beams and in
-how much they favour long texts. An id that the model itself writes stands for the end, so that some
-beams end early and others never. The best text must win by more than rounding.
+how much they favour long texts. An id that the model itself writes is the end of a text, so that
+some beams end early and others never. The best text must win by more than rounding.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python tools/make_golden_blanks.py      (needs torch and transformers)
 
-The model is glm_10b of tools/make_golden_families.py, which reads all anew for every token.
+The model is glm_10b of tools/make_golden_families.py, which reads the whole text for every token.
 """
 
 from __future__ import annotations

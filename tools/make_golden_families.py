@@ -6,9 +6,9 @@ The models are those of tools/golden_rows.py; tests/golden_families.py draws the
 the files. Every document is run alone and without padding, and its results are put where packed or
 padded rows have it; loss and gradients are those of all documents.
 
-A seed is passed over if its model repeats itself, or if a close call hangs on it: a greedy choice
-or the best beam that wins by too little, or results that move by more than rounding when the
-weights do by one part in a million, as those of an expert do that is chosen by a hair.
+A seed is skipped if its model repeats itself, or if a result depends on a close choice: a greedy
+choice or a best beam that wins by too little, or results that change by more than rounding when the
+weights change by one part in a million, such as those of an expert that is chosen narrowly.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def encoder_decoder_arrays(model: PreTrainedModel, seed: int) -> Arrays:
 
 
 def infiller_arrays(model: PreTrainedModel, seed: int) -> Arrays:
-    """Four texts, each with two blanks that are filled behind it in any order."""
+    """Four texts, each with two blanks that are written after it in any order."""
     rng = np.random.default_rng(seed)
     samples = [blanks(rng, model.config.vocab_size) for _ in range(4)]
     lengths = np.array([len(sample["tokens"]) for sample in samples], np.int32)
@@ -292,7 +292,7 @@ def infiller_arrays(model: PreTrainedModel, seed: int) -> Arrays:
 
 
 def blanks(rng: np.random.Generator, vocab_size: int) -> dict[str, Any]:
-    """GLM's sample: a text in which 1 stands for each of two blanks, then what belongs there.
+    """GLM's sample: a text in which 1 marks each of two blanks, then the text of the blanks.
 
     A blank begins with the input 2 and ends with the target 3. Its tokens have the position of its
     1 in the text, and count their own from 1 in the second row, which is 0 in the text.

@@ -2,10 +2,10 @@
 
     python tools/make_golden_nn.py            # needs torch; the tests do not
 
-The Transformer here is written anew, in the plainest way (one head and one document at a time is
-what its masks mean), and shares with jaxlm nothing but the names and shapes of the parameters.
-Every parameter is moved by N(0, 0.05) first: a fresh model has biases of 0 and scales of 1, and a
-part that is left out would not be noticed.
+The Transformer here is written independently, in the plainest way (one head and one document at a
+time is what its masks mean), and shares with jaxlm nothing but the names and shapes of the
+parameters. Every parameter is moved by N(0, 0.05) first: a fresh model has biases of 0 and scales
+of 1, and a part that is left out would not be noticed.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def read(module, x):
 
 
 def randomise(module):
-    """Of weights that keep signals near 1; embeddings are larger, so that texts do not settle."""
+    """Weights that keep signals near 1; embeddings are larger, so that texts do not settle."""
     for name, parameter in module.named_parameters():
         nn.init.normal_(parameter, std=3.0 if name in ("embed.weight", "head") else 0.4)
     return module

@@ -4,8 +4,8 @@
 
 Makes a GPT-2 in bfloat16 with random weights, a layer a shard or so, imports it in a process of its
 own whose memory is read 200 times a second, and prints the peak, the parameters and the difference.
-What Python, jax and their libraries take before the import begins is not counted, nor are pages of
-mapped files, which the system takes back at will; they are printed beside it.
+The memory of Python, jax and their libraries before the import is not counted, nor are pages of
+mapped files, which the system can reclaim; these are printed separately.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def make(folder: Path, arguments: argparse.Namespace) -> tuple[int, int]:
 
 
 def watch(folder: Path) -> int:
-    """The import, beside a thread that reads how much memory it takes."""
+    """The import, while a thread samples its memory."""
     jax.block_until_ready(jax.jit(lambda x: x + 1)(1))  # the runtime's own memory is there
     from orbax.checkpoint import v1  # noqa: F401
 

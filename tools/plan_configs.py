@@ -37,12 +37,12 @@ def planned(path: Path, **how: bool) -> Plan:
     return plan_run(config, topology, tokens=float(tokens), report=print, **how)
 
 
-def told(plan: Plan, *, quick: bool) -> str:
-    """A comment of what a plan found."""
+def summary(plan: Plan, *, quick: bool) -> str:
+    """The comment with a plan's figures."""
     memory, speed = plan.memory, plan.speed
-    how = "compiled without optimizations" if quick else plan.source
+    source = "compiled without optimizations" if quick else plan.source
     text = (
-        f"Planned {datetime.date.today()} for {plan.topology}, {how}: {memory.verdict}, "
+        f"Planned {datetime.date.today()} for {plan.topology}, {source}: {memory.verdict}, "
         f"{memory.total / 2**30:.1f} of {memory.limit / 2**30:.1f} GiB a device; a step of "
         f"{speed.step:.2f} s, {speed.tokens_per_second_per_chip:,.0f} tokens/s a chip, MFU "
         f"{speed.mfu_causal:.1%} (with full attention {speed.mfu_full:.1%})"
@@ -58,7 +58,7 @@ def told(plan: Plan, *, quick: bool) -> str:
 
 
 def write(path: Path, comment: str) -> None:
-    """The comment behind the first line of what the config is, in place of an older one."""
+    """Writes the comment after the config's first comment line; it replaces an older one."""
     text = PLANNED.sub("", path.read_text())
     head = re.match(r"(?:#.*\n)+", text)
     assert head is not None, f"{path} begins with what it is"
@@ -75,7 +75,7 @@ def main() -> int:
     for name in arguments.names or sorted(path.stem for path in CONFIGS.glob("*.yaml")):
         path = CONFIGS / f"{name}.yaml"
         plan = planned(path, quick=arguments.quick, analytic=arguments.analytic)
-        comment = told(plan, quick=arguments.quick)
+        comment = summary(plan, quick=arguments.quick)
         write(path, comment)
         print(f"{name}\n{comment}", end="", flush=True)
     return 0

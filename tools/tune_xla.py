@@ -1,12 +1,11 @@
-"""Holds the XLA options of `jaxlm.training.compiler` against others, by the compiler's own
-schedule.
+"""Compares the XLA options of `jaxlm.training.compiler` with others, by the compiler's schedule.
 
     python tools/tune_xla.py configs/pretrain/llama3.1_8b.yaml model.num_layers=4 \
         mesh.topology=v5p:2x2x4 mesh.fsdp=16 train.batch_size=16
 
 Compiles the config's train step for its topology with each set of options, and prints what a device
 computes and waits for (`jaxlm.plan.hlo.schedule`) and what it holds. Needs libtpu and no TPU. These
-are the compiler's estimates: they tell one schedule from another, and are no measured times.
+are the compiler's estimates: they compare schedules, and are not measured times.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ MORE: dict[str, dict[str, str]] = {
         "xla_tpu_enable_data_parallel_all_reduce_opt": ON,
         "xla_tpu_data_parallel_opt_different_sized_ops": ON,
     },
-    "collectives beside kernels": {
+    "collectives overlapped with kernels": {
         "xla_tpu_enable_async_collective_fusion_with_mosaic_custom_call": ON
     },
     "latency hiding": {"xla_tpu_enable_latency_hiding_scheduler": ON},

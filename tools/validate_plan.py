@@ -7,12 +7,11 @@ and is predicted from the config alone. The constants of `jaxlm.plan.devices` ar
 row. Prints published and predicted tokens/s a chip, the error, and where a run's MFU was published
 that and the predicted one, by the same count of attention (its causal half, or all of it).
 
-The share of its peak that a chip's products attain (`matmul`) was set with these runs in view, one
-figure for a generation, so the mean error of the table is that of rows it was chosen by. The last
-lines say what is left of that: each row's error with `matmul` derived anew from the other rows of
-its generation (so that the mean of the logarithms of their errors is 0). A generation of one row
-has no others: its error says only what `matmul` was set to. Where the model is wrong, and what is
-the likely cause:
+The share of its peak that a chip's matmuls reach (`matmul`) was fitted to these runs, one figure
+for a generation, so the mean error of the table is a training error. The last lines are the
+leave-one-out errors: each row's error with `matmul` fitted to the other rows of its generation (so
+that the mean of the logarithms of their errors is 0). A generation with one row has no such error.
+Where the model is wrong, and the likely cause:
 
     deepseek3 on v5p      +25%  256 small experts: uneven groups of tokens and the latent
                                 attention's many narrow products cost more than one factor says
@@ -25,7 +24,7 @@ the likely cause:
                                 and values that ours splits; rows of 2,048 leave small blocks
     llama2-70b on v6e      +8%  blocks of 1,024 in attention are slower than those of 2,048
     llama2-70b on v5p      +8%  blocks of 512; and the page that has its MFU of 65.4%, by all of
-                                attention, says 692 tokens/s a chip beside it, which would be +6%
+                                attention, also says 692 tokens/s a chip, which would be +6%
     32b on one v5e slice   -7%  its eight slices are met within 2%; of the 5% that they lost, as
                                 published, the model has next to nothing
 
@@ -109,7 +108,7 @@ def left_out_errors(
 
 def derive_matmul(runs: Sequence[tuple[Mapping[str, str], Run]]) -> float:
     """The share of the peak at which the mean of the logarithms of the runs' errors is 0."""
-    low, high = 0.05, 1.5  # a rate that is too low is told by errors below 0
+    low, high = 0.05, 1.5  # a rate that is too low gives errors below 0
     for _ in range(40):
         middle = (low + high) / 2
         if fmean(log_error(row, run, middle) for row, run in runs) < 0:

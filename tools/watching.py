@@ -1,10 +1,10 @@
-"""What a run folder says, looked at from outside: while it is written, and when it has ended.
+"""Reads a run folder from outside, while it is written and after the run has ended.
 
     watched = Watched(Path("runs/a"))
     watched.step(), watched.committed(), watched.saving()
     differences(Path("runs/reference"), Path("runs/a"))     # [] where nothing was lost
 
-Nothing of jaxlm is imported: these are a second pair of eyes.
+Nothing of jaxlm is imported: the check is independent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Watched:
         return max((int(n) for n in self._names() if n.isdecimal()), default=0)
 
     def saving(self) -> int:
-        """The step of the save under way; 0 where there is none."""
+        """The step of the save under way; 0 if nothing is being saved."""
         found = (re.fullmatch(r"(\d+)\.saving\d*", name) for name in self._names())
         return max((int(match[1]) for match in found if match), default=0)
 
@@ -124,7 +124,7 @@ def shape(path: Path) -> set[str]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a jsonl file without clocks; starts and resumes are no metrics."""
+    """The lines of a jsonl file without clocks, and without the lines of starts and resumes."""
     if not path.is_file():
         return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -18,7 +18,7 @@ from typing import Any
 from jaxlm.core.exit_codes import MISTAKE
 
 MOST_NAMES = 10  # in a list
-MOST_CHARACTERS = 120  # of a name or a key
+MOST_CHARACTERS = 120  # in a name or a key
 
 
 class UserError(ValueError):

@@ -9,7 +9,7 @@ crash. Nothing is imported here.
 from __future__ import annotations
 
 DONE = 0
-MISTAKE = 2  # of the command or the config
+MISTAKE = 2  # a mistake in the command or the config
 NOT_FINITE = 65  # EX_DATAERR: the loss was not finite for too many steps in a row
 LOST = 69  # EX_UNAVAILABLE: another process of the run ended or sends no heartbeat
 HUNG = 70  # EX_SOFTWARE: no step ended in `train.hang_timeout` seconds

@@ -24,7 +24,7 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
 MAX_FILES = 200
 MAX_DEPTH = 64
-MAX_DIGITS = 300  # of a number: the largest float has 309
+MAX_DIGITS = 300  # in a number: the largest float has 309
 
 _TAG = "tag:yaml.org,2002:"
 MERGE = _TAG + "merge"

@@ -69,7 +69,7 @@ def move_filled(
     to: jax.Array,  # [R] int
     back: jax.Array,  # [R] int: the inverse
     filled: jax.Array,
-    shape: Sequence[int],  # of a row of the result
+    shape: Sequence[int],  # a row's shape in the result
 ) -> jax.Array:
     """The rows of x in the order `to`; the gradient moves them back."""
     return _move(tuple(shape), x, to, back, filled)

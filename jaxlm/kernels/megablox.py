@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from jaxlm.kernels.grouped_matmul import grouped_matmul_kernels, ragged_dot
 
-ROWS, COLUMNS = 512, 1024  # of the blocks that a product is cut into, where there are so many
-LANES = 128  # of a TPU's vector unit: no block is smaller
+ROWS, COLUMNS = 512, 1024  # largest block of a product
+LANES = 128  # lanes of a TPU's vector unit: the smallest block
 INTERPRET = False  # for tests: runs the kernel's program on a CPU, slowly
 
 

@@ -39,7 +39,7 @@ Places = tuple[jax.Array, ...]  # positions and segment ids [B, T] int, and for 
 class Static(NamedTuple):
     """What is known when compiling."""
 
-    axis: str  # of the mesh
+    axis: str  # mesh axis
     causal: bool = True
     window: int | None = None
     softcap: float | None = None

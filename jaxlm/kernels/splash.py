@@ -32,7 +32,7 @@ from jaxlm.kernels.attention import attention_kernels
 from jaxlm.kernels.ring import zigzag
 from jaxlm.mesh import num_parts, on_each_device, splits_length
 
-LANES = 128  # of a TPU's vector unit: no block is smaller
+LANES = 128  # lanes of a TPU's vector unit: the smallest block
 BLOCK = 512  # rows and columns of a block of scores, where they divide the length
 # Columns of a block in the backward pass. Each block writes a gradient of every query to memory,
 # and computes half of its pairs in vain on the diagonal. With four blocks in a causal row, both
@@ -129,7 +129,7 @@ class Mask(NamedTuple):
     causal: bool
     window: int | None
     prefix: bool  # the keys are given twice
-    parts: int  # of the queries, on as many devices
+    parts: int  # devices that the queries are split over
     swaps: bool  # each device has an early and a late chunk of them
 
     @property
@@ -186,7 +186,7 @@ def _kernel(mask: Mask, softcap: float | None, head_dim: int) -> Any:
     rows, columns = math.gcd(mask.chunk, BLOCK), math.gcd(mask.keys, BLOCK)
     wide = wide_columns(mask.keys, head_dim)
     return splash.make_splash_mha(
-        splash.MultiHeadMask([mask.build()]),  # of every head
+        splash.MultiHeadMask([mask.build()]),  # one mask for every head
         block_sizes=splash.BlockSizes(
             block_q=rows,
             block_kv=columns,

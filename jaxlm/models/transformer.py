@@ -305,7 +305,7 @@ class Transformer(Stack):
         if encoded is None:
             return cache
         source = self.project_source(encoded.hidden)
-        known = encoded._replace(hidden=encoded.hidden[:, :0])  # of which no more is needed
+        known = encoded._replace(hidden=encoded.hidden[:, :0])  # only its segment ids are needed
         return {**cache, "source": source, "encoded": known}
 
     def rewind(self, cache: dict[str, Any], count: jax.Array) -> dict[str, Any]:

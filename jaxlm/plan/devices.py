@@ -57,7 +57,7 @@ class Chip:
     hbm_bytes: float  # that a program can have
     hbm_bandwidth: float
     link_bandwidth: float  # one link, one direction
-    dims: int  # of the torus; 0: all-to-all within a node, as GPUs
+    dims: int  # dims of the torus; 0: all-to-all within a node, as GPUs
     host_bandwidth: float  # between a chip and its host's memory, one direction
     dcn_bandwidth: float  # a chip's share of the network beyond a slice or node, one direction
     on_chip_bytes: float  # the memory next to its cores: VMEM, or a GPU's second-level cache
@@ -67,7 +67,7 @@ class Chip:
     clock: float | None = None  # Hz of the core whose cycles the compiler counts; None: unknown
     wraps_at: int = 4  # a dim of a multiple of this many chips is a ring
     price: float  # USD a chip-hour
-    capability: float | None = None  # of a GPU, by which cuDNN knows what it can do
+    capability: float | None = None  # a GPU's compute capability
 
     @property
     def is_tpu(self) -> bool:

@@ -51,7 +51,7 @@ class MemoryPlan:
 
     parts: Sequence[Part]
     limit: float  # bytes that a program can have
-    share: float  # of the limit that may be taken and be called safe
+    share: float  # share of the limit that a safe plan may use
     compiled: bool  # with all optimizations, as training compiles it
     refused: OutOfMemory | None = None
     known: bool = True

@@ -14,7 +14,11 @@ from jaxlm.core.config import UserError
 from jaxlm.mesh import AXES, MeshConfig
 from jaxlm.plan.devices import Topology
 
-CHANGED_FIRST = ("fsdp", "data", "tensor")  # of axes of one size; the others are a model's own
+CHANGED_FIRST = (
+    "fsdp",
+    "data",
+    "tensor",
+)  # among axes of equal size; the others depend on the model
 
 
 def mesh_on(mesh: MeshConfig, topology: Topology) -> dict[str, int]:

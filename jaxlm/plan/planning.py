@@ -57,7 +57,7 @@ class Plan:
     roofline: Roofline
     speed: Speed
     tokens: float | None
-    counts: Counts | None = None  # of a compiled step
+    counts: Counts | None = None  # for a compiled step
     compiled: Compiled | None = None
     schedule: Schedule | None = None  # the compiler's own view of the time of an optimized step
     by_module: Mapping[str, float] = field(default_factory=dict)  # FLOPs of a device

@@ -77,7 +77,7 @@ class Roofline:
     ici: Mapping[str, float] = field(default_factory=dict)  # by axes
     dcn: Mapping[str, float] = field(default_factory=dict)
     host: float = 0.0
-    exposed: float = 0.0  # of the network and the host, what nothing hides
+    exposed: float = 0.0  # time of the network and the host that is not hidden
 
     @property
     def bound(self) -> str:

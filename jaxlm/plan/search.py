@@ -43,7 +43,7 @@ class Candidate:
 
     setting: Setting
     stacks: tuple[Stack, ...]  # that it is of
-    offload: bool  # of the optimizer's state
+    offload: bool  # the optimizer's state is offloaded
     work: Work
     roofline: Roofline
     speed: Speed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MAX_COLUMNS = 8  # of a confusion table on a terminal
+MAX_COLUMNS = 8  # in a confusion table on a terminal
 MAX_CONFUSIONS = 10
 
 Table = Sequence[Sequence[int]]  # rows: the true class; columns: the predicted one

@@ -82,11 +82,11 @@ class Tensor:
     """One row of a family's table; see the module's docstring."""
 
     name: str  # in the file, with {layer} and {expert}
-    paths: str | tuple[str, ...]  # of our parameters
+    paths: str | tuple[str, ...]  # "/"-paths of our parameters
     layout: str
     dim: int = 0  # the dim of the file's tensor along which several parameters are concatenated
     optional: bool = False  # a file may store it a second time, such as a tied head
-    first_layer: int = 0  # of the file's {layer}, for the run of layers that the paths name
+    first_layer: int = 0  # the file's {layer} of the first layer that the paths name
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ class Family:
     to_hf: Callable[[Any], dict[str, Any]]  # config -> config.json; raises UserError
     tensors: Callable[[Any], list[Tensor]]  # the table of a config
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
-    num_params: Mapping[str, int] = field(default_factory=dict)  # of the presets, as published
+    num_params: Mapping[str, int] = field(default_factory=dict)  # of each preset, as published
     model_types: tuple[str, ...] = ()  # what config.json's model_type can be; () is the name
     # Patterns of tensors that a file may have besides: masks, and what is not of a language model.
     # "{num_layers}" in a pattern is the number after that of the last layer.
@@ -115,7 +115,7 @@ class Family:
     bases: tuple[str, ...] = ()  # classes that hold it without its head over the vocabulary
     # Keys of config.json that shape nothing, besides those of any family.
     idle: tuple[str, ...] = ()
-    prefix: str = ""  # of the tensors of the model without its head, which some files leave out
+    prefix: str = ""  # of tensors' names outside of the head; some files leave it out
     older: tuple[tuple[str, str], ...] = ()  # how names end, and how they did in older files
     # The config with what the names of a file's tensors say and its config.json leaves open.
     completed: Callable[[Any, Collection[str]], Any] = lambda config, names: config

@@ -33,7 +33,7 @@ NEEDED = (
     *("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok"),
     *("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
 )
-BIAS_STEP = 0.001  # of the choice bias, section 4.2 of V3's paper
+BIAS_STEP = 0.001  # update of the choice bias, section 4.2 of V3's paper
 INNER_EPS = 1e-6
 # Sizes that follow from others, and layers that are left out.
 IDLE = ("num_key_value_heads", "head_dim", "qk_head_dim", "num_nextn_predict_layers")
@@ -269,7 +269,11 @@ DEEPSEEK_V2 = Family(
     to_hf=v2_to_hf,
     tensors=tensors,
     prefix="model.",
-    idle=(*IDLE, "n_group", "topk_group"),  # of a choice by groups, which topk_method would name
+    idle=(
+        *IDLE,
+        "n_group",
+        "topk_group",
+    ),  # keys of a choice by groups, which topk_method would name
     presets={"deepseek-v2-lite": v2_from_hf(preset(2048, 27, 16, V2_LITE))},
     num_params={"deepseek-v2-lite": 15_706_484_224},
 )

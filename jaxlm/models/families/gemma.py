@@ -33,7 +33,7 @@ from jaxlm.models.transformer import EmbeddingConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.position import RotaryConfig
 
-DEFAULTS: dict[str, Any] = {  # of both classes of transformers
+DEFAULTS: dict[str, Any] = {  # shared by both classes of transformers
     **sizes(2304, 26, 8, 4, 9216, 256_000),
     **{"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096},
     **{"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh"},
@@ -42,7 +42,7 @@ GEMMA2 = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 GEMMA3: dict[str, Any] = {
     **{"vocab_size": 262_208, "sliding_window_pattern": 6},
 }
-THETA, LOCAL_THETA = 1_000_000.0, 10_000.0  # of Gemma 3, where config.json does not say them
+THETA, LOCAL_THETA = 1_000_000.0, 10_000.0  # Gemma 3's defaults
 
 
 def gemma2_from_hf(values: Any) -> TransformerConfig:

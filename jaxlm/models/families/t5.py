@@ -197,7 +197,7 @@ FAMILY = Family(
     tensors=tensors,
     completed=completed,
     idle=("n_positions",),
-    ignored=(r"EncDecAttention\.relative_attention_bias",),  # of the first files; nothing reads it
+    ignored=(r"EncDecAttention\.relative_attention_bias",),  # in the first files; nothing reads it
     presets={
         "t5-small": preset(512, 6, 8, 64, 2048),
         "t5-base": preset(768, 12, 12, 64, 3072),

@@ -18,18 +18,18 @@ import numpy as np
 
 from jaxlm.models.families.base import Rearrangement, Tensor
 
-Shapes = Mapping[str, tuple[int, ...]]  # of our parameters, by "/"-path
+Shapes = Mapping[str, tuple[int, ...]]  # {"/"-path: shape} of our parameters
 
 
 @dataclass(frozen=True)
 class Piece:
     """A slice of one of our parameters, and its place in a file."""
 
-    path: str  # of our parameter
+    path: str  # our parameter
     index: tuple[int, ...]  # its leading indices (layer, expert)
-    shape: tuple[int, ...]  # of the slice
-    name: str  # of the file's tensor
-    dim: int  # of that tensor, along which the slice takes `start` to `stop`
+    shape: tuple[int, ...]  # the slice's shape
+    name: str  # the file's tensor
+    dim: int  # the slice is `start` to `stop` along this dim of the file's tensor
     start: int
     stop: int
     rearrangement: Rearrangement

@@ -43,7 +43,7 @@ class Work:
     load: Load
     memory: MemoryPlan
     device_flops: float
-    tokens_per_step: float  # of the data
+    tokens_per_step: float  # tokens of the data
     by_module: dict[str, float] = field(default_factory=dict)  # FLOPs
 
 

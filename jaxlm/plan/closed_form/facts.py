@@ -40,7 +40,7 @@ from jaxlm.run import RunConfig
 from jaxlm.training.learner import Learner
 from jaxlm.training.session import learner_of
 
-EIGHT_BITS = {"int8": "s8", "fp8": "f8"}  # of `model.quantization`, as programs name them
+EIGHT_BITS = {"int8": "s8", "fp8": "f8"}  # `model.quantization` as programs name it
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Facts:
     params: tuple[Array, ...]
     moments: tuple[Array, ...]
     stacks: tuple[Stack, ...]  # the one that writes first
-    seq_len: int  # of a row as it is written
-    data_len: int  # of the data that is in it
+    seq_len: int  # tokens of a row of the objective
+    data_len: int  # tokens of the data in a row
     row_bytes: int
-    hidden: int  # of what the head is given
+    hidden: int  # width of the head's input
     vocab: int
-    itemsize: int  # of the compute dtype
+    itemsize: int  # bytes of the compute dtype
     dtype: str
     map_dtype: str  # that the layers' maps are multiplied in
     tied: bool

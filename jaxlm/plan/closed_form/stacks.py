@@ -130,7 +130,7 @@ class Stack:
     table: str = "embed/table"  # the embedding of its tokens
     splits_stream: bool = True  # tensor splits the stream between its parts along the length
     splits_length: bool = True  # context splits the rows
-    policies: tuple[str, ...] = ("none", "minimal", "dots", "named", "full")  # of remat
+    policies: tuple[str, ...] = ("none", "minimal", "dots", "named", "full")  # remat policies
 
     @property
     def count(self) -> int:

@@ -30,10 +30,10 @@ class Collective:
     """A collective of the program, as often as it runs."""
 
     kind: str
-    axes: tuple[str, ...]  # of the mesh, along which it runs
+    axes: tuple[str, ...]  # mesh axes along which it runs
     size: int  # devices of a group
     slices: int  # that a group's devices are in; 1: all over ICI
-    whole_bytes: float  # of the whole array, once
+    whole_bytes: float  # bytes of the whole array, once
     wire_bytes: float  # that a device sends, over all runs
     times: float = 1.0
     module: str = ""
@@ -45,7 +45,7 @@ class Network:
     """What the devices of a program are to each other."""
 
     mesh: Mapping[str, int]  # axes and their sizes, in the order of the devices
-    slices: Sequence[int] = field(default=())  # of each device; empty: all in one
+    slices: Sequence[int] = field(default=())  # the slice of each device; empty: all in one
 
     @property
     def num_devices(self) -> int:

@@ -56,7 +56,7 @@ class Counts:
     flops_by_part: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     by_module: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     by_phase: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
-    kernel_flops: float = 0.0  # of attention kernels, also among flops_by_dtype
+    kernel_flops: float = 0.0  # FLOPs of attention kernels, included in flops_by_dtype
     pieces: list[Piece] = field(default_factory=list)  # one for each instruction that costs much
     notes: list[str] = field(default_factory=list)
 
@@ -111,7 +111,7 @@ class _Counter:
         self.counts = Counts()
         self.chains: set[tuple[str, str]] = set()
         self.noted: set[str] = set()
-        self.dtype = "bf16"  # of the products met last
+        self.dtype = "bf16"  # the dtype of the last product
 
     def run(self) -> Counts:
         self._walk(self.module.entry, 1.0)
