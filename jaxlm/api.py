@@ -32,6 +32,7 @@ from jaxlm.core import config as configs
 from jaxlm.core.config import Resolved, UserError
 from jaxlm.core.exit_codes import DONE, INTERRUPTED
 from jaxlm.core.files import read_json
+from jaxlm.core.renames import renamed
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.prompts import encode_prompt, ends_of, ids_of
 from jaxlm.distributed.signals import Signals, Stopped
@@ -66,6 +67,7 @@ def train(config: str | Path | RunConfig, overrides: Iterable[str] = ()) -> Run:
         if overrides:
             layer = configs.Layer(configs.to_dict(config))
             layer.merge(configs.read_overrides(overrides))
+            layer = renamed(layer)
             config, marks = configs.parse(RunConfig, layer.values, layer.marks), layer.marks
         if config.run_dir is None:
             raise UserError("run_dir: is required; name a folder for the run")

@@ -20,6 +20,7 @@ from jaxlm.core import config as configs
 from jaxlm.core.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
 from jaxlm.core.config_yaml import read_yaml_text
 from jaxlm.core.errors import looked_from
+from jaxlm.core.renames import renamed
 from jaxlm.core.types import ModelConfig, TokenizerConfig
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.mesh import MeshConfig
@@ -201,8 +202,7 @@ def config_sha256(config: RunConfig) -> str:
 def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
     """The RunConfig of a YAML file under dotted overrides. Raises `ConfigError`."""
     path = Path(path)
-    top = configs.read_yaml(path)
-    top.merge(configs.read_overrides(overrides))
+    top = _overridden(renamed(configs.read_yaml(path)), overrides)
     init = top.values.get("init")
     source = init.get("from") if isinstance(init, dict) else None
     layer = _inherited(Path(source)) if isinstance(source, str) else Layer({})
@@ -219,6 +219,12 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunCon
         layer.values["run_dir"] = f"runs/{path.stem}"
         layer.marks["run_dir"] = Mark("name of the config file")
     return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
+
+
+def _overridden(layer: Layer, overrides: Iterable[str]) -> Layer:
+    """The layer under dotted overrides, which may name a key as older versions did."""
+    layer.merge(renamed(configs.read_overrides(overrides)))
+    return renamed(layer)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -285,8 +291,7 @@ def saved_config(run_dir: str | Path) -> Path:
 
 def load_saved(run_dir: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
     """The config of a run directory, under dotted overrides; its `run_dir` is the present path."""
-    layer = own_config(run_dir)
-    layer.merge(configs.read_overrides(overrides))
+    layer = _overridden(own_config(run_dir), overrides)
     layer.merge(Layer({"run_dir": str(run_dir)}, {"run_dir": Mark("command line")}))
     return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
 
@@ -298,7 +303,7 @@ def own_config(run_dir: str | Path) -> Layer:
     path, run = saved_config(run_dir), RunDir(run_dir)
     record, _ = read_record(run)
     if record is None:
-        return configs.read_yaml(path)
+        return renamed(configs.read_yaml(path))
     check_config(run, record, tuple(configs.allowed_paths(RunConfig)))
     check_files(run, record)
-    return read_yaml_text(record.config, path)
+    return renamed(read_yaml_text(record.config, path))

@@ -76,7 +76,7 @@ def make_run(
     if classification:
         config = config.replace(
             "{type: causal_lm, z_loss: 0.0001}",
-            "{type: sequence_classification, classes: [negative, positive]}",
+            "{type: classification, classes: [negative, positive]}",
         )
     (folder / "config.yaml").write_text(config)
     _json(folder / "marks.json", MARKS)

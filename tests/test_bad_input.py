@@ -231,20 +231,20 @@ def test_a_mesh_that_does_not_fit(train_fails, words, says):
         ),
         (
             TRANSFORMER,
-            ["objective.type=sequence_classification"],
-            ["objective: sequence_classification learns from labelled texts", "data.type text"],
+            ["objective.type=classification"],
+            ["objective: classification learns from labelled texts", "data.type text"],
         ),
         (TRANSFORMER, LABELLED, ["objective: causal_lm learns from running text", "data.type ex"]),
         (
             TRANSFORMER,
-            [*LABELLED, "objective.type=sequence_classification"],
-            ["sample.prompts", "sequence_classification writes no text"],
+            [*LABELLED, "objective.type=classification"],
+            ["sample.prompts", "classification writes no text"],
         ),
         (
             TRANSFORMER,
             [
                 *LABELLED,
-                "objective={type: sequence_classification, classes: ['yes', 'no']}",
+                "objective={type: classification, classes: ['yes', 'no']}",
                 "sample.prompts=[]",
             ],
             ["objective.classes", "same order"],
@@ -312,7 +312,7 @@ def test_missing_texts(train_fails, tmp_path):
 def table(path: Path, **columns: str) -> list[str]:
     named = ", ".join(f"{name}: {value}" for name, value in columns.items())
     data = f"data={{type: examples, source: {{type: csv, files: {path}, {named}}}}}"
-    return [ONE_DEVICE, "objective.type=sequence_classification", "sample.prompts=[]", data]
+    return [ONE_DEVICE, "objective.type=classification", "sample.prompts=[]", data]
 
 
 @pytest.mark.parametrize(
@@ -491,8 +491,8 @@ def test_prompts_that_do_not_fit(fails, trained):
 def test_what_a_run_cannot_do(fails, trained):
     says = ("validation", "data.validation")
     fails("eval", trained, "data.validation_fraction=0", says=says)
-    words = ("objective.type=sequence_classification",)
-    fails("generate", trained, *words, says=("sequence_classification", "writes no text", "eval"))
+    words = ("objective.type=classification",)
+    fails("generate", trained, *words, says=("classification", "writes no text", "eval"))
 
 
 # ----------------------------------------------------------------------------------- a second stage

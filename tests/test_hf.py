@@ -701,7 +701,7 @@ def test_a_backbone_is_tuned_to_classify(tmp_path, capsys):
     config = yaml.safe_load(Path(SMOKE).read_text())
     del config["model"], config["tokenizer"]
     config["sample"] = {"prompts": []}
-    config["objective"] = {"type": "sequence_classification"}
+    config["objective"] = {"type": "classification"}
     config["data"] = {"type": "examples", "source": rows, "seq_len": 16}
     (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
     words = [f"init.from={run}", f"run_dir={tmp_path / 'stage'}", "train.steps=1"]
@@ -710,7 +710,7 @@ def test_a_backbone_is_tuned_to_classify(tmp_path, capsys):
     assert code == 0, capsys.readouterr().err
     paths = set(flatten(load_trained(str(tmp_path / "stage"), overrides=ONE, report=quiet)[2]))
     backbone = flatten(load_trained(str(run), overrides=ONE, report=quiet)[2])
-    assert paths == {"kernel", "bias", *(f"backbone/{path}" for path in backbone)}
+    assert paths == {"task_head/kernel", "task_head/bias", *backbone}
 
 
 def test_a_backbone_with_a_loss_over_tokens_goes_out_with_its_head(tmp_path):

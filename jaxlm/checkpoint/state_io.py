@@ -14,10 +14,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxlm.checkpoint.renames import present_names
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import few
 from jaxlm.core.tree import flatten, unflatten
@@ -49,11 +50,15 @@ class ArrayInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class StateMetadata:
-    """What a checkpoint holds: its step, the unix second of its save, its arrays by path."""
+    """What a checkpoint holds: its step, the unix second of its save, its arrays by path.
+
+    stored: {path: path in the checkpoint} of those that an older version saved by another name.
+    """
 
     step: int
     time: float
     arrays: Mapping[str, ArrayInfo]
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     def count(self, prefix: str = "params/") -> int:
         """How many numbers the arrays below a prefix have."""
@@ -73,10 +78,15 @@ def read_metadata(folder: Path) -> StateMetadata:
         raise UserError(
             f"{folder}: no checkpoint stands here; `jaxlm info` lists those there are"
         ) from None
-    arrays = {
-        path: ArrayInfo(dtype, tuple(shape)) for path, (dtype, shape) in body["arrays"].items()
-    }
-    return StateMetadata(body["step"], body["time"], arrays)
+    names = present_names(body["arrays"])
+    arrays = {path: _info(body["arrays"][name]) for path, name in names.items()}
+    stored = {path: name for path, name in names.items() if path != name}
+    return StateMetadata(body["step"], body["time"], arrays, stored)
+
+
+def _info(values: tuple[str, list[int]]) -> ArrayInfo:
+    dtype, shape = values
+    return ArrayInfo(dtype, tuple(shape))
 
 
 def start_writing(folder: Path, step: int, state: Any) -> tuple[StateMetadata, Callable[[], None]]:
@@ -109,9 +119,13 @@ def read(folder: Path, abstract_state: Any, *, whole: bool) -> Any:
     from orbax.checkpoint import v1 as ocp
 
     wanted, treedef = _leaves(abstract_state)
-    _check_tree(folder, wanted, read_metadata(folder).arrays, whole)
+    metadata = read_metadata(folder)
+    _check_tree(folder, wanted, metadata.arrays, whole)
+    names = {path: metadata.stored.get(path, path) for path in wanted}
     abstract = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or _one_device())
+        names[path]: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding or _one_device()
+        )
         for path, leaf in wanted.items()
     }
     context = ocp.Context()
@@ -122,7 +136,7 @@ def read(folder: Path, abstract_state: Any, *, whole: bool) -> Any:
     with context:
         tree = ocp.load(folder / ARRAYS, unflatten(abstract))
     arrays = flatten(tree)
-    return treedef.unflatten([arrays[path] for path in wanted])
+    return treedef.unflatten([arrays[name] for name in names.values()])
 
 
 def _leaves(tree: Any) -> tuple[dict[str, Any], Any]:

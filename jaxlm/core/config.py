@@ -224,7 +224,8 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
     for name, spec in known.items():
         here = join(path, name)
         if name in values:
-            arguments[spec.name] = _value(hints[spec.name], values[name], here, marks)
+            value = _typed(values[name], hints[spec.name], spec)
+            arguments[spec.name] = _value(hints[spec.name], value, here, marks)
             _check(arguments[spec.name], spec, here, marks)
         elif spec.default is REQUIRED and spec.default_factory is REQUIRED:
             raise error_at(here, marks, "is required", f"set it to {spec.metadata.get('doc')}")
@@ -237,6 +238,16 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
         place = _blamed(str(error), path, marks)
         raise ConfigError(f"{place}{path + ': ' if path else ''}{error}") from None
     return config
+
+
+def _typed(value: Any, hint: Any, spec: dataclasses.Field) -> Any:
+    """Values of a part without a `type`: with the type of the field's default, where it has one."""
+    if not isinstance(value, Mapping) or "type" in value:
+        return value
+    if not isinstance(hint, type) or not registry.is_base(hint) or registry.kind_of(hint).default:
+        return value
+    default = default_of(spec)
+    return {"type": type_name(type(default)), **value} if isinstance(default, Config) else value
 
 
 def _blamed(message: str, path: str, marks: Mapping[str, Mark]) -> str:

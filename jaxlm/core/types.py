@@ -76,6 +76,7 @@ class LanguageModel(Protocol):
     """What an objective, the generator and the evaluator ask of a model (a Flax NNX module)."""
 
     config: ModelConfig
+    task_head: Any  # a `jaxlm.nn.heads.base.TaskHead`, where an objective has one
 
     def __call__(
         self,
@@ -161,6 +162,11 @@ class ModelConfig(Config):
     @property
     def encodes(self) -> bool:
         """Whether an encoder reads a source text first."""
+        return False
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the model has `pool(hidden)`: a vector that it makes of a row itself."""
         return False
 
     @property

@@ -33,6 +33,7 @@ from jaxlm.models.families import family_of
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.checks import checked
 from jaxlm.models.families.table import tensor_shapes, write_tensors
+from jaxlm.nn.heads.base import is_of_head
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.session import (
     lacks_tokenizer,
@@ -185,13 +186,8 @@ def _record_of(run: RunDir, family: Family) -> dict[str, Any]:
 
 def _sources(run: RunDir, program: Any) -> dict[str, tuple[str, Any]]:
     """{path in a language model: (path in this run, its leaf)}."""
-    found, without = {}, []
-    for path, leaf in flatten(program.abstract_params).items():
-        origin = program.objective.pretrained_path(path)
-        if origin is None:
-            without.append(path)
-        else:
-            found[origin] = (path, leaf)
+    found = {path: (path, leaf) for path, leaf in flatten(program.abstract_params).items()}
+    without = [path for path in found if is_of_head(path)]
     if without:
         raise UserError(
             f"{run}: {few(without)} have no place in a language model's files; export the run "

@@ -232,7 +232,7 @@ def _tell(
         report(
             f"{architecture} has no head over the vocabulary: it comes in as a backbone, which "
             f"`jaxlm finetune CONFIG init.from={out}` gives a head, such as that of "
-            "objective.type=sequence_classification; a loss over tokens takes its embedding as head"
+            "objective.type=classification; a loss over tokens takes its embedding as head"
         )
     elif source.lacks_head:
         report(f"{architecture}: the output head is the embedding, to which config.json ties it")

@@ -142,6 +142,10 @@ class TransformerConfig(StackConfig, ModelConfig):
         return self.encoder is not None
 
     @property
+    def has_pooler(self) -> bool:
+        return self.head.pooler
+
+    @property
     def pipelines(self) -> bool:
         return True
 

@@ -72,8 +72,18 @@ class Objective(Config):
         """The model's config with what a resolved objective decides of it (which ids are blanks)"""
         return model
 
+    @property
+    def task_head(self) -> Any:
+        """The config of the head beside the language model (`jaxlm.nn.heads`); None: no head."""
+        return None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of what a head scores, in the order of its scores."""
+        return ()
+
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Any:
-        """The NNX module that is trained: the language model, or a head over it."""
+        """The NNX module that is trained: the language model, with the objective's head."""
         raise NotImplementedError
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
@@ -97,9 +107,12 @@ class Objective(Config):
         """
         return model.flops_per_token(seq_len, causal=True)
 
-    def pretrained_path(self, path: str) -> str | None:
-        """Where in a pretrained language model `path` comes from; None: it starts fresh."""
-        return path
+    def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
+        """What the model says of each row of a batch, by name; the first dim of each is B.
+
+        Without dropout; it runs on the devices, inside of `jax.jit`.
+        """
+        raise NotImplementedError
 
     def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
         """Figures from sums over a whole evaluation; by default each sum by its weight."""

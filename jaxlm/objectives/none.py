@@ -1,30 +1,37 @@
 """No objective: a model that came from elsewhere and is neither trained nor measured as it stands.
 
-An encoder that was imported is kept under it. It builds the plain model, and refuses the rest with
-a line that says to name an objective.
+An encoder that was imported is kept under it, with its head where it has one. It builds the model,
+and refuses the rest with a line that says to name an objective.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, field
+from jaxlm.nn.heads.base import TaskHeadConfig
 from jaxlm.objectives.base import Loss, Objective, Shapes, Transform
+from jaxlm.objectives.with_head import HeadObjective
 
 if TYPE_CHECKING:
     import jax
-    from flax import nnx
 
     from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoObjective(Objective):
+class NoObjective(HeadObjective):
     """Nothing is learnt: the weights came from elsewhere."""
 
-    def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
-        return model.build(model.vocab_size, rngs=rngs)
+    head: TaskHeadConfig | None = field(None, "the head beside the model; null: there is none")
+    classes: tuple[str, ...] = field((), "names of what the head scores")
+
+    def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
+        if self.head is None:
+            raise _unnamed()
+        return super().predict(model, batch)
 
     def resolve(self, prepared: Any, model: ModelConfig) -> Objective:
         raise _unnamed()

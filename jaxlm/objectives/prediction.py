@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
+
 from jaxlm.core.config import field
 from jaxlm.kernels.head_loss import head_loss
 from jaxlm.objectives.base import Loss, Objective
@@ -71,6 +73,13 @@ class TokenPrediction(Objective, abstract=True):
             metrics[name] = ((by_row * weights.sum(-1)).sum(), weight)
             loss_sum += metrics[name][0]
         return Loss(loss_sum, weight, metrics, out.cache, out.load)
+
+    def predict(self, model: LanguageModel, batch: Batch) -> Mapping[str, jax.Array]:
+        """log_probs [B, T] of the targets, 0 where the target does not count."""
+        out = self.read(model, batch, None, None)
+        weights = batch["loss_weights"]
+        _, token = head_loss(model.head_input(out.hidden), model.head(), batch["targets"], weights)
+        return {"log_probs": jnp.where(weights > 0, -token.nll, 0.0)}
 
     def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
         values = super().summarize(metrics)

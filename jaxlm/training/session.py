@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 
 from jaxlm import __version__
 from jaxlm.checkpoint.reader import CheckpointReader
+from jaxlm.checkpoint.state_io import StateMetadata
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.config_paths import anchored, path_keys
@@ -43,6 +44,7 @@ from jaxlm.data.store.prepared import Prepared
 from jaxlm.data.tokenizers.base import Saved, load_tokenizer
 from jaxlm.distributed.consensus import decide
 from jaxlm.mesh import MeshConfig, check_accumulation, local_rows
+from jaxlm.nn.heads.base import is_of_head
 from jaxlm.run import RunConfig, load_saved, trajectory
 from jaxlm.runs.environment import environment
 from jaxlm.runs.files import read_own, write_own
@@ -464,8 +466,9 @@ def find_state(
 
 
 def read_pretrained(session: Session) -> dict[str, Any]:
-    """Parameters from the run that `init.from` names; the objective says what starts fresh.
+    """Parameters from the run that `init.from` names.
 
+    A head is taken where that run has one of the same shape and labels, else it starts fresh.
     Raises `UserError` that lists parameters the source lacks or has in another shape, and where the
     source's tokenizer is not this run's: its ids would mean something else.
     """
@@ -483,25 +486,31 @@ def read_pretrained(session: Session) -> dict[str, Any]:
     step = reader.choose(config.init.step)
     if step is None:
         raise UserError(f"init.from: {source} has no checkpoint; name a run that has been trained")
-    wanted, fresh = {}, []
-    for path, leaf in flatten(program.abstract_params).items():
-        origin = config.objective.pretrained_path(path)
-        if origin is None:
-            fresh.append(path)
-        else:
-            wanted[origin] = (path, leaf)
     part = params_part(reader, step, config.init.use_ema)
-    tree = unflatten({origin: leaf for origin, (_, leaf) in wanted.items()})
-    loaded = flatten(reader.restore_partial(step, {part: tree})[part])
-    params = {wanted[origin][0]: value for origin, value in loaded.items()}
+    leaves = flatten(program.abstract_params)
+    head = {path: leaf.shape for path, leaf in leaves.items() if is_of_head(path)}
+    fresh = () if _has_head(source, reader.read_metadata(step), part, head, config) else (*head,)
+    wanted = {path: leaf for path, leaf in leaves.items() if path not in fresh}
+    loaded = reader.restore_partial(step, {part: unflatten(wanted)})[part]
+    params = flatten(loaded)
     if fresh:
         made = jax.jit(program.init_params, out_shardings=program.param_shardings)()
         params |= {path: flatten(made)[path] for path in fresh}
     log.info(
         "restore order: no checkpoint; init <- %s of step %d of %s: %d parameters taken, fresh: %s",
-        part, step, source, len(loaded), ", ".join(fresh) or "none",
+        part, step, source, len(wanted), ", ".join(fresh) or "none",
     )  # fmt: skip
     return unflatten(params)
+
+
+def _has_head(
+    source: RunDir, metadata: StateMetadata, part: str, head: Mapping[str, Any], config: RunConfig
+) -> bool:
+    """Whether a run has a head of these shapes, {path: shape}, for the same labels."""
+    stored = {path: metadata.arrays.get(f"{part}/{path}") for path in head}
+    if any(info is None or info.shape != head[path] for path, info in stored.items()):
+        return False
+    return load_saved(source.path).config.objective.labels == config.objective.labels
 
 
 def params_part(reader: CheckpointReader, step: int, use_ema: bool = True) -> str:

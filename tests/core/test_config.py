@@ -266,6 +266,12 @@ BOMB = "name: a\nfiles:\n- &0 [lol]\n" + "".join(
 MERGED_BOMB = BOMB.replace("[lol]", "{lol: 1}").replace("[", "{<<: [").replace("]", "]}")
 
 
+def test_a_part_without_a_type_is_of_the_defaults(tmp_path):
+    """`part` has a default, whose type is meant; a list of parts has none."""
+    assert read(tmp_path, "name: a\npart: {rate: 0.3}").part == Plain(rate=0.3)
+    assert read(tmp_path, "name: a\npart: {type: fancy}", "part.rate=0.3").part == Fancy(rate=0.3)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -299,8 +305,8 @@ MERGED_BOMB = BOMB.replace("[lol]", "{lol: 1}").replace("[", "{<<: [").replace("
         ("name: a\nsizes: 3", "run.yaml:2: sizes: expected a mapping of keys, got 3"),
         ("name: a\nsizes:\n  num_heads: 7", "run.yaml:2: sizes: hidden_size 64 is no multiple; m"),
         (
-            "name: a\npart:\n  rate: 0.1",
-            "run.yaml:2: part.type: is required; choose one of fancy, ",
+            "name: a\nparts:\n  - rate: 0.1",
+            "run.yaml:3: parts.0.type: is required; choose one of fancy, ",
         ),
         (
             "name: a\npart:\n  type: fanzy",

@@ -16,6 +16,7 @@ from jaxlm.data.loader import Loader
 from jaxlm.evals.loss import evaluator_of
 from jaxlm.generate import Ends, Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
+from jaxlm.nn.heads.classify import Classify
 from jaxlm.training.compatibility import check_fit
 from jaxlm.training.feed import Feed, batch_spec
 from jaxlm.training.session import Session
@@ -25,7 +26,7 @@ SMOKE = sorted(path.stem for path in tiny.SMOKE.glob("*.yaml"))
 DRAWN = ("bert", "t5", "glm")
 LABELLED = (
     "data={type: examples, source: {type: synthetic, labels: [a, b]}, seq_len: 32}",
-    "objective={type: sequence_classification}",
+    "objective={type: classification}",
     "sample.prompts=[]",
 )
 
@@ -122,7 +123,7 @@ OTHERS = {
     "glm": PREDICTION
     | {"density": 0.25, "mean_span": 2.0, "long_rows": 0.25, "multiple_of": 4}
     | {"mask": 7, "long_mask": 8, "start": 9, "end": 10},
-    "labels": {"classes": ("a", "b", "c"), "pool": "last", "dropout": 0.5, "label_smoothing": 0.25},
+    "labels": {"classes": ("a", "b", "c"), "head": Classify(dropout=0.5), "label_smoothing": 0.25},
 }
 OF_MODELS = {"start_id": 9, "blank_ids": (7, 8), "family": "gpt2"}
 

@@ -307,10 +307,10 @@ def test_an_objective_that_its_model_cannot_learn_is_the_error_of_training(analy
 def test_a_model_within_a_classifier_is_not_known_to_the_analytic_model():
     config = load(
         "transformer",
-        "objective={type: sequence_classification, classes: [a, b]}",
+        "objective={type: classification, classes: [a, b]}",
         "data={type: examples, source: {type: text, files: a.txt}, seq_len: 64}",
     ).config
-    with pytest.raises(UserError, match="model does not know a sequence_classification; plan it"):
+    with pytest.raises(UserError, match="model does not know a classification; plan it"):
         plan_run(config, H100, report=quiet)
 
 

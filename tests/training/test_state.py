@@ -15,7 +15,8 @@ from jaxlm.core import config as configs
 from jaxlm.core.tree import flatten
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.transformer import TransformerConfig
-from jaxlm.objectives.sequence_classification import SequenceClassification
+from jaxlm.nn.heads.classify import Classify
+from jaxlm.objectives.classification import Classification
 from jaxlm.optim.optimizer import SGD, AdamW
 from jaxlm.optim.param_groups import Group
 from tests import tiny
@@ -38,7 +39,7 @@ def config_of(name):
 
 def batches_for(objective, count, rows=8):
     batches = [tiny.ragged_batch(seed, rows) for seed in range(count)]
-    if isinstance(objective, SequenceClassification):
+    if isinstance(objective, Classification):
         rng = np.random.default_rng(9)
         kept = ("tokens", "segment_ids", "positions")
         return [
@@ -72,7 +73,7 @@ def test_accumulation_equals_the_big_batch(name):
     config = config_of("transformer" if name == "classification" else name)
     objective = config.objective
     if name == "classification":
-        objective = SequenceClassification(classes=("a", "b", "c"), dropout=0.0)
+        objective = Classification(classes=("a", "b", "c"), head=Classify(dropout=0.0))
     batches = batches_for(objective, 3)
     weight = batches[0].get("loss_weights", batches[0].get("example_weights"))
     shares = weight.reshape(2, 4, -1).sum((0, 2))  # micro-batch i holds rows i and i + 4

@@ -175,7 +175,7 @@ model:
   num_layers: {sizes.num_layers}
   attention: {{num_heads: {sizes.num_heads}, num_kv_heads: {sizes.num_heads}, causal: false}}
   dropout: 0.2  # more of it for little text
-objective: {{type: sequence_classification, pool: mean, dropout: 0.3}}
+objective: {{type: classification, head: {{pool: mean, dropout: 0.3}}}}
 optimizer:
   type: adamw
   learning_rate: 1.0e-3

@@ -1,0 +1,1 @@
+"""Heads beside a language model, one file each."""

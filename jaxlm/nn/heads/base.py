@@ -1,0 +1,92 @@
+"""A head beside a language model: it scores classes, tokens or spans from the hidden states.
+
+The model that is trained is the language model itself with the head as one more child,
+`task_head`. So the model's parameters have the paths that they have without a head, and the weights
+of a pretrained model load as they are:
+
+    model = beside(config.build(V, rngs=rngs), Classify(pool="mean"), num_labels=2, rngs=rngs)
+    out = model(tokens, positions=positions, segment_ids=segment_ids)
+    scores = model.task_head(model, out.hidden, segment_ids)        # [B, C] float32
+
+A head is a part: a file of this folder, or a class of a package or of one's own. Its scores are
+float32, whatever dtype the model computes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.core.config import Config, Kind, field
+from jaxlm.nn.dropout import dropout
+
+NAME = "task_head"  # the head's place in the model, and the first part of its parameters' paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskHeadConfig(Config):
+    """A head beside a language model."""
+
+    kind: ClassVar = Kind("heads", "head", folder="jaxlm.nn.heads")
+
+    dropout: float = field(0.1, "dropout on what is scored", ge=0, lt=1)
+    bias: bool = field(True, "a bias for each score")
+
+    def check_model(self, model: Any) -> None:
+        """Raises `UserError` where a model, given as its config, cannot have this head."""
+
+    def build(self, dim: int, num_labels: int, *, rngs: nnx.Rngs) -> TaskHead:
+        """The head for hidden states of size `dim`."""
+        raise NotImplementedError
+
+
+class TaskHead(nnx.Module):
+    """A linear map [D, C] from hidden states, or from a vector made of them, to scores."""
+
+    def __init__(
+        self, config: TaskHeadConfig, dim: int, num_labels: int, *, rngs: nnx.Rngs
+    ) -> None:
+        kernel = dim**-0.5 * jax.random.normal(rngs.params(), (dim, num_labels))
+        self.kernel = nnx.Param(kernel, axes=("embed", "labels"))  # [D, C]
+        zeros = jnp.zeros(num_labels)
+        self.bias = nnx.Param(zeros, axes=("labels",)) if config.bias else None
+        self.rate = config.dropout
+
+    def __call__(
+        self,
+        model: Any,  # the language model that this head is beside
+        hidden: jax.Array,  # [B, T, D]
+        segment_ids: jax.Array,  # [B, T], 0 is padding
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Float32 scores; `key` switches dropout on."""
+        raise NotImplementedError
+
+    def predict(self, scores: jax.Array, segment_ids: jax.Array) -> Mapping[str, jax.Array]:
+        """What the scores say of each row, by name; each array has rows as its first dim."""
+        raise NotImplementedError
+
+    def score(self, x: jax.Array, key: jax.Array | None) -> jax.Array:  # [..., D] -> [..., C]
+        scores = dropout(x, self.rate, key) @ self.kernel[...]
+        return scores if self.bias is None else scores + self.bias[...]
+
+    def matmul_flops(self) -> float:
+        """Forward FLOPs a token; a head that scores a row once counts none."""
+        return 0.0
+
+
+def beside(model: Any, head: TaskHeadConfig, num_labels: int, *, rngs: nnx.Rngs) -> Any:
+    """The language model with a head, whose parameters are drawn after the model's."""
+    dim = model.config.output_size
+    setattr(model, NAME, head.build(dim, num_labels, rngs=rngs))
+    return model
+
+
+def is_of_head(path: str) -> bool:
+    """Whether a "/"-path of a parameter is the head's."""
+    return path.startswith(f"{NAME}/")

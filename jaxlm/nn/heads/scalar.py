@@ -1,0 +1,39 @@
+"""One number for a whole row: a reward (Ouyang et al. 2022, arXiv:2203.02155), or a regression.
+
+value = w pool(h) + b                               [B, 1]
+
+head: {type: scalar, pool: last, bias: false, dropout: 0.0}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from jaxlm.core.config import field
+from jaxlm.nn.heads.base import TaskHead
+from jaxlm.nn.heads.classify import Classifier, Pool, Pooled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scalar(Pooled):
+    """Give one number for a row."""
+
+    pool: Pool = field(
+        "last", "how hidden states become one vector; pooler: the model's own (model.head.pooler)"
+    )
+
+    def build(self, dim: int, num_labels: int, *, rngs: nnx.Rngs) -> TaskHead:
+        """The head; `num_labels` has no effect, as there is one number."""
+        return Regressor(self, dim, 1, rngs=rngs)
+
+
+class Regressor(Classifier):
+    """A number [B, 1] from a pooled vector."""
+
+    def predict(self, scores: jax.Array, segment_ids: jax.Array) -> Mapping[str, jax.Array]:
+        """values [B]."""
+        return {"values": scores[:, 0]}
