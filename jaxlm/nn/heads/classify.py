@@ -12,7 +12,7 @@ encoder (Devlin et al. 2019, arXiv:1810.04805).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,10 @@ from jaxlm.nn.ffn import ACTIVATIONS
 from jaxlm.nn.heads.base import TaskHead, TaskHeadConfig
 from jaxlm.nn.pool import POOLS
 
+DENSE: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    **{name: ACTIVATIONS[name][0] for name in ("relu", "gelu", "silu")},
+}
 Pool = Literal["last", "mean", "max", "first", "pooler"]
 
 
@@ -78,7 +82,7 @@ class Classifier(TaskHead):
         else:
             pooled = POOLS[self.pool](hidden.astype(jnp.float32), segment_ids > 0)
         if self.dense is not None and self.activation is not None:
-            pooled = ACTIVATIONS[self.activation][0](self.dense(pooled))
+            pooled = DENSE[self.activation](self.dense(pooled))
         return self.score(pooled, key)
 
     def predict(self, scores: jax.Array, segment_ids: jax.Array) -> Mapping[str, jax.Array]:
