@@ -13,6 +13,7 @@ from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
 from jaxlm.core.files import read_sealed
+from jaxlm.core.tree import flatten
 from jaxlm.run import config_sha256, load_saved
 from jaxlm.runs.files import folder_problems, read_result
 from jaxlm.runs.folder import RunDir
@@ -41,6 +42,7 @@ def describe_run(path: Path) -> Found:
         "step": step or 0,
         "total_steps": config.train.steps,
         "num_params": None,
+        "trained_params": None,
         "param_sha256": None,
         "config_sha256": config_sha256(config),
         "data": None,
@@ -61,8 +63,10 @@ def describe_run(path: Path) -> Found:
     }
     if step is not None:
         _, program = one_device_program(path)
-        params = reader.restore_partial(step, {"params": program.abstract_params})["params"]
-        found["num_params"] = reader.read_metadata(step).count("params/")
+        trained = program.trained(program.abstract_params)
+        params = reader.restore_partial(step, {"params": trained})["params"]
+        found["num_params"] = sum(x.size for x in flatten(program.abstract_params).values())
+        found["trained_params"] = reader.read_metadata(step).count("params/")
         found["param_sha256"] = param_sha256(params)
         found["data"] = json.loads(reader.read_file(step, "data.json"))
     return found
@@ -87,6 +91,14 @@ def _result(run: RunDir, total: int | None, problems: list[str]) -> dict[str, An
     return {"final": result.get("final"), "evaluated": result.get("evaluated")}
 
 
+def _parameters(found: Found) -> str:
+    total, trained = found["num_params"], found["trained_params"]
+    if total is None:
+        return "no checkpoint yet"
+    share = f", {trained:,} trained ({trained / total:.2%})" if trained != total else ""
+    return f"{total:,}{share}"
+
+
 def render(found: Found) -> str:
     """`describe_run`'s findings as aligned lines."""
     data = found["data"]
@@ -94,7 +106,7 @@ def render(found: Found) -> str:
         ("run", found["run_dir"]),
         ("run_id", found["run_id"]),
         ("step", f"{found['step']} of {found['total_steps']}"),
-        ("parameters", f"{found['num_params']:,}" if found["num_params"] else "no checkpoint yet"),
+        ("parameters", _parameters(found)),
         ("param_sha256", found["param_sha256"]),
         ("config_sha256", found["config_sha256"]),
         ("data", f"{data['rows']:,} rows, epoch {data['epoch']:.3f}" if data else None),

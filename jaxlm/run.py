@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxlm.adapters.base import Adapter
 from jaxlm.checkpoint.writer import CheckpointConfig
 from jaxlm.core import config as configs
 from jaxlm.core.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
@@ -171,6 +172,9 @@ class RunConfig(Config):
     objective: Objective = field(REQUIRED, "the loss that is minimised, and its host transform")
     optimizer: OptimizerConfig | None = field(
         REQUIRED, "how gradients become updates; null: the weights are not trained"
+    )
+    adapter: Adapter | None = field(
+        None, "which parameters are trained, and what is added for that; null: all are trained"
     )
     mesh: MeshConfig = field(MeshConfig, "how devices are arranged", affects="program")
     train: TrainConfig = field(REQUIRED, "length of the run and batch size")

@@ -132,7 +132,7 @@ def test_builds_at_full_size(path):
     """Model, objective, optimizer and schedule; nothing is allocated."""
     from jaxlm.core.tree import flatten
     from jaxlm.mesh import check_accumulation
-    from jaxlm.training.session import learner_of
+    from jaxlm.training.build import learner_of
 
     pretend_sources(path)
     config = with_sizes(full(path))

@@ -11,7 +11,7 @@ tensor, on the host alone, so an export needs no accelerator and less memory tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,11 @@ from jaxlm.models.families.checks import checked
 from jaxlm.models.families.table import tensor_shapes, write_tensors
 from jaxlm.nn.heads.base import is_of_head
 from jaxlm.runs.folder import RunDir
+from jaxlm.training.base import params_part
 from jaxlm.training.session import (
     lacks_tokenizer,
+    load_trained,
     one_device_program,
-    params_part,
     saved_tokenizer,
 )
 
@@ -67,6 +68,13 @@ def export_run(
     if step is None:
         raise UserError(f"{run}: no checkpoint yet; train it first (`jaxlm resume {run}`)")
     part = params_part(reader, step)
+    loaded = None
+    if config.adapter is not None:  # its base is another run's: merged, all of it is in memory
+        _, program, params, _ = load_trained(
+            str(run_dir), step=step, mesh=program.mesh, merge=True, report=report
+        )
+        loaded = flatten(params)
+        report("the adapter is merged into the weights of its base")
     chosen = _family(run, config.model, family)
     sources = _sources(run, program)
     shapes = {origin: leaf.shape for origin, (_, leaf) in sources.items()}
@@ -93,7 +101,13 @@ def export_run(
         for name, content in files.items():
             (partial / name).parent.mkdir(exist_ok=True)
             write_atomic(partial / name, content)
-        read = lambda paths: _read(reader, step, part, {p: sources[p] for p in paths})  # noqa: E731
+
+        def read(paths: Iterable[str]) -> dict[str, Any]:
+            chosen = {p: sources[p] for p in paths}
+            if loaded is None:
+                return _read(reader, step, part, chosen)
+            return {p: np.asarray(loaded[own]) for p, (own, _) in chosen.items()}
+
         arrays = _arrays(groups, headers, read)
         names = write_shards(partial, headers, arrays, max_bytes=max_bytes)
     size = sum(header.nbytes for header in headers.values())

@@ -37,6 +37,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "pos": None,
     "labels": None,
     "buckets": None,
+    "rank": None,  # of an adapter
     "layers": "stage",
     "experts": "expert",
     # activations

@@ -124,7 +124,7 @@ class Decoder(nnx.Module):
         query = states.swapaxes(0, 1)  # no step depends on a context: one product for all steps
         context = look(self.attention, self.attention.weights(), query, segment_ids, source)
         assert self.readout is not None
-        kernel = weight(self.readout.kernel, self.readout.dtype)
+        kernel = weight(self.readout.adapted_kernel(), self.readout.dtype)
         return attentional(context.swapaxes(0, 1), states, kernel), carry
 
     def layer(self, index: int) -> Gated:
@@ -140,8 +140,10 @@ class Decoder(nnx.Module):
         cells = [self.layer(i) for i in range(self.num_layers)]
         recurrent = [cell.weights() for cell in cells]
         inputs = [cell.input_weights() for cell in cells[1:]]
-        from_context: Any = None if self.context is None else whole(self.context.kernel, dtype)
-        to_output = None if self.readout is None else whole(self.readout.kernel, dtype)
+        from_context: Any = (
+            None if self.context is None else whole(self.context.adapted_kernel(), dtype)
+        )
+        to_output = None if self.readout is None else whole(self.readout.adapted_kernel(), dtype)
         attention = self.attention
         asking = None if attention is None else attention.weights()
 

@@ -27,7 +27,33 @@ from jaxlm.kernels.quantized import Quantization, quantized_contract
 from jaxlm.mesh import gather_weight, is_split, shard
 
 
-class Dense(nnx.Module):
+class Adaptable(nnx.Module):
+    """A module whose kernel an adapter may change (`jaxlm.adapters`).
+
+    The kernel's first dims are those of stacked layers and of experts, then come `num_inputs` dims
+    that the input is contracted with. An adapter is a module with `__call__(x, y, kernel)`: the
+    output for the input x, where y is that of the kernel alone; and with `kernel(kernel)`: the
+    kernel that gives that output.
+    """
+
+    kernel: nnx.Param
+    num_inputs: int
+    adapter: Any = None
+
+    def adapted_kernel(self) -> nnx.Param:
+        """The kernel with its adapter, for code that multiplies with the kernel itself."""
+        if self.adapter is None:
+            return self.kernel
+        axes = self.kernel.get_metadata()["axes"]
+        return nnx.Param(self.adapter.kernel(self.kernel.get_value()), axes=axes)
+
+    def matmul_flops(self) -> float:
+        """Forward FLOPs: 2 for each weight (of all layers, where it is stacked)."""
+        extra = 0.0 if self.adapter is None else self.adapter.matmul_flops()
+        return 2.0 * math.prod(self.kernel.shape) + extra
+
+
+class Dense(Adaptable):
     """Contracts the last dims of x with the kernel's first ones."""
 
     def __init__(
@@ -66,14 +92,13 @@ class Dense(nnx.Module):
         if is_split("fsdp") and low is None:
             # The backward pass gathers the kernel again: saved, those of all layers would be whole.
             product = jax.checkpoint(product, prevent_cse=False)
-        y = product(x.astype(self.dtype), self.kernel.get_value())
+        x, kernel = x.astype(self.dtype), self.kernel.get_value()
+        y = product(x, kernel)
+        if self.adapter is not None:
+            y = self.adapter(x, y, kernel)
         if self.bias is not None:
             y = y + weight(self.bias, self.dtype)
         return y
-
-    def matmul_flops(self) -> float:
-        """Forward FLOPs: 2 for each weight (of all layers, where it is stacked)."""
-        return 2.0 * math.prod(self.kernel.shape)
 
 
 def weight(param: nnx.Param, dtype: Any) -> jax.Array:

@@ -27,9 +27,10 @@ from jaxlm.kernels.filled import move_filled, on_filled, sorted_by_group, twice_
 from jaxlm.kernels.grouped_matmul import grouped_matmul
 from jaxlm.kernels.quantized import Quantization, quantized_grouped_matmul
 from jaxlm.mesh import gather_part, is_split, on_each_device, sum_parts
+from jaxlm.nn.dense import Adaptable
 
 
-class ExpertKernels(nnx.Module):
+class ExpertKernels(Adaptable):
     """A kernel for each expert, drawn as `jaxlm.nn.dense.Dense` draws one."""
 
     def __init__(
@@ -47,6 +48,7 @@ class ExpertKernels(nnx.Module):
         # In the kernel's own shape, so that each device draws its part and no more.
         draws = std * scale * jax.random.normal(rngs.params(), (num_experts, rows, columns))
         self.quantization: Quantization | None = None  # a model sets it
+        self.num_inputs = 1
         self.kernel = nnx.Param(draws, axes=("experts", *inputs, *outputs))
 
 
@@ -70,7 +72,7 @@ def run_experts(
         [tokens, choices, choices, choices, *axes],
         tokens,
     )
-    return run(x, chosen, weights, taken, *(part.kernel.get_value() for part in parts))
+    return run(x, chosen, weights, taken, *(part.adapted_kernel().get_value() for part in parts))
 
 
 def _run(

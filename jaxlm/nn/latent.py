@@ -187,7 +187,9 @@ class LatentAttention(nnx.Module):
     ) -> jax.Array:
         """All heads over the compressed vectors, as one key and value head."""
         c = self.config
-        key_up, value_up = jnp.split(weight(self.up.kernel, q.dtype), [c.nope_dim], axis=-1)
+        key_up, value_up = jnp.split(
+            weight(self.up.adapted_kernel(), q.dtype), [c.nope_dim], axis=-1
+        )
         plain, turned = jnp.split(q, [c.nope_dim], axis=-1)
         q = jnp.concatenate([jnp.einsum("BTNH,RNH->BTNR", plain, key_up), turned], axis=-1)
         k = jnp.concatenate([seen["latent"], seen["rope"]], axis=-1)[:, :, None]

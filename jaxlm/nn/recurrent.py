@@ -20,7 +20,6 @@ variance 1/D. Biases are 0, the LSTM's forget gate's 1 (Jozefowicz et al. 2015).
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -29,7 +28,7 @@ from flax import nnx
 
 from jaxlm.kernels import recurrence
 from jaxlm.mesh import shard
-from jaxlm.nn.dense import Dense, whole
+from jaxlm.nn.dense import Adaptable, Dense, whole
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.linear_recurrent import RGLRU, MinGRU, MinLSTM
 from jaxlm.nn.recurrent_layer import RecurrentLayer, uniform_kernel
@@ -104,7 +103,7 @@ class Gated(RecurrentLayer):
     def input_weights(self) -> tuple[jax.Array, jax.Array]:
         """Kernel and bias of `project`, for a loop over time of the caller's own."""
         assert self.input.bias is not None
-        return whole(self.input.kernel, self.dtype), whole(self.input.bias, self.dtype)
+        return whole(self.input.adapted_kernel(), self.dtype), whole(self.input.bias, self.dtype)
 
     @jax.named_scope("recurrence")
     def weights(self, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
@@ -112,7 +111,7 @@ class Gated(RecurrentLayer):
 
         They are whole on every device; the input projection stays split over its gates.
         """
-        kernel = dropout(self.recurrent.kernel.get_value(), self.weight_dropout, key)
+        kernel = dropout(self.recurrent.adapted_kernel().get_value(), self.weight_dropout, key)
         kernel = shard(kernel.astype(self.dtype), None, None)
         if self.recurrent.bias is None:
             return kernel, None
@@ -120,16 +119,14 @@ class Gated(RecurrentLayer):
         return kernel, jnp.pad(bias, ((self.num_gates - 1) * self.hidden, 0))
 
 
-class RecurrentWeights(nnx.Module):
+class RecurrentWeights(Adaptable):
     """The kernel [H, G*H] that the loop over time multiplies the state with; a GRU's bias [H]."""
 
     def __init__(self, kernel: jax.Array, bias: int) -> None:
+        self.num_inputs = 1
         self.kernel = nnx.Param(kernel, axes=("hidden", "gates"))
         zeros = jnp.zeros((bias,), jnp.float32)
         self.bias = nnx.Param(zeros, axes=("gates",)) if bias else None
-
-    def matmul_flops(self) -> float:
-        return 2.0 * math.prod(self.kernel.shape)
 
 
 class LSTM(Gated):

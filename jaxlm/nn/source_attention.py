@@ -88,7 +88,7 @@ class Additive(SourceAttention):
         return matmul_flops(self.key)
 
     def weights(self) -> Any:
-        return whole(self.query.kernel, self.query.dtype), whole(self.score, jnp.float32)
+        return whole(self.query.adapted_kernel(), self.query.dtype), whole(self.score, jnp.float32)
 
     def scores(self, weights: Any, query: jax.Array, keys: jax.Array) -> jax.Array:
         kernel, score = weights

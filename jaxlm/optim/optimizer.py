@@ -70,6 +70,12 @@ def build(config: OptimizerConfig, abstract_params: Any, axes: Any, total_steps:
         for name in ("l1", "l2", "weight_decay")
     }
     rates = config.relative_rates(axes)
+    for index, group in enumerate(config.lr_groups):
+        if group.value == 0:
+            raise UserError(
+                f"optimizer.lr_groups.{index}: a rate of 0 computes a gradient and keeps moments "
+                "for nothing; freeze these parameters by adapter={type: freeze, train: [...]}"
+            )
     if config.lr_groups:
         groups = group_values("optimizer.lr_groups", config.lr_groups, axes)
         rates = jax.tree.map(lambda a, b: a * b, rates, groups)
@@ -162,7 +168,7 @@ class OptimizerConfig(Config):
     )
     lr_groups: tuple[Group, ...] = field(
         (),
-        "multipliers of the learning rate, by parameter; 0 freezes; empty: 1 for all",
+        "multipliers of the learning rate, by parameter, above 0; empty: 1 for all",
         affects="schedule",
     )
     offload: bool = field(False, "keep the moments in host memory between updates")

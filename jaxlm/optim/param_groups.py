@@ -70,14 +70,14 @@ def dims_of(path: str, axes: Sequence[str]) -> Dims:
 
     Leading "layers" and "experts" are stacked. What remains is a matrix if it has two dims or more
     and is not a bias or scale. The first of its dims is the input and the others the output,
-    [D, N, H]; if only the last is "embed", that is the output and the others are the input,
+    [D, N, H]; if only the last is "embed" or "rank", that is the output, the others the input,
     [N, H, D].
     """
     first = next((i for i, axis in enumerate(axes) if axis not in STACKED), len(axes))
     stack, rest = tuple(range(first)), tuple(range(first, len(axes)))
     if len(rest) < 2 or path.rpartition("/")[2] in VECTORS:
         return Dims(stack, (), rest)
-    cut = -1 if axes[-1] == "embed" and axes[first] != "embed" else 1
+    cut = -1 if axes[-1] in ("embed", "rank") and axes[first] != axes[-1] else 1
     return Dims(stack, rest[:cut], rest[cut:])
 
 

@@ -33,10 +33,10 @@ from jaxlm.plan.hlo.schedule import Schedule, scheduled
 from jaxlm.plan.hlo.text import Module, parse
 from jaxlm.plan.shapes import batch_spec_of
 from jaxlm.run import RunConfig
+from jaxlm.training.build import learner_of
 from jaxlm.training.compiler import options_for
 from jaxlm.training.learner import Learner
 from jaxlm.training.program import Program
-from jaxlm.training.session import learner_of
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -31,7 +31,7 @@ from jaxlm.plan.roofline import Load, Roofline, Speed, roofline, speed
 from jaxlm.plan.search import Candidate, search
 from jaxlm.plan.shapes import planned, row_of, seq_len_of, tokens_of
 from jaxlm.run import RunConfig
-from jaxlm.training.session import program_of
+from jaxlm.training.build import program_of
 
 Report = Callable[[str], None]
 COMPILED, ANALYTIC = "compiled", "analytic, not compiled"

@@ -39,6 +39,8 @@ class Identity:
     """What stays the same for the whole life of a run, and what the user accepted to change.
 
     data: {split: {"sha256": of its documents, "rows": ..., ...}}; null where the run has no data.
+    frozen: {name: {"run": folder, "step": ..., "sha256": ...}} of the trees that the run reads and
+    does not save, such as the base of an adapter.
     accepted: {"flag": ..., "step": ..., "time": ..., "change": ...} for each change.
     """
 
@@ -47,6 +49,7 @@ class Identity:
     data: Mapping[str, Mapping[str, Any]] | None = None
     version: str = __version__
     code: str = ""
+    frozen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     accepted: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -89,6 +92,10 @@ class Record:
     before: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     recovered: bool = False
+
+    def with_frozen(self, frozen: Mapping[str, Mapping[str, Any]]) -> Record:
+        """The record of a run that reads these frozen trees."""
+        return replace(self, identity=replace(self.identity, frozen=frozen))
 
     def write(self, run: RunDir) -> None:
         write_sealed(run.path / IDENTITY, {**asdict(self), "recovered": False})

@@ -21,6 +21,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxlm import mesh as meshes
+from jaxlm.core.config import UserError
 from jaxlm.core.tree import join
 from jaxlm.optim.optimizer import OptimizerConfig, build
 from jaxlm.run import RunConfig
@@ -39,6 +40,7 @@ class Learner:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.frozen: Frozen = {}
+        self.origins: dict[str, dict[str, Any]] = {}  # of each frozen tree, for checkpoints
 
     @classmethod
     def of(cls, config: RunConfig, program: Program) -> Learner:
@@ -133,6 +135,11 @@ class GradientLearner(Learner):
         super().__init__(program)
         self.total_steps = total_steps
         shapes, axes = program.abstract_params, program.param_axes
+        if not program.trained(shapes):
+            raise UserError(
+                "adapter: trains no parameter; name some by adapter.train, or use a lora of rank 1 "
+                "or more"
+            )
         self.optimizer = build(
             optimizer, program.trained(shapes), program.trained(axes), total_steps
         )

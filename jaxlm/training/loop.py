@@ -202,6 +202,7 @@ class Loop:
                     if self.run_dir.config.is_file():
                         self.changed = sessions.changes(self.run_dir, self.config)
             state, step = sessions.find_state(self.session, self.saver, latest)
+            self.record = self.record.with_frozen(self.learner.origins)
         # Its step was applied, or it would not have been saved: the weights before it are good.
         self.saver.trusted = step - self._suspects
         self.records.run_id = self.record.identity.run_id
@@ -406,7 +407,7 @@ class Loop:
             digest = param_sha256(state["params"])
         final = {
             **values,
-            "num_params": sum(int(np.prod(x.shape)) for x in flatten(state["params"]).values()),
+            "num_params": sum(x.size for x in flatten(self.program.abstract_params).values()),
             "param_sha256": digest,
             "config_sha256": config_sha256(self.config),
         }

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxlm.core.tree import flatten
 from jaxlm.runs.stopwatch import Stopwatch
 from jaxlm.training.program import Program
@@ -62,13 +60,16 @@ class Figures:
 
     def header(self, options: Mapping[str, str]) -> str:
         """Size, mesh, the definition of MFU and the compiler's options, for people."""
-        count = sum(int(np.prod(x.shape)) for x in flatten(self._program.abstract_params).values())
+        params = flatten(self._program.abstract_params)
+        count = sum(x.size for x in params.values())
+        trained = count - sum(params[path].size for path in self._program.frozen)
         mesh = {axis: size for axis, size in self._program.mesh.shape.items() if size > 1}
         dtype = self._program.model.dtype
         forward = f"{self._flops_per_token / 1e6:.1f} MFLOP/token (forward)"
         shown = " ".join(f"{name}={value}" for name, value in options.items())
+        only = f" ({trained:,} trained)" if trained != count else ""
         return (
-            f"{count:,} parameters in {dtype} on mesh {mesh or '1 device'}; "
+            f"{count:,} parameters{only} in {dtype} on mesh {mesh or '1 device'}; "
             + (
                 f"MFU = 3 x {forward} x tokens/s / peak; peak = {self._peak.source}"
                 if self._peak

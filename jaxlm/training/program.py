@@ -20,9 +20,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxlm import mesh as meshes
+from jaxlm.adapters.base import Adapter
 from jaxlm.core.config import UserError, type_name
-from jaxlm.core.tree import map_with_path
+from jaxlm.core.tree import flatten, map_with_path, select
 from jaxlm.core.types import ModelConfig
+from jaxlm.nn.heads.base import is_of_head
 from jaxlm.nn.params import split
 from jaxlm.nn.pipeline import Schedule, pipelined
 from jaxlm.objectives.base import Objective
@@ -49,6 +51,9 @@ class Program:
     update_shardings: dict[str, Any]  # where each parameter's gradient, moments and average live
     objective: Objective
     model: ModelConfig
+    adapter: Adapter | None
+    added: frozenset[str]  # paths of the adapter's own parameters
+    frozen: frozenset[str]  # paths of parameters that are not trained
     seed: int
     batch_size: int
     accumulation: int
@@ -56,16 +61,16 @@ class Program:
 
     def trained(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The part of a tree of parameters (or of their axes, shardings) that training changes."""
-        return tree
+        return select(tree, lambda path: path not in self.frozen) if self.frozen else tree
 
     def base(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The part of a tree of parameters that is frozen; {} where all are trained."""
-        return {}
+        return select(tree, lambda path: path in self.frozen) if self.frozen else {}
 
     def init_params(self) -> dict[str, Any]:
         """Fresh parameters (traceable): a function of the seed alone."""
-        rngs = nnx.Rngs(derive_key(self.seed, INIT_STREAM))
-        return nnx.to_pure_dict(nnx.split(self.objective.build_model(self.model, rngs=rngs))[1])
+        module = _build(self.objective, self.model, self.adapter, self.seed)
+        return nnx.to_pure_dict(nnx.split(module)[1])
 
     def init_carry(self, batch_size: int | None = None) -> Any:
         """The recurrent state before the first batch, one for each row of the global batch."""
@@ -95,6 +100,7 @@ def make_program(
     stage_repeats: int = 1,
     model: ModelConfig,
     objective: Objective,
+    adapter: Adapter | None = None,
     seed: int = 0,
     batch_size: int = 1,
     accumulation: int = 1,
@@ -114,10 +120,9 @@ def make_program(
     model.check_stages(mesh.shape["stage"], stage_repeats)
     if isinstance(mesh, Mesh):  # an abstract one has no devices: what kernels are picked for
         model = model.computing_on(mesh.devices.flat[0].platform)
-    module = nnx.eval_shape(
-        lambda: objective.build_model(model, rngs=nnx.Rngs(derive_key(seed, INIT_STREAM)))
-    )
+    module = nnx.eval_shape(lambda: _build(objective, model, adapter, seed))
     graphdef, abstract, axes = split(module)
+    added, frozen = _adapted(objective, model, adapter, seed, flatten(abstract))
     update_shardings = meshes.param_shardings(abstract, axes, mesh)
     whole = ("fsdp",) if zero == 1 else ()
     shardings = meshes.param_shardings(abstract, axes, mesh, without=whole)
@@ -133,8 +138,40 @@ def make_program(
         update_shardings=update_shardings,
         objective=objective,
         model=model,
+        adapter=adapter,
+        added=added,
+        frozen=frozen,
         seed=seed,
         batch_size=batch_size,
         accumulation=accumulation,
         stage_repeats=stage_repeats,
     )
+
+
+def _build(objective: Objective, model: ModelConfig, adapter: Adapter | None, seed: int) -> Any:
+    """The NNX module. An adapter draws after the model, so the model's draws do not change."""
+    rngs = nnx.Rngs(derive_key(seed, INIT_STREAM))
+    module = objective.build_model(model, rngs=rngs)
+    if adapter is not None:
+        adapter.apply(module, rngs=rngs)
+    return module
+
+
+def _adapted(
+    objective: Objective,
+    model: ModelConfig,
+    adapter: Adapter | None,
+    seed: int,
+    params: Mapping[str, Any],
+) -> tuple[frozenset[str], frozenset[str]]:
+    """The paths that an adapter adds, and those that are frozen with it.
+
+    The head of a task, which a language model does not have, is always trained.
+    """
+    if adapter is None:
+        return frozenset(), frozenset()
+    plain = split(nnx.eval_shape(lambda: _build(objective, model, None, seed)))[1]
+    own = flatten(plain)
+    adapter.check(sorted(own))
+    frozen = {path for path in params if not adapter.trains(path) and not is_of_head(path)}
+    return frozenset(params.keys() - own.keys()), frozenset(frozen)

@@ -30,13 +30,13 @@ import jax
 from jax.sharding import Mesh
 
 from jaxlm import __version__
+from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.checkpoint.state_io import StateMetadata
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.config_paths import anchored, path_keys
 from jaxlm.core.files import write_atomic
-from jaxlm.core.registry import import_class
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.data.loader import Loader
 from jaxlm.data.sources.fetch import default_cache_dir
@@ -61,9 +61,11 @@ from jaxlm.runs.identity import (
     kept_files,
     read_record,
 )
+from jaxlm.training import base as bases
+from jaxlm.training.build import learner_of, merged, program_of
 from jaxlm.training.compatibility import check_fit, check_samples, check_schedule
 from jaxlm.training.learner import Learner
-from jaxlm.training.program import Program, make_program
+from jaxlm.training.program import Program
 from jaxlm.training.room import check_batch, check_room
 from jaxlm.training.state import State
 
@@ -234,26 +236,6 @@ class Session:
         )
 
 
-def learner_of(config: RunConfig, mesh: Any) -> Learner:
-    """How a resolved config learns, on a mesh: by the learner that its objective names."""
-    cls: type[Learner] = import_class(config.objective.learner)
-    return cls.of(config, program_of(config, mesh))
-
-
-def program_of(config: RunConfig, mesh: Any) -> Program:
-    """The program of a resolved config on a mesh."""
-    return make_program(
-        mesh=mesh,
-        zero=config.mesh.zero,
-        stage_repeats=config.mesh.stage_repeats,
-        model=config.model,
-        objective=config.objective,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        accumulation=config.train.accumulation,
-    )
-
-
 def write_run_files(
     run: RunDir, session: Session, marks: Mapping[str, Any], record: Record
 ) -> None:
@@ -403,14 +385,16 @@ def changes(run: RunDir, config: RunConfig, but: Collection[configs.Affects] = (
 
 
 def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
-    """The beginnings of lines about files of data, which may be in another folder now.
+    """The beginnings of lines about files of data, and the base, which may be in another folder.
 
     None where the run has no record of their content, by which they are compared.
     """
     record, _ = read_record(run)
-    if record is None or not record.identity.data:
+    if record is None:
         return ()
-    return tuple(f"{key}:" for key in sorted(path_keys(config)) if key.startswith("data."))
+    compared: tuple[str, ...] = ("data.",) if record.identity.data else ()
+    compared += ("init.from",) if record.identity.frozen else ()
+    return tuple(f"{key}:" for key in sorted(path_keys(config)) if key.startswith(compared))
 
 
 def check_changes(run: RunDir, config: RunConfig) -> None:
@@ -457,16 +441,29 @@ def find_state(
     step = reader.latest() if latest is None else latest
     if step is not None:
         log.info("restore order: resume <- checkpoint %d of %s", step, config.run_dir)
+        frozen = bases.read_base(config, learner.program, reader, step)
+        if frozen:
+            learner.frozen = {"base": frozen}
+            named = bases.origin(reader, step)
+            here = {"run": config.init.from_} if "run" in named else {}
+            learner.origins = {"base": {**named, **here}}
         return reader.restore(step, learner.abstract_state()), step
+    source: dict[str, Any] = {"seed": config.seed}
     if config.init.from_ is not None:
-        params = read_pretrained(session)
-        return learner.create(params), 0
-    log.info("restore order: no checkpoint, no init.from: scratch, seed %d", config.seed)
-    return learner.create(), 0
+        params, at = read_pretrained(session)
+        state = learner.create(params)
+        source = {"run": config.init.from_, "step": at}
+    else:
+        log.info("restore order: no checkpoint, no init.from: scratch, seed %d", config.seed)
+        state = learner.create()
+    if "base" in learner.frozen:
+        source["sha256"] = param_sha256(learner.frozen["base"])
+        learner.origins = {"base": source}
+    return state, 0
 
 
-def read_pretrained(session: Session) -> dict[str, Any]:
-    """Parameters from the run that `init.from` names.
+def read_pretrained(session: Session) -> tuple[dict[str, Any], int]:
+    """(parameters, step) from the run that `init.from` names.
 
     A head is taken where that run has one of the same shape and labels, else it starts fresh.
     Raises `UserError` that lists parameters the source lacks or has in another shape, and where the
@@ -486,21 +483,21 @@ def read_pretrained(session: Session) -> dict[str, Any]:
     step = reader.choose(config.init.step)
     if step is None:
         raise UserError(f"init.from: {source} has no checkpoint; name a run that has been trained")
-    part = params_part(reader, step, config.init.use_ema)
+    part = bases.params_part(reader, step, config.init.use_ema)
     leaves = flatten(program.abstract_params)
     head = {path: leaf.shape for path, leaf in leaves.items() if is_of_head(path)}
-    fresh = () if _has_head(source, reader.read_metadata(step), part, head, config) else (*head,)
-    wanted = {path: leaf for path, leaf in leaves.items() if path not in fresh}
-    loaded = reader.restore_partial(step, {part: unflatten(wanted)})[part]
-    params = flatten(loaded)
+    found = _has_head(source, reader.read_metadata(step), part, head, config)
+    fresh = sorted({*program.added, *(() if found else head)})
+    taken = [path for path in leaves if path not in fresh]
+    params = bases.read_pretrained(config, program, taken, reader, step)
     if fresh:
         made = jax.jit(program.init_params, out_shardings=program.param_shardings)()
         params |= {path: flatten(made)[path] for path in fresh}
     log.info(
         "restore order: no checkpoint; init <- %s of step %d of %s: %d parameters taken, fresh: %s",
-        part, step, source, len(wanted), ", ".join(fresh) or "none",
+        part, step, source, len(taken), ", ".join(fresh) or "none",
     )  # fmt: skip
-    return unflatten(params)
+    return unflatten(params), step
 
 
 def _has_head(
@@ -513,22 +510,19 @@ def _has_head(
     return load_saved(source.path).config.objective.labels == config.objective.labels
 
 
-def params_part(reader: CheckpointReader, step: int, use_ema: bool = True) -> str:
-    """Which subtree of a checkpoint's state is used: "ema" where it was kept, else "params"."""
-    return "ema" if use_ema and reader.read_metadata(step).count("ema/") else "params"
-
-
 def load_trained(
     run_dir: str,
     *,
     overrides: tuple[str, ...] = (),
     step: int | None = None,
     mesh: Mesh | None = None,
+    merge: bool = False,
     report: Any = print,
 ) -> tuple[RunConfig, Program, Any, int]:
     """(config, program, parameters, step) of a run, for use without training.
 
-    On the mesh of its config, or on another.
+    On the mesh of its config, or on another. merge: a program without the run's adapter, and the
+    parameters that compute the same.
     Raises `UserError` where the folder is no run, or has no checkpoint (yet).
     """
     config = load_saved(run_dir, overrides).config
@@ -539,8 +533,9 @@ def load_trained(
     if step is None:
         raise UserError(f"{run_dir}: no checkpoint yet; train it first (`jaxlm resume {run_dir}`)")
     program = program_of(config, mesh or config.mesh.build())
-    part = params_part(reader, step)
-    params = reader.restore_partial(step, {part: program.abstract_params})[part]
+    params = bases.read_weights(config, program, reader, step, report=report)
+    if merge:
+        program, params = merged(config, program, params)
     return config, program, params, step
 
 

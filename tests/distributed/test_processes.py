@@ -60,7 +60,7 @@ code = main(words)
 import jax
 from jaxlm.run import load_saved
 from jaxlm.checkpoint.hashing import param_sha256
-from jaxlm.training.session import program_of
+from jaxlm.training.build import program_of
 config = load_saved(run).config
 program = program_of(config, config.mesh.build())
 params = jax.jit(program.init_params, out_shardings=program.param_shardings)()

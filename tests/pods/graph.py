@@ -30,7 +30,7 @@ from jaxlm.plan.hlo.count import Counts
 from jaxlm.plan.memory import MemoryPlan, of_compiled
 from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.run import RunConfig, load_run
-from jaxlm.training.session import learner_of
+from jaxlm.training.build import learner_of
 from tests.pods.known import Known
 from tests.pods.sent import CAST, MIB, Key, Piece, as_least, pieces_of
 

@@ -37,8 +37,8 @@ from jaxlm.plan.closed_form.stacks import (
 )
 from jaxlm.plan.shapes import row_of, seq_len_of, source_of, tokens_of
 from jaxlm.run import RunConfig
+from jaxlm.training.build import learner_of
 from jaxlm.training.learner import Learner
-from jaxlm.training.session import learner_of
 
 EIGHT_BITS = {"int8": "s8", "fp8": "f8"}  # `model.quantization` as programs name it
 
