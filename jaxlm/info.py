@@ -19,6 +19,7 @@ from jaxlm.runs.files import folder_problems, read_result
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import read_record
 from jaxlm.runs.trackers import extent
+from jaxlm.training.build import learner_class
 from jaxlm.training.session import one_device_program
 
 Found = dict[str, Any]
@@ -62,11 +63,14 @@ def describe_run(path: Path) -> Found:
         **_result(run, config.train.steps, problems),
     }
     if step is not None:
-        _, program = one_device_program(path)
+        config, program = one_device_program(path)
+        stored = reader.read_metadata(step).arrays
         trained = program.trained(program.abstract_params)
+        trained = learner_class(config).as_stored(trained, stored, "params")
         params = reader.restore_partial(step, {"params": trained})["params"]
-        found["num_params"] = sum(x.size for x in flatten(program.abstract_params).values())
         found["trained_params"] = reader.read_metadata(step).count("params/")
+        base = flatten(program.base(program.abstract_params))
+        found["num_params"] = found["trained_params"] + sum(x.size for x in base.values())
         found["param_sha256"] = param_sha256(params)
         found["data"] = json.loads(reader.read_file(step, "data.json"))
     return found

@@ -187,6 +187,12 @@ class RunConfig(Config):
     init: InitConfig = field(InitConfig, "where the weights come from", affects="host")
 
     def validate(self) -> None:
+        if not self.objective.descends:
+            if self.optimizer is not None:
+                raise UserError(
+                    "optimizer: the objective has no gradient, it counts; set it to null"
+                )
+            return
         if self.optimizer is None and self.train.steps != 0:
             raise UserError("optimizer: null trains nothing; name one, such as {type: adamw}")
         if self.optimizer is not None and self.train.steps == 0:

@@ -11,10 +11,11 @@ until it has ended. The parameters' SHA-256, that of the last checkpoint's bytes
 figure, the result and the ledger of sample ids must be those of the undisturbed run; no file may be
 left over.
 
-`--all` does this to every config of configs/smoke, to a run of two processes (one of them is
-killed, or both), to runs that roll back, to a run whose data worker is killed, to the preparation
-of its data, and to a run that is killed between its changes of files, one after the other. Two
-scenarios run at the same time. The exit code is 1 where anything is not equal.
+`--all` does this to every config of configs/smoke, to runs with frozen parameters, to a run of two
+processes (one of them is killed, or both), to runs that roll back, to a run whose data worker is
+killed, to the preparation of its data, and to a run that is killed between its changes of files,
+one after the other. Two scenarios run at the same time. The exit code is 1 where anything is not
+equal.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ SHORT = (
     *("train.steps=16", "checkpoint.every_steps=2", "eval.every_steps=8", "eval.max_batches=2"),
     *("data.source.num_documents=40", "data.source.words_per_document=60"),
 )
+# Runs whose checkpoints hold a part of the parameters: the rest is drawn from the seed again.
+ADAPTERS = {
+    "lora": "{type: lora, rank: 2}",
+    "freeze": "{type: freeze, train: [norm, ffn]}",
+}
 # A tokenizer that is trained, and as many parts as there are files.
 FILES, SENTENCES = 24, 40
 
@@ -58,6 +64,9 @@ def scenarios(folder: Path) -> dict[str, Scenario]:
         )
         for path in sorted(smoke.glob("*.yaml"))
     }
+    for name, adapter in ADAPTERS.items():
+        settings = (*quiet, f"adapter={adapter}")
+        found[name] = Scenario(name=name, config=transformer, settings=settings)
     found["processes"] = Scenario(
         name="processes", config=transformer, settings=(*quiet, "mesh={data: 2}"), processes=2
     )

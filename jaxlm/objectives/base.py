@@ -47,6 +47,7 @@ class Objective(Config):
     kind: ClassVar = Kind("objectives", "objective", folder="jaxlm.objectives")
     # module:Class of the `Learner` that trains it
     learner: ClassVar[str] = "jaxlm.training.learner:GradientLearner"
+    descends: ClassVar[bool] = True  # whether it is trained by an optimizer
 
     @property
     def row_kind(self) -> str:

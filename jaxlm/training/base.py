@@ -24,7 +24,7 @@ from jaxlm.core.tree import flatten, join, unflatten
 from jaxlm.run import RunConfig, load_saved, own_config
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import IDENTITY
-from jaxlm.training.build import merged, program_of
+from jaxlm.training.build import learner_class, merged, program_of
 from jaxlm.training.program import Program
 
 log = logging.getLogger("jaxlm")
@@ -47,7 +47,9 @@ def read_weights(
 ) -> dict[str, Any]:
     """All parameters of a run's checkpoint: those that it holds, joined with its base."""
     part = params_part(reader, step, use_ema)
+    stored = reader.read_metadata(step).arrays
     trained = program.trained(program.abstract_params)
+    trained = learner_class(config).as_stored(trained, stored, part)
     params = reader.restore_partial(step, {part: trained})[part] if trained else {}
     return join(params, read_base(config, program, reader, step, report=report))
 

@@ -14,8 +14,13 @@ from jaxlm.training.program import Program, make_program
 
 def learner_of(config: RunConfig, mesh: Any) -> Learner:
     """How a resolved config learns, on a mesh: by the learner that its objective names."""
-    cls: type[Learner] = import_class(config.objective.learner)
-    return cls.of(config, program_of(config, mesh))
+    return learner_class(config).of(config, program_of(config, mesh))
+
+
+def learner_class(config: RunConfig) -> type[Learner]:
+    """The learner that the config's objective names."""
+    found: type[Learner] = import_class(config.objective.learner)
+    return found
 
 
 def program_of(config: RunConfig, mesh: Any) -> Program:

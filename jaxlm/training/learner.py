@@ -21,6 +21,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxlm import mesh as meshes
+from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import join
 from jaxlm.optim.optimizer import OptimizerConfig, build
@@ -61,9 +62,21 @@ class Learner:
         """
         raise NotImplementedError
 
-    def abstract_state(self) -> State:
-        """Shapes, dtypes and shardings of the state; nothing is allocated."""
+    def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
+        """Shapes, dtypes and shardings of the state; nothing is allocated.
+
+        stored: the arrays of the checkpoint that is to be restored, by path.
+        """
         raise NotImplementedError
+
+    @staticmethod
+    def as_stored(
+        params: dict[str, Any], stored: Mapping[str, ArrayInfo], part: str
+    ) -> dict[str, Any]:
+        """Abstract parameters in the shapes of a checkpoint's arrays below `part`, for a learner
+        whose arrays grow.
+        """
+        return params
 
     def abstract_frozen(self) -> Frozen:
         """Shapes, dtypes and shardings of the frozen trees; nothing is allocated."""
@@ -104,23 +117,17 @@ class Learner:
 
     def lower(self, batch_spec: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
         """`step` for a batch of these shapes, before it is compiled. Call it within the mesh."""
-        state = self.abstract_state()
-        shardings = jax.tree.map(lambda x: x.sharding, state)
-        jitted = jax.jit(
-            self._train_step,
-            donate_argnums=0,
-            out_shardings=(shardings, meshes.replicated(self.mesh)),
-        )
-        return jitted.lower(state, self.abstract_frozen(), dict(batch_spec))
+        return self.jitted().lower(self.abstract_state(), self.abstract_frozen(), dict(batch_spec))
 
-    @property
-    def _train_step(self) -> Step:
-        """`step` under the name that profiles and compiled programs show."""
+    def jitted(self) -> Any:
+        """`step` under jax.jit, by the name that profiles and compiled programs show."""
 
         def train_step(state: State, frozen: Frozen, batch: Any) -> tuple[State, dict]:
             return self.step(state, frozen, batch)
 
-        return train_step
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        whole = meshes.replicated(self.mesh)
+        return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, whole))
 
     def finish(self, state: State) -> State:
         """The state after the last step, before it is saved."""
@@ -158,7 +165,7 @@ class GradientLearner(Learner):
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
         return jax.jit(self._init, out_shardings=shardings)(program.trained(params))
 
-    def abstract_state(self) -> State:
+    def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
         shapes = jax.eval_shape(self._init, self.program.trained(self.program.abstract_params))
         return with_shardings(shapes, shardings_of(self.program, self.optimizer, shapes))
 

@@ -29,7 +29,6 @@ from jaxlm.checkpoint.writer import Checkpointer
 from jaxlm.core import config as configs
 from jaxlm.core.errors import few
 from jaxlm.core.exit_codes import DONE, INTERRUPTED, NOT_FINITE, SAVE_FAILED
-from jaxlm.core.tree import flatten
 from jaxlm.distributed.consensus import decide
 from jaxlm.distributed.signals import Signals
 from jaxlm.distributed.watchdog import PATIENCE, Watchdog
@@ -407,7 +406,9 @@ class Loop:
             digest = param_sha256(state["params"])
         final = {
             **values,
-            "num_params": sum(x.size for x in flatten(self.program.abstract_params).values()),
+            "num_params": sum(
+                x.size for x in jax.tree.leaves(self.learner.weights(state, self.learner.frozen))
+            ),
             "param_sha256": digest,
             "config_sha256": config_sha256(self.config),
         }

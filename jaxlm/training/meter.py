@@ -16,6 +16,9 @@ from jaxlm.runs.stopwatch import Stopwatch
 from jaxlm.training.program import Program
 from jaxlm.training.throughput import Peak
 
+# The step's metrics that a line has. A loss is as eval/loss: without smoothing and penalties.
+SHOWN = ("loss", "objective", "learning_rate", "grad_norm")
+
 
 class Figures:
     """Counts tokens between two lines of metrics. All its inputs are host numbers."""
@@ -44,10 +47,7 @@ class Figures:
         steps = max(step - self._step, 1)
         self._tokens, self._step = 0.0, step
         return {
-            "train/loss": _mean(values["loss"]),  # as eval/loss: no smoothing, no penalty
-            "train/objective": _mean(values["objective"]),
-            "train/learning_rate": float(values["learning_rate"][0]),
-            "train/grad_norm": float(values["grad_norm"][0]),
+            **{f"train/{name}": _mean(values[name]) for name in SHOWN if name in values},
             "train/tokens_per_second": rate,
             **self._mfu(rate),
             "train/data_wait": lap["data"] / busy if busy else 0.0,

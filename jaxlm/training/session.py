@@ -447,7 +447,7 @@ def find_state(
             named = bases.origin(reader, step)
             here = {"run": config.init.from_} if "run" in named else {}
             learner.origins = {"base": {**named, **here}}
-        return reader.restore(step, learner.abstract_state()), step
+        return reader.restore(step, learner.abstract_state(reader.read_metadata(step).arrays)), step
     source: dict[str, Any] = {"seed": config.seed}
     if config.init.from_ is not None:
         params, at = read_pretrained(session)

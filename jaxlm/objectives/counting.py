@@ -1,0 +1,56 @@
+"""An objective whose model is counted, not descended: n-grams, naive Bayes, bags of words.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Bigrams(Counting):
+        \"\"\"How often each token follows each other token.\"\"\"
+
+        def count(self, tables, batch):
+            ...
+            return {"counts": tables["counts"].at[tokens, targets].add(weights)}
+
+The tables are the parameters of the model that `build_model` makes, which start as it makes them
+(zeros, as a rule). Each batch is added once; `loss` reads the tables like any parameters. The run's
+optimizer is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from jaxlm.objectives.base import Objective
+
+if TYPE_CHECKING:
+    import jax
+
+Tables = dict[str, Any]  # a nested dict of arrays, as the model's parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Objective, abstract=True):
+    """The base of objectives whose model consists of counts."""
+
+    learner: ClassVar[str] = "jaxlm.training.counting:CountingLearner"
+    descends: ClassVar[bool] = False
+
+    def count(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
+        """The tables with the sums of a batch added, in the same shapes (traceable).
+
+        It must not depend on the order of the rows: they are split over devices.
+        """
+        raise NotImplementedError
+
+    def grow(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
+        """Tables with room for what a batch may add, before it is counted (on the host).
+
+        A table in another shape compiles the step again, so grow by a factor. A checkpoint keeps
+        the shapes. To look at numbers on the device, use `jax.device_get`.
+        """
+        return tables
+
+    def finish(self, tables: Tables) -> Tables:
+        """The tables after the last batch (on the host), such as pruned ones. A run that is killed
+        after its last save does it again: finished tables must stay as they are.
+        """
+        return tables

@@ -1,0 +1,113 @@
+"""The learner of models that consist of counts: each batch is added to tables once.
+
+The state is {step, params: the tables, bad_steps: 0}. What is counted, and when tables grow, is the
+objective's (`jaxlm.objectives.counting.Counting`). Tables that grew are restored in the shapes that
+their checkpoint has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm import mesh as meshes
+from jaxlm.checkpoint.state_io import ArrayInfo
+from jaxlm.core.config import UserError
+from jaxlm.core.tree import map_with_path
+from jaxlm.objectives.counting import Counting
+from jaxlm.run import RunConfig
+from jaxlm.training.ahead import Ahead
+from jaxlm.training.compiler import compile_with
+from jaxlm.training.learner import Frozen, Learner, Step
+from jaxlm.training.program import Program
+from jaxlm.training.state import State, with_shardings
+
+
+class CountingLearner(Learner):
+    """Adds the counts of each batch to the state."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        assert isinstance(program.objective, Counting), type(program.objective)
+        self.objective: Counting = program.objective
+
+    @classmethod
+    def of(cls, config: RunConfig, program: Program) -> Learner:
+        if config.adapter is not None:
+            raise UserError("adapter: a model that is counted has no gradient; set it to null")
+        return cls(program)
+
+    def create(self, params: dict[str, Any] | None = None) -> State:
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        if params is None:
+            params = jax.jit(self.program.init_params, out_shardings=shardings["params"])()
+        return jax.jit(_state, out_shardings=shardings)(params)
+
+    def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
+        params = self.program.abstract_params
+        if stored is not None:
+            params = self.as_stored(params, stored, "params")
+        shapes = jax.eval_shape(_state, params)
+        shardings = jax.tree.map(lambda _: meshes.replicated(self.mesh), shapes)
+        return with_shardings(shapes, {**shardings, "params": self.program.param_shardings})
+
+    @staticmethod
+    def as_stored(
+        params: dict[str, Any], stored: Mapping[str, ArrayInfo], part: str
+    ) -> dict[str, Any]:
+        def one(path: str, leaf: Any) -> Any:
+            found = stored.get(f"{part}/{path}")
+            if found is None or len(found.shape) != len(leaf.shape):
+                return leaf  # the reader names it
+            return jax.ShapeDtypeStruct(found.shape, leaf.dtype, sharding=leaf.sharding)
+
+        return map_with_path(one, params)
+
+    def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
+        return state["params"]
+
+    def step(
+        self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
+    ) -> tuple[State, dict]:
+        rows = dict(batch)
+        signal = rows.pop("signal", None)
+        tables = self.objective.count(state["params"], rows)
+        metrics = {
+            "tokens": ((rows["segment_ids"] > 0).sum(), 1),
+            "bad_steps": (state["bad_steps"], 1),
+        }
+        if signal is not None:
+            metrics["signal"] = (signal.max(), 1)
+        return {**state, "step": state["step"] + 1, "params": tables}, metrics
+
+    def compile(
+        self,
+        batch_spec: Mapping[str, jax.ShapeDtypeStruct],
+        options: Mapping[str, str] | None = None,
+    ) -> Step:
+        if type(self.objective).grow is Counting.grow:
+            return super().compile(batch_spec, options)
+        with jax.set_mesh(self.mesh):
+            compile_with(self.lower(batch_spec), options or {})  # names a wrong option
+        step = Ahead(self.jitted())
+
+        def growing(state: State, frozen: Frozen, batch: Mapping[str, jax.Array]) -> Any:
+            grown = self.objective.grow(state["params"], batch)
+            shardings = self.program.param_shardings
+            tables = jax.tree.map(jax.device_put, grown, shardings)
+            return step({**state, "params": tables}, frozen, dict(batch))
+
+        return growing
+
+    def finish(self, state: State) -> State:
+        tables = self.objective.finish(state["params"])
+        tables = jax.tree.map(jax.device_put, tables, self.program.param_shardings)
+        return {**state, "params": tables}
+
+
+def _state(tables: dict[str, Any]) -> State:
+    zero = jnp.zeros((), jnp.int32)
+    return {"step": zero, "params": tables, "bad_steps": zero}
