@@ -4,7 +4,7 @@
     step = reader.latest()
     params = reader.restore_partial(step, {"params": abstract_params})["params"]
 
-It renames and removes nothing, so it may stand beside a running trainer; the trainer's own
+It renames and removes nothing, so it may read beside a running trainer; the trainer's own
 `Checkpointer` does the same and sets damaged checkpoints aside.
 """
 
@@ -30,7 +30,7 @@ from jaxlm.runs.identity import mismatch, missing_checkpoint, missing_files, rea
 class CheckpointReader:
     """The checkpoints of one folder. All processes of a run make the same calls.
 
-    `report` gets one line for each thing that a user should hear of, in the caller's thread.
+    `report` gets one line for each message for the user, in the caller's thread.
     """
 
     _made = itertools.count()

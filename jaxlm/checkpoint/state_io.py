@@ -1,4 +1,4 @@
-"""The arrays of a checkpoint: Orbax behind two functions that know a leaf by its path.
+"""The arrays of a checkpoint: two functions over Orbax that name a leaf by its path.
 
 A leaf at state["opt_state"][0].mu["kernel"] is stored as "opt_state/0/mu/kernel":
 
@@ -76,7 +76,7 @@ def read_metadata(folder: Path) -> StateMetadata:
         body = json.loads((folder / METADATA).read_bytes())
     except FileNotFoundError:
         raise UserError(
-            f"{folder}: no checkpoint stands here; `jaxlm info` lists those there are"
+            f"{folder}: there is no checkpoint here; `jaxlm info` lists those there are"
         ) from None
     names = present_names(body["arrays"])
     arrays = {path: _info(body["arrays"][name]) for path, name in names.items()}
@@ -130,7 +130,7 @@ def read(folder: Path, abstract_state: Any, *, whole: bool) -> Any:
     }
     context = ocp.Context()
     context.pytree.loading.partial_load = not whole
-    # Without a limit all arrays are read at once, and lie on the host and on the devices together.
+    # Without a limit all arrays are read together, and are on the host and on the devices.
     largest = max((x.size * x.dtype.itemsize for x in abstract.values()), default=0)
     context.memory.read_concurrent_bytes = max(_READ_BYTES, 2 * largest)
     with context:

@@ -61,14 +61,14 @@ class CheckpointConfig(Config):
         ge=1,
     )
     keep_every: int | None = field(None, "checkpoints at multiples of this step stay forever", ge=1)
-    async_save: bool = field(True, "write in the background while training goes on")
+    async_save: bool = field(True, "write in the background while training continues")
 
 
 class Checkpointer(CheckpointReader):
     """Writes and reads the checkpoints of one folder. All processes of a run make the same calls.
 
     There is one for a run, in the processes that hold its lock. `report` gets one line for each
-    thing that a user should hear of, always in the caller's thread.
+    message for the user, always in the caller's thread.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Checkpointer(CheckpointReader):
         A save still under way is waited for: none is ever skipped. With `force` (the last save,
         and that of a preemption), or where the config says so, it returns when the checkpoint is
         committed. False means that it failed, as far as is known on return; the checkpoints
-        before it stand.
+        before it are kept.
         """
         with self._blocking():
             self._join(f"the save of step {step}")
@@ -262,7 +262,7 @@ class Checkpointer(CheckpointReader):
         self._failed = True
         self._status = f"failed {step}: {_reason(error)}"
         self._messages.put(
-            f"checkpoint {step}: not saved, {_reason(error)}; the checkpoints before it stand, "
+            f"checkpoint {step}: not saved, {_reason(error)}; the checkpoints before it are kept, "
             f"and the next save tries again ({self.folder})"
         )
 
@@ -316,7 +316,7 @@ def _write_files(folder: Path, files: Mapping[str, bytes | Path]) -> None:
 
 
 def _attempt(work: Callable[[], Any]) -> str:
-    """The JSON of a result, or of the error: process 0 must hear of either."""
+    """The JSON of a result, or of the error: process 0 needs either."""
     try:
         return json.dumps({"value": work()})
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whether the parts of a run fit one another: what no part can check alone.
+"""Checks of whether the parts of a run fit each other, which no part can do alone.
 
     check_fit(config)                  # raises UserError; before any data is prepared
     check_schedule(config, marks)      # once the number of steps is known
@@ -20,7 +20,7 @@ from jaxlm.run import RunConfig
 
 
 def check_fit(config: RunConfig) -> None:
-    """Raises `UserError` where model, data and objective do not go together."""
+    """Raises `UserError` where model, data and objective do not fit."""
     if config.data is not None:
         _check_rows(config, config.data)
         _check_positions(config, config.data)

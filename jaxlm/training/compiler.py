@@ -3,20 +3,20 @@
     options = options_for("TPU v5p", {"xla_tpu_enable_latency_hiding_scheduler": "true"})
     step.lower(state, batch).compile(compiler_options=options)
 
-What stands here lets collectives run beside matrix products, as published recipes for these devices
-have it (MaxText's XLA flags, 2025), and gives products the memory on the chip that suits them. The
-sets were held against one another by the compiler's own cycles (`tools/tune_xla.py`; no device was
-asked): of a step of two layers of Llama 3.1 8B over 16 chips,
+These options let collectives overlap with matrix products, as in published recipes for these
+devices (MaxText's XLA flags, 2025), and give products the on-chip memory that suits them. The sets
+were compared by the compiler's own cycle counts (`tools/tune_xla.py`; nothing was run on a device),
+for a step of two layers of Llama 3.1 8B over 16 chips:
 
                   v4        v5e       v5p       v6e
     none          460 ms    550 ms    223 ms    222 ms
     shipped       449 ms    476 ms    182 ms    183 ms
 
-(v4 with `data` of two beside fsdp). tpu7x, over eight chips, its clock taken for 2.2 GHz, which is
-not published: 125 ms, and 108 with 48 MiB of memory on the chip for products. Left out is what
-changed nothing in one of these steps, or in GPT-2's over eight v5e, or made it slower: all-reduces
-or reduce-scatters in fusions, sparse cores, another scheduler, more memory. Any option can be set
-otherwise or taken out: the last word is the run's `train.xla`.
+(v4 with `data` of two beside fsdp). tpu7x, over eight chips, with an assumed clock of 2.2 GHz,
+which is not published: 125 ms, and 108 with 48 MiB of on-chip memory for products. Options are left
+out that changed nothing in these steps or in GPT-2's over eight v5e, or made them slower:
+all-reduces or reduce-scatters in fusions, sparse cores, another scheduler, more memory. The run's
+`train.xla` overrides any option.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "xla_tpu_overlap_compute_collective_tc": "true",
         "xla_enable_async_all_gather": "true",
     },
-    # large matrix products find more room beside the core
+    # more on-chip memory for large matrix products
     "TPU v5": {"xla_tpu_scoped_vmem_limit_kib": "32768"},
     "TPU7x": {"xla_tpu_scoped_vmem_limit_kib": "49152"},
     "TPU v6 lite": {"xla_tpu_scoped_vmem_limit_kib": "98304"},
@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 
 def options_for(device_kind: str, chosen: Mapping[str, str]) -> dict[str, str]:
-    """The options for devices of a kind, with those that a run chose over them."""
+    """The options for devices of a kind, overridden by those that a run chose."""
     starts = sorted((start for start in OPTIONS if device_kind.startswith(start)), key=len)
     found: dict[str, str] = {}
     for start in starts:
@@ -56,7 +56,7 @@ def options_for(device_kind: str, chosen: Mapping[str, str]) -> dict[str, str]:
 def compile_with(lowered: Any, options: Mapping[str, str]) -> Any:
     """The executable. Raises `UserError` for an option that this compiler does not know.
 
-    An empty value takes an option out, such as one of `OPTIONS` that a compiler has no more.
+    An empty value removes an option, such as one of `OPTIONS` that a compiler no longer has.
     """
     parsed = {name: _value(text) for name, text in options.items() if text}
     try:
@@ -68,7 +68,7 @@ def compile_with(lowered: Any, options: Mapping[str, str]) -> Any:
             raise
         raise UserError(
             f"train.xla: {named[0]}={options[named[0]]!r}: this compiler says {line}; "
-            f"mend it, or take it out by {named[0]}=''"
+            f"correct it, or remove it by {named[0]}=''"
         ) from None
 
 

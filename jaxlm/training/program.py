@@ -114,8 +114,8 @@ def make_program(
     meshes.check_accumulation(batch_size, accumulation, mesh)
     if mesh.shape["stage"] > 1 and not model.pipelines:
         raise UserError(
-            f"mesh.stage: the layers of a {type_name(type(model))} are no pipeline; set it to 1, "
-            "and split data or fsdp"
+            f"mesh.stage: the layers of a {type_name(type(model))} cannot be a pipeline; set it "
+            "to 1, and split data or fsdp"
         )
     model.check_stages(mesh.shape["stage"], stage_repeats)
     if isinstance(mesh, Mesh):  # an abstract one has no devices: what kernels are picked for

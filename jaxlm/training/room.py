@@ -1,4 +1,4 @@
-"""Whether a run fits in the memory of its devices at all, by arithmetic alone.
+"""Whether a run can fit in the memory of its devices, by arithmetic.
 
     check_batch(config, mesh)  # raises UserError; before any data is prepared
     check_room(learner)        # raises UserError; nothing is allocated

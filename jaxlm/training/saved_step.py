@@ -109,7 +109,7 @@ def load(
     options: Mapping[str, str],
     path: str | Path,
 ) -> tuple[SavedStep | None, str]:
-    """(the step, "") of a file; (None, why not, in one line) where it is that of something else."""
+    """(the step, "") of a file; (None, why not, in one line) where the file is of another step."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -122,7 +122,7 @@ def load(
         header = json.loads(line)
         saved, written, kind = header["identity"], header["sha256"], header["format"]
     except (ValueError, KeyError, TypeError):
-        return None, f"{path} is no saved step"
+        return None, f"{path} is not a saved step"
     if kind != FORMAT:
         return None, f"{path} has format {kind}, this version reads {FORMAT}"
     if digest(header, payload) != written:
@@ -132,7 +132,7 @@ def load(
         if saved.get(name) != value:
             return None, f"{path} was made with another {name}: {_differ(saved.get(name), value)}"
     devices = list(learner.program.mesh.devices.flat)
-    from jax._src.lib import xla_client  # the public list of devices is no type that PJRT takes
+    from jax._src.lib import xla_client  # PJRT does not take the public list of devices
 
     try:
         loaded = devices[0].client.deserialize_executable(
@@ -146,7 +146,7 @@ def load(
 def identity(
     config: Any, program: Program, spec: Mapping[str, Any], options: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that has to agree, by name, as plain values."""
+    """Everything that has to be equal, by name, as plain values."""
     devices = list(program.mesh.devices.flat)
     model = config.model.computing_on(devices[0].platform)
     return {
@@ -176,13 +176,13 @@ def _own_code(config: Config) -> dict[str, str]:
 
 
 def digest(header: Mapping[str, Any], payload: bytes) -> str:
-    """SHA-256 over what a file holds, but for this figure itself."""
+    """SHA-256 over a file's content, without the SHA-256 itself."""
     rest = {name: value for name, value in header.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode() + payload).hexdigest()
 
 
 def _place(device: Any) -> list[int]:
-    """Where a device stands, whoever describes it."""
+    """The place of a device in its topology, on any host."""
     coords = getattr(device, "coords", None)
     if coords is None:
         return [device.id]
@@ -198,7 +198,7 @@ def _version(package: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back, so that what is equal compares equal."""
+    """The value as JSON returns it, so that equal values compare equal."""
     return json.loads(json.dumps(value))
 
 

@@ -58,7 +58,7 @@ def shardings_of(program: Program, optimizer: Optimizer, abstract: State) -> Sta
 
 
 def opt_state_shardings(program: Program, opt_state: Any, *, offload: bool) -> Any:
-    """The shardings of an optimizer's state, in the hosts' memory (`offload`) or the devices'."""
+    """The shardings of an optimizer's state, in host memory (`offload`) or on the devices."""
     params, axes = program.trained(program.abstract_params), program.trained(program.param_axes)
     return moment_shardings(opt_state, params, axes, program.mesh, offload=offload)
 

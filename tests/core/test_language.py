@@ -34,6 +34,12 @@ BEGINS_WITH_OF = re.compile(r'^\s*(?:r?"""[Oo]f|# Of) ')
 
 CLEAN = (
     *("jaxlm/core", "jaxlm/mesh", "jaxlm/kernels", "jaxlm/optim", "jaxlm/models", "jaxlm/plan"),
+    *("jaxlm/adapters", "jaxlm/checkpoint"),
+    *(f"jaxlm/training/{n}.py" for n in ("base", "build", "compatibility", "compiler", "counting")),
+    *(
+        f"jaxlm/training/{n}.py"
+        for n in ("learner", "program", "room", "saved_step", "state", "step")
+    ),
     *("jaxlm/cli", "jaxlm/run.py", "jaxlm/info.py", "jaxlm/doctor.py"),
     *("configs", "docs", "launch", "tools", "README.md", "CONTRIBUTING.md"),
 )

@@ -284,5 +284,7 @@ def test_a_preset_with_a_dense_first_layer_says_why_it_is_no_pipeline():
 
 def test_recurrent_layers_are_no_pipeline():
     config = tiny.load("lstm").config
-    with pytest.raises(UserError, match="^mesh.stage: the layers of a rnn are no pipeline; set it"):
+    with pytest.raises(
+        UserError, match="^mesh.stage: the layers of a rnn cannot be a pipeline; set it"
+    ):
         tiny.program(config, MeshConfig(data=1, stage=2, num_devices=2))

@@ -293,7 +293,7 @@ def test_an_encoder_that_keeps_something_else_is_told():
 
 def test_stages_of_layers_that_are_no_pipeline_are_the_error_of_training():
     config = load("lstm", "mesh.data=1", "mesh.stage=2", "mesh.fsdp=8").config
-    with pytest.raises(UserError, match="mesh.stage: the layers of a rnn are no pipeline"):
+    with pytest.raises(UserError, match="mesh.stage: the layers of a rnn cannot be a pipeline"):
         plan_run(config, V5E, analytic=True, report=quiet)
 
 

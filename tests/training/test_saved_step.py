@@ -285,9 +285,9 @@ def test_a_damaged_file_is_told(kept, tmp_path):
     )
     for name in ("identity", "sha256", "format"):
         less = {key: value for key, value in header.items() if key != name}
-        assert why(less, payload) == f"{other} is no saved step"
+        assert why(less, payload) == f"{other} is not a saved step"
     other.write_bytes(b"no step")
-    assert "no saved step" in saved_step.load(config, c.learner, c.batch_spec, {}, other)[1]
+    assert "not a saved step" in saved_step.load(config, c.learner, c.batch_spec, {}, other)[1]
     with pytest.raises(UserError, match="train.compiled: .*no such file"):
         saved_step.load(config, c.learner, c.batch_spec, {}, tmp_path / "none.bin")
 

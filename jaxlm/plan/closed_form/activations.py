@@ -2,7 +2,7 @@
 
 With t tokens of one micro-batch on a device:
 
-    gradients        4 bytes a parameter, split as the optimizer's state is
+    gradients        4 bytes a trained parameter, split as the optimizer's state is
     cast weights     the compute dtype's copy of the parameters that a loop over layers reads
     kept             t (hidden + what the remat policy keeps), of each layer
     one layer        the peak of its backward pass: two gathered layers, gradients of tensors
@@ -48,7 +48,7 @@ def activation_parts(
             yield Part(kind="saved for backward", module="attention's scores", num_bytes=held)
         working = sum(s.working_bytes for s in found) * micro
         layer = max(layer, _one_layer(facts, setting, stack, micro) + working)
-    sums = 4 * sum(a.part(mesh) for a in facts.params)
+    sums = 4 * sum(a.part(mesh) for a in facts.trained)
     tokens = setting.tokens(facts.seq_len)
     head_tokens = tokens / (setting.along("stage") if pipeline else setting.accumulation)
     head = _head(facts, setting, head_tokens)

@@ -101,7 +101,7 @@ class _Analysis:
         """All the products with the weights of one linear map, over the layers."""
         kept = self.setting.kept(stack)
         again = kept.recomputes(m.makes) or (m.share != 1 and kept.policy != "none")
-        count = 3 + again
+        count = 3 + again - (m.array.path in self.facts.frozen)  # without its own gradient
         local = m.weights * m.share / (1 if m.steps > 1 else self._split(m.array))
         tokens = self._tokens(stack, m.length)
         # A gathered output has a whole gradient, so its product with the weights is whole too.
@@ -161,7 +161,7 @@ class _Analysis:
         """The logits and both gradients in one pass; nothing is saved or recomputed."""
         vocab = self.facts.vocab / self.setting.along("tensor")
         tokens = self.tokens / self.setting.along("stage")  # which share it
-        flops = 6.0 * tokens * self.facts.hidden * vocab
+        flops = (6.0 if self.facts.trains_head else 4.0) * tokens * self.facts.hidden * vocab
         self._count("head", flops)
         split = self.setting.along("context", "stage")
         chunks = max(1.0, self.facts.seq_len / split / CHUNK) * self.setting.rounds
@@ -171,9 +171,9 @@ class _Analysis:
 
     def _update(self) -> Piece:
         """Gradients, moments and parameters are read and written once; no matmuls."""
-        params = sum(self._update_part(a) * a.itemsize for a in self.facts.params)
+        params = sum(self._update_part(a) * a.itemsize for a in self.facts.trained)
         moments = sum(a.part(self.mesh) * a.itemsize for a in self.facts.moments)
-        gradients = sum(self._update_part(a) * 4 for a in self.facts.params)
+        gradients = sum(self._update_part(a) * 4 for a in self.facts.trained)
         cast = sum(self._update_part(a) * self.wide for a in self.facts.params)
         once = gradients * (1 + self.setting.accumulation)
         return Piece(hbm_bytes=UPDATE_PASSES * (params + moments) + once + params + cast)

@@ -49,6 +49,7 @@ class Facts:
 
     config: RunConfig
     params: tuple[Array, ...]
+    frozen: frozenset[str]  # paths of parameters without a gradient
     moments: tuple[Array, ...]
     stacks: tuple[Stack, ...]  # the one that writes first
     seq_len: int  # tokens of a row of the objective
@@ -61,6 +62,16 @@ class Facts:
     map_dtype: str  # that the layers' maps are multiplied in
     tied: bool
     forward_flops: tuple[float, float]  # a token of data; with attention's causal half, with all
+
+    @property
+    def trained(self) -> tuple[Array, ...]:
+        """The parameters that have a gradient."""
+        return tuple(array for array in self.params if array.path not in self.frozen)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the kernel that gives the logits has a gradient."""
+        return ("embed/table" if self.tied else "unembed/kernel") not in self.frozen
 
     @property
     def layers(self) -> tuple[Layers, ...]:
@@ -114,6 +125,7 @@ def facts_of(config: RunConfig) -> Facts:
     return Facts(
         config=config,
         params=params,
+        frozen=program.frozen,
         moments=_moments(learner, config),
         stacks=stacks,
         seq_len=seq_len,

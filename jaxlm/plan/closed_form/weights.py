@@ -40,15 +40,17 @@ class Weights(Sender):
             matrix = array.path.endswith(("kernel", "table"))
             readers = [s.path for s in self.facts.stacks if s.table == array.path]
             looked_up = bool(readers) and all(by_columns[path] for path in readers)
-            left = own * self._gradient_bytes(array) * micro
-            summed = left - looked_up * own * self.wide * micro
+            trained = array.path not in self.facts.frozen
+            left = own * self._gradient_bytes(array) * micro * trained
+            summed = left - looked_up * own * self.wide * micro * trained
             if split > 1 and self.setting.zero == 3:
                 # Weights that a pass reads once stay gathered from one micro-batch to the next.
                 times = 2 * micro if layered else 1
                 wide = self.wide if matrix and "router" not in array.path else array.itemsize
                 yield self.transfer("all-gather", ("fsdp",), own * wide * times)
-                yield self.transfer(self._sum(array), ("fsdp",), summed)
-            elif split > 1:  # ZeRO-1
+                if trained:
+                    yield self.transfer(self._sum(array), ("fsdp",), summed)
+            elif split > 1 and trained:  # ZeRO-1
                 yield self.transfer(self._sum(array), ("fsdp",), summed)
                 yield self.transfer("all-gather", ("fsdp",), own * array.itemsize)
             if split > 1:
@@ -57,7 +59,7 @@ class Weights(Sender):
             axes = ("data", "fsdp", "expert", "context", *(() if matrix else ("tensor",)))
             own_axes = mesh_axes(array)
             others = tuple(a for a in axes if self.setting.along(a) > 1 and a not in own_axes)
-            if others:
+            if others and trained:
                 yield self.transfer("all-reduce", others, left)
         for rows in by_columns.values():
             yield from rows
@@ -93,6 +95,8 @@ class Weights(Sender):
 
         Instead of the table's, if the engine does so (`jaxlm.mesh.gradient_by_columns`).
         """
+        if stack.table in self.facts.frozen:
+            return
         size, tokens = self.setting.along("fsdp"), self.setting.stack_tokens(stack)
         (table,) = (a for a in self.facts.params if a.path == stack.table)
         rows = table.shape[0] / self.setting.along("tensor")
