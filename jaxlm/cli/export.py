@@ -25,6 +25,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 )
 @options.argument("form", "the format", type=Choice(("hf",)), metavar="hf")
 @options.run_dir
+@options.overrides
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="a new folder")
 @options.step
 @click.option(
@@ -44,6 +45,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 def command(
     form: str,
     run_dir: str,
+    overrides: tuple[str, ...],
     out: str,
     step: int | None,
     dtype: str | None,
@@ -51,7 +53,8 @@ def command(
     max_shard_size: int,
 ) -> None:
     """Writes config.json, safetensors and the tokenizer, for transformers and other libraries. If
-    the run has averaged weights, it writes those.
+    the run has averaged weights, it writes those; an adapter is merged into its base, which
+    init.from=DIR names if it was moved.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"  # host work: an accelerator may be in use by a training run
     from pathlib import Path
@@ -62,6 +65,7 @@ def command(
     line = export_run(
         saved_config(run_dir).parent,
         Path(out),
+        overrides=overrides,
         step=step,
         dtype=dtype,
         family=family,

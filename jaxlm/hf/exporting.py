@@ -51,13 +51,16 @@ def export_run(
     run_dir: Path,
     out: Path,
     *,
+    overrides: tuple[str, ...] = (),
     step: int | None = None,
     dtype: str | None = None,
     family: str | None = None,
     max_bytes: int = MAX_BYTES,
     report: Callable[[str], None] = print,
 ) -> str:
-    """Makes the folder `out`, whole or not at all; returns a line that tells what it holds.
+    """Makes the folder `out`, whole or not at all; returns a line that says what it holds.
+
+    overrides: of the run's config, such as the folder of an adapter's base.
 
     Raises `UserError` where the run is none, or no config.json of the family says what it is.
     """
@@ -71,7 +74,12 @@ def export_run(
     loaded = None
     if config.adapter is not None:  # its base is another run's: merged, all of it is in memory
         _, program, params, _ = load_trained(
-            str(run_dir), step=step, mesh=program.mesh, merge=True, report=report
+            str(run_dir),
+            overrides=overrides,
+            step=step,
+            mesh=program.mesh,
+            merge=True,
+            report=report,
         )
         loaded = flatten(params)
         report("the adapter is merged into the weights of its base")

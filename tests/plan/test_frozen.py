@@ -47,7 +47,8 @@ def test_a_compiled_step_takes_the_state_of_what_is_trained_and_one_copy_of_the_
 
 
 def test_the_closed_form_agrees_and_has_no_gradients_of_the_base():
-    full, lora = work_of(), work_of(ADAPTER)
+    several = ("train.batch_size=16", "train.accumulation=2")
+    full, lora = work_of(*several), work_of(ADAPTER, *several)
     kinds = lora.memory.by_kind()
     compiled = state_parts(_learner())
     for kind in ("parameters", "optimizer"):

@@ -17,6 +17,7 @@ from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten
+from jaxlm.hf.exporting import export_run
 from jaxlm.info import describe_run, render
 from jaxlm.run import load_saved
 from jaxlm.training.session import load_trained
@@ -94,6 +95,20 @@ def test_the_base_is_its_own_to_the_bit_and_merged_weights_continue_in_a_chain(r
     assert moved == {f"layers/{x}/kernel" for x in ("attention/query", "ffn/up")}
     for path, value in merged.items():
         assert np.array_equal(chain[path], value) != ("norm" in path), path
+
+
+def test_an_export_has_the_merged_weights(runs: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    told: list[str] = []
+    export_run(runs / "lora", tmp_path / "hf", family="llama", report=told.append)
+    assert "the adapter is merged into the weights of its base" in told
+    found = load_file(tmp_path / "hf" / "model.safetensors")
+    merged = params_of(runs / "lora", merge=True)
+    for layer in range(2):
+        up = merged["layers/ffn/up/kernel"][layer].T
+        np.testing.assert_array_equal(found[f"model.layers.{layer}.mlp.up_proj.weight"], up)
+    assert not any("lora" in name for name in found)
 
 
 def test_a_wrong_or_missing_base_is_one_error_that_a_right_one_mends(
