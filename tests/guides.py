@@ -1,0 +1,163 @@
+"""The blocks of a guide in Markdown, and how they are followed in an empty folder.
+
+A block of commands (`sh`, `python`) is run, unless a comment before it says why not:
+
+    <!-- not run: needs two hosts -->
+
+A block with a file's name after its language ("```yaml mine.yaml") is written to that file. After a
+command, "# exit code 2" gives the expected code, and a `text` block that follows has lines of its
+output, in which "..." is anything. `<!-- continues: ... -->` at the top of a page: it needs the run
+runs/transformer of getting-started.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxlm.cli import main
+
+COMMANDS = ("sh", "bash", "shell", "console", "python")
+FENCE = re.compile(
+    r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+NOT_RUN = "not run: "
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, the file that it is, its text, the comment before it."""
+
+    language: str
+    file: str
+    text: str
+    note: str
+    line: int
+    follows: bool  # directly after another block
+
+    @property
+    def is_run(self) -> bool:
+        return self.language in COMMANDS and not self.file and not self.note.startswith(NOT_RUN)
+
+
+def blocks(text: str) -> Iterator[Block]:
+    end = -1
+    for found in FENCE.finditer(text):
+        language, _, file = found["info"].partition(" ")
+        line = text.count("\n", 0, found.start("info")) + 1
+        follows = end >= 0 and not text[end : found.start()].strip()
+        yield Block(language, file.strip(), found["text"], found["note"] or "", line, follows)
+        end = found.end()
+
+
+def follow(page: Path) -> None:
+    """Does what a page says, in the working folder, from its first block to its last."""
+    names: dict[str, object] = {}
+    output = ""
+    for block in blocks(page.read_text(encoding="utf-8")):
+        place = f"{page.name}:{block.line}"
+        if block.file:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.file).write_text(block.text)
+        elif block.language == "text" and block.follows and output:
+            _expect(block.text, output, place)
+        elif block.is_run and block.language == "python":
+            exec(compile(block.text, place, "exec"), names)
+        elif block.is_run:
+            output = "".join(_run(line, place) for line in _lines(block.text))
+            continue
+        output = ""
+
+
+def _lines(text: str) -> list[str]:
+    """The commands of a block; a line that ends in a backslash continues."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _run(line: str, place: str) -> str:
+    """The output of a command. Raises AssertionError for another exit code than the expected one.
+
+    `jaxlm` runs in this process, anything else in a shell.
+    """
+    command, _, comment = line.partition(" # ")
+    wanted = re.search(r"exit code (\d+)", comment)
+    words = shlex.split(command)
+    if words[0] == "jaxlm":
+        code, output = _jaxlm(words[1:])
+    elif words[0] == "export":
+        name, _, value = words[1].partition("=")
+        os.environ.setdefault(name, value)
+        return ""
+    elif words[:2] == ["pip", "install"]:
+        _install(Path(words[2]))
+        return ""
+    else:
+        code, output = _shell(command)
+    assert code == int(wanted[1] if wanted else 0), f"{place}: {command}: code {code}\n{output}"
+    return output
+
+
+def _jaxlm(words: list[str]) -> tuple[int, str]:
+    target = None
+    if ">" in words:
+        target = Path(words[words.index(">") + 1])
+        words = words[: words.index(">")]
+    words = [name for word in words for name in _expanded(word)]
+    if words[0] in ("train", "finetune") and not any(w.startswith("mesh.") for w in words):
+        words.append("mesh.num_devices=1")  # as on a laptop; a test has eight
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    if target is not None:
+        target.write_text(out.getvalue())
+    return code, out.getvalue() + err.getvalue()
+
+
+def _install(project: Path) -> None:
+    """As pip does, without a build: the modules and the metadata, in a folder of sys.path."""
+    about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    site = Path("site-packages").resolve()
+    info = site / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
+    info.mkdir(parents=True)
+    for module in project.glob("*.py"):
+        shutil.copy(module, site)
+    head = f"Metadata-Version: 2.1\nName: {about['name']}\nVersion: {about['version']}\n"
+    (info / "METADATA").write_text(head)
+    groups = "".join(
+        f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in points.items())
+        for group, points in about["entry-points"].items()
+    )
+    (info / "entry_points.txt").write_text(groups)
+    sys.path.append(str(site))
+
+
+def _expanded(word: str) -> list[str]:
+    """As a shell does: the files of a pattern, or the word itself."""
+    return (sorted(glob.glob(word)) if "*" in word and "=" not in word else []) or [word]
+
+
+def _shell(command: str) -> tuple[int, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", command], capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def _expect(text: str, output: str, place: str) -> None:
+    """Each line of a text is in the output, with anything in place of each "..."."""
+    for line in text.splitlines():
+        pattern = ".*".join(re.escape(part) for part in line.split("..."))
+        assert re.search(pattern, output), f"{place}: {line!r} is not in\n{output}"
