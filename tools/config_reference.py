@@ -1,7 +1,7 @@
 """Writes docs/configuration.md: every setting, from the fields of the configs.
 
-    python tools/config_reference.py            # after a change of a field
-    python tools/config_reference.py --check    # exit code 1 if the page is not current
+python tools/config_reference.py            # after a change of a field
+python tools/config_reference.py --check    # exit code 1 if the page is not current
 """
 
 from __future__ import annotations
@@ -33,35 +33,41 @@ from jaxlm.run import RunConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+REFUSED, LOG, FREE = "refused", "logged", "free"
 NAMES = {int: "int", float: "float", str: "text", bool: "true, false"}
 
 HEAD = """\
 <!-- made by tools/config_reference.py from the fields of the configs; edit those -->
 # Configuration
 
-A run is one YAML file of typed settings. `jaxlm config show CONFIG` prints what a config sets, where it was
-set, and what it means; `--all` adds the defaults, and `--yaml` prints a config that `jaxlm train` takes.
+A run is one YAML file of typed settings. `jaxlm config show CONFIG` prints what a config sets,
+where it was set, and what it means; `--all` adds the defaults, and `--yaml` prints a config that
+`jaxlm train` takes.
 
-- **Overrides.** `key.sub=value` on the command line, such as `train.steps=50` or
-  `"optimizer={type: sgd, momentum: 0.9}"`. The value is YAML. An element of a list has its number as a key:
+- **Overrides.** `key.sub=value` on the command line, such as `train.steps=50` or `"optimizer={type:
+  sgd, momentum: 0.9}"`. The value is YAML. An element of a list has its number as a key:
   `optimizer.weight_decay.0.value=0.1`.
-- **Includes.** `include: other.yaml` in any mapping brings the keys of another file, which the mapping's own keys
-  override. A mapping whose `type` changes is replaced, not merged.
+- **Includes.** `include: other.yaml` in any mapping brings the keys of another file, which the
+  mapping's own keys override. A mapping whose `type` changes is replaced, not merged.
 - **Types.** `type:` chooses a part: a name below, an entry point of an installed package, or
   `package.module:Class` ([extending.md](extending.md)). `jaxlm parts` lists all.
-- **Paths** in a file and on the command line are relative to the working directory, as in Hydra and axolotl; only
-  `include:` is relative to its file. A run stores absolute paths: it is resumed from any folder.
-- **Errors.** An unknown key, a wrong type or a value out of range is one line with the file, the line and the nearest
-  valid key.
+- **Paths** in a file and on the command line are relative to the working directory, as in Hydra and
+  axolotl; only `include:` is relative to its file. A run stores absolute paths: it is resumed from
+  any folder.
+- **Errors.** An unknown key, a wrong type or a value out of range is one line with the file, the
+  line and the nearest valid key.
 
-In the tables, "required" has no default, and `null` is a value that its meaning explains. The column *on resume* says
-what a change does when a run is resumed: *refused* (it would be another run), *logged* (allowed, and recorded), or
-*free*. The fields of a part that is chosen by `type` are in the section of its kind.
+In the tables, "required" has no default, and `null` is a value that its meaning explains. The
+column *on resume* says what a change does when a run is resumed: *refused* (it would be another
+run), *logged* (allowed, and recorded), or *free*. The fields of a part that is chosen by `type` are
+in the section of its kind.
 """
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing")
     if not parser.parse_args().check:
         PAGE.write_text(page(), encoding="utf-8")
@@ -100,45 +106,58 @@ def _bases(cls: type[Config]) -> Iterator[type[Config]]:
 
 def _table(cls: type[Config], hidden: typing.Collection[str] = ()) -> list[str]:
     """The rows of a config; those of plain configs in it have dotted keys."""
-    rows = [f"| `{key}` | {' | '.join(cells)} |" for key, cells in _rows(cls, hidden, "", False)]
+    rows = [f"| `{key}` | {' | '.join(cells)} |" for key, cells in _rows(cls, hidden, "", REFUSED)]
     if not rows:
         return ["No settings of its own."]
     return ["| key | type | default | meaning | on resume |", "|---|---|---|---|---|", *rows]
 
 
 def _rows(
-    cls: type[Config], hidden: typing.Collection[str], path: str, free: bool
+    cls: type[Config], hidden: typing.Collection[str], path: str, above: str
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     hints = typing.get_type_hints(cls)
     for spec in dataclasses.fields(cls):
         if spec.name in hidden:
             continue
-        here = join(path, key_of(spec))
-        inner = _plain_config(hints[spec.name])
-        if inner is not None and default_of(spec) is not None:
-            yield from _rows(inner, (), here, free or affects_of(cls, spec.name) in ALLOWED)
-        else:
-            yield here, _cells(cls, spec.name, free)
+        here, hint = join(path, key_of(spec)), hints[spec.name]
+        inner, suffix = _inner(hint)
+        if inner is not hint:
+            yield here, _cells(cls, spec.name, above)
+        if inner is not None:
+            yield from _rows(inner, (), here + suffix, _on_resume(cls, spec.name, above))
 
 
-def _plain_config(hint: Any) -> type[Config] | None:
-    """The class of a field that is always the same config, and not a part."""
+def _inner(hint: Any) -> tuple[type[Config] | None, str]:
+    """(the config that is not a part in a field, what is added to its key): in a list, a number."""
+    args = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+    if typing.get_origin(hint) is dict:
+        return _inner(args[1])[0], ".NAME"
+    if typing.get_origin(hint) is tuple:
+        return _inner(args[0])[0], ".0"
+    for arg in args:
+        if (found := _inner(arg))[0] is not None:
+            return found
     is_config = isinstance(hint, type) and issubclass(hint, Config)
-    return hint if is_config and registry.base_of(hint) is None else None
+    return (hint if is_config and registry.base_of(hint) is None else None), ""
 
 
-def _cells(cls: type[Config], name: str, free: bool = False) -> tuple[str, ...]:
+def _on_resume(cls: type[Config], name: str, above: str) -> str:
+    """What a change of a field does on resume; `above`: of the field that its config is in."""
+    affects = affects_of(cls, name)
+    own = FREE if affects in ALLOWED else LOG if affects in LOGGED else REFUSED
+    return max(own, above, key=(REFUSED, LOG, FREE).index)
+
+
+def _cells(cls: type[Config], name: str, above: str = REFUSED) -> tuple[str, ...]:
     """(type and range, default, meaning, on resume) of a field."""
     spec = cls.__dataclass_fields__[name]
-    affects = affects_of(cls, name)
-    resume = "free" if free or affects in ALLOWED else "logged" if affects in LOGGED else "refused"
     bounds = {n: b for n, b in spec.metadata["bounds"].items() if b is not None}
     limits = " and ".join(f"{SIGNS[n]} {_number(b)}" for n, b in bounds.items())
     kind = _type(typing.get_type_hints(cls)[name])
     default = default_of(spec)
     shown = "required" if default is REQUIRED else f"`{_shown(default)}`"
     meaning = spec.metadata["doc"].replace("|", "\\|").replace("<", "&lt;")
-    return (f"{kind} {limits}".strip(), shown, meaning, resume)
+    return (f"{kind} {limits}".strip(), shown, meaning, _on_resume(cls, name, above))
 
 
 def _type(hint: Any) -> str:
@@ -160,8 +179,7 @@ def _type(hint: Any) -> str:
         if base is not None:
             kind = registry.kind_of(base)
             return f"[{kind.noun}](#{kind.name})"
-        keys = ", ".join(key_of(spec) for spec in dataclasses.fields(hint))
-        return f"{{{keys}}}"
+        return "mapping"
     return NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
