@@ -15,9 +15,11 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,8 @@ if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # newer ones do no
     FLAGS["xla_cpu_use_fusion_emitters"] = "false"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Lines of source in programs, which no test reads, cost a sixth of tracing and lowering.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 given = os.environ.get("XLA_FLAGS", "")
 missing = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
 os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
@@ -63,6 +67,16 @@ def pytest_unconfigure() -> None:
 
 # Tracing makes millions of objects that stay, which the collector would often look through.
 gc.set_threshold(100_000, 20, 50)
+
+
+@pytest.fixture(scope="module")
+def shared_programs() -> Iterator[None]:
+    """Runs of equal configs trace and compile once in a module of tests that train many."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+    from verbs import warm_programs
+
+    with warm_programs():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

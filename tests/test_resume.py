@@ -17,6 +17,8 @@ from tiny import load, prepared
 from jaxlm import api
 from jaxlm.training.loop import DONE, INTERRUPTED, Loop, Outcome
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 STEPS, BATCH = 36, 8
 STOPS = (9, 17, 33)  # an epoch ends after 16 and a half steps, and again after 33
 SETTINGS = (

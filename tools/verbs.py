@@ -60,7 +60,7 @@ def warm_programs() -> Iterator[None]:
     from jaxlm import generate
     from jaxlm.evals import loss as evaluate
     from jaxlm.evals import samples as sampler
-    from jaxlm.training import session
+    from jaxlm.training import build
     from jaxlm.training.learner import GradientLearner
 
     def shared(make: Any, *, first: bool = False) -> Any:
@@ -91,7 +91,7 @@ def warm_programs() -> Iterator[None]:
     generator = shared(generate.Generator, first=True)
     with contextlib.ExitStack() as stack:
         for owner, name, new in (
-            (session, "make_program", shared(session.make_program)),
+            (build, "make_program", shared(build.make_program)),
             (GradientLearner, "compile", compile_once),
             (evaluate.Evaluator, "_step", step),
             (generate, "Generator", generator),

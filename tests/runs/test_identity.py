@@ -27,6 +27,8 @@ from jaxlm.runs.identity import (
 )
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 STEPS = 6
 
 

@@ -22,6 +22,8 @@ from jaxlm.training.loop import DONE, INTERRUPTED, NOT_FINITE, Loop, Outcome
 from jaxlm.training.session import Session, load_trained
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 QUIET = (
     *("eval.every_steps=null", "sample.prompts=[]", "logging.tensorboard=false"),
     *("mesh.num_devices=1", "checkpoint.every_steps=1", "checkpoint.keep_last=1"),

@@ -23,6 +23,8 @@ from jaxlm.training.loop import DONE
 from jaxlm.training.session import Session, find_state, load_trained
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 QUIET = ("eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]")
 SENTIMENT = """
 data:
