@@ -55,18 +55,18 @@ class Case:
         return dict(zip(self.tensors, parts, strict=True))
 
 
-def load_case(name: str) -> Case:
-    with np.load(FIXTURES / f"{name}.npz") as file:
+def load_case(name: str, folder: Path = FIXTURES) -> Case:
+    with np.load(folder / f"{name}.npz") as file:
         arrays = dict(file)
     case = json.loads(str(arrays.pop("case")))
     tensors = {key: (tuple(shape), base) for key, (shape, base) in case.pop("tensors").items()}
     return Case(name=name, tensors=tensors, arrays=arrays, **case)
 
 
-def save_case(case: Case) -> Path:
+def save_case(case: Case, folder: Path = FIXTURES) -> Path:
     keys = ("config", "published", "tensors", "seed")
     text = json.dumps({key: getattr(case, key) for key in keys})
-    path = FIXTURES / f"{case.name}.npz"
+    path = folder / f"{case.name}.npz"
     np.savez_compressed(path, case=np.array(text), **case.arrays)
     return path
 

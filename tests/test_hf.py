@@ -25,7 +25,7 @@ from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.tree import flatten
 from jaxlm.hf import export_run, import_model
-from jaxlm.hf.exporting import say
+from jaxlm.hf.config_files import say
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.importing import read_config
 from jaxlm.hf.matching import match_tensors

@@ -11,7 +11,7 @@ tensor, on the host alone, so an export needs no accelerator and less memory tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,29 @@ from jax.sharding import SingleDeviceSharding
 
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError, type_name
-from jaxlm.core.errors import few
 from jaxlm.core.files import read_sealed, write_atomic
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.core.types import ModelConfig
+from jaxlm.hf.config_files import Contents, config_files
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Pieces, named, pieces_of, those_of
 from jaxlm.hf.shards import Header, write_shards
-from jaxlm.hf.vocabularies import FILES, files_of, keep, read_json, special_tokens, to_json
+from jaxlm.hf.vocabularies import FILES, files_of, keep
 from jaxlm.models.families import family_of
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.checks import checked
 from jaxlm.models.families.table import tensor_shapes, write_tensors
-from jaxlm.nn.heads.base import is_of_head
+from jaxlm.models.families.tasks import task_for
+from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.base import params_part
 from jaxlm.training.session import (
     lacks_tokenizer,
     load_trained,
-    one_device_program,
+    program_on_one_device,
     saved_tokenizer,
 )
 
 MAX_BYTES = 5 * 10**9
-DTYPE_KEYS = ("dtype", "torch_dtype")  # of newer and of older files
 
 
 def export_run(
@@ -65,7 +64,7 @@ def export_run(
     Raises `UserError` where the run is none, or no config.json of the family says what it is.
     """
     run = RunDir(run_dir)
-    config, program = one_device_program(run_dir)
+    config = load_saved(run_dir, overrides).config
     reader = CheckpointReader(run.checkpoints, report=report)
     step = reader.choose(step)
     if step is None:
@@ -73,22 +72,21 @@ def export_run(
     part = params_part(reader, step)
     loaded = None
     if config.adapter is not None:  # its base is another run's: merged, all of it is in memory
-        _, program, params, _ = load_trained(
-            str(run_dir),
-            overrides=overrides,
-            step=step,
-            mesh=program.mesh,
-            merge=True,
-            report=report,
+        mesh = program_on_one_device(config).mesh
+        _, _, params, _ = load_trained(
+            str(run_dir), overrides=overrides, step=step, mesh=mesh, merge=True, report=report
         )
-        loaded = flatten(params)
+        loaded, config = flatten(params), config.replace(adapter=None)
         report("the adapter is merged into the weights of its base")
     chosen = _family(run, config.model, family)
-    sources = _sources(run, program)
-    shapes = {origin: leaf.shape for origin, (_, leaf) in sources.items()}
-    pieces, repeats = pieces_of(chosen, config.model, shapes)
+    contents, config = _contents(chosen, config, report)
+    leaves = flatten(program_on_one_device(config).abstract_params)
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    task = contents.task
+    pieces, repeats = pieces_of(chosen, config.model, shapes, task)
     record = _record_of(run, chosen)
-    pieces, repeats = (named(p, chosen, record.get("names", "")) for p in (pieces, repeats))
+    how = record.get("names", task.names if task is not None else "")
+    pieces, repeats = (named(p, chosen, how) for p in (pieces, repeats))
     repeats = those_of(repeats, set(record.get("repeats", ())))
     groups = _groups(pieces, repeats)
     main = dtype or record.get("dtype", "float32")
@@ -99,9 +97,7 @@ def export_run(
         for name, shape in itertools.chain(*(tensor_shapes(p).items() for p in group))
     }
     tokenizer = None if lacks_tokenizer(run) else saved_tokenizer(run)
-    # A backbone that got a loss over tokens here has a head, which its config.json does not name.
-    headless = type_name(type(config.objective)) == "none"
-    files = _config_files(run, chosen, config.model, main, tokenizer, headers, headless)
+    files = config_files(run, contents, main, tokenizer, headers)
     files |= _tokenizer_files(run, tokenizer, report)
     if part == "ema":
         report("the averaged weights are exported: the run kept them (optimizer.ema_decay)")
@@ -111,29 +107,14 @@ def export_run(
             write_atomic(partial / name, content)
 
         def read(paths: Iterable[str]) -> dict[str, Any]:
-            chosen = {p: sources[p] for p in paths}
             if loaded is None:
-                return _read(reader, step, part, chosen)
-            return {p: np.asarray(loaded[own]) for p, (own, _) in chosen.items()}
+                return _read(reader, step, part, {path: leaves[path] for path in paths})
+            return {path: np.asarray(loaded[path]) for path in paths}
 
         arrays = _arrays(groups, headers, read)
         names = write_shards(partial, headers, arrays, max_bytes=max_bytes)
     size = sum(header.nbytes for header in headers.values())
     return f"{out}: {chosen.name}, {size:,} bytes of {main} in {len(names)} files, step {step}"
-
-
-# --------------------------------------------------------------------------------------- the config
-
-
-def say(family: Family, model: ModelConfig) -> dict[str, Any]:
-    """The model as the family's config.json; raises `UserError` where that cannot say it."""
-    kinds = {type(preset) for preset in family.presets.values()}
-    if kinds and type(model) not in kinds:
-        raise UserError(
-            f"model.type: {type_name(type(model))} has no place in a config.json of {family.name}; "
-            "export as another family (--family)"
-        )
-    return checked(family.to_hf(model), model, family.from_hf)
 
 
 def _family(run: RunDir, model: ModelConfig, name: str | None) -> Family:
@@ -146,39 +127,21 @@ def _family(run: RunDir, model: ModelConfig, name: str | None) -> Family:
     return family_of(name)
 
 
-def _config_files(
-    run: RunDir,
-    family: Family,
-    model: Any,
-    dtype: str,
-    tokenizer: Any,
-    names: Collection[str],
-    headless: bool,
-) -> dict[str, bytes]:
-    """config.json and generation_config.json: as they came, where they still say what it is."""
-    files = keep(run.originals, ("config.json", "generation_config.json"))
-    values = read_json(run.originals / "config.json")
-    if model.encodes and model.start_id is None and tokenizer is not None:
-        model = model.replace(start_id=tokenizer.pad_id)  # which it means
-    said = say(family, model)
-    ours = bool(set(values.get("architectures") or ()) & set(family.classes))
-    described = family.model_of if headless else lambda v, n: family.completed(family.from_hf(v), n)
-    if ours and say(family, described(values, names)) == said:
-        return files | _stated(values, dtype, files)
-    ids = {} if tokenizer is None else special_tokens(tokenizer)
-    # null where there is none, for readers have ids of their own for what is left out
-    special = {f"{name}_token_id": ids.get(name) for name in ("bos", "eos", "pad")}
-    values = {**special, **said, "dtype": dtype, "torch_dtype": dtype}
-    start = {"decoder_start_token_id": said.get("decoder_start_token_id")}
-    told = {key: i for key, i in (special | start).items() if i is not None}
-    files = {"config.json": to_json(values)}
-    return files | ({"generation_config.json": to_json(told)} if told else {})
-
-
-def _stated(values: Mapping[str, Any], dtype: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """config.json again where it states another dtype than that of the files now."""
-    wrong = {key: dtype for key in DTYPE_KEYS if values.get(key, dtype) != dtype}
-    return {"config.json": to_json({**values, **wrong}) if wrong else files["config.json"]}
+def _contents(
+    family: Family, config: RunConfig, report: Callable[[str], None]
+) -> tuple[Contents, RunConfig]:
+    """What goes out of a run, and the run's config without what has no place in it."""
+    objective = config.objective
+    if objective.task_head is None:
+        # A backbone that got a loss over tokens here has a head that its config.json does not name.
+        headless = type_name(type(objective)) == "none"
+        return Contents(family, config.model, headless=headless), config
+    task = task_for(family.tasks, family.name, objective.task_head)
+    model = task.model_of(config.model)
+    if model != config.model:
+        report(f"left out, as a {task.name} does not have it: what model.head has for other tasks")
+    contents = Contents(family, model, task, objective.task_head, objective.labels)
+    return contents, config.replace(model=model)
 
 
 def _tokenizer_files(
@@ -206,18 +169,6 @@ def _record_of(run: RunDir, family: Family) -> dict[str, Any]:
     return record if same else {key: record[key] for key in ("dtype",) if key in record}
 
 
-def _sources(run: RunDir, program: Any) -> dict[str, tuple[str, Any]]:
-    """{path in a language model: (path in this run, its leaf)}."""
-    found = {path: (path, leaf) for path, leaf in flatten(program.abstract_params).items()}
-    without = [path for path in found if is_of_head(path)]
-    if without:
-        raise UserError(
-            f"{run}: {few(without)} have no place in a language model's files; export the run "
-            "that this one began from"
-        )
-    return found
-
-
 def _groups(pieces: Pieces, repeats: Pieces) -> list[tuple[Pieces, Pieces]]:
     """The parameters by those that share a tensor: each group's tensors are of no other's."""
     home: dict[str, list[str]] = {}  # tensor -> the group's paths, one list for all of its tensors
@@ -235,16 +186,16 @@ def _groups(pieces: Pieces, repeats: Pieces) -> list[tuple[Pieces, Pieces]]:
 
 
 def _read(
-    reader: CheckpointReader, step: int, part: str, paths: Mapping[str, tuple[str, Any]]
+    reader: CheckpointReader, step: int, part: str, leaves: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Parameters of a checkpoint, on the host."""
     host = SingleDeviceSharding(jax.devices("cpu")[0])
     tree = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host)
-        for path, leaf in paths.values()
+        for path, leaf in leaves.items()
     }
     found = flatten(reader.restore_partial(step, {part: unflatten(tree)})[part])
-    return {origin: np.asarray(found[path]) for origin, (path, _) in paths.items()}
+    return {path: np.asarray(found[path]) for path in leaves}
 
 
 def _arrays(

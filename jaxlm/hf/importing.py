@@ -39,6 +39,7 @@ from jaxlm.models.families.base import Family
 from jaxlm.models.families.kinds import check_kinds
 from jaxlm.models.families.table import tensor_shapes
 from jaxlm.models.families.values import Values
+from jaxlm.nn.heads.classify import Classify
 from jaxlm.run import RunConfig, trajectory
 from jaxlm.runs.environment import environment
 from jaxlm.runs.folder import RunDir
@@ -59,6 +60,7 @@ class Source:
     model: ModelConfig
     tokenizer: Any | None
     unread: Mapping[str, Any]  # keys of config.json that shape no such model, and their values
+    task: Any = None  # the `TaskClass` that it is of; None: a language model
     lacks_head: bool = False  # its class has none over the vocabulary, nor has the file
     backbone: bool = False  # nor is the embedding one by its config.json
 
@@ -79,15 +81,16 @@ def import_model(
     """
     source, stored = read_source(folder), Stored.open(folder)
     said: Any = source.model
-    model = source.family.model_of(source.values, stored.tensors)
-    lacks_head = source.family.lacks_head(source.values, stored.tensors)
+    values = source.values if source.task is None else source.task.without_head(source.values)
+    model = source.family.model_of(values, stored.tensors)
+    lacks_head = source.task is None and source.family.lacks_head(values, stored.tensors)
     backbone = lacks_head and not said.head.tied
     source = replace(source, model=model, lacks_head=lacks_head, backbone=backbone)
     config = _run_config(source, out, dtype, overrides)
     use_compilation_cache(config)
     program = program_of(config, config.mesh.build())
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
-    match = match_tensors(source.family, config.model, shapes, stored)
+    match = match_tensors(source.family, config.model, shapes, stored, source.task)
     record = _record(source, stored, match)
     _tell(source, out, program.model.dtype, stored, match, record, report)
     with new_folder(out) as partial:
@@ -112,7 +115,8 @@ def read_source(folder: Path) -> Source:
     read = Values(values)
     family, model = read_config(path, read)
     unread = read.unread(family.idle)
-    return Source(folder, values, family, model, read_tokenizer(folder, values), unread)
+    task = family.task_called(values["architectures"][0])
+    return Source(folder, values, family, model, read_tokenizer(folder, values), unread, task)
 
 
 def read_config(path: Path, values: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
@@ -127,7 +131,8 @@ def read_config(path: Path, values: Mapping[str, Any]) -> tuple[Family, ModelCon
         check_kinds(values)
         family = family_of_architecture(names[0])
         _check_type(family, values)
-        return family, family.from_hf(read)
+        task = family.task_called(names[0])
+        return family, family.from_hf(read if task is None else task.without_head(read))
     except UserError as error:
         text = str(error)
         raise UserError(f"{path}: {text.removeprefix('config.json: ')}") from None
@@ -147,15 +152,12 @@ def _run_config(
     source: Source, out: Path, dtype: str | None, overrides: Iterable[str]
 ) -> RunConfig:
     """The config of a run that has weights and was never trained here."""
-    looks = getattr(source.model, "attention", None)
-    writes = not source.model.encodes and (looks is None or looks.causal)
-    writes = writes and not source.model.fills_blanks and not source.backbone
     tokenizer = {"type": "saved", "path": str(out.absolute() / "tokenizer")}
     values: dict[str, Any] = {
         "tokenizer": tokenizer if source.tokenizer else None,
         "data": None,
         "model": configs.to_dict(source.model),
-        "objective": {"type": "causal_lm" if writes else "none"},
+        "objective": _objective(source),
         "optimizer": None,
         "train": {"steps": 0},
         "sample": {"eos_ids": eos_ids(source.folder, source.values, _size(source))},
@@ -169,6 +171,22 @@ def _run_config(
     layer.merge(configs.read_overrides(overrides))
     layer.merge(Layer({"run_dir": str(out)}, {"run_dir": Mark("command line")}))
     return configs.parse(RunConfig, layer.values, layer.marks)
+
+
+def _objective(source: Source) -> dict[str, Any]:
+    """What the model was made for, where that is known here."""
+    if source.task is not None:
+        try:
+            head, labels = source.task.read(source.values)
+        except UserError as error:
+            text = str(error).removeprefix("config.json: ")
+            raise UserError(f"{source.folder / 'config.json'}: {text}") from None
+        kind = "classification" if isinstance(head, Classify) else "none"
+        return {"type": kind, "head": configs.to_dict(head), "classes": list(labels)}
+    model = source.model
+    looks = getattr(model, "attention", None)
+    writes = not model.encodes and (looks is None or looks.causal) and not model.fills_blanks
+    return {"type": "causal_lm" if writes and not source.backbone else "none"}
 
 
 def _size(source: Source) -> int:

@@ -18,6 +18,7 @@ from jaxlm.core.errors import few
 from jaxlm.hf.stored import DTYPES, Info, Stored, listed
 from jaxlm.models.families.base import BUFFERS, HEAD, Family
 from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes
+from jaxlm.nn.heads.base import is_of_head
 
 Pieces = Mapping[str, list[Piece]]
 OLDER = "~"
@@ -33,9 +34,13 @@ class Match:
     names: str  # "" as the table has them; see `named`
 
 
-def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -> Match:
-    """Raises `UserError` that lists tensors which are missing, not known, or of another shape."""
-    pieces, repeats = pieces_of(family, config, shapes)
+def match_tensors(
+    family: Family, config: Any, shapes: Shapes, stored: Stored, task: Any = None
+) -> Match:
+    """Where each parameter is in a folder; `task` is the `TaskClass` of its config.json, if any.
+
+    Raises `UserError` that lists tensors which are missing, not known, or of another shape."""
+    pieces, repeats = pieces_of(family, config, shapes, task)
     found = stored.tensors
     names = max(
         (p + o for p in (("", "-", "+") if family.prefix else ("",)) for o in ("", OLDER)),
@@ -80,12 +85,14 @@ def match_tensors(family: Family, config: Any, shapes: Shapes, stored: Stored) -
     return Match(pieces, repeats, ignored, names)
 
 
-def pieces_of(family: Family, config: Any, shapes: Shapes) -> tuple[Pieces, Pieces]:
+def pieces_of(
+    family: Family, config: Any, shapes: Shapes, task: Any = None
+) -> tuple[Pieces, Pieces]:
     """Where each parameter stands by the family's names, and where optional tensors repeat it.
 
     Raises `UserError` where the family has no tensor for a parameter.
     """
-    rows = family.tensors(config)
+    rows = [*family.tensors(config), *(task.tensors if task else ())]
     pieces = locate(rows, shapes)
     homeless = sorted(shapes.keys() - pieces.keys())
     if homeless:
@@ -116,6 +123,8 @@ def named(pieces: Pieces, family: Family, how: str) -> Pieces:
         return pieces
     return {
         path: [dataclasses.replace(piece, name=rename(piece.name)) for piece in parts]
+        if not is_of_head(path)
+        else parts
         for path, parts in pieces.items()
     }
 

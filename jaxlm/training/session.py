@@ -542,5 +542,10 @@ def load_trained(
 def one_device_program(run_dir: str | Path) -> tuple[RunConfig, Program]:
     """A run's config, and its program on one device, which is enough to look at parameters."""
     config = load_saved(run_dir).config
+    return config, program_on_one_device(config)
+
+
+def program_on_one_device(config: RunConfig) -> Program:
+    """The program of a resolved config on one device, to look at parameters."""
     mesh = configs.parse(MeshConfig, {"data": 1, "num_devices": 1}).build()
-    return config, program_of(config.replace(mesh=MeshConfig()), mesh)
+    return program_of(config.replace(mesh=MeshConfig()), mesh)

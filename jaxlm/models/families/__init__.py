@@ -54,6 +54,8 @@ def family_of_architecture(architecture: str) -> Family:
     for family in families():
         if architecture in family.classes:
             return family
+        if architecture in family.refused:
+            raise UserError(f"config.json: {architecture} {family.refused[architecture]}")
     known = sorted(name for family in families() for name in family.classes)
     raise UserError(
         f"config.json: architecture {shown(architecture)} is of no known family; "

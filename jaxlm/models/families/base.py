@@ -120,10 +120,18 @@ class Family:
     # The config with what the names of a file's tensors say and its config.json leaves open.
     completed: Callable[[Any, Collection[str]], Any] = lambda config, names: config
 
+    # Classes with a head for a task (`TaskClass`s), and {class: why it is not read} of others.
+    tasks: tuple[Any, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
     @property
     def classes(self) -> tuple[str, ...]:
-        """All classes that hold such a model, with its head or without."""
-        return self.architectures + self.bases
+        """All classes that hold such a model: with its head, without, or with one for a task."""
+        return self.architectures + self.bases + tuple(task.name for task in self.tasks)
+
+    def task_called(self, architecture: str) -> Any:
+        """The class with a head for a task that has this name; None for another class."""
+        return next((task for task in self.tasks if task.name == architecture), None)
 
     def lacks_head(self, values: Mapping[str, Any], names: Collection[str]) -> bool:
         """Whether neither the class in a config.json nor its file has a head for the vocabulary."""

@@ -30,9 +30,14 @@ from jaxlm.models.families.base import Family, Tensor, one_of, part_of
 from jaxlm.models.families.checks import demand
 from jaxlm.models.families.gpt2 import ACTIVATIONS
 from jaxlm.models.families.kinds import is_count
+from jaxlm.models.families.tasks import TaskClass, linear
 from jaxlm.models.transformer import EmbeddingConfig, HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
+from jaxlm.nn.heads.base import NAME
+from jaxlm.nn.heads.classify import Classify
+from jaxlm.nn.heads.span import Span
+from jaxlm.nn.heads.tag import Tag
 from jaxlm.nn.norm import LayerNormConfig
 from jaxlm.nn.position import LearnedConfig
 
@@ -217,9 +222,44 @@ def tensors(family: str, config: TransformerConfig) -> list[Tensor]:
     return rows
 
 
+PLAIN: dict[str, Any] = {"values": {"add_pooling_layer": False}, "names": "+"}
+TASKS = (
+    TaskClass(
+        "BertForSequenceClassification",
+        "BertModel",
+        Classify(pool="pooler"),
+        linear("classifier"),
+        values={"add_pooling_layer": True},
+        names="+",
+    ),
+    TaskClass(  # the pooler as a part of the head
+        "BertForSequenceClassification",
+        "BertModel",
+        Classify(pool="first", dense="tanh"),
+        (*linear("bert.pooler.dense", f"{NAME}/dense"), *linear("classifier")),
+        **PLAIN,
+    ),
+    TaskClass("BertForTokenClassification", "BertModel", Tag(), linear("classifier"), **PLAIN),
+    TaskClass("BertForQuestionAnswering", "BertModel", Span(), linear("qa_outputs"), **PLAIN),
+)
+ROBERTA_TASKS = (
+    TaskClass(
+        "RobertaForSequenceClassification",
+        "RobertaModel",
+        Classify(pool="first", dense="tanh"),
+        (*linear("classifier.dense", f"{NAME}/dense"), *linear("classifier.out_proj")),
+        **PLAIN,
+    ),
+    TaskClass(
+        "RobertaForTokenClassification", "RobertaModel", Tag(), linear("classifier"), **PLAIN
+    ),
+    TaskClass("RobertaForQuestionAnswering", "RobertaModel", Span(), linear("qa_outputs"), **PLAIN),
+)
+
 FAMILY = Family(
     name="bert",
     architectures=tuple(heads("bert", "gelu")),
+    tasks=TASKS,
     from_hf=partial(from_hf, "bert"),
     to_hf=partial(to_hf, "bert"),
     tensors=partial(tensors, "bert"),
@@ -244,6 +284,7 @@ FAMILY = Family(
 ROBERTA = Family(
     name="roberta",
     architectures=tuple(heads("roberta", "gelu")),
+    tasks=ROBERTA_TASKS,
     from_hf=partial(from_hf, "roberta"),
     to_hf=partial(to_hf, "roberta"),
     tensors=partial(tensors, "roberta"),

@@ -29,6 +29,7 @@ from jaxlm.models.families.decoder import (
     windows,
     write,
 )
+from jaxlm.models.families.tasks import decoder_tasks
 from jaxlm.models.transformer import EmbeddingConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.position import RotaryConfig
@@ -147,6 +148,7 @@ FAMILY = Family(
     name="gemma2",
     architectures=("Gemma2ForCausalLM",),
     bases=("Gemma2Model",),
+    tasks=decoder_tasks("Gemma2"),
     from_hf=gemma2_from_hf,
     to_hf=gemma2_to_hf,
     tensors=tensors,

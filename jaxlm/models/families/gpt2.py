@@ -15,9 +15,11 @@ from typing import Any
 from jaxlm.core.config import UserError
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
 from jaxlm.models.families.checks import checked, require, word_of
+from jaxlm.models.families.tasks import TaskClass, decoder_tasks, linear
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig
+from jaxlm.nn.heads.span import Span
 from jaxlm.nn.norm import LayerNormConfig
 from jaxlm.nn.position import LearnedConfig
 
@@ -149,6 +151,10 @@ FAMILY = Family(
     name="gpt2",
     architectures=("GPT2LMHeadModel",),
     bases=("GPT2Model",),
+    tasks=(
+        *decoder_tasks("GPT2", tagger="classifier"),
+        TaskClass("GPT2ForQuestionAnswering", "GPT2Model", Span(), linear("qa_outputs")),
+    ),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

@@ -14,6 +14,7 @@ from typing import Any
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.checks import checked
 from jaxlm.models.families.decoder import read, sizes, tensors, write
+from jaxlm.models.families.tasks import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 
 
@@ -60,6 +61,7 @@ FAMILY = Family(
     name="llama",
     architectures=("LlamaForCausalLM",),
     bases=("LlamaModel",),
+    tasks=decoder_tasks("Llama"),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

@@ -11,6 +11,7 @@ from typing import Any
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.checks import checked, require
 from jaxlm.models.families.decoder import read, sizes, tensors, window_values, windows, write
+from jaxlm.models.families.tasks import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 
 DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}
@@ -41,6 +42,7 @@ FAMILY = Family(
     name="mistral",
     architectures=("MistralForCausalLM",),
     bases=("MistralModel",),
+    tasks=decoder_tasks("Mistral"),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

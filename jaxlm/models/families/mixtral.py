@@ -20,6 +20,7 @@ from jaxlm.models.families.decoder import (
     write,
 )
 from jaxlm.models.families.experts import experts_of, layer_rows, of_the_file, with_experts
+from jaxlm.models.families.tasks import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.moe import MoEConfig
@@ -76,6 +77,7 @@ FAMILY = Family(
     name="mixtral",
     architectures=("MixtralForCausalLM",),
     bases=("MixtralModel",),
+    tasks=decoder_tasks("Mixtral"),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

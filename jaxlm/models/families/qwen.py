@@ -22,6 +22,7 @@ from jaxlm.models.families.decoder import (
     windows,
     write,
 )
+from jaxlm.models.families.tasks import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 
 DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
@@ -92,6 +93,7 @@ FAMILY = Family(
     name="qwen2",
     architectures=("Qwen2ForCausalLM",),
     bases=("Qwen2Model",),
+    tasks=decoder_tasks("Qwen2"),
     from_hf=qwen2_from_hf,
     to_hf=qwen2_to_hf,
     tensors=tensors,
@@ -119,6 +121,7 @@ QWEN3 = Family(
     name="qwen3",
     architectures=("Qwen3ForCausalLM",),
     bases=("Qwen3Model",),
+    tasks=decoder_tasks("Qwen3"),
     from_hf=qwen3_from_hf,
     to_hf=qwen3_to_hf,
     tensors=tensors,

@@ -13,6 +13,7 @@ from jaxlm.models.families.base import Family, Tensor
 from jaxlm.models.families.checks import checked, require
 from jaxlm.models.families.decoder import attention_rows, outer_rows, read, sizes, write
 from jaxlm.models.families.experts import experts_of, layer_rows, of_the_file, with_experts
+from jaxlm.models.families.tasks import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.moe import MoEConfig
@@ -81,6 +82,7 @@ FAMILY = Family(
     name="qwen3_moe",
     architectures=("Qwen3MoeForCausalLM",),
     bases=("Qwen3MoeModel",),
+    tasks=decoder_tasks("Qwen3Moe"),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

@@ -20,6 +20,7 @@ from jaxlm.models.families.decoder import (
     windows,
     write,
 )
+from jaxlm.models.families.tasks import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import NoPositionConfig, RotaryConfig
 
@@ -61,6 +62,7 @@ FAMILY = Family(
     name="smollm3",
     architectures=("SmolLM3ForCausalLM",),
     bases=("SmolLM3Model",),
+    tasks=decoder_tasks("SmolLM3"),
     from_hf=from_hf,
     to_hf=to_hf,
     tensors=tensors,

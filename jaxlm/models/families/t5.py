@@ -196,6 +196,11 @@ FAMILY = Family(
     to_hf=to_hf,
     tensors=tensors,
     completed=completed,
+    refused={
+        f"T5For{task}Classification": "reads one text in both of its stacks, which no head here "
+        "does; bring a T5ForConditionalGeneration"
+        for task in ("Sequence", "Token")
+    },
     idle=("n_positions",),
     ignored=(r"EncDecAttention\.relative_attention_bias",),  # in the first files; nothing reads it
     presets={
