@@ -228,6 +228,7 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunCon
     if layer.values["run_dir"] is None:
         layer.values["run_dir"] = f"runs/{path.stem}"
         layer.marks["run_dir"] = Mark("name of the config file")
+    layer = renamed(layer)  # a preset, or another run, may decide what an old key meant
     return Resolved(configs.parse(RunConfig, layer.values, layer.marks), layer.marks)
 
 

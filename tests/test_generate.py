@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxlm.core.config import UserError
 from jaxlm.data.mixture import MixtureData, Part
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.sources.corpora import Synthetic
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import ByteTokenizer
@@ -175,7 +176,9 @@ def test_what_is_written_begins_with_the_models_start():
     case = case_of(ANSWERED[0])
 
     def texts(start_id, pad_id):
-        changed = dataclasses.replace(program, model=program.model.replace(start_id=start_id))
+        changed = dataclasses.replace(
+            program, model=program.model.replace(prompt=EncodeSource(start_id=start_id))
+        )
         generate = Generator(
             changed, Sampling(max_tokens=4, temperature=0), eos_id=None, pad_id=pad_id
         )

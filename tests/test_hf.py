@@ -886,7 +886,7 @@ def test_ids_with_a_meaning_are_those_of_the_tokenizer(tmp_path):
     said = {"bos_token": "a", "eos_token": "b", "pad_token": "c"}
     (folder / "special_tokens_map.json").write_text(json.dumps(said))
     (folder / "tokenizer_config.json").write_text("{}")
-    import_model(folder, tmp_path / "run", (*ONE, "model.start_id=null"), report=quiet)
+    import_model(folder, tmp_path / "run", (*ONE, "model.prompt.start_id=null"), report=quiet)
     (tmp_path / "run/hf/config.json").unlink()
     export_run(tmp_path / "run", tmp_path / "out", report=quiet)
     for file in ("config.json", "generation_config.json"):

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.sources.archives import read_members
 from jaxlm.data.sources.fetch import fetch
 from jaxlm.models.rnn_encoder import EncoderConfig
@@ -49,7 +50,7 @@ def config() -> RNNSeq2SeqConfig:
         encoder=EncoderConfig(bidirectional=False),
         attention="none",
         bridge="copy",
-        start_id=START,
+        prompt=EncodeSource(start_id=START),
         dtype="float32",
     )
 
@@ -121,7 +122,7 @@ def writer() -> Any:
             return (cache, token), token[:, 0]
 
         cache = model.init_cache(len(tokens), MAX_PHONEMES, encoded)
-        state = (cache, one * config().start_id)
+        state = (cache, one * START)
         return jax.lax.scan(step, state, jnp.arange(MAX_PHONEMES))[1].T
 
     return write

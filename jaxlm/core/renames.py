@@ -2,10 +2,10 @@
 
     layer = renamed(read_yaml("old.yaml"))      # logs: objective.pool is objective.head.pool now
 
-A row is {old dotted key: new dotted key}. Where an old key is still right in some configs, the row
-has a function instead: it gets the values of the whole config and returns the new key, or None
-where the key is to stay. A key with "=value" renames that value alone, such as a part's type. The
-values of the file go before those that the table would move to the same place.
+A row is {old dotted key: new dotted key}. A row whose new key depends on the config has a function
+instead: it gets the values of the whole config and the old value, and returns {new key: value}, or
+None where the key stays. A key with "=value" renames that value alone, such as a part's type.
+Where the new key is set too, its value is used.
 """
 
 from __future__ import annotations
@@ -19,38 +19,63 @@ from jaxlm.core.config_yaml import Layer, Mark
 log = logging.getLogger("jaxlm")
 
 Values = Mapping[str, Any]
+Rule = Callable[[Values, Any], dict[str, Any] | None]
 
 
-def _of_classifier(new: str) -> Callable[[Values], str | None]:
+def _of_classifier(new: str) -> Rule:
     """A key that moved in the objective of classification alone."""
 
-    def key(values: Values) -> str | None:
-        return new if _look(values, "objective.type") == "classification" else None
+    def rule(values: Values, value: Any) -> dict[str, Any] | None:
+        return {new: value} if _look(values, "objective.type") == "classification" else None
 
-    return key
+    return rule
 
 
-RENAMES: dict[str, str | Callable[[Values], str | None]] = {
+def _of_prompts(key: str) -> Rule:
+    """A key that moved from a model to its prompt format, of which there were two with such ids."""
+
+    def rule(values: Values, value: Any) -> dict[str, Any] | None:
+        encodes = isinstance(_look(values, "model.encoder"), Mapping)
+        if encodes or _look(values, "model.type") == "rnn_seq2seq":
+            return {"model.prompt.type": "encode_source", f"model.prompt.{key}": value}
+        position = _look(values, "model.position")
+        first = position[0] if isinstance(position, list) and position else position
+        if _look(first, "blocks") is True:
+            return {"model.prompt.type": "fill_blank", f"model.prompt.{key}": value}
+        known = _look(values, "model.type") is not _ABSENT  # a part of a config may not say
+        return {} if known and value in (None, []) else None
+
+    return rule
+
+
+RENAMES: dict[str, str | Rule] = {
     "objective.type=sequence_classification": "objective.type=classification",
     "objective.pool": _of_classifier("objective.head.pool"),
     "objective.dropout": _of_classifier("objective.head.dropout"),
+    "model.start_id": _of_prompts("start_id"),
+    "model.blank_ids": _of_prompts("blank_ids"),
 }
 
 
 def renamed(layer: Layer) -> Layer:
     """The layer with today's keys, changed in place; one line in the log for each that changed."""
     for row, rule in RENAMES.items():
-        old, equals, value = row.partition("=")
-        found = _look(layer.values, old)
-        if found is _ABSENT or (equals and found != value):
+        old, equals, wanted = row.partition("=")
+        value = _look(layer.values, old)
+        if value is _ABSENT or (equals and value != wanted):
             continue
-        new = rule if isinstance(rule, str) else rule(layer.values)
+        if isinstance(rule, str):
+            key, equals, other = rule.partition("=")
+            new: dict[str, Any] | None = {key: other if equals else value}
+        else:
+            new = rule(layer.values, value)
         if new is None:
             continue
-        log.info("config: %s is %s now", row, new)
-        key, equals, value = new.partition("=")
-        _move(layer.values, old, key, value if equals else found)
-        _move_marks(layer.marks, old, key)
+        _move(layer.values, old, new)
+        _move_marks(layer.marks, old, [*new])
+        if new:
+            now = rule if isinstance(rule, str) else [*new][-1]
+            log.info("config: %s is %s now", row, now)
     return layer
 
 
@@ -65,22 +90,27 @@ def _look(values: Any, key: str) -> Any:
     return values
 
 
-def _move(values: dict[str, Any], old: str, new: str, value: Any) -> None:
-    """Takes the old key out, and sets the new one unless it is set."""
+def _move(values: dict[str, Any], old: str, new: Mapping[str, Any]) -> None:
+    """Takes the old key out, and sets the new ones unless they are set."""
     *parents, last = old.split(".")
     node: Any = values
     for part in parents:
         node = node[part]
     del node[last]
-    *parents, last = new.split(".")
-    node = values
-    for part in parents:
-        node = node.setdefault(part, {})
-    node.setdefault(last, value)
+    for key, value in new.items():
+        *parents, last = key.split(".")
+        node = values
+        for part in parents:
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        node.setdefault(last, value)
 
 
-def _move_marks(marks: dict[str, Mark], old: str, new: str) -> None:
+def _move_marks(marks: dict[str, Mark], old: str, new: list[str]) -> None:
     """What was set is reported where it was set."""
     for path in [*marks]:
         if path == old or path.startswith(f"{old}."):
-            marks.setdefault(new + path.removeprefix(old), marks.pop(path))
+            mark = marks.pop(path)
+            for key in new:
+                marks.setdefault(key + path.removeprefix(old), mark)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from flax import nnx
 
+    from jaxlm.data.prompt_formats.base import PromptFormat
+
 # A batch is a flat dict of arrays (numpy on the host, jax on the device):
 #
 #   tokens          [B, T] int32    inputs
@@ -125,8 +127,7 @@ class ModelConfig(Config):
 
     if TYPE_CHECKING:  # a field of every model's own, so that it has its place among the others
         vocab_size: Any = None  # int | None; None: the tokenizer's
-        start_id: Any = None  # int | None; first id of a decoder's text or a blank; None: padding
-        blank_ids: Any = ()  # tuple[int, ...]; ids that mark a blank, for models that fill blanks
+        prompt: Any = None  # PromptFormat | None; of models that do not continue a prompt
         dtype: Any = "auto"  # Dtype
 
     def computing_on(self, platform: str) -> Self:
@@ -183,18 +184,18 @@ class ModelConfig(Config):
         return False
 
     @property
-    def takes_prefix(self) -> bool:
-        """Whether a text may begin with tokens that all of it sees (`prefix` of a batch)."""
-        return False
+    def row_keys(self) -> frozenset[str]:
+        """Keys of a batch that the model reads besides tokens, positions and segment_ids."""
+        return frozenset()
+
+    @property
+    def prompt_format(self) -> PromptFormat | None:
+        """How a prompt becomes ids for the model; None: what is written continues it."""
+        return None
 
     @property
     def rewinds(self) -> bool:
         """Whether the model has `rewind(cache, n)`: the cache without its last n tokens."""
-        return False
-
-    @property
-    def fills_blanks(self) -> bool:
-        """Whether positions are those of blanks, which a plain text does not have (GLM)."""
         return False
 
     @property

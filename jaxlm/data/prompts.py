@@ -1,13 +1,17 @@
-"""Prompts as ids, and what a model can make of them: text in, text out is `Writer`."""
+"""Prompts as ids, and what a model can make of them: text in, text out is `Writer`.
+
+How a text becomes ids is a matter of the model's format (`jaxlm.data.prompt_formats`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jaxlm.core.config import UserError
 from jaxlm.core.types import ModelConfig, Tokenizer
-from jaxlm.data.sources.formats import check_characters
+from jaxlm.data.prompt_formats.base import Ends, PromptFormat
+from jaxlm.data.prompt_formats.continuation import Continuation
 from jaxlm.data.store.prepared import DataConfig
 
 if TYPE_CHECKING:
@@ -29,12 +33,9 @@ class Writer:
         return [self.tokenizer.decode([i for i in row if i < size]) for row in rows]
 
 
-class Ends(NamedTuple):
-    """Whether a model's documents begin with bos and end with eos."""
-
-    bos: bool
-    eos: bool
-    empty: bool = False  # whether an empty prompt is bos alone, as in transformers
+def format_of(model: ModelConfig) -> PromptFormat:
+    """The prompt format of a model: its own, or that a prompt is continued."""
+    return model.prompt_format or Continuation()
 
 
 def ends_of(data: DataConfig | None, manifest: Mapping[str, Any], tokenizer: Tokenizer) -> Ends:
@@ -56,17 +57,8 @@ def ids_of(
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig, ends: Ends) -> list[int]:
-    """The ids that a document starting with `text` starts with; for an encoder, all of its ids.
-
-    A text without a blank is to be continued, by a model that fills blanks: it gets one at its end.
-    """
-    check_characters(text, "prompt")
-    bos, eos = tokenizer.bos_id, tokenizer.eos_id
-    start = [bos] if bos is not None and (ends.bos or (ends.empty and not text)) else []
-    end = [eos] if eos is not None and model.encodes and ends.eos else []
-    ids = start + tokenizer.encode(text) + end
-    blanks = model.blank_ids if model.fills_blanks else ()
-    return ids if set(blanks) & set(ids) else [*ids, *blanks[-1:]]
+    """The ids that the model reads for a prompt. Raises `UserError` where no text is like it."""
+    return format_of(model).encode(tokenizer, text, ends)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:
@@ -75,37 +67,4 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: Mode
         raise UserError(
             "prompt: has no tokens, and texts do not begin with a start token; give some text"
         )
-    longest, limit = max(map(len, prompts), default=0), model.max_positions
-    if model.encodes:
-        source_limit = model.max_source_positions
-        if source_limit is not None and longest > source_limit:
-            raise UserError(
-                f"prompt: {longest} tokens pass the encoder's {source_limit} positions; shorten it"
-            )
-        if limit is not None and max_tokens > limit:
-            raise UserError(
-                f"max_tokens: {max_tokens} pass the decoder's {limit} positions; "
-                f"ask for at most {limit}"
-            )
-    elif model.fills_blanks:
-        blanks = set(model.blank_ids)
-        if not blanks:
-            raise UserError(
-                "model.blank_ids: names no tokens that stand for a blank; set it and model.start_id"
-            )
-        if any(blanks.isdisjoint(prompt) for prompt in prompts):
-            raise UserError(
-                "prompt: has no blank to fill; write one of the tokens that model.blank_ids names"
-            )
-        if limit is not None and max(longest, max_tokens + 1) >= limit:
-            raise UserError(
-                f"prompt: {longest} tokens, or {max_tokens} new ones, pass the model's "
-                f"{limit - 1} positions; shorten them"
-            )
-    elif limit is not None and longest + max_tokens > limit:
-        room = limit - longest
-        mend = f"ask for at most {room} tokens" if room > 0 else "shorten the prompt"
-        raise UserError(
-            f"prompt: {longest} tokens and {max_tokens} new ones pass the model's "
-            f"{limit} positions; {mend}"
-        )
+    format_of(model).check(prompts, max_tokens, model)

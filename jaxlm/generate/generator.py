@@ -21,7 +21,8 @@ import numpy as np
 
 from jaxlm import mesh as meshes
 from jaxlm.core.types import ModelConfig
-from jaxlm.data.prompts import check_prompts
+from jaxlm.data.prompt_formats.base import Prompts
+from jaxlm.data.prompts import check_prompts, format_of
 from jaxlm.generate.beam import EosId, Search, beam_search, is_any
 from jaxlm.generate.reader import Reader
 from jaxlm.generate.sampling import Sampling, next_token
@@ -68,20 +69,25 @@ class Generator:
         for model in self._models:
             check_prompts(prompts, self._max_tokens, model)
         length = self._bucket(longest)
-        rows = len(prompts) + -len(prompts) % self._row_multiple
-        tokens = np.full((rows, length), self.pad_id, np.int32)
-        real = np.zeros((rows, length), np.int32)
+        size = len(prompts) + -len(prompts) % self._row_multiple
+        tokens = np.full((size, length), self.pad_id, np.int32)
+        real = np.zeros((size, length), np.int32)
         for row, prompt in enumerate(prompts):
             tokens[row, length - len(prompt) :] = prompt
             real[row, length - len(prompt) :] = 1
         key = derive_key(seed, SAMPLE_STREAM)
+        arranged = [format_of(m).arrange(tokens, real, self.pad_id) for m in self._models]
         with jax.set_mesh(self.program.mesh):
-            batch = meshes.to_global_whole({"tokens": tokens, "real": real}, self.program.mesh)
-            given = (params, batch["tokens"], batch["real"], key)
+            rows = tuple(Prompts(*map(self._on_mesh, one)) for one in arranged)
+            alive = self._on_mesh({"alive": real.any(axis=1)})["alive"]
+            given = (params, rows, alive, key)
             out = self._write(*given, on_part=on_part, compiling=compiling)
         ids, scores = (np.asarray(x)[: len(prompts)] for x in out)
         on_part()
         return list(zip(ids, scores.tolist(), strict=True))
+
+    def _on_mesh(self, rows: Any) -> Any:
+        return None if rows is None else meshes.to_global_whole(rows, self.program.mesh)
 
     @property
     def _models(self) -> list[ModelConfig]:
@@ -97,9 +103,8 @@ class Generator:
         """The prompt length compiled for: the next power of two that the positions allow."""
         length = 1 << (longest - 1).bit_length()
         for model in self._models:
-            limit = model.max_source_positions if model.encodes else model.max_positions
-            if limit is not None:
-                length = min(length, limit - (0 if model.encodes else self._max_tokens))
+            limit = format_of(model).longest(model, self._max_tokens)
+            length = length if limit is None else min(length, limit)
         return max(longest, length)
 
     @property
@@ -119,7 +124,8 @@ class Generator:
         if self.sampling.num_beams > 1:
             return self._whole(*given, compiling=compiling)
         loop, end = self._begin(*given, compiling=compiling), 0
-        go_on = self._parts.setdefault(given[1].shape, self._part(loop))
+        shapes = tuple(x.shape for x in jax.tree.leaves(given[1]))
+        go_on = self._parts.setdefault(shapes, self._part(loop))
         while end < self.sampling.max_tokens and bool(np.asarray(loop.alive).any()):
             end = min(end + PART, self.sampling.max_tokens)
             loop = go_on(*given, loop, np.int32(end), compiling=compiling)
@@ -139,10 +145,10 @@ class Generator:
         """Reads the prompts."""
         whole = meshes.replicated(self.program.mesh)
 
-        def begin(params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array) -> Drawn:
-            logits, cache = self._reader(params, tokens, real).begin()
-            ids = jnp.full((len(tokens), self.sampling.max_tokens), self.pad_id, jnp.int32)
-            return Drawn(jnp.zeros((), jnp.int32), ids, real.any(axis=1), logits, cache)
+        def begin(params: Any, prompts: Any, alive: jax.Array, key: jax.Array) -> Drawn:
+            logits, cache = self._reader(params, prompts).begin()
+            ids = jnp.full((len(alive), self.sampling.max_tokens), self.pad_id, jnp.int32)
+            return Drawn(jnp.zeros((), jnp.int32), ids, alive, logits, cache)
 
         return Ahead(jax.jit(begin, out_shardings=Drawn(*(whole,) * 3, *(None,) * 2)))  # type: ignore[arg-type]
 
@@ -154,15 +160,15 @@ class Generator:
     def _draw(
         self,
         params: Any,
-        tokens: jax.Array,
-        real: jax.Array,
+        prompts: tuple[Prompts, ...],
+        alive: jax.Array,
         key: jax.Array,
         loop: Drawn,
         end: jax.Array,
     ) -> Drawn:
         """The loop when `end` tokens a row are drawn, one a turn, or all rows have ended."""
-        reader = self._reader(params, tokens, real)
-        keys_of = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(tokens)))
+        reader = self._reader(params, prompts)
+        keys_of = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(alive)))
 
         def more(loop: Drawn) -> jax.Array:
             return (loop.turn < end) & loop.alive.any()
@@ -180,8 +186,8 @@ class Generator:
 
         return jax.lax.while_loop(more, write, loop)
 
-    def _reader(self, params: Any, tokens: jax.Array, real: jax.Array) -> Reader:
-        return Reader(self.program, params, tokens, real, self._max_tokens, self.pad_id)
+    def _reader(self, params: Any, prompts: tuple[Prompts, ...]) -> Reader:
+        return Reader(self.program, params, prompts[0], self._max_tokens)
 
     # ------------------------------------------------------------------------------------- at once
 
@@ -190,16 +196,16 @@ class Generator:
         return Ahead(jax.jit(self._generate, out_shardings=meshes.replicated(self.program.mesh)))
 
     def _generate(
-        self, params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array
+        self, params: Any, prompts: tuple[Prompts, ...], alive: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Prompts [B, P] -> ids and scores as of `_write`, by a search that draws nothing."""
-        reader = self._reader(params, tokens, real)
+        """Ids and scores, as `_write` returns them, by a search that draws nothing."""
+        reader = self._reader(params, prompts)
 
         def advance(token: jax.Array, turn: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
             logits, cache = reader(token[:, None], turn, cache)
             return logits[:, 0], cache
 
-        alive, (logits, cache) = real.any(axis=1), reader.begin()
+        logits, cache = reader.begin()
         search = Search(
             num_beams=self.sampling.num_beams,
             length_penalty=self.sampling.length_penalty,

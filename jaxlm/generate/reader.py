@@ -1,12 +1,11 @@
 """A model that reads prompts and then token after token: what every way of writing text does.
 
-    reader = Reader(program, params, tokens, real, max_tokens, pad_id)   # within a jitted function
+    reader = Reader(program, params, prompts, max_tokens)     # within a jitted function
     logits, cache = reader.begin()                     # [B, V] after the prompts
     logits, cache = reader(tokens, turn, cache)        # [B, T, V] after T more tokens a row
 
-Where a model has an encoder, that one reads the prompts, and what is written begins with the
-model's `start_id`, which is not part of the text. So it does where a model fills blanks: it reads
-the whole of a prompt at once, and what it writes has the place of the prompt's first blank.
+The rows of prompts and of new tokens are those of the model's prompt format
+(`jaxlm.data.prompt_formats`).
 """
 
 from __future__ import annotations
@@ -18,36 +17,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.core.types import ModelConfig
+from jaxlm.data.prompt_formats.base import Prompts
+from jaxlm.data.prompts import format_of
 from jaxlm.training.program import Program
 
 
 class Reader:
-    """A model that has prompts [B, P] to read, and reads on from them (traceable)."""
+    """A model that has prompts to read, and continues to read after them (traceable)."""
 
-    def __init__(
-        self,
-        program: Program,
-        params: Any,
-        tokens: jax.Array,
-        real: jax.Array,  # [B, P], 0 is padding on the left
-        max_tokens: int,
-        pad_id: int,
-    ) -> None:
+    def __init__(self, program: Program, params: Any, prompts: Prompts, max_tokens: int) -> None:
         model = self.model = nnx.merge(program.graphdef, params)
-        self.encoded, positions = None, jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)
-        if program.model.encodes:
-            start, one = program.model.start_id, jnp.ones((len(tokens), 1), jnp.int32)
-            self.encoded = model.encode(tokens, positions=positions, segment_ids=real)
-            tokens, real = one * (pad_id if start is None else start), one
-            positions = one * 0
-        self.blank: jax.Array | None = None  # [B, 1] its place, where blanks are filled
-        rows = {"positions": positions, "segment_ids": real}
-        if program.model.fills_blanks:
-            tokens, rows = self._before_a_blank(program.model, tokens, rows, pad_id)
-        self.tokens, self.rows = tokens, rows
-        self.next = rows["positions"][:, -1:] + 1  # [B, 1]
-        self.max_len = tokens.shape[1] + max_tokens
+        self.encoded = None
+        if prompts.source is not None:
+            source = dict(prompts.source)
+            self.encoded = model.encode(source.pop("tokens"), **source)
+        self.rows = dict(prompts.read)
+        self.tokens = self.rows.pop("tokens")
+        self.first, self.step = prompts.first, format_of(program.model).step
+        self.max_len = self.tokens.shape[1] + max_tokens
 
     def begin(self) -> tuple[jax.Array, Any]:
         """Logits [B, V] of the first new token, and the cache."""
@@ -62,40 +49,21 @@ class Reader:
         cache: Any,
     ) -> tuple[jax.Array, Any]:
         """Logits [B, T, V] after each of T more tokens a row, and the cache with them."""
-        copies, index = len(tokens) // len(self.next), turn + jnp.arange(tokens.shape[1])
-        where: dict[str, jax.Array] = {}
-        if self.blank is not None:  # the start is number 1 there
-            blank = jnp.repeat(self.blank, copies, axis=0)
-            where["places"] = jnp.stack(jnp.broadcast_arrays(blank, index + 2), axis=-1)
+        copies = len(tokens) // len(self.tokens)
+        index = turn + jnp.arange(tokens.shape[1])
+
+        def rows(name: str) -> jax.Array:
+            first = jnp.repeat(self.first[name], copies, axis=0)  # [B, 1, ...]
+            more = index.reshape(-1, *(1,) * (first.ndim - 2)) * jnp.asarray(self.step[name])
+            return first + more
+
         hidden, cache, *_ = self.model(
             tokens,
-            positions=jnp.repeat(self.next, copies, axis=0) + index,
             segment_ids=jnp.ones(tokens.shape, jnp.int32),
             cache=cache,
-            **where,
+            **{name: rows(name) for name in self.first},
         )
         return self.model.logits(hidden), cache
-
-    def _before_a_blank(
-        self, model: ModelConfig, tokens: jax.Array, rows: dict[str, jax.Array], pad_id: int
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Prompts that see all of themselves, and the start of what fills their first blank."""
-        is_blank = jnp.isin(tokens, jnp.asarray(model.blank_ids)) & (rows["segment_ids"] > 0)
-        first = is_blank.argmax(axis=1)[:, None]
-        blank = self.blank = jnp.take_along_axis(rows["positions"], first, axis=1)
-        start, one = model.start_id, jnp.ones_like(first)
-        places = jnp.stack([rows["positions"], jnp.zeros_like(tokens)], axis=-1)
-        begun = jnp.stack([blank, one], axis=-1)
-        after = {
-            "positions": rows["positions"][:, -1:] + 1,
-            "segment_ids": one,
-            "places": begun,
-            "prefix": jnp.zeros_like(one, bool),
-        }
-        rows = rows | {"places": places, "prefix": rows["segment_ids"] > 0}
-        join = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], axis=1)  # noqa: E731
-        tokens = join(tokens, one * (pad_id if start is None else start))
-        return tokens, {name: join(rows[name], after[name]) for name in rows}
 
     def taker(self) -> Callable[[Any, jax.Array], Any]:
         """A function that takes rows of a cache, whatever its arrays are.

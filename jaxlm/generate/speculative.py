@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.types import ModelConfig
+from jaxlm.data.prompt_formats.base import Prompts
 from jaxlm.generate.beam import EosId, is_any
 from jaxlm.generate.generator import Generator
 from jaxlm.generate.reader import Reader
@@ -77,12 +78,13 @@ class SpeculativeGenerator(Generator):
         return self._whole(*given, compiling=compiling)
 
     def _generate(
-        self, params: Any, tokens: jax.Array, real: jax.Array, key: jax.Array
+        self, params: Any, prompts: tuple[Prompts, ...], alive: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(tokens)))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(alive)))
+        programs = (self.program, self.draft)
         target, draft = (
-            Reader(program, own, tokens, real, self._max_tokens + 1, self.pad_id)
-            for program, own in zip((self.program, self.draft), params, strict=True)
+            Reader(program, own, read, self._max_tokens + 1)
+            for program, own, read in zip(programs, params, prompts, strict=True)
         )
         logits, cache = target.begin()
         _, draft_cache = draft.begin()
@@ -92,7 +94,7 @@ class SpeculativeGenerator(Generator):
             Side(draft, draft.model.rewind),
             (cache, draft_cache),
             next_token(logits, keys, self.sampling),
-            real.any(axis=1),
+            alive,
             keys,
             Options(
                 num_drafts=self.num_drafts,
@@ -102,7 +104,7 @@ class SpeculativeGenerator(Generator):
                 probs=most_likely if greedy else lambda x: jax.nn.softmax(cut(x, self.sampling)),
             ),
         )
-        return ids, jnp.zeros(len(tokens))
+        return ids, jnp.zeros(len(alive))
 
 
 class Side(NamedTuple):

@@ -79,9 +79,9 @@ def config_files(
     files = keep(run.originals, ("config.json", "generation_config.json"))
     values = read_json(run.originals / "config.json")
     model = contents.model
-    if model.encodes and model.start_id is None and tokenizer is not None:
-        model = model.replace(start_id=tokenizer.pad_id)  # which it means
-        contents = replace(contents, model=model)
+    if model.prompt_format is not None and tokenizer is not None:
+        form = model.prompt_format.with_start(tokenizer.pad_id)  # which null means
+        contents = replace(contents, model=model.replace(prompt=form))
     said = contents.say()
     if contents.is_said(values, names):
         return files | _with_dtype(values, dtype, files)

@@ -25,6 +25,7 @@ from jaxlm.core.checksums import digest_files
 from jaxlm.core.config import Layer, Mark, UserError
 from jaxlm.core.errors import few, shown
 from jaxlm.core.files import write_atomic, write_sealed
+from jaxlm.core.renames import renamed
 from jaxlm.core.tree import flatten
 from jaxlm.core.types import ModelConfig
 from jaxlm.distributed.consensus import decide, processes
@@ -169,6 +170,7 @@ def _run_config(
     mark = Mark(str(source.folder / "config.json"))
     layer = Layer(values, {key: mark for key in values})
     layer.merge(configs.read_overrides(overrides))
+    layer = renamed(layer)
     layer.merge(Layer({"run_dir": str(out)}, {"run_dir": Mark("command line")}))
     return configs.parse(RunConfig, layer.values, layer.marks)
 
@@ -185,7 +187,7 @@ def _objective(source: Source) -> dict[str, Any]:
         return {"type": kind, "head": configs.to_dict(head), "classes": list(labels)}
     model = source.model
     looks = getattr(model, "attention", None)
-    writes = not model.encodes and (looks is None or looks.causal) and not model.fills_blanks
+    writes = model.prompt_format is None and (looks is None or looks.causal)
     return {"type": "causal_lm" if writes and not source.backbone else "none"}
 
 

@@ -31,6 +31,8 @@ from flax import nnx
 from jaxlm.core.config import UserError, field, suggest
 from jaxlm.core.errors import shown
 from jaxlm.core.types import Dtype, Encoded, ModelConfig, Output
+from jaxlm.data.prompt_formats.base import PromptFormat
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.kernels.recurrence import Activation
 from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
@@ -66,11 +68,8 @@ class RNNSeq2SeqConfig(ModelConfig):
     )
     embedding_size: int | None = field(None, "width of embeddings; null: hidden_size", ge=1)
     vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
-    start_id: int | None = field(
-        None,
-        "id of the decoder's first token; null: the tokenizer's padding",
-        ge=0,
-        affects="host",
+    prompt: PromptFormat | None = field(
+        None, "how a prompt becomes ids; null: the encoder reads it", affects="host"
     )
     share_embeddings: bool = field(True, "source and text are looked up in one table")
     tie_embeddings: bool = field(False, "the head is the transpose of the text's embedding")
@@ -97,6 +96,10 @@ class RNNSeq2SeqConfig(ModelConfig):
     @property
     def encodes(self) -> bool:
         return True
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        return self.prompt or EncodeSource()
 
     @property
     def input_size(self) -> int:

@@ -24,6 +24,9 @@ from flax import nnx
 
 from jaxlm.core.config import Config, UserError, field
 from jaxlm.core.types import Encoded, ModelConfig, Output
+from jaxlm.data.prompt_formats.base import PromptFormat
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
+from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.cross_entropy import logits as head_logits
 from jaxlm.kernels.registry import platform
@@ -79,16 +82,9 @@ class TransformerConfig(StackConfig, ModelConfig):
     encoder: StackConfig | None = field(
         None, "a stack that encodes a source text, which this one attends to; null: none"
     )
-    start_id: int | None = field(
+    prompt: PromptFormat | None = field(
         None,
-        "id of the first token of a decoder's text or of a blank; null: padding",
-        ge=0,
-        affects="host",
-    )
-    blank_ids: tuple[int, ...] = field(
-        (),
-        "ids that mark a blank, for a model that writes blanks after the text (GLM)",
-        ge=0,
+        "how a prompt becomes ids; null: an encoder reads it, or what is written continues it",
         affects="host",
     )
     family: str | None = field(
@@ -99,13 +95,8 @@ class TransformerConfig(StackConfig, ModelConfig):
 
     def validate(self) -> None:
         super().validate()
-        if self.blank_ids and not self.fills_blanks:
-            raise UserError(
-                "blank_ids: this model fills no blanks; leave it out, or use learned positions "
-                "with blocks"
-            )
-        if self.blank_ids and self.start_id is None:
-            raise UserError("start_id: null, but every blank begins with it; name its id")
+        if self.prompt is not None:
+            self.prompt.check_model(self)
         if self.encoder is not None and self.encoder.hidden_size != self.hidden_size:
             raise UserError(
                 f"encoder.hidden_size: {self.encoder.hidden_size} is not the decoder's "
@@ -155,17 +146,25 @@ class TransformerConfig(StackConfig, ModelConfig):
             self.encoder.check_runs(stages, repeats, "model.encoder")
 
     @property
-    def fills_blanks(self) -> bool:
-        """Whether a text's places are those of blanks, which no plain text says (GLM)."""
-        return isinstance(self.position[0], LearnedConfig) and self.position[0].blocks
-
-    @property
     def sees_ahead(self) -> bool:
         return not self.attention.causal
 
     @property
-    def takes_prefix(self) -> bool:
-        return self.attention.causal and self.encoder is None
+    def row_keys(self) -> frozenset[str]:
+        keys = {"token_types"} if self.embedding.token_types else set()
+        if self.attention.causal and self.encoder is None:
+            keys.add("prefix")
+        if isinstance(self.position[0], LearnedConfig) and self.position[0].blocks:
+            keys.add("places")
+        return frozenset(keys)
+
+    @property
+    def prompt_format(self) -> PromptFormat | None:
+        if self.prompt is not None:
+            return self.prompt
+        if self.encoder is not None:
+            return EncodeSource()
+        return FillBlank() if "places" in self.row_keys else None
 
     @property
     def rewinds(self) -> bool:

@@ -19,10 +19,10 @@ mean is N / mean_span; where the K-th is drawn, less than N may be left out). A 
 and a start, so rows have n + 2 K tokens, rounded up to a multiple of `multiple_of`.
 
 Packed rows: each document has its own parts A and B, side by side, under its own segment id.
-`positions` are the order in them, which is what a model of other positions (rotary) goes by;
-`places` are for models with learned positions and blocks (`fills_blanks`). [MASK], [gMASK], start
-and end are found as `jaxlm.objectives.ids` says; the end is the tokenizer's eos where it has one,
-at which `jaxlm generate` stops.
+`positions` are the order in them, which is what a model of other positions (rotary) reads;
+`places` are for models with learned positions and blocks. [MASK], [gMASK], start and end are found
+as `jaxlm.objectives.ids` says; the end is the tokenizer's eos where it has one, at which
+`jaxlm generate` stops.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.core.config import UserError, field
+from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
 from jaxlm.objectives.ids import choose_ids
 from jaxlm.objectives.prediction import TokenPrediction
@@ -76,7 +77,7 @@ class BlankInfilling(TokenPrediction):
     )
     start: int | str | None = field(
         None,
-        "what a blank is written behind; null: model.start_id, or as usual",
+        "what a blank is written behind; null: model.prompt.start_id, or as usual",
         ge=0,
         affects="host",
     )
@@ -86,12 +87,12 @@ class BlankInfilling(TokenPrediction):
     multiple_of: int = field(8, "the length of rows is rounded up to one", ge=1, affects="host")
 
     def why_silent(self, model: ModelConfig) -> str | None:
-        if model.fills_blanks:
+        if "places" in model.row_keys:
             return None
         return "writes behind a prefix, with which only a model of blanks' positions is read"
 
     def check_model(self, model: ModelConfig) -> None:
-        if not model.takes_prefix:
+        if "prefix" not in model.row_keys:
             raise UserError(
                 "objective: blank_infilling needs a causal transformer without an encoder, whose "
                 "text may begin with what all of it sees; set model.attention.causal to true, or "
@@ -109,7 +110,7 @@ class BlankInfilling(TokenPrediction):
 
     def resolve(self, prepared: Any, model: ModelConfig) -> BlankInfilling:
         limit = model.max_positions
-        if model.fills_blanks and limit is not None and prepared.seq_len >= limit:
+        if "places" in model.row_keys and limit is not None and prepared.seq_len >= limit:
             raise UserError(
                 f"data.seq_len: {prepared.seq_len} tokens in a blank, and its start, pass the "
                 f"model's {limit} positions; set data.seq_len to at most {limit - 1}"
@@ -118,7 +119,7 @@ class BlankInfilling(TokenPrediction):
         unused = {"mask": self.long_rows == 1, "long_mask": self.long_rows == 0}
         given = {name: getattr(self, name) for name in SPELLINGS if not unused.get(name)}
         if given["start"] is None:
-            given["start"] = model.start_id
+            given["start"] = getattr(model.prompt_format, "start_id", None)
         if given["end"] is None:
             given["end"] = tokenizer.eos_id
         ids = choose_ids({n: (given[n], SPELLINGS[n]) for n in given}, tokenizer, model)
@@ -126,11 +127,12 @@ class BlankInfilling(TokenPrediction):
 
     def complete(self, model: ModelConfig) -> ModelConfig:
         """The blanks that a prompt may have; the last one is put behind a prompt that has none."""
-        if not model.fills_blanks:
+        if "places" not in model.row_keys:
             return model
-        last = [i for i in (self.mask, self.long_mask) if i is not None]
-        others = [i for i in model.blank_ids if i not in last]
-        return model.replace(start_id=self.start, blank_ids=(*others, *last))
+        start: Any = self.start  # ids, since they were resolved
+        last: list[Any] = [i for i in (self.mask, self.long_mask) if i is not None]
+        others = [i for i in getattr(model.prompt, "blank_ids", ()) if i not in last]
+        return model.replace(prompt=FillBlank(start_id=start, blank_ids=(*others, *last)))
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         """Raw token rows [T + 1] -> parts A and B of every document, in rows of `length`."""
@@ -227,7 +229,7 @@ class BlankInfilling(TokenPrediction):
             positions=batch["positions"],
             segment_ids=batch["segment_ids"],
             prefix=batch["prefix"],
-            places=batch["places"] if model.config.fills_blanks else None,
+            places=batch["places"] if "places" in model.config.row_keys else None,
             key=key,
         )
 

@@ -6,7 +6,7 @@ before its span, and one that closes it.
 
     text      Thank you for inviting me to your party last week
     source    Thank you <X> me to your party <Y> week
-    target    <X> for inviting <Y> last <Z>           behind the model's `start_id`
+    target    <X> for inviting <Y> last <Z>           behind the model's `prompt.start_id`
 
 Of n tokens N = round(density n) are left out in K = round(N / mean_span) spans, so a row of
 `data.seq_len` gives a source of n - N + K and a target of N + K + 1 tokens, as T5's
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.core.config import UserError, field
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.nn.dropout import split_key
 from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
 from jaxlm.objectives.ids import choose_ids
@@ -59,7 +60,10 @@ class SpanCorruption(TokenPrediction):
         affects="host",
     )
     start: int | str | None = field(
-        None, "what a target begins behind; null: model.start_id, or padding", ge=0, affects="host"
+        None,
+        "what a target begins behind; null: model.prompt.start_id, or padding",
+        ge=0,
+        affects="host",
     )
     multiple_of: int = field(
         8, "the lengths of source and target are rounded up to one", ge=1, affects="host"
@@ -109,7 +113,8 @@ class SpanCorruption(TokenPrediction):
         sentinels = tuple(choose_ids(wanted, tokenizer, model).values())
         start = self.start
         if start is None:
-            start = tokenizer.pad_id if model.start_id is None else model.start_id
+            start = getattr(model.prompt_format, "start_id", None)
+            start = tokenizer.pad_id if start is None else start
         start = choose_ids({"start": (start, ())}, tokenizer, model)["start"]
         if start in sentinels:
             raise UserError(
@@ -119,7 +124,8 @@ class SpanCorruption(TokenPrediction):
         return self.replace(sentinels=sentinels, start=start)
 
     def complete(self, model: ModelConfig) -> ModelConfig:
-        return model.replace(start_id=self.start)
+        start: Any = self.start  # an id, since it was resolved
+        return model.replace(prompt=EncodeSource(start_id=start))
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         """Raw token rows [T + 1] -> a source and its target, of the lengths that `lengths` says."""

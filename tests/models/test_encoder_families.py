@@ -20,6 +20,7 @@ from flax import nnx
 
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten, unflatten
+from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.data.sources.fetch import fetch
 from jaxlm.generate import Generator, Sampling
 from jaxlm.hf import import_model
@@ -248,7 +249,7 @@ def test_a_row_in_two_parts_through_the_cache_reads_the_same(name):
 def test_blanks_are_filled_as_by_a_model_that_reads_all_anew(together):
     """64 tokens behind each of two texts of unequal length, through the cache."""
     fixture, model = load("glm_blanks"), model_of("glm_10b")
-    config = model.config.replace(start_id=2, blank_ids=(1,))
+    config = model.config.replace(prompt=FillBlank(start_id=2, blank_ids=(1,)))
     mesh = MeshConfig(data=1, num_devices=1).build()
     program: Any = SimpleNamespace(graphdef=model.graphdef, mesh=mesh, model=config)
     want, sampling = fixture["greedy"].tolist(), Sampling(max_tokens=64, temperature=0)

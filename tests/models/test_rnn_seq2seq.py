@@ -13,6 +13,7 @@ from flax import nnx
 from hlo import COLLECTIVE, loop_bodies
 
 from jaxlm.core.config import UserError
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.generate import Generator, Sampling
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
@@ -86,7 +87,7 @@ ATTENTIONS = ("gru_bahdanau", "elman_concat", "lstm_general", "gru_dot", "lstm_n
 def test_greedy_texts_are_torchs(name):
     """64 tokens to each source, of a batch of unequal lengths; torch reads all anew each time."""
     golden, config = golden_files.load(f"seq2seq_{name}"), golden_files.config_of(name)
-    config = config.replace(vocab_size=len(golden["head_bias"]), start_id=0)
+    config = config.replace(vocab_size=len(golden["head_bias"]), prompt=EncodeSource(start_id=0))
     program = make_program(
         mesh=MeshConfig(data=1, num_devices=1).build(), model=config, objective=CausalLM()
     )
@@ -262,7 +263,7 @@ def test_flops_are_those_of_the_products():
 @pytest.mark.parametrize("kind", ["bahdanau", "feeding", "none"])
 def test_the_generator_writes_what_whole_forwards_say(kind):
     """Greedily, to sources of unequal length; and a search's score is its text's probability."""
-    config = KINDS[kind].replace(vocab_size=V, start_id=3)
+    config = KINDS[kind].replace(vocab_size=V, prompt=EncodeSource(start_id=3))
     program = make_program(
         mesh=MeshConfig(data=1, num_devices=1).build(), model=config, objective=CausalLM()
     )
@@ -307,7 +308,7 @@ CHANGES = {
     "recurrence": ({}, "reference"),
     "dtype": ({}, "bfloat16"),
 }
-READ_BY_OTHERS = {"start_id"}  # by the generator
+READ_BY_OTHERS = {"prompt"}  # by the generator
 
 
 def shapes_of(config: RNNSeq2SeqConfig):

@@ -452,7 +452,7 @@ FIELDS = {
     "scan_layers": ({}, False),
 }
 # which tensors' names a file of another program uses, and what the generator begins with
-NAMES_ALONE = {"family", "start_id", "blank_ids"}
+NAMES_ALONE = {"family", "prompt"}
 VALUES = {  # every further choice of a field with named choices
     "ffn.activation": ["gelu", "gelu_tanh", "relu", "silu", "geglu_tanh"],
     "position": [SINES["position"], LEARNED["position"], RELATIVE["position"]],
@@ -608,7 +608,8 @@ def test_derived_sizes():
         ({"head.num_relations": 2}, "needs the pooled vector"),
         ({"remat": "named"}, "remat: what saved and offloaded name is kept where"),
         ({"saved": ["query"]}, "remat: what saved and offloaded name is kept where"),
-        ({"blank_ids": [1]}, "blank_ids: this model fills no blanks"),
+        ({"prompt": {"type": "fill_blank"}}, "prompt: this model fills no blanks"),
+        ({"prompt": {"type": "encode_source"}}, "encode_source is for a model with an encoder"),
         (
             {"attention.context": "rign"},
             "context: unknown 'rign'; use one of auto, reference, ring",

@@ -8,10 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from jaxlm.core.config import UserError
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
+from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.data.tokenizers.huggingface import HuggingFaceTokenizer
 from jaxlm.data.tokenizers.sentencepieces import SentencePiece
+from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
+from jaxlm.nn.attention import MultiHeadConfig
+from jaxlm.nn.position import LearnedConfig
 from jaxlm.objectives.blank_infilling import BlankInfilling
 from jaxlm.objectives.ids import choose_ids
 from jaxlm.objectives.masked_lm import MaskedLM
@@ -58,8 +63,12 @@ def test_pieces_of_a_sentencepiece_model(tmp_path):
 def test_what_the_config_names_comes_first():
     assert resolved(MaskedLM(mask=7), words("[MASK]"), 300).mask == 7
     assert resolved(MaskedLM(mask="be"), words("[MASK]"), 300).mask == 1
-    assert resolved(SpanCorruption(), BYTES, 300, start_id=5).start == 5
-    assert resolved(BlankInfilling(), BYTES, 300, start_id=5).start == 5
+    source = {"encoder": StackConfig(attention=MultiHeadConfig(causal=False))}
+    source["prompt"] = EncodeSource(start_id=5)
+    assert resolved(SpanCorruption(), BYTES, 300, **source).start == 5
+    blanks = {"position": (LearnedConfig(max_seq_len=80, blocks=True),)}
+    blanks["prompt"] = FillBlank(start_id=5)
+    assert resolved(BlankInfilling(), BYTES, 300, **blanks).start == 5
     found = resolved(BlankInfilling(start=299), BYTES, 300)  # the others pass it over
     assert (found.mask, found.long_mask) == (298, 297)
     few = resolved(BlankInfilling(long_rows=0.0), BYTES, 261)

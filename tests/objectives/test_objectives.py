@@ -13,6 +13,8 @@ import pytest
 
 from jaxlm.core.config import UserError
 from jaxlm.data.loader import Loader
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
+from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.evals.loss import evaluator_of
 from jaxlm.generate import Ends, Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
@@ -125,7 +127,8 @@ OTHERS = {
     | {"mask": 7, "long_mask": 8, "start": 9, "end": 10},
     "labels": {"classes": ("a", "b", "c"), "head": Classify(dropout=0.5), "label_smoothing": 0.25},
 }
-OF_MODELS = {"start_id": 9, "blank_ids": (7, 8), "family": "gpt2"}
+OF_MODELS = {"family": "gpt2"}
+FORMATS = {"t5": EncodeSource(start_id=9), "glm": FillBlank(start_id=9, blank_ids=(7, 8))}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -153,8 +156,11 @@ def test_a_step_is_traced_from_what_an_objective_says_it_is(name):
         assert other != objective
         same = traced(other, model) == plain
         assert same == (other.traced() == objective.traced()), field
-    for field in OF_MODELS.keys() & {f.name for f in dataclasses.fields(model)}:
-        other = model.replace(**{field: OF_MODELS[field]})
+    names = {"prompt": FORMATS[name]} if name in FORMATS else {}
+    for field, value in (OF_MODELS | names).items():
+        if not hasattr(model, field):
+            continue
+        other = model.replace(**{field: value})
         assert other != model and other.traced() == model.traced()
         assert traced(objective, other) == plain, field
 
@@ -236,9 +242,9 @@ def test_ids_behind_the_tokenizers_are_taken_from_the_top(name):
 
 def test_what_a_model_writes_behind():
     config, data = setup("t5")
-    assert config.objective.start == config.model.start_id == data.tokenizer.pad_id
+    assert config.objective.start == config.model.prompt.start_id == data.tokenizer.pad_id
     config, data = setup("glm")
-    assert (config.model.start_id, config.model.blank_ids) == (261, (263, 262))
+    assert config.model.prompt == FillBlank(start_id=261, blank_ids=(263, 262))
     assert config.objective.end == data.tokenizer.eos_id
     ids = encode_prompt(data.tokenizer, "ab", config.model, Ends(bos=True, eos=True))
     assert ids == [data.tokenizer.bos_id, 97, 98, 262]  # a long blank: it is continued
@@ -252,7 +258,7 @@ def test_what_writes_no_text_takes_no_prompts(name):
 
 def test_a_prefix_decoder_fills_blanks_by_the_order_alone():
     config, data = setup("transformer", "objective={type: blank_infilling}", "sample.prompts=[]")
-    assert config.model.blank_ids == () and config.objective.mask == 263
+    assert config.model.prompt is None and config.objective.mask == 263
     assert "behind a prefix" in config.objective.why_silent(config.model)
     program = tiny.program(config.replace(model=config.model.replace(dropout=0.0)))
     with loader("transformer", "objective={type: blank_infilling}", "sample.prompts=[]") as rows:

@@ -113,7 +113,8 @@ def settled(config: Any) -> Any:
     run = ("dropout", "initializer_range", "dtype", "remat", "saved", "offloaded", "scan_layers")
     c = c.replace(**{name: getattr(usual, name) for name in run})
     if isinstance(c, TransformerConfig):
-        c = c.replace(encoder=settled(c.encoder), family=None, blank_ids=())
+        prompt = None if c.encoder is None else c.prompt_format  # ids of blanks are not in a file
+        c = c.replace(encoder=settled(c.encoder), family=None, prompt=prompt)
     return c.replace(position=shortest(spread(c.position, c.num_layers)))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxlm.core.config import UserError
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.families.base import Family, Tensor, one_of, part_of
 from jaxlm.models.families.checks import first_said, require
@@ -67,7 +68,9 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
         ),
         head=head,
         vocab_size=values["vocab_size"],
-        start_id=values.get("decoder_start_token_id", values.get("pad_token_id", 0)),
+        prompt=EncodeSource(
+            start_id=values.get("decoder_start_token_id", values.get("pad_token_id", 0))
+        ),
         family="t5",
     )
     return decoder.replace(encoder=encoder_of(decoder, values["num_layers"]))
@@ -122,7 +125,7 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "feed_forward_proj": names[ffn.activation],
         "layer_norm_epsilon": part_of(c.norm, RMSNormConfig, "norm").eps,
         "tie_word_embeddings": c.head.tied,
-        "decoder_start_token_id": c.start_id,
+        "decoder_start_token_id": getattr(c.prompt_format, "start_id", None),
         **({"scale_decoder_outputs": False} if c.head == HeadConfig() else {}),
     }
 

@@ -1,0 +1,1 @@
+"""How a prompt becomes ids for a model, one file for each way."""

@@ -1,0 +1,99 @@
+"""Prompt formats: ids of a text, the rows that a model reads, and the rows of new tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxlm.core import registry
+from jaxlm.core.config import UserError
+from jaxlm.data.prompt_formats.base import Ends, PromptFormat
+from jaxlm.data.prompt_formats.continuation import Continuation
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
+from jaxlm.data.prompt_formats.fill_blank import FillBlank
+from jaxlm.data.prompts import format_of
+from jaxlm.data.tokenizers.base import ByteTokenizer
+from tests import tiny
+
+BYTES = ByteTokenizer()
+BOTH = Ends(bos=True, eos=True)
+BLANKS = FillBlank(start_id=7, blank_ids=(8, 9))
+TOKENS = np.array([[0, 5, 8, 6, 9], [4, 5, 6, 4, 9]], np.int32)  # the first row is padded
+REAL = np.array([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]], np.int32)
+
+
+def rows(read: dict[str, np.ndarray]) -> dict[str, list]:
+    return {name: array.tolist() for name, array in read.items()}
+
+
+def test_a_prompt_is_continued_from_its_end():
+    prompts = Continuation().arrange(TOKENS, REAL, pad_id=0)
+    assert rows(prompts.read) == {
+        "tokens": TOKENS.tolist(),
+        "positions": [[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]],
+        "segment_ids": REAL.tolist(),
+    }
+    assert (prompts.source, rows(prompts.first)) == (None, {"positions": [[4], [5]]})
+    assert Continuation().encode(BYTES, "ab", BOTH) == [BYTES.bos_id, 97, 98]
+
+
+def test_a_source_is_read_whole_and_the_answer_begins_after_a_start():
+    for form, start in ((EncodeSource(start_id=3), 3), (EncodeSource(), 0)):
+        prompts = form.arrange(TOKENS, REAL, pad_id=0)
+        assert rows(prompts.source or {})["positions"] == [[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]]
+        assert rows(prompts.read) == {
+            "tokens": [[start], [start]],
+            "positions": [[0], [0]],
+            "segment_ids": [[1], [1]],
+        }
+        assert rows(prompts.first) == {"positions": [[1], [1]]}
+    assert EncodeSource().encode(BYTES, "ab", BOTH) == [BYTES.bos_id, 97, 98, BYTES.eos_id]
+    assert EncodeSource().with_start(4) == EncodeSource(start_id=4)
+    assert EncodeSource(start_id=3).with_start(4) == EncodeSource(start_id=3)
+
+
+def test_the_first_blank_is_filled_after_the_prompt():
+    prompts = BLANKS.arrange(TOKENS, REAL, pad_id=0)
+    read = rows(prompts.read)
+    assert read["tokens"] == [[0, 5, 8, 6, 9, 7], [4, 5, 6, 4, 9, 7]]
+    assert read["positions"] == [[0, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]
+    assert read["segment_ids"] == [[0, 1, 1, 1, 1, 1], [1] * 6]
+    assert read["prefix"] == [[False, *[True] * 4, False], [*[True] * 5, False]]
+    assert [[place for place, _ in row] for row in read["places"]] == [
+        [0, 0, 1, 2, 3, 1],  # the blank 8 is the second token of its row
+        [0, 1, 2, 3, 4, 4],
+    ]
+    assert [[inner for _, inner in row] for row in read["places"]] == [[0] * 5 + [1]] * 2
+    assert rows(prompts.first) == {"positions": [[5], [6]], "places": [[[1, 2]], [[4, 2]]]}
+    assert FillBlank.step == {"positions": 1, "places": (0, 1)}
+
+
+def test_a_prompt_without_a_blank_gets_the_last_one():
+    form = FillBlank(start_id=7, blank_ids=(300, 98))
+    assert form.encode(BYTES, "a", BOTH) == [BYTES.bos_id, 97, 98]
+    assert form.encode(BYTES, "ab", BOTH) == [BYTES.bos_id, 97, 98]
+
+
+def test_a_models_format_follows_from_what_it_is():
+    names = ("transformer", "lstm", "bert", "t5", "glm")
+    kinds = [type(format_of(tiny.load(name).config.model)) for name in names]
+    assert kinds == [Continuation, Continuation, Continuation, EncodeSource, FillBlank]
+    assert registry.names(PromptFormat) == ["continue", "encode_source", "fill_blank"]
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "want"),
+    [
+        ("model.start_id=3", "t5", EncodeSource(start_id=3)),
+        ("model.start_id=null", "t5", EncodeSource()),
+        ("model={start_id: 5, blank_ids: [8, 9]}", "glm", FillBlank(start_id=5, blank_ids=(8, 9))),
+        ("model={start_id: null, blank_ids: []}", "transformer", None),
+    ],
+)
+def test_keys_of_older_configs_are_read(old, name, want):
+    assert tiny.load(name, old).config.model.prompt == want
+
+
+def test_blanks_need_a_start():
+    with pytest.raises(UserError, match="model.prompt: start_id: null, but text is written into"):
+        tiny.load("glm", "model.prompt={type: fill_blank, blank_ids: [8]}")
