@@ -28,7 +28,7 @@ class Writer:
         """The new text of each prompt; `how` and what it raises are those of `Generator`."""
         model = self.generator.program.model
         ids = [encode_prompt(self.tokenizer, text, model, self.ends) for text in prompts]
-        size = self.tokenizer.vocab_size  # ids behind it, such as sentinels, add nothing to a text
+        size = self.tokenizer.vocab_size  # later ids, such as sentinels, add nothing to a text
         rows = self.generator(params, ids, **how)
         return [self.tokenizer.decode([i for i in row if i < size]) for row in rows]
 

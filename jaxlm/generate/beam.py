@@ -5,7 +5,7 @@ among the first K are kept as texts, those that go on and are likeliest are the 
 
     score(text) = log p(text) / length ** length_penalty
 
-A row is done when no beginning, by its score as it stands, is better than the worst of K texts.
+A row is done when no beginning, by its present score, is better than the worst of K texts.
 This is what transformers does with `early_stopping=False`, whose rule this is; with another length
 penalty it is that of Wu et al. 2016 (arXiv:1609.08144, section 7) without its constant.
 

@@ -3,7 +3,7 @@
     generator = Generator(program, Sampling(max_tokens=64, temperature=0.8), eos_id=2, pad_id=0)
     generator(params, [[1, 17, 9], [1, 4]], seed=0)      # the new ids of each prompt
 
-Prompts of unequal length are padded on the left, so every row's next token stands in the same
+Prompts of unequal length are padded on the left, so every row's next token is in the same
 column; the padding is segment 0, which nothing attends to. Each prompt draws from a key of its own,
 so its text does not depend on what else is in the batch.
 """
@@ -189,7 +189,7 @@ class Generator:
     def _reader(self, params: Any, prompts: tuple[Prompts, ...]) -> Reader:
         return Reader(self.program, params, prompts[0], self._max_tokens)
 
-    # ------------------------------------------------------------------------------------- at once
+    # -------------------------------------------------------------------------------- in one piece
 
     @cached_property
     def _whole(self) -> Ahead:
@@ -221,6 +221,6 @@ class Drawn(NamedTuple):
 
     turn: jax.Array
     ids: jax.Array  # [B, max_tokens]
-    alive: jax.Array  # [B] whether a row goes on
+    alive: jax.Array  # [B] whether a row continues
     logits: jax.Array  # [B, V] of its next token
     cache: Any

@@ -1,8 +1,8 @@
-"""Speculative decoding: a small model drafts, a large one reads all of a draft at once.
+"""Speculative decoding: a small model drafts, a large one reads a whole draft in one call.
 
 Leviathan et al. 2023 (arXiv:2211.17192, algorithm 1). With p of the large and q of the small model,
-a drafted token x is kept with probability min(1, p(x) / q(x)); the first that is not is drawn anew
-from max(p - q, 0), and behind a draft that is kept whole one more token is drawn from p. So texts
+a drafted token x is kept with probability min(1, p(x) / q(x)); the first that is not is drawn again
+from max(p - q, 0), and after a draft that is kept whole one more token is drawn from p. So texts
 have the distribution of the large model alone; at temperature 0 they are its very tokens.
 
     generate = SpeculativeGenerator(program, draft_program, sampling, eos_id=2, pad_id=0)
@@ -193,7 +193,7 @@ def verify(
     good = draws * at(q) < at(p[:, :count])
     own = jnp.where(alive, jnp.cumprod(good, axis=1).sum(1), count)  # kept by each row
     kept = own.min()
-    q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))  # behind a draft nothing is guessed
+    q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))  # nothing is guessed after a draft
     rest = jnp.maximum(p[:, kept] - q[:, kept], 0.0)
     redrawn = jax.vmap(jax.random.categorical)(_fold(keys, 1), jnp.log(rest)).astype(jnp.int32)
     tokens = jnp.pad(tokens, ((0, 0), (0, 1)))

@@ -88,7 +88,7 @@ def config_files(
     ids = {} if tokenizer is None else special_tokens(tokenizer)
     if contents.task is not None and tokenizer is not None:
         ids = {"pad": tokenizer.pad_id, **ids}  # the last token of a padded row is found by it
-    # null where there is none, for readers have ids of their own for what is left out
+    # null for an id that the tokenizer lacks: readers have defaults for keys that are left out
     special = {f"{name}_token_id": ids.get(name) for name in ("bos", "eos", "pad")}
     values = {**special, **said, "dtype": dtype, "torch_dtype": dtype}
     files = {"config.json": to_json(values)}

@@ -61,7 +61,7 @@ def export_run(
 
     overrides: of the run's config, such as the folder of an adapter's base.
 
-    Raises `UserError` where the run is none, or no config.json of the family says what it is.
+    Raises `UserError` where the folder is not a run, or no config.json of the family describes it.
     """
     run = RunDir(run_dir)
     config = load_saved(run_dir, overrides).config

@@ -3,8 +3,8 @@
     with new_folder(Path("runs/gpt2")) as partial:
         (partial / "config.yaml").write_text(...)       # runs/.gpt2.partial, renamed at the end
 
-What a killed process left is cleared by the next one that makes the same folder; two at once are an
-error. All processes of a program make the same calls; number 0 does the work.
+What a killed process left is cleared by the next one that makes the same folder; two at the same
+time are an error. All processes of a program make the same calls; number 0 does the work.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A family's table laid beside a folder's tensors: all of both sides have a place, or none is read.
 
 match = match_tensors(family, config, shapes, stored)   # raises one UserError that lists all
-match.pieces["embed/table"]     # where each slice of it stands, by the names of the file
+match.pieces["embed/table"]     # the place of each slice, by the names of the file
 match.repeats["embed/table"]    # where an optional tensor says it once more (a tied head)
 """
 
@@ -26,7 +26,7 @@ OLDER = "~"
 
 @dataclass(frozen=True)
 class Match:
-    """Where every parameter stands in a folder."""
+    """The place of every parameter in a folder."""
 
     pieces: Pieces
     repeats: Pieces
@@ -74,7 +74,7 @@ def match_tensors(
         raise UserError(
             f"{stored.folder}: has no {HEAD}, which a {family.architectures[0]} has; bring the "
             "file with it, or correct config.json: tie_word_embeddings is true where the head is "
-            f"the embedding; architectures names {' or '.join(family.bases)} where there is none"
+            f"the embedding; architectures names {' or '.join(family.bases)} if it lacks a head"
         )
     wrong = [f"{kind}: {listed(items)}" for kind, items in kinds.items() if items]
     if wrong:
@@ -88,7 +88,7 @@ def match_tensors(
 def pieces_of(
     family: Family, config: Any, shapes: Shapes, task: Any = None
 ) -> tuple[Pieces, Pieces]:
-    """Where each parameter stands by the family's names, and where optional tensors repeat it.
+    """The place of each parameter by the family's names, and of optional tensors that repeat it.
 
     Raises `UserError` where the family has no tensor for a parameter.
     """

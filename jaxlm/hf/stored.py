@@ -72,7 +72,7 @@ class Stored:
             for name, info in _read_header(folder / file, file).items():
                 if name in tensors:
                     both = f"{tensors[name].file} and {file}"
-                    raise UserError(f"{folder}: {name} stands in {both}; remove one")
+                    raise UserError(f"{folder}: {name} is in {both}; remove one")
                 tensors[name] = info
         wrong = [name for name, file in names.items() if name not in tensors]
         if wrong:
@@ -112,7 +112,7 @@ def _read_index(path: Path) -> dict[str, str]:
         assert names and all(Path(file).name == file for file in names.values())
         return dict(names)
     except (OSError, ValueError, KeyError, AssertionError, AttributeError, TypeError):
-        raise UserError(f"{path}: is no index of safetensors; get the file again") from None
+        raise UserError(f"{path}: is not an index of safetensors; get the file again") from None
 
 
 def _read_header(path: Path, name: str) -> dict[str, Info]:

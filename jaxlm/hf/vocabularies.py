@@ -52,7 +52,7 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Any:
             except UserError:
                 raise
             except Exception as error:  # the library raises bare Exceptions
-                raise UserError(f"{path}: no vocabulary ({str(error)[:200]}); mend it") from None
+                raise UserError(f"{path}: no vocabulary ({str(error)[:200]}); correct it") from None
             return _from_json(path, content, config)
     return None
 
@@ -152,7 +152,7 @@ def _pieces(folder: Path) -> Any:
 
 
 def _add_special(tokenizer: Any, library: Any, folder: Path, vocabulary: Mapping[str, int]) -> None:
-    """Marks what is no text: the special tokens that are named, or have one of the usual names."""
+    """Marks what is not text: the special tokens that are named, or have one of the usual names."""
     added = read_json(folder / "added_tokens.json")
     usual = {name for names in USUAL.values() for name in names} | {"[MASK]", "<mask>"}
     found = names_of(folder, {}, lambda _: None)

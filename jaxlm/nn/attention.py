@@ -160,7 +160,7 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """The output [B, T, D], and the cache with these tokens in slots start .. start + T.
 
-        With a cache, `keys` says where the tokens in its slots stand, these ones among them
+        With a cache, `keys` has the places of the tokens in its slots, these ones included
         (segment id 0 in slots not yet written). `key` switches dropout of attention weights on.
         """
         q, k, v = self._queries(x, rotary), *self._keys_values(x, rotary)

@@ -4,7 +4,7 @@
     y_t = [forward h_t; backward h_t]
 
 as Bahdanau et al. 2015 (arXiv:1409.0473, section 3.2) and PyTorch's bidirectional layers have it.
-Both directions begin anew at every document of a row: backward at the document's own end, so that
+Both directions begin again at every document of a row: backward at the document's own end, so that
 neither padding nor a neighbour is read into it.
 
     ends = Ends.of(positions, segment_ids)

@@ -4,8 +4,8 @@
     x = dropout(x, 0.3, key, shared_dims=(1,))     # one mask for all of T (variational, Gal 2016)
 
 Keys are passed in, never held by a module: a mask is a pure function of (key, shape), so it depends
-neither on the mesh nor on which loop the layer stands in. A vector of k keys is for rows of k
-micro-batches at once: rows i, i + k, ... take the mask that key i draws for them alone.
+neither on the mesh nor on the loop that the layer is in. A vector of k keys is for rows of k
+micro-batches together: rows i, i + k, ... take the mask that key i draws for them alone.
 """
 
 from __future__ import annotations

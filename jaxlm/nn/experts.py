@@ -5,7 +5,7 @@
 
 Every device sorts its own tokens by expert, multiplies group by group, and brings the results back
 to their places, where each token's are summed with their weights: nothing of a token depends on
-where others stand. Where the mesh splits the experts, sorted tokens go to the devices that have
+where other tokens are. Where the mesh splits the experts, sorted tokens go to the devices that have
 them, and come back; none is dropped. Kernels come gathered over fsdp; what `tensor` splits, the
 width of the experts, is summed last, when a token's results are one again.
 """
@@ -96,7 +96,7 @@ def _run(
     def feed_forward(rows: jax.Array, sizes: jax.Array, fill: bool = True) -> jax.Array:
         """Rows [M, D] sorted by expert, so many of each that is here.
 
-        Without `fill` those behind them are anything.
+        Without `fill` the rows after them have any value.
         """
 
         def product(rows: jax.Array, index: int) -> jax.Array:
@@ -130,7 +130,7 @@ def _run(
 def _elsewhere(feed_forward: Any, fill: bool, rows: jax.Array, sizes: jax.Array) -> jax.Array:
     """Sorted rows [M, D], on the devices that have their experts; `sizes` [E] are of this one's.
 
-    Only an eighth of the room is filled where eight devices are busy alike: nothing here passes
+    Only an eighth of the room is filled where eight devices are equally busy: nothing here passes
     over the rest, but to `fill` it with zeros.
     """
     route = Route.of(sizes.reshape(jax.lax.axis_size("expert"), -1), "expert")
@@ -151,7 +151,7 @@ def _elsewhere(feed_forward: Any, fill: bool, rows: jax.Array, sizes: jax.Array)
 def _move(copies: int, x: jax.Array, order: jax.Array, back: jax.Array) -> jax.Array:
     """Rows [M, D] in an order, of x [M / copies, D] each of whose rows counts so many times.
 
-    `back` is the inverse order: with it the gradient is no scatter.
+    `back` is the inverse order: with it the gradient needs no scatter.
     """
     return x[order // copies]
 

@@ -16,7 +16,7 @@ else is in its row or batch. A `capacity_factor` gives that up for a bound on ea
 
 Two things keep the experts equally busy. The balance loss of a row of n tokens, in which expert e
 is among the k of largest score c_e times and has the mean share P_e of the scores, is
-E sum_e c_e / (k n) P_e, 1 where all are alike (arXiv:2412.19437, equations 17 to 20). The choice
+E sum_e c_e / (k n) P_e, 1 where all are equal (arXiv:2412.19437, equations 17 to 20). The choice
 bias falls by a fixed step after each training step in which its expert had more than the mean load,
 and else rises (arXiv:2408.15664); no gradient moves it. The z-loss mean(logsumexp(x W)^2) keeps the
 router's logits small (arXiv:2202.08906).
@@ -62,12 +62,12 @@ class MoEConfig(FFNConfig):
     num_groups: int = field(1, "groups of experts; their score is the sum of their best two", ge=1)
     groups_per_token: int = field(1, "groups that a token's experts may be of", ge=1)
     choice_bias: float | None = field(
-        None, "step of a bias that balances the choice; 0: as it is; null: there is none", ge=0
+        None, "step of a bias that balances the choice; 0: as it is; null: no bias", ge=0
     )
     capacity_factor: float | None = field(
         None,
-        "an expert takes this times the mean load of each row, earlier tokens first, but for text "
-        "that is generated; null: all",
+        "an expert takes this times the mean load of each row, earlier tokens first, except for "
+        "text that is generated; null: all",
         gt=0,
     )
     balance_loss: float = field(0.01, "coefficient of the loss that balances the experts", ge=0)

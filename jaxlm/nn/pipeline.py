@@ -83,7 +83,7 @@ def check_layers(num_layers: int, period: int, stages: int, repeats: int) -> Non
         )
     if num_layers // pieces % period:
         raise UserError(
-            f"mesh.stage: pieces of {num_layers // pieces} layers are not alike where layers "
+            f"mesh.stage: pieces of {num_layers // pieces} layers differ where layers "
             f"repeat after {period}; make them a multiple of that"
         )
 
@@ -144,7 +144,7 @@ def _with_wide_sums(stage: _Stage) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What one stage does, all of its devices alike."""
+    """What one stage does; all of its devices do the same."""
 
     run: RunLayers
     count: int  # M, micro-batches
@@ -234,7 +234,7 @@ def _at(x: jax.Array, index: jax.Array, dim: int = 0) -> jax.Array:
 def _exchanges(stages: int, repeats: int) -> tuple[np.ndarray, list[list[tuple]], np.ndarray]:
     """How R pieces of each stage are dealt out in R exchanges.
 
-    Piece p = R s + j stands on stage s and goes to stage p % S, as its number p // S. Exchange
+    Piece p = R s + j is on stage s and goes to stage p % S, as its number p // S. Exchange
     (j + s g // S) % R, g = gcd(R, S), has each stage once as sender and once as receiver: the
     pieces that one stage gets have R / g different j, and their senders g different s g // S.
 

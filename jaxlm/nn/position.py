@@ -1,4 +1,4 @@
-"""Where a token stands: rotary, learned, sinusoidal, relative or no positions, by config.
+"""The place of a token: rotary, learned, sinusoidal, relative or no positions, by config.
 
 Rotary (Su et al. 2021, arXiv:2104.09864) turns each pair of features (a, b) of a query or key by
 the angle position * theta**(-2i/R), i the pair's number of R/2 pairs:
@@ -32,7 +32,7 @@ from jaxlm.nn.rope_scaling import ScalingConfig
 
 
 class Rows(NamedTuple):
-    """Where tokens stand: what masks and positions are made of."""
+    """The places of tokens: masks and positions are made of them."""
 
     positions: jax.Array  # [B, T] int
     segment_ids: jax.Array  # [B, T] int
@@ -67,7 +67,7 @@ class RotaryConfig(PositionConfig, type="rotary"):
 
     @property
     def grows(self) -> bool:
-        """Whether a token's angles hang on tokens behind it, so that none can be taken back."""
+        """Whether a token's angles depend on later tokens, so that no token can be taken back."""
         return self.scaling is not None and self.scaling.grows
 
     @jax.named_scope("attention")

@@ -97,7 +97,7 @@ class Gated(RecurrentLayer):
 
     @jax.named_scope("recurrence")
     def project(self, x: jax.Array) -> jax.Array:  # [T, B, D] -> [T, B, G*H]
-        """The inputs' part of all gates, at all time steps at once."""
+        """The inputs' part of all gates, at all time steps together."""
         return shard(self.input(x), None, "batch", None)
 
     def input_weights(self) -> tuple[jax.Array, jax.Array]:
@@ -173,7 +173,7 @@ def word_dropout(
     rate: float,
     key: jax.Array | None,
 ) -> jax.Array:
-    """Zeroes each word of the vocabulary, wherever it stands, with probability `rate`."""
+    """Zeroes each word of the vocabulary, at all of its places, with probability `rate`."""
     if key is None or rate == 0.0:
         return x
     words = dropout(jnp.ones((vocab_size,), x.dtype), rate, key)

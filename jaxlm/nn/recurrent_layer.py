@@ -24,7 +24,7 @@ class RecurrentLayer(nnx.Module):
     state_names: ClassVar[tuple[str, ...]] = ("h",)
     # Whether gates see the state: only then are there recurrent weights, and a loop over time.
     recurrent_kernel: ClassVar[bool] = True
-    own_activation: ClassVar[bool] = True  # there is none to choose
+    own_activation: ClassVar[bool] = True  # no other one can be chosen
 
     def __init__(self, inputs: int, hidden: int, **options: Any) -> None:
         self.hidden = hidden

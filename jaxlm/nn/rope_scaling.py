@@ -35,7 +35,7 @@ class ScalingConfig(Config):
     """How a trained model reads longer texts."""
 
     kind: ClassVar = Kind("rope_scalings", "rope scaling", folder="jaxlm.nn")
-    grows: ClassVar[bool] = False  # whether a token's angles hang on tokens behind it
+    grows: ClassVar[bool] = False  # whether a token's angles depend on later tokens
     factor: float = field(REQUIRED, "how many times longer texts become", ge=1)
 
     def apply(self, frequencies: np.ndarray, theta: float, rows: Any) -> Scaled:

@@ -9,7 +9,7 @@ the places of the document's own source of
     dot       q . k_s
 
 and the context is the weighted sum of the k_s. A query of segment i sees the places of segment i of
-its row's source; where there is none, and in padding, the context is 0.
+its row's source; without a source, and in padding, the context is 0.
 
     attention = Additive(query=H, source=D, size=A, rngs=rngs)
     source = attention.prepare(hidden, segment_ids)

@@ -45,7 +45,7 @@ class Remat:
 
     policy: str = "none"  # a key of `REMAT`; "none": everything is saved; "named"
     saved: tuple[str, ...] = ()  # on the device
-    offloaded: tuple[str, ...] = ()  # in the host's memory, until the backward pass wants them
+    offloaded: tuple[str, ...] = ()  # kept in host memory until the backward pass
 
     def apply(self, function: Callable, *, in_scan: bool) -> Callable:
         """The function whose backward pass finds that much."""

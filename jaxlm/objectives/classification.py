@@ -37,7 +37,7 @@ class Classification(HeadObjective):
     classes: tuple[str, ...] = field((), "names of the classes; empty: those of the training data")
     head: TaskHeadConfig = field(Classify, "what scores the classes, beside the model")
     label_smoothing: float = field(
-        0.0, "share of the target given to all classes alike", ge=0, lt=1
+        0.0, "share of the target that is spread evenly over the classes", ge=0, lt=1
     )
 
     @property

@@ -1,4 +1,4 @@
-"""No objective: a model that came from elsewhere and is neither trained nor measured as it stands.
+"""No objective: a model that came from elsewhere and is neither trained nor measured as it is.
 
 An encoder that was imported is kept under it, with its head where it has one. It builds the model,
 and refuses the rest with a line that says to name an objective.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class NoObjective(HeadObjective):
     """Nothing is learnt: the weights came from elsewhere."""
 
-    head: TaskHeadConfig | None = field(None, "the head beside the model; null: there is none")
+    head: TaskHeadConfig | None = field(None, "the head beside the model; null: no head")
     classes: tuple[str, ...] = field((), "names of what the head scores")
 
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 class TokenPrediction(Objective, abstract=True):
     """The base of objectives that predict tokens."""
 
-    label_smoothing: float = field(0.0, "share of the target given to all tokens alike", ge=0, lt=1)
+    label_smoothing: float = field(
+        0.0, "share of the target that is spread evenly over the tokens", ge=0, lt=1
+    )
     z_loss: float = field(0.0, "weight of the squared log of the softmax's normaliser", ge=0)
 
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:

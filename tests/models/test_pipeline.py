@@ -226,7 +226,7 @@ MISTAKES = [
     (
         {"stage": 4},
         ("model.attention.window=[4,null]",),
-        "^mesh.stage: pieces of 1 layers are not alike where layers repeat after 2; make",
+        "^mesh.stage: pieces of 1 layers differ where layers repeat after 2; make",
     ),
 ]
 
