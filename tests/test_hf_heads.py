@@ -134,8 +134,8 @@ def test_a_classifier_that_was_trained_here_goes_out_and_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("family", "head", "says"),
     [
-        ("llama", Classify(), "no class of llama has a head with type classify, pool mean.*"
-         "LlamaForSequenceClassification: type classify, pool last, bias false"),
+        ("llama", Classify(), "no class of llama has a head with type classify, bias true, pool "
+         "mean; .*LlamaForSequenceClassification: type classify, bias false, pool last"),
         ("llama", Classify(pool="last"), "train with one of these"),
         ("bert", Classify(pool="mean"), "BertForTokenClassification: type tag"),
         ("t5", Classify(), "no class of t5 has a head for a task"),
@@ -151,10 +151,13 @@ def test_a_head_that_no_class_has_is_one_error(family, head, says):
     ("changes", "says"),
     [
         ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label"),
-        ({"problem_type": "regression"}, "regression of 3 numbers"),
+        ({"problem_type": "regression"}, "problem_type is regression of 3 numbers"),
         ({"id2label": {"1": "a"}}, "id2label is .*names of the labels 0, 1"),
         ({"id2label": None, "num_labels": 0}, "num_labels is 0"),
-        ({"architectures": ["T5ForSequenceClassification"]}, "reads one text in both"),
+        (
+            {"architectures": ["T5ForSequenceClassification"]},
+            "T5ForSequenceClassification reads one text in both",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_error(changes, says, tmp_path):
