@@ -79,7 +79,7 @@ def main() -> int:
 
 def page() -> str:
     """The whole page."""
-    bases = sorted(_bases(Config), key=lambda base: registry.kind_of(base).name)
+    bases = sorted(_all_bases(), key=lambda base: registry.kind_of(base).name)
     sections = [HEAD, "## A run\n", *_table(RunConfig)]
     for base in bases:
         kind = registry.kind_of(base)
@@ -94,6 +94,17 @@ def page() -> str:
             changed = {n for n in shared if _cells(cls, n) != _cells(base, n)}
             sections += [*_table(cls, shared - changed), ""]
     return "\n".join(sections).rstrip() + "\n"
+
+
+def _all_bases() -> list[type[Config]]:
+    """The base classes of all kinds, also of parts that only other parts have."""
+    found: list[type[Config]] = []
+    while new := [base for base in dict.fromkeys(_bases(Config)) if base not in found]:
+        for base in new:
+            for name in registry.names(base):
+                registry.find(base, name)  # its module may import further kinds
+        found += new
+    return found
 
 
 def _bases(cls: type[Config]) -> Iterator[type[Config]]:
