@@ -37,7 +37,7 @@ from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.config_paths import anchored, path_keys
 from jaxlm.core.files import write_atomic
-from jaxlm.core.tree import flatten, unflatten
+from jaxlm.core.tree import flatten, select, unflatten
 from jaxlm.data.loader import Loader
 from jaxlm.data.sources.fetch import default_cache_dir
 from jaxlm.data.store.prepared import Prepared
@@ -441,12 +441,8 @@ def find_state(
     step = reader.latest() if latest is None else latest
     if step is not None:
         log.info("restore order: resume <- checkpoint %d of %s", step, config.run_dir)
-        frozen = bases.read_base(config, learner.program, reader, step)
-        if frozen:
-            learner.frozen = {"base": frozen}
-            named = bases.origin(reader, step)
-            here = {"run": config.init.from_} if "run" in named else {}
-            learner.origins = {"base": {**named, **here}}
+        if not learner.frozen:  # a rollback finds it there
+            _restore_base(learner, config, reader, step)
         return reader.restore(step, learner.abstract_state(reader.read_metadata(step).arrays)), step
     source: dict[str, Any] = {"seed": config.seed}
     if config.init.from_ is not None:
@@ -460,6 +456,15 @@ def find_state(
         source["sha256"] = param_sha256(learner.frozen["base"])
         learner.origins = {"base": source}
     return state, 0
+
+
+def _restore_base(learner: Learner, config: RunConfig, reader: CheckpointReader, step: int) -> None:
+    """Sets the frozen parameters of a learner to those that a checkpoint names, if it has any."""
+    if base := bases.read_base(config, learner.program, reader, step):
+        named = dict(bases.origin(reader, step))
+        if "run" in named:
+            named["run"] = config.init.from_  # where it is now
+        learner.frozen, learner.origins = {"base": base}, {"base": named}
 
 
 def read_pretrained(session: Session) -> tuple[dict[str, Any], int]:
@@ -491,8 +496,10 @@ def read_pretrained(session: Session) -> tuple[dict[str, Any], int]:
     taken = [path for path in leaves if path not in fresh]
     params = bases.read_pretrained(config, program, taken, reader, step)
     if fresh:
-        made = jax.jit(program.init_params, out_shardings=program.param_shardings)()
-        params |= {path: flatten(made)[path] for path in fresh}
+        drawn = lambda tree: select(tree, fresh.__contains__)  # noqa: E731
+        shardings = drawn(program.param_shardings)
+        make = jax.jit(lambda: drawn(program.init_params()), out_shardings=shardings)
+        params |= flatten(make())
     log.info(
         "restore order: no checkpoint; init <- %s of step %d of %s: %d parameters taken, fresh: %s",
         part, step, source, len(taken), ", ".join(fresh) or "none",
