@@ -474,7 +474,7 @@ def fields_of(cls, path=""):
         hint = hints[spec.name]
         parts = [hint, *typing.get_args(hint)]
         part = next((p for p in parts if isinstance(p, type) and issubclass(p, Config)), None)
-        if part is None or spec.name in ("encoder", "ffn") and path:
+        if part is None or here in NAMES_ALONE or spec.name in ("encoder", "ffn") and path:
             continue
         if part is StackConfig:
             continue
