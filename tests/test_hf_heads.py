@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from jaxlm import cli
 from jaxlm.core.config import UserError, diff
 from jaxlm.core.tree import flatten
 from jaxlm.hf import export_run, import_model
+from jaxlm.hf.config_files import Contents
 from jaxlm.hf.importing import read_config
 from jaxlm.models.families import families, family_of
 from jaxlm.models.families.tasks import task_for
@@ -166,6 +168,15 @@ def test_what_cannot_be_read_is_one_error(changes, says, tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}/model/config.json: {says}") as error:
         import_model(tmp_path / "model", tmp_path / "run", ONE, report=quiet)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("pool", "pad", "noted"), [("last", 2, True), ("last", 0, False),
+                                                     ("first", 2, False)])  # fmt: skip
+def test_a_padding_that_ends_texts_is_reported(pool, pad, noted):
+    contents = Contents(family_of("llama"), None, head=Classify(pool=pool))
+    note = contents.padding_note(SimpleNamespace(pad_id=pad, eos_id=2))
+    assert bool(note) == noted
+    assert not noted or "pad_token_id is 2, which also ends a text" in note
 
 
 def test_no_class_has_two_meanings():

@@ -42,6 +42,16 @@ class Contents:
             said |= self.task.say(self.head, self.labels)
         return said
 
+    def padding_note(self, tokenizer: Any) -> str | None:
+        """What transformers does otherwise, which finds the last token by its id alone."""
+        last = getattr(self.head, "pool", None) == "last"
+        if not last or tokenizer is None or tokenizer.pad_id != tokenizer.eos_id:
+            return None
+        return (
+            f"pad_token_id is {tokenizer.eos_id}, which also ends a text: transformers scores the "
+            "token before it; set another pad_token_id in config.json"
+        )
+
     def is_said(self, values: Mapping[str, Any], names: Collection[str]) -> bool:
         """Whether a config.json, beside a file with these tensors, describes all of it."""
         family, task = self.family, self.task

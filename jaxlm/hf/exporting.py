@@ -98,6 +98,8 @@ def export_run(
     }
     tokenizer = None if lacks_tokenizer(run) else saved_tokenizer(run)
     files = config_files(run, contents, main, tokenizer, headers)
+    if note := contents.padding_note(tokenizer):
+        report(note)
     files |= _tokenizer_files(run, tokenizer, report)
     if part == "ema":
         report("the averaged weights are exported: the run kept them (optimizer.ema_decay)")
