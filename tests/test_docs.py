@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from jaxlm.cli import main
+from jaxlm.core import exit_codes
 from tests import guides, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -90,3 +91,11 @@ def test_the_readme_is_short() -> None:
         starts = bool(re.match(r"- |\d+\. ", line))
         length = 1 if starts else length + 1 if is_text else 0
         assert length <= 4, f"README.md:{number}: a paragraph of more than four lines"
+
+
+def test_troubleshooting_has_every_exit_code_and_twenty_errors() -> None:
+    text = (ROOT / "docs/troubleshooting.md").read_text()
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.M)}
+    assert codes == {v for v in vars(exit_codes).values() if isinstance(v, int)} | {1}
+    errors = [block for block in guides.blocks(text) if block.language == "text" and block.follows]
+    assert len(errors) >= 20
