@@ -47,8 +47,12 @@ class Block:
     follows: bool  # directly after another block
 
     @property
+    def is_command(self) -> bool:
+        return self.language in COMMANDS and not self.file
+
+    @property
     def is_run(self) -> bool:
-        return self.language in COMMANDS and not self.file and not self.note.startswith(NOT_RUN)
+        return self.is_command and not self.note.startswith(NOT_RUN)
 
 
 def blocks(text: str) -> Iterator[Block]:

@@ -99,3 +99,11 @@ def test_troubleshooting_has_every_exit_code_and_twenty_errors() -> None:
     assert codes == {v for v in vars(exit_codes).values() if isinstance(v, int)} | {1}
     errors = [block for block in guides.blocks(text) if block.language == "text" and block.follows]
     assert len(errors) >= 20
+
+
+def test_the_first_two_commands_of_the_readme_are_those_that_ci_runs() -> None:
+    commands = [b.text for b in guides.blocks((ROOT / "README.md").read_text()) if b.is_command]
+    assert [text.split(" && ")[-1].split()[0] for text in commands[:2]] == [
+        ".venv/bin/jaxlm",
+        ".venv/bin/pytest",
+    ]

@@ -39,8 +39,12 @@ from warm import ROOT, WarmLauncher
 
 PHASES = (*WORKING, "rollback", *ENDING, "worker", *PREPARING, "complete", "write", "end")
 SHORT = (
-    *("train.steps=16", "checkpoint.every_steps=2", "eval.every_steps=8", "eval.max_batches=2"),
-    *("data.source.num_documents=40", "data.source.words_per_document=60"),
+    "train.steps=16",
+    "checkpoint.every_steps=2",
+    "eval.every_steps=8",
+    "eval.max_batches=2",
+    "data.source.num_documents=40",
+    "data.source.words_per_document=60",
 )
 # Runs whose checkpoints hold a part of the parameters: the rest is drawn from the seed again.
 ADAPTERS = {
@@ -197,9 +201,12 @@ def table(verdicts: list[Verdict], seconds: float) -> str:
     head = ["scenario", "kills", *columns, "runs", "equal", "seconds"]
     rows = [
         [
-            *(v.scenario, len(v.kills)),
+            v.scenario,
+            len(v.kills),
             *(v.phases.get(phase, "") for phase in columns),
-            *(v.runs, v.equal, f"{v.seconds:.0f}"),
+            v.runs,
+            v.equal,
+            f"{v.seconds:.0f}",
         ]
         for v in verdicts
     ]

@@ -54,10 +54,16 @@ VERDICTS = ("named", "harmless", "other", "traceback", "hang")
 STATES = ("stopped", "finished")
 LAST, STOP = 12, 9  # the steps of a run, and where the other state of it ends
 SETTINGS = (
-    *(f"train.steps={LAST}", "train.ledger=true", "train.batch_size=8", "logging.every_steps=1"),
-    *("checkpoint={every_steps: 4, keep_last: 3}", "eval={every_steps: 4, max_batches: 2}"),
-    *("sample={prompts: [a], max_tokens: 8, every_steps: 4}", "model.num_layers=1"),
-    *("model.family=llama", "tokenizer={type: sentencepiece, vocab_size: 300}"),
+    f"train.steps={LAST}",
+    "train.ledger=true",
+    "train.batch_size=8",
+    "logging.every_steps=1",
+    "checkpoint={every_steps: 4, keep_last: 3}",
+    "eval={every_steps: 4, max_batches: 2}",
+    "sample={prompts: [a], max_tokens: 8, every_steps: 4}",
+    "model.num_layers=1",
+    "model.family=llama",
+    "tokenizer={type: sentencepiece, vocab_size: 300}",
 )
 READING = ("info", "eval", "generate", "export", "report")
 ALL = (*READING, "resume", "info")

@@ -326,7 +326,9 @@ def generate(model: PreTrainedModel, texts: list[torch.Tensor]) -> Arrays:
         chosen["greedy"].append(greedy.sequences[0, -GREEDY_STEPS:])
         beams = model.generate(
             **{**common, "max_new_tokens": BEAM_STEPS, "num_beams": BEAMS},
-            **{"num_return_sequences": 2, "length_penalty": 1.0, "early_stopping": False},
+            num_return_sequences=2,
+            length_penalty=1.0,
+            early_stopping=False,
         )
         first, second = beams.sequences_scores.tolist()
         margins["beam_margin"].append(first - second)

@@ -196,8 +196,12 @@ def transformer_case(values: dict[str, Any]) -> dict[str, Any]:
     grads = torch.autograd.grad(loss, tuple(weights.values()))
     return {
         "config": json.dumps(values),
-        **{"tokens": tokens, "targets": targets, "positions": positions, "segment_ids": segments},
-        **{"logits": logits, "loss": loss},
+        "tokens": tokens,
+        "targets": targets,
+        "positions": positions,
+        "segment_ids": segments,
+        "logits": logits,
+        "loss": loss,
         **{f"params/{path}": w for path, w in weights.items()},
         **{f"grads/{path}": g for path, g in zip(weights, grads, strict=True)},
     }

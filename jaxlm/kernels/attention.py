@@ -143,7 +143,11 @@ def _reference(
 ) -> jax.Array:
     """All scores in one matmul; the keys stay in the layout of the cache."""
     seen = visible(
-        *(q_positions, k_positions, q_segment_ids, k_segment_ids, k_prefix),
+        q_positions,
+        k_positions,
+        q_segment_ids,
+        k_segment_ids,
+        k_prefix,
         causal=causal,
         window=window,
     )
@@ -200,8 +204,10 @@ def _blocked(
         first -= first % MIN_BLOCK
         rows, keys = slice(start, stop), slice(first, stop)
         seen = visible(
-            *(q_positions[:, rows], k_positions[:, keys]),
-            *(q_segment_ids[:, rows], k_segment_ids[:, keys]),
+            q_positions[:, rows],
+            k_positions[:, keys],
+            q_segment_ids[:, rows],
+            k_segment_ids[:, keys],
             causal=causal,
             window=window,
         )

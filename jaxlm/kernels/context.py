@@ -27,7 +27,9 @@ def _gather(q: jax.Array, k: jax.Array, v: jax.Array, rows: Any, **options: Any)
     """Queries stay on their device; keys and values are all-gathered."""
     k, v, keys = jax.tree.map(gather_length, (k, v, rows))
     return attention(
-        *(q, k, v),
+        q,
+        k,
+        v,
         q_positions=rows.positions,
         k_positions=keys.positions,
         q_segment_ids=rows.segment_ids,

@@ -92,7 +92,9 @@ def _cudnn(
         ids = ids + 1
         seen = visible(positions, positions, ids, ids, causal=False, window=window)
         return jax.nn.dot_product_attention(
-            *(q, k, v),
+            q,
+            k,
+            v,
             mask=seen[:, None],
             scale=scale,
             is_causal=True,

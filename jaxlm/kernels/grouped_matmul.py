@@ -100,7 +100,7 @@ def _blocks_backward(fill, residuals, gradient):  # type: ignore[no-untyped-def]
     def one(total: jax.Array, block: tuple) -> tuple[jax.Array, jax.Array]:
         rows, gradient, group = block
         own = jax.lax.dot_general(
-            *(rows, gradient, (((0,), (0,)), ((), ()))), preferred_element_type=jnp.float32
+            rows, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
         )
         return total.at[group].add(own), gradient @ kernels[group].T
 

@@ -245,7 +245,11 @@ def _halves(x: jax.Array, count: int = 2, *, dim: int = 1) -> list[jax.Array]:
 def _seen(static: Static, rows: Places, keys: Places) -> jax.Array:
     (q_positions, q_ids), (k_positions, k_ids, *prefix) = rows, keys
     return visible(
-        *(q_positions, k_positions, q_ids, k_ids, *prefix),
+        q_positions,
+        k_positions,
+        q_ids,
+        k_ids,
+        *prefix,
         causal=static.causal,
         window=static.window,
     )

@@ -229,7 +229,9 @@ class Stack(nnx.Module):
         c = self.config
         size = c.attention.rotary_size(c.hidden_size)
         of_rows = {
-            **{"rows": rows, "keys": keys, "encoded": encoded},
+            "rows": rows,
+            "keys": keys,
+            "encoded": encoded,
             "rotary": [p.angles(rows, size) for p in c.position],
         }
         shared = {

@@ -28,8 +28,12 @@ FITS, LIKELY, TIGHT = "fits", "likely fits", "tight"
 TOO_MUCH, UNKNOWN = "does not fit", "unknown"
 ROOM = (FITS, LIKELY)
 GROUPS = (
-    *(("attention", "attention"), ("cross", "attention"), ("ffn", "ffn"), ("cell", "recurrence")),
-    *(("embed", "embedding"), ("unembed", "head")),
+    ("attention", "attention"),
+    ("cross", "attention"),
+    ("ffn", "ffn"),
+    ("cell", "recurrence"),
+    ("embed", "embedding"),
+    ("unembed", "head"),
 )
 
 KINDS = {"params": "parameters", "base": "parameters", "opt_state": "optimizer", "ema": "average"}

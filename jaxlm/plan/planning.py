@@ -239,7 +239,12 @@ def distinct(found: Sequence[Candidate]) -> list[Candidate]:
 def _whole(topology: Topology) -> dict[str, Any]:
     """A mesh that takes all devices, for a config whose own mesh is of other hardware."""
     return {
-        **{"stage": 1, "data": -1, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1},
+        "stage": 1,
+        "data": -1,
+        "fsdp": 1,
+        "expert": 1,
+        "context": 1,
+        "tensor": 1,
         "num_devices": None,
     }
 

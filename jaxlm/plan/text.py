@@ -12,7 +12,13 @@ from jaxlm.plan.planning import ANALYTIC, Plan
 from jaxlm.plan.search import Candidate
 
 SEARCH_HEAD = (
-    *("rank", "verdict", "source", "step_s", "tokens_per_s_per_chip", "mfu_causal", "GiB"),
+    "rank",
+    "verdict",
+    "source",
+    "step_s",
+    "tokens_per_s_per_chip",
+    "mfu_causal",
+    "GiB",
     "setting",
 )
 VERDICTS = {
@@ -68,16 +74,26 @@ def search_table(found: Sequence[Candidate], plans: Sequence[Plan], count: int =
     compiled = [plan for plan in plans if plan.source != ANALYTIC]  # the others' rows follow anyway
     for rank, plan in enumerate(compiled, 1):
         fields = [
-            *(str(rank), plan.memory.verdict, plan.source, f"{plan.speed.step:#.4g}"),
-            *(f"{plan.speed.tokens_per_second_per_chip:.1f}", f"{plan.speed.mfu_causal:.3f}"),
-            *(f"{plan.memory.total / 2**30:.1f}", setting_text(plan)),
+            str(rank),
+            plan.memory.verdict,
+            plan.source,
+            f"{plan.speed.step:#.4g}",
+            f"{plan.speed.tokens_per_second_per_chip:.1f}",
+            f"{plan.speed.mfu_causal:.3f}",
+            f"{plan.memory.total / 2**30:.1f}",
+            setting_text(plan),
         ]
         lines.append("\t".join(fields))
     for rank, c in enumerate(found[:count], 1):
         fields = [
-            *(f"a{rank}" if compiled else str(rank), c.verdict, "analytic", f"{c.step:#.4g}"),
-            *(f"{c.speed.tokens_per_second_per_chip:.1f}", f"{c.speed.mfu_causal:.3f}"),
-            *(f"{c.work.memory.total / 2**30:.1f}", c.label),
+            f"a{rank}" if compiled else str(rank),
+            c.verdict,
+            "analytic",
+            f"{c.step:#.4g}",
+            f"{c.speed.tokens_per_second_per_chip:.1f}",
+            f"{c.speed.mfu_causal:.3f}",
+            f"{c.work.memory.total / 2**30:.1f}",
+            c.label,
         ]
         lines.append("\t".join(fields))
     return "\n".join(lines) + "\n"

@@ -14,8 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PRODUCTS = (
-    *("query", "key", "value", "attention_out", "cross_out"),
-    *("ffn_gate", "ffn_up", "ffn_out", "router"),
+    "query",
+    "key",
+    "value",
+    "attention_out",
+    "cross_out",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_out",
+    "router",
 )
 
 

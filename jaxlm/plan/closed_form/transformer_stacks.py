@@ -30,9 +30,18 @@ from jaxlm.plan.closed_form.stacks import (
 
 # The last part of a linear map's path, and the tensor it makes (see `AttentionConfig.tensors`).
 MAKES = {
-    **{"query": "query", "query_down": "query", "key": "key", "value": "value"},
-    **{"down_latent": "key", "up_latent": "value", "rope_key": "key", "out": "attention_out"},
-    **{"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_out", "router": "router"},
+    "query": "query",
+    "query_down": "query",
+    "key": "key",
+    "value": "value",
+    "down_latent": "key",
+    "up_latent": "value",
+    "rope_key": "key",
+    "out": "attention_out",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_out",
+    "router": "router",
 }
 # If heads are split, sublayer outputs are split along the length. The bytes are the same as with
 # the width split by tensor, which an axis of heads expresses.

@@ -28,10 +28,25 @@ from jaxlm.plan.hlo.traffic import GROUPED
 
 FLOATS = ("bf16", "f32", "f16")
 SILENT = (  # calls that multiply nothing
-    *("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "Async"),
-    *("TopK", "SliceId", "ZeroCrop", "PadToStatic", "SliceToDynamic", "Sort", "xla_ffi"),
-    *("MoveToHost", "MoveToDevice", "annotate_device_placement", "PrepareAsyncCall"),
-    *("SPMDFullToShardShape", "SPMDShardToFullShape", "GatherScatterIndicesBitpacked"),
+    "AllocateBuffer",
+    "ConcatBitcast",
+    "AssumeGatherIndicesInBound",
+    "Sharding",
+    "Async",
+    "TopK",
+    "SliceId",
+    "ZeroCrop",
+    "PadToStatic",
+    "SliceToDynamic",
+    "Sort",
+    "xla_ffi",
+    "MoveToHost",
+    "MoveToDevice",
+    "annotate_device_placement",
+    "PrepareAsyncCall",
+    "SPMDFullToShardShape",
+    "SPMDShardToFullShape",
+    "GatherScatterIndicesBitpacked",
 )
 
 

@@ -22,15 +22,34 @@ from jaxlm.plan.hlo.text import HBM, HOST, Computation, Module, Op, Shape
 
 # Instructions that move nothing: names for what is there, or flow that is counted where it goes.
 FREE = {
-    *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional"),
-    *("call", "after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency", "domain"),
-    *("async-start", "async-update", "get-dimension-size"),
+    "parameter",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "constant",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "add-dependency",
+    "domain",
+    "async-start",
+    "async-update",
+    "get-dimension-size",
 }
 PASSED = ("bitcast", "reshape", "copy", "get-tuple-element")  # the same numbers, within a fusion
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "Sharding", "Async")
 COLLECTIVES = (
-    *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
-    *("collective-permute", "collective-broadcast"),
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
 )
 # Kernels of experts' products, which read and write the rows that are there, [M, D], and all of the
 # experts' matrices, [E, D, F].
