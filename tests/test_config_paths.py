@@ -72,7 +72,7 @@ def test_an_error_says_where_it_looked(tmp_path, monkeypatch):
             list(source.documents())
 
 
-def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):
+def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch, shared_programs):
     """Its own config says where its files are; they may be moved, their content may not change."""
     write_texts(tmp_path / "here/texts")
     (tmp_path / "there").mkdir()

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def compose(text: str, source: str, *, secret: bool = False) -> yaml.Node | None
     `secret`: the text may be of a file that is not meant for us, so no error quotes it.
     """
     try:
-        return Loader(text).get_single_node()
+        return _node(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         code = ord(error.character) if isinstance(error.character, str) else error.character
@@ -124,6 +125,11 @@ def compose(text: str, source: str, *, secret: bool = False) -> yaml.Node | None
         raise too_deep(source) from None
     except (ValueError, OverflowError):  # the number of an escape, or of a %YAML line
         raise ConfigError(f"{source}: an escape is not a character; fix the YAML") from None
+
+
+@lru_cache(maxsize=8)  # one verb reads the config of its run several times
+def _node(text: str) -> yaml.Node | None:
+    return Loader(text).get_single_node()
 
 
 def too_deep(source: str) -> ConfigError:
