@@ -6,7 +6,7 @@
     run = jaxlm.load("runs/quickstart")
     run.generate("To be, or not")
 
-jax is imported when `train`, `load` or `RunConfig` is first used.
+jax is imported when one of these names is first used.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxlm.api import Run, load, train
+    from jaxlm.api import Run, load, steps, train
     from jaxlm.run import RunConfig
 
 __version__ = "0.1.0"
-__all__ = ["Run", "RunConfig", "__version__", "load", "train"]
+__all__ = ["Run", "RunConfig", "__version__", "load", "steps", "train"]
 
-_PLACES = {name: "jaxlm.api" for name in ("Run", "load", "train")} | {"RunConfig": "jaxlm.run"}
+_PLACES = dict.fromkeys(("Run", "load", "steps", "train"), "jaxlm.api")
+_PLACES["RunConfig"] = "jaxlm.run"
 
 
 def __getattr__(name: str) -> Any:

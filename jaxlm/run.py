@@ -13,14 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxlm.adapters.base import Adapter
 from jaxlm.checkpoint.writer import CheckpointConfig
 from jaxlm.core import config as configs
+from jaxlm.core.callback import Callback
 from jaxlm.core.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
 from jaxlm.core.config_yaml import read_yaml_text
 from jaxlm.core.errors import looked_from
+from jaxlm.core.evaluator import Evaluator
 from jaxlm.core.renames import renamed
 from jaxlm.core.types import ModelConfig, TokenizerConfig
 from jaxlm.data.store.prepared import DataConfig
@@ -117,6 +119,26 @@ class EvalConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStopConfig(Config):
+    """When a run ends before its last step: a measure no longer improves."""
+
+    measure: str = field("eval/loss", "a key of metrics.jsonl that is measured during training")
+    patience: int = field(3, "evaluations in a row without an improvement before the end", ge=1)
+    min_delta: float = field(0.0, "by how much a value must improve on the best one", ge=0)
+    better: Literal["lower", "higher"] | None = field(
+        None, "which values are better; null: as the measure says"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig(Config):
+    """Which steps are traced; the trace is in RUN/profile, for TensorBoard."""
+
+    start: int = field(20, "steps before the first that is traced", ge=0)
+    steps: int = field(5, "steps that are traced", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig(Config):
     """Text that the model writes while it trains."""
 
@@ -179,11 +201,25 @@ class RunConfig(Config):
     mesh: MeshConfig = field(MeshConfig, "how devices are arranged", affects="program")
     train: TrainConfig = field(REQUIRED, "length of the run and batch size")
     eval: EvalConfig = field(EvalConfig, "when the validation split is measured", affects="run")
+    evaluators: dict[str, Evaluator] = field(
+        dict, "more evaluators by name, each with its split and rhythm", affects="run"
+    )
+    early_stop: EarlyStopConfig | None = field(
+        None,
+        "end training when a measure no longer improves; null: at the last step",
+        affects="loop",
+    )
     sample: SampleConfig = field(SampleConfig, "text written while training", affects="run")
     checkpoint: CheckpointConfig = field(
         CheckpointConfig, "when the state is saved, and what is kept", affects="run"
     )
     logging: LoggingConfig = field(LoggingConfig, "where metrics go", affects="run")
+    profile: ProfileConfig | None = field(
+        None, "trace some steps with jax.profiler; null: none", affects="run"
+    )
+    callbacks: tuple[Callback, ...] = field(
+        (), "more callbacks, called while the run trains", affects="run"
+    )
     init: InitConfig = field(InitConfig, "where the weights come from", affects="host")
 
     def validate(self) -> None:
@@ -200,8 +236,14 @@ class RunConfig(Config):
 
 
 def trajectory(config: RunConfig) -> RunConfig:
-    """The config with each field that cannot change the weights at its default."""
-    return configs.without(config, configs.ALLOWED)
+    """The config with each field that cannot change the weights at its default.
+
+    What early stopping measures decides where the run ends.
+    """
+    kept = configs.without(config, configs.ALLOWED)
+    if config.early_stop is None:
+        return kept
+    return kept.replace(eval=config.eval, evaluators=config.evaluators)
 
 
 def config_sha256(config: RunConfig) -> str:

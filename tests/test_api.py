@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -12,6 +13,17 @@ import pytest
 
 import jaxlm
 from jaxlm.core.config import UserError
+from jaxlm.data.sources.corpora import Synthetic
+from jaxlm.data.text import TextData
+from jaxlm.data.tokenizers.base import Bytes
+from jaxlm.models.transformer import TransformerConfig
+from jaxlm.nn.attention import MultiHeadConfig
+from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.optim.optimizer import AdamW
+from jaxlm.run import TrainConfig
+from jaxlm.runs.files import read_result
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.trackers import LoggingConfig
 from tests import tiny
 
 QUIET = (
@@ -33,6 +45,92 @@ def test_a_config_made_in_python_trains_and_loads(run: jaxlm.Run) -> None:
     values = again.evaluate()
     last = [line["final/loss"] for line in run.metrics if "final/loss" in line][-1]
     assert values["eval/loss"] == pytest.approx(last, rel=1e-5)
+
+
+def test_a_config_built_in_python_trains_as_a_yaml_does(tmp_path: Path) -> None:
+    """The same run, to the last bit of its weights and of its identity."""
+    (tmp_path / "run.yaml").write_text(
+        f"""
+        seed: 3
+        run_dir: {tmp_path}/yaml
+        cache_dir: {tiny.cache_dir()}
+        tokenizer: {{type: bytes}}
+        data: {{type: text, source: {{type: synthetic, num_documents: 20}}, seq_len: 16}}
+        model:
+          type: transformer
+          hidden_size: 16
+          num_layers: 1
+          attention: {{type: multi_head, num_heads: 2}}
+        objective: {{type: causal_lm}}
+        optimizer: {{type: adamw, learning_rate: 1.0e-3}}
+        train: {{steps: 2, batch_size: 8}}
+        logging: {{tensorboard: false}}
+        """
+    )
+    config = jaxlm.RunConfig(
+        seed=3,
+        run_dir=f"{tmp_path}/python",
+        cache_dir=tiny.cache_dir(),
+        tokenizer=Bytes(),
+        data=TextData(source=Synthetic(num_documents=20), seq_len=16),
+        model=TransformerConfig(
+            hidden_size=16, num_layers=1, attention=MultiHeadConfig(num_heads=2)
+        ),
+        objective=CausalLM(),
+        optimizer=AdamW(learning_rate=1e-3),
+        train=TrainConfig(steps=2, batch_size=8),
+        logging=LoggingConfig(tensorboard=False),
+    )
+    runs = [jaxlm.train(tmp_path / "run.yaml"), jaxlm.train(config)]
+    finals = [read_result(RunDir(run.path))[0]["final"] for run in runs]
+    for key in ("param_sha256", "config_sha256", "eval/loss"):
+        assert finals[0][key] == finals[1][key]
+
+
+STEPS = ("train.steps=6", "checkpoint.every_steps=4", "eval.at_end=false", "train.prefetch=0")
+
+
+def test_the_steps_of_a_run_one_by_one(tmp_path: Path) -> None:
+    config = tiny.load("transformer", *QUIET, *STEPS, f"run_dir={tmp_path}/run").config
+    seen, before = {}, None
+    steps = jaxlm.steps(config)
+    for step in steps:
+        seen[step.step] = step.metrics["loss"]
+        table = np.asarray(step.params["embed"]["table"])
+        assert before is None or not np.array_equal(table, before), "each step changes it"
+        before = table
+    assert steps.outcome is not None and steps.outcome.code == 0
+    run = jaxlm.load(f"{tmp_path}/run")
+    assert seen == {x["step"]: x["train/loss"] for x in run.metrics if "train/loss" in x}
+    np.testing.assert_array_equal(before, np.asarray(run.params["embed"]["table"]))
+
+
+@pytest.mark.parametrize("way", ["break", "with", "error"])
+def test_to_leave_the_steps_early_saves_the_run(tmp_path: Path, way: str) -> None:
+    config = tiny.load("transformer", *QUIET, *STEPS, f"run_dir={tmp_path}/run").config
+    if way == "with":
+        with jaxlm.steps(config) as steps:
+            for step in steps:
+                if step.step == 3:
+                    break
+        assert steps.outcome is not None and "stopped after step 3 of 6, saved" in (
+            steps.outcome.message
+        )
+    else:
+        with contextlib.suppress(ZeroDivisionError):
+            for step in jaxlm.steps(config):
+                if step.step == 3:
+                    if way == "break":
+                        break
+                    1 / 0  # noqa: B018
+    assert jaxlm.load(f"{tmp_path}/run").step == 3
+    assert [step.step for step in jaxlm.steps(config)] == [4, 5, 6]
+    straight = tiny.load("transformer", *QUIET, *STEPS, f"run_dir={tmp_path}/straight").config
+    finals = [
+        read_result(RunDir(Path(path)))[0]["final"]["param_sha256"]
+        for path in (f"{tmp_path}/run", jaxlm.train(straight).path)
+    ]
+    assert finals[0] == finals[1]
 
 
 def test_logits_are_those_of_each_text_alone(run: jaxlm.Run) -> None:

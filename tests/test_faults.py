@@ -56,7 +56,7 @@ def test_a_planted_fault_is_found(
         raise KeyError("a")
 
     if reason == "a check is missing":
-        monkeypatch.setattr(lines, "_digest", lambda before, body: "0" * 12)
+        monkeypatch.setattr(lines, "digest", lambda before, body: "0" * 12)
         monkeypatch.setattr(run_files, "damage", lambda path, last=None: None)
     else:
         monkeypatch.setattr(run_files, "damage", fail)

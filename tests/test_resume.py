@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +13,9 @@ import pytest
 from tiny import load, prepared
 
 from jaxlm import api
-from jaxlm.training.loop import DONE, INTERRUPTED, Loop, Outcome
+from jaxlm.core.exit_codes import DONE, INTERRUPTED
+from jaxlm.training.outcome import Outcome
+from tests.hooks import At, terminate
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -44,24 +44,10 @@ def cache_of_small_programs() -> Iterator[None]:
     jax.config.update(name, before)
 
 
-@pytest.fixture
-def stops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Steps after which the process sends itself SIGTERM."""
-    steps: list[int] = []
-    after = Loop._after
-
-    def stop_after(self: Loop, state: Any, step: int) -> Outcome | None:
-        if step in steps:
-            steps.remove(step)
-            signal.raise_signal(signal.SIGTERM)
-        return after(self, state, step)
-
-    monkeypatch.setattr(Loop, "_after", stop_after)
-    return steps
-
-
-def train(run: Path, model: str, settings: tuple[str, ...]) -> Outcome:
-    return api.fit(load(model, *SETTINGS, f"run_dir={run}", *settings))
+def train(run: Path, model: str, settings: tuple[str, ...], stop: int | None = None) -> Outcome:
+    """stop: the step after which the process receives SIGTERM."""
+    resolved = load(model, *SETTINGS, f"run_dir={run}", *settings)
+    return api.fit(resolved, hooks=[At({} if stop is None else {stop: terminate})])
 
 
 def ledger(run: Path) -> Iterator[tuple[int, list[int]]]:
@@ -83,13 +69,12 @@ def feeding(prefetch: int, workers: int = 0) -> tuple[str, ...]:
     ],
 )
 def test_three_resumes_over_epoch_borders(
-    tmp_path: Path, stops: list[int], model: str, accumulation: int, feeds: list[tuple[str, ...]]
+    tmp_path: Path, model: str, accumulation: int, feeds: list[tuple[str, ...]]
 ) -> None:
     accumulate = f"train.accumulation={accumulation}"
     run = tmp_path / "chain"
-    stops += STOPS
-    for number, feed in enumerate(feeds):
-        outcome = train(run, model, (accumulate, *feed))
+    for number, (feed, stop) in enumerate(zip(feeds, (*STOPS, None), strict=True)):
+        outcome = train(run, model, (accumulate, *feed), stop)
         assert outcome.code == (DONE if number == len(STOPS) else INTERRUPTED), outcome.message
         reached = STEPS if number == len(STOPS) else STOPS[number]
         assert f"step {reached} of {STEPS}" in outcome.message
@@ -114,14 +99,11 @@ def test_three_resumes_over_epoch_borders(
     assert outcome.result["final"]["param_sha256"] == undisturbed.result["final"]["param_sha256"]
 
 
-def test_what_a_killed_process_told_too_much_is_taken_back(
-    tmp_path: Path, stops: list[int]
-) -> None:
-    """Lines of steps behind the checkpoint, and a torn one, as SIGKILL leaves them."""
+def test_lines_of_steps_that_run_again_are_taken_back(tmp_path: Path) -> None:
+    """Lines of steps after the checkpoint, and a torn one, as SIGKILL leaves them."""
     settings = ("sample.prompts=['a']", "sample.every_steps=3", "sample.max_tokens=2")
-    stops += [STOPS[0]]
     run = tmp_path / "run"
-    assert train(run, "transformer", settings).code == INTERRUPTED
+    assert train(run, "transformer", settings, STOPS[0]).code == INTERRUPTED
     before = {name: (run / name).read_text() for name in ("metrics.jsonl", "samples.jsonl")}
     extra = {"metrics.jsonl": "train/loss", "ledger.jsonl": "ids", "samples.jsonl": "samples"}
     for name, key in extra.items():

@@ -8,6 +8,7 @@ kill it between any two of its changes.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -45,35 +46,20 @@ def batch_that_breaks(batch: int, factor: float = 1e30) -> None:
     import jax
     import numpy as np
 
-    from jaxlm.training.loop import Loop
+    from jaxlm import api
+    from jaxlm.core.callback import Hook, Taken
 
-    train = Loop._train
+    class Break(Hook):
+        def on_start(self, run: Any) -> None:
+            size = run.config.train.batch_size
+            self.ids = [int(run.loader.row(batch * size + i)["id"]) for i in range(size)]
+            self.scale = jax.jit(lambda tree: jax.tree.map(lambda p: p * factor, tree))
 
-    def breaking(self: Loop, state: Any, start: int, feed: Any) -> Any:
-        scale = jax.jit(lambda tree: jax.tree.map(lambda p: p * factor, tree))
-        size = self.config.train.batch_size
-        ids = [int(self.loader.row(batch * size + i)["id"]) for i in range(size)]
-        compiled, latest = self.step, {}
+        def on_dispatch(self, run: Any, taken: Taken) -> None:
+            if np.isin(taken.ids, self.ids).all():
+                run.state = {**run.state, "params": self.scale(run.state["params"])}
 
-        class Watching:
-            def __next__(self) -> Any:
-                latest["ids"], rows = next(feed)
-                return latest["ids"], rows
-
-        def step(state: Any, frozen: Any, rows: Any) -> Any:
-            state, metrics = compiled(state, frozen, rows)
-            if np.isin(latest["ids"], ids).all():
-                with jax.transfer_guard("allow"):
-                    state = {**state, "params": scale(state["params"])}
-            return state, metrics
-
-        self.step = step
-        try:
-            return train(self, state, start, Watching())
-        finally:
-            self.step = compiled
-
-    Loop._train = breaking  # type: ignore[method-assign]
+    api.fit = functools.partial(api.fit, hooks=[Break()])
 
 
 def keep_compiled() -> None:

@@ -58,8 +58,8 @@ def run_verb(words: list[str]) -> Answer:
 def warm_programs() -> Iterator[None]:
     """A block in which equal programs are made, traced and compiled once."""
     from jaxlm import generate
-    from jaxlm.evals import loss as evaluate
     from jaxlm.evals import samples as sampler
+    from jaxlm.evals import sums as evaluate
     from jaxlm.training import build
     from jaxlm.training.learner import GradientLearner
 
@@ -75,7 +75,7 @@ def warm_programs() -> Iterator[None]:
 
         return once
 
-    own_step = evaluate.Evaluator._step.func
+    own_step = evaluate.SplitSums._step.func
     make_step = shared(lambda program: own_step(_Of(program)), first=True)
     step = property(lambda self: make_step(self.program))
     own_compile = GradientLearner.compile
@@ -93,7 +93,7 @@ def warm_programs() -> Iterator[None]:
         for owner, name, new in (
             (build, "make_program", shared(build.make_program)),
             (GradientLearner, "compile", compile_once),
-            (evaluate.Evaluator, "_step", step),
+            (evaluate.SplitSums, "_step", step),
             (generate, "Generator", generator),
             (sampler, "Generator", generator),
         ):

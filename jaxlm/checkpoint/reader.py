@@ -76,13 +76,16 @@ class CheckpointReader:
             "put back a copy of one, or start again in another run folder"
         )
 
-    def choose(self, step: int | None) -> int | None:
+    def choose(self, step: int | str | None) -> int | None:
         """The step that was asked for, its every byte as written, or else the newest good one.
 
-        Raises `UserError` where the one that was asked for is missing or damaged.
+        step: "best" is the one that `checkpoint.keep_best` kept with the best value. Raises
+        `UserError` where the one that was asked for is missing or damaged.
         """
         if step is None:
             return self.latest()
+        if isinstance(step, str):
+            step = self._named(step)
         self.read_metadata(step)
         damage = self._damage(step, True)
         if damage is not None:
@@ -91,6 +94,18 @@ class CheckpointReader:
                 "newest good one is used"
             )
         return step
+
+    def _named(self, name: str) -> int:
+        """The step that a word means."""
+        if name != "best":
+            raise UserError(f"step: {name!r} is not a step; give a number or best")
+        best = dirs.best_of(self.folder, dirs.committed_steps(self.folder))
+        if not best:
+            raise UserError(
+                f"{self.folder}: no checkpoint is known as the best; set checkpoint.keep_best when "
+                "the run is trained, or give the number of a step"
+            )
+        return best[0]
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a checkpoint, straight into the dtypes and shardings of `abstract_state`.

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxlm.checkpoint import state_io
 from jaxlm.checkpoint.reader import CheckpointReader
@@ -46,6 +46,17 @@ _CLOCK_STEPS = 10  # several processes ask process 0's clock only at every tenth
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepBestConfig(Config):
+    """Which checkpoints stay because of what was measured."""
+
+    measure: str = field("eval/loss", "a key of metrics.jsonl that is measured during training")
+    count: int = field(1, "how many of the best checkpoints stay", ge=1)
+    better: Literal["lower", "higher"] | None = field(
+        None, "which values are better; null: as the measure says"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Config):
     """When to save, and what to keep."""
 
@@ -61,6 +72,9 @@ class CheckpointConfig(Config):
         ge=1,
     )
     keep_every: int | None = field(None, "checkpoints at multiples of this step stay forever", ge=1)
+    keep_best: KeepBestConfig | None = field(
+        None, "save and keep the steps with the best value of a measure; null: none"
+    )
     async_save: bool = field(True, "write in the background while training continues")
 
 
@@ -90,6 +104,7 @@ class Checkpointer(CheckpointReader):
         self._last_time: float | None = None
         # The newest step whose weights a later step has proven; None: all are taken as good.
         self.trusted: int | None = None
+        self.best: tuple[int, ...] = ()  # steps that stay because of what was measured
 
     def due(self, step: int, now: float) -> bool:
         """Whether to save the state after `step` steps; `now` in seconds of any steady clock."""
@@ -254,7 +269,7 @@ class Checkpointer(CheckpointReader):
 
     def _prune(self, newest: int) -> None:
         keep = self.config.keep_last, self.config.keep_every
-        dirs.prune(self.folder, newest, *keep, self.trusted)
+        dirs.prune(self.folder, newest, *keep, self.trusted, best=self.best)
 
     def _note_failure(self, step: int, folder: Path, error: BaseException) -> None:
         if processes()[0] == 0:

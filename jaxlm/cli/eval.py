@@ -40,16 +40,17 @@ def command(
     overrides: tuple[str, ...],
     files: tuple[str, ...],
     accept_changed_data: bool,
-    step: int | None,
+    step: int | str | None,
     as_json: bool,
 ) -> None:
-    """Prints loss, perplexity and bits per byte; for classes accuracy, F1 and the confusion table.
-    With --data no text of the run's own data is read.
+    """Prints the measures of the run's objective, such as loss and bits per byte, or accuracy and
+    the confusion table of a classifier. With --data no text of the run's own data is read.
     """
     from jaxlm.cli.shared.figures import print_figures
-    from jaxlm.evals.loss import evaluate_run
+    from jaxlm.core.measures import tables_of, values_of
+    from jaxlm.evals.run import evaluate_run
 
-    step, values, tables = evaluate_run(
+    step, measures = evaluate_run(
         run_dir,
         overrides=overrides,
         step=step,
@@ -58,7 +59,7 @@ def command(
         report=say,
     )
     if as_json:
-        print(json.dumps({"step": step, "final": values, **tables}))
+        print(json.dumps({"step": step, "final": values_of(measures), **tables_of(measures)}))
     else:
         print(f"step {step}, {', '.join(files) or 'whole validation split'}")
-        print_figures(values, tables)
+        print_figures(measures)

@@ -47,7 +47,7 @@ def command(
     run_dir: str,
     overrides: tuple[str, ...],
     out: str,
-    step: int | None,
+    step: int | str | None,
     dtype: str | None,
     family: str | None,
     max_shard_size: int,

@@ -80,7 +80,7 @@ def command(
     seed: int,
     draft: str | None,
     num_drafts: int | None,
-    step: int | None,
+    step: int | str | None,
     as_json: bool,
     **drawing: Any,
 ) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from typing import Any
 
 _TIMEOUT_SECONDS = 1200
 
@@ -20,6 +21,15 @@ def processes() -> tuple[int, int]:
     """(index of this process, number of processes), without importing jax where nobody has yet."""
     jax = sys.modules.get("jax")
     return (0, 1) if jax is None else (jax.process_index(), jax.process_count())
+
+
+def store() -> Any:
+    """The key-value store of the distributed runtime, which every process of the run shares."""
+    from jax._src import distributed  # jax has no public name for it; orbax uses this one too
+
+    client = distributed.global_state.client
+    assert client is not None, "several processes without jax.distributed"
+    return client
 
 
 def decide(key: str, mine: str, combine: Callable[[list[str]], str]) -> str:
@@ -32,12 +42,7 @@ def decide(key: str, mine: str, combine: Callable[[list[str]], str]) -> str:
     index, count = processes()
     if count == 1:
         return combine([mine])
-    from jax._src import (
-        distributed,
-    )  # there is no public door to the store; orbax takes this one too
-
-    client, limit = distributed.global_state.client, _TIMEOUT_SECONDS * 1000
-    assert client is not None, "several processes without jax.distributed"
+    client, limit = store(), _TIMEOUT_SECONDS * 1000
     root = f"jaxlm/{key}"
     if index != 0:
         client.key_value_set(f"{root}/{index}", mine)

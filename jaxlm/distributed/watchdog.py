@@ -61,8 +61,9 @@ class Watchdog:
         log: Path,
         *,
         linger: float = 0.0,
-        end: Callable[[int], None] = os._exit,
+        end: Callable[[int], None] | None = None,
     ) -> None:
+        """`end`: ends the process with an exit code; None: `end_process`."""
         self._seconds, self._log, self._linger, self._end = seconds, log, linger, end
         self._step: int | None = None  # the last that ended, where one is known
         self._now = time.monotonic(), STEP  # the last beat, and what goes on since; one assignment
@@ -136,7 +137,12 @@ class Watchdog:
         except OSError:  # stderr has it
             pass
         time.sleep(self._linger)
-        self._end(HUNG)
+        (self._end or end_process)(HUNG)
+
+
+def end_process(code: int) -> None:
+    """Ends the process, whatever its threads do."""
+    os._exit(code)
 
 
 def _dump(file: IO[str], line: str) -> None:

@@ -1,1 +1,1 @@
-"""Measures a model: the loss of a split, samples of text."""
+"""Measures a model: evaluators, one file each, and samples of text."""

@@ -51,7 +51,7 @@ def export_run(
     out: Path,
     *,
     overrides: tuple[str, ...] = (),
-    step: int | None = None,
+    step: int | str | None = None,
     dtype: str | None = None,
     family: str | None = None,
     max_bytes: int = MAX_BYTES,

@@ -51,10 +51,10 @@ def _supports(
     one_order = causal and same_rows and not (prefix or split)
     described = one_order and not (bias or dropout or softcap)
     fits = dtype in DTYPES and length % 2 == 0 and size == value_size and size % 8 == 0
-    return described and fits and size <= _max_head_dim()
+    return described and fits and size <= max_head_dim()
 
 
-def _max_head_dim() -> int:
+def max_head_dim() -> int:
     """The largest head size of the GPU; 0 without cuDNN. A GPU that is only compiled for counts as
     Ampere; a GPU that a plan describes has its own compute capability.
     """

@@ -69,7 +69,7 @@ class GroupRunner:
         port = str(_free_port())
         self._processes, self._sent = [], set()
         for member in self._group.members:
-            self._processes.append(self._start(member, port))
+            self._processes.append(self.start_member(member, port))
         self._send()  # a signal may have come while they were started
         try:
             first = self._wait_for_first()
@@ -86,7 +86,7 @@ class GroupRunner:
         others = [code for i, code in enumerate(codes) if i not in (first, *left)]
         return _verdict([codes[first], *others])
 
-    def _start(self, member: Member, port: str) -> subprocess.Popen:
+    def start_member(self, member: Member, port: str) -> subprocess.Popen:
         given = dict(member.environment)
         if member.coordinator is not None:
             given[member.coordinator] = f"localhost:{port}"

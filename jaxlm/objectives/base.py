@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from jaxlm.core.config import Config, Kind
+from jaxlm.core.measures import Measure, ratios
 
 if TYPE_CHECKING:
     import jax
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Transform = Callable[[Mapping[str, Any], int], dict[str, Any]]
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]  # of a global batch, by key
+
+LOSS = Measure("loss", better="lower", show="headline", format=".3f")
 
 
 class Loss(NamedTuple):
@@ -48,6 +51,7 @@ class Objective(Config):
     # module:Class of the `Learner` that trains it
     learner: ClassVar[str] = "jaxlm.training.learner:GradientLearner"
     descends: ClassVar[bool] = True  # whether it is trained by an optimizer
+    displays: ClassVar[tuple[Measure, ...]] = (LOSS,)  # how measures are shown, the main one first
 
     @property
     def row_kind(self) -> str:
@@ -115,16 +119,12 @@ class Objective(Config):
         """
         raise NotImplementedError
 
-    def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-        """Figures from sums over a whole evaluation; by default each sum by its weight."""
-        return {
-            name: float(np.sum(total)) / max(float(weight), 1e-9)
-            for name, (total, weight) in metrics.items()
-        }
+    def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
+        """What is reported of the sums over a whole evaluation, the main measure first.
 
-    def tables(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-        """What an evaluation shows beyond single figures (a confusion table, say)."""
-        return {}
+        By default each sum divided by its weight, shown as `displays` says.
+        """
+        return ratios(sums, self.displays)
 
 
 def shapes_of(batch_size: int, **rows: Any) -> Shapes:

@@ -12,23 +12,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from jaxlm.core.config import UserError
-from jaxlm.objectives.base import Loss, Shapes, Transform, shapes_of
-from jaxlm.objectives.prediction import TokenPrediction
+from jaxlm.core.measures import Measure
+from jaxlm.objectives.base import LOSS, Loss, Shapes, Transform, shapes_of
+from jaxlm.objectives.prediction import ACCURACY, TokenPrediction
 
 if TYPE_CHECKING:
     import jax
 
     from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
 
+BITS_PER_CHAR = Measure(
+    "bits_per_char", better="lower", show="headline", label="bits per character", format=".3f"
+)
+BITS_PER_BYTE = Measure("bits_per_byte", better="lower", show="headline", format=".3f")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLM(TokenPrediction):
     """Predict the next token."""
+
+    displays: ClassVar[tuple[Measure, ...]] = (LOSS, BITS_PER_CHAR, BITS_PER_BYTE, ACCURACY)
 
     def why_silent(self, model: ModelConfig) -> str | None:
         return None

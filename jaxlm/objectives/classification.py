@@ -14,25 +14,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.core.config import UserError, field
+from jaxlm.core.measures import Measure
 from jaxlm.nn.heads.base import TaskHeadConfig
 from jaxlm.nn.heads.classify import Classify
-from jaxlm.objectives.base import Loss, Shapes, Transform, shapes_of
+from jaxlm.objectives.base import LOSS, Loss, Shapes, Transform, shapes_of
 from jaxlm.objectives.with_head import HeadObjective
 
 if TYPE_CHECKING:
     from jaxlm.core.types import Batch, Cache, ModelConfig, Tokenizer
 
+ACCURACY = Measure("accuracy", better="higher", show="headline", format=".1%")
+MACRO_F1 = Measure("macro_f1", better="higher", show="headline", label="macro F1", format=".3f")
+MAJORITY = Measure("majority_accuracy", label="accuracy of the largest class", format=".1%")
+CONFUSION = Measure("confusion", show="table")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(HeadObjective):
     """Choose one class for a text."""
+
+    displays: ClassVar[tuple[Measure, ...]] = (LOSS, ACCURACY)
 
     classes: tuple[str, ...] = field((), "names of the classes; empty: those of the training data")
     head: TaskHeadConfig = field(Classify, "what scores the classes, beside the model")
@@ -98,16 +106,15 @@ class Classification(HeadObjective):
             loss_sum += metrics[name][0]
         return Loss(loss_sum, weight, metrics, cache, out.load)
 
-    def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-        table = np.asarray(metrics["confusion"][0], np.float64)
-        values = super().summarize({k: v for k, v in metrics.items() if k != "confusion"})
-        hits = np.diag(table)
-        values["macro_f1"] = float(
-            np.mean(2 * hits / np.maximum(table.sum(0) + table.sum(1), 1e-9))
-        )
-        values["majority_accuracy"] = float(table.sum(1).max() / max(table.sum(), 1e-9))
-        return values
-
-    def tables(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-        table = np.asarray(metrics["confusion"][0]).round().astype(int).tolist()
-        return {"confusion": {"classes": list(self.classes), "table": table}}
+    def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
+        table = np.asarray(sums["confusion"][0], np.float64)
+        found = super().measures({k: v for k, v in sums.items() if k != "confusion"})
+        f1 = np.mean(2 * np.diag(table) / np.maximum(table.sum(0) + table.sum(1), 1e-9))
+        majority = table.sum(1).max() / max(table.sum(), 1e-9)
+        counts = table.round().astype(int).tolist()
+        return [
+            *found,
+            MACRO_F1.of(float(f1)),
+            MAJORITY.of(float(majority)),
+            CONFUSION.of({"classes": list(self.classes), "table": counts}),
+        ]

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax.numpy as jnp
 
 from jaxlm.core.config import field
+from jaxlm.core.measures import Measure
 from jaxlm.kernels.head_loss import head_loss
-from jaxlm.objectives.base import Loss, Objective
+from jaxlm.objectives.base import LOSS, Loss, Objective
 
 if TYPE_CHECKING:
     import jax
@@ -28,10 +29,15 @@ if TYPE_CHECKING:
 
     from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Output
 
+ACCURACY = Measure("accuracy", better="higher", format=".1%")
+PERPLEXITY = Measure("perplexity", better="lower", format=".2f")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPrediction(Objective, abstract=True):
     """The base of objectives that predict tokens."""
+
+    displays: ClassVar[tuple[Measure, ...]] = (LOSS, ACCURACY)
 
     label_smoothing: float = field(
         0.0, "share of the target that is spread evenly over the tokens", ge=0, lt=1
@@ -83,7 +89,7 @@ class TokenPrediction(Objective, abstract=True):
         _, token = head_loss(model.head_input(out.hidden), model.head(), batch["targets"], weights)
         return {"log_probs": jnp.where(weights > 0, -token.nll, 0.0)}
 
-    def summarize(self, metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-        values = super().summarize(metrics)
-        values["perplexity"] = math.exp(min(values["loss"], 700.0))
-        return values
+    def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
+        found = super().measures(sums)
+        loss = next(m.value for m in found if m.name == LOSS.name)
+        return [*found, PERPLEXITY.of(math.exp(min(loss, 700.0)))]

@@ -171,18 +171,17 @@ def compile_for(
     options = options_for(devices[0].device_kind, config.train.xla)
     if quick:
         options["optimization_level"] = "9"  # EFFORT_O0 of xla.proto
-    several = len({d.process_index for d in devices}) > 1
     mesh = config.mesh.build(devices)
-    return compile_on(config, mesh, options, signals=several, platform="tpu")
+    return compile_on(config, mesh, options, platform="tpu")
 
 
 def compile_on(
-    config: RunConfig, mesh: Mesh, options: dict[str, str], *, signals: bool, platform: str
+    config: RunConfig, mesh: Mesh, options: dict[str, str], *, platform: str
 ) -> Compiled | OutOfMemory:
     """The train step of a config on a mesh, compiled with these options."""
     start = time.monotonic()
     learner = learner_of(config, mesh)
-    spec = batch_spec_of(config, mesh, signals=signals)
+    spec = batch_spec_of(config, mesh)
     try:
         with target_platform(platform):
             executable = learner.compile(spec, options)

@@ -1,7 +1,7 @@
 """The shapes of a run's batches, from its config alone: a plan reads no corpus.
 
     config = planned(config, seq_len=None)       # or a UserError that says what to write down
-    spec = batch_spec_of(config, mesh, signals=False)
+    spec = batch_spec_of(config, mesh)
 
 The objective gives the keys, shapes and dtypes of the loader's batches. What otherwise comes from
 the data must be in the config: the vocabulary size, the length of rows, the classes.
@@ -80,15 +80,11 @@ def source_of(row: Shapes) -> int | None:
     return row["source_segment_ids"][0][0] if "source_segment_ids" in row else None
 
 
-def batch_spec_of(config: RunConfig, mesh: Mesh, *, signals: bool) -> dict[str, Any]:
-    """Shapes, dtypes and shardings of a global batch.
-
-    `signals`: the run has several processes, each of which adds its signals to its rows.
-    """
+def batch_spec_of(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
+    """Shapes, dtypes and shardings of a global batch."""
     size = config.train.batch_size
     row = {"id": np.int64(0)} | {
         key: np.zeros(shape, dtype) for key, (shape, dtype) in row_of(config).items()
     }
     loader: Any = SimpleNamespace(row=lambda _: dict(row))
-    extra = lambda n: {"signal": np.zeros(n, np.int32)} if signals else {}  # noqa: E731
-    return batch_spec(loader, size, mesh, extra=extra)
+    return batch_spec(loader, size, mesh)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jaxlm
+from jaxlm.core.numbers import duration, human
 from jaxlm.report import sections, timeline
 from jaxlm.report.files import RunFiles, time_of
 from jaxlm.report.tables import escape
-from jaxlm.runs.progress import duration, human
 
 
 def render(run: RunFiles) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.core.numbers import duration, human
 from jaxlm.report.confusion import confusion_table
 from jaxlm.report.files import RunFiles
 from jaxlm.report.tables import clock, escape, fields_table, flatten, show, table, tree
-from jaxlm.runs.progress import duration, human
 from jaxlm.runs.stopwatch import percentages
 from jaxlm.runs.trackers import extent
 

@@ -12,11 +12,12 @@ Nothing here imports jax, so that `jaxlm info` answers at once.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,10 @@ def list_checkpoints(
     folder: Path, keep_last: int | None = None, keep_every: int | None = None
 ) -> list[CheckpointInfo]:
     """All folders with a step's name, oldest first, set-aside and half-written ones included."""
-    reasons = keep_reasons(committed_steps(folder), keep_last, keep_every)
+    steps = committed_steps(folder)
+    reasons = keep_reasons(steps, keep_last, keep_every)
+    for step in best_of(folder, steps):
+        reasons[step] = f"best, {reasons[step]}" if step in reasons else "best"
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = re.fullmatch(r"(\d{8,})(\.\w+)?", path.name)
@@ -76,6 +80,16 @@ def list_checkpoints(
         with contextlib.suppress(FileNotFoundError):  # pruned by the running trainer meanwhile
             found.append(_info(path, int(match[1]), match[2], reasons))
     return found
+
+
+def best_of(folder: Path, steps: Iterable[int]) -> list[int]:
+    """Those of `steps` that the newest checkpoint's data.json names as the best, the best first."""
+    steps = list(steps)
+    try:
+        data = json.loads((step_folder(folder, steps[-1]) / "data.json").read_bytes())
+        return [step for step in data.get("best", ()) if step in steps]
+    except (IndexError, OSError, ValueError):
+        return []
 
 
 def _info(path: Path, step: int, suffix: str | None, reasons: dict[int, str]) -> CheckpointInfo:
@@ -111,15 +125,21 @@ def keep_reasons(
 
 
 def prune(
-    folder: Path, newest: int, keep_last: int, keep_every: int | None, trusted: int | None = None
+    folder: Path,
+    newest: int,
+    keep_last: int,
+    keep_every: int | None,
+    trusted: int | None = None,
+    *,
+    best: Collection[int] = (),
 ) -> list[int]:
     """Removes the checkpoints that retention does not keep, never `newest`; returns their steps.
 
-    Where only steps up to `trusted` are known to have good weights, the newest of those and all
-    after it stay too.
+    `best` stay because of what was measured. Where only steps up to `trusted` are known to have
+    good weights, the newest of those and all after it stay too.
     """
     steps = committed_steps(folder)
-    keep = {newest, *keep_reasons(steps, keep_last, keep_every)}
+    keep = {newest, *best, *keep_reasons(steps, keep_last, keep_every)}
     gone = [step for step in steps if step not in keep]
     if trusted is not None:
         good = max((step for step in steps if step <= trusted), default=0)

@@ -7,8 +7,8 @@
 The folder holds
 
     config.yaml  environment.json  data_manifest.json  tokenizer/  checkpoints/  metrics.jsonl
-    ledger.jsonl  samples.jsonl  records.json  timing.json  result.json  tensorboard/
-    report.html  log.txt  marks.json  identity.json  run.lock
+    measures.json  ledger.jsonl  samples.jsonl  records.json  timing.json  result.json  tensorboard/
+    profile/  report.html  log.txt  marks.json  identity.json  run.lock
 
 and of a run that was imported, or began from one, import.json and hf/: see `jaxlm.hf`.
 """
@@ -45,9 +45,11 @@ class RunDir:
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
+        self.measures = self.path / "measures.json"
         self.ledger = self.path / "ledger.jsonl"
         self.samples = self.path / "samples.jsonl"
         self.tensorboard = self.path / "tensorboard"
+        self.profile = self.path / "profile"
         self.report = self.path / "report.html"
         self.log = self.path / "log.txt"
         self.imported = self.path / "import.json"

@@ -76,7 +76,7 @@ def read_lines(path: str | Path) -> list[Line]:
             continue
         body, seal = _body(raw)
         if seal:
-            whole, unsealed, following = _digest(before, body) == seal, False, seal
+            whole, unsealed, following = digest(before, body) == seal, False, seal
         else:
             old.update(raw)
             whole, following = unsealed, old.hexdigest()[:12] if unsealed else before
@@ -182,12 +182,12 @@ def _body(data: bytes) -> tuple[bytes, str]:
 
 def _sealed(before: str, body: bytes) -> tuple[str, bytes]:
     """(the seal of a JSON object's text, its line)."""
-    seal = _digest(before, body)
+    seal = digest(before, body)
     comma = b"" if body == b"{}" else b", "
     return seal, body[:-1] + comma + b'"seal": "' + seal.encode() + b'"}\n'
 
 
-def _digest(before: str, body: bytes) -> str:
+def digest(before: str, body: bytes) -> str:
     return hashlib.sha256(before.encode() + b"\n" + body).hexdigest()[:12]
 
 

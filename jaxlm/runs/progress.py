@@ -1,31 +1,33 @@
 """The progress of a run: one live line on a terminal, plain lines elsewhere.
 
-    1250/5000  loss 1.834  eval 1.902  lr 3e-4  12.3k tok/s  MFU 41%  data 0.3%  4m12s left
+    1250/5000  loss 1.834  eval 1.902  12.3k tok/s  MFU 41%  lr 3e-4  data 0.3%  4m12s left
 
     with Progress(5000, header="MFU = 3 x forward FLOPs/token x tokens/s / peak") as progress:
-        progress.update(1250, {"train/loss": 1.834, "train/tokens_per_second": 12_300.0})
+        progress.update(1250, [Measure("train/loss", 1.834, brief="loss", show="headline")])
         progress.checkpoint("saving 1250")
         progress.message("restored step 1000")
 
-Values are host floats with the names of metrics.jsonl; a value is shown until the next one. Nothing
-here touches a device. "eval" is eval/loss, a point of the curve; "final" is final/loss, over the
-whole validation split, where it differs. tok/s counts real tokens, no padding; "train/mfu" and
-"train/data_wait" (the share of time that the step waited for a batch) are fractions.
+It shows the measures that have a `brief` label: headlines first, rates (`summary="median"`) after
+the others. Where the line is too long, the last ones are left out. A value is shown until the next
+one. Values are host floats; nothing here touches a device.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from jaxlm.core.measures import Measure
+from jaxlm.core.numbers import duration
+
 PLAIN_WIDTH = 100
 WINDOW = 50  # updates for the measurement of the pace
+KEPT = 2  # measures that are shown even where the time that is left is not
 
 
 class Progress:
@@ -52,7 +54,7 @@ class Progress:
         self._enabled = enabled
         self._console = console or Console()
         self._clock = clock
-        self._values: dict[str, float] = {}
+        self._shown: dict[str, Measure] = {}
         self._checkpoint = ""
         self._pace: deque[tuple[float, int]] = deque(maxlen=WINDOW)
         self._live: Live | None = None
@@ -67,19 +69,26 @@ class Progress:
             )
             self._live.start()
 
-    def update(self, step: int, values: Mapping[str, float], *, more: bool = False) -> None:
-        """`step` steps are done; `values` are the latest metrics.
+    def update(
+        self,
+        step: int,
+        measures: Iterable[Measure],
+        *,
+        more: bool = False,
+        evaluated: bool = False,
+    ) -> None:
+        """`step` steps are done; `measures` are the latest ones.
 
-        `more`: an evaluation of this step follows, so a plain line waits for its values.
+        more: an evaluation of this step follows, so a plain line waits for its values. evaluated:
+        they are those of an evaluation, which always has a line.
         """
         first = not self._pace
         self._step = step
-        self._values.update(values)
+        self._shown.update({measure.name: measure for measure in measures})
         if not self._pace or step > self._pace[-1][1]:
             self._pace.append((self._clock(), step))
-        measured = any(name.startswith(("eval/", "final/")) for name in values)
         due = step - self._printed >= self._plain_every or first
-        due = due or measured or step == self._total
+        due = due or evaluated or step == self._total
         if self._enabled and self._live is None and due and not more:
             self._print(self.line(PLAIN_WIDTH))
             self._printed = step
@@ -124,30 +133,23 @@ class Progress:
 
     def _parts(self, width: int) -> tuple[list[tuple[str, str]], str]:
         """(label, text) of the parts that fit `width` columns, and the gap between them."""
-        value = self._values.get
-        parts = [(9, "", f"{self._step}/{self._total}")]  # (priority, label, text)
-
-        def add(priority: int, label: str, text: str) -> None:
-            if text:
-                parts.append((priority, label, text))
-
-        add(8, "loss", _number(value("train/loss")))
-        add(7, "eval", _number(value("eval/loss")))
-        if value("final/loss") != value("eval/loss"):
-            add(7, "final", _number(value("final/loss")))
-        add(2, "lr", _scientific(value("train/learning_rate")))
-        rate, left = value("train/tokens_per_second"), self.seconds_left()
-        add(5, "", "" if rate is None else f"{human(rate)} tok/s")
-        add(4, "MFU", _percent(value("train/mfu")))
-        add(3, "data", _percent(value("train/data_wait")))
-        add(1, "", self._checkpoint)
-        add(6, "", "" if left is None else f"{duration(left)} left")
+        shown = sorted(self._shown.values(), key=_rank)
+        parts = [(m.brief, m.text) for m in shown if m.brief is not None]
+        head, left = ("", f"{self._step}/{self._total}"), self.seconds_left()
+        tail = [] if left is None else [("", f"{duration(left)} left")]
+        state = [("", self._checkpoint)] if self._checkpoint else []
         while True:
-            texts = [_join(part[1:]) for part in parts]
+            line = [head, *parts, *state, *tail]
+            texts = [_join(part) for part in line]
             for gap in ("  ", " "):
-                if len(gap.join(texts)) <= width or len(parts) == 1:
-                    return [part[1:] for part in parts], gap
-            parts.remove(min(parts))
+                if len(gap.join(texts)) <= width or len(line) == 1:
+                    return line, gap
+            if state:
+                state = []
+            elif len(parts) > KEPT or (parts and not tail):
+                parts.pop()
+            else:
+                tail = []
 
     def _render(self) -> Text:
         """The live line: a bar if there is room, labels dimmed."""
@@ -170,51 +172,13 @@ class Progress:
         self._console.print(text, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
-def human(value: float) -> str:
-    """A count with three digits: 950, 12.3k, 4.56M, 1.20B."""
-    if not math.isfinite(value):
-        return str(value)
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit * 0.9995:
-            scaled = value / limit
-            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{unit}"
-    return f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """A duration in at most two units: 42s, 4m12s, 1h04m, 3d07h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    minutes = whole // 60
-    if minutes < 24 * 60:
-        return f"{minutes // 60}h{minutes % 60:02d}m"
-    return f"{minutes // 1440}d{minutes % 1440 // 60:02d}h"
+def _rank(measure: Measure) -> tuple[bool, bool]:
+    """Headlines first; rates after the other measures."""
+    return measure.show != "headline", measure.summary == "median"
 
 
 def _join(part: tuple[str, str]) -> str:
     return " ".join(part).lstrip()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _scientific(value: float | None) -> str:
-    """A learning rate: 3e-4, 2.7e-4."""
-    if value is None or not math.isfinite(value) or value == 0:
-        return "" if value is None else f"{value:g}"
-    digits, _, exponent = f"{value:.1e}".partition("e")
-    return f"{digits.removesuffix('.0')}e{int(exponent)}"
-
-
-def _percent(fraction: float | None) -> str:
-    """A share with up to two digits: 41%, 0.3%."""
-    if fraction is None:
-        return ""
-    return f"{fraction:.0%}" if fraction >= 0.0995 else f"{fraction:.1%}"
 
 
 def quoted(step: int, text: str) -> str:

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,9 +22,11 @@ from typing import IO, Any
 import numpy as np
 
 from jaxlm.core.files import reason_of
+from jaxlm.core.measures import Measure
 from jaxlm.runs.files import write_ends, write_own
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.lines import Seals, cut_lines, truncate_jsonl
+from jaxlm.runs.measures import Displays, merged, read_displays
 from jaxlm.runs.stopwatch import Stopwatch
 
 log = logging.getLogger("jaxlm")
@@ -38,6 +40,7 @@ class Records:
         self.run_id = ""  # set as soon as it is known
         self._ledger: IO[str] | None = None
         self._seals: dict[Path, Seals] = {}
+        self._displays: Displays | None = None  # those of measures.json, once they are read
         self._unwritten: set[Path] = set()  # files that could not be written, each told once
 
     @contextmanager
@@ -56,6 +59,16 @@ class Records:
             line = json.dumps({"step": step, "ids": ids.tolist()})
             self._ledger.write(self._sealed(self._ledger_path, line))
             self._ledger.flush()
+
+    def write_displays(self, measures: Iterable[Measure]) -> None:
+        """How these measures are shown, where measures.json does not say so yet."""
+        if self._displays is None:
+            self._displays = read_displays(self._run)
+        found = merged(self._displays, measures)
+        if found != self._displays:
+            with self._file(self._run.measures) as path:
+                write_own(path, found, self.run_id)
+            self._displays = found
 
     def write_samples(self, step: int, pairs: list[tuple[str, str]]) -> None:
         """(prompt, text) of each sample at a step."""

@@ -10,7 +10,7 @@ loader behind it hides the making of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -25,8 +25,7 @@ from jaxlm.training.rollback import place
 class Feed:
     """(ids, batch) of each step in turn, `ahead` of them on the device already.
 
-    `extra` makes further rows for a batch at the time it is put on the device (signals, see the
-    loop). Batches that are `skipped` are left out, and those after them move up.
+    Batches that are `skipped` are left out, and those after them move up.
     """
 
     def __init__(
@@ -36,10 +35,9 @@ class Feed:
         start_step: int,
         *,
         ahead: int = 2,
-        extra: Callable[[int], Mapping[str, np.ndarray]] = lambda rows: {},
         skipped: Collection[int] = frozenset(),
     ):
-        self._loader, self._mesh, self._ahead, self._extra = loader, mesh, ahead, extra
+        self._loader, self._mesh, self._ahead = loader, mesh, ahead
         self._next, self._skipped = place(start_step, skipped), skipped
         self._batches = loader.batches(self._next)
         self._queue: deque[tuple[np.ndarray, dict[str, jax.Array]]] = deque()
@@ -51,7 +49,6 @@ class Feed:
             if number in self._skipped:
                 continue
             ids = batch.pop("id")
-            batch |= self._extra(len(ids))
             self._queue.append((ids, meshes.to_global(batch, self._mesh)))
         return self._queue.popleft()
 
@@ -62,11 +59,10 @@ class Feed:
         self._loader.close()
 
 
-def batch_spec(loader: Loader, batch_size: int, mesh: Mesh, *, extra: Any) -> dict[str, Any]:
+def batch_spec(loader: Loader, batch_size: int, mesh: Mesh) -> dict[str, Any]:
     """Shapes, dtypes and shardings of a global batch, from its first row alone."""
     row = loader.row(0)
     row.pop("id")
-    row |= {name: rows[0] for name, rows in extra(1).items()}
     for name, x in row.items():
         if np.ndim(x):
             meshes.check_divides(len(x), "context", mesh, f"data.seq_len: {name}")

@@ -1,9 +1,9 @@
-"""The metrics of one line of metrics.jsonl: loss, rates and shares since the line before.
+"""The measures of one line of metrics.jsonl: loss, rates and shares since the line before.
 
 figures = Figures(program, peak, watch, seq_len=512)
 figures.start(step)
 figures.count(tokens)                       # of each step whose metrics were read
-line = figures.line(step, values)           # {"train/loss": ..., "train/mfu": ..., ...}
+measures = figures.line(step, values)       # train/loss, train/mfu, ...
 """
 
 from __future__ import annotations
@@ -11,13 +11,58 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.core.measures import Measure
 from jaxlm.core.tree import flatten
 from jaxlm.runs.stopwatch import Stopwatch
 from jaxlm.training.program import Program
 from jaxlm.training.throughput import Peak
 
+LOSS = Measure(
+    "train/loss",
+    better="lower",
+    show="headline",
+    label="training loss",
+    brief="loss",
+    format=".3f",
+)
+OBJECTIVE = Measure("train/objective", better="lower", label="training objective")
+LEARNING_RATE = Measure("train/learning_rate", brief="lr", format="scientific")
+GRAD_NORM = Measure("train/grad_norm", label="gradient norm")
 # The step's metrics that a line has. A loss is as eval/loss: without smoothing and penalties.
-SHOWN = ("loss", "objective", "learning_rate", "grad_norm")
+OF_STEPS = {
+    "loss": LOSS,
+    "objective": OBJECTIVE,
+    "learning_rate": LEARNING_RATE,
+    "grad_norm": GRAD_NORM,
+}
+RATE = Measure(
+    "train/tokens_per_second",
+    better="higher",
+    show="headline",
+    label="tokens/s",
+    brief="",
+    format="count",
+    unit="tok/s",
+    summary="median",
+)
+MFU = Measure(
+    "train/mfu",
+    better="higher",
+    show="headline",
+    label="MFU",
+    brief="MFU",
+    format="percent",
+    summary="median",
+)
+DATA_WAIT = Measure(
+    "train/data_wait",
+    better="lower",
+    label="waiting for data",
+    brief="data",
+    format="percent",
+    summary="median",
+)
+SECONDS_PER_STEP = Measure("train/seconds_per_step", better="lower", summary="median")
 
 
 class Figures:
@@ -39,24 +84,24 @@ class Figures:
     def count(self, tokens: float) -> None:
         self._tokens += tokens
 
-    def line(self, step: int, values: Mapping[str, Any]) -> dict[str, float]:
-        """The metrics of the steps since the last line, which this one follows."""
+    def line(self, step: int, values: Mapping[str, Any]) -> list[Measure]:
+        """The measures of the steps since the last line, which this one follows."""
         lap = self._watch.lap()
         busy = lap["data"] + lap["step"]
         rate = self._tokens / busy if busy else 0.0
         steps = max(step - self._step, 1)
         self._tokens, self._step = 0.0, step
-        return {
-            **{f"train/{name}": _mean(values[name]) for name in SHOWN if name in values},
-            "train/tokens_per_second": rate,
-            **self._mfu(rate),
-            "train/data_wait": lap["data"] / busy if busy else 0.0,
-            "train/seconds_per_step": busy / steps,
-        }
+        return [
+            *(m.of(_mean(values[name])) for name, m in OF_STEPS.items() if name in values),
+            RATE.of(rate),
+            *self._mfu(rate),
+            DATA_WAIT.of(lap["data"] / busy if busy else 0.0),
+            SECONDS_PER_STEP.of(busy / steps),
+        ]
 
-    def _mfu(self, rate: float) -> dict[str, float]:
+    def _mfu(self, rate: float) -> list[Measure]:
         """Nothing on a CPU, which has no known peak."""
-        return {"train/mfu": self._peak.mfu(self._flops_per_token, rate)} if self._peak else {}
+        return [MFU.of(self._peak.mfu(self._flops_per_token, rate))] if self._peak else []
 
     def header(self, options: Mapping[str, str]) -> str:
         """Size, mesh, the definition of MFU and the compiler's options, for people."""

@@ -1,4 +1,4 @@
-"""How a run ended, and whether one that is to go on has ended already.
+"""How a run ended, and whether one that is to continue has ended already.
 
 return Outcome(DONE, "done: step 20 of 20", result)
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlm.checkpoint.reader import CheckpointReader
+from jaxlm.core import config as configs
 from jaxlm.core.exit_codes import DONE
 from jaxlm.distributed.consensus import decide
 from jaxlm.report import write_report
@@ -34,7 +35,7 @@ class Outcome:
 
 
 def finished(run: RunDir, config: RunConfig) -> Outcome | None:
-    """What to tell of a run that has ended, if its last checkpoint stands; None of any other."""
+    """The outcome of a run that has ended, if its last checkpoint is there; None for any other."""
 
     def look(_: list[str]) -> str:
         result, problem = read_result(run)
@@ -43,18 +44,26 @@ def finished(run: RunDir, config: RunConfig) -> Outcome | None:
         return json.dumps(result)
 
     result = json.loads(decide("result", "", look))
-    step = result.get("step")
-    if step is None or step != config.train.steps:
+    step, stopped = result.get("step"), result.get("stopped")
+    if step is None or not (step == config.train.steps or _stays_stopped(stopped, config)):
         return None
     if CheckpointReader(run.checkpoints, report=log.warning).latest() != step:
         return None
+    how = f"stopped early: {stopped['reason']}; " if stopped else ""
     return Outcome(
         DONE,
-        f"done already: step {step} of {step}, nothing was changed; `jaxlm eval {run}` measures it "
-        "again, another run_dir starts anew",
+        f"done already: step {step} of {config.train.steps}, {how}nothing was changed; "
+        f"`jaxlm eval {run}` measures it again, another run_dir starts from the beginning",
         result,
         report=_complete_report(run),
     )
+
+
+def _stays_stopped(stopped: dict[str, Any] | None, config: RunConfig) -> bool:
+    """Whether a run that was stopped early has no reason to continue: its settings are the same."""
+    early = config.early_stop
+    settings = None if early is None else configs.to_dict(early)
+    return stopped == {**(stopped or {}), "of": config.train.steps, "early_stop": settings}
 
 
 def _complete_report(run: RunDir) -> bool:

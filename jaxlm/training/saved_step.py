@@ -151,7 +151,7 @@ def identity(
     model = config.model.computing_on(devices[0].platform)
     return {
         "version of jax": jax.__version__,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "environment": {name: os.environ.get(name, "") for name in VARIABLES},
         "code of jaxlm": code_sha256(),
         "code of other parts": _own_code(config),
@@ -190,7 +190,7 @@ def _place(device: Any) -> list[int]:
     return [*coords, core, int(getattr(device, "slice_index", 0) or 0)]
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -521,7 +521,7 @@ def load_trained(
     run_dir: str,
     *,
     overrides: tuple[str, ...] = (),
-    step: int | None = None,
+    step: int | str | None = None,
     mesh: Mesh | None = None,
     merge: bool = False,
     report: Any = print,

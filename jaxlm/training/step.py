@@ -40,8 +40,6 @@ def train_step(
     the counters alone.
     """
     params, carry = state["params"], state.get("carry")
-    batch = dict(batch)
-    signal = batch.pop("signal", None)
     key = derive_key(program.seed, DROPOUT_STREAM, state["step"])
     grads, weight, metrics, load, carry = gradients(program, params, base, batch, carry, key)
     scale = 1.0 / jnp.maximum(weight, 1.0)
@@ -79,8 +77,6 @@ def train_step(
         "learning_rate": (optimizer.schedule(state["step"]), 1),
         "bad_steps": (new["bad_steps"], 1),
     }
-    if signal is not None:
-        metrics["signal"] = (signal.max(), 1)  # a process's request to all
     return new, metrics
 
 

@@ -25,19 +25,21 @@ from jaxlm.run import RunConfig
 # Fields by path, and by class where a part is meant. Each list is complete: all other fields of the
 # shipped classes mean another run, and the compiled step is traced from them.
 MAY_DIFFER = {
-    *("run_dir", "cache_dir", "mesh", "eval", "sample", "checkpoint", "logging"),
+    *("run_dir", "cache_dir", "mesh", "eval", "evaluators", "sample"),
+    *("checkpoint", "logging", "profile", "callbacks"),
     *(f"train.{n}" for n in ("prefetch", "data_threads", "data_workers")),
     *(f"train.{n}" for n in ("compiled", "hang_timeout", "ledger")),
 }
 ADJUSTABLE = {
-    *("train.steps", "train.max_bad_steps", "train.rollback"),
+    *("train.steps", "train.max_bad_steps", "train.rollback", "early_stop"),
     *("optimizer.learning_rate", "optimizer.schedule", "optimizer.clip_norm"),
     *("optimizer.weight_decay", "optimizer.lr_groups"),
     *("model.dtype", "model.encoder.dtype"),
 }
 NOT_TRACED = {
     *("tokenizer", "data", "init", "run_dir", "cache_dir"),
-    *("eval", "sample", "checkpoint", "logging"),
+    *("eval", "evaluators", "early_stop", "sample", "checkpoint", "logging", "profile"),
+    "callbacks",
     *(f"train.{n}" for n in ("epochs", "prefetch", "data_threads", "data_workers", "xla")),
     *(f"train.{n}" for n in ("max_bad_steps", "rollback", "compiled", "hang_timeout", "ledger")),
     *(f"mesh.{n}" for n in ("data", "fsdp", "tensor", "context", "expert", "stage")),

@@ -247,9 +247,9 @@ def test_characters(cache, tmp_path):
 def test_training_is_deterministic_and_cached(model_type, tmp_path, monkeypatch):
     config = SentencePiece(vocab_size=310, model_type=model_type)
     trainings = []
-    original = sentencepieces._train
+    original = sentencepieces.train_model
     monkeypatch.setattr(
-        sentencepieces, "_train", lambda *args: trainings.append(1) or original(*args)
+        sentencepieces, "train_model", lambda *args: trainings.append(1) or original(*args)
     )
     prints = {config.build(corpus, "a", tmp_path / str(n)).fingerprint() for n in range(2)}
     assert len(prints) == 1 and len(trainings) == 2
@@ -275,19 +275,19 @@ def test_long_texts_are_encoded_in_pieces_to_the_same_ids(cache, monkeypatch):
     texts = [*corpus(), "\n\n\n\n" * 10, "no break at all " * 20, *HARD, *random_texts(3, 100)]
     whole = tokenizer.encode_batch(texts)
     for size in (1, 5, 50):
-        monkeypatch.setattr(sentencepieces, "_MAX_CHUNK", size)
+        monkeypatch.setattr(sentencepieces, "MAX_CHUNK", size)
         assert tokenizer.encode_batch(texts) == whole
 
 
 def test_a_large_corpus_is_sampled_evenly():
     lines = [f"line {n}" for n in range(20_000)]
     texts = lambda: iter(["\n".join(lines[:9000]), "\n".join(lines[9000:])])  # noqa: E731
-    assert list(sentencepieces._sample(texts, 10**9)) == lines
-    some = list(sentencepieces._sample(texts, sum(map(len, lines)) // 4))
+    assert list(sentencepieces.sample_lines(texts, 10**9)) == lines
+    some = list(sentencepieces.sample_lines(texts, sum(map(len, lines)) // 4))
     assert 0.22 < len(some) / len(lines) < 0.28
     early = sum(int(line.split()[1]) < 10_000 for line in some)
     assert 0.45 < early / len(some) < 0.55
-    assert "".join(sentencepieces._sample(lambda: iter(["x" * 10_001]), 10**9)) == "x" * 10_001
+    assert "".join(sentencepieces.sample_lines(lambda: iter(["x" * 10_001]), 10**9)) == "x" * 10_001
 
 
 def test_training_errors_name_a_size_that_works(tmp_path):

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,18 @@ import jax
 import pytest
 
 from jaxlm import api
-from jaxlm.checkpoint.writer import Checkpointer
-from jaxlm.core.exit_codes import HUNG
+from jaxlm.checkpoint import writer
+from jaxlm.core.callback import Hook
+from jaxlm.core.exit_codes import DONE, HUNG, NOT_FINITE
+from jaxlm.distributed import watchdog
 from jaxlm.distributed.watchdog import Watchdog
 from jaxlm.generate import generator
-from jaxlm.training import loop
+from jaxlm.training import context, trainer
 from jaxlm.training import session as sessions
-from jaxlm.training.loop import DONE, Loop
+from jaxlm.training.outcome import Outcome
 from jaxlm.training.program import Program
 from tests import tiny
+from tests.hooks import At
 
 SECONDS = 0.4
 
@@ -126,21 +128,17 @@ with watchdog.Watchdog(0.5, Path("/dev/null")):
 def test_the_loop_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step beats; a turn that hangs is found."""
     codes: list[int] = []
-    after = Loop._after
 
-    def hang(self: Loop, state: object, step: int) -> object:
-        if step == 3:
-            monkeypatch.setattr(self.watchdog, "_end", codes.append)
-            limit = time.monotonic() + 20
-            while not codes and time.monotonic() < limit:
-                time.sleep(0.05)
-        return after(self, state, step)
+    def hang(run: Any) -> None:
+        monkeypatch.setattr(watchdog, "end_process", codes.append)
+        limit = time.monotonic() + 20
+        while not codes and time.monotonic() < limit:
+            time.sleep(0.05)
 
-    monkeypatch.setattr(Loop, "_after", hang)
     settings = ("eval.every_steps=null", "eval.at_end=false", "sample.prompts=[]")
     run = tmp_path / "run"
     settings += ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4")
-    outcome = api.fit(tiny.load("transformer", *settings, f"run_dir={run}"))
+    outcome = api.fit(tiny.load("transformer", *settings, f"run_dir={run}"), hooks=[At({3: hang})])
     assert outcome.code == DONE and codes == [HUNG]
     told = (run / "log.txt").read_text()
     assert "(train.hang_timeout) after step 3" in told and "in hang" in told
@@ -152,14 +150,8 @@ class Hang:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: float = 20) -> None:
         self.codes: list[int] = []
         self.limit, self.calls = limit, 0
-        monkeypatch.setattr(Watchdog, "__enter__", self._enter(Watchdog.__enter__))
-
-    def _enter(self, enter: Callable[[Watchdog], Watchdog]) -> Callable[[Watchdog], Watchdog]:
-        def watched(watchdog: Watchdog) -> Watchdog:
-            watchdog._end = self.codes.append
-            return enter(watchdog)
-
-        return watched
+        self.hooks: list[Hook] = []
+        monkeypatch.setattr(watchdog, "end_process", self.codes.append)
 
     def a_call_that_hangs(self, *_: object) -> None:
         self.calls += 1
@@ -188,14 +180,15 @@ class Hang:
         return "no part of a sample ended in 3 seconds (train.hang_timeout) after step 2"
 
     def in_a_save(self, monkeypatch: pytest.MonkeyPatch) -> str:
-        commit = Checkpointer._commit
+        write = writer.write_atomic
 
-        def hang(*arguments: Any) -> str:
+        def hang(*arguments: Any) -> None:
             self.a_call_that_hangs()
-            return commit(*arguments)
+            write(*arguments)
 
-        monkeypatch.setattr(Checkpointer, "_commit", hang)
-        monkeypatch.setattr(loop, "PATIENCE", 2)
+        monkeypatch.setattr(writer, "write_atomic", hang)
+        monkeypatch.setattr(context, "PATIENCE", 2)
+        monkeypatch.setattr(trainer, "PATIENCE", 2)
         return "no save ended in 6 seconds (2 times train.hang_timeout) after step 2"
 
     def in_the_start(self, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -207,20 +200,18 @@ class Hang:
             return find(*arguments)
 
         monkeypatch.setattr(sessions, "find_state", hang)
-        monkeypatch.setattr(loop, "PATIENCE", 2)
+        monkeypatch.setattr(trainer, "PATIENCE", 2)
         return "no start ended in 6 seconds (2 times train.hang_timeout): the process hangs"
 
     def in_the_save_before(self, monkeypatch: pytest.MonkeyPatch) -> str:
         """One that is still under way when the run is stopped by its losses."""
         self.in_a_save(monkeypatch)
-        monkeypatch.setattr(Loop, "_read", lambda *_: None)
-        after = Loop._after
 
-        def stop(self: Loop, state: Any, step: int) -> Any:
-            return after(self, state, step) or loop.Outcome(loop.NOT_FINITE, "stopped")
+        def stop(run: Any) -> None:
+            run.ended = Outcome(NOT_FINITE, "stopped")
 
-        monkeypatch.setattr(Loop, "_after", stop)
-        return "no save ended in 6 seconds (2 times train.hang_timeout) after step 1"
+        self.hooks.append(At({2: stop}))
+        return "no save ended in 6 seconds (2 times train.hang_timeout) after step 2"
 
 
 SMALL = ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4", "eval.max_batches=2")
@@ -242,7 +233,7 @@ def test_what_is_no_step_is_watched(
     }.get(where, (f"checkpoint.every_steps={every}", "eval.at_end=false", "sample.prompts=[]"))
     if where == "a_save":
         settings += ("checkpoint.async_save=false",)
-    api.fit(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
+    api.fit(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"), hooks=hang.hooks)
     assert hang.codes == [HUNG]
     told = (run / "log.txt").read_text()
     assert line in told and "in a_call_that_hangs" in told

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxlm.evals.loss import Evaluator, OnePass, evaluator_of
+from jaxlm.core.measures import Measure, ratios, tables_of, values_of
+from jaxlm.evals.evaluators import evaluators_of
+from jaxlm.evals.one_pass import OnePass
+from jaxlm.evals.sums import SplitSums
 from jaxlm.mesh import MeshConfig
-from jaxlm.objectives.base import Objective
 from jaxlm.training.session import Session
 from tests import tiny
 
@@ -22,6 +24,12 @@ def session(name: str, *overrides: str, mesh: MeshConfig = tiny.ONE) -> Session:
     config = tiny.load(name, f"data.seq_len={SEQ_LEN}", *overrides).config
     config, prepared = tiny.prepared(config)
     return Session(config, prepared, tiny.program(config, mesh))
+
+
+def whole(s: Session, params) -> list[Measure]:
+    """The measures of the default evaluator over the whole split."""
+    (found,) = evaluators_of(s)[0].measuring.after(params, [None])
+    return found
 
 
 def documents(rows) -> Iterator[list[int]]:
@@ -45,8 +53,8 @@ def test_sums_are_those_of_a_walk_over_the_documents(batch_size):
     s = session("transformer", "model.dropout=0")
     rows = s.prepared.rows("validation", batch_size=1, seed=0)
     params = tiny.params_of(s.program)
-    evaluator = Evaluator(s.program, rows, s.transform(0), batch_size, spread=True)
-    values, _ = evaluator(params)
+    sums = SplitSums(s.program, rows, s.transform(0), batch_size, spread=True)
+    values = values_of(sums.measure(params))
 
     texts = list(documents(rows))
     pieces = s.prepared.tokenizer.token_bytes
@@ -84,12 +92,13 @@ def test_one_pass_measures_the_first_batches_and_the_whole(name):
     s = session(name)
     rows = s.prepared.rows("validation", batch_size=2, seed=0)
     params = tiny.params_of(s.program)
-    evaluator = Evaluator(s.program, rows, s.transform(0), 2, spread=name == "transformer")
-    assert evaluator.num_batches > 2
+    sums = SplitSums(s.program, rows, s.transform(0), 2, spread=name == "transformer")
+    assert sums.num_batches > 2
     counts = [2, None, 1, 2]
-    found = [values for values, _ in evaluator.after(params, counts)]
-    assert found == [evaluator(params, count)[0] for count in counts]
-    assert len({values["loss"] for values in found}) == 3
+    found = [s.program.objective.measures(each) for each in sums(params, counts)]
+    assert found == [sums.measure(params, count) for count in counts]
+    assert {measures[0].name for measures in found} == {"loss"}
+    assert len({measures[0].value for measures in found}) == 3
 
 
 @pytest.mark.parametrize("spread", [False, True])
@@ -122,8 +131,7 @@ def test_the_carried_state_makes_windows_one_long_text():
     losses = []
     for length in (8, 32):
         s = session("lstm", f"data.seq_len={length}", "eval.batch_size=1")
-        evaluator = evaluator_of(s)
-        losses.append(evaluator(tiny.params_of(s.program))[0]["loss"])
+        losses.append(whole(s, tiny.params_of(s.program))[0].value)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -132,8 +140,8 @@ def test_a_mesh_changes_nothing():
     many = session("transformer", mesh=MeshConfig(data=2, fsdp=2, tensor=2))
     params = tiny.params_of(one.program)
     moved = jax.tree.map(lambda x, s: jax.device_put(x, s), params, many.program.param_shardings)
-    want, _ = evaluator_of(one)(params)
-    got, _ = evaluator_of(many)(moved)
+    want = values_of(whole(one, params))
+    got = values_of(whole(many, moved))
     assert got == pytest.approx(want, rel=1e-5)
 
 
@@ -144,8 +152,10 @@ class Figures:
     mesh = tiny.ONE.build()
 
     class objective:
-        summarize = staticmethod(lambda sums: Objective.summarize(None, sums))
-        tables = staticmethod(lambda sums: {"table": sums["table"][0]})
+        @staticmethod
+        def measures(sums):
+            loss = {"loss": sums["loss"]}
+            return [*ratios(loss), Measure("table", sums["table"][0], show="table")]
 
     @staticmethod
     def eval_step(params, batch, carry):
@@ -166,7 +176,8 @@ def test_sums_over_many_batches_are_exact():
             weight, total = np.int32(weights[i]), totals[i]
             return {"id": i, "segment_ids": np.ones(1, np.int32), "weight": weight, "total": total}
 
-    values, tables = Evaluator(Figures, Rows(), lambda row, _: row, 1)(None)
+    measures = SplitSums(Figures, Rows(), lambda row, _: row, 1).measure(None)
+    values, tables = values_of(measures), tables_of(measures)
     count = sum(map(int, weights))
     assert count > 2**28
     assert values["loss"] == pytest.approx(math.fsum(map(float, totals)) / count, rel=1e-14)

@@ -43,7 +43,7 @@ CAN = {
 def described(monkeypatch):
     monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
     monkeypatch.setattr(cudnn, "DTYPES", ("bfloat16", "float16", "float32"))
-    monkeypatch.setattr(cudnn, "_max_head_dim", lambda: 128)
+    monkeypatch.setattr(cudnn, "max_head_dim", lambda: 128)
 
 
 def run(impl, **options):

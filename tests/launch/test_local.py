@@ -284,7 +284,7 @@ def test_a_run_with_a_killed_process_ends_in_the_weights_of_one_without(
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     launch(straight, capsys)
     started: list[subprocess.Popen] = []
-    start, over = GroupRunner._start, threading.Event()
+    start, over = GroupRunner.start_member, threading.Event()
 
     def remember(self: GroupRunner, member: Member, port: str) -> subprocess.Popen:
         started.append(start(self, member, port))
@@ -299,7 +299,7 @@ def test_a_run_with_a_killed_process_ends_in_the_weights_of_one_without(
                 return
             time.sleep(0.001)
 
-    monkeypatch.setattr(GroupRunner, "_start", remember)
+    monkeypatch.setattr(GroupRunner, "start_member", remember)
     thread = threading.Thread(target=strike)
     thread.start()
     try:

@@ -15,7 +15,7 @@ from jaxlm.core.config import UserError
 from jaxlm.data.loader import Loader
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
-from jaxlm.evals.loss import evaluator_of
+from jaxlm.evals.evaluators import evaluators_of
 from jaxlm.generate import Ends, Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
 from jaxlm.nn.heads.classify import Classify
@@ -106,9 +106,10 @@ def test_validation_is_drawn_once_for_all(name):
     found = []
     for seed, size in ((1, 8), (2, 4)):
         config, data = setup(name, f"seed={seed}", f"eval.batch_size={size}")
-        evaluator = evaluator_of(Session(config, data, tiny.program(config)))
-        found.append([evaluator.loader.row(index) for index in range(8)])
-        evaluator.loader.close()
+        (evaluator,) = evaluators_of(Session(config, data, tiny.program(config)))
+        loader = evaluator.measuring.whole.loader
+        found.append([loader.row(index) for index in range(8)])
+        loader.close()
     assert all(same(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -183,7 +184,7 @@ def train(name: str, mesh: MeshConfig, steps: int) -> np.ndarray:
         threads=0,
         prefetch=0,
     )
-    step = learner.compile(batch_spec(batches, 16, learner.mesh, extra=lambda _: {}))
+    step = learner.compile(batch_spec(batches, 16, learner.mesh))
     state, losses = tiny.state_of(learner), []
     with Feed(batches, learner.mesh, 0, ahead=0) as feed:
         for _ in range(steps):

@@ -104,7 +104,7 @@ def test_a_step_on_simulated_devices(name):
     config = load(smoke, *overrides, "model.num_layers=2").config
     mesh = MeshConfig(**MESHES[name])  # type: ignore[arg-type]
     config = planned(config.replace(mesh=mesh))
-    compiled = compile_on(config, mesh.build(), {}, signals=False, platform="cpu")
+    compiled = compile_on(config, mesh.build(), {}, platform="cpu")
     counts, facts = compiled.counts(), facts_of(config)
     setting = setting_of(facts, mesh.shape(8), EIGHT)
     work = analyse(facts, replace(setting, platform="cpu"), EIGHT)
@@ -144,7 +144,7 @@ def compared(name: str, mesh: MeshConfig, *overrides: str, contracts: str = "cpu
     """The analytic model's work and the counts of a step that is compiled for CPUs, with the
     kernels of a platform."""
     config = planned(load(name, *overrides).config.replace(mesh=mesh))
-    compiled = compile_on(config, mesh.build(), {}, signals=False, platform=contracts)
+    compiled = compile_on(config, mesh.build(), {}, platform=contracts)
     facts = facts_of(config)
     setting = replace(setting_of(facts, mesh.shape(8), EIGHT), platform=contracts)
     return analyse(facts, setting, EIGHT), compiled.counts()
@@ -275,7 +275,7 @@ def test_rows_that_an_objective_makes_longer_than_the_datas(seq_len, rows):
     ).config
     mesh = MeshConfig(data=1, fsdp=8)
     config = planned(config.replace(mesh=mesh))
-    compiled = compile_on(config, mesh.build(), {}, signals=False, platform="cpu")
+    compiled = compile_on(config, mesh.build(), {}, platform="cpu")
     facts = facts_of(config)
     setting = replace(setting_of(facts, mesh.shape(8), EIGHT), platform="cpu")
     work = analyse(facts, setting, EIGHT)

@@ -60,17 +60,9 @@ def large(**changes):
 def test_the_batch_is_the_loaders_without_its_data(name):
     config = load(name).config
     session = Session.open(config, report=quiet)
-    expected = batch_spec(
-        session.train_loader(), config.train.batch_size, session.program.mesh, extra=lambda n: {}
-    )
-    found = batch_spec_of(planned(session.config), session.program.mesh, signals=False)
+    expected = batch_spec(session.train_loader(), config.train.batch_size, session.program.mesh)
+    found = batch_spec_of(planned(session.config), session.program.mesh)
     assert found == expected
-
-
-def test_processes_put_their_signals_beside_the_rows():
-    config = planned(load("transformer").config)
-    found = batch_spec_of(config, config.mesh.build(), signals=True)
-    assert found["signal"].shape == (8,)
 
 
 def test_what_only_data_can_tell_is_asked_for():
@@ -320,7 +312,7 @@ def test_utilisation_is_of_all_that_the_rows_cost_and_the_rate_of_their_data(nam
     config = load(name, "mesh.data=8", "train.batch_size=16").config
 
     def compile_here(config, topology, *, quick):
-        return compile_on(config, config.mesh.build(), {}, signals=False, platform="cpu")
+        return compile_on(config, config.mesh.build(), {}, platform="cpu")
 
     monkeypatch.setattr(planning, "can_compile", lambda topology: "")
     monkeypatch.setattr(planning, "compile_for", compile_here)

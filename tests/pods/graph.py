@@ -163,7 +163,7 @@ def length_of(config: RunConfig) -> int:
     devices = devices_of(Topology.read(config.mesh.topology))
     mesh = config.mesh.build(devices)
     learner = learner_of(config, mesh)
-    spec = batch_spec_of(config, mesh, signals=False)
+    spec = batch_spec_of(config, mesh)
     with target_platform("tpu"), jax.set_mesh(mesh):
         lowered = learner.lower(spec)
     return lowered.as_text().count("\n")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import io
-import random
 
-import pytest
 from rich.console import Console
 
-from jaxlm.runs.progress import Progress, duration, human
+from jaxlm.core.measures import Measure
+from jaxlm.runs.progress import Progress
+from jaxlm.training.meter import DATA_WAIT, LEARNING_RATE, LOSS, MFU, RATE
 
-VALUES = {
-    "train/loss": 1.8341,
-    "eval/loss": 1.9,
-    "train/learning_rate": 2.7e-4,
-    "train/tokens_per_second": 12345.6,
-    "train/mfu": 0.412,
-    "train/data_wait": 0.003,
-}
+EVAL = Measure("eval/loss", show="headline", brief="eval", format=".3f")
+VALUES = [
+    LOSS.of(1.8341),
+    LEARNING_RATE.of(2.7e-4),
+    RATE.of(12345.6),
+    MFU.of(0.412),
+    DATA_WAIT.of(0.003),
+    EVAL.of(1.9),
+]
 
 
 def plain(**options):
@@ -30,15 +31,16 @@ def plain(**options):
 def test_plain_lines():
     progress, out = plain(total_steps=200, plain_every=50, header="MFU = [3 x F] / peak :smile:")
     for step in range(10, 201, 10):
-        progress.update(step, {**VALUES, "train/loss": 4 - step / 100} if step != 30 else {})
+        measures = [*VALUES, LOSS.of(4 - step / 100)] if step != 30 else []
+        progress.update(step, measures, evaluated=step != 30)
         if step == 110:
             progress.checkpoint("saved 110")
     progress.close()
     assert out.getvalue().splitlines() == [
         "MFU = [3 x F] / peak :smile:",
-        "10/200  loss 3.900  eval 1.900  lr 2.7e-4  12.3k tok/s  MFU 41%  data 0.3%",
+        "10/200  loss 3.900  eval 1.900  12.3k tok/s  MFU 41%  lr 2.7e-4  data 0.3%",
     ] + [
-        f"{s}/200  loss {4 - s / 100:.3f}  eval 1.900  lr 2.7e-4  12.3k tok/s  MFU 41%  data 0.3%"
+        f"{s}/200  loss {4 - s / 100:.3f}  eval 1.900  12.3k tok/s  MFU 41%  lr 2.7e-4  data 0.3%"
         + ("  saved 110" if s > 110 else "")
         + f"  {(200 - s) // 10}s left"
         for s in range(20, 201, 10)
@@ -49,7 +51,7 @@ def test_plain_lines():
 def test_plain_lines_come_every_so_often_at_an_evaluation_and_at_the_end():
     progress, out = plain(total_steps=103, start_step=20, plain_every=30)
     for step in range(21, 104):
-        progress.update(step, {"eval/loss": 1.0} if step == 60 else {"train/loss": 2.0})
+        progress.update(step, [LOSS.of(2.0)], evaluated=step == 60)
     printed = [int(line.partition("/")[0]) for line in out.getvalue().splitlines()]
     assert printed == [21, 51, 60, 90, 103]
 
@@ -57,20 +59,21 @@ def test_plain_lines_come_every_so_often_at_an_evaluation_and_at_the_end():
 def test_a_step_that_is_evaluated_has_one_line():
     progress, out = plain(total_steps=4, plain_every=2)
     for step in range(1, 5):
-        progress.update(step, {"train/loss": 5.0 - step}, more=step % 2 == 0)
+        progress.update(step, [LOSS.of(5.0 - step)], more=step % 2 == 0)
         if step % 2 == 0:
-            progress.update(step, {"eval/loss": 6.0 - step})
+            progress.update(step, [EVAL.of(6.0 - step)], evaluated=True)
     assert [line.split("  ")[:3] for line in out.getvalue().splitlines()][1:] == [
         ["2/4", "loss 3.000", "eval 4.000"],
         ["4/4", "loss 1.000", "eval 2.000"],
     ]
 
 
-def test_the_whole_split_is_shown_apart_from_the_curve():
+def test_a_measure_without_a_brief_label_is_not_on_the_line():
     progress, _ = plain(total_steps=4)
-    progress.update(4, {"train/loss": 1.0, "eval/loss": 2.0, "final/loss": 1.5})
+    final = Measure("final/loss", 1.5, show="headline", brief="final", format=".3f")
+    progress.update(4, [LOSS.of(1.0), EVAL.of(2.0), final, Measure("eval/accuracy", 0.5)])
     assert progress.line(80) == "4/4  loss 1.000  eval 2.000  final 1.500"
-    progress.update(4, {"final/loss": 2.0})
+    progress.update(4, [Measure("final/loss", 2.0)])
     assert progress.line(80) == "4/4  loss 1.000  eval 2.000"
 
 
@@ -83,7 +86,7 @@ def test_a_line_keeps_to_its_width_and_drops_the_least_first():
         assert len(progress.line(width)) <= width
     full = progress.line(160)
     assert full.startswith(
-        "123456/1000000  loss 1.834  eval 1.900  lr 2.7e-4  12.3k tok/s  MFU 41%"
+        "123456/1000000  loss 1.834  eval 1.900  12.3k tok/s  MFU 41%  lr 2.7e-4"
     )
     assert full.endswith("data 0.3%  saving 123000  32m02s left")
     assert progress.line(len(full) - 1) == full.replace("  ", " ")
@@ -94,8 +97,8 @@ def test_a_line_keeps_to_its_width_and_drops_the_least_first():
 def test_not_a_number_is_shown_as_it_is():
     progress, _ = plain(total_steps=10)
     nan = float("nan")
-    progress.update(1, {"train/loss": nan, "train/learning_rate": nan, "train/mfu": nan})
-    assert progress.line(100) == "1/10  loss nan  lr nan  MFU nan%"
+    progress.update(1, [LOSS.of(nan), LEARNING_RATE.of(nan), MFU.of(nan)])
+    assert progress.line(100) == "1/10  loss nan  MFU nan%  lr nan"
 
 
 def test_nothing_is_printed_where_it_is_not_enabled():
@@ -112,47 +115,12 @@ def test_the_live_line_on_a_terminal():
     with Progress(5000, header="the header", console=console) as progress:
         progress.update(1250, VALUES)
         progress.message("above [the] line")
-        progress.update(2500, {"train/loss": 1.5})
+        progress.update(2500, [LOSS.of(1.5)])
         assert "\n2500/5000" not in out.getvalue()  # no plain line beside the live one
     text = console.export_text()
     lines = [line.strip() for line in text.splitlines()]
     assert lines[0] == "the header"
     assert "above [the] line" in lines
-    assert "2500/5000  loss 1.500  eval 1.900  lr 2.7e-4  12.3k tok/s" in lines[-1]
+    assert "2500/5000  loss 1.500  eval 1.900  12.3k tok/s  MFU 41%" in lines[-1]
     assert lines[-1].startswith("━")
     assert out.getvalue().endswith("\x1b[?25h")  # the cursor is back
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (999.4, "999"),
-        (999.9, "1.00k"),
-        (12_345, "12.3k"),
-        (99_960, "100k"),
-        (999_900, "1.00M"),
-        (4_560_000, "4.56M"),
-        (1.2e9, "1.20B"),
-        (3e12, "3.00T"),
-        (float("inf"), "inf"),
-    ],
-)
-def test_human(value, text):
-    assert human(value) == text
-
-
-def test_human_is_near_the_value():
-    units = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-    rng = random.Random(0)
-    for _ in range(500):
-        value = 10 ** rng.uniform(2, 14.9)
-        text = human(value)
-        scale = units.get(text[-1], 1)
-        assert float(text.rstrip("kMBT")) * scale == pytest.approx(value, rel=0.0051)
-
-
-def test_duration():
-    spans = {0: "0s", 59.6: "1m00s", 252: "4m12s", 3840: "1h04m", 3 * 86400 + 7 * 3600: "3d07h"}
-    for seconds, text in spans.items():
-        assert duration(seconds) == text

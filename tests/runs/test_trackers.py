@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import struct
 import sys
 import types
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 
 from jaxlm.core.config import UserError
-from jaxlm.runs.lines import Seals
 from jaxlm.runs.trackers import (
     LoggingConfig,
     MetricsWriter,
@@ -97,14 +97,18 @@ def test_reading_drops_a_torn_end_and_names_other_damage(tmp_path):
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path):
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    writer = MetricsWriter.__new__(MetricsWriter)
-    writer._path, writer._warned, writer._sinks = tmp_path / "metrics.jsonl", False, []
-    writer._file, writer._seals = writer._path.open("a"), Seals(tmp_path / "none")
-    with pytest.warns(UserWarning, match="No space left") as warned:
-        for step in range(3):
-            writer.write(step, {"x": 1.0})
-        writer.close()
+    """A limit on the size of files stands for the disk: the next line does not fit."""
+    writer = MetricsWriter(tmp_path, FILES_ONLY)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.warns(UserWarning, match="File too large") as warned:
+        try:
+            size = (tmp_path / "metrics.jsonl").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            for step in range(3):
+                writer.write(step, {"x": 1.0})
+            writer.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert len(warned) == 1
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from jaxlm import api, info
+from jaxlm.core.callback import Hook, Taken
 from jaxlm.core.config import UserError
-from jaxlm.evals.loss import evaluator_of
+from jaxlm.core.exit_codes import DONE, INTERRUPTED, NOT_FINITE
+from jaxlm.core.measures import Measure
+from jaxlm.evals.evaluators import evaluators_of
 from jaxlm.report.files import read_run
 from jaxlm.run import load_run, load_saved
 from jaxlm.runs.checkpoints import committed_steps
 from jaxlm.runs.trackers import read_metrics
 from jaxlm.training import rollback
-from jaxlm.training.learner import GradientLearner
-from jaxlm.training.loop import DONE, INTERRUPTED, NOT_FINITE, Loop, Outcome
+from jaxlm.training.outcome import Outcome
 from jaxlm.training.session import Session, load_trained
 from tests import tiny
+from tests.hooks import At, terminate
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -30,49 +33,38 @@ QUIET = (
 )
 
 
-@pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """{batch: factor of the weights after it}, as a step that breaks them has it."""
-    at: dict[int, float] = {}
-    compile_ = GradientLearner.compile
+class Breaking(Hook):
+    """Multiplies the weights after some steps, as a step that breaks them does."""
 
-    def compiled(*arguments: Any) -> Any:
-        import jax
+    def __init__(self, at: dict[int, float]) -> None:
+        self.at = at
 
-        step = compile_(*arguments)
-        scale = jax.jit(lambda tree, x: jax.tree.map(lambda p: p * x, tree))
-
-        def run(state: Any, frozen: Any, batch: Any) -> Any:
-            number = int(jax.device_get(state["step"])) + 1
-            state, metrics = step(state, frozen, batch)
-            if number in at:
-                with jax.transfer_guard("allow"):
-                    state = {**state, "params": scale(state["params"], at[number])}
-            return state, metrics
-
-        return run
-
-    monkeypatch.setattr(GradientLearner, "compile", compiled)
-    return at
+    def on_dispatch(self, run: Any, taken: Taken) -> None:
+        if taken.step in self.at:
+            scaled = scale(run.state["params"], self.at[taken.step])
+            run.state = {**run.state, "params": scaled}
 
 
-def train(run: Path, *settings: str, resume: bool = False, name: str = "transformer") -> Outcome:
+@jax.jit
+def scale(tree: Any, factor: float) -> Any:
+    return jax.tree.map(lambda p: p * factor, tree)
+
+
+def train(
+    run: Path, *settings: str, resume: bool = False, name: str = "transformer", hooks: Any = ()
+) -> Outcome:
     resolved = tiny.load(name, *QUIET, f"run_dir={run}", *settings)
-    return api.fit(resolved, must_exist=resume)
+    return api.fit(resolved, must_exist=resume, hooks=hooks)
 
 
-def test_a_bad_streak_replaces_and_prunes_nothing_and_the_hint_works(
-    tmp_path: Path, breaking: dict[int, float]
-) -> None:
+def test_a_bad_streak_replaces_and_prunes_nothing_and_the_hint_works(tmp_path: Path) -> None:
     """Step 5 breaks the weights, its own loss is finite and it is saved."""
-    breaking[5] = 1e30
     run = tmp_path / "run"
-    outcome = train(run, "train.max_bad_steps=3")
+    outcome = train(run, "train.max_bad_steps=3", hooks=[Breaking({5: 1e30})])
     assert outcome.code == NOT_FINITE and "last at step 8" in outcome.message
     assert committed_steps(run / "checkpoints") == [4]
     assert (run / "checkpoints" / "00000005.broken").is_dir()
     assert "continue from checkpoint 4" in outcome.message
-    breaking.clear()
     rate = "optimizer.learning_rate=1e-4"
     outcome = train(run, "train.max_bad_steps=3", rate, resume=True)
     assert outcome.code == DONE, outcome.message
@@ -93,35 +85,24 @@ def test_weights_that_break_at_the_first_step_leave_the_start(tmp_path: Path) ->
 
 
 def test_a_signal_in_a_streak_saves_nothing_and_the_resume_ends_at_the_same_step(
-    tmp_path: Path, breaking: dict[int, float], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    breaking[5] = 1e30
-    run = tmp_path / "run"
-    after = Loop._after
-
-    def stop(self: Loop, state: Any, step: int) -> Outcome | None:
-        if step == 7:
-            signal.raise_signal(signal.SIGTERM)
-        return after(self, state, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_after", stop)
-        outcome = train(run, "train.max_bad_steps=5")
+    run, broken = tmp_path / "run", Breaking({5: 1e30})
+    outcome = train(run, "train.max_bad_steps=5", hooks=[broken, At({7: terminate})])
     assert outcome.code == INTERRUPTED and "not saved" in outcome.message
     assert committed_steps(run / "checkpoints")[0] == 4
-    ended = train(run, "train.max_bad_steps=5", resume=True)
-    undisturbed = train(tmp_path / "undisturbed", "train.max_bad_steps=5")
+    ended = train(run, "train.max_bad_steps=5", resume=True, hooks=[broken])
+    undisturbed = train(tmp_path / "undisturbed", "train.max_bad_steps=5", hooks=[broken])
     assert ended.code == undisturbed.code == NOT_FINITE
     assert "last at step 10" in ended.message and "last at step 10" in undisturbed.message
 
 
 @pytest.mark.parametrize("at_end", [True, False])
 def test_a_run_that_ends_in_a_streak_keeps_the_last_good_checkpoint(
-    tmp_path: Path, breaking: dict[int, float], at_end: bool
+    tmp_path: Path, at_end: bool
 ) -> None:
-    breaking[5] = 1e30
-    run = tmp_path / "run"
-    outcome = train(run, f"eval.at_end={at_end}".lower(), "train.steps=7")
+    run, broken = tmp_path / "run", Breaking({5: 1e30})
+    outcome = train(run, f"eval.at_end={at_end}".lower(), "train.steps=7", hooks=[broken])
     assert outcome.code == NOT_FINITE and "train.steps=5" in outcome.message
     assert committed_steps(run / "checkpoints") == [4]
 
@@ -132,44 +113,14 @@ def test_a_place_is_the_batch_that_a_walk_comes_to() -> None:
     assert [rollback.place(step, gone) for step in range(20)] == walk[:20]
 
 
-@pytest.fixture
-def bad_batch(monkeypatch: pytest.MonkeyPatch) -> Any:
+class BadBatch(Hook):
     """Batch 5 (from 0) breaks the weights wherever it comes, by the ids of its rows."""
-    import jax
-    import numpy as np
 
-    scale = jax.jit(lambda tree, x: jax.tree.map(lambda p: p * x, tree))
-    seen: dict[str, Any] = {}
-
-    def train_leg(self: Loop, state: Any, start: int, feed: Any) -> Any:
-        if "ids" not in seen:
-            rows = self.loader._make_batch
-            size = self.config.train.batch_size
-            seen["ids"] = [int(rows.row(5 * size + i)["id"]) for i in range(size)]
-        compiled, draw = self.step, type(feed).__next__
-        latest: list[Any] = []
-
-        class Watching:
-            def __next__(self) -> Any:
-                ids, batch = draw(feed)
-                latest[:] = [ids]
-                return ids, batch
-
-        def step(state: Any, frozen: Any, batch: Any) -> Any:
-            state, metrics = compiled(state, frozen, batch)
-            if np.array_equal(latest[0], seen["ids"]):
-                with jax.transfer_guard("allow"):
-                    state = {**state, "params": scale(state["params"], 1e30)}
-            return state, metrics
-
-        self.step = step
-        try:
-            return train_(self, state, start, Watching())
-        finally:
-            self.step = compiled
-
-    train_ = Loop._train
-    monkeypatch.setattr(Loop, "_train", train_leg)
+    def on_dispatch(self, run: Any, taken: Taken) -> None:
+        size = run.config.train.batch_size
+        wanted = [int(run.loader.row(5 * size + i)["id"]) for i in range(size)]
+        if taken.ids.tolist() == wanted:
+            run.state = {**run.state, "params": scale(run.state["params"], 1e30)}
 
 
 ROLLBACK = "train.rollback={after: 2, before: 1, max: 2}"
@@ -177,13 +128,14 @@ ROLLBACK = "train.rollback={after: 2, before: 1, max: 2}"
 
 @pytest.mark.parametrize(("name", "every"), [("transformer", 2), ("lstm", 5)])
 def test_a_rollback_skips_the_batches_and_ends_equal_from_any_checkpoint(
-    tmp_path: Path, bad_batch: Any, monkeypatch: pytest.MonkeyPatch, name: str, every: int
+    tmp_path: Path, name: str, every: int
 ) -> None:
     """Undisturbed, and killed at every turn: the record, the ids and the weights are equal.
 
     An LSTM's carry is restored with the weights. `tools/chaos.py --scenario rollback` kills it.
     """
-    straight = train(tmp_path / "straight", ROLLBACK, "checkpoint.every_steps=3", name=name)
+    bad, settings = BadBatch(), (ROLLBACK, "checkpoint.every_steps=3")
+    straight = train(tmp_path / "straight", *settings, name=name, hooks=[bad])
     assert straight.code == DONE, straight.message
     assert straight.result["skipped"] == [{"step": 8, "batches": [5, 6, 7]}]
     rollback_is_shown(tmp_path / "straight", to=3)
@@ -192,25 +144,22 @@ def test_a_rollback_skips_the_batches_and_ends_equal_from_any_checkpoint(
         pass
 
     kills = [4, 7, 6, 9, 11]
-    after, back = Loop._after, Loop._go_back
 
-    def kill(self: Loop, state: Any, step: int) -> Outcome | None:
-        if kills and step == kills[0]:
-            kills.pop(0)
-            raise Killed
-        return after(self, state, step)
+    class Kill(Hook):
+        def on_start(self, run: Any) -> None:
+            if run.skips and len(kills) == 3:  # it has gone back
+                raise Killed
 
-    def killed_going_back(self: Loop) -> None:
-        back(self)
-        if len(kills) == 3:
-            raise Killed
+        def on_dispatch(self, run: Any, taken: Taken) -> None:
+            if kills and taken.step == kills[0]:
+                kills.pop(0)
+                raise Killed
 
-    monkeypatch.setattr(Loop, "_after", kill)
-    monkeypatch.setattr(Loop, "_go_back", killed_going_back)
     run, outcome = tmp_path / "killed", None
     for _ in range(9):
         try:
-            outcome = train(run, ROLLBACK, f"checkpoint.every_steps={every}", name=name)
+            settings = (ROLLBACK, f"checkpoint.every_steps={every}")
+            outcome = train(run, *settings, name=name, hooks=[bad, Kill()])
             break
         except Killed:
             continue
@@ -259,7 +208,7 @@ def test_a_confusion_table_of_many_classes_fits_a_terminal(
 
     classes = [f"class number {i}" for i in range(15)]
     table = [[90 if i == j else 5 * (j == i + 1) for j in range(15)] for i in range(15)]
-    print_figures({}, {"confusion": {"classes": classes, "table": table}})
+    print_figures([Measure("confusion", {"classes": classes, "table": table}, show="table")])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and len(lines) == 1 + 15 + 10
     assert lines[2].split()[-4:] == ["0.947", "0.947", "0.947", "95"]
@@ -304,18 +253,19 @@ def test_points_of_a_curve_are_comparable_and_the_whole_split_is_apart(
     assert outcome.code == DONE
     lines = [r for r in read_metrics(run / "metrics.jsonl") if "eval/loss" in r]
     assert [r["step"] for r in lines] == [2, 4] and "final/loss" not in lines[0]
-    evaluator = evaluator_of(Session.open(load_saved(run).config, report=print))
-    assert evaluator is not None
+    (evaluator,) = evaluators_of(Session.open(load_saved(run).config, report=print))
+    measuring = evaluator.measuring
     params = load_trained(run, overrides=(), step=None, report=print)[2]
-    part, whole = evaluator(params, 1)[0]["loss"], evaluator(params)[0]["loss"]
+    part, whole = (measures[0].value for measures in measuring.after(params, [1, None]))
     assert lines[1]["eval/loss"] == pytest.approx(part, rel=1e-6)
     assert outcome.result["final"]["eval/loss"] == pytest.approx(whole if at_end else part)
     assert whole != pytest.approx(part, rel=1e-6)
     if at_end:
         assert lines[1]["final/loss"] == outcome.result["final"]["eval/loss"]
-    count = evaluator.num_batches if at_end else 1
-    assert outcome.result["evaluated"] == {"batches": count, "of": evaluator.num_batches}
-    extent = f"whole validation split ({count}" if at_end else f"1 of {evaluator.num_batches} batch"
+    of = measuring.extent(None)["of"]
+    count = of if at_end else 1
+    assert outcome.result["evaluated"] == {"batches": count, "of": of}
+    extent = f"whole validation split ({count}" if at_end else f"1 of {of} batches"
     assert extent in outcome.message and extent in info.render(info.describe_run(run))
     assert f"on {'the ' * at_end}{extent}" in (run / "report.html").read_text()
     assert ("  final " in capsys.readouterr().out) == at_end

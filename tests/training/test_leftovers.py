@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from jaxlm import api
+from jaxlm.core.exit_codes import DONE, INTERRUPTED
 from jaxlm.runs.checkpoints import committed_steps
-from jaxlm.training.loop import DONE, INTERRUPTED, Outcome
+from jaxlm.training.outcome import Outcome
 from tests import tiny
 from tests.commands import differences, is_change
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from jaxlm import api
-from jaxlm.training import loop
+from jaxlm.core.callback import Hook, Taken
+from jaxlm.core.exit_codes import DONE
 from jaxlm.training.learner import GradientLearner
-from jaxlm.training.loop import DONE, Loop
+from jaxlm.training.outcome import Outcome
 from tests import tiny
 
 STEPS = 12
@@ -22,10 +24,11 @@ QUIET = (
 )
 
 
-def train(run: Path, *settings: str, name: str = "transformer") -> loop.Outcome:
-    return api.fit(
-        tiny.load(name, f"train.steps={STEPS}", f"run_dir={run}", "mesh.num_devices=2", *settings)
-    )
+def train(
+    run: Path, *settings: str, name: str = "transformer", hooks: Sequence[Hook] = ()
+) -> Outcome:
+    own = (f"train.steps={STEPS}", f"run_dir={run}", "mesh.num_devices=2")
+    return api.fit(tiny.load(name, *own, *settings), hooks=hooks)
 
 
 @pytest.fixture
@@ -44,24 +47,22 @@ def compilations() -> Any:
 
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_the_step_compiles_once_and_nothing_else_in_the_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compilations: list[str], name: str
+    tmp_path: Path, compilations: list[str], name: str
 ) -> None:
     """Steps, evaluations, samples and saves: each has its program, made at its first use."""
     at: dict[int, int] = {}
-    after = Loop._after
 
-    def count(self: Loop, state: Any, step: int) -> Any:
-        outcome = after(self, state, step)
-        at[step] = len(compilations)
-        return outcome
+    class Count(Hook):
+        def on_dispatch(self, run: Any, taken: Taken) -> None:
+            at[taken.step] = len(compilations)
 
-    monkeypatch.setattr(Loop, "_after", count)
     settings = ("eval.every_steps=3", "sample.every_steps=3", "checkpoint.every_steps=3")
-    assert train(tmp_path / "run", *settings, "train.accumulation=2", name=name).code == DONE
+    settings += ("train.accumulation=2",)
+    assert train(tmp_path / "run", *settings, name=name, hooks=[Count()]).code == DONE
     steps = [n for n in compilations if "train_step" in n]
     assert len(steps) == 1, compilations
     # from the second evaluation, sample and save on there is nothing left to compile
-    assert at[1] == at[2] and at[6] == at[STEPS], compilations[at[1] :]
+    assert at[2] == at[3] and at[7] == at[STEPS], compilations[at[2] :]
 
 
 def test_metrics_are_read_when_the_next_step_is_under_way(
@@ -98,44 +99,48 @@ def test_metrics_are_read_when_the_next_step_is_under_way(
     assert order == [*want, ("read", STEPS)]
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the host reads or waits for in the loop itself, but for `device_get`s of metrics."""
-    seen: list[str] = []
-    watching, reading = [False], [False]
-    array = type(jax.numpy.zeros(()))
+class Watch(Hook):
+    """Notes what the host reads or waits for in the loop, except for `device_get`s of metrics."""
 
-    def watched(name: str, function: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            if watching[0] and not reading[0]:
-                seen.append(name)
-            return function(*arguments)
+    READS = ("__array__", "__float__", "__int__", "__bool__", "__index__", "block_until_ready")
 
-        return call
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str] = []
+        self._watching = self._reading = False
+        array, get = type(jax.numpy.zeros(())), jax.device_get
+        for name in self.READS:
+            monkeypatch.setattr(array, name, self._noted(name, getattr(array, name)))
+        monkeypatch.setattr(jax, "block_until_ready", self._noted("block", jax.block_until_ready))
 
-    def flagged(flag: list[bool], function: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            flag[0] = True
+        def read(tree: Any) -> Any:
+            self._reading = True
             try:
-                return function(*arguments)
+                return get(tree)
             finally:
-                flag[0] = False
+                self._reading = False
+
+        monkeypatch.setattr(jax, "device_get", read)
+
+    def _noted(self, name: str, function: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if self._watching and not self._reading:
+                self.seen.append(name)
+            return function(*arguments, **named)
 
         return call
 
-    value, block = array._value, array.block_until_ready
-    monkeypatch.setattr(array, "_value", property(watched("value", value.fget)))
-    monkeypatch.setattr(array, "block_until_ready", watched("block", block))
-    monkeypatch.setattr(jax, "block_until_ready", watched("block", jax.block_until_ready))
-    monkeypatch.setattr(jax, "device_get", flagged(reading, jax.device_get))
-    monkeypatch.setattr(Loop, "_train", flagged(watching, Loop._train))
-    return seen
+    def on_start(self, run: Any) -> None:
+        self._watching = True
+
+    def on_metrics(self, run: Any, taken: Taken) -> None:
+        self._watching = taken.step < run.total
 
 
-def test_the_host_waits_for_nothing_else(tmp_path: Path, waits: list[str]) -> None:
+def test_the_host_waits_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No array is read, and nothing waited for, but by the `device_get` of the step before."""
-    assert train(tmp_path / "run", *QUIET).code == DONE
-    assert waits == []
+    watch = Watch(monkeypatch)
+    assert train(tmp_path / "run", *QUIET, hooks=[watch]).code == DONE
+    assert watch.seen == []
 
 
 LOOKS = {"asarray": np.asarray, "float": float, "block": jax.block_until_ready}
@@ -143,19 +148,17 @@ LOOKS = {"asarray": np.asarray, "float": float, "block": jax.block_until_ready}
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_look_at_an_array_in_the_loop_would_be_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[str], look: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
 ) -> None:
-    """What the test above rests on."""
-    read = Loop._read
+    """The test above depends on it."""
 
-    def read_more(self: Loop, latest: Any) -> Any:
-        if latest is not None:
-            LOOKS[look](latest[2]["grad_norm"][0])
-        return read(self, latest)
+    class Look(Hook):
+        def on_dispatch(self, run: Any, taken: Taken) -> None:
+            LOOKS[look](taken.metrics["grad_norm"][0])
 
-    monkeypatch.setattr(Loop, "_read", read_more)
-    assert train(tmp_path / "run", *QUIET, "train.steps=2").code == DONE
-    assert waits
+    watch = Watch(monkeypatch)
+    assert train(tmp_path / "run", *QUIET, "train.steps=2", hooks=[watch, Look()]).code == DONE
+    assert watch.seen
 
 
 def test_a_hidden_transfer_in_the_loop_is_an_error(

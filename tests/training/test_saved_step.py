@@ -25,7 +25,7 @@ MESH = MeshConfig(data=2, fsdp=4)
 def kept(tmp_path_factory):
     """(config, what was compiled, the file that keeps it)"""
     config = planned(load("transformer", "data.seq_len=16").config.replace(mesh=MESH))
-    compiled = compile_on(config, MESH.build(), {}, signals=False, platform="cpu")
+    compiled = compile_on(config, MESH.build(), {}, platform="cpu")
     path = tmp_path_factory.mktemp("step") / "step.bin"
     c = compiled
     saved_step.save(c.executable, config, c.learner, c.batch_spec, c.options, path)
@@ -157,7 +157,7 @@ def stand_in(program, **changes):
     return SimpleNamespace(mesh=mesh)
 
 
-VERSION = saved_step._version
+VERSION = saved_step.package_version
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ VERSION = saved_step._version
         (
             "versions",
             "flax '.*' -> '0.0'",
-            [(saved_step, "_version", lambda p: "0.0" if p == "flax" else VERSION(p))],
+            [(saved_step, "package_version", lambda p: "0.0" if p == "flax" else VERSION(p))],
             {},
         ),
         ("environment", "XLA_FLAGS '.* -> '--xla_a=1'", [("XLA_FLAGS", "--xla_a=1")], {}),
@@ -307,7 +307,7 @@ QUIET = ("eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]", "tra
 def kept_by_a_plan(name: str, path) -> None:
     """What `jaxlm plan --save` does, on devices that are here."""
     config = planned(load(name, *QUIET).config)
-    c = compile_on(config, config.mesh.build(), {}, signals=False, platform="cpu")
+    c = compile_on(config, config.mesh.build(), {}, platform="cpu")
     saved_step.save(c.executable, config, c.learner, c.batch_spec, c.options, path)
 
 

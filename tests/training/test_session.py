@@ -14,12 +14,12 @@ from jaxlm import api
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
+from jaxlm.core.exit_codes import DONE
 from jaxlm.core.tree import flatten
 from jaxlm.run import load_run, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training import room
 from jaxlm.training import session as sessions
-from jaxlm.training.loop import DONE
 from jaxlm.training.session import Session, find_state, load_trained
 from tests import tiny
 

@@ -1,9 +1,10 @@
-"""Prints the figures of a run: a line for each, and the confusion table of a classifier."""
+"""Prints the measures of a run: a line for each figure, and its tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+from jaxlm.core.measures import Measure, tables_of, values_of
 
 MAX_COLUMNS = 8  # in a confusion table on a terminal
 MAX_CONFUSIONS = 10
@@ -11,14 +12,15 @@ MAX_CONFUSIONS = 10
 Table = Sequence[Sequence[int]]  # rows: the true class; columns: the predicted one
 
 
-def print_figures(values: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
-    for name, value in values.items():
+def print_figures(measures: Iterable[Measure]) -> None:
+    """One line for each figure, then a confusion table for each table."""
+    measures = list(measures)
+    for name, value in values_of(measures).items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
         print(f"  {name:24} {shown}")
-    if "confusion" in tables:
-        classes, table = tables["confusion"]["classes"], tables["confusion"]["table"]
-        show = _print_table if len(classes) <= MAX_COLUMNS else _print_classes
-        show(classes, table)
+    for table in tables_of(measures).values():
+        show = _print_table if len(table["classes"]) <= MAX_COLUMNS else _print_classes
+        show(table["classes"], table["table"])
 
 
 def _print_table(classes: Sequence[str], table: Table) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from jaxlm.cli.shared.values import COUNT, PATH, WHOLE, Choice
+from jaxlm.cli.shared.values import COUNT, PATH, STEP, WHOLE, Choice
 from jaxlm.cli.shared.verb import Argument, Option
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -66,8 +66,8 @@ def processes(function: F) -> F:
 
 
 def step(function: F) -> F:
-    about = "checkpoint to use (default: newest)"
-    return click.option("--step", type=COUNT, metavar="N", help=about)(function)
+    about = "checkpoint to use: a number, or best (default: newest)"
+    return click.option("--step", type=STEP, metavar="N", help=about)(function)
 
 
 def json(function: F) -> F:

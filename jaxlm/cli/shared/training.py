@@ -24,6 +24,8 @@ def run_training(
     from jaxlm.cli.shared.figures import print_figures
     from jaxlm.core.files import disk_errors
     from jaxlm.distributed.processes import init_processes, told_to_others
+    from jaxlm.runs.folder import RunDir
+    from jaxlm.runs.measures import final_measures
 
     init_processes(coordinator, num_processes, process_id)
     with told_to_others(), disk_errors(resolved.config.run_dir or ""):
@@ -32,7 +34,8 @@ def run_training(
 
     if jax.process_index() == 0:
         print(outcome.message)
-        print_figures(outcome.result.get("final", {}), outcome.result)
+        run = RunDir(resolved.config.run_dir or "")
+        print_figures(final_measures(run, outcome.result))
         if outcome.report:
             print(f"report: {resolved.config.run_dir}/report.html")
     return outcome.code

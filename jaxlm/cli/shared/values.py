@@ -58,6 +58,11 @@ RATIO = _number(float, lambda v: 0 <= v < 3.4e38, "a number", "from 0 to 3.4e38"
 SHARE = _number(float, lambda v: 0 < v <= 1, "a number", "above 0, up to 1")
 
 
+def _step(text: str) -> int | str:
+    """The number of a step, or best."""
+    return "best" if text == "best" else COUNT.read(text)
+
+
 def _path(text: str) -> str:
     """A valid name of a file or a folder."""
     if what := wrong_path(text):
@@ -88,6 +93,7 @@ def _tokens(text: str) -> float:
     return value
 
 
+STEP = Value("a step", _step)
 PATH = Value("path", _path)
 SIZE = Value("size", _size)
 TOKENS = Value("tokens", _tokens)

@@ -30,9 +30,7 @@ BREAKS = ["\n", "\n\n", "\t"]  # pieces of their own: training sees lines, and r
 # What training is cut at: line breaks, and the trainer's own marks of borders, spaces, unknowns.
 _NOT_TRAINED = re.compile("[\0\n\r\t\u2581\u2585]+")
 _MAX_LINE = 2000  # characters; longer lines are trained in pieces
-_MAX_CHUNK = (
-    50_000  # characters that are encoded at once: the library needs some 100 bytes for each
-)
+MAX_CHUNK = 50_000  # characters that are encoded at once: the library needs some 100 bytes for each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,10 @@ class SentencePiece(TokenizerConfig, type="sentencepiece"):
         if self.path is not None:
             return _load(Path(self.path).expanduser())
         return trained(
-            self, corpus_fingerprint, cache_dir, lambda: SentencePieceTokenizer(_train(self, texts))
+            self,
+            corpus_fingerprint,
+            cache_dir,
+            lambda: SentencePieceTokenizer(train_model(self, texts)),
         )
 
 
@@ -106,7 +107,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         self.lossless = all(self._returns(text) for text in PROBES)
 
     def encode(self, text: str) -> list[int]:
-        if self.adds_space or (SPACE not in text and len(text) <= _MAX_CHUNK):
+        if self.adds_space or (SPACE not in text and len(text) <= MAX_CHUNK):
             return self._processor.encode(text)
         ids: list[int] = []
         for number, part in enumerate(text.split(SPACE)):
@@ -167,7 +168,7 @@ def _chunks(text: str) -> Iterator[str]:
     """The text in pieces that end with all of a run of line breaks."""
     start = 0
     while start < len(text):
-        end = text.find("\n", start + _MAX_CHUNK)
+        end = text.find("\n", start + MAX_CHUNK)
         end = len(text) if end < 0 else end
         while end < len(text) and text[end] == "\n":
             end += 1
@@ -189,14 +190,14 @@ def _load(path: Path) -> Tokenizer:
 # ---------------------------------------------------------------------------------------- training
 
 
-def _train(config: SentencePiece, texts: Texts) -> bytes:
+def train_model(config: SentencePiece, texts: Texts) -> bytes:
     """The bytes of a .model file; the same for the same texts and config."""
     import sentencepiece
 
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sample(texts, config.training_bytes),
+            sentence_iterator=sample_lines(texts, config.training_bytes),
             model_writer=model,
             model_type=config.model_type,
             vocab_size=config.vocab_size,
@@ -235,7 +236,7 @@ def _training_error(config: SentencePiece, message: str) -> UserError:
     )
 
 
-def _sample(texts: Texts, limit: int) -> Iterator[str]:
+def sample_lines(texts: Texts, limit: int) -> Iterator[str]:
     """The corpus's lines, or of a corpus of more than `limit` bytes an even share of them."""
     total = sum(len(text) for text in texts())  # characters: near enough
     share = min(1.0, limit / max(1, total))

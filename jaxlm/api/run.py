@@ -1,0 +1,157 @@
+"""A run that has weights: it generates, scores, predicts and is measured.
+
+A `Run` reads its weights when they are first needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from jaxlm.api.forward import Forward
+from jaxlm.core.config import UserError
+from jaxlm.core.files import read_json
+from jaxlm.core.measures import values_of
+from jaxlm.core.types import Tokenizer
+from jaxlm.data.prompts import ends_of, ids_of
+from jaxlm.evals.run import evaluate_run
+from jaxlm.generate import Generator, Sampling, Writer
+from jaxlm.run import RunConfig, load_saved, saved_config
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.trackers import read_metrics
+from jaxlm.training.program import Program
+from jaxlm.training.session import load_trained, saved_tokenizer
+
+log = logging.getLogger("jaxlm")
+
+Texts = Sequence[str] | Sequence[Sequence[int]]
+
+
+def load(folder: str | Path, *, step: int | str | None = None) -> Run:
+    """The run of a folder, for use: trained, or imported by `jaxlm import hf`.
+
+    step: a checkpoint, or "best" (`checkpoint.keep_best`); None: the newest good one.
+    Raises `UserError` where there is no run.
+    """
+    saved_config(folder)
+    return Run(folder, step=step)
+
+
+class Run:
+    """A run that has weights."""
+
+    def __init__(self, folder: str | Path, *, step: int | str | None = None) -> None:
+        self.path = Path(folder)
+        self._step = step
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The resolved config of the run."""
+        return load_saved(self.path).config
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, in order: {"step": ..., "train/loss": ..., ...}."""
+        path = RunDir(self.path).metrics
+        return read_metrics(path) if path.is_file() else []
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters, a nested dict of jax arrays; their running average where one is kept."""
+        return self._loaded[1]
+
+    @property
+    def step(self) -> int:
+        """The optimizer step of the checkpoint that is used."""
+        return self._loaded[2]
+
+    @property
+    def program(self) -> Program:
+        """The model's graph, mesh and objective."""
+        return self._loaded[0]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return saved_tokenizer(RunDir(self.path))
+
+    @cached_property
+    def _loaded(self) -> tuple[Program, dict[str, Any], int]:
+        _, program, params, step = load_trained(str(self.path), step=self._step, report=log.info)
+        return program, params, step
+
+    # --------------------------------------------------------------------------------- generation
+
+    @overload
+    def generate(self, prompts: str, *, seed: int = 0, **sampling: Any) -> str: ...
+    @overload
+    def generate(self, prompts: Sequence[str], *, seed: int = 0, **sampling: Any) -> list[str]: ...
+
+    def generate(
+        self, prompts: str | Sequence[str], *, seed: int = 0, **sampling: Any
+    ) -> str | list[str]:
+        """The text that the model writes after each prompt.
+
+        sampling: `max_tokens`, `temperature`, `top_k`, `top_p`, `num_beams`, `length_penalty`, as
+        `jaxlm.generate.Sampling` has them.
+        """
+        if why := self.program.objective.why_silent(self.config.model):
+            raise UserError(f"{self.path}: its objective {why}; generate from a causal_lm run")
+        single = isinstance(prompts, str)
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        ids = ids_of(
+            self.tokenizer, self.config.sample.eos_ids, trained=self.config.data is not None
+        )
+        generator = Generator(self.program, Sampling(**sampling), **ids)
+        written = Writer(self.tokenizer, generator, self.ends)(self.params, texts, seed=seed)
+        return written[0] if single else written
+
+    @cached_property
+    def ends(self) -> Any:
+        """How texts begin and end in the data that the model was trained on."""
+        manifest = RunDir(self.path).data_manifest
+        values = read_json(manifest, "restore it") if manifest.is_file() else {}
+        return ends_of(self.config.data, values, self.tokenizer)
+
+    # ------------------------------------------------------------------------- inside of the model
+
+    @cached_property
+    def _forward(self) -> Forward:
+        return Forward(self)
+
+    def logits(self, texts: Texts) -> np.ndarray:
+        """Float32 logits [B, T, V] at each token of each text; rows are padded on the right.
+
+        texts: texts, or lists of token ids.
+        """
+        return self._forward.logits(texts)
+
+    def hidden(self, texts: Texts, layer: int | None = None) -> np.ndarray:
+        """Hidden states [B, T, D] after a layer (0: the embedding), or after the final norm (None).
+
+        Only a Transformer keeps the states of its layers.
+        """
+        return self._forward.hidden(texts, layer)
+
+    def perplexity(self, texts: Texts) -> list[float]:
+        """exp of the mean negative log-likelihood of each text's tokens after its first."""
+        return self._forward.perplexity(texts)
+
+    # --------------------------------------------------------------------------------- evaluation
+
+    def evaluate(self, overrides: Iterable[str] = ()) -> dict[str, float]:
+        """Figures over the whole validation split: {"eval/loss": ..., "eval/perplexity": ...}.
+
+        overrides: "key=value" texts, such as other data.
+        """
+        _, measures = evaluate_run(
+            str(self.path), overrides=tuple(overrides), step=self._step, report=log.info
+        )
+        return values_of(measures)

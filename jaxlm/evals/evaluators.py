@@ -1,0 +1,68 @@
+"""The evaluators of a run: that of `eval:`, and those of `evaluators:` by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxlm.core.config import UserError
+from jaxlm.core.evaluator import Evaluator, Measuring
+from jaxlm.core.measures import Measure
+from jaxlm.evals.loss import Loss
+
+if TYPE_CHECKING:
+    from jaxlm.training.session import Session
+
+
+@dataclass(frozen=True)
+class Named:
+    """An evaluator of a run, by its name in the config; "": that of `eval:`."""
+
+    name: str
+    config: Evaluator
+    measuring: Measuring
+
+    def due(self, step: int) -> bool:
+        """Whether it measures after a step that is not the last."""
+        return self.config.every_steps is not None and step % self.config.every_steps == 0
+
+    def due_last(self, step: int) -> bool:
+        """Whether it measures after the last step."""
+        return self.config.at_end or self.due(step)
+
+    def keyed(self, prefix: str, measures: Iterable[Measure]) -> list[Measure]:
+        """Its figures under the keys of metrics.jsonl; the progress line shows the main one."""
+        where = f"{prefix}/{self.name}" if self.name else prefix
+        brief = self.name or prefix
+        found = [m.under(where) for m in measures if m.show != "table"]
+        return [dataclasses.replace(m, brief=None if n else brief) for n, m in enumerate(found)]
+
+
+def evaluators_of(session: Session) -> list[Named]:
+    """The evaluators of a session that have something to measure, `eval:` first.
+
+    Raises `UserError` where a split is not in the data.
+    """
+    first = session.config.eval
+    main = Loss(
+        every_steps=first.every_steps,
+        batch_size=first.batch_size,
+        max_batches=first.max_batches,
+        at_end=first.at_end,
+    )
+    found = []
+    for name, config in {"": main, **session.config.evaluators}.items():
+        try:
+            measuring = config.prepare(session)
+        except UserError as error:
+            raise UserError(f"evaluators.{name}.{error}" if name else str(error)) from None
+        if measuring is not None:
+            found.append(Named(name, config, measuring))
+        elif name:
+            raise UserError(
+                f"evaluators.{name}.split: the data has no {config.split!r} split; set "
+                "data.validation_fraction or data.validation"
+            )
+    return found

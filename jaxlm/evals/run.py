@@ -1,0 +1,70 @@
+"""Measures the checkpoint of a run: `jaxlm eval`, and `Run.evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxlm.core.config import UserError
+from jaxlm.core.measures import Measure
+from jaxlm.data.detect import Found, detect
+from jaxlm.data.held_out import held_out, measured_source
+from jaxlm.data.store.prepared import Prepared
+from jaxlm.evals.loss import Loss
+from jaxlm.run import RunConfig, load_saved
+from jaxlm.runs.folder import RunDir
+from jaxlm.training.session import (
+    Session,
+    cache_dir,
+    check_measured_data,
+    check_writable,
+    load_trained,
+    prepare_data,
+    saved_tokenizer,
+)
+
+
+def evaluate_run(
+    run_dir: str,
+    *,
+    overrides: tuple[str, ...] = (),
+    step: int | str | None = None,
+    files: tuple[str, ...] = (),
+    accept_data: bool = False,
+    report: Any = print,
+) -> tuple[int, list[Measure]]:
+    """(step, measures) of a run's checkpoint over its whole validation split, or over `files`:
+    texts, or a table of labelled texts for a classifier.
+
+    Raises `UserError` if the split has changed since the run was trained, unless `accept_data` is
+    set or an override names other data.
+    """
+    found = detect(files) if files else None  # first: a wrong file costs no loading
+    config, program, params, step = load_trained(
+        run_dir, overrides=overrides, step=step, report=report
+    )
+    if found is not None:
+        prepared = _measured(run_dir, config, found, report)
+    else:
+        prepared = prepare_data(config, report)
+        if config.data == load_saved(run_dir).config.data:
+            check_measured_data(RunDir(run_dir), prepared, accept_data, report)
+    measuring = Loss(batch_size=config.eval.batch_size).prepare(Session(config, prepared, program))
+    if measuring is None:
+        raise UserError(
+            f"{run_dir}: its data has no validation split; set data.validation to texts that it "
+            "was not trained on (see `jaxlm config show`)"
+        )
+    (measures,) = measuring.after(params, [None])
+    return step, [m if m.show == "table" else m.under("eval") for m in measures]
+
+
+def _measured(run_dir: str, config: RunConfig, found: Found, report: Any) -> Prepared:
+    """The rows of files that were not part of the run."""
+    if config.data is None:
+        raise UserError(f"{run_dir}: was imported without data; train or fine-tune it first")
+    folder = cache_dir(config)
+    check_writable(folder)
+    source = measured_source(found, config.data)
+    classes = getattr(config.objective, "classes", ())
+    tokenizer = saved_tokenizer(RunDir(run_dir))
+    return held_out(config.data, source, tokenizer, folder, classes=classes, report=report)

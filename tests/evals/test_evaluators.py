@@ -1,0 +1,115 @@
+"""Several evaluators in a run: each has its split, its rhythm and its keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxlm import api
+from jaxlm.core.config import UserError, field
+from jaxlm.core.evaluator import Evaluator
+from jaxlm.core.measures import Measure, values_of
+from jaxlm.evals.evaluators import evaluators_of
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.measures import read_displays
+from jaxlm.runs.trackers import read_metrics
+from jaxlm.training.session import Session
+from tests import tiny
+
+
+def part(documents: int, seed: int) -> str:
+    source = f"{{type: synthetic, num_documents: {documents}, seed: {seed}}}"
+    return f"{{type: text, source: {source}, seq_len: 32, validation_fraction: 0.3}}"
+
+
+WEB, BOOKS = f"{{weight: 2, data: {part(30, 1)}}}", f"{{data: {part(12, 2)}}}"
+MIXTURE = f"data={{type: mixture, parts: {{web: {WEB}, books: {BOOKS}}}}}"
+QUIET = (
+    *("sample.prompts=[]", "logging.tensorboard=false", "mesh.num_devices=1"),
+    "checkpoint.every_steps=null",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Largest(Evaluator):
+    """The largest weight of a model."""
+
+    scale: float = field(1.0, "factor of the value", gt=0)
+
+    def measure(self, session: Any, params: Any, max_batches: int | None) -> list[Measure]:
+        import jax
+
+        value = max(float(abs(x).max()) for x in jax.tree.leaves(params))
+        return [Measure("weight", value * self.scale, better="lower", show="headline")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("evaluators") / "run"
+    evaluators = (
+        "evaluators={books: {split: validation/books, every_steps: 2, at_end: false}, "
+        f"largest: {{type: '{__name__}:Largest', every_steps: 3, scale: 2.0}}}}"
+    )
+    settings = ("eval.every_steps=4", "eval.max_batches=2", "eval.batch_size=2", "train.steps=6")
+    resolved = tiny.load("transformer", *QUIET, *settings, evaluators, f"run_dir={path}")
+    mixed = tiny.load("transformer", *QUIET, *settings, evaluators, MIXTURE, f"run_dir={path}")
+    assert resolved.config.evaluators == mixed.config.evaluators
+    assert api.fit(mixed).code == 0
+    return path
+
+
+def keyed(run: Path, key: str) -> list[int]:
+    return [line["step"] for line in read_metrics(run / "metrics.jsonl") if key in line]
+
+
+def test_each_evaluator_has_its_rhythm(run: Path) -> None:
+    assert keyed(run, "eval/loss") == [4, 6] and keyed(run, "final/loss") == [6]
+    assert keyed(run, "eval/books/loss") == [2, 4, 6]
+    assert keyed(run, "eval/largest/weight") == [3, 6]
+    assert keyed(run, "final/largest/weight") == [6]
+
+
+def test_the_parts_of_a_mixture_are_measured(run: Path) -> None:
+    assert keyed(run, "eval/web/loss") == [4, 6] and keyed(run, "final/web/loss") == [6]
+    final = api.load(run).evaluate()
+    line = next(x for x in read_metrics(run / "metrics.jsonl") if "final/loss" in x)
+    for key in ("loss", "web/loss", "books/loss", "web/perplexity"):
+        assert line[f"final/{key}"] == pytest.approx(final[f"eval/{key}"], rel=1e-6)
+    assert min(final["eval/web/loss"], final["eval/books/loss"]) < final["eval/loss"]
+    assert max(final["eval/web/loss"], final["eval/books/loss"]) > final["eval/loss"]
+
+
+def test_the_run_keeps_how_they_are_shown(run: Path) -> None:
+    displays = read_displays(RunDir(run))
+    assert displays["eval/largest/weight"]["better"] == "lower"
+    assert displays["eval/loss"]["show"] == displays["final/web/loss"]["show"] == "headline"
+
+
+def test_the_sums_of_the_parts_are_those_of_the_whole() -> None:
+    config, prepared = tiny.prepared(tiny.load("transformer", MIXTURE, "eval.batch_size=4").config)
+    session = Session(config, prepared, tiny.program(config))
+    (evaluator,) = evaluators_of(session)
+    params = tiny.params_of(session.program)
+    (found,) = evaluator.measuring.after(params, [None])
+    plain = values_of(evaluator.measuring.whole.measure(params))
+    values = values_of(found)
+    assert {name: values[name] for name in plain} == pytest.approx(plain, rel=1e-5)
+    assert set(values) == {f"{part}{n}" for part in ("", "web/", "books/") for n in plain}
+
+
+@pytest.mark.parametrize(
+    ("evaluators", "error"),
+    [
+        ("{a: {split: validation/b}}", "evaluators.a.split: the data has no 'validation/b'"),
+        ("{a: {type: lost}}", "evaluators.a.type: unknown type"),
+    ],
+)
+def test_a_wrong_evaluator_is_one_line(evaluators: str, error: str) -> None:
+    with pytest.raises(UserError, match=error):
+        config, prepared = tiny.prepared(
+            tiny.load("transformer", f"evaluators={evaluators}").config
+        )
+        evaluators_of(Session(config, prepared, tiny.program(config)))
