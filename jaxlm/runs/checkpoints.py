@@ -6,7 +6,7 @@
     00000100.broken   set aside: the loss was not finite after it; goes with the next save
     00000100.removing on its way out
 
-Nothing here imports jax, so that `jaxlm info` answers at once.
+Nothing here imports jax, so that `jaxlm info` starts quickly.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a run tells of itself in files that its weights do not need: ledger, samples, times, result.
+"""The files of a run that its weights do not need: ledger, samples, times, result.
 
     records = Records(run, index=0, keep_ledger=True)
-    records.take_back(step=100, last=False)      # what a killed process told of later steps
+    records.take_back(step=100, last=False)      # lines that a killed process wrote about later steps
     with records.ledger():
         records.write_ids(101, ids)
 
-A full disk costs lines of these, never the run: each file that cannot be written is told once.
+A full disk costs lines of these, never the run: each file that cannot be written is reported once.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Stopwatch:
 
     @classmethod
     def load(cls, run_dir: Path, clock: Callable[[], int] = time.perf_counter_ns) -> Stopwatch:
-        """Goes on with a run's timing.json; starts from zero where there is none that can be read.
+        """Continues a run's timing.json; starts from zero where that cannot be read.
 
         The account is a comfort, not a result: an unreadable one must not keep a run from going on.
         """

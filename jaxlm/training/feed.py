@@ -3,8 +3,8 @@
     with Feed(loader, mesh, start_step=100, ahead=2) as feed:
         ids, batch = next(feed)
 
-`device_put` returns before the copy ends, so holding a few batches ahead hides the transfer; the
-loader behind it hides the making of them.
+`device_put` returns before the copy ends, so holding a few batches ahead hides the transfer, and the
+loader makes further batches in the meantime.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Loop:
         return read.metrics
 
     def _call(self) -> None:
-        """Calls what is due after a step.
+        """Calls the callbacks that are due after a step.
 
         Its line must be on disk before its checkpoint is: a run that is killed in between resumes
         after the step and never logs it again. So the metrics are read first.

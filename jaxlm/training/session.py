@@ -98,7 +98,7 @@ def prepare_data(
         tokenizer = Saved(path=str(run.tokenizer))
     if config.data is None:
         raise UserError(
-            "data: null, there is none to work on; name some, such as "
+            "data: null, so there is nothing to work on; name some, such as "
             "data='{type: text, source: {type: text, files: a.txt}, seq_len: 128}'"
         )
     if tokenizer is None:
@@ -122,8 +122,8 @@ def check_writable(folder: Path) -> None:
 
 
 def has_started(run: RunDir) -> bool:
-    """Whether the folder holds a run to go on with: before its first save there is nothing to lose,
-    and whatever stands there gives way to the config that is started next.
+    """Whether the folder holds a run that continues. Before its first save there is nothing to
+    lose, and the config that is started next replaces what is there.
     """
     return run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
 
@@ -162,7 +162,7 @@ def resolve(
 ) -> RunConfig:
     """The config with what only the data can tell filled in: vocabulary, classes, ids, steps.
 
-    Raises `UserError` where the parts do not fit one another; `marks` say where each was set.
+    Raises `UserError` where the parts do not fit each other; `marks` say where each was set.
     """
     size, wanted = prepared.tokenizer.vocab_size, config.model.vocab_size
     if wanted is not None and wanted < size:
@@ -530,7 +530,7 @@ def load_trained(
 
     On the mesh of its config, or on another. merge: a program without the run's adapter, and the
     parameters that compute the same.
-    Raises `UserError` where the folder is no run, or has no checkpoint (yet).
+    Raises `UserError` where the folder is not a run, or has no checkpoint (yet).
     """
     config = load_saved(run_dir, overrides).config
     use_compilation_cache(config)

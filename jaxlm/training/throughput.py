@@ -3,7 +3,7 @@
     MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak FLOP/s of one)
 
 (Chowdhery et al. 2022, arXiv:2204.02311, appendix B: backward costs twice forward; recomputation
-does not count.) Attention counts the causal half. Padding is no token.
+does not count.) Attention counts the causal half. Padding does not count as tokens.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class Trainer:
                         run.loader, config.train.batch_size, self.session.program.mesh
                     )
                     self.step = self._compiled(spec, options)
-            # the compilation of another process is no hang, either
+            # the compilation of another process is not a hang either
             with run.watchdog.doing("compilation of another process", PATIENCE):
                 decide(f"step compiled {self.legs}", "", lambda _: "")
         return options

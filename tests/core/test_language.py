@@ -40,7 +40,8 @@ CLEAN = (
         f"jaxlm/training/{n}.py"
         for n in ("learner", "program", "room", "saved_step", "state", "step")
     ),
-    *("jaxlm/cli", "jaxlm/run.py", "jaxlm/info.py", "jaxlm/doctor.py"),
+    *("jaxlm/cli", "jaxlm/run.py", "jaxlm/info.py", "jaxlm/doctor.py", "jaxlm/evals", "jaxlm/api"),
+    *("jaxlm/training", "jaxlm/runs"),
     *("configs", "docs", "launch", "tools", "README.md", "CONTRIBUTING.md"),
 )
 GENERATED = ROOT / "docs/configuration.md"  # its words are those of the fields

@@ -1,6 +1,6 @@
 """Records a trace of some steps: `profile: {start: 20, steps: 5}`.
 
-The trace lies in RUN/profile in TensorBoard's format: `tensorboard --logdir RUN/profile` with the
+The trace is in RUN/profile in TensorBoard's format: `tensorboard --logdir RUN/profile` with the
 plugin `xprof` shows it. A profile is written by each process of the run.
 """
 
