@@ -39,7 +39,7 @@ def logging_to(run: RunDir, first: bool) -> Iterator[None]:
 
 @contextmanager
 def messages_above(progress: Progress | None) -> Iterator[None]:
-    """Log lines are printed above this progress line in the block; None: before there is such a line."""
+    """Log lines are printed above this progress line in the block; None: no line so far."""
     before, _SCREEN.progress = _SCREEN.progress, progress
     log.addHandler(_SCREEN)
     log.propagate = False

@@ -1,7 +1,7 @@
 """The files of a run that its weights do not need: ledger, samples, times, result.
 
     records = Records(run, index=0, keep_ledger=True)
-    records.take_back(step=100, last=False)      # lines that a killed process wrote about later steps
+    records.take_back(step=100, last=False)      # what a killed process wrote later
     with records.ledger():
         records.write_ids(101, ids)
 

@@ -3,7 +3,7 @@
     with Feed(loader, mesh, start_step=100, ahead=2) as feed:
         ids, batch = next(feed)
 
-`device_put` returns before the copy ends, so holding a few batches ahead hides the transfer, and the
+`device_put` returns before the copy ends, so holding a few batches ahead hides the transfer. The
 loader makes further batches in the meantime.
 """
 
