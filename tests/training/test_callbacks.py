@@ -97,8 +97,8 @@ def test_a_callback_of_the_config_logs_and_stops_and_the_run_stays_stopped(tmp_p
     assert values(run, "final/loss").keys() == {6} and outcome.result["step"] == 6
     again = train(run, note, resume=True)
     assert again.code == DONE and "done already" in again.message and "seen enough" in again.message
-    longer = train(run, note.replace("stop: 6", "stop: 8"), "train.steps=14", resume=True)
-    assert "stopped early: step 8 of 14" in longer.message
+    longer = train(run, note.replace("stop: 6", "stop: 9"), "train.steps=14", resume=True)
+    assert "stopped early: step 9 of 14" in longer.message
 
 
 def test_a_profile_is_written_and_changes_nothing(tmp_path: Path) -> None:
