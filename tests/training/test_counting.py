@@ -17,6 +17,7 @@ from flax import nnx
 from jaxlm import api
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import Resolved, UserError
+from jaxlm.core.measures import values_of
 from jaxlm.info import describe_run
 from jaxlm.objectives.base import Loss
 from jaxlm.objectives.causal_lm import CausalLM
@@ -135,9 +136,9 @@ def test_devices_count_their_rows_together(run: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_evaluated_by_the_loss_of_its_objective(run: Path) -> None:
-    from jaxlm.evals.loss import evaluate_run
+    from jaxlm.evals.run import evaluate_run
 
-    _, values, _ = evaluate_run(str(run), report=lambda _: None)
+    values = values_of(evaluate_run(str(run), report=lambda _: None)[1])
     assert values["eval/loss"] == pytest.approx(result(run)["eval/loss"], rel=1e-6)
     assert values["eval/loss"] < np.log(264) - 1
 
