@@ -93,10 +93,11 @@ MESHES: dict[str, MeshConfig] = {
     "slices of fsdp": TwoSlices(data=1, fsdp=4, tensor=2, dcn="fsdp"),
     "slices of stages": TwoSlices(data=1, stage=2, fsdp=4, zero=1, dcn="stage"),
 }
-EVERYWHERE = ("tensor", "context", "mixed")
+EVERYWHERE = ("tensor", "mixed")
 # The decoder alone is on every other mesh: what data, fsdp and the order of the devices do to a
 # parameter is the same code in all models, which `mixed` has as well. What data alone does is in
-# `mixed`, and `mixed zero 1` is the LSTM's.
+# `mixed`, and `mixed zero 1` is the LSTM's. The length of a Transformer is split by attention alone,
+# so `context` is the decoder's, and `mixed context` all have.
 ELSEWHERE = ("mixed zero 1", "slices of stages")
 TABLE = {
     "decoder": (*(x for x in MESHES if "expert" not in x and x not in ELSEWHERE),),
@@ -104,7 +105,7 @@ TABLE = {
     "moe": (*EVERYWHERE, "ring", "mixed context", "expert", "mixed expert", "expert ring"),
     "t5": (*EVERYWHERE, "mixed context"),
     "rotary t5": ("mixed ring",),
-    "lstm": (*EVERYWHERE, "mixed zero 1"),
+    "lstm": (*EVERYWHERE, "context", "mixed zero 1"),
 }
 ROTARY = ("model.position={type: rotary}", "model.encoder.position={type: rotary}")
 # Every layer of the mixture has experts; a first one without is split in models/test_families.py.
