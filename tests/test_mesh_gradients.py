@@ -96,8 +96,8 @@ MESHES: dict[str, MeshConfig] = {
 EVERYWHERE = ("tensor", "mixed")
 # The decoder alone is on every other mesh: what data, fsdp and the order of the devices do to a
 # parameter is the same code in all models, which `mixed` has as well. What data alone does is in
-# `mixed`, and `mixed zero 1` is the LSTM's. The length of a Transformer is split by attention alone,
-# so `context` is the decoder's, and `mixed context` all have.
+# `mixed`, and `mixed zero 1` is the LSTM's. Attention alone depends on how a Transformer's length
+# is split, so `context` is the decoder's, and all have `mixed context`.
 ELSEWHERE = ("mixed zero 1", "slices of stages")
 TABLE = {
     "decoder": (*(x for x in MESHES if "expert" not in x and x not in ELSEWHERE),),
