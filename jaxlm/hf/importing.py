@@ -75,7 +75,7 @@ def import_model(
     report: Callable[[str], None] = print,
     chunk_bytes: int | None = None,
 ) -> str:
-    """Makes the run `out`, whole or not at all; returns a line that tells what it holds.
+    """Makes the run `out`, whole or not at all; returns a line that says what it holds.
 
     `dtype` is that of activations and matmuls; `overrides` are as those of a config.
     Raises `UserError` for what is missing, left over or cannot be read.
@@ -93,7 +93,7 @@ def import_model(
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
     match = match_tensors(source.family, config.model, shapes, stored, source.task)
     record = _record(source, stored, match)
-    _tell(source, out, program.model.dtype, stored, match, record, report)
+    _report(source, out, program.model.dtype, stored, match, record, report)
     with new_folder(out) as partial:
         size = chunk_bytes or max(1 << 20, min(CHUNK_BYTES, stored.largest_file // 16))
         check_repeats(stored, match.pieces, match.repeats, chunk_bytes=size)
@@ -226,7 +226,7 @@ def _record(source: Source, stored: Stored, match: Match) -> dict[str, Any]:
     }
 
 
-def _tell(
+def _report(
     source: Source,
     out: Path,
     computes: str,

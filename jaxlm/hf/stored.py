@@ -1,4 +1,4 @@
-"""The tensors of a folder of safetensors: what the headers tell, and any part of any of them.
+"""The tensors of a folder of safetensors: what the headers say, and any part of any of them.
 
     stored = Stored.open(Path("downloads/llama"))
     stored.tensors["lm_head.weight"]                         # dtype BF16, shape, file
@@ -34,7 +34,7 @@ CONVERT = (
 
 
 class Info(NamedTuple):
-    """A tensor as a file's header tells it."""
+    """A tensor as a file's header describes it."""
 
     file: str
     dtype: str  # in safetensors' words: "BF16"

@@ -123,7 +123,7 @@ class RelativeConfig(PositionConfig, type="relative"):
 
 @dataclass(frozen=True, kw_only=True)
 class NoPositionConfig(PositionConfig, type="none"):
-    """Nothing tells a token its place but the causal mask."""
+    """No positions: order follows from the causal mask alone."""
 
 
 # ------------------------------------------------------------------------------------------- rotary
