@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from jaxlm import api
+from jaxlm.checkpoint import state_io
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
 from jaxlm.core.exit_codes import DONE
-from jaxlm.core.tree import flatten
+from jaxlm.core.tree import flatten, unflatten
 from jaxlm.run import load_run, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training import room
@@ -113,6 +114,33 @@ def test_a_second_stage_starts_from_the_weights_that_it_names(
     every = {(s, p): stored(source, s, p) for s in (2, 4) for p in ("params", "ema")}
     others = [x for which, x in every.items() if which != (step, part)]
     assert all(any((o[path] != want[path]).any() for path in want) for o in others)
+
+
+def test_a_classifier_of_an_older_version_is_resumed_and_is_a_start(
+    tmp_path: Path, source: Path
+) -> None:
+    """Its checkpoint has the model below `backbone`, the head at the top, and both moments so."""
+    session = second_stage(tmp_path, source, "optimizer.ema_decay=0.5")
+    state = session.learner.create()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    flat = {jax.tree_util.keystr(k, simple=True, separator="/"): x for k, x in leaves}
+    trees = [path.removesuffix("/task_head/bias") for path in flat if "/task_head/bias" in path]
+    assert {"params", "ema"} < {*trees} and len(trees) == 4  # and two moments
+    old = {}
+    for path, x in flat.items():
+        tree = next((t for t in trees if path.startswith(f"{t}/")), None)
+        rest = path if tree is None else path.removeprefix(f"{tree}/")
+        head = rest.startswith("task_head/")
+        new = rest.removeprefix("task_head/") if head else f"backbone/{rest}"
+        old[path if tree is None else f"{tree}/{new}"] = x
+    assert "params/backbone/embed/table" in old and "params/kernel" in old
+    metadata, finish = state_io.start_writing(tmp_path, 0, unflatten(old))
+    finish()
+    (tmp_path / state_io.METADATA).write_bytes(metadata.to_json())
+    found = state_io.read(tmp_path, session.learner.abstract_state(), whole=True)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_what_a_run_is_used_with_is_its_average(source: Path) -> None:
