@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,7 @@ def _matches(target: str, path: str) -> bool:
     return target == ALL or re.fullmatch(rf"(.*/)?(?:{target})", path) is not None
 
 
-def _changed(flat: dict[str, Any]) -> Iterator[str]:
+def _changed(flat: dict[str, Any]) -> list[str]:
     """The paths of the modules that have an A."""
     end = f"/{INSIDE}/{A}"
-    return iter([path.removesuffix(end) for path in flat if path.endswith(end)])
+    return [path.removesuffix(end) for path in flat if path.endswith(end)]

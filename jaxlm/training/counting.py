@@ -19,7 +19,6 @@ from jaxlm.core.config import UserError
 from jaxlm.core.tree import map_with_path
 from jaxlm.objectives.counting import Counting
 from jaxlm.run import RunConfig
-from jaxlm.training.ahead import Ahead
 from jaxlm.training.compiler import compile_with
 from jaxlm.training.learner import Frozen, Learner, Step
 from jaxlm.training.program import Program
@@ -88,17 +87,20 @@ class CountingLearner(Learner):
         batch_spec: Mapping[str, jax.ShapeDtypeStruct],
         options: Mapping[str, str] | None = None,
     ) -> Step:
+        first = super().compile(batch_spec, options)
         if type(self.objective).grow is Counting.grow:
-            return super().compile(batch_spec, options)
-        with jax.set_mesh(self.mesh):
-            compile_with(self.lower(batch_spec), options or {})  # names a wrong option
-        step = Ahead(self.jitted())
+            return first
+        steps = {_shapes(self.abstract_state()["params"]): first}  # one for each size of the tables
 
         def growing(state: State, frozen: Frozen, batch: Mapping[str, jax.Array]) -> Any:
             grown = self.objective.grow(state["params"], batch)
-            shardings = self.program.param_shardings
-            tables = jax.tree.map(jax.device_put, grown, shardings)
-            return step({**state, "params": tables}, frozen, dict(batch))
+            tables = jax.tree.map(jax.device_put, grown, self.program.param_shardings)
+            state = {**state, "params": tables}
+            shapes = _shapes(tables)
+            if shapes not in steps:
+                lowered = self.jitted().lower(state, frozen, dict(batch))
+                steps[shapes] = compile_with(lowered, options or {})
+            return steps[shapes](state, frozen, dict(batch))
 
         return growing
 
@@ -111,3 +113,7 @@ class CountingLearner(Learner):
 def _state(tables: dict[str, Any]) -> State:
     zero = jnp.zeros((), jnp.int32)
     return {"step": zero, "params": tables, "bad_steps": zero}
+
+
+def _shapes(tables: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(x.shape for x in jax.tree.leaves(tables))

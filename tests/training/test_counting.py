@@ -150,7 +150,9 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def test_what_has_no_gradient_takes_no_optimizer_and_no_adapter(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="optimizer: the objective counts"):
+    with pytest.raises(
+        UserError, match="optimizer: the objective has no gradient, it counts; set it to null"
+    ):
         config_of(tmp_path / "run", "optimizer={type: adamw}")
     with pytest.raises(UserError, match="^adapter: a model that is counted has no gradient"):
         api.fit(config_of(tmp_path / "run", "adapter={type: freeze, train: [counts]}"))
