@@ -14,18 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxlm.core.chips import CHIPS, cloud_chip
 from jaxlm.core.config import UserError
 
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
 GPU = "gpu"  # of an unknown kind
-# {name in the cloud: (kind of TPU, what the number in a type counts per chip)}
-# (cloud.google.com/tpu/docs/{v2,v3,v4,v5p}: TensorCores; others: chips)
-TPUS = {
-    **{"v2": ("v2", 2), "v3": ("v3", 2), "v4": ("v4", 2), "v5p": ("v5p", 2)},
-    **{"v5litepod": ("v5e", 1), "v5e": ("v5e", 1), "v6e": ("v6e", 1)},
-    **{"v5-lite": ("v5e", 1), "tpu7x": ("tpu7x", 0)},  # 0: not known
-}
-DEVICES = {"v2": 2, "v3": 2, "tpu7x": 2}  # jax devices per chip, where not 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +26,7 @@ class Chips:
     """The accelerators of a launch config; None: it does not say."""
 
     text: str  # the part of the launch config, for errors
-    kind: str | None  # "v5p", "h100", `GPU`; None: simulated devices
+    kind: str | None  # a name of `CHIPS`, another maker's name, `GPU`; None: simulated devices
     count: int | None = None  # chips in all
     slices: int | None = None  # of TPUs
     shape: str = ""  # of a slice
@@ -41,11 +34,13 @@ class Chips:
     @property
     def devices(self) -> int | None:
         """The number of jax devices."""
-        return None if self.count is None else self.count * DEVICES.get(self.kind or "", 1)
+        chip = CHIPS.get(self.kind or "")
+        return None if self.count is None else self.count * (chip.devices if chip else 1)
 
     @property
     def is_tpu(self) -> bool:
-        return self.kind in {kind for kind, _ in TPUS.values()}
+        chip = CHIPS.get(self.kind or "")
+        return chip is not None and chip.is_tpu
 
     def __str__(self) -> str:
         count = "" if self.count is None else f"{self.count} "
@@ -59,11 +54,11 @@ class Chips:
 def tpu_chips(text: str, name: str) -> Chips | None:
     """The chips of an accelerator type, such as v5p-32 (16 chips) or v6e-256."""
     found = re.fullmatch(r"(?:tpu-)?(\w+)-(\d+)", name.lower())
-    if found is None or found[1] not in TPUS:
+    chip = None if found is None else cloud_chip(found[1])
+    if found is None or chip is None:
         return None
-    kind, counted = TPUS[found[1]]
-    count = None if not counted else max(1, int(found[2]) // counted)
-    return Chips(text=text, kind=kind, count=count, slices=1)
+    count = None if chip.type_counts is None else max(1, int(found[2]) // chip.type_counts)
+    return Chips(text=text, kind=chip.name, count=count, slices=1)
 
 
 def check_mesh(chips: Chips | None, mesh: Mapping[str, Any]) -> None:

@@ -20,10 +20,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from jaxlm.core.chips import cloud_chip
 from jaxlm.core.config import REQUIRED, UserError, field
 from jaxlm.core.config_yaml import dump_yaml
 from jaxlm.core.exit_codes import DONE, FINAL
-from jaxlm.launch.chips import TPUS, Chips
+from jaxlm.launch.chips import Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_absolute, check_word
 from jaxlm.launch.shell import join
@@ -85,12 +86,13 @@ class Gke(LaunchConfig):
 
     def chips(self) -> Chips | None:
         named = re.fullmatch(r"(?:tpu-)?(.+?)(?:-(?:podslice|slice|device))?", self.accelerator)
-        if named is None or named[1] not in TPUS:
+        chip = None if named is None else cloud_chip(named[1])
+        if chip is None:
             return None
         several = f", slices: {self.slices}" if self.slices > 1 else ""
         return Chips(
             text=f"accelerator: {self.accelerator}, topology: {self.topology}{several}",
-            kind=TPUS[named[1]][0],
+            kind=chip.name,
             count=self._chips * self.slices,
             slices=self.slices,
             shape=self.topology,

@@ -12,23 +12,7 @@ from dataclasses import dataclass
 
 import jax
 
-# Dense peak of one jax device, in bfloat16 FLOP/s, from the makers' pages.
-PEAK_FLOPS = {
-    "TPU v2": 22.5e12,  # half a chip: a device is a core
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153.5e12,  # half a chip: two devices a chip
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
+from jaxlm.core.chips import chip_of
 
 
 @dataclass(frozen=True)
@@ -49,9 +33,9 @@ def peak_of(devices: list[jax.Device]) -> Peak | None:
     One that is measured while the machine does other work is noise: no figure is shown then.
     """
     kind = devices[0].device_kind
-    matches = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    if not matches:
+    chip = chip_of(kind)
+    if chip is None:
         return None
-    each = PEAK_FLOPS[max(matches, key=len)]
+    each = chip.peak() / chip.devices
     source = f"{len(devices)} x {each / 1e12:g} TFLOP/s ({kind}, bfloat16)"
     return Peak(len(devices) * each, source)
