@@ -18,14 +18,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from jaxlm.core.chips import cloud_chip
 from jaxlm.core.config import REQUIRED, UserError, field
-from jaxlm.core.config_yaml import dump_yaml
 from jaxlm.core.exit_codes import DONE, FINAL
 from jaxlm.launch.chips import Chips
 from jaxlm.launch.job import Job
+from jaxlm.launch.manifest import manifest
 from jaxlm.launch.names import check_absolute, check_word
 from jaxlm.launch.shell import join
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
@@ -99,10 +98,9 @@ class Gke(LaunchConfig):
         )
 
     def plan(self, job: Job) -> Plan:
-        manifest = job.stage / "jobset.yaml"
-        text = dump_yaml(self._config_map(job), self.jobset(job))
-        write = WriteFile(why="write the manifest", path=manifest, text=text)
-        argv = self._kubectl("apply", "-f", str(manifest))
+        path = job.stage / "jobset.yaml"
+        write = WriteFile(why="write the manifest", path=path, text=self.manifest(job))
+        argv = self._kubectl("apply", "-f", str(path))
         continues = f"! {join(self._state(job))} | grep -qwE '{'|'.join(ENDS)}'"
         clean = Command(
             why="delete an earlier set that has ended",
@@ -146,138 +144,39 @@ class Gke(LaunchConfig):
 
     # ------------------------------------------------------------------------------- the manifest
 
-    def _config_map(self, job: Job) -> dict[str, Any]:
-        return {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": job.name, "namespace": self.namespace},
-            "data": {"run.yaml": job.config_under(self.mount)},
-        }
-
-    def jobset(self, job: Job) -> dict[str, Any]:
-        """The JobSet as plain values."""
-        labels = {"xpk.google.com/workload": job.name}
-        queue = {"kueue.x-k8s.io/queue-name": self.queue} if self.queue else {}
-        final = sorted(FINAL - {DONE})
-        return {
-            "apiVersion": "jobset.x-k8s.io/v1alpha2",
-            "kind": "JobSet",
-            "metadata": {
-                "name": job.name,
-                "namespace": self.namespace,
-                "labels": {**queue, **labels},
-                # each slice on one node pool
-                "annotations": {
-                    "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
-                },
-            },
-            "spec": {
-                "failurePolicy": {
-                    "maxRestarts": self.max_restarts,
-                    "rules": [
-                        {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
-                    ],
-                },
-                "replicatedJobs": [
-                    {
-                        "name": REPLICATED,
-                        "replicas": self.slices,
-                        "template": {
-                            "spec": {
-                                "parallelism": self._hosts,
-                                "completions": self._hosts,
-                                "completionMode": "Indexed",
-                                "backoffLimit": 0,
-                                "podFailurePolicy": {
-                                    "rules": [
-                                        {
-                                            "action": "FailJob",
-                                            "onExitCodes": {
-                                                "containerName": CONTAINER,
-                                                "operator": "In",
-                                                "values": final,
-                                            },
-                                        }
-                                    ]
-                                },
-                                "template": self._pod(job, labels),
-                            }
-                        },
-                    }
-                ],
-            },
-        }
-
-    def _pod(self, job: Job, labels: dict[str, str]) -> dict[str, Any]:
-        spot = {"cloud.google.com/gke-spot": "true"} if self.spot else {}
-        chips = {"google.com/tpu": min(self.chips_per_host, self._chips)}
-        storage: dict[str, Any] = {"persistentVolumeClaim": {"claimName": self.claim}}
-        metadata: dict[str, Any] = {"labels": labels}
-        if self.bucket is not None:
-            metadata["annotations"] = {"gke-gcsfuse/volumes": "true"}
-            options = "implicit-dirs,rename-dir-limit=100000"
-            attributes = {"bucketName": self.bucket, "mountOptions": options}
-            driver = "gcsfuse.csi.storage.gke.io"
-            storage = {"csi": {"driver": driver, "volumeAttributes": attributes}}
-        container = {
-            "name": CONTAINER,
-            "image": self.image,
-            "command": ["python", "-u", "-m", "jaxlm", "train", f"{CONFIG_DIR}/run.yaml"],
-            "env": self._environment(job),
-            # jax's coordinator, and libtpu's between slices
-            "ports": [{"containerPort": port} for port in (8482, PORT)],
-            "resources": {"requests": chips, "limits": chips},
-            "volumeMounts": [
-                {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
-                {"name": "runs", "mountPath": self.mount},
-            ],
-        }
-        account = {"serviceAccountName": self.service_account} if self.service_account else {}
-        priority = {"priorityClassName": self.priority} if self.priority else {}
-        return {
-            "metadata": metadata,
-            "spec": {
-                "restartPolicy": "Never",
-                **account,
-                **priority,
-                "terminationGracePeriodSeconds": self.grace_seconds,
-                "nodeSelector": {
-                    "cloud.google.com/gke-tpu-accelerator": self.accelerator,
-                    "cloud.google.com/gke-tpu-topology": self.topology,
-                    **spot,
-                },
-                "containers": [container],
-                "volumes": [
-                    {"name": "config", "configMap": {"name": job.name}},
-                    {"name": "runs", **storage},
-                ],
-            },
-        }
-
-    def _environment(self, job: Job) -> list[dict[str, Any]]:
-        """The variables of a pod. GKE sets those of its slice; those across slices are set here."""
-        # Kubernetes reads $(NAME) in a value as a reference, and $$ as $.
-        plain = [{"name": n, "value": v.replace("$", "$$")} for n, v in self.env.items()]
-        several: list[dict[str, Any]] = []
-        if self.slices > 1:
-            first = f"{job.name}-{REPLICATED}-0-0.{job.name}"  # pod 0 of slice 0, by JobSet's DNS
-            slice_id = "metadata.labels['jobset.sigs.k8s.io/job-index']"
-            several = [
-                {"name": "MEGASCALE_COORDINATOR_ADDRESS", "value": f"{first}:{PORT}"},
-                {"name": "MEGASCALE_NUM_SLICES", "value": str(self.slices)},
-                {
-                    "name": "MEGASCALE_SLICE_ID",
-                    "valueFrom": {"fieldRef": {"fieldPath": slice_id}},
-                },
-            ]
-        secret = [
-            {
-                "name": name,
-                "valueFrom": {"secretKeyRef": {"name": self.secret_name, "key": name}},
-            }
-            for name in self.secrets
-        ]
-        return [*plain, *several, *secret]
+    def manifest(self, job: Job) -> str:
+        """The ConfigMap with the run's config, and the JobSet."""
+        return manifest(
+            "gke.yaml",
+            name=job.name,
+            namespace=self.namespace,
+            config=job.config_under(self.mount),
+            queue=self.queue,
+            max_restarts=self.max_restarts,
+            replicated=REPLICATED,
+            container=CONTAINER,
+            slices=self.slices,
+            hosts=self._hosts,
+            final=sorted(FINAL - {DONE}),
+            bucket=self.bucket,
+            claim=self.claim,
+            service_account=self.service_account,
+            priority=self.priority,
+            grace_seconds=self.grace_seconds,
+            accelerator=self.accelerator,
+            topology=self.topology,
+            spot=self.spot,
+            image=self.image,
+            env=self.env,
+            secrets=self.secrets,
+            secret_name=self.secret_name,
+            coordinator=f"{job.name}-{REPLICATED}-0-0.{job.name}:{PORT}",  # by JobSet's DNS
+            port=PORT,
+            chips=min(self.chips_per_host, self._chips),
+            config_dir=CONFIG_DIR,
+            config_file=f"{CONFIG_DIR}/run.yaml",
+            mount=self.mount,
+        )
 
     @property
     def _chips(self) -> int:

@@ -1,11 +1,13 @@
 """All quoting for shells: every word, comment and script of the targets is made here.
 
     join(("ls", "--", "a $(b)"))                 # ls -- 'a $(b)'
-    fill("ls -- {folder}", folder="a $(b)")      # the same: the value is quoted
+    script("host_run.sh", environment={})        # templates/host_run.sh with its values quoted
     comment("train runs/a\\nrm -rf runs")         # one line that begins with "# "
 
-A text from a config gets into a script only through these functions, so none of it is executed. A
-text that is shell code by intent, such as the `setup` lines of a launch file, is marked as `Code`.
+A text from a config gets into a script only through these functions, so none of it is executed. In
+a template `{{ value }}` is one quoted word. Two filters insert a text as it is: `code`, for what is
+shell code by intent, such as the `setup` lines of a launch file, and `line`, for a comment that
+another program reads; the text must then be a single line.
 """
 
 from __future__ import annotations
@@ -13,9 +15,17 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jaxlm.core.config_yaml import is_one_line
+from jaxlm.core.templates import environment
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).with_name("templates")
 LINE = 100  # a longer command gets one option a line
 
 
@@ -63,16 +73,23 @@ def heredoc(text: str) -> str:
     return f"<<'{end}'\n{text}{'' if text.endswith(chr(10)) else chr(10)}{end}"
 
 
-def fill(template: str, **values: str | int) -> str:
-    """A script from a template with {name} places; texts are quoted, `Code` is not."""
-    quoted = {
-        name: quote(value) if isinstance(value, str) else value for name, value in values.items()
-    }
-    return template.format(**quoted)
+def script(template: str, /, folder: Path = TEMPLATES, **values: Any) -> str:
+    """A shell script from a template file; `folder` is that of a target outside this package."""
+    return _scripts(folder).get_template(template).render(values)
 
 
-# The newest committed checkpoint of a run's folder, in bash. A folder's name may begin with "-".
-NEWEST = Code(
-    "newest() { ls -- \"$run_dir/checkpoints\" 2>/dev/null | grep -xE '[0-9]+' | sort -n "
-    "| tail -n 1; }"
-)
+@cache
+def _scripts(folder: Path) -> Environment:
+    scripts = environment(folder, TEMPLATES, autoescape=False, finalize=_word)
+    scripts.filters |= {"code": Code, "line": _line}
+    return scripts
+
+
+def _word(value: Any) -> str:
+    assert isinstance(value, (str, int)) and not isinstance(value, bool), repr(value)
+    return quote(value) if isinstance(value, str) else str(value)
+
+
+def _line(text: str) -> Code:
+    assert all(map(is_one_line, text)), repr(text)
+    return Code(text)

@@ -20,44 +20,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.core.config import REQUIRED, field
-from jaxlm.core.config_yaml import dump_yaml
 from jaxlm.core.exit_codes import FINAL, INTERRUPTED
 from jaxlm.launch.chips import Chips, tpu_chips
 from jaxlm.launch.job import Job
+from jaxlm.launch.manifest import manifest
 from jaxlm.launch.names import check_no_option, check_word
-from jaxlm.launch.shell import NEWEST, Code, fill
+from jaxlm.launch.shell import script
 from jaxlm.launch.steps import Command, WriteFile
 from jaxlm.launch.target import Plan, RestartingConfig
 
 CONFIG = "~/jaxlm-run.yaml"
 PORT = 8476
-
-# The budget of restarts is stored in the bucket, one file per node: SkyPilot kills the other nodes'
-# scripts when one has ended. The task's id is the same for all starts of a job. SIGTERM is sent to
-# every process of a job; the script ignores it to report how the run ended.
-BODY = """\
-run_dir={run_dir}
-{newest}
-
-trap : TERM
-code=0
-~/jaxlm-venv/bin/python -u -m jaxlm train {config} || code=$?
-case $code in {final}) exit $code ;; esac
-state="$run_dir/restarts/${{SKYPILOT_TASK_ID:-job}}.${{SKYPILOT_NODE_RANK:-0}}"
-step_now=$(newest) || true
-step_now=$((10#${{step_now:-0}}))
-read -r left best 2>/dev/null < "$state" || {{ left={max_restarts}; best=0; }}
-if [ "$step_now" -gt "$best" ]; then left={max_restarts}; fi
-# a stop that saved is not a failure and is not counted
-if [ $code != {interrupted} ]; then left=$((left - 1)); fi
-if [ $left -lt 0 ]; then
-    echo "jaxlm launch: exit code $code, and no newer checkpoint in {max_restarts} restarts"
-    exit $code
-fi
-mkdir -p -- "$run_dir/restarts" && echo "$left $step_now" > "$state"
-echo "jaxlm launch: exit code $code; SkyPilot starts again, from checkpoint $step_now"
-exit {interrupted}
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +77,7 @@ class SkyPilot(RestartingConfig):
         config, task = job.stage / "run.yaml", job.stage / "task.yaml"
         files = (
             WriteFile(why="write the run's config", path=config, text=job.config_under(self.mount)),
-            WriteFile(why="write the task", path=task, text=dump_yaml(self.task(job))),
+            WriteFile(why="write the task", path=task, text=self.task(job)),
         )
         # the value is read from the environment; the command has only the name
         secrets = [word for name in self.secrets for word in ("--secret", name)]
@@ -133,10 +106,10 @@ class SkyPilot(RestartingConfig):
             ),
         )
 
-    def task(self, job: Job) -> dict[str, Any]:
-        """The task YAML as plain values."""
+    def task(self, job: Job) -> str:
+        """The task's YAML."""
         tpu = self.accelerators.lower().startswith("tpu")
-        resources = {
+        resources: dict[str, Any] = {
             "infra": self.infra,
             "accelerators": self.accelerators,
             "accelerator_args": (
@@ -145,51 +118,42 @@ class SkyPilot(RestartingConfig):
             "use_spot": self.use_spot,
             "image_id": self.image_id,
             "disk_size": self.disk_size,
-            "job_recovery": {
-                "max_restarts_on_errors": 0,
-                "recover_on_exit_codes": [INTERRUPTED],
-            },
         }
         requirement = self.requirement
         if self.source is not None:
             requirement = ".[tpu]" if tpu else ".[cuda]"
-        install = "uv pip install --quiet --python ~/jaxlm-venv {requirement}"
-        setup = [
-            "set -e",
-            *self.setup,
-            "command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh",
-            'export PATH="$HOME/.local/bin:$PATH"',
-            "[ -x ~/jaxlm-venv/bin/python ] || uv venv --quiet --python 3.12 ~/jaxlm-venv",
-            fill(install, requirement=requirement),
-        ]
-        meet = [  # not needed on a TPU pod: its hosts find one another
-            f'export JAXLM_COORDINATOR="$(head -n 1 <<< "$SKYPILOT_NODE_IPS"):{PORT}"',
-            'export JAXLM_NUM_PROCESSES="$SKYPILOT_NUM_NODES"',
-            'export JAXLM_PROCESS_ID="$SKYPILOT_NODE_RANK"',
-        ]
-        body = fill(
-            BODY,
+        return manifest(
+            "skypilot.yaml",
+            name=job.name,
+            num_nodes=self.num_nodes,
+            resources={name: value for name, value in resources.items() if value is not None},
+            config=CONFIG,
+            sent=str(job.stage / "run.yaml"),
+            mount=self.mount,
+            bucket=self.bucket,
+            source=self.source,
+            env=self.env,
+            secrets=self.secrets,
+            interrupted=INTERRUPTED,
+            setup=script("skypilot_setup.sh", setup=self.setup, requirement=requirement),
+            run=self._run(job, tpu),
+        )
+
+    def _run(self, job: Job, tpu: bool) -> str:
+        """What each node runs.
+
+        The budget of restarts is stored in the bucket, one file per node: SkyPilot kills the other
+        nodes' scripts when one has ended. The task's id is the same for all starts of a job.
+        SIGTERM is sent to every process of a job; the script ignores it to report how the run
+        ended.
+        """
+        return script(
+            "skypilot_run.sh",
+            tpu=tpu,
+            port=PORT,
             run_dir=job.run_dir_under(self.mount),
-            newest=NEWEST,
-            config=Code(CONFIG),  # the shell expands its ~
-            final=Code("|".join(map(str, sorted(FINAL)))),
+            config=CONFIG,  # the shell expands its ~
+            final=sorted(FINAL),
             max_restarts=self.max_restarts,
             interrupted=INTERRUPTED,
         )
-        run = [*([] if tpu else meet), body]
-        task: dict[str, Any] = {
-            "name": job.name,
-            "num_nodes": self.num_nodes,
-            "resources": {name: value for name, value in resources.items() if value is not None},
-            "file_mounts": {
-                CONFIG: str(job.stage / "run.yaml"),
-                self.mount: {"source": self.bucket, "mode": "MOUNT"},
-            },
-        }
-        if self.source is not None:
-            task["workdir"] = self.source
-        if self.env:
-            task["envs"] = self.env
-        if self.secrets:
-            task["secrets"] = {name: None for name in self.secrets}
-        return task | {"setup": "\n".join(setup) + "\n", "run": "\n".join(run)}

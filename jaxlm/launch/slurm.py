@@ -21,42 +21,9 @@ from jaxlm.core.exit_codes import FINAL, INTERRUPTED
 from jaxlm.launch.chips import GPU, Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_no_option, check_word
-from jaxlm.launch.shell import NEWEST, Code, assignments, fill, join
+from jaxlm.launch.shell import join, script
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
 from jaxlm.launch.target import Plan, RestartingConfig
-
-# The budget of restarts is stored in a file: each attempt is a new process.
-BODY = """\
-run_dir={run_dir}
-state={stage}
-{newest}
-
-rm -f "$state/outcome"
-srun {srun} &
-step=$!
-stopped=no
-# srun passes it on to all tasks, which save; `wait` returns at a signal, so wait again
-trap 'stopped=yes; kill -TERM $step' TERM
-wait $step; code=$?
-[ $stopped = yes ] && {{ wait $step; code=$?; }}
-
-case $code in {final}) again=no ;; *) again=yes ;; esac
-step_now=$(newest); step_now=$((10#${{step_now:-0}}))
-if [ $again = yes ]; then
-    read -r left best 2>/dev/null < "$state/restarts" || {{ left={max_restarts}; best=0; }}
-    [ "$step_now" -gt "$best" ] && left={max_restarts}
-    # a stop that saved is not a failure and is not counted
-    [ $code != {interrupted} ] && left=$((left - 1))
-    if [ $left -ge 0 ]; then
-        echo "$left $step_now" > "$state/restarts"
-        echo "jaxlm launch: exit code $code; back into the queue, from checkpoint $step_now"
-        scontrol requeue "$SLURM_JOB_ID" && exit $code
-    fi
-fi
-rm -f "$state/restarts"
-printf 'jaxlm-exit %s\\njaxlm-checkpoint %s\\n' "$code" "$step_now" > "$state/outcome"
-exit $code
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,23 +131,20 @@ class Slurm(RestartingConfig):
             "export": ",".join(("ALL", *self.secrets)),
         }
         options = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        lines = ["#!/bin/bash"]
-        lines += [f"#SBATCH {option}" for option in (*options, "--requeue", *self.options)]
-        lines += ["", *assignments(self.env, "export ")]
-        lines += self.setup
-        # not --kill-on-bad-exit: the processes end one another, each with its own exit code
-        train = ("--kill-on-bad-exit=0", self.python, "-u", "-m", "jaxlm", "train")
-        body = fill(
-            BODY,
+        # The budget of restarts is stored in a file: each attempt is a new process.
+        return script(
+            "slurm.sh",
+            options=[*options, "--requeue", *self.options],
+            env=self.env,
+            setup=self.setup,
             run_dir=job.run_dir,
-            newest=NEWEST,
             stage=str(job.stage),
-            srun=Code(join((*train, str(job.stage / "run.yaml")))),
-            final=Code("|".join(map(str, sorted(FINAL)))),
+            python=self.python,
+            config=str(job.stage / "run.yaml"),
+            final=sorted(FINAL),
             max_restarts=self.max_restarts,
             interrupted=INTERRUPTED,
         )
-        return "\n".join(lines) + "\n" + body
 
     def _state(self, job: Job) -> Argv:
         return ("squeue", f"--name={job.name}", "--me", "--noheader", "--format=%T")

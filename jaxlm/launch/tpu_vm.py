@@ -191,16 +191,16 @@ class TpuVm(RestartingConfig):
     def _send(self, job: Job) -> tuple[Step, ...]:
         """Sends the files of the run to all hosts; one archive is faster than a tree of files."""
         archive = ARCHIVE if self.source is not None else None
-        run_dir = job.run_dir_under(self.root)
-        texts = {
-            "run.yaml": job.config_under(self.root),
-            "setup.sh": remote.setup_script(self.requirement, archive, self.bucket, self.mount),
-            "run.sh": remote.run_script(self.env, bool(self.secrets)),
-            "start.sh": remote.START,
-            "stop.sh": remote.STOP,
-            "follow.sh": remote.FOLLOW,
-            "outcome.sh": remote.outcome_script(run_dir),
-        }
+        scripts = remote.scripts(
+            run_dir=job.run_dir_under(self.root),
+            environment=self.env,
+            secrets=bool(self.secrets),
+            requirement=self.requirement,
+            archive=archive,
+            bucket=self.bucket,
+            mount=self.mount,
+        )
+        texts = {"run.yaml": job.config_under(self.root), **scripts}
         steps: list[Step] = [
             WriteFile(why=f"write {name} for the hosts", path=job.stage / name, text=text)
             for name, text in texts.items()
