@@ -83,7 +83,15 @@ def test_a_finished_run(tmp_path):
     assert "9f2c41d07a" * 6 + "be03" in page.text
     assert "5,000 steps" in page.text and "resumed 2 times" in page.text
     titles = ["Curves", "Where the time went", "Evaluation", "Samples", "Configuration", "Data"]
-    for title in [*titles, "Checkpoints", "Environment", "Loss", "Learning rate", "Throughput"]:
+    for title in [
+        *titles,
+        "Checkpoints",
+        "Environment",
+        "Loss",
+        "Learning rate",
+        "Tokens/s",
+        "MFU",
+    ]:
         assert f" {title} " in page.text
     for detail in ("num_kv_heads", "configs/model/llama_small.yaml:4", "hamlet_gut.txt", "0.12.12"):
         assert detail in page.text
@@ -91,7 +99,7 @@ def test_a_finished_run(tmp_path):
     assert page.text.count("step 5,000") == 1  # its sample
     assert "1800 resumed" in page.text and "3200 resumed" in page.text
     drawn = [dict(a) for tag, a in page.tags if tag == "path" and a.get("class") == "mark"]
-    assert [a["d"] for a in drawn] == ["M360.0 0V1000M640.0 0V1000"] * 5
+    assert [a["d"] for a in drawn] == ["M360.0 0V1000M640.0 0V1000"] * 7
 
 
 def test_shares_of_the_time_sum_to_100(tmp_path):
@@ -184,7 +192,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(tmp_path):
     assert "data_manifest.json: damaged, it is not a JSON object" in page.text
     assert "config.yaml:" in page.text
     assert "skipped 1 damaged lines, the first is line 6" in page.text
-    assert text.count("<figure") == 5
+    assert text.count("<figure") == 7
 
 
 def test_a_run_of_one_line(tmp_path):
@@ -463,3 +471,71 @@ def test_the_final_value_of_a_metric(tmp_path):
     assert run.last("eval/loss") == 3.7633  # the result's, not the last line's
     assert run.last("train/mfu") == run.metrics[-1]["train/mfu"]
     assert run.last("absent") is None
+
+
+# ----------------------------------------------------------------------------------------- sections
+
+
+SECTIONS = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxlm.report.section import Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes(Section):
+    """What the user wrote about the run."""
+
+    title: ClassVar = "Notes"
+    order: ClassVar = 45
+    template: ClassVar = "<p>{{ text }}</p>"
+
+    def data(self, run):
+        return {"text": (run.path / "notes.txt").read_text()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Notes):
+    """Needs a value that it does not give."""
+
+    template: ClassVar = "{{ absent }}"
+'''
+
+
+def test_an_installed_package_adds_a_section(tmp_path, monkeypatch):
+    info = tmp_path / "site" / "notes-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: notes\nVersion: 1.0\n")
+    points = "notes = notes_section:Notes\nbroken = notes_section:Broken\n"
+    (info / "entry_points.txt").write_text(f"[jaxlm.report_sections]\n{points}")
+    (info.parent / "notes_section.py").write_text(SECTIONS)
+    monkeypatch.syspath_prepend(str(info.parent))
+    run = make_run(tmp_path / "run", steps=100)
+    (run / "notes.txt").write_text("<b>warm & dry</b>")
+    text, page = report(run)
+    assert "<p>&lt;b&gt;warm &amp; dry&lt;/b&gt;</p>" in text
+    at = [page.text.index(title) for title in (" Evaluation ", " Notes ", " Samples ")]
+    assert at == sorted(at)
+    assert "report section broken: UndefinedError: 'absent' is undefined" in page.text
+
+
+def test_the_measures_of_a_run_say_how_they_are_shown(tmp_path):
+    """Names that jaxlm has never seen: a headline, its chart, and a figure in the table."""
+    displays = {
+        "eval/glow": {"show": "headline", "better": "higher", "label": "glow of it", "unit": "lx"},
+        "eval/dim": {"format": ".1f"},
+    }
+    write_sealed(tmp_path / "measures.json", displays)
+    write_metrics(
+        tmp_path,
+        {"step": 5, "eval/glow": 1.0, "eval/dim": 4.0},
+        {"step": 9, "eval/glow": 2.0, "eval/dim": 3.0},
+    )
+    final = {"eval/dim": 3.0, "eval/glow": 2.0}
+    write_sealed(tmp_path / "result.json", {"step": 9, "final": final})
+    text, page = report(tmp_path)
+    assert "glow of it 2.0000 lx" in page.text
+    assert lines_of(page, "Glow of it")["validation"] == [[5, 9], [1.0, 2.0]]
+    assert lines_of(page, "Dim")["validation"] == [[5, 9], [4.0, 3.0]]
+    assert text.index("Glow of it") < text.index("more measures") < text.index("Dim")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxlm
 from jaxlm.plan.memory import ROOM
@@ -27,8 +28,11 @@ from jaxlm.plan.text import (
     wires,
 )
 from jaxlm.report.charts import Line, line_chart
-from jaxlm.report.page import document
-from jaxlm.report.tables import escape, table
+from jaxlm.report.html import fill, page
+from jaxlm.report.tables import table
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 PER_MILLE = 1000
 # Columns of a search's table, as the page names them.
@@ -46,21 +50,26 @@ def write(plan: Plan, path: Path, others: Sequence[Sequence[str]] = ()) -> None:
 
 def render(plan: Plan, others: Sequence[Sequence[str]] = ()) -> str:
     """The whole page."""
-    parts = {
-        "Memory": _memory(plan),
-        "Time": _time(plan),
-        "Search": _search(others),
-        "What to change": _advice(plan),
-        "All figures": table(("section", "name", "value", "unit"), rows(plan)),
-    }
-    body = "\n".join(
-        f"<section><h2>{name}</h2>{part}</section>" for name, part in parts.items() if part
+    return page(
+        f"Plan for {plan.topology}",
+        kind=f"plan, {plan.source}",
+        heading=str(plan.topology),
+        status=setting_text(plan),
+        notes=[*([] if plan.memory.verdict in ROOM else [paragraph(plan)]), *plan.notes],
+        figures=_figures(plan),
+        texts=[],
+        sections=[
+            ("Memory", _memory(plan)),
+            ("Time", _time(plan)),
+            ("Search", _search(others)),
+            ("What to change", _advice(plan)),
+            ("All figures", table(("section", "name", "value", "unit"), rows(plan))),
+        ],
+        footer=f"Written by jaxlm {jaxlm.__version__}; {plan.source}.",
     )
-    foot = f"<footer>Written by jaxlm {escape(jaxlm.__version__)}; {escape(plan.source)}.</footer>"
-    return document(f"Plan for {plan.topology}", _header(plan) + body + foot)
 
 
-def picture(plan: Plan) -> str:
+def picture(plan: Plan) -> Markup | str:
     """The memory of a device over one step."""
     points, phases, note = _course(plan)
     if not points:
@@ -112,7 +121,8 @@ def _main_phases(phases: Sequence[tuple[float, str]]) -> list[tuple[float, str]]
     return sorted((at, name) for name, (at, _) in longest.items())
 
 
-def _header(plan: Plan) -> str:
+def _figures(plan: Plan) -> list[tuple[str, str]]:
+    """(label, text) of the headline figures."""
     s = plan.speed
     verdict, _, why = VERDICTS[plan.memory.verdict].partition(": ")
     figures = [
@@ -126,42 +136,33 @@ def _header(plan: Plan) -> str:
     ]
     if s.days is not None:
         figures += [("days", f"{s.days:,.1f}"), ("cost, USD", f"{s.cost:,.0f}")]
-    cells = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures
-    )
-    notes = [*([] if plan.memory.verdict in ROOM else [paragraph(plan)]), *plan.notes]
-    shown = "".join(f'<p class="note">{escape(line)}</p>' for line in notes)
-    return (
-        f'<header><p class="kind">plan, {escape(plan.source)}</p>'
-        f"<h1>{escape(str(plan.topology))}</h1>"
-        f'<p class="status">{escape(setting_text(plan))}</p>{shown}'
-        f'<dl class="figures">{cells}</dl></header>\n'
-    )
+    return figures
 
 
-def _memory(plan: Plan) -> str:
-    return picture(plan) + table(("what", "size", "of which"), memory_rows(plan), right=("size",))
+def _memory(plan: Plan) -> Markup:
+    rows = table(("what", "size", "of which"), memory_rows(plan), right=("size",))
+    return fill("{{ picture }}{{ rows }}", picture=picture(plan), rows=rows)
 
 
-def _time(plan: Plan) -> str:
+def _time(plan: Plan) -> Markup:
     """The parts of a step's time, and the bytes that it sends."""
     spent = [(name, seconds(value)) for name, value in times(plan).items()]
     if plan.schedule is not None:
         spent.append(("estimate of the compiler", seconds(plan.schedule.step)))
     sent = [(name, amount(size, "B")) for name, size in wires(plan).items()]
-    parts = [table(("a step's time", "time"), spent, right=("time",))]
+    tables = [table(("a step's time", "time"), spent, right=("time",))]
     if sent:
-        parts.append(table(("a device sends in a step", "size"), sent, right=("size",)))
-    return "".join(parts)
+        tables.append(table(("a device sends in a step", "size"), sent, right=("size",)))
+    return fill("{% for t in tables %}{{ t }}{% endfor %}", tables=tables)
 
 
-def _search(others: Sequence[Sequence[str]]) -> str:
+def _search(others: Sequence[Sequence[str]]) -> Markup | None:
     if not others:
-        return ""
+        return None
     head = [WORDS.get(name, name) for name in others[0]]
     return table(head, others[1:], right=head[3:7])
 
 
-def _advice(plan: Plan) -> str:
+def _advice(plan: Plan) -> Markup | None:
     cells = [(" ".join(p.overrides), gib(p.memory), seconds(p.step)) for p in plan.advice]
-    return table(("change", "memory", "step"), cells, right=("memory", "step")) if cells else ""
+    return table(("change", "memory", "step"), cells, right=("memory", "step")) if cells else None

@@ -14,8 +14,12 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from jaxlm.report.tables import escape
+from jaxlm.report.html import render
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 MAX_POINTS = 1000
 SIZE = 1000  # the SVG's own units, in both directions
@@ -44,7 +48,7 @@ def line_chart(
     from_zero: bool = False,
     wide: bool = False,
     note: str = "",
-) -> str:
+) -> Markup | str:
     """A figure with axes, a legend and a readout under the pointer; "" if there is nothing to draw.
 
     `marks` are {CSS class: steps to draw a dashed line at}. Values that are not finite break the
@@ -65,46 +69,29 @@ def line_chart(
     def y(value: float) -> float:
         return SIZE - (value - low) / (high - low) * SIZE
 
+    paths = [
+        (css, path)
+        for css, at in (marks or {}).items()
+        if (path := "".join(f"M{x(s):.1f} 0V{SIZE}" for s in at if first <= s <= last))
+    ]
     x_ticks = [t for t in nice_ticks(first, last, 6) if first <= t <= last]
-    grid = "".join(f"M0 {y(t):.1f}H{SIZE}" for t in ticks)
-    dashes = ""
-    for css, at in (marks or {}).items():
-        if path := "".join(f"M{x(s):.1f} 0V{SIZE}" for s in at if first <= s <= last):
-            dashes += f'<path class="{css}" d="{path}"/>'
-    curves = "".join(_curve(line, x, y) for line in lines)
-    numbers = tick_labels(ticks)
+    labels = zip(x_ticks, tick_labels(x_ticks), strict=True)
     data = [{"name": n.name, "x": list(n.steps), "y": _plain(n.values)} for n in lines]
-    notes = [text for text in (hidden, _missing(lines), note) if text]
-    return "".join(
-        [
-            f'<figure class="chart{" wide" if wide else ""}"',
-            f' data-lines="{escape(json.dumps(data))}" data-x="{first} {last}">',
-            f"<figcaption><b>{escape(title)}</b>",
-            *(
-                f'<span class="key {n.style}{"" if n.joined else " dot"}">{escape(n.name)}</span>'
-                for n in lines
-            ),
-            '<output></output></figcaption><div class="plot"><div class="ys">',
-            *(
-                f'<span style="top:{y(t) / SIZE:.2%}">{label}</span>'
-                for t, label in zip(ticks, numbers, strict=True)
-            ),
-            '</div><div class="area">',
-            f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img"',
-            f' aria-label="{escape(_spoken(title, lines))}">',
-            f'<path class="grid" d="{grid}"/>',
-            dashes,
-            curves,
-            '</svg><i class="cross" hidden></i></div><div class="xs">',
-            *(
-                f"<span{' class=end' if x(t) > 0.97 * SIZE else ''} "
-                f'style="left:{x(t) / SIZE:.2%}">{label}</span>'
-                for t, label in zip(x_ticks, tick_labels(x_ticks), strict=True)
-            ),
-            "</div></div>",
-            f'<p class="note">{escape(". ".join(notes))}.</p>' if notes else "",
-            "</figure>",
-        ]
+    return render(
+        "chart.html",
+        title=title,
+        lines=lines,
+        wide=wide,
+        data=json.dumps(data),
+        first=first,
+        last=last,
+        size=SIZE,
+        spoken=_spoken(title, lines),
+        grid="".join(f"M0 {y(t):.1f}H{SIZE}" for t in ticks),
+        paths=[*paths, *(curve for line in lines for curve in _curve(line, x, y))],
+        ys=[(f"{y(t) / SIZE:.2%}", n) for t, n in zip(ticks, tick_labels(ticks), strict=True)],
+        xs=[(f"{x(t) / SIZE:.2%}", label, x(t) > 0.97 * SIZE) for t, label in labels],
+        notes=[text for text in (hidden, _missing(lines), note) if text],
     )
 
 
@@ -219,7 +206,11 @@ def _frame(lines: Sequence[Line], from_zero: bool) -> tuple[float, float, str]:
     return low, high, note
 
 
-def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+def _curve(
+    line: Line, x: Callable[[float], float], y: Callable[[float], float]
+) -> list[tuple[str, str]]:
+    """(CSS class, SVG path) of what draws a line."""
+
     def path(values: Sequence[float]) -> str:
         parts, pen = [], "M"
         for step, value in zip(line.steps, values, strict=True):
@@ -230,20 +221,20 @@ def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float])
             pen = "L"
         return "".join(parts)
 
-    def draw(values: Sequence[float], kind: str) -> str:
-        return f'<path class="{kind} {line.style}" d="{path(values)}"/>'
-
     if line.smooth and len(line.values) >= 40:
         mean = moving_mean(line.values, max(3, len(line.values) // 25))
-        return draw(line.values, "line faint") + draw(mean, "line")
-    parts = path(line.values).replace("L", "M").replace("M", "\0M").split("\0")[1:]
+        return [
+            (f"line faint {line.style}", path(line.values)),
+            (f"line {line.style}", path(mean)),
+        ]
+    whole = path(line.values)
+    found = [(f"line {line.style}", whole)] if line.joined else []
+    parts = whole.replace("L", "M").replace("M", "\0M").split("\0")[1:]
     # A stroke of no length with round ends is a dot that the stretched SVG cannot distort.
-    shown = len(parts) <= 40 or not line.joined
-    points = "".join(f"{part}h0" for part in parts) if shown else ""
-    css = "dots" if line.joined else "dots single"
-    return (draw(line.values, "line") if line.joined else "") + (
-        f'<path class="{css} {line.style}" d="{points}"/>' if points else ""
-    )
+    if parts and (len(parts) <= 40 or not line.joined):
+        css = "dots" if line.joined else "dots single"
+        found.append((f"{css} {line.style}", "".join(f"{part}h0" for part in parts)))
+    return found
 
 
 def _missing(lines: Sequence[Line]) -> str:

@@ -5,6 +5,7 @@ run.metrics, run.samples, run.timing["nanoseconds"]["step"], run.problems
 
 config.yaml         the resolved configuration
 marks.json          {dotted path: where it was set}, the paths that were set
+measures.json       how the measures are shown, see `jaxlm.runs.measures`
 environment.json    versions, devices, commit: any nested values
 data_manifest.json  sources, tokens, hashes: any nested values
 metrics.jsonl       what `jaxlm.runs.trackers` writes
@@ -27,11 +28,14 @@ from statistics import median
 from typing import Any
 
 from jaxlm.core.config import UserError
+from jaxlm.core.measures import Measure, from_display
+from jaxlm.report.measures import OLDER
 from jaxlm.run import own_config
 from jaxlm.runs.checkpoints import CheckpointInfo, list_checkpoints
 from jaxlm.runs.files import folder_problems, read_own, read_result
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import read_record
+from jaxlm.runs.measures import Displays, read_displays
 from jaxlm.runs.trackers import read_metrics, series
 
 Points = tuple[list[int], list[float]]  # steps, values
@@ -41,6 +45,7 @@ Points = tuple[list[int], list[float]]  # steps, values
 class RunFiles:
     """The content of a run's files; `problems` are files that could not be read."""
 
+    path: Path
     name: str
     config: dict[str, Any]
     marks: dict[str, str]
@@ -51,8 +56,71 @@ class RunFiles:
     timing: dict[str, Any]
     result: dict[str, Any]
     identity: dict[str, Any]
+    displays: Displays
     checkpoints: list[CheckpointInfo]
     problems: list[str] = field(default_factory=list)
+
+    def measure(self, key: str, value: Any = math.nan) -> Measure:
+        """A value under a key of metrics.jsonl or result.json, with how it is shown."""
+        return from_display(key, value, self.displays.get(key) or OLDER.get(key))
+
+    def rank(self, key: str) -> int:
+        """The place of a key among the measures: the main one first, unknown ones last."""
+        known = list(dict.fromkeys([*self.displays, *OLDER]))
+        return known.index(key) if key in known else len(known)
+
+    def measured(self) -> list[str]:
+        """The keys of metrics.jsonl that measure something, such as "eval/loss", by rank."""
+        found = {key: None for record in self.metrics for key in record if "/" in key}
+        return sorted(found, key=self.rank)
+
+    def finals(self) -> list[Measure]:
+        """The measures of the result that are numbers, by rank."""
+        found = []
+        for key, value in self.result.get("final", {}).items():
+            # older versions left out the prefix
+            own = "/" in key or key in self.displays or key in OLDER
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found.append(self.measure(key if own else f"eval/{key}", value))
+        return sorted(found, key=lambda m: self.rank(m.name))
+
+    def texts(self) -> list[Measure]:
+        """The measures of the result that are texts, such as hashes."""
+        final = self.result.get("final", {})
+        return [self.measure(key, value) for key, value in final.items() if isinstance(value, str)]
+
+    def tables(self) -> list[dict[str, Any]]:
+        """The tables of the result: {"classes": [names], "table": [[counts]]}."""
+        values = [value for value in self.result.values() if isinstance(value, dict)]
+        return [value for value in values if {"classes", "table"} <= value.keys()]
+
+    def headlines(self) -> list[Measure]:
+        """The measures to show at the top: of the evaluation, of training, of the whole run."""
+        found = {m.name: m for m in self.finals() if m.show == "headline"}
+        for key in self.measured():
+            measure, part = self.measure(key), key.partition("/")[0]
+            if measure.show != "headline" or key in found or part == "final":
+                continue
+            over = self.median(key) if measure.summary == "median" else self.last(key)
+            if over is not None:
+                found[key] = measure.of(over)
+        return sorted(found.values(), key=_headline_group)
+
+    def title(self, measure: Measure) -> str:
+        """The name of a measure beside all others: "validation loss", "tokens/s, median"."""
+        part, _, base = measure.name.partition("/")
+        if part == "eval" and any(f"train/{base}" in record for record in self.metrics):
+            return f"validation {measure.title}"
+        return f"{measure.title}, median" if measure.summary == "median" else measure.title
+
+    def main_at(self, step: int) -> str:
+        """The first measure of the validation split at a step, as text; "" where there is none."""
+        key = next((key for key in self.measured() if key.startswith("eval/")), None)
+        if key is None:
+            return ""
+        value = dict(zip(*self.curve(key.removeprefix("eval/")), strict=True)).get(step)
+        measure = self.measure(key)
+        return "" if value is None else f"{self.title(measure)} {measure.shown(value)}"
 
     def last(self, name: str) -> float | None:
         """The final value of a metric: the result's, else the last one logged."""
@@ -141,6 +209,7 @@ def read_run(run_dir: Path) -> RunFiles:
     problems += [problem] if problem else []
     settings = config.get("checkpoint") or {}
     return RunFiles(
+        path=run_dir,
         name=run_dir.resolve().name,
         config=config,
         marks={k: str(v) for k, v in read_json(paths.marks).items()},
@@ -151,11 +220,19 @@ def read_run(run_dir: Path) -> RunFiles:
         timing=read_json(paths.timing),
         result=result,
         identity=asdict(record.identity) if record else {},
+        displays=read_displays(paths),
         checkpoints=list_checkpoints(
             paths.checkpoints, settings.get("keep_last"), settings.get("keep_every")
         ),
         problems=list(dict.fromkeys([*problems, *folder_problems(paths)])),
     )
+
+
+def _headline_group(measure: Measure) -> int:
+    if measure.summary == "median":
+        return 3
+    part = measure.name.partition("/")
+    return (0 if part[0] == "eval" else 1) if part[1] else 2
 
 
 def time_of(record: Mapping[str, Any]) -> float:

@@ -3,27 +3,24 @@
     fields_table(flatten({"a": {"b": 1}}))     # one row a leaf: a.b  1
     tree({"train": {"tokens": 5}, "validation": {"tokens": 2}})    # a row each, a column for tokens
 
-All text is escaped here; long values and long tables are cut, and say so.
+Both return markup. Long values and long tables are cut, and say so.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from jaxlm.report.html import fill, render
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 MAX_TEXT = 600
 MAX_ROWS = 200
-
-
-def escape(value: Any) -> str:
-    """`value` as text that is safe in an element and in a quoted attribute."""
-    text = str(value).replace("\0", "\ufffd")
-    # A lone surrogate, which JSON can hold, has no UTF-8.
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"), quote=True)
 
 
 def show(value: Any) -> str:
@@ -64,20 +61,16 @@ def flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
 
 def fields_table(
     fields: Iterable[tuple[str, Any]], sources: Mapping[str, str] | None = None, prefix: str = ""
-) -> str:
+) -> Markup:
     """A row for each (dotted path, value), with its source where `sources` is given.
 
     `prefix` + path is the key in `sources`. An entry of a list has the source of the list.
     """
-    rows = []
-    for path, value in fields:
-        source = _source(f"{prefix}{path}", sources) if sources else None
-        rows.append(
-            f"<tr><th>{escape(path)}</th><td>{escape(show(value))}</td>"
-            + (f'<td class="from">{escape(source)}</td>' if source is not None else "")
-            + "</tr>"
-        )
-    return f'<table class="fields">{_limited(rows, 3)}</table>' if rows else ""
+    rows = [
+        (path, show(value), _source(f"{prefix}{path}", sources) if sources else None)
+        for path, value in fields
+    ]
+    return _limited("fields.html", rows) if rows else fill("")
 
 
 def table(
@@ -86,35 +79,26 @@ def table(
     css: str = "",
     *,
     right: Sequence[str] = (),
-) -> str:
+) -> Markup:
     """A table with a header row. Numbers are aligned right, and columns that `right` names."""
     rows = list(rows)
-    numeric = [
-        bool(rows)
-        and (name in right or all(isinstance(row[i], (int, float, type(None))) for row in rows))
+    columns = [
+        (
+            show(name),
+            bool(rows)
+            and (name in right or all(isinstance(row[i], int | float | None) for row in rows)),
+        )
         for i, name in enumerate(head)
     ]
-
-    def cell(tag: str, value: Any, right: bool) -> str:
-        text = "" if value is None else show(value)
-        return f"<{tag}{' class=n' if right else ''}>{escape(text)}</{tag}>"
-
-    body = [
-        "<tr>" + "".join(cell("td", v, n) for v, n in zip(row, numeric, strict=True)) + "</tr>"
-        for row in rows
-    ]
-    titles = "".join(cell("th", name, n) for name, n in zip(head, numeric, strict=True))
-    return (
-        f'<div class="scroll"><table class="{css}"><thead><tr>{titles}</tr></thead>'
-        f"{_limited(body, len(head))}</table></div>"
-    )
+    texts = [["" if value is None else show(value) for value in row] for row in rows]
+    return _limited("table.html", texts, head=columns, css=css)
 
 
-def tree(value: Mapping[str, Any]) -> str:
+def tree(value: Mapping[str, Any]) -> Markup:
     """A nested mapping: leaves as rows, mappings with common keys as one table."""
     leaves = [(k, v) for k, v in value.items() if _records(v) is None]
     plain = [pair for key, item in leaves for pair in flatten(item, str(key))]
-    parts = [fields_table(plain)]
+    tables = []
     for key, item in value.items():
         records = _records(item)
         if records is not None:
@@ -122,8 +106,9 @@ def tree(value: Mapping[str, Any]) -> str:
             names = isinstance(item, Mapping)
             head = [""] * names + columns
             body = [[n] * names + [record.get(c) for c in columns] for n, record in records]
-            parts.append(f"<h3>{escape(key)}</h3>{table(head, body)}")
-    return "".join(parts)
+            tables.append((key, table(head, body)))
+    source = "{{ plain }}{% for key, t in tables %}<h3>{{ key }}</h3>{{ t }}{% endfor %}"
+    return fill(source, plain=fields_table(plain), tables=tables)
 
 
 def _records(value: Any) -> list[tuple[str, Mapping[str, Any]]] | None:
@@ -149,11 +134,9 @@ def _source(path: str, sources: Mapping[str, str]) -> str:
     return sources.get(path) or sources.get(whole) or "default"
 
 
-def _limited(rows: list[str], columns: int) -> str:
-    if len(rows) <= MAX_ROWS:
-        return "".join(rows)
-    more = f'<tr><td colspan="{columns}">and {len(rows) - MAX_ROWS:,} more</td></tr>'
-    return "".join(rows[:MAX_ROWS]) + more
+def _limited(template: str, rows: Sequence[Any], **values: Any) -> Markup:
+    more = max(0, len(rows) - MAX_ROWS)
+    return render(template, rows=rows[:MAX_ROWS], more=more, **values)
 
 
 def _cut(text: str) -> str:

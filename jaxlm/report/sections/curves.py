@@ -1,0 +1,109 @@
+"""The charts of all measures over steps.
+
+Measures with one name, such as train/loss and eval/loss, share a chart. The main one is wide;
+headlines and the figures of training follow, and a fold holds the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxlm.report.charts import Line, line_chart
+from jaxlm.report.files import RunFiles
+from jaxlm.report.section import Section
+from jaxlm.runs.trackers import series
+
+STYLES = ("b", "c", "a")  # of the lines of a chart after that of training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves(Section):
+    """The measures over steps."""
+
+    title: ClassVar = "Curves"
+    order: ClassVar = 10
+    template: ClassVar = """\
+{% if not charts %}
+<p class="empty">Nothing was logged.</p>
+{% else %}
+<div class="charts">{% for chart in charts %}{{ chart }}{% endfor %}</div>
+{% if more %}
+<details><summary>more measures</summary><div class="charts">
+{%- for chart in more %}{{ chart }}{% endfor -%}
+</div></details>
+{% endif %}
+{% if legend %}<p class="note">{{ legend | join(" ") }}</p>{% endif %}
+{% endif %}
+"""
+
+    def data(self, run: RunFiles) -> dict[str, Any]:
+        resumed, back = run.events("resume"), run.events("rollback")
+        marks = {"mark": [r["step"] for r in resumed], "mark back": [r["step"] for r in back]}
+        groups: dict[str, list[str]] = {}
+        for key in run.measured():
+            # the ends of a curve are drawn with it
+            if not key.startswith("final/") or f"eval/{key[6:]}" not in run.measured():
+                groups.setdefault(key.rpartition("/")[2], []).append(key)
+        charts, more, drawn = [], [], []
+        for keys in groups.values():
+            lines = [line for key in keys for line in _lines(run, key, len(keys) > 1)]
+            lines.sort(key=lambda line: line.name != "train")
+            measure = run.measure(next((k for k in keys if k.startswith("eval/")), keys[0]))
+            first = any(run.measure(k).show == "headline" for k in keys)
+            own = first or (measure.summary == "last" and not measure.name.startswith("eval/"))
+            median = run.median(keys[0]) if measure.summary == "median" else None
+            chart = line_chart(
+                measure.title[:1].upper() + measure.title[1:],
+                lines,
+                marks=marks,
+                from_zero=measure.better is None or measure.summary == "median",
+                wide=own and not charts,
+                note="" if median is None else f"Median {measure.shown(median)}",
+            )
+            if chart:
+                (charts if own else more).append(chart)
+                drawn += lines
+        legend = []
+        if any('class="line faint' in chart for chart in [*charts, *more]):
+            legend.append("Faint: values as logged; bold: their moving mean.")
+        if any(not line.joined and line.steps for line in drawn):
+            legend.append(f"Dot: {_part(run)}")
+        if resumed:
+            legend.append("Dashed: the run was resumed.")
+        if back:
+            legend.append("Dashed red: the run was rolled back to this step.")
+        return {"charts": charts or more, "more": more if charts else [], "legend": legend}
+
+
+def _lines(run: RunFiles, key: str, several: bool) -> list[Line]:
+    part, _, name = key.partition("/")
+    if part != "eval":
+        steps, values = series(run.metrics, key)
+        own = part if several else run.measure(key).title
+        return [Line(name=own, style="a", steps=steps, values=values, smooth=_noisy(values))]
+    evaluator = name.rpartition("/")[0]
+    own = evaluator or "validation"
+    style = STYLES[sum(map(ord, evaluator)) % 2 + 1] if evaluator else STYLES[0]
+    (at, values), (ends, finals) = run.curve(name), run.whole(name)
+    return [
+        Line(name=own, style=style, steps=at, values=values),
+        Line(name=f"{own}, whole split", style=style, steps=ends, values=finals, joined=False),
+    ]
+
+
+def _noisy(values: Sequence[float]) -> bool:
+    """Whether a curve turns at more than one point in ten, as no schedule does."""
+    finite = [v for v in values if math.isfinite(v)]
+    rises = [b - a for a, b in zip(finite, finite[1:], strict=False)]
+    turns = sum(a * b < 0 for a, b in zip(rises, rises[1:], strict=False))
+    return turns > len(finite) / 10
+
+
+def _part(run: RunFiles) -> str:
+    """What a dot and the curve beside it are measured on."""
+    count = (run.config.get("eval") or {}).get("max_batches")
+    curve = f"the first {count} batches of it" if count else "a part of it"
+    return f"the whole validation split, measured after the last step; the curve: {curve}."
