@@ -47,10 +47,10 @@ def command(
     """
     from pathlib import Path
 
-    from jaxlm.distributed.processes import init_processes, told_to_others
+    from jaxlm.distributed.processes import failing_together, init_processes
     from jaxlm.hf import import_model
 
     init_processes(coordinator, num_processes, process_id)
-    with told_to_others():
+    with failing_together():
         line = import_model(Path(folder), Path(out), list(overrides), dtype=dtype, report=say)
     print(line)

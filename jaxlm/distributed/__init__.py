@@ -1,1 +1,1 @@
-"""Several processes of one run: their start, heartbeats, agreement, signals and watchdog."""
+"""The processes of a run: start, heartbeats, consensus, signals, preemption and watchdog."""

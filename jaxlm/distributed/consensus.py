@@ -1,8 +1,8 @@
-"""How the processes of a run come to one decision from any thread, without touching a device.
+"""One decision of all processes of a run, from any thread and without a device.
 
-The distributed runtime's key-value store carries small texts between processes. A collective on
-the devices would do as well, but not from a background thread: it could meet the train step's
-collectives in another order on another host, and hang them all.
+Small texts travel through the key-value store of the distributed runtime. A collective on the
+devices is not safe in a background thread: another host could order it differently with respect to
+the collectives of the train step, and all hosts would hang.
 
     total = decide("rows/7", "12", lambda texts: str(sum(map(int, texts))))
 """
@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 1200
 
 
 def processes() -> tuple[int, int]:
-    """(index of this process, number of processes), without importing jax where nobody has yet."""
+    """(index of this process, number of processes), without an import of jax."""
     jax = sys.modules.get("jax")
     return (0, 1) if jax is None else (jax.process_index(), jax.process_count())
 
@@ -33,11 +33,11 @@ def store() -> Any:
 
 
 def decide(key: str, mine: str, combine: Callable[[list[str]], str]) -> str:
-    """What `combine`, run in process 0, makes of every process's text; the same in all of them.
+    """The result of `combine` on the texts of all processes, which process 0 computes for all.
 
     Every process calls this with the same `key`, which must be new in the run. Raises what
-    `combine` raises in process 0, and RuntimeError with its text in the others; also where a
-    process is not heard of in 20 minutes.
+    `combine` raises in process 0, and RuntimeError with its text in the others; also if a process
+    does not call it within 20 minutes.
     """
     index, count = processes()
     if count == 1:
@@ -53,7 +53,7 @@ def decide(key: str, mine: str, combine: Callable[[list[str]], str]) -> str:
     try:
         texts = [client.blocking_key_value_get(f"{root}/{i}", limit) for i in range(1, count)]
         value = combine([mine, *texts])
-    except Exception as error:  # the others must hear of it, or they would wait for the timeout
+    except Exception as error:  # without it the others would wait for the timeout
         client.key_value_set(f"{root}/all", json.dumps({"error": str(error)}))
         raise
     client.key_value_set(f"{root}/all", json.dumps({"value": value}))

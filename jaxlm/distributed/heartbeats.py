@@ -1,15 +1,15 @@
-"""Which processes of a run are alive: a heartbeat each, and one that listens to all.
+"""Heartbeats: each process of a run sends one, and process 0 checks them all.
 
-    peers = Peers(client, index=0, count=4)     # client: the distributed runtime's store of keys
+    peers = Peers(client, index=0, count=4)     # client: the distributed runtime's key-value store
     peers.start()
-    peers.fail("ValueError: ...")               # the others end, and say why
+    peers.fail("ValueError: ...")               # the others report it and exit
 
-Every process writes a beat under a key of its own. Process 0 reads them all, and writes down whom
-it has missed for `MISSED_SECONDS`; the others read that one key, so the cost is one small message a
-process and beat. A process that leaves in order writes so. jax's runtime has heartbeats as well,
-but ends the process from within its own code, with a stack trace and no word of what to do.
+Every process writes its beat under its own key. Process 0 reads all beats and publishes the first
+process that was silent for `MISSED_SECONDS`. The others read that one key, so a beat costs one
+small message for each process. A process that exits normally says so first. jax's runtime has
+heartbeats as well, but it aborts the process with a stack trace and no advice.
 
-The runtime lives in process 0: when that one dies, the others are ended by jax, at once.
+The store is in process 0: when that process dies, jax ends the others immediately.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from jaxlm.core.exit_codes import LOST
 
 BEAT_SECONDS = 3.0
 MISSED_SECONDS = 20.0
-GRACE_SECONDS = 8.0  # for one that has the same error to tell of it itself
+GRACE_SECONDS = 8.0  # for processes with the same error to report it themselves
 
 _ALIVE, _FAILED, _MISSED = "jaxlm/alive", "jaxlm/failed", "jaxlm/missed"
 _LEFT = "left"
 
 
 class Peers:
-    """This process's beat, and its ear for the others."""
+    """Sends the beat of this process, and checks those of the others."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Peers:
     ) -> None:
         self._client, self._index, self._count = client, index, count
         self._beat, self._missed, self._grace, self._end = beat, missed, grace, end
-        self._failing: float | None = None  # since when the store does not answer
-        self._heard: dict[int, tuple[str, float]] = {}  # process -> (its last beat, when it came)
+        self._failing: float | None = None  # the time since which the store does not answer
+        self._seen: dict[int, tuple[str, float]] = {}  # process -> (its last beat, when it arrived)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
 
@@ -59,19 +59,19 @@ class Peers:
         self._thread.start()
 
     def leave(self) -> None:
-        """From now on nobody misses this process."""
+        """Announces a normal exit: from now on no process misses this one."""
         if not self._over.is_set():
             self._over.set()
             self._set(f"{_ALIVE}/{self._index}", _LEFT)
 
     def listen(self) -> None:
-        """Waits as long as it takes to miss a process: where one is, this call does not return."""
+        """Waits until a dead process is noticed; if there is one, this does not return."""
         self._thread.join(self._missed + 4 * self._beat)
 
     def fail(self, why: str, code: int = LOST) -> None:
-        """Tells the others that this process ends, and waits until they can have read it.
+        """Reports to the others that this process ends, and waits until they can have read it.
 
-        `code` is what they end with: a mistake of the user's is one whoever tells of it.
+        `code` is their exit code: a mistake of the user has the same code in all processes.
         """
         self._over.set()
         self._set(_FAILED, f"{code} process {self._index} on {socket.gethostname()} failed: {why}")
@@ -94,47 +94,47 @@ class Peers:
                 self._stop(why, int(code))
 
     def _count_beats(self) -> None:
-        """Process 0: writes down the first process that has not been heard of for too long."""
+        """Process 0: publishes the first process that was silent for too long."""
         now = time.monotonic()
         for index in range(1, self._count):
             beat = self._get(f"{_ALIVE}/{index}")
-            known, since = self._heard.get(index, ("", now))
+            known, since = self._seen.get(index, ("", now))
             if beat is not None and beat != known:
-                self._heard[index] = (beat, now)
+                self._seen[index] = (beat, now)
             elif beat is not None and beat != _LEFT and now - since > self._missed:
                 host = beat.partition(" ")[2]
                 self._set(
                     _MISSED,
-                    f"process {index} on {host} was not heard of for {now - since:.0f} s: it was "
-                    "killed, or its host or network is gone",
+                    f"process {index} on {host} sent no heartbeat for {now - since:.0f} s: it was "
+                    "killed, or its host or network failed",
                 )
                 return
 
     def _stop(self, why: str, code: int) -> None:
-        mend = "start all processes again, and the run goes on from its last checkpoint"
+        fix = "start all processes again; the run continues from its last checkpoint"
         print(
-            f"error: {why}. Process {self._index} cannot go on without it and ends with code "
-            f"{code}; {mend if code == LOST else 'mend that first'}",
+            f"error: {why}. Process {self._index} cannot continue without it and ends with code "
+            f"{code}; {fix if code == LOST else 'fix that first'}",
             file=sys.stderr,
             flush=True,
         )
         if self._index == 0:
-            time.sleep(2 * self._beat)  # the others read the store, which ends with this process
+            time.sleep(2 * self._beat)  # the others read the store, which is in this process
         self._end(code)
 
     def _set(self, key: str, value: str) -> None:
-        """Writes to the store; what fails for once is made good by the next beat."""
+        """Writes to the store; the next beat repairs a single failure."""
         try:
             self._client.key_value_set(key, value, allow_overwrite=True)
             self._failing = None
         except Exception:
             now = time.monotonic()
             self._failing = now if self._failing is None else self._failing
-            if now - self._failing > self._missed:  # it is gone with process 0: jax tells of that
+            if now - self._failing > self._missed:  # process 0 has ended with it; jax reports that
                 self._over.set()
 
     def _get(self, key: str) -> str | None:
         try:
             return self._client.key_value_try_get(key)
-        except Exception:  # NOT_FOUND; or the store is gone, see above
+        except Exception:  # NOT_FOUND, or the store has ended, see `_set`
             return None

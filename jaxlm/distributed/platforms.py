@@ -1,10 +1,10 @@
-"""Which kinds of device jax looks for: no TPU where libtpu is installed on a machine without one.
+"""Keeps jax from looking for a TPU on a machine that has libtpu but no TPU.
 
     skip_absent_tpu()       # at the start of a process, before jax makes the devices
 
-libtpu, which `jaxlm plan` compiles with on any machine, writes seven lines of warnings to standard
-error and takes seconds to find that there is no TPU. Only the environment and the files of devices
-are read, no jax is imported.
+`jaxlm plan` compiles with libtpu on any machine. Without a TPU, libtpu takes seconds to find that
+out and writes seven lines of warnings to standard error. This module reads the environment and the
+device files only, and does not import jax.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ANYWHERE = ("TPU_LIBRARY_PATH", "TPU_SKIP_MDS", "TPU_STDERR_LOG", "TPU_MIN_LOG",
 
 
 def skip_absent_tpu() -> None:
-    """Leaves jax the CPU alone where libtpu would be loaded without a TPU.
+    """Sets JAX_PLATFORMS=cpu if jax would load libtpu without a TPU.
 
-    What a user says by JAX_PLATFORMS holds. Where another accelerator's plugin is installed, jax
-    makes the choice as ever.
+    JAX_PLATFORMS of the user has precedence. If the plugin of another accelerator is installed, jax
+    chooses as usual.
     """
     if "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("libtpu") is None:
         return
-    told = any(n.startswith("TPU_") and not n.startswith(ANYWHERE) for n in os.environ)
+    configured = any(n.startswith("TPU_") and not n.startswith(ANYWHERE) for n in os.environ)
     present = any(glob.glob(pattern) for pattern in DEVICES)
-    if not told and not present and not importlib.metadata.entry_points(group="jax_plugins"):
+    if not configured and not present and not importlib.metadata.entry_points(group="jax_plugins"):
         os.environ["JAX_PLATFORMS"] = "cpu"

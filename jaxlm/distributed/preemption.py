@@ -39,7 +39,7 @@ class Preemption:
         self._count = 0
 
     def reached(self) -> bool:
-        """Whether to stop now: the same answer in every process, and True ever after.
+        """Whether to stop now: the same answer in every process, and True from then on.
 
         Alone, a process stops as soon as it has received a signal.
         """

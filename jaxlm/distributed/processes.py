@@ -1,13 +1,13 @@
-"""How the processes of a run find one another, and end together when one of them fails.
+"""Start of the processes of a run, and their common end when one of them fails.
 
-    init_processes()                            # before anything else asks jax for devices
-    init_processes("10.0.0.1:8476", 4, 0)       # the same, told by flags
-    with told_to_others():                      # what is raised here ends all of them
+    init_processes()                            # before any call that needs jax's devices
+    init_processes("10.0.0.1:8476", 4, 0)       # the same, with arguments
+    with failing_together():                    # an error in this block ends all processes
         train(...)
 
-A process that dies without a word (a killed one, a host that is gone) is missed by its heartbeats:
-by `jaxlm.distributed.heartbeats` after about half a minute, and by jax itself a little later,
-should that thread not run. A collective that waits for a dead process would else wait for ever.
+A collective that waits for a dead process waits forever. A process that is killed, or whose host
+fails, is noticed by its missing heartbeats: by `jaxlm.distributed.heartbeats` after about half a
+minute, and by jax a little later if that thread does not run.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from jaxlm.core.config import UserError
 from jaxlm.distributed.heartbeats import Peers
 from jaxlm.distributed.xla_flags import order_collectives, order_simulated
 
-HEARTBEAT_SECONDS = 45  # jax's own limit is the spare one: it says nothing of what to do
+HEARTBEAT_SECONDS = 45  # of jax, the fallback: its error gives no advice
 
-_PEERS: list[Peers] = []  # of this process: none, where it is alone
+_PEERS: list[Peers] = []  # those of this process; empty if it is alone
 
 
 def init_processes(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the processes of a run: by arguments, else as the environment, pod or Slurm say.
+    """Joins the processes of a run, as the arguments, the environment, the pod or Slurm say.
 
     The environment is JAXLM_COORDINATOR ("host:port"), JAXLM_NUM_PROCESSES and JAXLM_PROCESS_ID.
-    Where none of these says that there is more than one process, none is joined; simulated CPU
-    devices get `jaxlm.distributed.xla_flags` all the same.
+    Without any of these there is one process, which joins none. Simulated CPU devices get
+    `jaxlm.distributed.xla_flags` in both cases. Raises `UserError` for incomplete arguments.
     """
     order_simulated()
     coordinator = coordinator or os.environ.get("JAXLM_COORDINATOR")
@@ -72,7 +72,7 @@ def _join(
     jax.distributed.initialize(
         coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
     )
-    from jax._src import distributed  # there is no public door to the store of keys
+    from jax._src import distributed  # jax has no public name for the store
 
     state = distributed.global_state
     if state.client is not None and (state.num_processes or 1) > 1:
@@ -82,11 +82,11 @@ def _join(
 
 
 @contextmanager
-def told_to_others() -> Iterator[None]:
-    """A block in which an error ends all processes of the run, each with a word on why.
+def failing_together() -> Iterator[None]:
+    """A block in which an error ends all processes of the run, and each reports why.
 
-    Alone, a process raises as ever. One of several tells the others and ends at once: leaving in
-    order would wait for them, and they wait for it.
+    A process that is alone raises the error. One of several reports it to the others and exits
+    immediately: a normal exit would wait for them, and they wait for this process.
     """
     try:
         yield
@@ -97,7 +97,9 @@ def told_to_others() -> Iterator[None]:
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
-            if isinstance(error, jax.errors.JaxRuntimeError):  # likely of a lost one's connection
+            if isinstance(
+                error, jax.errors.JaxRuntimeError
+            ):  # likely the connection to a dead process
                 _PEERS[-1].listen()
         if isinstance(error, UserError):
             _PEERS[-1].fail(str(error), error.code)
@@ -112,13 +114,13 @@ def _from_environment(name: str) -> int | None:
     text = os.environ.get(name)
     if text is not None and not text.isdecimal():
         raise UserError(
-            f"environment variable {name}: {text!r} is no whole number; set or unset it"
+            f"environment variable {name}: {text!r} is not a whole number; set or unset it"
         )
     return None if text is None else int(text)
 
 
 def _on_cluster() -> bool:
-    """Whether this is, or may be, one of several processes: on a TPU pod or under Slurm."""
+    """Whether this is, or may be, one of several processes: on a TPU pod or in a Slurm job."""
     tpu_hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     slurm_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # of srun; a script has none
     several = len(tpu_hosts) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
@@ -128,9 +130,9 @@ def _on_cluster() -> bool:
 def _on_tpu_vm() -> bool:
     """Whether jax will use TPU chips that are attached to a cloud VM.
 
-    Outside GKE no variable tells whether the VM is one of a pod; jax asks the metadata server, and
-    joins a VM that stands alone as process 0 of 1. Where there are no chips, importing jax sets
-    TPU_SKIP_MDS_QUERY; a user sets it to keep a VM by itself.
+    Outside GKE no variable says whether the VM belongs to a pod. jax asks the metadata server, and
+    makes a VM without a pod process 0 of 1. Without chips, the import of jax sets
+    TPU_SKIP_MDS_QUERY; a user sets it to use one VM of a pod alone.
     """
     platforms = os.environ.get("JAX_PLATFORMS", "")
     wanted = not platforms or "tpu" in platforms.split(",")

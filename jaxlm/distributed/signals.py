@@ -1,12 +1,12 @@
 """SIGTERM, SIGINT and SIGHUP ask a run to stop; a second SIGTERM or SIGINT ends the process.
 
-SIGHUP is that of a closed terminal, which may come twice and never ends the process by itself. A
-run under `nohup` ignores it.
+A closed terminal sends SIGHUP, maybe twice; it never ends the process. A run started with `nohup`
+ignores it.
 
 with Signals() as signals:
     prepare()                   # a signal here raises `Stopped`: there is nothing to save
     with signals.waiting():
-        while not signals.asked:    # a signal here is only noted: the step ends, the run saves
+        while not signals.asked:    # a signal here is noted: the step ends and the run saves
             step()
 """
 
@@ -23,11 +23,11 @@ log = logging.getLogger("jaxlm")
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came where nothing has to be saved first. `str()` is its name."""
+    """A signal arrived when nothing had to be saved. `str()` is its name."""
 
 
 class Signals:
-    """What has been asked of this process. For the main thread only."""
+    """Whether this process was asked to stop. For the main thread only."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -49,7 +49,7 @@ class Signals:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """A block that looks at `asked` itself: in it a signal raises nothing."""
+        """A block that checks `asked` itself: a signal in it does not raise."""
         self._waiting = True
         try:
             yield
@@ -57,7 +57,7 @@ class Signals:
             self._waiting = False
 
     def _unraisable(self, found: Any) -> None:
-        """Where a library's callback swallowed `Stopped`, `asked` tells it later, in silence."""
+        """Silences a `Stopped` that a library's callback swallowed: `asked` is set anyway."""
         if not isinstance(found.exc_value, Stopped):
             self._hook(found)
 

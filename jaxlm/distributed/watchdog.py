@@ -1,19 +1,19 @@
-"""A run that hangs is told from a slow one: no step ends in so many seconds, and the process ends.
+"""Ends a process that hangs: no step ended within the seconds that are allowed.
 
     with Watchdog(600, run.log) as watchdog:
         while step < total:
             ...
             watchdog.beat(step)
-            with watchdog.paused():     # a compilation may take as long as it likes
+            with watchdog.paused():     # a compilation may take any time
                 compile()
-            with watchdog.doing("save", PATIENCE):  # so many times as long: it cannot beat
+            with watchdog.doing("save", PATIENCE):  # a block without beats may take longer
                 save()
 
-A thread looks at the time of the last beat; it never touches a device. When it is too long ago, the
-stacks of all threads go to stderr and the log, and the process ends with `exit_codes.HUNG`, so that
-whoever started it starts it again. Where even that thread cannot run, because some library's code
-hangs and holds the interpreter, `faulthandler`'s own timer, which needs no interpreter, does the
-same with exit code 1.
+A thread checks the time of the last beat; it never uses a device. If that is too long ago, it
+writes the stacks of all threads to stderr and the log, and ends the process with
+`exit_codes.HUNG`, after which a launcher starts it again. If a library hangs and holds the
+interpreter, that thread cannot run; then `faulthandler`'s timer, which does not need the
+interpreter, does the same with exit code 1.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from typing import IO, NamedTuple
 
 from jaxlm.core.exit_codes import HUNG
 
-LOOKS = 20  # looks at the clock in the time that is allowed
-SPARE_SECONDS = 30  # what faulthandler's timer waits beyond it
-# A save that waits for a slow disk, or for other processes (20 minutes at most, see `agree`), has
-# this many times the time that is allowed: an hour by default.
+LOOKS = 20  # checks of the clock within the allowed time
+SPARE_SECONDS = 30  # that faulthandler's timer waits in addition
+# A save waits for a slow disk, or for other processes (at most 20 minutes, see `decide`). It may
+# take this many times the allowed time: an hour by default.
 PATIENCE = 6
 
 
 class Block(NamedTuple):
-    """What goes on now: `what` has to end within `times` the seconds that are allowed."""
+    """What the process does now: `what` has to end within `times` the allowed seconds."""
 
     what: str
     times: float
@@ -51,8 +51,8 @@ STEP, PAUSE = Block("step", 1), Block("compilation", math.inf)
 class Watchdog:
     """Ends the process when `seconds` pass without a beat; None: never.
 
-    `linger`: seconds that this process stays after it has told. The one that the others hang on
-    stays for a while: when it goes, they go at once, and with them their stacks.
+    `linger`: seconds that this process stays after its report. The process that has the store stays
+    for a while: when it ends, the others end immediately, before they can write their stacks.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Watchdog:
         """`end`: ends the process with an exit code; None: `end_process`."""
         self._seconds, self._log, self._linger, self._end = seconds, log, linger, end
         self._step: int | None = None  # the last that ended, where one is known
-        self._now = time.monotonic(), STEP  # the last beat, and what goes on since; one assignment
+        self._now = time.monotonic(), STEP  # the last beat, and the block since; one assignment
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -84,7 +84,7 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def beat(self, step: int) -> None:
-        """The step has ended, or what follows it goes on."""
+        """Reports progress: a step has ended, or the block after it advances."""
         self._step = step
         self._now = time.monotonic(), self._now[1]
 
@@ -115,7 +115,7 @@ class Watchdog:
             self._set_spare()
 
     def _set_spare(self) -> None:
-        """faulthandler's timer starts anew, as long as this thread runs to say so."""
+        """Restarts faulthandler's timer, which therefore fires only if this thread does not run."""
         assert self._seconds is not None
         spare = self._seconds + SPARE_SECONDS
         faulthandler.dump_traceback_later(spare, exit=True, file=sys.__stderr__ or sys.stderr)
@@ -128,7 +128,7 @@ class Watchdog:
         line = (
             f"error: no {block.what} ended in {self._seconds * block.times:g} seconds "
             f"({times}train.hang_timeout){after}: the process hangs and ends with code {HUNG}; "
-            "started again, the run goes on from its last checkpoint. What each thread was doing:\n"
+            "started again, the run continues from its last checkpoint. All threads:\n"
         )
         _dump(sys.__stderr__ or sys.stderr, line)
         try:

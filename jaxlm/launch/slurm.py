@@ -8,7 +8,7 @@
     setup: ["source /shared/venv/bin/activate"]
 
 Two minutes before the time limit, or at a preemption, the run receives SIGTERM: it saves, exits
-with code 75, and the job is requeued. The processes find one another through Slurm's environment.
+with code 75, and the job is requeued. The processes find each other through Slurm's environment.
 The working directory of the launch must be shared by all nodes.
 """
 

@@ -29,7 +29,7 @@ SIZE = 1000  # the SVG's own units, in both directions
 class Line:
     """One series; `style` is a CSS class, `smooth` draws a moving mean over a faint raw curve.
 
-    `joined` is false for points that are not comparable with one another: dots without a line.
+    `joined` is false for points that are not comparable with each other: dots without a line.
     """
 
     name: str
@@ -169,7 +169,7 @@ def _thinned(line: Line) -> Line:
 
 
 def _frame(lines: Sequence[Line], from_zero: bool) -> tuple[float, float, str]:
-    """(low, high, what lies outside): the range of the run after its beginning.
+    """(low, high, what is outside): the range of the run after its beginning.
 
     The first twentieth of a run and one value in a hundred at either end do not widen the frame, if
     leaving them out makes the rest at least half as large again.

@@ -23,6 +23,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,6 +70,7 @@ class RunFiles:
         known = list(dict.fromkeys([*self.displays, *OLDER]))
         return known.index(key) if key in known else len(known)
 
+    @cached_property
     def measured(self) -> list[str]:
         """The keys of metrics.jsonl that measure something, such as "eval/loss", by rank."""
         found = {key: None for record in self.metrics for key in record if "/" in key}
@@ -97,7 +99,7 @@ class RunFiles:
     def headlines(self) -> list[Measure]:
         """The measures to show at the top: of the evaluation, of training, of the whole run."""
         found = {m.name: m for m in self.finals() if m.show == "headline"}
-        for key in self.measured():
+        for key in self.measured:
             measure, part = self.measure(key), key.partition("/")[0]
             if measure.show != "headline" or key in found or part == "final":
                 continue
@@ -109,18 +111,18 @@ class RunFiles:
     def title(self, measure: Measure) -> str:
         """The name of a measure beside all others: "validation loss", "tokens/s, median"."""
         part, _, base = measure.name.partition("/")
-        if part == "eval" and any(f"train/{base}" in record for record in self.metrics):
+        if part == "eval" and f"train/{base}" in self.measured:
             return f"validation {measure.title}"
         return f"{measure.title}, median" if measure.summary == "median" else measure.title
 
-    def main_at(self, step: int) -> str:
-        """The first measure of the validation split at a step, as text; "" where there is none."""
-        key = next((key for key in self.measured() if key.startswith("eval/")), None)
+    def main(self) -> dict[int, str]:
+        """{step: text} of the first measure of the validation split, such as its loss."""
+        key = next((key for key in self.measured if key.startswith("eval/")), None)
         if key is None:
-            return ""
-        value = dict(zip(*self.curve(key.removeprefix("eval/")), strict=True)).get(step)
+            return {}
         measure = self.measure(key)
-        return "" if value is None else f"{self.title(measure)} {measure.shown(value)}"
+        points = zip(*self.curve(key.removeprefix("eval/")), strict=True)
+        return {step: f"{self.title(measure)} {measure.shown(value)}" for step, value in points}
 
     def last(self, name: str) -> float | None:
         """The final value of a metric: the result's, else the last one logged."""
@@ -151,7 +153,7 @@ class RunFiles:
         return list(found.values())
 
     def curve(self, name: str) -> Points:
-        """The points of a metric of the validation split that are comparable with one another."""
+        """The points of a metric of the validation split that are comparable with each other."""
         return self._measured(name)[0]
 
     def whole(self, name: str) -> Points:
@@ -179,7 +181,7 @@ class RunFiles:
 
 
 def read_run(run_dir: Path) -> RunFiles:
-    """Reads a run directory; `problems` names damaged files. Raises UserError if there is none."""
+    """Reads a run directory; `problems` names damaged files. Raises UserError if it is missing."""
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run directory; name one that `jaxlm train` made")
     paths, problems = RunDir(run_dir), []

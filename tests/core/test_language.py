@@ -34,6 +34,7 @@ BEGINS_WITH_OF = re.compile(r'^\s*(?:r?"""[Oo]f|# Of) ')
 
 CLEAN = (
     *("jaxlm/core", "jaxlm/mesh", "jaxlm/kernels", "jaxlm/optim", "jaxlm/models", "jaxlm/plan"),
+    *("jaxlm/distributed", "jaxlm/launch", "jaxlm/report"),
     *("jaxlm/adapters", "jaxlm/checkpoint", "jaxlm/nn", "jaxlm/hf", "jaxlm/generate"),
     *("jaxlm/data/prompt_formats", "jaxlm/data/prompts.py"),
     *(f"jaxlm/objectives/{n}.py" for n in ("classification", "none", "prediction", "with_head")),

@@ -97,7 +97,7 @@ def test_a_silent_process_ends_all_others(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     for line in lines:
-        assert line.startswith(f"error: process 2 on {socket.gethostname()} was not heard of for")
+        assert line.startswith(f"error: process 2 on {socket.gethostname()} sent no heartbeat for")
         assert "start all processes again" in line
     # the store is process 0's: it goes last
     assert max(four.ended, key=lambda i: four.ended[i][1]) == 0

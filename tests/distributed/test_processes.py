@@ -226,7 +226,7 @@ def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path, victi
         assert "another task died" in outputs[1]
         return
     assert codes == [LOST, -signal.SIGKILL], outputs
-    line = f"error: process 1 on {socket.gethostname()} was not heard of for"
+    line = f"error: process 1 on {socket.gethostname()} sent no heartbeat for"
     assert line in outputs[0] and "start all processes again" in outputs[0]
 
 

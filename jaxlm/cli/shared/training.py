@@ -23,12 +23,12 @@ def run_training(
     from jaxlm.api import fit
     from jaxlm.cli.shared.figures import print_figures
     from jaxlm.core.files import disk_errors
-    from jaxlm.distributed.processes import init_processes, told_to_others
+    from jaxlm.distributed.processes import failing_together, init_processes
     from jaxlm.runs.folder import RunDir
     from jaxlm.runs.measures import final_measures
 
     init_processes(coordinator, num_processes, process_id)
-    with told_to_others(), disk_errors(resolved.config.run_dir or ""):
+    with failing_together(), disk_errors(resolved.config.run_dir or ""):
         outcome = fit(resolved, must_exist=must_exist, accept_data=accept_changed_data)
     import jax
 

@@ -1,5 +1,5 @@
 {% if not tpu %}
-{# the hosts of a TPU pod find one another #}
+{# the hosts of a TPU pod find each other #}
 export JAXLM_COORDINATOR="$(head -n 1 <<< "$SKYPILOT_NODE_IPS"):{{ port }}"
 export JAXLM_NUM_PROCESSES="$SKYPILOT_NUM_NODES"
 export JAXLM_PROCESS_ID="$SKYPILOT_NODE_RANK"

@@ -14,7 +14,7 @@ state={{ stage }}
 {% include "newest.sh" %}
 
 rm -f "$state/outcome"
-# not --kill-on-bad-exit: the processes end one another, each with its own exit code
+# not --kill-on-bad-exit: the processes end each other, each with its own exit code
 srun --kill-on-bad-exit=0 {{ python }} -u -m jaxlm train {{ config }} &
 step=$!
 stopped=no

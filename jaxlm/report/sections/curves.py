@@ -43,9 +43,9 @@ class Curves(Section):
         resumed, back = run.events("resume"), run.events("rollback")
         marks = {"mark": [r["step"] for r in resumed], "mark back": [r["step"] for r in back]}
         groups: dict[str, list[str]] = {}
-        for key in run.measured():
+        for key in run.measured:
             # the ends of a curve are drawn with it
-            if not key.startswith("final/") or f"eval/{key[6:]}" not in run.measured():
+            if not key.startswith("final/") or f"eval/{key[6:]}" not in run.measured:
                 groups.setdefault(key.rpartition("/")[2], []).append(key)
         charts, more, drawn = [], [], []
         for keys in groups.values():

@@ -38,6 +38,7 @@ class Samples(Section):
             return None
         count = min(len(records), MAX_STEPS)
         chosen = sorted({round(i * (len(records) - 1) / max(count - 1, 1)) for i in range(count)})
+        main = run.main()
         blocks: list[dict[str, Any]] = []
         size = 0
         for index in reversed(chosen):
@@ -48,9 +49,8 @@ class Samples(Section):
             size += sum(4 * t.count(c) for s in samples for t in s.values() for c in "<>&\"'")
             if blocks and size > MAX_BYTES:
                 break
-            after = run.main_at(record["step"])
-            step = f"{record['step']:,}"
-            blocks.append({"step": step, "after": after, "samples": samples})
+            after = main.get(record["step"], "")
+            blocks.append({"step": f"{record['step']:,}", "after": after, "samples": samples})
         left = len(records) - len(blocks)
         return {"blocks": blocks, "left": f"{left:,}" if left else ""}
 
