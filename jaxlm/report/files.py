@@ -163,7 +163,7 @@ class RunFiles:
     def _measured(self, name: str) -> tuple[Points, Points]:
         steps, values = series(self.metrics, f"eval/{name}")
         part = (self.config.get("eval") or {}).get("max_batches")
-        if any(key.startswith("final/") for record in self.metrics for key in record):
+        if any(key.startswith("final/") for key in self.measured):
             ends = series(self.metrics, f"final/{name}")
         elif part and steps and self.result.get("step") == steps[-1]:
             # an older version has both under one name

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxlm.report.charts import Line, line_chart
 from jaxlm.report.files import RunFiles
 from jaxlm.report.section import Section
 from jaxlm.runs.trackers import series
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 STYLES = ("b", "c", "a")  # of the lines of a chart after that of training
 
@@ -47,7 +50,9 @@ class Curves(Section):
             # the ends of a curve are drawn with it
             if not key.startswith("final/") or f"eval/{key[6:]}" not in run.measured:
                 groups.setdefault(key.rpartition("/")[2], []).append(key)
-        charts, more, drawn = [], [], []
+        charts: list[Markup | str] = []
+        more: list[Markup | str] = []
+        drawn: list[Line] = []
         for keys in groups.values():
             lines = [line for key in keys for line in _lines(run, key, len(keys) > 1)]
             lines.sort(key=lambda line: line.name != "train")
