@@ -2,13 +2,14 @@
 
     manifest("skypilot.yaml", name="a: b", ...)      # name: "a: b"
 
-`{{ value }}` inserts a value on one line: a text in double quotes, or a number, a list or a mapping
-in flow style. `{{ text | block(2) }}` inserts a text of several lines as a block under a key that
-is indented by 2.
+`{{ value }}` inserts a value on one line: a text, in double quotes unless it is a plain word, or a
+number, a list or a mapping in flow style. `{{ text | block(2) }}` inserts a text of several lines
+as a block under a key that is indented by 2.
 """
 
 from __future__ import annotations
 
+import re
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -29,10 +30,11 @@ class Yaml(str):
 
 
 class _Quoting(yaml.SafeDumper):
-    """Puts every text in double quotes."""
+    """Puts every text in double quotes, except plain words and paths."""
 
     def represent_str(self, data: str) -> Any:
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"')
+        style = None if re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./-]+", data) else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
 _Quoting.add_representer(str, _Quoting.represent_str)
