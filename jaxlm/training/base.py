@@ -71,7 +71,11 @@ def read_base(
         return {}
     wanted = origin(reader, step)
     named = wanted.get("run")
-    need = f"step {wanted.get('step')} of {named}" if named else f"drawn from seed {config.seed}"
+    need = (
+        f"step {wanted.get('step')} of {named}"
+        if named
+        else f"drawn from seed {wanted.get('seed')}"
+    )
     need = f"the base of checkpoint {step} is {need} (SHA-256 {wanted.get('sha256', '?')[:12]})"
     fix = "give the folder of that run by init.from=DIR"
     if named is None or config.init.from_ is None:

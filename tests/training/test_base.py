@@ -67,13 +67,13 @@ def test_a_checkpoint_has_the_bytes_of_what_is_trained_and_names_its_base(runs: 
     stored = sum(
         f.stat().st_size for f in (reader.path(4) / "orbax").rglob("*") if "/d/" in f.as_posix()
     )
-    assert stored < 1.5 * 4 * 3 * trained + 20_000 < 4 * 33_024
+    assert stored < 1.5 * 4 * 3 * trained + 20_000 < 4 * 33_184
     base = json.loads(reader.read_file(4, "identity.json"))["frozen"]["base"]
     digest = param_sha256(load_trained(str(runs / "base"), overrides=(ONE,), report=quiet)[2])
     assert base == {"run": str(runs / "base"), "step": 4, "sha256": digest}
     shown = describe_run(runs / "lora")
-    assert shown["trained_params"] == trained and shown["num_params"] == 33_024 + trained
-    assert f"{33_024 + trained:,}, {trained:,} trained (4.44%)" in render(shown)
+    assert shown["trained_params"] == trained and shown["num_params"] == 33_184 + trained
+    assert f"{33_184 + trained:,}, {trained:,} trained (2.26%)" in render(shown)
 
 
 def test_a_run_that_is_cut_ends_in_the_same_weights(runs: Path, tmp_path: Path) -> None:
@@ -141,6 +141,8 @@ def test_a_base_from_the_seed_is_drawn_again(tmp_path: Path) -> None:
     identity = json.loads((run / "checkpoints" / "00000002" / "identity.json").read_text())
     assert identity["frozen"]["base"].keys() == {"seed", "sha256"}
     table = params_of(run)["embed/table"]
-    assert np.array_equal(table, params_of(run, "mesh={data: 1, fsdp: 4}")["embed/table"])
+    assert np.array_equal(
+        table, params_of(run, "mesh={data: 1, fsdp: 4, num_devices: 4}")["embed/table"]
+    )
     with pytest.raises(UserError, match="drawn from seed .*, but the seed's has SHA-256"):
         params_of(run, "seed=9")
