@@ -41,6 +41,7 @@ class Records:
         self._ledger: IO[str] | None = None
         self._seals: dict[Path, Seals] = {}
         self._displays: Displays | None = None  # those of measures.json, once they are read
+        self._described: set[str] = set()  # keys whose display this process has compared
         self._unwritten: set[Path] = set()  # files that could not be written, each told once
 
     @contextmanager
@@ -62,6 +63,10 @@ class Records:
 
     def write_displays(self, measures: Iterable[Measure]) -> None:
         """How these measures are shown, where measures.json does not say so yet."""
+        measures = [measure for measure in measures if measure.name not in self._described]
+        if not measures:  # as after almost every step
+            return
+        self._described |= {measure.name for measure in measures}
         if self._displays is None:
             self._displays = read_displays(self._run)
         found = merged(self._displays, measures)
