@@ -232,9 +232,13 @@ def test_a_mesh_that_does_not_fit(train_fails, words, says):
         (
             TRANSFORMER,
             ["objective.type=classification"],
-            ["objective: classification learns from labelled texts", "data.type text"],
+            ["objective: classification needs labels", "data.type text gives tokens"],
         ),
-        (TRANSFORMER, LABELLED, ["objective: causal_lm learns from running text", "data.type ex"]),
+        (
+            TRANSFORMER,
+            LABELLED,
+            ["objective: causal_lm does not use labels", "data.type records gives"],
+        ),
         (
             TRANSFORMER,
             [*LABELLED, "objective.type=classification"],
@@ -320,7 +324,7 @@ def table(path: Path, **columns: str) -> list[str]:
     [
         ({"text_column": "txt", "label_column": "label"}, "good,yes\nbad,no", ["txt", "text"]),
         ({"text_column": "text", "label_column": "lable"}, "good,yes\nbad,no", ["lable", "label"]),
-        ({"text_column": "text"}, "good,yes\nbad,no", ["no label", "label column"]),
+        ({"text_column": "text", "columns": "[text, stars]"}, "a,b", ["no column 'label'", "text"]),
         ({"text_column": "text", "label_column": "label"}, "good,yes\nbad,yes", ["one label only"]),
     ],
 )

@@ -245,9 +245,9 @@ def in_small(config: RunConfig) -> RunConfig:
 
 
 def labels_of(config: RunConfig) -> tuple[str, ...]:
-    if config.objective.row_kind != "examples":
+    if "labels" not in config.objective.needs:
         return ()
-    named = getattr(config.objective, "classes", ()) or getattr(config.data, "classes", ())
+    named = getattr(config.objective, "classes", ())
     return named or ("negative", "positive")
 
 

@@ -627,7 +627,7 @@ def test_a_config_that_lacks_something(fails):
         (folder / "config.json").write_text(json.dumps(values))
 
     assert "config.json: lacks n_embd" in fails(after=less)
-    assert "is no JSON" in fails(after=lambda f: (f / "config.json").write_text("{"))
+    assert "is not JSON" in fails(after=lambda f: (f / "config.json").write_text("{"))
     assert "no config.json" in fails(after=lambda f: (f / "config.json").unlink())
 
 

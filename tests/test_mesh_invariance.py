@@ -64,7 +64,8 @@ def trained(model, mesh):
     rows = data.rows("train", batch_size=16, seed=config.seed)
     transform = config.objective.host_transform(data.tokenizer, config.seed)
     loader = Loader(rows, transform, 16, local_rows(16, learner.mesh), threads=0, prefetch=0)
-    step = learner.compile(batch_spec(loader, 16, learner.mesh))
+    spec = config.objective.transform_spec(data.row_spec)
+    step = learner.compile(batch_spec(spec, 16, learner.mesh))
     state = learner.create()
     start = param_sha256(state["params"])
     ids, tokens, metrics = [], [], []

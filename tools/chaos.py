@@ -120,11 +120,25 @@ def scenarios(folder: Path) -> dict[str, Scenario]:
         per_run=12,
         kind="preparation",
     )
+    tables = f"data={{type: records, source: {{type: csv, files: {texts}/*.csv}}, seq_len: 32}}"
+    found["preparation_records"] = Scenario(
+        name="preparation_records",
+        config=transformer,
+        settings=(
+            *(*quiet[:4], *quiet[6:], tables, "data.task={type: classification}", tokenizer),
+            "data.augment=[{type: word_dropout}]",
+            "objective={type: classification}",
+        ),
+        working=PREPARING,
+        ending=(),
+        per_run=12,
+        kind="preparation",
+    )
     return found
 
 
 def write_texts(folder: Path) -> None:
-    """A corpus of small files, each of which becomes a part of the token store."""
+    """A corpus of small files, each of which becomes a part of a store: texts, and tables."""
     folder.mkdir(parents=True, exist_ok=True)
     words = ("the", "sea", "of", "names", "turns", "under", "a", "low", "moon", "and", "nobody")
     for number in range(FILES):
@@ -132,7 +146,10 @@ def write_texts(folder: Path) -> None:
             " ".join(words[(number * 7 + i * k) % len(words)] for k in range(1, 12))
             for i in range(SENTENCES)
         )
-        (folder / f"{number:03d}.txt").write_text("\n".join(lines) + f"\n{number}\n")
+        sentences = [*lines]
+        (folder / f"{number:03d}.txt").write_text("\n".join(sentences) + f"\n{number}\n")
+        rows = (f"{line} {number},{'ab'[i % 2]}" for i, line in enumerate(sentences))
+        (folder / f"{number:03d}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
 
 
 def shares(kills: int, chosen: list[Scenario]) -> dict[str, int]:

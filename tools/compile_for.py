@@ -24,6 +24,7 @@ from typing import Any
 import jax
 from jax.experimental.topologies import get_topology_desc
 
+from jaxlm.core.rows import text_rows
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, batch_sharding
 from jaxlm.models.families import preset
@@ -125,7 +126,8 @@ def build(arguments: argparse.Namespace, devices: list[Any]) -> GradientLearner:
 
 def batch(program: Program, arguments: argparse.Namespace) -> dict[str, jax.ShapeDtypeStruct]:
     """Packed rows of token ids."""
-    shapes = CausalLM().batch_shapes(arguments.batch_size, arguments.seq_len)
+    rows = CausalLM().transform_spec(text_rows(arguments.seq_len + 1))
+    shapes = rows.batch(arguments.batch_size)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(program.mesh, len(shape)))
         for name, (shape, dtype) in shapes.items()

@@ -31,9 +31,12 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.data.store.prepared import DataConfig
+from jaxlm.data.store.records import RecordStore
 from jaxlm.data.store.tokens import TokenStore
 from jaxlm.data.tokenizers.base import Bytes, load_tokenizer
 from jaxlm.run import RunConfig, load_run
@@ -269,14 +272,19 @@ def sound_files(folder: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "rows.parquet")
     (folder / "text.txt.zst").write_bytes(pyarrow.compress(plain, codec="zstd", asbytes=True))
     source = {"type": "text", "files": str(folder / "text.txt")}
-    prepare(data_of({"type": "text", "source": source, "seq_len": 16, **WHOLE}), folder / "cache")
-    (store,) = {path.parent for path in (folder / "cache").rglob("manifest.json")}
-    store.rename(folder / "store")
-    shutil.rmtree(folder / "cache")
+    text = data_of({"type": "text", "source": source, "seq_len": 16, **WHOLE})
+    table = {"type": "csv", "files": str(folder / "rows.csv")}
+    labelled = {"type": "records", "source": table, "task": TASK, "seq_len": 16, **WHOLE}
+    for name, data in (("store", text), ("records", data_of(labelled))):
+        prepare(data, folder / "cache")
+        (store,) = {path.parent for path in (folder / "cache").rglob("manifest.json")}
+        store.rename(folder / name)
+        shutil.rmtree(folder / "cache")
     Bytes().build(None, "", folder).save(folder / "tokenizer")
 
 
 WHOLE = {"validation_fraction": 0}
+TASK = {"type": "classification"}
 
 
 def data_of(values: dict) -> DataConfig:
@@ -298,7 +306,7 @@ def read_rows(path: Path) -> None:
     kind = {"jsonl": "jsonl", "parquet": "parquet"}.get(path.suffix[1:], "csv")
     source = {"type": kind, "files": str(path), "label_column": "label"}
     prepare(
-        data_of({"type": "examples", "source": source, "seq_len": 16, **WHOLE}),
+        data_of({"type": "records", "source": source, "task": TASK, "seq_len": 16, **WHOLE}),
         path.parent / "cache",
     )
 
@@ -313,6 +321,11 @@ def read_store(path: Path) -> str:
     return repr({name: array.tolist() for name, array in store.arrays.items()})
 
 
+def read_records(path: Path) -> str:
+    store = RecordStore.open(path.parent, full=True)
+    return repr([*store.records(np.arange(store.manifest["records"]))])
+
+
 def read_tokenizer(path: Path) -> None:
     load_tokenizer(path.parent)
 
@@ -323,6 +336,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "ids.bin": read_ids,
     "run.yaml": load_run,
     "store/*": read_store,
+    "records/*": read_records,
     "tokenizer/*": read_tokenizer,
 }
 
@@ -348,7 +362,7 @@ def file_cases(
         shutil.copytree(sound, work)
         target = work / path.relative_to(sound)
         how = damage(target, rng)
-        before = contents[path] if reader is read_store else None
+        before = contents[path] if reader in (read_store, read_records) else None
         yield (
             f"{path.relative_to(sound)}: {how}",
             lambda t=target, r=reader, b=before: same(r, t, b),

@@ -5,16 +5,17 @@
 A row is {old dotted key: new dotted key}. A row whose new key depends on the config has a function
 instead: it gets the values of the whole config and the old value, and returns {new key: value}, or
 None where the key stays. A key with "=value" renames that value alone, such as a part's type.
-Where the new key is set too, its value is used.
+Where the new key is set too, its value is used, unless the old one is the command line's.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxlm.core.config_yaml import Layer, Mark
+from jaxlm.core.config_yaml import COMMAND_LINE, Layer, Mark
 
 log = logging.getLogger("jaxlm")
 
@@ -48,12 +49,44 @@ def _of_prompts(key: str) -> Rule:
     return rule
 
 
+RECORDS = ("examples", "records")
+
+
+def _of_records(key: str) -> Rule:
+    """A key that moved in a dataset of records; one of text has a key of the same name."""
+
+    def rule(values: Values, value: Any) -> dict[str, Any] | None:
+        return {f"data.task.{key}": value} if _look(values, "data.type") in RECORDS else None
+
+    return rule
+
+
+def _labelled_texts(values: Values, value: Any) -> dict[str, Any]:
+    return {"data.task.type": "classification", "data.type": "records"}
+
+
+def _parts_of_a_mixture(values: Values, parts: Any) -> dict[str, Any] | None:
+    """Each part's dataset, with the rows for one."""
+    if not isinstance(parts, Mapping):
+        return None
+    now = copy.deepcopy(dict(parts))
+    for part in now.values():
+        if isinstance(part, dict) and isinstance(part.get("data"), dict):
+            part["data"] = renamed(Layer({"data": part["data"]})).values["data"]
+    return {"data.parts": now} if now != parts else None
+
+
 RENAMES: dict[str, str | Rule] = {
     "objective.type=sequence_classification": "objective.type=classification",
     "objective.pool": _of_classifier("objective.head.pool"),
     "objective.dropout": _of_classifier("objective.head.dropout"),
     "model.start_id": _of_prompts("start_id"),
     "model.blank_ids": _of_prompts("blank_ids"),
+    "data.classes": _of_records("classes"),
+    "data.add_bos": _of_records("add_bos"),
+    "data.add_eos": _of_records("add_eos"),
+    "data.type=examples": _labelled_texts,
+    "data.parts": _parts_of_a_mixture,
 }
 
 
@@ -71,11 +104,15 @@ def renamed(layer: Layer) -> Layer:
             new = rule(layer.values, value)
         if new is None:
             continue
+        if layer.marks.get(old) == COMMAND_LINE:  # it overrides what a file says
+            for key in (key for key, moved in new.items() if moved is value):
+                _take_out(layer.values, key)
+                layer.marks.pop(key, None)
         _move(layer.values, old, new)
         _move_marks(layer.marks, old, [*new])
         if new:
-            now = rule if isinstance(rule, str) else [*new][-1]
-            log.info("config: %s is %s now", row, now)
+            key = [*new][-1]
+            log.info("config: %s is %s now", row, f"{key}={new[key]}" if equals else key)
     return layer
 
 
@@ -90,16 +127,20 @@ def _look(values: Any, key: str) -> Any:
     return values
 
 
+def _take_out(values: Any, key: str) -> None:
+    """Removes a key, where it is set."""
+    *parents, last = key.split(".")
+    inner = _look(values, ".".join(parents)) if parents else values
+    if isinstance(inner, dict):
+        inner.pop(last, None)
+
+
 def _move(values: dict[str, Any], old: str, new: Mapping[str, Any]) -> None:
     """Takes the old key out, and sets the new ones unless they are set."""
-    *parents, last = old.split(".")
-    node: Any = values
-    for part in parents:
-        node = node[part]
-    del node[last]
+    _take_out(values, old)
     for key, value in new.items():
         *parents, last = key.split(".")
-        node = values
+        node: Any = values
         for part in parents:
             if node.get(part) is None:
                 node[part] = {}

@@ -102,7 +102,7 @@ def _encoding(paths: Iterable[Path]) -> str:
         if encoding in ("utf-16", "gb18030") and encoding != _likely(letters, encoding, paths):
             continue
         return encoding
-    raise first or UserError("the files are no text; name text files or tables")
+    raise first or UserError("the files are not text; name text files or tables")
 
 
 def _likely(letters: Counter[str], encoding: str, paths: Iterable[Path]) -> str | None:

@@ -62,12 +62,10 @@ def _row_lines(index: int, row: Row, prepared: Prepared) -> list[str]:
     padding = int((row["segment_ids"] == 0).sum())
     size = len(row["tokens"])
     parts = segments(row)
-    label = ""
-    if "label" in row:
-        label = f", class {prepared.classes[row['label']]} ({int(row['label'])})"
+    said = prepared.task.show(row) if prepared.task is not None else ""
     lines = [
         f"row {index}, id {int(row['id'])}: {size} tokens, {len(parts)} segments, "
-        f"{padding} padding ({padding / size:.1%}){label}"
+        f"{padding} padding ({padding / size:.1%}){', ' if said else ''}{said}"
     ]
     for part in parts:
         text = prepared.tokenizer.decode(part["tokens"])

@@ -7,9 +7,9 @@
         books: {weight: 1, data: {type: text, ...}}
 
 Which part row i belongs to is a closed form (see `Interleaved`), so that the rates are exact in the
-long run, at most one row a part off at any time, and any place is found at once. A part is
+long run, at most one row a part off at any time, and any place is found in constant time. A part is
 reshuffled in its own
-epochs: a small one begins anew while a large one is still in its first. One tokenizer, trained on
+epochs: a small one begins again while a large one is still in its first. One tokenizer, trained on
 the training texts of all parts, serves them all. Validation is every part's, one after the other,
 and "validation/<part>" each alone.
 """
@@ -31,12 +31,14 @@ from typing import Any
 import numpy as np
 
 from jaxlm.core.config import REQUIRED, Config, UserError, field
+from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset, Tokenizer
 from jaxlm.data.rows.order import Row, derive_seed
+from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import joined_content
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
 
-PART_BITS = 40  # a part's ids lie in [part << 40, part + 1 << 40)
+PART_BITS = 40  # a part's ids are in [part << 40, part + 1 << 40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +70,11 @@ class MixtureData(DataConfig):
                     f"parts.{name}: a mixture has no consecutive windows; set order: shuffle"
                 )
 
-    @property
-    def row_kind(self) -> str:
-        kinds = {name: data.row_kind for name, data in self._data.items()}
-        _check_equal("row_kind", kinds)
-        return next(iter(kinds.values()))
+    def row_spec(self, pad_id: int = 0) -> RowSpec:
+        specs = {name: data.row_spec(pad_id) for name, data in self._data.items()}
+        _check_equal("seq_len", {name: data.row_length for name, data in self._data.items()})
+        _check_equal("rows", {name: spec.described() for name, spec in specs.items()})
+        return next(iter(specs.values()))
 
     @property
     def row_length(self) -> int:
@@ -98,6 +100,18 @@ class MixtureData(DataConfig):
         found = [part.data.marks(stored.get(name, {})) for name, part in self.parts.items()]
         return any(bos for bos, _ in found), any(eos for _, eos in found)
 
+    def measured(
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        cache_dir: Path,
+        facts: Mapping[str, Any],
+        report: Report = print,
+    ) -> Prepared:
+        """As the first part does it."""
+        first = next(iter(self._data.values()))
+        return first.measured(source, tokenizer, cache_dir, facts, report)
+
     def tokenise(
         self, tokenizer: Tokenizer, cache_dir: Path, *, workers: int = 0, report: Report = print
     ) -> Prepared:
@@ -108,8 +122,8 @@ class MixtureData(DataConfig):
             except UserError as error:
                 raise UserError(f"parts.{name}: {error}") from None
         _check_equal("seq_len", {name: part.seq_len for name, part in parts.items()})
-        _check_equal("classes", {name: part.classes for name, part in parts.items()})
-        _check_equal("row_kind", {name: part.row_kind for name, part in parts.items()})
+        for fact in dict.fromkeys(key for part in parts.values() for key in part.facts):
+            _check_equal(fact, {name: str(part.facts.get(fact)) for name, part in parts.items()})
         weights = [part.weight for part in self.parts.values()]
         first = next(iter(parts.values()))
         splits: dict[str, Split] = {
@@ -121,6 +135,7 @@ class MixtureData(DataConfig):
             splits.update({f"validation/{name}": split for name, split in held.items()})
         manifest = {
             "tokenizer": tokenizer.fingerprint(),
+            "facts": dict(first.facts),
             "parts": {n: {"weight": self.parts[n].weight, **p.manifest} for n, p in parts.items()},
             "splits": {name: split.counts for name, split in splits.items()},
             "content": {
@@ -135,7 +150,8 @@ class MixtureData(DataConfig):
                 if split in splits
             },
         }
-        return Prepared(tokenizer, splits, manifest, first.seq_len, first.classes, first.row_kind)
+        spec = self.row_spec(tokenizer.pad_id)
+        return Prepared(tokenizer, splits, manifest, first.seq_len, spec, first.facts, first.task)
 
 
 def _check_equal(what: str, values: dict[str, Any]) -> None:

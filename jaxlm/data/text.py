@@ -12,7 +12,7 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +25,10 @@ from jaxlm.data.rows.lm_split import language_splits
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import source_files, split_content
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report
+from jaxlm.data.store.records import RecordStore
 from jaxlm.data.store.split import Corpus
 from jaxlm.data.store.tokenise import Options, prepare_store
-from jaxlm.data.store.tokens import TokenStore
+from jaxlm.data.store.tokens import Documents, TokenStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class TextData(DataConfig):
     seq_len: int = field(256, "tokens that are predicted in a row", ge=1)
     order: Literal["shuffle", "stream"] = field(
         "shuffle",
-        "rows shuffled anew each epoch, or consecutive windows down each row of the batch",
+        "rows shuffled again in each epoch, or consecutive windows down each row of the batch",
     )
     packing: Literal["split", "whole"] = field(
         "split", "cut the concatenated documents into rows, or fit whole documents into rows"
@@ -91,7 +92,8 @@ class TextData(DataConfig):
             )
             stores["validation"] = held
             documents["validation"] = held.documents()
-            report_shared_texts(store, held, report)
+            train, other = (np.array(s.arrays["text_hashes"]) for s in (store, held))
+            report_shared_texts(train, other, report)
             files["validation"] = source_files(source)
         counts = {
             name: stores.get(name, store).counts(docs.index) for name, docs in documents.items()
@@ -117,19 +119,53 @@ class TextData(DataConfig):
                 for name, docs in documents.items()
             },
         }
-        return Prepared(tokenizer, splits, manifest, self.seq_len, consecutive=self.consecutive)
+        spec = self.row_spec(tokenizer.pad_id)
+        return Prepared(
+            tokenizer, splits, manifest, self.seq_len, spec, consecutive=self.consecutive
+        )
+
+    def measured(
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        cache_dir: Path,
+        facts: Mapping[str, Any],
+        report: Report = print,
+    ) -> Prepared:
+        return measured_splits(self, source, tokenizer, cache_dir, report)
 
 
-def store_facts(store: TokenStore) -> dict[str, Any]:
+def measured_splits(
+    data: Any, source: Source, tokenizer: Tokenizer, cache_dir: Path, report: Report
+) -> Prepared:
+    """A source of running text as a validation split, in rows as those of `data`."""
+    options = Options(
+        add_bos=getattr(data, "add_bos", True), add_eos=getattr(data, "add_eos", True)
+    )
+    store = prepare_store({"validation": source}, tokenizer, options, cache_dir, report=report)
+    documents: dict[str, Documents] = {"validation": store.documents()}
+    splits = language_splits(
+        documents,
+        {"validation": store.counts(documents["validation"].index)},
+        seq_len=data.seq_len,
+        order=data.order,
+        packing=data.packing,
+        pad_id=tokenizer.pad_id,
+    )
+    spec = data.row_spec(tokenizer.pad_id)
+    return Prepared(tokenizer, splits, {}, data.seq_len, spec, consecutive=data.consecutive)
+
+
+def store_facts(store: TokenStore | RecordStore) -> dict[str, Any]:
     """What a run's manifest keeps of a store: where it is, what it came from, its hashes and
     counts.
     """
     return {"folder": str(store.folder), **store.manifest}
 
 
-def report_shared_texts(train: TokenStore, validation: TokenStore, report: Report) -> None:
-    """Says so where a validation text is a training text too."""
-    texts = np.array(validation.arrays["text_hashes"])
-    shared = int(np.isin(texts, np.array(train.arrays["text_hashes"])).sum())
+def report_shared_texts(train: np.ndarray, validation: np.ndarray, report: Report) -> None:
+    """Warns of validation texts that are training texts too, by their hashes."""
+    shared = int(np.isin(validation, train).sum())
     if shared:
-        report(f"warning: {shared} of {len(texts)} validation texts are in the training source too")
+        many = f"{shared} of {len(validation)} validation texts"
+        report(f"warning: {many} are in the training source too")

@@ -3,7 +3,7 @@
 
     data: {type: tokens, format: nanogpt, path: data/train.bin, validation_path: data/val.bin}
 
-There is no text here: the tokenizer must be one that needs no training, and the one the file was
+The file has no text: the tokenizer must be one that needs no training, and the one the file was
 made with.
 """
 
@@ -23,11 +23,13 @@ from jaxlm.core.config import REQUIRED, UserError, field
 from jaxlm.core.files import file_sha256
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.rows.lm_split import language_splits
+from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import split_content
 from jaxlm.data.store.foreign import id_range, read_megatron, read_nanogpt
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report
 from jaxlm.data.store.split import hash64, held_out
 from jaxlm.data.store.tokens import Documents, TokenStore
+from jaxlm.data.text import measured_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class TokenData(DataConfig):
     seq_len: int = field(256, "tokens that are predicted in a row", ge=1)
     order: Literal["shuffle", "stream"] = field(
         "shuffle",
-        "rows shuffled anew each epoch, or consecutive windows down each row of the batch",
+        "rows shuffled again in each epoch, or consecutive windows down each row of the batch",
     )
     packing: Literal["split", "whole"] = field(
         "split", "cut the concatenated documents into rows, or fit whole documents into rows"
@@ -112,7 +114,20 @@ class TokenData(DataConfig):
                 for name, docs in documents.items()
             },
         }
-        return Prepared(tokenizer, splits, manifest, self.seq_len, consecutive=self.consecutive)
+        spec = self.row_spec(tokenizer.pad_id)
+        return Prepared(
+            tokenizer, splits, manifest, self.seq_len, spec, consecutive=self.consecutive
+        )
+
+    def measured(
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        cache_dir: Path,
+        facts: Mapping[str, Any],
+        report: Report = print,
+    ) -> Prepared:
+        return measured_splits(self, source, tokenizer, cache_dir, report)
 
     def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
         return manifest.get("begins_with_bos", True), True
@@ -131,7 +146,7 @@ def check_tokenizer(path: str, tokenizer: Tokenizer) -> None:
     if made_with != tokenizer.fingerprint():
         raise UserError(
             f"{path}: was made with another tokenizer (SHA-256 {made_with[:12]}..., this one has "
-            f"{tokenizer.fingerprint()[:12]}...); name the one it was made with, or prepare anew"
+            f"{tokenizer.fingerprint()[:12]}...); name that one, or prepare again"
         )
 
 

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset
 
 
@@ -17,8 +18,9 @@ class OnePass:
     first rows are then spread evenly over the split, so that a part is an estimate of the whole.
     """
 
-    def __init__(self, rows: RowDataset, *, spread: bool = False):
+    def __init__(self, rows: RowDataset, spec: RowSpec, *, spread: bool = False):
         self.rows, self.rows_per_epoch = rows, rows.rows_per_epoch
+        self._padding = spec.padding()
         self.stride = (
             _coprime_near(0.618 * self.rows_per_epoch, self.rows_per_epoch) if spread else 1
         )
@@ -26,8 +28,7 @@ class OnePass:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if index < self.rows_per_epoch:
             return self.rows[index * self.stride % self.rows_per_epoch]
-        blank = {"segment_ids", "weight"}
-        return {k: np.zeros_like(v) if k in blank else v for k, v in self.rows[0].items()}
+        return dict(self._padding)
 
 
 def _coprime_near(target: float, n: int) -> int:

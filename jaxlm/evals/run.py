@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.core.config import UserError
 from jaxlm.core.measures import Measure
 from jaxlm.data.detect import Found, detect
-from jaxlm.data.held_out import held_out, measured_source
+from jaxlm.data.held_out import measured_source
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.evals.loss import Loss
 from jaxlm.run import RunConfig, load_saved
+from jaxlm.runs.files import read_own
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.session import (
     Session,
@@ -65,6 +67,12 @@ def _measured(run_dir: str, config: RunConfig, found: Found, report: Any) -> Pre
     folder = cache_dir(config)
     check_writable(folder)
     source = measured_source(found, config.data)
-    classes = getattr(config.objective, "classes", ())
-    tokenizer = saved_tokenizer(RunDir(run_dir))
-    return held_out(config.data, source, tokenizer, folder, classes=classes, report=report)
+    run = RunDir(run_dir)
+    return config.data.measured(source, saved_tokenizer(run), folder, _facts(run), report)
+
+
+def _facts(run: RunDir) -> Mapping[str, Any]:
+    """What a task found in the run's training data."""
+    manifest = read_own(run, run.data_manifest)
+    # earlier versions kept the classes alone
+    return manifest.get("facts") or {k: manifest[k] for k in ("classes",) if k in manifest}

@@ -2,7 +2,7 @@
 
 The sums of one batch are float32; they are added in float64, which counts exactly up to 2^53.
 
-    sums = SplitSums(program, rows, transform, batch_size)
+    sums = SplitSums(program, rows, spec, transform, batch_size)
     sums(params, [20, None])        # of the first 20 batches, and of the whole split
     sums.measure(params)            # [Measure("loss", ...), Measure("perplexity", ...), ...]
 """
@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding
 from jaxlm import mesh as meshes
 from jaxlm.core.evaluator import Compiling
 from jaxlm.core.measures import Measure
+from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset
 from jaxlm.data.loader import Loader, Transform
 from jaxlm.evals.one_pass import OnePass
@@ -38,18 +39,21 @@ class SplitSums:
         self,
         program: Program,
         rows: RowDataset,
+        spec: RowSpec,
         transform: Transform,
         batch_size: int,
         *,
         spread: bool = False,
     ):
-        """`spread`: the order of rows is free; the first batches are spread over the split."""
+        """`spec`: of the rows. `spread`: their order is free; the first batches are spread over
+        the split.
+        """
         mesh = program.mesh
         meshes.check_batch(batch_size, mesh, "eval.batch_size")
         self.program, self.batch_size = program, batch_size
         self.num_batches = -(-rows.rows_per_epoch // batch_size)
         self.loader = Loader(
-            OnePass(rows, spread=spread),
+            OnePass(rows, spec, spread=spread),
             transform,
             batch_size,
             meshes.local_rows(batch_size, mesh),

@@ -6,7 +6,7 @@ after all reductions.
 
 What an objective draws on the host (masks, spans) is a pure function of the run's seed and the
 row's place in the endless order of rows, which says its epoch too: no number of hosts, workers or
-restarts changes it, and a row that comes again is drawn anew. An evaluation passes once over its
+restarts changes it, and a row that comes again is drawn again. An evaluation passes once over its
 rows, with a seed of its own, and so always meets the same ones.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxlm.core.config import Config, Kind
 from jaxlm.core.measures import Measure, ratios
+from jaxlm.core.rows import RowSpec
 
 if TYPE_CHECKING:
     import jax
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from jaxlm.core.types import Batch, Cache, Metrics, ModelConfig, Tokenizer
 
 Transform = Callable[[Mapping[str, Any], int], dict[str, Any]]
-Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]  # of a global batch, by key
 
 LOSS = Measure("loss", better="lower", show="headline", format=".3f")
 
@@ -53,10 +53,9 @@ class Objective(Config):
     descends: ClassVar[bool] = True  # whether it is trained by an optimizer
     displays: ClassVar[tuple[Measure, ...]] = (LOSS,)  # how measures are shown, the main one first
 
-    @property
-    def row_kind(self) -> str:
-        """The rows it learns from: "tokens" (running text) or "examples" (labelled texts)."""
-        return "tokens"
+    # The keys of a dataset's rows that it must have, and those that it uses where they are given.
+    needs: ClassVar[tuple[str, ...]] = ("tokens", "segment_ids", "positions")
+    uses: ClassVar[tuple[str, ...]] = ()
 
     def why_silent(self, model: ModelConfig) -> str | None:
         """What the trained model does that is not writing text, as in "fills masks and writes no
@@ -68,10 +67,15 @@ class Objective(Config):
         """Raises `UserError` for a model that cannot learn it."""
 
     def resolve(self, prepared: Any, model: ModelConfig) -> Objective:
-        """The objective with what only the data and the size of the model's vocabulary can tell
-        (the classes, say) filled in.
+        """The objective with what only the data (`prepared.facts`: classes and the like) and the
+        size of the model's vocabulary can tell filled in.
         """
         return self
+
+    def check_resolved(self) -> None:
+        """Raises `UserError` where something is not set that `resolve` takes from the data and a
+        compiled step needs: a plan reads no data.
+        """
 
     def complete(self, model: ModelConfig) -> ModelConfig:
         """The model's config with what a resolved objective decides of it (which ids are blanks)"""
@@ -97,8 +101,8 @@ class Objective(Config):
         """
         raise NotImplementedError
 
-    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
-        """Shapes and dtypes of the global batch, for rows of `data.seq_len`; without any data."""
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
+        """The spec of what the host transform makes of rows of this spec; known without data."""
         raise NotImplementedError
 
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
@@ -127,24 +131,13 @@ class Objective(Config):
         return ratios(sums, self.displays)
 
 
-def shapes_of(batch_size: int, **rows: Any) -> Shapes:
-    """{key: ((batch_size, ...), dtype)} from {dtype: {key: shape of a row}}, as in
-    `shapes_of(8, int32={"tokens": (32,)})`.
-    """
-    return {
-        key: ((batch_size, *shape), np.dtype(dtype))
-        for dtype, keys in rows.items()
-        for key, shape in keys.items()
-    }
-
-
 def record_rng(seed: int, index: int) -> np.random.RandomState:
     """The draws of one row. A RandomState's are the same in every version of numpy, so that a run
-    that is resumed after an upgrade goes on as it would have.
+    that is resumed after an upgrade continues as it would have.
     """
     return np.random.RandomState([seed, index & 0xFFFFFFFF, index >> 32])
 
 
 def text_ids(tokenizer: Tokenizer) -> np.ndarray:
-    """[V] bool: ids that stand for text, which special ones and padding do not."""
+    """[V] bool: ids of text: not special ones, not padding."""
     return np.array([bool(piece) for piece in tokenizer.token_bytes])

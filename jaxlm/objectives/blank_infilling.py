@@ -1,7 +1,7 @@
-"""Blank infilling: spans of a text become blanks, and are written behind it, one after the other.
+"""Blank infilling: spans of a text become blanks, and are written after it, one by one.
 
 Du et al. 2022 (GLM, arXiv:2103.10360, section 2.1): the text with its blanks, part A, is seen by
-all; part B is the spans in random order, each behind a start, and sees what stands before it.
+all; part B is the spans in random order, each after a start, and sees what is before it.
 
     text           x1  x2  x3  x4  x5  x6
     tokens         x1  x2  [M] x4  [M]  [S] x5  x6  [S] x3
@@ -12,7 +12,7 @@ all; part B is the spans in random order, each behind a start, and sees what sta
 
 A row is of one of two kinds. Short: spans of Poisson(`mean_span`) tokens until a `density` of the
 row is left out, each a [MASK]. Long, with probability `long_rows`, for generation: from a random
-place in its first half on, but for a token at least, a document is one [gMASK] to its end.
+place in its first half on, a token at least, a document is one [gMASK] to its end.
 
 Of n tokens N = round(density n) are left out in at most K = ceil(1.25 N / mean_span) spans (the
 mean is N / mean_span; where the K-th is drawn, less than N may be left out). A blank adds itself
@@ -35,10 +35,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.core.config import UserError, field
+from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
-from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
+from jaxlm.objectives.base import Transform, record_rng, text_ids
 from jaxlm.objectives.ids import choose_ids
-from jaxlm.objectives.prediction import TokenPrediction
+from jaxlm.objectives.prediction import PREDICTED, TokenPrediction
 from jaxlm.objectives.spans import Document, documents_of, filled, place_spans, round_up
 
 if TYPE_CHECKING:
@@ -59,25 +60,25 @@ SPELLINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BlankInfilling(TokenPrediction):
-    """Write what stands in the blanks of a text, behind it (GLM)."""
+    """Write the blanks of a text after it (GLM)."""
 
     # the length that follows from them is that of the batch
     density: float = field(
-        0.15, "share of the tokens that short blanks stand for", gt=0, lt=1, affects="host"
+        0.15, "share of the tokens that short blanks replace", gt=0, lt=1, affects="host"
     )
     mean_span: float = field(3.0, "tokens of a short blank, on average", ge=1, affects="host")
     long_rows: float = field(
         0.5, "share of rows whose ends are one blank each", ge=0, le=1, affects="host"
     )
     mask: int | str | None = field(
-        None, "stands for a short blank; null: as usual", ge=0, affects="host"
+        None, "the token of a short blank; null: as usual", ge=0, affects="host"
     )
     long_mask: int | str | None = field(
-        None, "stands for a long one; null: as usual", ge=0, affects="host"
+        None, "the token of a long one; null: as usual", ge=0, affects="host"
     )
     start: int | str | None = field(
         None,
-        "what a blank is written behind; null: model.prompt.start_id, or as usual",
+        "what a blank is written after; null: model.prompt.start_id, or as usual",
         ge=0,
         affects="host",
     )
@@ -89,7 +90,7 @@ class BlankInfilling(TokenPrediction):
     def why_silent(self, model: ModelConfig) -> str | None:
         if "places" in model.row_keys:
             return None
-        return "writes behind a prefix, with which only a model of blanks' positions is read"
+        return "writes after a prefix, with which only a model of blanks' positions is read"
 
     def check_model(self, model: ModelConfig) -> None:
         if "prefix" not in model.row_keys:
@@ -126,7 +127,7 @@ class BlankInfilling(TokenPrediction):
         return self.replace(**ids)
 
     def complete(self, model: ModelConfig) -> ModelConfig:
-        """The blanks that a prompt may have; the last one is put behind a prompt that has none."""
+        """The blanks that a prompt may have; the last one is put after a prompt that has none."""
         if "places" not in model.row_keys:
             return model
         start: Any = self.start  # ids, since they were resolved
@@ -209,15 +210,9 @@ class BlankInfilling(TokenPrediction):
             "prefix": in_a,
         }
 
-    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
-        length = self.length(seq_len)
-        keys = ("tokens", "targets", "positions", "segment_ids")
-        return shapes_of(
-            batch_size,
-            int32={**dict.fromkeys(keys, (length,)), "places": (length, 2)},
-            float32={"loss_weights": (length,)},
-            bool={"prefix": (length,)},
-        )
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
+        entries = {**PREDICTED, "places": Entry(("T", 2)), "prefix": Entry(("T",), "bool")}
+        return RowSpec(entries, T=self.length(rows.sizes["T"] - 1))
 
     def flops_per_token(self, model: Any, seq_len: int) -> float:
         # All pairs: most tokens are of part A, which sees all of itself.

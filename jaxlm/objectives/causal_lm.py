@@ -18,8 +18,9 @@ import numpy as np
 
 from jaxlm.core.config import UserError
 from jaxlm.core.measures import Measure
-from jaxlm.objectives.base import LOSS, Loss, Shapes, Transform, shapes_of
-from jaxlm.objectives.prediction import ACCURACY, TokenPrediction
+from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.objectives.base import LOSS, Loss, Transform
+from jaxlm.objectives.prediction import ACCURACY, PREDICTED, TokenPrediction
 
 if TYPE_CHECKING:
     import jax
@@ -36,6 +37,7 @@ BITS_PER_BYTE = Measure("bits_per_byte", better="lower", show="headline", format
 class CausalLM(TokenPrediction):
     """Predict the next token."""
 
+    uses = ("loss_weights",)
     displays: ClassVar[tuple[Measure, ...]] = (LOSS, BITS_PER_CHAR, BITS_PER_BYTE, ACCURACY)
 
     def why_silent(self, model: ModelConfig) -> str | None:
@@ -57,7 +59,8 @@ class CausalLM(TokenPrediction):
         """Raw token rows [T + 1] -> inputs, targets and weights [T].
 
         A target counts where it belongs to the same document as its input, so no document is asked
-        to predict the next one's start.
+        to predict the next one's start. Where rows have `loss_weights` [T + 1], each token counts
+        by its own.
         """
         pieces = tokenizer.token_bytes
         num_bytes = np.array([len(piece) for piece in pieces], np.int32)
@@ -67,10 +70,14 @@ class CausalLM(TokenPrediction):
             tokens, segments = row["tokens"], row["segment_ids"]  # [T + 1]
             targets = tokens[1:]
             counts = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
+            weights = counts.astype(np.float32)
+            if "loss_weights" in row:
+                weights = weights * row["loss_weights"][1:]
+                counts = weights > 0
             return {
                 "tokens": tokens[:-1],
                 "targets": targets,
-                "loss_weights": counts.astype(np.float32),
+                "loss_weights": weights,
                 "segment_ids": segments[:-1],
                 "positions": row["positions"][:-1],
                 "num_bytes": (num_bytes[targets] * counts).sum(dtype=np.int32),
@@ -79,13 +86,9 @@ class CausalLM(TokenPrediction):
 
         return transform
 
-    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
-        keys = ("tokens", "targets", "segment_ids", "positions")
-        return shapes_of(
-            batch_size,
-            int32={**dict.fromkeys(keys, (seq_len,)), "num_bytes": (), "num_chars": ()},
-            float32={"loss_weights": (seq_len,)},
-        )
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
+        entries = {**PREDICTED, "num_bytes": Entry(()), "num_chars": Entry(())}
+        return RowSpec(entries, T=rows.sizes["T"] - 1)
 
     def loss(
         self, model: LanguageModel, batch: Batch, *, key: jax.Array | None, cache: Cache | None

@@ -22,9 +22,10 @@ import numpy as np
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
+from jaxlm.core.rows import RowSpec
 from jaxlm.nn.heads.base import TaskHeadConfig
 from jaxlm.nn.heads.classify import Classify
-from jaxlm.objectives.base import LOSS, Loss, Shapes, Transform, shapes_of
+from jaxlm.objectives.base import LOSS, Loss, Transform
 from jaxlm.objectives.with_head import HeadObjective
 
 if TYPE_CHECKING:
@@ -48,12 +49,15 @@ class Classification(HeadObjective):
         0.0, "share of the target that is spread evenly over the classes", ge=0, lt=1
     )
 
-    @property
-    def row_kind(self) -> str:
-        return "examples"
+    needs = ("tokens", "segment_ids", "positions", "labels", "example_weights")
 
     def resolve(self, prepared: Any, model: ModelConfig) -> Classification:
-        found = prepared.classes
+        found = tuple(prepared.facts.get("classes", ()))
+        if not found:
+            raise UserError(
+                "objective: classification needs classes, and data.task gives none; use a task "
+                "that finds them, such as classification"
+            )
         if self.classes and self.classes != found:
             raise UserError(
                 f"objective.classes: {list(self.classes)} but the data has {list(found)}; "
@@ -61,25 +65,21 @@ class Classification(HeadObjective):
             )
         return self.replace(classes=found)
 
+    def check_resolved(self) -> None:
+        if not self.classes:
+            raise UserError(
+                "objective.classes: empty, and a plan reads no data; write them down, such as "
+                "objective.classes='[negative, positive]'"
+            )
+
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-            return {
-                "tokens": row["tokens"],
-                "segment_ids": row["segment_ids"],
-                "positions": row["positions"],
-                "labels": np.int32(row["label"]),
-                "example_weights": np.float32(row["weight"]),
-            }
+            return {key: row[key] for key in self.needs}
 
         return transform
 
-    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
-        keys = ("tokens", "segment_ids", "positions")
-        return shapes_of(
-            batch_size,
-            int32={**dict.fromkeys(keys, (seq_len,)), "labels": ()},
-            float32={"example_weights": ()},
-        )
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
+        return RowSpec({key: rows[key] for key in self.needs}, **rows.sizes)
 
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
         scores, out = self.scores(model, batch, key)  # [B, C]

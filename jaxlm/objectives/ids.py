@@ -2,12 +2,12 @@
 
 A config names a token by its id, or as the tokenizer writes it ("[MASK]"). Where it names none, the
 usual spellings are looked for. Tokenizers of plain text (bytes, characters, SentencePiece trained
-here) have none of these; then ids behind the tokenizer's own are taken, from the top of the model's
+here) have none of these; then ids after the tokenizer's own are taken, from the top of the model's
 vocabulary down, as T5 numbers its sentinels (Raffel et al. 2020):
 
     tokenizer of 259 ids, model.vocab_size 264: <extra_id_0> is 263, <extra_id_1> is 262 ...
 
-They stand for no text. There must be as many as are needed: nothing changes a model's size unasked.
+They are not text. There must be as many as are needed: nothing changes a model's size unasked.
 
     choose_ids({"mask": (None, ("[MASK]", "<mask>"))}, tokenizer, model)     # {"mask": 263}
 """
@@ -31,7 +31,7 @@ def choose_ids(
     """The id of each name, from {name: (what the config says, usual spellings)}.
 
     Raises `UserError` for a token that is not there, for two names that share an id, and where the
-    model has too few ids behind the tokenizer's.
+    model has too few ids after the tokenizer's.
     """
     found: dict[str, int | None] = {}
     for name, (given, usual) in wanted.items():
@@ -49,7 +49,7 @@ def choose_ids(
         size = model.vocab_size + len(missing) - len(free)
         names = " or ".join(wanted[first][1][:1]) or "such token"
         raise UserError(
-            f"objective.{first}: the tokenizer has no {names}, and the model no id left behind the "
+            f"objective.{first}: the tokenizer has no {names}, and the model no id left after the "
             f"tokenizer's {tokenizer.vocab_size}; set model.vocab_size to at least {size}, or name "
             "a token of the tokenizer"
         )
@@ -71,7 +71,7 @@ def _given(name: str, token: int | str, tokenizer: Tokenizer, model: ModelConfig
         return i
     if not 0 <= token < model.vocab_size:
         raise UserError(
-            f"objective.{name}: {token} is none of the model's {model.vocab_size} ids; name one of "
+            f"objective.{name}: {token} exceeds the model's {model.vocab_size} ids; name one of "
             "them, or raise model.vocab_size"
         )
     return token

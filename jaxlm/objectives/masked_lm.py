@@ -1,15 +1,15 @@
-"""Masked language modelling: predict tokens that were hidden, from all that stands around them.
+"""Masked language modelling: predict tokens that were hidden, from the text around them.
 
 Devlin et al. 2018 (arXiv:1810.04805, section 3.1): of the tokens that are chosen, each with
 probability `rate`, 80% become [MASK], 10% a random token and 10% stay; all of them are predicted.
-They are chosen anew whenever a row comes again (Liu et al. 2019, arXiv:1907.11692, section 4.1),
+They are chosen again whenever a row comes again (Liu et al. 2019, arXiv:1907.11692, section 4.1),
 and once for all in the validation split.
 
     text     the  cat   sat  on   the  mat
     tokens   the [MASK] sat  on  [MASK] mat         targets    . cat . . the .
 
 Special tokens and padding are never chosen, nor put in another's place. With `whole_words` all
-pieces of a word are chosen together, a word being what begins with a space or behind a special
+pieces of a word are chosen together, a word being what begins with a space or after a special
 token: of use for languages that write spaces, and for tokenizers whose pieces have theirs in front.
 
 A row of T tokens is the first T of the data's T + 1: the last is the next row's first. [MASK] is
@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.core.config import UserError, field
-from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
+from jaxlm.core.rows import RowSpec
+from jaxlm.objectives.base import Transform, record_rng, text_ids
 from jaxlm.objectives.ids import choose_ids
-from jaxlm.objectives.prediction import TokenPrediction
+from jaxlm.objectives.prediction import PREDICTED, TokenPrediction
 
 if TYPE_CHECKING:
     from jaxlm.core.types import ModelConfig, Tokenizer
@@ -98,13 +99,8 @@ class MaskedLM(TokenPrediction):
 
         return transform
 
-    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
-        keys = ("tokens", "targets", "segment_ids", "positions")
-        return shapes_of(
-            batch_size,
-            int32=dict.fromkeys(keys, (seq_len,)),
-            float32={"loss_weights": (seq_len,)},
-        )
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
+        return RowSpec(PREDICTED, T=rows.sizes["T"] - 1)
 
 
 def _words(begins: np.ndarray, segments: np.ndarray) -> np.ndarray:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxlm.core.config import UserError, field
+from jaxlm.core.rows import RowSpec
 from jaxlm.nn.heads.base import TaskHeadConfig
-from jaxlm.objectives.base import Loss, Objective, Shapes, Transform
+from jaxlm.objectives.base import Loss, Objective, Transform
 from jaxlm.objectives.with_head import HeadObjective
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class NoObjective(HeadObjective):
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         raise _unnamed()
 
-    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
         raise _unnamed()
 
     def loss(

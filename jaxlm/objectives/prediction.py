@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
+from jaxlm.core.rows import Entry
 from jaxlm.kernels.head_loss import head_loss
 from jaxlm.objectives.base import LOSS, Loss, Objective
 
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 
 ACCURACY = Measure("accuracy", better="higher", format=".1%")
 PERPLEXITY = Measure("perplexity", better="lower", format=".2f")
+
+# What batches of every objective that predicts tokens have.
+PREDICTED = {
+    "tokens": Entry(("T",)),
+    "targets": Entry(("T",)),
+    "loss_weights": Entry(("T",), "float32"),
+    "segment_ids": Entry(("T",)),
+    "positions": Entry(("T",)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,21 +1,21 @@
 """Span corruption: an encoder reads a text without some spans of it, a decoder writes these.
 
 Raffel et al. 2020 (arXiv:1910.10683, section 3.1.4): a share of the tokens is left out in spans of
-a mean length. In the source a sentinel stands for each span; the target is the sentinels, each
+a mean length. In the source a sentinel replaces each span; the target is the sentinels, each
 before its span, and one that closes it.
 
     text      Thank you for inviting me to your party last week
     source    Thank you <X> me to your party <Y> week
-    target    <X> for inviting <Y> last <Z>           behind the model's `prompt.start_id`
+    target    <X> for inviting <Y> last <Z>           after the model's `prompt.start_id`
 
 Of n tokens N = round(density n) are left out in K = round(N / mean_span) spans, so a row of
 `data.seq_len` gives a source of n - N + K and a target of N + K + 1 tokens, as T5's
 `compute_input_and_target_lengths` counts them (our closing sentinel has the place of its final eos;
 a document's own bos and eos stay in the source). Both are rounded up to a multiple of
-`multiple_of`, so that a mesh may split them. Spans begin anywhere, not only behind a first gap.
+`multiple_of`, so that a mesh may split them. Spans begin anywhere, not only after a first gap.
 
 Packed rows: each document is corrupted by itself. Spans cross no border, sentinels begin at <X> in
-every document, and source and target keep its segment id, so that documents do not see one another.
+every document, and source and target keep its segment id, so that documents do not see each other.
 Their targets have a closing sentinel each: with d documents K is smaller by about (d - 1) / 2, and
 N by as much. Where documents are so short (a few tokens each) that too little can be left out for
 the source's length, the last ones of the row are left out of both. The source's and the target's
@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.core.config import UserError, field
+from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.nn.dropout import split_key
-from jaxlm.objectives.base import Shapes, Transform, record_rng, shapes_of, text_ids
+from jaxlm.objectives.base import Transform, record_rng, text_ids
 from jaxlm.objectives.ids import choose_ids
-from jaxlm.objectives.prediction import TokenPrediction
+from jaxlm.objectives.prediction import PREDICTED, TokenPrediction
 from jaxlm.objectives.spans import documents_of, filled, place_spans, round_up, split_at_random
 
 if TYPE_CHECKING:
@@ -55,13 +56,13 @@ class SpanCorruption(TokenPrediction):
     mean_span: float = field(3.0, "tokens of a span, on average", ge=1, affects="host")
     sentinels: tuple[int | str, ...] = field(
         (),
-        "ids or spellings of what stands for a span, in their order; none: as usual",
+        "ids or spellings of the sentinels that replace spans, in their order; none: as usual",
         ge=0,
         affects="host",
     )
     start: int | str | None = field(
         None,
-        "what a target begins behind; null: model.prompt.start_id, or padding",
+        "what a target begins with; null: model.prompt.start_id, or padding",
         ge=0,
         affects="host",
     )
@@ -167,17 +168,11 @@ class SpanCorruption(TokenPrediction):
         sizes = split_at_random(rng, noise - (most - spans), spans)
         return place_spans(rng, sizes, documents)
 
-    def batch_shapes(self, batch_size: int, seq_len: int) -> Shapes:
-        source, target = self.lengths(seq_len)
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
+        source, target = self.lengths(rows.sizes["T"] - 1)
         keys = ("tokens", "segment_ids", "positions")
-        return shapes_of(
-            batch_size,
-            int32={
-                **{f"source_{key}": (source,) for key in keys},
-                **dict.fromkeys((*keys, "targets"), (target,)),
-            },
-            float32={"loss_weights": (target,)},
-        )
+        entries = {f"source_{key}": Entry(("S",)) for key in keys}
+        return RowSpec({**entries, **PREDICTED}, S=source, T=target)
 
     def flops_per_token(self, model: Any, seq_len: int) -> float:
         source, target = self.lengths(seq_len)

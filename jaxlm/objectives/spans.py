@@ -1,7 +1,7 @@
 """Spans of documents that are left out of them: how many, how long, and where.
 
 What T5's and GLM's objectives share. A row's documents are its segments; the body of one is what
-lies between its special tokens (bos, eos). Spans lie in bodies, so none crosses a document's
+is between its special tokens (bos, eos). Spans are in bodies, so none crosses a document's
 border; between two of a document there is a token at least, and no body is left out whole.
 """
 
@@ -60,7 +60,7 @@ def place_spans(
 def _spread(
     rng: np.random.RandomState, lengths: list[int], document: Document
 ) -> list[tuple[int, int]]:
-    """Spans in random order and with all gaps alike likely, those between two being 1 or more."""
+    """Spans in random order and with all gaps equally likely, those between two being 1 or more."""
     count = len(lengths)
     if not count:
         return []

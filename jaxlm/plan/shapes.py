@@ -3,20 +3,18 @@
     config = planned(config, seq_len=None)       # or a UserError that says what to write down
     spec = batch_spec_of(config, mesh)
 
-The objective gives the keys, shapes and dtypes of the loader's batches. What otherwise comes from
-the data must be in the config: the vocabulary size, the length of rows, the classes.
+The data's row spec and the objective give the keys, shapes and dtypes of the batches. What only
+data can tell must be in the config: the vocabulary, the length of rows, the classes.
 """
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxlm.core.config import UserError
-from jaxlm.objectives.base import Shapes
+from jaxlm.core.rows import RowSpec
 from jaxlm.run import RunConfig
 from jaxlm.training.feed import batch_spec
 
@@ -34,11 +32,7 @@ def planned(config: RunConfig) -> RunConfig:
         )
     objective = config.objective
     objective.check_model(config.model)
-    if objective.row_kind == "examples" and not getattr(objective, "classes", ()):
-        raise UserError(
-            "objective.classes: empty, and a plan reads no data; write them down, such as "
-            "objective.classes='[negative, positive]'"
-        )
+    objective.check_resolved()
     seq_len_of(config)
     # whatever computes the plan, what is planned for is an accelerator
     config = config.replace(model=config.model.computing_on("tpu"))
@@ -49,42 +43,31 @@ def planned(config: RunConfig) -> RunConfig:
 
 def seq_len_of(config: RunConfig) -> int:
     """Tokens of a row: the data's seq_len, of a mixture that of its parts."""
-    data: Any = config.data
-    if data is None:
+    if config.data is None:
         raise UserError(
             "data: null, so rows have no length; name the data, such as "
             "data='{type: tokens, seq_len: 4096, ...}'"
         )
-    parts = getattr(data, "parts", None)
-    lengths = {p.data.seq_len for p in parts.values()} if parts else {data.seq_len}
-    if len(lengths) > 1:
-        raise UserError(f"data.parts: rows of {sorted(lengths)} tokens; give all one seq_len")
-    return lengths.pop()
+    return config.data.row_length
 
 
-def row_of(config: RunConfig) -> Shapes:
-    """Shapes and dtypes of one row of a batch, by key: the objective's, which may make rows longer
-    than the data's `seq_len`.
-    """
-    shapes = config.objective.batch_shapes(1, seq_len_of(config))
-    return {key: (shape[1:], dtype) for key, (shape, dtype) in shapes.items()}
+def row_of(config: RunConfig) -> RowSpec:
+    """What is in a row of a batch: the objective may make rows longer than the data's `seq_len`."""
+    seq_len_of(config)
+    assert config.data is not None
+    return config.objective.transform_spec(config.data.row_spec())
 
 
-def tokens_of(row: Shapes) -> int:
+def tokens_of(row: RowSpec) -> int:
     """Tokens of a row, as objectives count them (`Objective.flops_per_token`)."""
-    return row["segment_ids"][0][0]
+    return row.shape("segment_ids")[0]
 
 
-def source_of(row: Shapes) -> int | None:
-    """Tokens of the encoder's text in a row; None without an encoder."""
-    return row["source_segment_ids"][0][0] if "source_segment_ids" in row else None
+def source_of(row: RowSpec) -> int | None:
+    """Tokens of the text that an encoder reads, in a row; None without an encoder."""
+    return row.shape("source_segment_ids")[0] if "source_segment_ids" in row else None
 
 
 def batch_spec_of(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
     """Shapes, dtypes and shardings of a global batch."""
-    size = config.train.batch_size
-    row = {"id": np.int64(0)} | {
-        key: np.zeros(shape, dtype) for key, (shape, dtype) in row_of(config).items()
-    }
-    loader: Any = SimpleNamespace(row=lambda _: dict(row))
-    return batch_spec(loader, size, mesh)
+    return batch_spec(row_of(config), config.train.batch_size, mesh)

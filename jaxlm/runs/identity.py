@@ -244,13 +244,25 @@ def data_change(record: Record, now: Mapping[str, Mapping[str, Any]] | None) -> 
         old, new = saved.get(split), now.get(split)
         if old is None or new is None:
             changes.append(f"the split {split} was {'added' if old is None else 'removed'}")
-        elif old["sha256"] != new["sha256"]:
-            names = [n for n in old if n not in ("sha256", "files") and old[n] != new.get(n)]
+        elif old["sha256"] != new["sha256"] and not _stored_otherwise(old, new):
+            names = [
+                n for n in old if n not in ("sha256", "files", "format") and old[n] != new.get(n)
+            ]
             counts = ", ".join(f"{n} {old[n]} -> {new.get(n)}" for n in names)
             files = _changed_files(old.get("files"), new.get("files"))
             what = counts or "as many documents and tokens, but others"
             changes.append(f"{split}: {what}{files}")
     return "; ".join(changes) or None
+
+
+def _stored_otherwise(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether an earlier version stored the same sources in another format, whose hash is another:
+    the files and all counts are equal.
+    """
+    if old.get("format") == new.get("format") or not old.get("files"):
+        return False
+    names = [name for name in old if name not in ("sha256", "format")]
+    return all(old[name] == new.get(name) for name in names)
 
 
 def _changed_files(old: Any, new: Any) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jaxlm.core.config import Mark, UserError, type_name, where
-from jaxlm.core.errors import few, shown
+from jaxlm.core.errors import few
 from jaxlm.data.prompts import check_prompts, encode_prompt, ends_of
 from jaxlm.data.store.prepared import DataConfig, Prepared
 from jaxlm.run import RunConfig
@@ -45,25 +45,21 @@ def check_schedule(config: RunConfig, marks: Mapping[str, Mark], epochs: float |
 
 
 def _check_rows(config: RunConfig, data: DataConfig) -> None:
-    objective = config.objective
-    if objective.row_kind == data.row_kind:
-        return
-    kinds = {"tokens": "running text", "examples": "labelled texts"}
-    for key, part in (("objective", objective), ("data", data)):
-        if part.row_kind not in kinds:
-            raise UserError(
-                f"{key}: {type_name(type(part))} has the row_kind {shown(part.row_kind)}; let it "
-                f"return one of {few(kinds)}"
-            )
-    fixes = {
-        "tokens": "use data of type text or tokens",
-        "examples": "use data of type examples, with a label for each text",
-    }
-    raise UserError(
-        f"objective: {type_name(type(objective))} learns from {kinds[objective.row_kind]} but "
-        f"data.type {type_name(type(config.data))} has {kinds[data.row_kind]}; "
-        f"{fixes[objective.row_kind]}, or choose another objective"
-    )
+    """Raises `UserError` where rows lack a key that the objective needs, or have one that it would
+    ignore.
+    """
+    objective, given = config.objective, data.row_spec()
+    name, source = type_name(type(objective)), f"data.type {type_name(type(data))}"
+    if missing := [key for key in objective.needs if key not in given]:
+        raise UserError(
+            f"objective: {name} needs {few(missing)}, and {source} gives {few(given, 9)}; use data "
+            "(data.type, data.task) that gives them, or another objective"
+        )
+    if unused := [key for key in given if key not in (*objective.needs, *objective.uses)]:
+        raise UserError(
+            f"objective: {name} does not use {few(unused)}, which {source} gives; use an objective "
+            "that learns from them, or other data (data.type: text for running text)"
+        )
 
 
 def _check_positions(config: RunConfig, data: DataConfig) -> None:
@@ -77,7 +73,7 @@ def _check_positions(config: RunConfig, data: DataConfig) -> None:
 
 def _check_carried_state(config: RunConfig, data: DataConfig) -> None:
     if config.model.carries_state and not data.consecutive:
-        stream = "data.order: stream, or " if data.row_kind == "tokens" else ""
+        stream = "data.order: stream, or " if hasattr(data, "order") else ""
         raise UserError(
             "model.carry_state: state goes from a row to the next one of the same place, but "
             f"consecutive rows are unrelated; set {stream}model.carry_state: false"

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxlm import mesh as meshes
+from jaxlm.core.rows import RowSpec
 from jaxlm.data.loader import Loader
 from jaxlm.training.rollback import place
 
@@ -59,18 +60,13 @@ class Feed:
         self._loader.close()
 
 
-def batch_spec(loader: Loader, batch_size: int, mesh: Mesh) -> dict[str, Any]:
-    """Shapes, dtypes and shardings of a global batch, from its first row alone."""
-    row = loader.row(0)
-    row.pop("id")
-    for name, x in row.items():
-        if np.ndim(x):
-            meshes.check_divides(len(x), "context", mesh, f"data.seq_len: {name}")
-    return {
-        name: jax.ShapeDtypeStruct(
-            (batch_size, *np.shape(x)),
-            np.asarray(x).dtype,
-            sharding=meshes.batch_sharding(mesh, 1 + np.ndim(x)),
-        )
-        for name, x in row.items()
-    }
+def batch_spec(spec: RowSpec, batch_size: int, mesh: Mesh) -> dict[str, Any]:
+    """Shapes, dtypes and shardings of a global batch of rows of this spec."""
+    found = {}
+    for name in spec:
+        shape, dtype = spec.typed(name)
+        if shape:
+            meshes.check_divides(shape[0], "context", mesh, f"data.seq_len: {name}")
+        sharding = meshes.batch_sharding(mesh, 1 + len(shape))
+        found[name] = jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+    return found

@@ -34,9 +34,10 @@ from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.checkpoint.state_io import StateMetadata
 from jaxlm.core import config as configs
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, type_name
 from jaxlm.core.config_paths import anchored, path_keys
 from jaxlm.core.files import write_atomic
+from jaxlm.core.rows import RowSpec
 from jaxlm.core.tree import flatten, select, unflatten
 from jaxlm.data.loader import Loader
 from jaxlm.data.sources.fetch import default_cache_dir
@@ -223,9 +224,15 @@ class Session:
         """The objective's, which draws by `seed`."""
         return self.config.objective.host_transform(self.prepared.tokenizer, seed)
 
+    @property
+    def batch_rows(self) -> RowSpec:
+        """What is in a row of a batch."""
+        return self.config.objective.transform_spec(self.prepared.row_spec)
+
     def train_loader(self) -> Loader:
+        """The training batches. Raises `UserError` where a row is not as its spec says."""
         train = self.config.train
-        return Loader(
+        loader = Loader(
             self.prepared.rows("train", batch_size=train.batch_size, seed=self.config.seed),
             self.transform(self.config.seed),
             train.batch_size,
@@ -234,6 +241,8 @@ class Session:
             prefetch=train.prefetch,
             workers=train.data_workers,
         )
+        self.batch_rows.check(loader.row(0), f"objective {type_name(type(self.config.objective))}")
+        return loader
 
 
 def write_run_files(

@@ -224,7 +224,7 @@ class Trainer:
             if self.step is None:
                 with run.watchdog.paused():
                     spec = batch_spec(
-                        run.loader, config.train.batch_size, self.session.program.mesh
+                        self.session.batch_rows, config.train.batch_size, run.learner.mesh
                     )
                     self.step = self._compiled(spec, options)
             # the compilation of another process is not a hang either

@@ -89,9 +89,9 @@ def test_a_classifier_of_ones_own_table(here, capsys):
     Path("odd.csv").write_text("review,stars\n" + "good,pos\nbad,unknown\nbad,neg\n" * 3)
     Path("bare.csv").write_text("review\ngood\nbad\n")
     for file, says in (
-        ("odd.csv", "no class: unknown"),
-        ("bare.csv", "no column of labels"),
-        ("my/1.txt", "no column of labels"),
+        ("odd.csv", "not classes: unknown"),
+        ("bare.csv", "no column label"),
+        ("my/1.txt", "no column label"),
         ("nothing.csv", "no such file"),
     ):
         assert main(["eval", "runs/reviews", "--data", file]) == 2

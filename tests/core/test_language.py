@@ -36,8 +36,7 @@ CLEAN = (
     *("jaxlm/core", "jaxlm/mesh", "jaxlm/kernels", "jaxlm/optim", "jaxlm/models", "jaxlm/plan"),
     *("jaxlm/distributed", "jaxlm/launch", "jaxlm/report"),
     *("jaxlm/adapters", "jaxlm/checkpoint", "jaxlm/nn", "jaxlm/hf", "jaxlm/generate"),
-    *("jaxlm/data/prompt_formats", "jaxlm/data/prompts.py"),
-    *(f"jaxlm/objectives/{n}.py" for n in ("classification", "none", "prediction", "with_head")),
+    *("jaxlm/data", "jaxlm/tasks", "jaxlm/objectives"),
     *(f"jaxlm/training/{n}.py" for n in ("base", "build", "compatibility", "compiler", "counting")),
     *(
         f"jaxlm/training/{n}.py"

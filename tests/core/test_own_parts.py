@@ -21,14 +21,18 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxlm.core.config import field
+from jaxlm.core.rows import Entry, RowSpec, text_rows
+from jaxlm.data.augment.base import Augment
 from jaxlm.data.sources.base import Document, Source, Unit
 from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.core.types import TokenizerConfig
 from jaxlm.optim.optimizer import OptimizerConfig
+from jaxlm.tasks.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,39 @@ class Counting(Source):
 
     def read(self, unit, counts):
         for number in range(self.upto):
-            yield Document(" ".join(str(number + n) for n in range(40)), f"count:{number}")
+            yield Document(" ".join(str(number + n) for n in range(9)), f"count:{number}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountOn(Task):
+    """Read a number, write those that follow."""
+
+    columns = ("text",)
+    augmented = ("text",)
+
+    def identity(self, record):
+        return record["text"]
+
+    def texts(self, record):
+        return [record["text"]]
+
+    def row_spec(self, seq_len, pad_id=0):
+        entries = {**text_rows(seq_len + 1, pad_id), "loss_weights": Entry(("T",), np.float32)}
+        return RowSpec(entries, T=seq_len + 1)
+
+    def encode(self, record, tokenizer, room, rng=None):
+        first, *rest = record["text"].split(" ")
+        given, asked = tokenizer.encode(first), tokenizer.encode(" " + " ".join(rest))
+        weights = np.repeat([0, 1], [len(given), len(asked)])
+        return {"tokens": [*given, *asked][:room], "loss_weights": weights[:room]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubling(Augment):
+    """Another number in front."""
+
+    def __call__(self, text, rng):
+        return f"{rng.randint(9)} {text}"
 '''
 
 
@@ -101,7 +137,9 @@ def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
     parts = (
         "objective={type: own_parts_here:Doubled, times: 3}",
         "optimizer={type: own_parts_here:Signs}",
-        "data.source={type: counting, upto: 60}",
+        "data={type: records, source: {type: counting, upto: 60}, seq_len: 32}",
+        "data.task={type: own_parts_here:CountOn}",
+        "data.augment=[{type: own_parts_here:Doubling}]",
         "tokenizer={type: own_parts_here:Shift}",
     )
     run = own / "run"
@@ -119,6 +157,7 @@ def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
     kept = json.loads((run / "tokenizer" / "jaxlm_tokenizer.json").read_text())
     assert kept["kind"] == "own_parts_here:Shifted"
     assert saved["objective"]["times"] == 3 and saved["data"]["source"]["type"] == "counting"
+    assert saved["data"]["task"]["type"] == "own_parts_here:CountOn"
     # what a field of a base class may change stays so in a part of one's own
     assert main(["resume", str(run), "train.steps=3", "optimizer.learning_rate=1e-4"]) == 0
     assert main(["eval", str(run)]) == 0
@@ -131,11 +170,13 @@ def test_own_parts_train_are_resumed_evaluated_and_used(own, capsys):
     assert line.split()[0] == "own_parts_here:Doubled" and "[module own_parts_here.py]" in line
 
 
-def test_rows_of_an_unknown_kind_are_one_line():
+def test_rows_without_a_key_that_an_objective_needs_are_one_line():
     @dataclass(frozen=True, kw_only=True)
     class Odd(CausalLM):
-        row_kind = "trees"  # type: ignore[assignment]
+        needs = ("tokens", "trees")
 
     config = tiny.load("transformer").config
-    with pytest.raises(UserError, match="has the row_kind 'trees'; let it return one of tokens"):
+    with pytest.raises(
+        UserError, match="needs trees, and data.type text gives tokens, segment_ids"
+    ):
         check_fit(config.replace(objective=Odd()))

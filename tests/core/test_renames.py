@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from jaxlm.core import config as configs
-from jaxlm.core.config_yaml import Layer, Mark, read_overrides
+from jaxlm.core.config_yaml import Layer, Mark, read_overrides, read_yaml_text
 from jaxlm.core.renames import renamed
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.objectives.classification import Classification
@@ -44,3 +44,51 @@ def test_todays_key_goes_before_the_old_one():
 def test_a_mistake_in_an_old_key_is_reported_where_it_is(tmp_path):
     with pytest.raises(configs.ConfigError, match="command line: objective.head.dropout: 2"):
         tiny.load("transformer", OLD, DATA, "objective.dropout=2")
+
+
+OLD_DATA = """
+data:
+  type: examples
+  source: {type: csv, files: a.csv, label_column: stars}
+  classes: [bad, good]
+  add_bos: false
+  seq_len: 64
+"""
+
+
+def test_labelled_texts_of_older_versions_are_records(tmp_path, caplog):
+    layer = read_yaml_text(OLD_DATA, tmp_path / "old.yaml")
+    with caplog.at_level(logging.INFO, logger="jaxlm"):
+        found = renamed(layer)
+    assert found.values["data"] == {
+        "type": "records",
+        "source": {"type": "csv", "files": "a.csv", "label_column": "stars"},
+        "task": {"type": "classification", "classes": ["bad", "good"], "add_bos": False},
+        "seq_len": 64,
+    }
+    assert str(found.marks["data.task.classes"]).endswith("old.yaml:5")
+    assert "data.type=examples is data.type=records now" in caplog.text
+    assert renamed(found).values == found.values
+
+
+def test_in_a_mixture_and_nowhere_else():
+    parts = {
+        "a": {"data": {"type": "examples", "classes": ["x", "y"]}},
+        "b": {"data": {"type": "text"}},
+    }
+    values = {"data": {"type": "mixture", "parts": parts}, "objective": {"classes": ["x", "y"]}}
+    found = renamed(Layer(values)).values
+    task = {"type": "classification", "classes": ["x", "y"]}
+    assert found["data"]["parts"]["a"]["data"] == {"type": "records", "task": task}
+    assert found["objective"] == {"classes": ["x", "y"]}
+    text = {"data": {"type": "text", "add_bos": False}}
+    assert renamed(Layer(dict(text))).values == {"data": {"type": "text", "add_bos": False}}
+
+
+def test_an_old_key_of_the_command_line_overrides_a_file():
+    layer = Layer({"data": {"type": "examples", "classes": ["a", "b"]}})
+    layer = renamed(layer)
+    layer.merge(renamed(read_overrides(["data.classes=[b, a]"])))
+    found = renamed(layer)
+    assert found.values["data"]["task"] == {"type": "classification", "classes": ["b", "a"]}
+    assert str(found.marks["data.task.classes"]) == "command line"

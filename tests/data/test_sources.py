@@ -397,7 +397,7 @@ def test_label_rules_are_checked():
                 "label_map": {"1": "x"},
                 "label_bins": [{"name": "x", "above": 1}],
             },
-            "exclude one another",
+            "cannot both be set",
         ),
     ):
         with pytest.raises(UserError, match=match):

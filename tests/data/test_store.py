@@ -17,8 +17,8 @@ import pytest
 from jaxlm.core.config import UserError
 from jaxlm.core.types import TokenizerConfig
 from jaxlm.data.sources.base import TextFiles
-from jaxlm.data.store import tokenise
-from jaxlm.data.store import tokens as store_module
+from jaxlm.data.store import manifest as manifests
+from jaxlm.data.store import preparation
 from jaxlm.data.store.foreign import id_range, read_megatron, read_nanogpt
 from jaxlm.data.store.split import held_out
 from jaxlm.data.store.tokenise import Options, prepare_store
@@ -201,7 +201,7 @@ def test_a_part_that_another_process_writes_too(make_corpus, tmp_path, monkeypat
     """A worker of a killed preparation that is still at work removes nothing, and harms nothing."""
     pattern = make_corpus(3)
     whole = contents(write_store(pattern, tmp_path / "whole").folder)
-    real, write = tokenise.tokenise_unit, tokenise.write_atomic
+    real, write = preparation.write_unit, preparation.write_atomic
 
     def after_another(path, data):
         write(path, data)
@@ -216,8 +216,8 @@ def test_a_part_that_another_process_writes_too(make_corpus, tmp_path, monkeypat
         real(*arguments)
 
     unit: tuple = ()
-    monkeypatch.setattr(tokenise, "write_atomic", after_another)
-    monkeypatch.setattr(tokenise, "tokenise_unit", remembered)
+    monkeypatch.setattr(preparation, "write_atomic", after_another)
+    monkeypatch.setattr(preparation, "write_unit", remembered)
     store = write_store(pattern, tmp_path / "cache")
     assert contents(store.folder) == whole
     assert not list(store.folder.parent.glob("*.partial"))
@@ -272,7 +272,7 @@ def resealed(folder: Path, **changes: Any) -> None:
         facts |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest = {**manifest, **changes}
     manifest.pop("self_sha256")
-    manifest["self_sha256"] = store_module.manifest_digest(manifest)
+    manifest["self_sha256"] = manifests.manifest_digest(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -374,11 +374,11 @@ def test_large_files_are_hashed_once_and_when_they_change(
     folder = write_store(make_corpus(3), tmp_path / "cache").folder
     tokens = folder / "tokens.bin"
     hashed = []
-    original = store_module.file_sha256
+    original = manifests.file_sha256
     monkeypatch.setattr(
-        store_module, "file_sha256", lambda path: hashed.append(path.name) or original(path)
+        manifests, "file_sha256", lambda path: hashed.append(path.name) or original(path)
     )
-    monkeypatch.setattr(store_module, "HASHED_AT_OPEN", tokens.stat().st_size - 1)
+    monkeypatch.setattr(manifests, "HASHED_AT_OPEN", tokens.stat().st_size - 1)
     for count in (1, 1, 1):
         TokenStore.open(folder)
         assert hashed.count("tokens.bin") == count

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxlm.core.measures import Measure, ratios, tables_of, values_of
+from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.evals.evaluators import evaluators_of
 from jaxlm.evals.one_pass import OnePass
 from jaxlm.evals.sums import SplitSums
@@ -53,7 +54,7 @@ def test_sums_are_those_of_a_walk_over_the_documents(batch_size):
     s = session("transformer", "model.dropout=0")
     rows = s.prepared.rows("validation", batch_size=1, seed=0)
     params = tiny.params_of(s.program)
-    sums = SplitSums(s.program, rows, s.transform(0), batch_size, spread=True)
+    sums = SplitSums(s.program, rows, s.prepared.row_spec, s.transform(0), batch_size, spread=True)
     values = values_of(sums.measure(params))
 
     texts = list(documents(rows))
@@ -92,7 +93,9 @@ def test_one_pass_measures_the_first_batches_and_the_whole(name):
     s = session(name)
     rows = s.prepared.rows("validation", batch_size=2, seed=0)
     params = tiny.params_of(s.program)
-    sums = SplitSums(s.program, rows, s.transform(0), 2, spread=name == "transformer")
+    sums = SplitSums(
+        s.program, rows, s.prepared.row_spec, s.transform(0), 2, spread=name == "transformer"
+    )
     assert sums.num_batches > 2
     counts = [2, None, 1, 2]
     found = [s.program.objective.measures(each) for each in sums(params, counts)]
@@ -110,9 +113,10 @@ def test_one_pass_reads_each_row_once_and_pads(n, spread):
         def __getitem__(self, i):
             return {"id": np.int64(i), "segment_ids": np.ones(2, np.int32)}
 
-    one = OnePass(Rows(), spread=spread)
+    spec = RowSpec({"segment_ids": Entry((2,)), "tokens": Entry((2,), pad=7)})
+    one = OnePass(Rows(), spec, spread=spread)
     assert sorted(int(one[i]["id"]) for i in range(n)) == list(range(n))
-    assert one[n]["segment_ids"].tolist() == [0, 0]
+    assert one[n]["segment_ids"].tolist() == [0, 0] and one[n]["tokens"].tolist() == [7, 7]
 
 
 def test_a_part_of_a_spread_pass_lies_over_the_whole_split():
@@ -122,7 +126,7 @@ def test_a_part_of_a_spread_pass_lies_over_the_whole_split():
         def __getitem__(self, i):
             return {"id": i}
 
-    first = sorted(OnePass(Rows(), spread=True)[i]["id"] for i in range(20))
+    first = sorted(OnePass(Rows(), RowSpec({}), spread=True)[i]["id"] for i in range(20))
     assert max(np.diff([0, *first, 1000])) < 1000 / 20 * 2
 
 
@@ -176,7 +180,7 @@ def test_sums_over_many_batches_are_exact():
             weight, total = np.int32(weights[i]), totals[i]
             return {"id": i, "segment_ids": np.ones(1, np.int32), "weight": weight, "total": total}
 
-    measures = SplitSums(Figures, Rows(), lambda row, _: row, 1).measure(None)
+    measures = SplitSums(Figures, Rows(), RowSpec({}), lambda row, _: row, 1).measure(None)
     values, tables = values_of(measures), tables_of(measures)
     count = sum(map(int, weights))
     assert count > 2**28

@@ -83,7 +83,7 @@ def test_what_the_config_names_comes_first():
         (SpanCorruption(), 261, r"sentinels\[2\]: the tokenizer has no <extra_id_2>.* least 263"),
         (SpanCorruption(sentinels=(300, 299)), 301, "2 are too few for 3 spans"),
         (MaskedLM(mask="[MASK]"), 300, r"no token '\[MASK\]'; name one that it has"),
-        (MaskedLM(mask=300), 300, "300 is none of the model's 300 ids"),
+        (MaskedLM(mask=300), 300, "300 exceeds the model's 300 ids"),
         (BlankInfilling(mask=1, start=1), 300, "start: has the id of mask, 1"),
     ],
 )

@@ -27,7 +27,8 @@ from tests import tiny
 SMOKE = sorted(path.stem for path in tiny.SMOKE.glob("*.yaml"))
 DRAWN = ("bert", "t5", "glm")
 LABELLED = (
-    "data={type: examples, source: {type: synthetic, labels: [a, b]}, seq_len: 32}",
+    "data={type: records, source: {type: synthetic, labels: [a, b]}, seq_len: 32}",
+    "data.task={type: classification}",
     "objective={type: classification}",
     "sample.prompts=[]",
 )
@@ -62,7 +63,7 @@ def test_shapes_without_data_are_those_of_the_loader(name, seq_len):
         batch = next(batches.batches())
     batch.pop("id")
     found = {key: (array.shape, array.dtype) for key, array in batch.items()}
-    assert config.objective.batch_shapes(8, seq_len) == found
+    assert config.objective.transform_spec(config.data.row_spec()).batch(8) == found
 
 
 def same(a: dict, b: dict) -> bool:
@@ -139,10 +140,8 @@ def test_a_step_is_traced_from_what_an_objective_says_it_is(name):
     objective, model = config.objective, config.model
     if name == "labels":
         objective = objective.replace(classes=("a", "b"))
-    spec = {
-        key: jax.ShapeDtypeStruct(*of)
-        for key, of in objective.batch_shapes(config.train.batch_size, config.data.seq_len).items()
-    }
+    rows = objective.transform_spec(config.data.row_spec())
+    spec = {k: jax.ShapeDtypeStruct(*of) for k, of in rows.batch(config.train.batch_size).items()}
 
     def traced(objective, model) -> str:
         own = tiny.learner(config.replace(objective=objective, model=model))
@@ -184,7 +183,8 @@ def train(name: str, mesh: MeshConfig, steps: int) -> np.ndarray:
         threads=0,
         prefetch=0,
     )
-    step = learner.compile(batch_spec(batches, 16, learner.mesh))
+    spec = config.objective.transform_spec(data.row_spec)
+    step = learner.compile(batch_spec(spec, 16, learner.mesh))
     state, losses = tiny.state_of(learner), []
     with Feed(batches, learner.mesh, 0, ahead=0) as feed:
         for _ in range(steps):
@@ -260,7 +260,7 @@ def test_what_writes_no_text_takes_no_prompts(name):
 def test_a_prefix_decoder_fills_blanks_by_the_order_alone():
     config, data = setup("transformer", "objective={type: blank_infilling}", "sample.prompts=[]")
     assert config.model.prompt is None and config.objective.mask == 263
-    assert "behind a prefix" in config.objective.why_silent(config.model)
+    assert "after a prefix" in config.objective.why_silent(config.model)
     program = tiny.program(config.replace(model=config.model.replace(dropout=0.0)))
     with loader("transformer", "objective={type: blank_infilling}", "sample.prompts=[]") as rows:
         batch = next(rows.batches())

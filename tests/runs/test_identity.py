@@ -21,6 +21,7 @@ from jaxlm.runs.identity import (
     Identity,
     Record,
     check_files,
+    data_change,
     kept_files,
     missing_files,
     read_record,
@@ -319,3 +320,15 @@ def test_files_that_came_with_imported_weights_are_compared(
     else:
         check_files(run, record)
         assert len(missing_files(run, record)) == 1
+
+
+def test_a_split_that_is_stored_in_another_format_is_compared_by_its_files() -> None:
+    old = {"sha256": "a", "files": {"r.csv": "1"}, "documents": 9, "tokens": 70}
+    record = Record(identity=Identity.new(tokenizer=None, data={"train": old}), config="")
+    now = {**old, "sha256": "b", "format": "records"}
+    assert data_change(record, {"train": now}) is None
+    for change in ({"files": {"r.csv": "2"}}, {"tokens": 71}, {"format": None}):
+        assert "train: " in (data_change(record, {"train": {**now, **change}}) or "")
+    assert "others (files: r.csv)" in str(
+        data_change(record, {"train": {**now, "files": {"r.csv": "2"}}})
+    )

@@ -47,8 +47,8 @@ class Bigrams(Counting):
     def host_transform(self, tokenizer: Any, seed: int) -> Any:
         return CausalLM().host_transform(tokenizer, seed)
 
-    def batch_shapes(self, batch_size: int, seq_len: int) -> Any:
-        return CausalLM().batch_shapes(batch_size, seq_len)
+    def transform_spec(self, rows: Any) -> Any:
+        return CausalLM().transform_spec(rows)
 
     def flops_per_token(self, model: Any, seq_len: int) -> float:
         return 0.0

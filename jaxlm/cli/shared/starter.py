@@ -165,8 +165,9 @@ def _classifier(found: Found, sizes: Sizes) -> str:
     epochs = 10 if found.num_texts < 2000 else 5 if found.num_texts < 20_000 else 3
     return f"""\
 data:
-  type: examples
+  type: records
 {_source(found)}
+  task: {{type: classification}}
   validation_fraction: 0.2  # share of the rows that is held out and measured
   seq_len: {sizes.seq_len}  # tokens of a text; longer ones lose their end
 model:

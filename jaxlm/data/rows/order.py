@@ -1,4 +1,4 @@
-"""The order in which rows are drawn: in order, or shuffled anew in every epoch.
+"""The order in which rows are drawn: in order, or shuffled again in every epoch.
 
 Both wrap a finite set of rows and answer for every i >= 0 without state, so a run may start at any
 step:
@@ -102,6 +102,14 @@ def derive_seed(seed: int, name: str) -> int:
     """A seed of its own for the part `name` of a dataset."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def place_rng(seed: int, index: int) -> np.random.RandomState:
+    """The random numbers of the row at place `index` of the endless order. A RandomState draws the
+    same in every version of numpy; one over Philox takes a tenth of the time to make.
+    """
+    digest = hashlib.blake2b(f"{seed}/augment/{index}".encode(), digest_size=16).digest()
+    return np.random.RandomState(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 def padding_row(length: int, pad_id: int, identity: int) -> Row:

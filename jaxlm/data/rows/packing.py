@@ -11,7 +11,7 @@ padding. The plan is a pure function of the documents' lengths.
     packed.padding                    # share of the slots that hold nothing
 
 Positions count from 0 at the start of every segment, of a cut document's later pieces too: what
-came before is not in the row, and a recurrent state must start anew there.
+came before is not in the row, and a recurrent state must start again there.
 """
 
 from __future__ import annotations
@@ -43,12 +43,7 @@ class PackedRows:
     def plan(cls, documents: Documents, seq_len: int, pad_id: int) -> PackedRows:
         """Fits the documents into rows; about a million pieces a second."""
         starts, lengths = cut(documents.starts, documents.lengths, seq_len)
-        order, sizes = [], []
-        for begin in range(0, len(lengths), BLOCK):
-            rows = best_fit_decreasing(lengths[begin : begin + BLOCK], seq_len + 1)
-            order += [begin + piece for row in rows for piece in row]
-            sizes += [len(row) for row in rows]
-        first = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+        order, first = best_fit_blocks(lengths, seq_len + 1)
         return cls(documents, seq_len, pad_id, starts[order], lengths[order], first)
 
     def __len__(self) -> int:
@@ -83,6 +78,20 @@ def cut(starts: np.ndarray, lengths: np.ndarray, seq_len: int) -> tuple[np.ndarr
     nth = np.arange(count.sum()) - (np.cumsum(count) - count).repeat(count)
     rest = lengths[document] - nth * seq_len
     return starts[document] + nth * seq_len, np.minimum(rest, seq_len + 1)
+
+
+def best_fit_blocks(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """(order, first): row r holds the pieces order[first[r] : first[r + 1]], [pieces] and
+    [rows + 1] int64. Blocks of BLOCK pieces are fitted together.
+    """
+    order: list[int] = []
+    sizes: list[int] = []
+    for begin in range(0, len(lengths), BLOCK):
+        rows = best_fit_decreasing(lengths[begin : begin + BLOCK], capacity)
+        order += [begin + piece for row in rows for piece in row]
+        sizes += [len(row) for row in rows]
+    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+    return np.array(order, np.int64), first
 
 
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> list[list[int]]:

@@ -3,7 +3,7 @@
 Window i holds tokens [i T, i T + T] of the concatenation: T + 1 tokens, the last of which is the
 next window's first, so that the T inputs and T targets of all windows predict every token once. In
 a window documents are numbered from 1 (`segment_ids`), and `positions` is the place inside the
-document, which goes on counting in the next window. The last window is padded (segment 0).
+document, which continues in the next window. The last window is padded (segment 0).
 
     windows = Windows(documents, seq_len=256, pad_id=0)
     windows[7]["tokens"]              # [257] int32
@@ -104,7 +104,7 @@ class Lanes:
     With n windows and a batch of B, lane b is windows b L .. b L + L - 1, L = ceil(n / B), and
     batch t of an epoch holds window b L + t in row b. Past the end there is padding. At the
     beginning of a lane positions count from 0, even inside a document: a recurrent state, which is
-    reset where positions are 0, starts anew there in each epoch.
+    reset where positions are 0, starts again there in each epoch.
     """
 
     windows: Windows

@@ -6,12 +6,14 @@ in `jaxlm.data.sources.corpora`.
     source = TextFiles(files=("books/*.txt",))
     for document in source.documents():
         print(document.name, len(document.text))
+    for name, record in source.records(("question", "answer")):
+        print(name, record["question"])
 
-A source is a config. `documents()` reads all of it in one fixed order; `units()` gives the same
-documents in pieces that processes can read apart from one another. Nothing is left out silently:
-blank documents and rows without a usable label are counted in the `counts` that the caller
-passes. `fingerprint()` is equal where the names, contents and options are, wherever the files
-lie.
+A source is a config. It gives running text as documents, and for tasks records: dicts of named
+columns. `units()` gives the same in pieces that processes can read independently, always
+in one fixed order. Nothing is left out silently: blank documents and rows without a usable label
+are counted in the `counts` that the caller passes. `fingerprint()` is equal where the names,
+contents and options are, wherever the files are.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,6 +34,8 @@ from jaxlm.core.errors import looked_from, shown
 from jaxlm.data.sources.compressed import open_file
 from jaxlm.data.sources.formats import MAX_DOCUMENT_CHARS, check_characters, decode, split_documents
 from jaxlm.data.sources.remembered import file_checksum
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,15 @@ class Unit:
     source: Source
 
     def documents(self, counts: Counter[str] | None = None) -> Iterator[Document]:
-        """Its documents in order; `counts` is told what was left out ("blank", ...)."""
+        """Its documents in order; `counts` counts what was left out ("blank", ...)."""
         yield from self.source.read(self, Counter() if counts is None else counts)
+
+    def records(
+        self, columns: Sequence[str], counts: Counter[str] | None = None
+    ) -> Iterator[tuple[str, Record]]:
+        """(name, record) in order, each record with these columns."""
+        counts = Counter() if counts is None else counts
+        yield from self.source.read_records(self, columns, counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +86,48 @@ class Source(Config):
         """The documents of one unit."""
         raise NotImplementedError
 
+    def read_records(
+        self, unit: Unit, columns: Sequence[str], counts: Counter[str]
+    ) -> Iterator[tuple[str, Record]]:
+        """(name, record) of one unit. A source of documents has the columns `text` and, where they
+        are labelled, `label`.
+        """
+        for document in self.read(unit, counts):
+            record = {"text": document.text}
+            if document.label is not None:
+                record["label"] = document.label
+            if missing := [name for name in columns if name not in record]:
+                raise UserError(
+                    f"{document.name}: no column {missing[0]!r}: {self.describe()} gives "
+                    f"{' and '.join(record)}; use a table (csv, jsonl, parquet) that has it"
+                )
+            yield document.name, {name: record[name] for name in columns}
+
     def contents(self) -> Iterator[tuple[str, str]]:
         """(name, SHA-256) of every file that is read."""
         raise NotImplementedError
 
     def documents(self, counts: Counter[str] | None = None) -> Iterator[Document]:
-        """All documents, unit by unit; raises `UserError` where there is none."""
+        """All documents, unit by unit; raises `UserError` for an empty source."""
         counts = Counter() if counts is None else counts
         empty = True
         for unit in self.units():
             for document in unit.documents(counts):
                 empty = False
                 yield document
+        if empty:
+            raise empty_corpus(self, counts)
+
+    def records(
+        self, columns: Sequence[str], counts: Counter[str] | None = None
+    ) -> Iterator[tuple[str, Record]]:
+        """(name, record) of all records, unit by unit; raises `UserError` for an empty source."""
+        counts = Counter() if counts is None else counts
+        empty = True
+        for unit in self.units():
+            for named in unit.records(columns, counts):
+                empty = False
+                yield named
         if empty:
             raise empty_corpus(self, counts)
 
@@ -154,7 +195,7 @@ def match_files(patterns: Iterable[str]) -> dict[str, Path]:
     """{name: path} of the files that match, sorted by name.
 
     A name is the path below the pattern's fixed part ("books/**/*.txt" names "en/a.txt"), so that
-    it is the same wherever the folder lies; where two patterns give one name, names are whole
+    it is the same wherever the folder is; where two patterns give one name, names are whole
     paths.
     """
     found: list[tuple[str, str]] = []

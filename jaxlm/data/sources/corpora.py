@@ -14,7 +14,7 @@ import random
 import sysconfig
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -26,6 +26,7 @@ from jaxlm.data.sources.archives import installed_members, read_members
 from jaxlm.data.sources.base import (
     Document,
     ReadSource,
+    Record,
     Source,
     Unit,
     text_documents,
@@ -33,10 +34,17 @@ from jaxlm.data.sources.base import (
 )
 from jaxlm.data.sources.compressed import decompress, open_file
 from jaxlm.data.sources.fetch import Archive, fetch, parse_requirement
-from jaxlm.data.sources.formats import check_columns, csv_rows, decode, jsonl_rows, split_documents
+from jaxlm.data.sources.formats import (
+    Row,
+    check_columns,
+    csv_rows,
+    decode,
+    jsonl_rows,
+    split_documents,
+)
 from jaxlm.data.sources.labels import Labels
 from jaxlm.data.sources.remembered import file_checksum
-from jaxlm.data.sources.tables import ROWS_VERSION, row_documents
+from jaxlm.data.sources.tables import ROWS_VERSION, row_documents, row_records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,24 +92,34 @@ class PackageFiles(ReadSource, Labels, type="package"):
         where = f"{self.requirement}: {unit.name}"
         with decompress(io.BytesIO(self._members()[unit.name]), unit.name) as file:
             pieces = decode(file, where, self.encoding)
-            most = self.max_document_chars
-            if self.format == "text":
-                texts = split_documents(pieces, self.document_separator, where, most)
-                yield from text_documents(texts, unit.name, self.document_separator, counts)
+            if self.format != "text":
+                yield from row_documents(self._rows(pieces, where), self, unit.name, counts)
                 return
-            if self.format == "jsonl":
-                rows = jsonl_rows(pieces, where, most)
-            else:
-                delimiter = "\t" if self.format == "tsv" else ","
-                rows = csv_rows(
-                    pieces,
-                    where,
-                    delimiter=delimiter,
-                    columns=self.columns,
-                    quotes=self.quotes,
-                    most=most,
-                )
-            yield from row_documents(rows, self.text_column, self, unit.name, counts, most)
+            texts = split_documents(pieces, self.document_separator, where, self.max_document_chars)
+            yield from text_documents(texts, unit.name, self.document_separator, counts)
+
+    def read_records(
+        self, unit: Unit, columns: Sequence[str], counts: Counter[str]
+    ) -> Iterator[tuple[str, Record]]:
+        if self.format == "text":
+            yield from super().read_records(unit, columns, counts)
+            return
+        where = f"{self.requirement}: {unit.name}"
+        with decompress(io.BytesIO(self._members()[unit.name]), unit.name) as file:
+            rows = self._rows(decode(file, where, self.encoding), where)
+            yield from row_records(rows, columns, self, unit.name, counts)
+
+    def _rows(self, pieces: Iterator[str], where: str) -> Iterator[Row]:
+        if self.format == "jsonl":
+            return jsonl_rows(pieces, where, self.max_document_chars)
+        return csv_rows(
+            pieces,
+            where,
+            delimiter="\t" if self.format == "tsv" else ",",
+            columns=self.columns,
+            quotes=self.quotes,
+            most=self.max_document_chars,
+        )
 
     def describe(self) -> str:
         return f"package source {self.requirement} ({', '.join(self.files)})"

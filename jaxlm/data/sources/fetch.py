@@ -46,7 +46,7 @@ def fetch(
 
     requirement: exactly "name==version". sha256: of the archive, 64 hexadecimal digits. report:
     told in one line when something is downloaded (default: standard error). Safe to call from
-    several processes at once. Raises `UserError` where the archive cannot be had or is not the
+    several processes. Raises `UserError` where the archive cannot be had or is not the
     pinned one.
     """
     name, version = parse_requirement(requirement)

@@ -218,7 +218,7 @@ def check_columns(names: Sequence[str], where: str) -> None:
 
 
 def check_characters(text: str, here: str, what: str = "") -> None:
-    """Raises `UserError` for half of a surrogate pair, which is no character and has no UTF-8.
+    """Raises `UserError` for half of a surrogate pair, which is not a character and has no UTF-8.
 
     JSON and YAML can spell one, and some encodings ("unicode_escape") give one.
     """

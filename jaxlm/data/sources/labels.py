@@ -46,7 +46,7 @@ class Labels(Config):
         if (self.label_map or self.label_bins) and not self.label_column:
             raise UserError("label_map and label_bins need a column; set label_column")
         if self.label_map and self.label_bins:
-            raise UserError("label_map and label_bins exclude one another; remove one")
+            raise UserError("label_map and label_bins cannot both be set; remove one")
 
     def label(self, row: Mapping[str, Any], here: str, counts: Counter[str]) -> str | None:
         """The row's class; None, and a count, where it has none."""
@@ -82,7 +82,7 @@ class Labels(Config):
         if math.isnan(score):
             raise UserError(
                 f"{here}: column {self.label_column!r} holds {value!r}, not a number; "
-                "mend the row, or use label_map instead of label_bins"
+                "correct the row, or use label_map instead of label_bins"
             )
         names = [
             b.name
@@ -91,6 +91,6 @@ class Labels(Config):
         ]
         if len(names) > 1:
             raise UserError(
-                f"{here}: score {score} is in the bins {' and '.join(names)}; part the bins"
+                f"{here}: score {score} is in the bins {' and '.join(names)}; separate the bins"
             )
         return names[0] if names else None

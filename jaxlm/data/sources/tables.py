@@ -3,7 +3,8 @@
     source = Csv(files=("reviews.tsv",), columns=("id", "score", "text"), label_column="score",
                  label_bins=(LabelBin(name="good", above=0.5), LabelBin(name="bad", below=-0.5)))
 
-One column is the text, another may give the class. A document's name is "file:line", and for
+A document is one column, the text, and may have a class by another; a record has any of the
+columns. A document's name is "file:line", and for
 Parquet and ArrayRecord "file:record", counted from 0.
 """
 
@@ -11,16 +12,22 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from jaxlm.core.config import UserError, field
-from jaxlm.data.sources.base import Document, FileSource, Unit, match_files, validate_text_options
+from jaxlm.data.sources.base import (
+    Document,
+    FileSource,
+    Record,
+    Unit,
+    match_files,
+    validate_text_options,
+)
 from jaxlm.data.sources.compressed import open_file
 from jaxlm.data.sources.formats import (
-    MAX_DOCUMENT_CHARS,
     Row,
     cell,
     check_characters,
@@ -38,48 +45,113 @@ from jaxlm.data.sources.optional import need
 ROWS_VERSION = 2
 
 
+class Table(Protocol):
+    """What a source of rows says of its columns."""
+
+    text_column: str
+    max_document_chars: int
+    label_column: str | None
+
+    def label(self, row: Mapping[str, Any], here: str, counts: Counter[str]) -> str | None: ...
+
+
+def row_records(
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    table: Any,
+    name: str,
+    counts: Counter[str],
+) -> Iterator[tuple[str, Record]]:
+    """Rows as records "name:line" with these columns.
+
+    `text` is the table's text column, whose blank texts are counted and left out; `label` is the
+    class by its rules (`Labels`), and rows without one are counted. Others are as they are.
+    """
+    for here, row in rows:
+        record: Record = {}
+        for column in columns:
+            if column in ("text", table.text_column):
+                value: Any = _text(row, table, here, counts)
+            elif table.label_column and column in ("label", table.label_column):
+                value = table.label(row, here, counts)
+                if value is not None:
+                    check_characters(
+                        value, here, f"the label in column {table.label_column!r} holds "
+                    )
+            else:
+                record[column] = _other(row, column, table, here)
+                continue
+            if value is None:
+                break
+            record[column] = value
+        else:
+            yield f"{name}:{here.rpartition(':')[2]}", record
+
+
+def row_documents(
+    rows: Iterable[Row], table: Any, name: str, counts: Counter[str]
+) -> Iterator[Document]:
+    """Rows as documents: their texts, and classes where the table has a column of labels."""
+    columns = ("text", "label") if table.label_column else ("text",)
+    for place, record in row_records(rows, columns, table, name, counts):
+        yield Document(record["text"], place, record.get("label"))
+
+
+def _text(row: Mapping[str, Any], table: Table, here: str, counts: Counter[str]) -> str | None:
+    """The row's text; None, and a count, where it is blank. Raises `UserError` for another value,
+    and for a text of more than `max_document_chars` characters.
+    """
+    text = cell(row, table.text_column, here)
+    if text is not None and not isinstance(text, str):
+        raise UserError(
+            f"{here}: column {table.text_column!r} holds a {type(text).__name__}, not text; "
+            "set text_column to the column of the text"
+        )
+    if text is None or not text.strip():
+        counts["blank"] += 1
+        return None
+    _check_text(text, table.text_column, table, here)
+    return text
+
+
+def _other(row: Mapping[str, Any], column: str, table: Table, here: str) -> Any:
+    value = cell(row, column, here)
+    if isinstance(value, str):
+        _check_text(value, column, table, here)
+    return value
+
+
+def _check_text(text: str, column: str, table: Table, here: str) -> None:
+    if len(text) > table.max_document_chars:
+        raise too_long(f"{here}: column {column!r}", table.max_document_chars, "split it")
+    check_characters(text, here)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowFiles(FileSource, Labels, abstract=True):
-    """Files of rows with named columns, one of them the text."""
+    """Files of rows with named columns. A kind of them gives `rows`."""
 
     reading_version = ROWS_VERSION
 
     text_column: str = field("text", "the column that holds the text")
 
+    def rows(self, unit: Unit, columns: Sequence[str]) -> Iterator[Row]:
+        """("path:line", row) of one unit; `columns` are those that are asked for."""
+        raise NotImplementedError
 
-def row_documents(
-    rows: Iterable[Row],
-    text_column: str,
-    labels: Labels,
-    name: str,
-    counts: Counter[str],
-    most: int = MAX_DOCUMENT_CHARS,
-) -> Iterator[Document]:
-    """Rows as documents "name:line"; blank texts and rows without a usable label are counted.
+    def name_of(self, unit: Unit) -> str:
+        """The name of the unit's file."""
+        return unit.name
 
-    Raises `UserError` for a text of more than `most` characters.
-    """
-    for here, row in rows:
-        text = cell(row, text_column, here)
-        if text is None or text == "":
-            counts["blank"] += 1
-            continue
-        if not isinstance(text, str):
-            raise UserError(
-                f"{here}: column {text_column!r} holds a {type(text).__name__}, not text; "
-                "set text_column to the column of the text"
-            )
-        if not text.strip():
-            counts["blank"] += 1
-            continue
-        if len(text) > most:
-            raise too_long(f"{here}: column {text_column!r}", most, "split it")
-        check_characters(text, here)
-        label = labels.label(row, here, counts) if labels.label_column else None
-        if label is not None:
-            check_characters(label, here, f"the label in column {labels.label_column!r} holds ")
-        if label is not None or not labels.label_column:
-            yield Document(text, f"{name}:{here.rpartition(':')[2]}", label)
+    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+        rows = self.rows(unit, ["text"])
+        yield from row_documents(rows, self, self.name_of(unit), counts)
+
+    def read_records(
+        self, unit: Unit, columns: Sequence[str], counts: Counter[str]
+    ) -> Iterator[tuple[str, Record]]:
+        rows = self.rows(unit, columns)
+        yield from row_records(rows, columns, self, self.name_of(unit), counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +164,11 @@ class JsonLines(RowFiles, type="jsonl"):
         super().validate()
         validate_text_options(None, self.encoding)
 
-    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+    def rows(self, unit: Unit, columns: Sequence[str]) -> Iterator[Row]:
         with open_file(unit.origin) as file:
             where = str(unit.origin)
-            most = self.max_document_chars
-            rows = jsonl_rows(decode(file, where, self.encoding), where, most)
-            yield from row_documents(rows, self.text_column, self, unit.name, counts, most)
+            pieces = decode(file, where, self.encoding)
+            yield from jsonl_rows(pieces, where, self.max_document_chars)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +190,10 @@ class Csv(RowFiles, type="csv"):
         validate_delimiter(self.delimiter)
         check_columns(self.columns, "columns")
 
-    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+    def rows(self, unit: Unit, columns: Sequence[str]) -> Iterator[Row]:
         with open_file(unit.origin) as file:
             where = str(unit.origin)
-            rows = csv_rows(
+            yield from csv_rows(
                 decode(file, where, self.encoding),
                 where,
                 delimiter=self.delimiter,
@@ -130,8 +201,6 @@ class Csv(RowFiles, type="csv"):
                 quotes=self.quotes,
                 most=self.max_document_chars,
             )
-            most = self.max_document_chars
-            yield from row_documents(rows, self.text_column, self, unit.name, counts, most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,21 +216,23 @@ class Parquet(RowFiles, type="parquet"):
                 first += file.metadata.row_group(group).num_rows
         return units
 
-    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
-        name, path, group, first = unit.origin
-        rows, most = self._rows(path, group, first), self.max_document_chars
-        yield from row_documents(rows, self.text_column, self, name, counts, most)
+    def name_of(self, unit: Unit) -> str:
+        return unit.origin[0]
 
-    def _rows(self, path: Path, group: int, first: int) -> Iterator[Row]:
+    def rows(self, unit: Unit, columns: Sequence[str]) -> Iterator[Row]:
+        _, path, group, number = unit.origin
         file = self._open(path)
         check_columns(file.schema_arrow.names, str(path))
         known = dict.fromkeys(file.schema_arrow.names)
-        columns = [c for c in (self.text_column, self.label_column) if c is not None]
-        for column in columns:
+        own = {"text": self.text_column, "label": self.label_column or "label"}
+        read = [own.get(name, name) for name in columns]
+        read += [self.label_column] if self.label_column else []
+        for column in read:
             cell(known, column, str(path))
-        number = first
         try:
-            for batch in file.iter_batches(1024, row_groups=[group], columns=columns):
+            for batch in file.iter_batches(
+                1024, row_groups=[group], columns=[*dict.fromkeys(read)]
+            ):
                 for row in batch.to_pylist():
                     yield f"{path}:{number}", row
                     number += 1
@@ -204,14 +275,13 @@ class ArrayRecord(RowFiles, type="array_record"):
                 units.append(Unit(f"{name}#{start}", (name, path, start, stop), self))
         return units
 
-    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
-        name, path, start, stop = unit.origin
+    def name_of(self, unit: Unit) -> str:
+        return unit.origin[0]
+
+    def rows(self, unit: Unit, columns: Sequence[str]) -> Iterator[Row]:
+        _, path, start, stop = unit.origin
         with self._open(path) as reader:
             records = reader.read(start, stop)
-        rows, most = self._rows(records, path, start), self.max_document_chars
-        yield from row_documents(rows, self.text_column, self, name, counts, most)
-
-    def _rows(self, records: list[bytes], path: Path, start: int) -> Iterator[Row]:
         for number, record in enumerate(records, start=start):
             here = f"{path}:{number}"
             try:

@@ -65,7 +65,7 @@ def read_nanogpt(path: str | Path, dtype: str = "uint16", eos_id: int | None = N
         )
     if size == 0 or size % item:
         raise UserError(
-            f"{path}: {size} bytes are no whole number of {dtype} tokens; check the file and dtype"
+            f"{path}: {size} bytes do not divide into {dtype} tokens; check the file and dtype"
         )
     tokens = TokenFile(path, dtype, skip=skip)
     ends = [np.array([len(tokens)])]
@@ -98,7 +98,7 @@ def read_megatron(path: str | Path) -> Documents:
     index, data = _existing(Path(f"{base}.idx")), _existing(Path(f"{base}.bin"))
     raw = index.read_bytes()
     if len(raw) < 34 or raw[:9] != MEGATRON_MAGIC:
-        raise UserError(f"{index}: is no Megatron index (MMIDIDX); check the path and format")
+        raise UserError(f"{index}: is not a Megatron index (MMIDIDX); check the path and format")
     version, code, sequences, borders = struct.unpack_from("<QBQQ", raw, 9)
     if version != 1 or code not in MEGATRON_DTYPES:
         raise UserError(
@@ -121,7 +121,7 @@ def _megatron_documents(
     places: np.ndarray,
     first: np.ndarray,
 ) -> Documents:
-    """Sequences joined into documents; they stand one after the other in the file."""
+    """Sequences joined into documents; each follows the one before it in the file."""
     starts = places // dtype.itemsize
     tokens = TokenFile(data, dtype)
     # compared without a sum, which a place near 2^63 would wrap around
@@ -136,7 +136,7 @@ def _megatron_documents(
         or first[-1] != len(lengths)
         or (np.diff(first) < 0).any()
     ):
-        raise UserError(f"{index}: its sequences do not follow one another; write the index again")
+        raise UserError(f"{index}: its sequences do not follow each other; write the index again")
     total = np.concatenate([[0], np.cumsum(lengths)])
     offsets = np.unique(total[first])  # documents without tokens fall away
     begin = int(starts[0]) if len(starts) else 0

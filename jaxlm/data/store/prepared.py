@@ -1,4 +1,4 @@
-"""What preparing a dataset leaves behind, and the steps that every dataset shares.
+"""A prepared dataset, and the steps that every dataset shares.
 
 A data config derives from `DataConfig` and supplies three things: the training texts (for a
 tokenizer that is trained), a fingerprint of the corpus, and `tokenise`, which writes what is to be
@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from jaxlm.core.config import Config, Kind, UserError, suggest
+from jaxlm.core.rows import RowSpec, text_rows
 from jaxlm.core.types import RowDataset, Tokenizer, TokenizerConfig
+from jaxlm.data.sources.base import Source
+from jaxlm.tasks.base import Task
 
 Report = Callable[[str], None]
 
@@ -45,9 +48,10 @@ class Prepared:
     splits: dict[str, Split]
     manifest: dict[str, Any]
     seq_len: int
-    classes: tuple[str, ...] = field(default=())
-    row_kind: str = "tokens"  # or "examples": one labelled text a row
-    consecutive: bool = False  # each row of a batch goes on where it ended in the batch before
+    row_spec: RowSpec  # of its rows
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what a task found in the training data
+    task: Task | None = None  # with these facts; None for running text
+    consecutive: bool = False  # each row of a batch continues where it ended in the batch before
 
     def rows(self, split: str, *, batch_size: int, seed: int) -> RowDataset:
         """The rows of "train" (reshuffled every epoch, or in lanes) or "validation" (one pass in
@@ -58,10 +62,10 @@ class Prepared:
         have.
         """
         if split not in self.splits:
-            mend = (
+            fix = (
                 "set data.validation_fraction or data.validation" if split == "validation" else None
             )
-            raise UserError(f"data has no {split!r} split; {mend or suggest(split, self.splits)}")
+            raise UserError(f"data has no {split!r} split; {fix or suggest(split, self.splits)}")
         return self.splits[split].dataset(batch_size=batch_size, seed=seed)
 
 
@@ -71,10 +75,9 @@ class DataConfig(Config):
 
     kind: ClassVar = Kind("datasets", "dataset", folder="jaxlm.data")
 
-    @property
-    def row_kind(self) -> str:
-        """As `Prepared.row_kind`: known before anything is prepared."""
-        return "tokens"
+    def row_spec(self, pad_id: int = 0) -> RowSpec:
+        """As `Prepared.row_spec`: known before anything is prepared, except for the padding."""
+        return text_rows(self.row_length + 1, pad_id)
 
     @property
     def consecutive(self) -> bool:
@@ -110,6 +113,21 @@ class DataConfig(Config):
         manifest: of the prepared data.
         """
         return getattr(self, "add_bos", True), getattr(self, "add_eos", True)
+
+    def measured(
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        cache_dir: Path,
+        facts: Mapping[str, Any],
+        report: Report = print,
+    ) -> Prepared:
+        """All of another source as the validation split, in rows as the data's own; no training
+        text is read.
+
+        facts: of the training data, as of `Prepared`.
+        """
+        raise NotImplementedError
 
     def training_texts(self) -> Iterator[str]:
         """The texts of the training split, in order."""

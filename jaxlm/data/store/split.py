@@ -2,8 +2,8 @@
 reading.
 
 Each document has a 64-bit hash of its name or of its text. With the salt mixed in, the hash is a
-number uniform in [0, 2**64), and a document is held out when it lies below fraction * 2**64. Equal
-texts have equal hashes and so never stand on both sides.
+number uniform in [0, 2**64), and a document is held out when it is below fraction * 2**64. Equal
+texts have equal hashes and so are never on both sides.
 """
 
 from __future__ import annotations

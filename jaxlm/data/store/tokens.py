@@ -14,14 +14,12 @@ A folder named by what went into it (contents of the sources, tokenizer, options
     store = TokenStore.open(folder)
     store.documents().tokens[store.offsets[3] : store.offsets[4]]     # document 3
 
-`jaxlm.data.store.tokenise.prepare_store` writes it; `jaxlm.data.store.foreign` reads what other
+`jaxlm.data.store.tokenise` writes it; `jaxlm.data.store.foreign` reads what other
 programs wrote.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.core.config import UserError
-from jaxlm.core.files import file_sha256
+from jaxlm.data.store.manifest import check_files, damaged, load_array, read_manifest
 
 ARRAYS = {
     "offsets": np.int64,
@@ -43,11 +41,10 @@ ARRAYS = {
 }
 TOKEN_DTYPES = ("uint16", "uint32")
 FORMAT_VERSION = 1
-HASHED_AT_OPEN = 256 * 2**20  # bytes; a larger file is hashed once, and again when it has changed
 
 
 class TokenFile:
-    """A file of token ids, mapped when it is first read; in another process it is mapped anew."""
+    """A file of token ids, mapped when it is first read; each process maps its own."""
 
     def __init__(
         self, path: Path, dtype: np.dtype | type | str, *, skip: int = 0, length: int | None = None
@@ -126,13 +123,12 @@ class TokenStore:
         A file over 256 MB whose size and time are those of the last check is not read again, unless
         `full` asks for it.
 
-        Raises UserError for a folder that is no store, and for one that is damaged.
+        Raises UserError for a folder without a store, and for a damaged one.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
-        for name, facts in manifest["files"].items():
-            _check_file(folder / name, facts, full)
-        arrays = {name: _load(folder / f"{name}.npy", dtype) for name, dtype in ARRAYS.items()}
+        manifest = _read(folder)
+        check_files(folder, manifest, full)
+        arrays = {name: load_array(folder / f"{name}.npy", dtype) for name, dtype in ARRAYS.items()}
         _check_arrays(folder, manifest, arrays)
         return cls(folder, manifest, arrays)
 
@@ -164,67 +160,16 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: no token store here (manifest.json is missing); check the path")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, files = manifest["format_version"], manifest["files"]
-        complete = {
-            "tokens.bin",
-            "names.jsonl",
-            *(f"{name}.npy" for name in ARRAYS),
-        } <= files.keys()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _damaged(path, "is not a readable manifest") from None
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: store format {version}, this program reads {FORMAT_VERSION}; "
-            f"delete {folder} and prepare the data again"
-        )
-    digest = manifest.pop("self_sha256", None)
-    if digest != manifest_digest(manifest) or not complete:
-        raise _damaged(path, "does not match its own SHA-256")
+    arrays = [f"{name}.npy" for name in ARRAYS]
+    manifest = read_manifest(folder, FORMAT_VERSION, ["tokens.bin", "names.jsonl", *arrays])
     if manifest.get("dtype") not in TOKEN_DTYPES:
         raise UserError(
             f"{path}: dtype {manifest.get('dtype')!r} is not a type of token ids; "
             f"write the store with one of {', '.join(TOKEN_DTYPES)}"
         )
     return manifest
-
-
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest (without "self_sha256") in canonical JSON."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _check_file(path: Path, facts: dict[str, Any], full: bool) -> None:
-    if not path.is_file():
-        raise _damaged(path, "is missing")
-    found = path.stat()
-    if found.st_size != facts["bytes"]:
-        raise _damaged(path, f"has {found.st_size} bytes instead of {facts['bytes']}")
-    large = found.st_size > HASHED_AT_OPEN
-    stamp, state = path.with_name(f".{path.name}.checked"), f"{found.st_size} {found.st_mtime_ns}"
-    if large and not full and stamp.is_file() and stamp.read_text() == state:
-        return
-    if file_sha256(path) != facts["sha256"]:
-        raise _damaged(path, "does not match its SHA-256")
-    if large:
-        with contextlib.suppress(OSError):  # a store that cannot be written is hashed every time
-            stamp.write_text(state)
-
-
-def _load(path: Path, dtype: type) -> np.ndarray:
-    """One of the store's arrays, [n], memory-mapped."""
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, SyntaxError, OverflowError):  # what numpy's headers may raise
-        raise _damaged(path, "is not a readable array") from None
-    if array.dtype != dtype or array.ndim != 1:
-        raise _damaged(path, f"holds {array.ndim} axes of {array.dtype}, not 1 of {dtype.__name__}")
-    return array
 
 
 def _check_arrays(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -237,19 +182,15 @@ def _check_arrays(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.n
     tokens, rest = divmod(size, np.dtype(manifest["dtype"]).itemsize)
     path = folder / "offsets.npy"
     if rest:
-        raise _damaged(folder / "tokens.bin", f"{size} bytes do not divide into its dtype")
+        raise damaged(folder / "tokens.bin", f"{size} bytes do not divide into its dtype")
     if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != tokens:
-        raise _damaged(path, f"does not span the {tokens} tokens of tokens.bin")
+        raise damaged(path, f"does not span the {tokens} tokens of tokens.bin")
     if not (offsets[1:] > offsets[:-1]).all():
         where = int(np.argmin(offsets[1:] > offsets[:-1]))
-        raise _damaged(path, f"does not rise at document {where}")
+        raise damaged(path, f"does not rise at document {where}")
     for name, array in arrays.items():
         if len(array) != len(offsets) - (name != "offsets"):
-            raise _damaged(folder / f"{name}.npy", f"does not have {len(offsets) - 1} documents")
+            raise damaged(folder / f"{name}.npy", f"does not have {len(offsets) - 1} documents")
     labels, count = arrays["labels"], len(manifest.get("labels", ()))
     if len(labels) and (labels.min() < -1 or labels.max() >= count):
-        raise _damaged(folder / "labels.npy", f"names labels that are not among the {count}")
-
-
-def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}; delete {path.parent} and prepare the data again")
+        raise damaged(folder / "labels.npy", f"names labels that are not among the {count}")

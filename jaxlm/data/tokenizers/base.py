@@ -31,7 +31,7 @@ from jaxlm.core.registry import import_class
 from jaxlm.core.types import Tokenizer, TokenizerConfig
 from jaxlm.data.sources.fetch import locked
 
-Texts = Callable[[], Iterator[str]]  # gives the corpus anew at each call
+Texts = Callable[[], Iterator[str]]  # gives the corpus again at each call
 
 TRAINING_VERSION = 1  # raise it when the same config and corpus come to give another tokenizer
 META = "jaxlm_tokenizer.json"
@@ -67,7 +67,7 @@ class BaseTokenizer:
     bos_id: int | None = None
     eos_id: int | None = None
     unk_id: int | None = (
-        None  # stands for what the vocabulary cannot spell; None where it can spell all
+        None  # replaces what the vocabulary cannot spell; None where it can spell all
     )
     adds_bos: bool = True  # whether its own files put bos before a text, and eos after it
     adds_eos: bool = True
@@ -99,7 +99,7 @@ class BaseTokenizer:
         return b"".join(pieces)
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token as the tokenizer's files write it ("[MASK]"); None: there is none."""
+        """The id of a token as the tokenizer's files write it ("[MASK]"); None: no such token."""
         return None
 
     def _returns(self, text: str) -> bool:
@@ -136,7 +136,7 @@ class BaseTokenizer:
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer that `save` wrote to `folder`.
 
-    Raises `UserError` where there is none, or where its files are not the ones that were saved.
+    Raises `UserError` where it is missing, or where its files are not the ones that were saved.
     """
     folder = Path(folder)
     try:

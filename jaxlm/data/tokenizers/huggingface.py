@@ -193,7 +193,7 @@ def _speller(spec: Any) -> Callable[[str], bytes]:
     kinds = {part.get("type") for part in _parts(spec.get("decoder") or {})}
     if "ByteLevel" in kinds:
         table = _byte_level_table()
-        # A token with a character outside the table stands for itself.
+        # A token with a character outside the table is its own text.
         return lambda t: bytes(table[c] for c in t) if all(c in table for c in t) else t.encode()
     if "WordPiece" in kinds:
         prefix = (spec.get("decoder") or {}).get("prefix", "##")
@@ -217,7 +217,7 @@ def _parts(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _byte_level_table() -> dict[str, int]:
     """The printable character with which GPT-2's vocabulary writes each byte.
 
-    Bytes that are printable in Latin-1 stand for themselves; the others take, in order, the
+    Bytes that are printable in Latin-1 are written as they are; the others take, in order, the
     characters from U+0100 (Radford et al. 2019).
     """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -30,7 +30,7 @@ BREAKS = ["\n", "\n\n", "\t"]  # pieces of their own: training sees lines, and r
 # What training is cut at: line breaks, and the trainer's own marks of borders, spaces, unknowns.
 _NOT_TRAINED = re.compile("[\0\n\r\t\u2581\u2585]+")
 _MAX_LINE = 2000  # characters; longer lines are trained in pieces
-MAX_CHUNK = 50_000  # characters that are encoded at once: the library needs some 100 bytes for each
+MAX_CHUNK = 50_000  # characters of one call: the library needs some 100 bytes for each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return self._processor.id_to_piece(i)
 
     def id_of(self, token: str) -> int | None:
-        i = self._processor.piece_to_id(token)  # the unknown one's where there is none
+        i = self._processor.piece_to_id(token)  # the unknown one's where it is missing
         return i if self._processor.id_to_piece(i) == token else None
 
     def files(self) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from jaxlm.core.config import UserError
 # The token that does what ours does where the first is not named: BERT's texts begin with [CLS].
 STANDS_FOR = {"bos": ("bos", "cls"), "eos": ("eos", "sep"), "pad": ("pad",), "unk": ("unk",)}
 
-# {"bos": "<s>", "pad": None}: None where the files say there is none; and whether a text begins
+# {"bos": "<s>", "pad": None}: None where the files say so; and whether a text begins
 # with bos and ends with eos ("add_bos_token", "add_eos_token"), if tokenizer_config.json says so.
 Names = dict[str, Any]
 
@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; check the file") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON ({error}); get the file again") from None
+        raise UserError(f"{path}: is not JSON ({error}); get the file again") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no JSON object; get the file again")
     return values

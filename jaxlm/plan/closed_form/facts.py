@@ -130,7 +130,7 @@ def facts_of(config: RunConfig) -> Facts:
         stacks=stacks,
         seq_len=seq_len,
         data_len=data_len,
-        row_bytes=sum(math.prod(shape) * dtype.itemsize for shape, dtype in row.values()),
+        row_bytes=sum(math.prod(s) * dtype.itemsize for s, dtype in map(row.typed, row)),
         hidden=model.output_size,
         vocab=model.vocab_size or 1,
         itemsize=2 if model.dtype == "bfloat16" else 4,

@@ -1,0 +1,244 @@
+"""Records of a table, or of labelled texts, as rows of a task.
+
+    data:
+      type: records
+      source: {type: csv, files: reviews.csv}
+      task: {type: classification, text: review, label: stars}
+      seq_len: 128
+
+Records are stored as the task expands them; a row is encoded when it is read, in the training split
+after `augment`. Records of equal identity (equal texts, say) are always in one split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxlm.core.config import REQUIRED, UserError, field, to_dict, type_name
+from jaxlm.core.errors import few
+from jaxlm.core.rows import RowSpec
+from jaxlm.core.types import RowDataset, Tokenizer
+from jaxlm.data.augment.base import Augment
+from jaxlm.data.rows.encoded import Drawn, EncodedRows, PackedRecords
+from jaxlm.data.sources.base import Source
+from jaxlm.data.store.content import source_files
+from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
+from jaxlm.data.store.records import RecordStore, prepare_records
+from jaxlm.data.store.split import hash64, held_out
+from jaxlm.data.text import report_shared_texts, store_facts
+from jaxlm.tasks.base import LeftOut, Record, Task
+
+FORMAT = "records"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordData(DataConfig):
+    """Records with named columns, from which a task makes rows."""
+
+    source: Source = field(REQUIRED, "where the records come from")
+    task: Task = field(REQUIRED, "what the columns of a record mean")
+    validation: Source | None = field(None, "a source of its own for validation")
+    validation_fraction: float = field(
+        0.2, "share held out by a hash of the task's choice (the text)", ge=0, lt=1
+    )
+    split_salt: int = field(0, "changes which records are held out")
+    seq_len: int = field(128, "tokens of a row", ge=3)
+    shuffle: bool = field(True, "draw in an order that changes each epoch; false: as in the source")
+    packing: Literal["whole"] | None = field(
+        None, "whole: fit several records into a row; null: each has a row of its own"
+    )
+    augment: tuple[Augment, ...] = field(
+        (), "random changes of the training texts, drawn again in each epoch"
+    )
+
+    def validate(self) -> None:
+        spec, name = self.row_spec(), type_name(type(self.task))
+        once = [key for key in spec if key not in spec.with_dim("T")]
+        if self.packing and once:
+            raise UserError(
+                f"packing: whole puts several records in a row, and task {name} gives {few(once)} "
+                "once a row; remove packing"
+            )
+        if self.packing and self.augment:
+            raise UserError(
+                "packing: whole needs records whose lengths stay; remove packing or augment"
+            )
+        for change in self.augment:
+            columns = change.columns or self.task.augmented
+            if not columns or {*columns} - {*self.task.stored}:
+                raise UserError(
+                    f"augment: task {name} has no text in {few(columns) or 'any column'}; set its "
+                    f"columns to some of {few(self.task.stored)}"
+                )
+
+    def row_spec(self, pad_id: int = 0) -> RowSpec:
+        return self.task.row_spec(self.seq_len, pad_id)
+
+    def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
+        return self.task.marks
+
+    @property
+    def _fraction(self) -> float:
+        return 0.0 if self.validation is not None else self.validation_fraction
+
+    def training_texts(self) -> Iterator[str]:
+        out: Any = iter(lambda: False, True)  # nothing is held out
+        if self._fraction > 0:
+            hashes = [hash64(self.task.identity(record).encode()) for record in self._records()]
+            out = held_out(np.array(hashes, np.uint64), self._fraction, self.split_salt, "text")
+        for record, is_out in zip(self._records(), out, strict=False):
+            if not is_out:
+                yield from self.task.texts(record)
+
+    def _records(self) -> Iterator[Record]:
+        """The source's records, without those that the task leaves out."""
+        for name, record in self.source.records(self.task.columns):
+            try:
+                self.task.expand(record)
+            except LeftOut:
+                continue
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+            yield record
+
+    def corpus_fingerprint(self) -> str:
+        split = [self._fraction, self.split_salt] if self._fraction else None
+        facts = [self.source.fingerprint(), to_dict(self.task), split]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    # ------------------------------------------------------------------------------ preparation
+
+    def tokenise(
+        self, tokenizer: Tokenizer, cache_dir: Path, *, workers: int = 0, report: Report = print
+    ) -> Prepared:
+        def stored(source: Source) -> RecordStore:
+            return prepare_records(
+                {"source": source},
+                self.task,
+                tokenizer,
+                cache_dir,
+                workers=workers,
+                report=report,
+            )
+
+        stores, sources = {"train": stored(self.source)}, {"train": self.source}
+        hashes = np.array(stores["train"].arrays["identity_hashes"])
+        out = held_out(hashes, self._fraction, self.split_salt, "text")
+        index = {"train": np.flatnonzero(~out)}
+        if self.validation is not None:
+            stores["validation"], sources["validation"] = stored(self.validation), self.validation
+            index["validation"] = np.arange(stores["validation"].manifest["records"])
+            other = np.array(stores["validation"].arrays["identity_hashes"])
+            report_shared_texts(hashes, other, report)
+        elif out.any():
+            index["validation"] = np.flatnonzero(out)
+        facts = self.task.resolve(stores["train"].records(index["train"]))
+        parts = {name: (stores.get(name, stores["train"]), index[name]) for name in index}
+        prepared = self._prepared(parts, facts, tokenizer)
+        content = {
+            name: self._content(*parts[name], facts, sources.get(name, self.source))
+            for name in parts
+        }
+        prepared.manifest.update(
+            stores={name: store_facts(store) for name, store in stores.items()}, content=content
+        )
+        return prepared
+
+    def measured(
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        cache_dir: Path,
+        facts: Mapping[str, Any],
+        report: Report = print,
+    ) -> Prepared:
+        store = prepare_records(
+            {"validation": source}, self.task, tokenizer, cache_dir, report=report
+        )
+        everything = np.arange(store.manifest["records"])
+        return self._prepared({"validation": (store, everything)}, facts, tokenizer)
+
+    def _prepared(
+        self,
+        parts: Mapping[str, tuple[RecordStore, np.ndarray]],
+        facts: Mapping[str, Any],
+        tokenizer: Tokenizer,
+    ) -> Prepared:
+        task, spec = self.task.given(facts), self.row_spec(tokenizer.pad_id)
+        splits: dict[str, Split] = {}
+        for name, (store, index) in parts.items():
+            train = name == "train"
+            rows = EncodedRows(
+                store.records(index), task, tokenizer, spec, self.augment if train else ()
+            )
+            try:
+                own = task.counts(rows.records)
+            except UserError as error:
+                raise UserError(f"the {name} split: {error}") from None
+            lengths = np.array(store.arrays["lengths"])[index]
+            split = RecordSplit(
+                rows=rows,
+                lengths=lengths,
+                packed=self.packing is not None,
+                shuffle=self.shuffle and train,
+                draws=train and bool(self.augment or task.draws),
+                facts={**store.counts(index), **own},
+            )
+            splits[name] = split
+        manifest = {
+            "tokenizer": tokenizer.fingerprint(),
+            "facts": dict(facts),
+            "splits": {name: split.counts for name, split in splits.items()},
+        }
+        return Prepared(tokenizer, splits, manifest, self.seq_len, spec, facts, task)
+
+    def _content(
+        self, store: RecordStore, index: np.ndarray, facts: Mapping[str, Any], source: Source
+    ) -> dict[str, Any]:
+        """What a split consists of, as one SHA-256 (see `jaxlm.data.store.content`)."""
+        about = [store.fingerprint(), to_dict(self.task.given(facts)), dict(facts)]
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        digest.update(np.ascontiguousarray(index, "<i8").tobytes())
+        files = source_files({"source": source})
+        return {"sha256": digest.hexdigest(), "files": files, "format": FORMAT}
+
+
+@dataclass(frozen=True)
+class RecordSplit:
+    """A split of records. `lengths` [n]: tokens of each, nothing cut."""
+
+    rows: EncodedRows
+    lengths: np.ndarray
+    packed: bool
+    shuffle: bool
+    draws: bool
+    facts: dict[str, Any]
+
+    @cached_property
+    def _rows(self) -> EncodedRows | PackedRecords:
+        return PackedRecords.plan(self.rows, self.lengths) if self.packed else self.rows
+
+    def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
+        return Drawn(self._rows, seed, self.shuffle, self.draws)
+
+    @cached_property
+    def counts(self) -> dict[str, Any]:
+        """The store's counts, and rows, records that are cut, the task's own, share of padding."""
+        room, rows = self.rows.spec.sizes["T"], len(self._rows)
+        filled = int(np.minimum(self.lengths, room).sum())
+        known = ("documents", "tokens", "bytes", "chars")
+        return {
+            **{name: self.facts[name] for name in known},
+            "rows": rows,
+            "truncated": int((self.lengths > room).sum()),
+            **{name: value for name, value in self.facts.items() if name not in known},
+            "padding": round(1 - filled / (rows * room), 6),
+        }

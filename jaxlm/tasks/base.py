@@ -1,0 +1,159 @@
+"""What a task is: it says what the columns of a record mean.
+
+A record is a dict of named columns, as a source reads it: {"text": "a fine film", "label": "good"}.
+A task makes rows of it in two phases:
+
+    expand    at preparation, 1 -> n records: strides over a long text, turns of a chat
+    encode    when a row is read, 1 -> 1: after augmentation, a pure function to arrays
+
+A new task is one file: a frozen config that derives from `Task`; `jaxlm.core.registry` says where
+it may be. The dataset cuts nothing: `encode` gets the room that it has. It adds `segment_ids` and
+`positions`, and pads by the row spec. As an example, `jaxlm/tasks/classification.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from jaxlm.core.config import Config, Kind
+from jaxlm.core.rows import RowSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxlm.core.measures import Measure
+    from jaxlm.core.types import Tokenizer
+
+Record = dict[str, Any]
+Arrays = dict[str, Any]
+NO_LIMIT = 2**31 - 1
+
+
+class Records(Protocol):
+    """Records of one split, at random access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+    def column(self, name: str) -> Iterator[Any]:
+        """One column of all records: much quicker than the records."""
+        ...
+
+
+class LeftOut(Exception):
+    """Raised by `expand` for a record that is left out; the text is the reason, which is counted
+    ("unlabelled").
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Config):
+    """What a record's columns mean, as numpy arrays."""
+
+    kind: ClassVar = Kind("tasks", "task", folder="jaxlm.tasks")
+
+    # Whether `encode` draws from the generator that it gets.
+    draws: ClassVar[bool] = False
+    # Raise it when `expand` or `length` come to give others for the same records and options.
+    version: ClassVar[int] = 1
+
+    # ------------------------------------------------------------------------- at preparation
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a source's records that it reads."""
+        raise NotImplementedError
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The columns of the records that `expand` gives."""
+        return self.columns
+
+    def expand(self, record: Record) -> list[Record]:
+        """The records that are made of one of the source's. Raises `LeftOut`, or `UserError` where
+        a value is not what it must be (file and line are added).
+        """
+        return [record]
+
+    def identity(self, record: Record) -> str:
+        """What the split's hash is taken of, of a record of the source: records of equal identity
+        are on one side.
+        """
+        raise NotImplementedError
+
+    def texts(self, record: Record) -> Iterable[str]:
+        """What a tokenizer is trained on."""
+        raise NotImplementedError
+
+    def resolve(self, records: Records) -> Mapping[str, Any]:
+        """The facts that only the training records tell, as JSON values: {"classes": [...]}. An
+        objective finds them as `prepared.facts`.
+        """
+        return {}
+
+    def given(self, facts: Mapping[str, Any]) -> Self:
+        """The task with these facts, which `encode` may need."""
+        return self
+
+    def counts(self, records: Records) -> dict[str, Any]:
+        """What the manifest says of a split's records. Raises `UserError` for records that the
+        resolved task cannot encode.
+        """
+        return {}
+
+    # ----------------------------------------------------------------------------- as rows
+
+    def row_spec(self, seq_len: int, pad_id: int = 0) -> RowSpec:
+        """What is in a row of `seq_len` tokens; includes what the dataset adds."""
+        raise NotImplementedError
+
+    def encode(
+        self,
+        record: Record,
+        tokenizer: Tokenizer,
+        room: int,
+        rng: np.random.RandomState | None = None,
+    ) -> Arrays:
+        """{key: array} of at most `room` tokens (size T of the row spec), without padding; a pure
+        function.
+
+        rng: draws of this row in this epoch; None where none may be drawn (validation).
+        """
+        raise NotImplementedError
+
+    def length(self, record: Record, tokenizer: Tokenizer) -> int:
+        """Tokens of a record that nothing is cut from; of a task without facts as well."""
+        return len(self.encode(record, tokenizer, NO_LIMIT)["tokens"])
+
+    @property
+    def augmented(self) -> tuple[str, ...]:
+        """The columns of text that augmentation may change."""
+        return ()
+
+    @property
+    def marks(self) -> tuple[bool, bool]:
+        """Whether an encoded text begins with the tokenizer's bos and ends with its eos."""
+        return True, True
+
+    def show(self, row: Mapping[str, Any]) -> str:
+        """What `jaxlm data inspect` says of a row beside its tokens, as in "class good (1)"."""
+        return ""
+
+    # --------------------------------------------------------------------------- measured
+
+    def prompt(self, record: Record) -> str:
+        """The text that a model is asked with, of a record whose answer is not known."""
+        raise NotImplementedError
+
+    def grade(self, record: Record, answer: str) -> float:
+        """How right an answer to the prompt is, in [0, 1]."""
+        raise NotImplementedError
+
+    def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
+        """The measures of a corpus: prediction i is the answer for record i."""
+        raise NotImplementedError
