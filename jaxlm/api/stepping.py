@@ -11,7 +11,8 @@ steps.outcome.message
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -74,15 +75,17 @@ class Steps:
 
     def __init__(self, resolved: Resolved[RunConfig], callbacks: Sequence[Hook] = ()) -> None:
         self._resolved, self._callbacks = resolved, callbacks
-        self._steps: Iterator[Step] | None = None
+        # weak: a loop that is left without `with` drops the generator, which then saves the run
+        self._steps: weakref.ref[Generator[Step, None, None]] | None = None
         self.outcome: Outcome | None = None
 
     def __iter__(self) -> Iterator[Step]:
         assert self._steps is None, "the steps of a run are taken once; call jaxlm.steps again"
-        self._steps = self._take()
-        return self._steps
+        steps = self._take()
+        self._steps = weakref.ref(steps)
+        return steps
 
-    def _take(self) -> Iterator[Step]:
+    def _take(self) -> Generator[Step, None, None]:
         with ExitStack() as stack:
             trainer = open_run(stack, self._resolved, hooks=self._callbacks)
             if isinstance(trainer, Outcome):
@@ -104,8 +107,9 @@ class Steps:
 
     def close(self) -> None:
         """Saves the run where it has not ended; a second call does nothing."""
-        if self._steps is not None:
-            self._steps.close()  # type: ignore[attr-defined]
+        steps = self._steps() if self._steps is not None else None
+        if steps is not None:
+            steps.close()
 
     def __enter__(self) -> Steps:
         return self
