@@ -164,7 +164,7 @@ class Die(Callback):
     marker: str = field("died", "the file that keeps it from being killed again")
 
     def on_step(self, run, step, metrics):
-        run.log(step, [Measure("own/twice", 2 * metrics["loss"])])
+        run.log(step, [Measure("own/twice", 2 * metrics["tokens"])])
         if step == self.step and not Path(self.marker).exists():
             Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -306,7 +306,7 @@ def test_parts_of_ones_own_are_kept_in_the_config(run: Path) -> None:
     for key in ("tokenizer", "objective", "optimizer", "adapter"):
         if parts.get(key):
             assert saved[key]["type"] == parts[key]["type"]
-    assert saved["callbacks"][0]["type"] == "toys:Die"
+    assert saved["callbacks"]["type"] == "toys:Die"  # a list of one is written as its item
     if run.name == "own":
         assert saved["objective"]["times"] == 3
         assert saved["data"]["task"]["type"] == "toys:CountOn"
@@ -323,7 +323,7 @@ def test_what_the_parts_measure_is_logged_and_reported(run: Path) -> None:
     if run.name == "own":
         assert {"eval/norm/size", "eval/doubled", "final/norm/size"} <= keys
         assert result(run)["final"]["eval/norm/size"] > 0
-        assert "doubled" in page and "norm/size" in page
+        assert "doubled" in page and "norm size" in page
 
 
 def test_the_verbs_use_parts_of_ones_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,10 @@ class Measure:
         """The same measure of an evaluator: "eval" makes "loss" to "eval/loss"."""
         return dataclasses.replace(self, name=f"{prefix}/{self.name}", label=self.title)
 
+    def named(self, name: str) -> Measure:
+        """The same measure of one of several: "web" makes "loss" to "web/loss", "web loss"."""
+        return dataclasses.replace(self, name=f"{name}/{self.name}", label=f"{name} {self.title}")
+
     @property
     def title(self) -> str:
         """The name for people: "bits per character"."""

@@ -34,9 +34,9 @@ class Named:
 
     def keyed(self, prefix: str, measures: Iterable[Measure]) -> list[Measure]:
         """Its figures under the keys of metrics.jsonl; the progress line shows the main one."""
-        where = f"{prefix}/{self.name}" if self.name else prefix
         brief = self.name or prefix
-        found = [m.under(where) for m in measures if m.show != "table"]
+        own = [m for m in measures if m.show != "table"]
+        found = [(m.named(self.name) if self.name else m).under(prefix) for m in own]
         return [dataclasses.replace(m, brief=None if n else brief) for n, m in enumerate(found)]
 
 

@@ -81,7 +81,7 @@ class SplitMeasures:
             parts = {name: sums[n] for name, sums in by_part.items()}
             whole = next(first) if count is not None else total(list(parts.values()))
             named = [
-                m.under(name)
+                m.named(name)
                 for name, sums in parts.items()
                 for m in measures(sums)
                 if m.show != "table"

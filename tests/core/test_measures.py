@@ -25,6 +25,8 @@ def test_a_prefix_keeps_the_title():
     measure = Measure("loss", 1.0, label="validation loss").under("eval/web")
     assert (measure.name, measure.title) == ("eval/web/loss", "validation loss")
     assert LOSS.under("eval").title == "loss"
+    web = LOSS.named("web").under("eval")
+    assert (web.name, web.title) == ("eval/web/loss", "web loss")
 
 
 def test_a_display_gives_the_measure_again():
