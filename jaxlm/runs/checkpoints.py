@@ -87,9 +87,10 @@ def best_of(folder: Path, steps: Iterable[int]) -> list[int]:
     steps = list(steps)
     try:
         data = json.loads((step_folder(folder, steps[-1]) / "data.json").read_bytes())
-        return [step for step in data.get("best", ()) if step in steps]
     except (IndexError, OSError, ValueError):
         return []
+    best = data.get("best") if isinstance(data, dict) else None  # a damaged file may hold anything
+    return [step for step in best if step in steps] if isinstance(best, list) else []
 
 
 def _info(path: Path, step: int, suffix: str | None, reasons: dict[int, str]) -> CheckpointInfo:
