@@ -14,6 +14,7 @@ import pytest
 from jaxlm.cli import main
 from jaxlm.core import exit_codes
 from tests import guides, tiny
+from tools import config_reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
@@ -73,6 +74,20 @@ def test_each_block_of_commands_is_run_or_says_why_not(path: str) -> None:
         assert path != "README.md" or not block.is_run, f"{place}: its commands are run elsewhere"
         if block.note.startswith(guides.NOT_RUN):
             assert len(block.note) > len(guides.NOT_RUN) + 10, f"{place}: the reason is missing"
+
+
+def test_the_reference_of_all_settings_is_current() -> None:
+    assert config_reference.PAGE.read_text() == config_reference.page(), (
+        "a field has changed; run: python tools/config_reference.py"
+    )
+
+
+def test_contributing_names_places_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| to add |") :].partition("\n\n")[0]
+    for path in re.findall(r"`((?:jaxlm|tests|configs|launch|tools)/[^`]*)`", table):
+        place = ROOT / path.replace("NAME.py", "").replace("NAME.yaml", "")
+        assert place.exists(), f"CONTRIBUTING.md: {path}"
 
 
 @pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", *(f"docs/{n}" for n in PAGES)])

@@ -125,7 +125,11 @@ def scenarios(folder: Path) -> dict[str, Scenario]:
         name="preparation_records",
         config=transformer,
         settings=(
-            *(*quiet[:4], *quiet[6:], tables, "data.task={type: classification}", tokenizer),
+            *quiet[:4],
+            *quiet[6:],
+            tables,
+            "data.task={type: classification}",
+            tokenizer,
             "data.augment=[{type: word_dropout}]",
             "objective={type: classification}",
         ),

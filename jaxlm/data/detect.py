@@ -30,12 +30,28 @@ KINDS = {
 }
 ENCODINGS = ("utf-8", "utf-16", "gb18030", "cp1252")  # tried in this order
 TEXT_NAMES = (
-    *("text", "sentence", "content", "review", "document", "body"),
-    *("comment", "message", "tweet", "title"),
+    "text",
+    "sentence",
+    "content",
+    "review",
+    "document",
+    "body",
+    "comment",
+    "message",
+    "tweet",
+    "title",
 )
 LABEL_NAMES = (
-    *("label", "class", "category", "sentiment", "target", "topic"),
-    *("intent", "polarity", "stars", "rating"),
+    "label",
+    "class",
+    "category",
+    "sentiment",
+    "target",
+    "topic",
+    "intent",
+    "polarity",
+    "stars",
+    "rating",
 )
 SEPARATORS = ("\n\n", "\r\n\r\n", "\n", "\r\n")
 WIDE = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # scripts whose characters are syllables or words

@@ -22,16 +22,27 @@ from jaxlm.data.tokenizers.special_tokens import STANDS_FOR, names_of, read_json
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 FILES = (  # all that a tokenizer may consist of; kept, so that they come out as they came in
-    *("tokenizer.json", *SENTENCEPIECE, "vocab.json", "merges.txt", "vocab.txt"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
+    "tokenizer.json",
+    *SENTENCEPIECE,
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
     # what sentence-transformers has besides: how hidden states become a text's embedding
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
-    *(
-        "[0-9]*_*/config.json",
-        "[0-9]*_*/model.safetensors",
-    ),
-    *("README.md", "LICENSE*", "NOTICE*", "USE_POLICY.md"),
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "[0-9]*_*/config.json",
+    "[0-9]*_*/model.safetensors",
+    "README.md",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY.md",
 )
 
 

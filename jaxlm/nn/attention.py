@@ -231,9 +231,13 @@ def attend(
     """
     q, k, v = (named(x, name) for x, name in ((q, "query"), (k, "key"), (v, "value")))
     how: dict[str, Any] = {
-        **{"causal": config.causal, "window": window, "bias": bias},
-        **{"softcap": config.softcap, "scale": config.scale},
-        **{"dropout_rate": config.dropout, "dropout_key": key},
+        "causal": config.causal,
+        "window": window,
+        "bias": bias,
+        "softcap": config.softcap,
+        "scale": config.scale,
+        "dropout_rate": config.dropout,
+        "dropout_key": key,
     }
     if keys is None and splits_length(q.shape[1]):
         drops = bool(config.dropout) and key is not None
@@ -245,7 +249,9 @@ def attend(
     seen = rows if keys is None else keys
     k, v, seen = jax.tree.map(gather_length, (k, v, seen))
     y = attention(
-        *(q, k, v),
+        q,
+        k,
+        v,
         q_positions=rows.positions,
         k_positions=seen.positions,
         q_segment_ids=rows.segment_ids,

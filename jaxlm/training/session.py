@@ -434,7 +434,10 @@ def _report_schedule(saved: RunConfig, now: RunConfig) -> None:
     )
     log.info(
         "the schedule is of %s steps now: the learning rate after step %s is %.3g, it was %.3g",
-        *(now.train.steps, end, after, before),
+        now.train.steps,
+        end,
+        after,
+        before,
     )
 
 

@@ -25,7 +25,12 @@ from jaxlm.data.sources.fetch import parse_requirement
 
 _ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip", ".whl")
 DAMAGE = (
-    *(tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError),
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
     RuntimeError,  # of zipfile, for a member with a password or an unknown compression
 )
 MAX_MEMBER_BYTES = 1 << 30  # of one member, which is held in memory

@@ -97,7 +97,9 @@ def settled(config: Any) -> Any:
     c: Any = config
     attention = c.attention.replace(
         window=window_of(list(c.attention.windows), c.num_layers),
-        **{"dropout": 0.0, "impl": "auto", "context": "auto"},
+        dropout=0.0,
+        impl="auto",
+        context="auto",
     )
     if isinstance(attention, MultiHeadConfig):
         head_dim = attention.head_size(c.hidden_size)

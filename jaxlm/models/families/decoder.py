@@ -36,12 +36,18 @@ from jaxlm.nn.position import RotaryConfig
 Values = Any  # a mapping; `|` joins it with others
 
 ACTIVATIONS: dict[str, Activation] = {  # theirs -> ours; all are gated
-    **{"silu": "swiglu", "gelu": "geglu"},
-    **{"gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh"},
+    "silu": "swiglu",
+    "gelu": "geglu",
+    "gelu_pytorch_tanh": "geglu_tanh",
+    "gelu_new": "geglu_tanh",
 }
 SIZES = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *("intermediate_size", "vocab_size"),
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
 )
 FIXED = {"quantization_config": None, "rope_interleaved": False}
 TYPES = {"full_attention": False, "sliding_attention": True}
@@ -158,8 +164,10 @@ def window_values(config: TransformerConfig) -> dict[str, Any]:
 PARTS = ("query", "key", "value")
 NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm"}
 NORMS_ON_BOTH_SIDES = {
-    **{"input_layernorm": "attention_norm", "post_attention_layernorm": "attention_post_norm"},
-    **{"pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "ffn_post_norm"},
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "attention_post_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "ffn_post_norm",
 }
 
 

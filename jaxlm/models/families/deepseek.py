@@ -29,9 +29,18 @@ from jaxlm.nn.rope_scaling import YarnScaling
 
 FIXED = {"attention_bias": False, "quantization_config": None, "moe_layer_freq": 1}
 NEEDED = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"),
-    *("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok"),
-    *("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "kv_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "v_head_dim",
 )
 BIAS_STEP = 0.001  # update of the choice bias, section 4.2 of V3's paper
 INNER_EPS = 1e-6
@@ -222,13 +231,23 @@ def preset(
 ) -> dict[str, Any]:
     """A preset: the values that V2 and V3 share, and these numbers."""
     scaling = {
-        **{"type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096},
-        **{"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+        "type": "yarn",
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
     }
     return {
-        **{"hidden_size": hidden_size, "num_hidden_layers": num_layers},
-        **{"num_attention_heads": num_heads, "kv_lora_rank": 512, "v_head_dim": 128},
-        **{"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rope_theta": 10_000.0},
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "kv_lora_rank": 512,
+        "v_head_dim": 128,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "rope_theta": 10_000.0,
         "max_position_embeddings": 163_840,
         **others,
         "rope_scaling": {**scaling, **others.get("rope_scaling", {})},
@@ -236,14 +255,26 @@ def preset(
 
 
 V3 = {
-    **{"q_lora_rank": 1536, "intermediate_size": 18_432, "moe_intermediate_size": 2048},
-    **{"n_routed_experts": 256, "num_experts_per_tok": 8, "n_shared_experts": 1},
-    **{"first_k_dense_replace": 3, "routed_scaling_factor": 2.5, "vocab_size": 129_280},
+    "q_lora_rank": 1536,
+    "intermediate_size": 18_432,
+    "moe_intermediate_size": 2048,
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 3,
+    "routed_scaling_factor": 2.5,
+    "vocab_size": 129_280,
 }
 V2_LITE = {
-    **{"q_lora_rank": None, "intermediate_size": 10_944, "moe_intermediate_size": 1408},
-    **{"n_routed_experts": 64, "num_experts_per_tok": 6, "n_shared_experts": 2},
-    **{"first_k_dense_replace": 1, "aux_loss_alpha": 0.001, "vocab_size": 102_400},
+    "q_lora_rank": None,
+    "intermediate_size": 10_944,
+    "moe_intermediate_size": 1408,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 6,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "aux_loss_alpha": 0.001,
+    "vocab_size": 102_400,
     "rope_scaling": {"mscale": 0.707, "mscale_all_dim": 0.707},
 }
 

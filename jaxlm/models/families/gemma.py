@@ -36,12 +36,16 @@ from jaxlm.nn.position import RotaryConfig
 
 DEFAULTS: dict[str, Any] = {  # shared by both classes of transformers
     **sizes(2304, 26, 8, 4, 9216, 256_000),
-    **{"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096},
-    **{"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh"},
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+    "hidden_activation": "gelu_pytorch_tanh",
 }
 GEMMA2 = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 GEMMA3: dict[str, Any] = {
-    **{"vocab_size": 262_208, "sliding_window_pattern": 6},
+    "vocab_size": 262_208,
+    "sliding_window_pattern": 6,
 }
 THETA, LOCAL_THETA = 1_000_000.0, 10_000.0  # Gemma 3's defaults
 
@@ -156,7 +160,7 @@ FAMILY = Family(
     presets={
         "gemma-2-2b": gemma2(2304, 26, 8, 4, 9216),
         "gemma-2-9b": gemma2(3584, 42, 16, 8, 14_336),
-        "gemma-2-27b": gemma2(*(4608, 46, 32, 16, 36_864), head_dim=128, query_pre_attn_scalar=144),
+        "gemma-2-27b": gemma2(4608, 46, 32, 16, 36_864, head_dim=128, query_pre_attn_scalar=144),
     },
     num_params={
         "gemma-2-2b": 2_614_341_888,
@@ -174,13 +178,11 @@ GEMMA3_TEXT = Family(
     tensors=tensors,
     prefix="model.",
     presets={
-        "gemma-3-1b": gemma3(
-            *(1152, 26, 4, 1, 6912, 262_144), sliding_window=512, rope_scaling=None
-        ),
+        "gemma-3-1b": gemma3(1152, 26, 4, 1, 6912, 262_144, sliding_window=512, rope_scaling=None),
         "gemma-3-4b": gemma3(2560, 34, 8, 4, 10_240, 262_208),
         "gemma-3-12b": gemma3(3840, 48, 16, 8, 15_360, 262_208),
         "gemma-3-27b": gemma3(
-            *(5376, 62, 32, 16, 21_504, 262_208), head_dim=128, query_pre_attn_scalar=168
+            5376, 62, 32, 16, 21_504, 262_208, head_dim=128, query_pre_attn_scalar=168
         ),
     },
     num_params={  # the text parts
@@ -198,7 +200,10 @@ GEMMA3_IMAGES = Family(  # read alone: what is written of it is a gemma3
     to_hf=gemma3_to_hf,
     tensors=with_images,
     idle=(
-        *("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index"),
+        "vision_config",
+        "mm_tokens_per_image",
+        "boi_token_index",
+        "eoi_token_index",
         "image_token_index",
     ),
     ignored=(r"^vision_tower\.", r"^multi_modal_projector\."),

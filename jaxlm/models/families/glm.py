@@ -23,10 +23,16 @@ from jaxlm.nn.position import RotaryConfig
 
 THETA = 10_000.0
 CHATGLM_FIXED = {  # what config.json may say, and these models are
-    **{"multi_query_attention": True, "rmsnorm": True, "post_layer_norm": True},
-    **{"original_rope": True, "add_bias_linear": False, "tie_word_embeddings": False},
-    **{"apply_residual_connection_post_layernorm": False, "position_encoding_2d": False},
-    **{"pre_seq_len": None, "quantization_bit": 0},
+    "multi_query_attention": True,
+    "rmsnorm": True,
+    "post_layer_norm": True,
+    "original_rope": True,
+    "add_bias_linear": False,
+    "tie_word_embeddings": False,
+    "apply_residual_connection_post_layernorm": False,
+    "position_encoding_2d": False,
+    "pre_seq_len": None,
+    "quantization_bit": 0,
 }
 
 

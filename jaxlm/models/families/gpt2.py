@@ -25,12 +25,17 @@ from jaxlm.nn.position import LearnedConfig
 
 VOCAB_SIZE = 50_257
 ACTIVATIONS: dict[str, Activation] = {  # theirs -> ours
-    **{"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
-    **{"relu": "relu", "silu": "silu"},
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
 }
 FIXED = {  # what config.json may say, and these models are
-    **{"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
-    **{"add_cross_attention": False, "tie_word_embeddings": True},
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
 }
 
 

@@ -49,7 +49,7 @@ FAMILY = Family(
     prefix="model.",
     presets={
         "mistral-7b-v0.1": mistral(
-            *(4096, 32, 32, 8, 14_336, 32_000), sliding_window=4096, rope_theta=10_000.0
+            4096, 32, 32, 8, 14_336, 32_000, sliding_window=4096, rope_theta=10_000.0
         ),
         "mistral-7b-v0.3": mistral(4096, 32, 32, 8, 14_336, 32_768),
         "mistral-nemo-12b": mistral(5120, 40, 32, 8, 14_336, 131_072, head_dim=128),

@@ -27,8 +27,10 @@ from jaxlm.nn.rope_scaling import (
 )
 
 SCALINGS: dict[str, type[ScalingConfig]] = {
-    **{"linear": LinearScaling, "dynamic": DynamicScaling},
-    **{"yarn": YarnScaling, "llama3": Llama3Scaling},
+    "linear": LinearScaling,
+    "dynamic": DynamicScaling,
+    "yarn": YarnScaling,
+    "llama3": Llama3Scaling,
 }
 TRAINED = "original_max_position_embeddings"
 # Keys of every kind of scaling besides its own fields. YaRN's mscales are another form of a factor.

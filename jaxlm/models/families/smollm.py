@@ -25,7 +25,9 @@ from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import NoPositionConfig, RotaryConfig
 
 DEFAULTS: dict[str, Any] = {
-    **{"num_key_value_heads": 4, "tie_word_embeddings": True, "no_rope_layer_interval": 4},
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": True,
+    "no_rope_layer_interval": 4,
 }
 THETA = 2_000_000.0  # where config.json does not say it
 

@@ -28,8 +28,12 @@ from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import RelativeConfig
 
 ACTIVATIONS: dict[str, Activation] = {  # feed_forward_proj -> ours
-    **{"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"},
-    **{"gated-gelu": "geglu_tanh", "gated-silu": "swiglu"},
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+    "gated-gelu": "geglu_tanh",
+    "gated-silu": "swiglu",
 }
 
 
@@ -184,8 +188,12 @@ def preset(*sizes: int, v1_1: bool = False) -> TransformerConfig:
     width, num_layers, num_heads, head_dim, inner = sizes
     return from_hf(
         {
-            **{"d_model": width, "num_layers": num_layers, "num_heads": num_heads},
-            **{"d_kv": head_dim, "d_ff": inner, "vocab_size": 32_128},
+            "d_model": width,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "d_kv": head_dim,
+            "d_ff": inner,
+            "vocab_size": 32_128,
             "feed_forward_proj": "gated-gelu" if v1_1 else "relu",
             "tie_word_embeddings": not v1_1,
         }

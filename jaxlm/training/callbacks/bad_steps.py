@@ -31,7 +31,9 @@ class BadSteps(Hook):
             return
         log.warning(
             "step %d: the loss is not finite; the step is not applied (%d in a row); samples %s",
-            *(step, bad, few(taken.ids)),
+            step,
+            bad,
+            few(taken.ids),
         )
         rollback = train.rollback
         if rollback and bad >= rollback.after and len(run.skips) < rollback.max:
@@ -55,8 +57,12 @@ def go_back(run: Context) -> None:
     log.warning(
         "rollback %d: the loss was not finite for %d steps in a row, last at step %d; back to "
         "step %d or before, without batches %d to %d (the first is 0)",
-        *(len(run.skips), run.bad_steps, run.skips[-1]["step"], run.back_to),
-        *(batches[0], batches[-1]),
+        len(run.skips),
+        run.bad_steps,
+        run.skips[-1]["step"],
+        run.back_to,
+        batches[0],
+        batches[-1],
     )
     with run.watch("save"), run.watchdog.doing("save", PATIENCE):
         run.saver.abandon(run.back_to + 1)
