@@ -83,6 +83,9 @@ def page() -> str:
     sections = [HEAD, "## A run\n", *_table(RunConfig)]
     for base in bases:
         kind = registry.kind_of(base)
+        classes = [base, *(registry.find(base, name) for name in registry.names(base))]
+        if not any(map(dataclasses.fields, classes)):
+            continue  # no config names its parts: sections of a report
         sections.append(f"\n## {kind.name}\n")
         shared = {spec.name for spec in dataclasses.fields(base)}
         if shared:

@@ -31,7 +31,7 @@ def command(kind: str | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: [p._asdict() for p in parts] for name, parts in found.items()}))
         return
-    width = max(len(part.name) for parts in found.values() for part in parts) + 2
+    width = 2 + max((len(p.name) for own in found.values() for p in own), default=0)
     for name, own in found.items():
         print(click.style(name, bold=True))
         for part in own:
