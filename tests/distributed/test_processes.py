@@ -173,7 +173,7 @@ LATE = """
 import os, sys, time
 from jaxlm.cli import main
 from jaxlm import api
-from jaxlm.training import loop
+from jaxlm.training import trainer
 from jaxlm.training.learner import Learner
 
 compile_ = Learner.compile
@@ -184,7 +184,7 @@ def late(*arguments):
     return compile_(*arguments)
 
 Learner.compile = late
-loop.LINGER_SECONDS = 0
+trainer.LINGER_SECONDS = 0
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -40,10 +40,10 @@ def test_another_failure_is_not_laid_to_an_option():
 
 def test_a_run_says_what_it_compiled_with(tmp_path, capsys):
     from jaxlm import api
-    from jaxlm.training import loop
+    from jaxlm.core.exit_codes import DONE
 
     words = ("train.steps=2", "eval.at_end=false", "sample.prompts=[]", "mesh.num_devices=1")
     chosen = "train.xla={xla_cpu_enable_fast_math: 'false'}"
     outcome = api.fit(tiny.load("transformer", *words, chosen, f"run_dir={tmp_path / 'run'}"))
-    assert outcome.code == loop.DONE, outcome.message
+    assert outcome.code == DONE, outcome.message
     assert "xla: xla_cpu_enable_fast_math=false" in capsys.readouterr().out

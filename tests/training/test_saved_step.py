@@ -12,10 +12,11 @@ import pytest
 
 from jaxlm import api
 from jaxlm.core.config import UserError
+from jaxlm.core.exit_codes import DONE
 from jaxlm.mesh import MeshConfig
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.shapes import planned
-from jaxlm.training import loop, saved_step
+from jaxlm.training import saved_step
 from tests.tiny import learner, load, on_mesh, program, ragged_batch, spec_of, state_of
 
 MESH = MeshConfig(data=2, fsdp=4)
@@ -313,7 +314,7 @@ def kept_by_a_plan(name: str, path) -> None:
 
 def trained(name: str, run_dir, *more: str) -> str:
     outcome = api.fit(load(name, f"run_dir={run_dir}", *QUIET, *more))
-    assert outcome.code == loop.DONE, outcome.message
+    assert outcome.code == DONE, outcome.message
     return outcome.result["final"]["param_sha256"]
 
 
