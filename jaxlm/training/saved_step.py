@@ -154,7 +154,7 @@ def identity(
         "versions": {name: package_version(name) for name in PACKAGES},
         "environment": {name: os.environ.get(name, "") for name in VARIABLES},
         "code of jaxlm": code_sha256(),
-        "code of other parts": _own_code(config),
+        "code of other parts": code_of_other_parts(config),
         "config": _plain(configs.traced_values(config.replace(model=model))),
         "batch": {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in spec.items()},
         "compiler options": dict(options),
@@ -164,7 +164,7 @@ def identity(
     }
 
 
-def _own_code(config: Config) -> dict[str, str]:
+def code_of_other_parts(config: Config) -> dict[str, str]:
     """{module: SHA-256 of its file} of the parts that are not in this package."""
     modules = {type(part).__module__ for _, part in configs.configs_in(config)}
     paths = {name: getattr(sys.modules[name], "__file__", None) for name in modules}

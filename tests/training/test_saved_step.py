@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from jaxlm import api
+from jaxlm.adapters.lora import LoRA
 from jaxlm.core.config import UserError
 from jaxlm.core.exit_codes import DONE
 from jaxlm.mesh import MeshConfig
 from jaxlm.plan.compiling import compile_on
 from jaxlm.plan.shapes import planned
 from jaxlm.training import saved_step
-from tests.tiny import learner, load, on_mesh, program, ragged_batch, spec_of, state_of
+from tests.tiny import learner, load, on_mesh, ragged_batch, spec_of, state_of
 
 MESH = MeshConfig(data=2, fsdp=4)
 
@@ -89,10 +90,10 @@ def test_there_is_no_pickle_in_it(kept):
     assert not payload.startswith(b"\x80")
 
 
-def differing(path, config, program, spec, options) -> set[str]:
+def differing(path, config, learner, spec, options) -> set[str]:
     """The names under which the kept step and this one are not the same."""
     saved = json.loads(path.read_bytes().partition(b"\n")[0])["identity"]
-    own = saved_step.identity(config, program, spec, options)
+    own = saved_step.identity(config, learner.program, spec, options)
     assert saved.keys() == own.keys()
     return {name for name, value in own.items() if saved[name] != value}
 
@@ -109,19 +110,22 @@ def differing(path, config, program, spec, options) -> set[str]:
         ("train", {"accumulation": 2}, "train.accumulation 1 -> 2"),
         ("mesh", {"zero": 1}, "mesh.zero 3 -> 1"),
         ("mesh", {"stage_repeats": 2}, "mesh.stage_repeats 1 -> 2"),
+        ("adapter", LoRA(rank=0), "adapter None -> {"),
     ],
 )
 def test_another_config_is_told(kept, part, changes, told):
     config, c, path = kept
-    changed = (
-        config.replace(**changes)
-        if part is None
-        else config.replace(**{part: getattr(config, part).replace(**changes)})
-    )
+    if part == "adapter":
+        changed = config.replace(adapter=changes)
+    elif part is None:
+        changed = config.replace(**changes)
+    else:
+        changed = config.replace(**{part: getattr(config, part).replace(**changes)})
     given = (c.learner, c.batch_spec, {}, path)
     assert differing(path, changed, *given[:3]) == {"config"}
     why = f"{path} was made with another config: {told}"
-    assert saved_step.load(changed, *given) == (None, why)
+    step, found = saved_step.load(changed, *given)
+    assert step is None and found.startswith(why) and "\n" not in found
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ def test_what_no_step_is_traced_from_is_of_no_account(kept, part, changes):
 
 
 def stand_in(program, **changes):
-    """A program on devices of which something is said otherwise."""
+    """A learner on devices of which something is said otherwise."""
     devices = [
         SimpleNamespace(id=d.id, platform=d.platform, device_kind=d.device_kind, client=d.client)
         for d in program.mesh.devices.flat
@@ -155,7 +159,7 @@ def stand_in(program, **changes):
     for device, values in zip(devices, zip(*changes.values(), strict=True), strict=True):
         vars(device).update(zip(changes, values, strict=True))
     mesh = SimpleNamespace(devices=np.array(devices), shape=program.mesh.shape)
-    return SimpleNamespace(mesh=mesh)
+    return SimpleNamespace(program=SimpleNamespace(mesh=mesh))
 
 
 VERSION = saved_step.package_version
@@ -188,33 +192,33 @@ VERSION = saved_step.package_version
         (
             "code of other parts",
             ".*ab12",
-            [(saved_step, "_own_code", lambda config: {"my_losses": "ab12"})],
+            [(saved_step, "code_of_other_parts", lambda config: {"my_losses": "ab12"})],
             {},
         ),
         (
             "mesh",
             "data 2 -> 4",
             [],
-            {"program": lambda c: program(c.config, MeshConfig(data=4, fsdp=2))},
+            {"learner": lambda c: learner(c.config, MeshConfig(data=4, fsdp=2))},
         ),
         (
             "kind of device",
             "'cpu' -> 'another'",
             [],
-            {"program": lambda c: stand_in(c.program, device_kind=["another"] * 8)},
+            {"learner": lambda c: stand_in(c.program, device_kind=["another"] * 8)},
         ),
         (
             "order of devices",
             r"\[\[0\], \[1\].* -> \[\[1\], \[0\]",
             [],
-            {"program": lambda c: stand_in(c.program, id=[1, 0, *range(2, 8)])},
+            {"learner": lambda c: stand_in(c.program, id=[1, 0, *range(2, 8)])},
         ),
         (
             "order of devices",
             r"\[\[0\], \[1\].* -> \[\[0, 0, 0, 0, 0\], \[0, 0, 0, 0, 1\]",
             [],
             {
-                "program": lambda c: stand_in(
+                "learner": lambda c: stand_in(
                     c.program, coords=[(0, 0, 0)] * 8, core_on_chip=[0] * 8, slice_index=range(8)
                 )
             },
@@ -223,7 +227,7 @@ VERSION = saved_step.package_version
 )
 def test_what_else_is_another_is_told(kept, name, told, patches, changes, monkeypatch):
     config, c, path = kept
-    given = {"config": config, "program": c.program, "spec": c.batch_spec, "options": {}}
+    given = {"config": config, "learner": c.learner, "spec": c.batch_spec, "options": {}}
     made = SimpleNamespace(config=config, program=c.program, batch_spec=c.batch_spec)
     given |= {key: change(made) for key, change in changes.items()}
     for patch in patches:
@@ -245,6 +249,7 @@ def test_every_part_of_the_identity_has_a_test(kept):
     tried = [
         (part, key)
         for part, changes, _ in test_another_config_is_told.pytestmark[0].args[1]
+        if part in ("train", "mesh")
         for key in changes
     ]
     for part in ("train", "mesh"):
