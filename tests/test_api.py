@@ -171,6 +171,7 @@ def test_text_is_generated(run: jaxlm.Run) -> None:
         (lambda run: run.logits("one text"), "give a list"),
         (lambda run: run.logits([]), "is empty"),
         (lambda run: run.perplexity([[5]]), "less than two tokens"),
+        (lambda run: run.predict(["a text"]), "its data is running text"),
         (lambda run: jaxlm.load(run.path / "absent"), "not a run directory"),
     ],
 )

@@ -7,6 +7,7 @@
     run = jaxlm.load("runs/quickstart")         # or an imported Hugging Face model's run folder
     run.logits(["To be"]).shape                 # (1, 5, 82)
     run.perplexity(["To be, or not to be"])
+    jaxlm.load("runs/reviews").predict("new.csv")   # [{"label": "good", "score": 0.93, ...}, ...]
 
     for step in jaxlm.steps("configs/quickstart.yaml"):
         print(step.step, step.metrics["loss"])

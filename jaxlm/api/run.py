@@ -14,6 +14,7 @@ from typing import Any, overload
 import numpy as np
 
 from jaxlm.api.forward import Forward
+from jaxlm.api.prediction import Given, Prediction, Predictor
 from jaxlm.core.config import UserError
 from jaxlm.core.files import read_json
 from jaxlm.core.measures import values_of
@@ -143,6 +144,28 @@ class Run:
     def perplexity(self, texts: Texts) -> list[float]:
         """exp of the mean negative log-likelihood of each text's tokens after its first."""
         return self._forward.perplexity(texts)
+
+    # --------------------------------------------------------------------------------- prediction
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor(self)
+
+    def predict(self, records: Given) -> list[Prediction]:
+        """What the run's objective predicts for each record, in order: one dict a record.
+
+        Of a classifier {"label": "good", "score": 0.93, "scores": {"bad": 0.07, "good": 0.93}},
+        with probabilities in [0, 1] that sum to 1. `Task.prediction` says what other tasks give.
+
+        records: dicts of the task's columns, of which the answer is not needed; texts, where the
+        task needs one column; or the path of a file (csv, jsonl, parquet, text) that has the
+        columns. A text longer than `data.seq_len` is cut as in training. Batches are of
+        `eval.batch_size` rows, or those of training.
+
+        Raises `UserError` for a run without a task (running text, an import), an empty list, a
+        missing column and a blank text, with the record's number from 0, or its file and line.
+        """
+        return self._predictor(records)
 
     # --------------------------------------------------------------------------------- evaluation
 

@@ -68,11 +68,11 @@ def _measured(run_dir: str, config: RunConfig, found: Found, report: Any) -> Pre
     check_writable(folder)
     source = measured_source(found, config.data)
     run = RunDir(run_dir)
-    return config.data.measured(source, saved_tokenizer(run), folder, _facts(run), report)
+    return config.data.measured(source, saved_tokenizer(run), folder, facts_of(run), report)
 
 
-def _facts(run: RunDir) -> Mapping[str, Any]:
-    """What a task found in the run's training data."""
+def facts_of(run: RunDir) -> Mapping[str, Any]:
+    """What a task found in the run's training data, such as its classes."""
     manifest = read_own(run, run.data_manifest)
     # earlier versions kept the classes alone
     return manifest.get("facts") or {k: manifest[k] for k in ("classes",) if k in manifest}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from jaxlm.core.config import Config, Kind
+from jaxlm.core.config import Config, Kind, UserError, type_name
 from jaxlm.core.measures import Measure, ratios
 from jaxlm.core.rows import RowSpec
 
@@ -119,9 +119,13 @@ class Objective(Config):
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
         """What the model says of each row of a batch, by name; the first dim of each is B.
 
-        Without dropout; it runs on the devices, inside of `jax.jit`.
+        Without dropout; it runs on the devices, inside of `jax.jit`. Raises `UserError` where the
+        objective predicts nothing for rows.
         """
-        raise NotImplementedError
+        raise UserError(
+            f"objective: {type_name(type(self))} predicts nothing for records; use one with a "
+            "head, such as classification"
+        )
 
     def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
         """What is reported of the sums over a whole evaluation, the main measure first.

@@ -144,6 +144,29 @@ class Task(Config):
         """What `jaxlm data inspect` says of a row beside its tokens, as in "class good (1)"."""
         return ""
 
+    # -------------------------------------------------------------------------- predicted
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The columns that a record has whose answer is not known; (): such records cannot be read,
+        and nothing is predicted for them.
+        """
+        return ()
+
+    def unanswered(self, record: Record) -> Record:
+        """A record for `encode`, of one that has the columns `asked` alone; what it has in place of
+        the answer has no effect on a prediction. Raises `UserError` where a value is not what it
+        must be (the place is added).
+        """
+        raise NotImplementedError
+
+    def prediction(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What an objective predicts for one record, as JSON values.
+
+        arrays: of `Objective.predict`, by name, without the dim B; those of tokens are padded to T.
+        """
+        return {name: value.tolist() for name, value in arrays.items()}
+
     # --------------------------------------------------------------------------- measured
 
     def prompt(self, record: Record) -> str:

@@ -70,18 +70,22 @@ class Classification(Task):
         return (record[self.text],)
 
     def expand(self, record: Record) -> list[Record]:
-        text, label = record[self.text], record[self.label]
-        if not isinstance(text, str):
-            raise UserError(
-                f"column {self.text!r} holds a {type(text).__name__}, not text; set task.text to "
-                "the column of the text"
-            )
+        text, label = self._text(record), record[self.label]
         if not text.strip():
             raise LeftOut("blank")
         name = class_name(label)
         if name is None:
             raise LeftOut("unlabelled")
         return [{self.text: text, self.label: name}]
+
+    def _text(self, record: Record) -> str:
+        text = record[self.text]
+        if not isinstance(text, str):
+            raise UserError(
+                f"column {self.text!r} holds a {type(text).__name__}, not text; set task.text to "
+                "the column of the text"
+            )
+        return text
 
     def resolve(self, records: Records) -> Mapping[str, Any]:
         classes = self.classes or tuple(sorted(set(records.column(self.label))))
@@ -139,6 +143,28 @@ class Classification(Task):
 
     def show(self, row: Mapping[str, Any]) -> str:
         return f"class {self.classes[row['labels']]} ({int(row['labels'])})"
+
+    # -------------------------------------------------------------------------- predicted
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    def unanswered(self, record: Record) -> Record:
+        text = self._text(record)
+        if not text.strip():
+            raise UserError(f"column {self.text!r} is blank; give some text, or remove the record")
+        return {self.text: text, self.label: self.classes[0]}
+
+    def prediction(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """{"label": the most probable class, "score": its probability in [0, 1], "scores": {class:
+        probability} in the order of `classes`}.
+
+        arrays: `probs` [C].
+        """
+        scores = dict(zip(self.classes, arrays["probs"].tolist(), strict=True))
+        label = max(scores, key=lambda name: scores[name])
+        return {"label": label, "score": scores[label], "scores": scores}
 
     # --------------------------------------------------------------------------- measured
 

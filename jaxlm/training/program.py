@@ -92,6 +92,12 @@ class Program:
             out = self.objective.loss(model, batch, key=None, cache=carry)
         return dict(out.metrics), out.cache
 
+    def predict_step(self, params: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """What the objective predicts for the rows of one batch: {name: [B, ...]}; no dropout."""
+        rows = len(batch["segment_ids"]) // meshes.batch_parts(self.mesh)
+        with pipelined(Schedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
+            return self.objective.predict(nnx.merge(self.graphdef, params), batch)
+
 
 def make_program(
     *,

@@ -1,0 +1,184 @@
+"""`Run.predict`: the classes of texts from Python, on eight devices."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxlm
+from jaxlm.api.prediction import Predictor
+from jaxlm.core.config import UserError
+from jaxlm.data.records import RecordData
+from jaxlm.data.sources.corpora import Synthetic
+from jaxlm.objectives.counting import Counting
+from tests import tiny
+from tests.data.toy_tasks import Continuation
+
+QUIET = ("train.steps=2", "eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]")
+MESH = "mesh={data: 2, fsdp: 2, tensor: 2}"
+TEXTS = ["film good", "a", "the king is dead " * 9, "no", "x" * 31, "good", "film"]
+TEXTS += [f"text {n}" for n in range(4)]  # 11 in all: batches of 4, 4 and 3
+CLASSES = ("bad", "fine", "good")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> jaxlm.Run:
+    """A classifier of a table whose columns are `review` and `stars`."""
+    folder = tmp_path_factory.mktemp("predict")
+    rows = [f"{name} film {n},{name}" for n in range(12) for name in CLASSES]
+    (folder / "reviews.csv").write_text("review,stars\n" + "\n".join(rows) + "\n")
+    source = f"{{type: csv, files: {folder}/reviews.csv, text_column: review, label_column: stars}}"
+    settings = (
+        f"data={{type: records, source: {source}, seq_len: 24}}",
+        "data.task={type: classification}",
+        "objective={type: classification}",
+        "optimizer.learning_rate=0.03",
+        "eval.batch_size=4",
+        "logging.tensorboard=false",
+    )
+    return jaxlm.train(
+        tiny.load("transformer", *QUIET, *settings, MESH, f"run_dir={folder}/run").config
+    )
+
+
+def alone(run: jaxlm.Run, text: str) -> dict[str, float]:
+    """{class: probability} of one text without padding, on one device."""
+    tokenizer = run.tokenizer
+    ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    if len(ids) > 24:
+        ids = [*ids[:23], tokenizer.eos_id]
+    row = {
+        "tokens": jnp.array([ids]),
+        "positions": jnp.arange(len(ids))[None],
+        "segment_ids": jnp.ones((1, len(ids)), jnp.int32),
+    }
+    model = nnx.merge(run.program.graphdef, jax.device_get(run.params))
+    with jax.set_mesh(tiny.ONE.build()):
+        hidden = model(**row).hidden
+        scores = np.asarray(model.task_head(model, hidden, row["segment_ids"])[0], np.float64)
+    exps = np.exp(scores - scores.max())
+    return dict(zip(CLASSES, exps / exps.sum(), strict=True))
+
+
+def test_predictions_are_those_of_each_text_alone(run: jaxlm.Run) -> None:
+    """In order, in batches of 4 of which the last is not full, over eight devices."""
+    assert dict(run.program.mesh.shape)["data"] == 2 and run.program.mesh.size == 8
+    found = run.predict(TEXTS)
+    assert len(found) == len(TEXTS) == 11
+    for text, each in zip(TEXTS, found, strict=True):
+        want = alone(run, text)
+        assert list(each["scores"]) == list(CLASSES)
+        assert each["scores"] == pytest.approx(want, abs=1e-5), text
+        assert sum(each["scores"].values()) == pytest.approx(1)
+        assert each["score"] == each["scores"][each["label"]] == max(each["scores"].values())
+    assert len({round(each["score"], 5) for each in found}) > 8, "the texts differ"
+    json.dumps(found)
+
+
+def test_a_batch_has_no_effect_on_a_record(run: jaxlm.Run) -> None:
+    together = run.predict(TEXTS)
+    for few in (TEXTS[:1], TEXTS[3:8], TEXTS[::-1]):
+        for text, each in zip(few, run.predict(few), strict=True):
+            assert each["scores"] == pytest.approx(together[TEXTS.index(text)]["scores"], abs=1e-6)
+
+
+@pytest.mark.parametrize("column", ["review", "text"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "list"])
+def test_a_file_and_records_are_read_as_texts_are(
+    run: jaxlm.Run, tmp_path: Path, kind: str, column: str
+) -> None:
+    """The column is that of the run's files, or the task's own; an answer is not read."""
+    records = [{"id": n, column: text, "stars": "unknown"} for n, text in enumerate(TEXTS)]
+    given: Any = records
+    if kind == "csv":
+        given = tmp_path / "new.csv"
+        lines = [f"{r['id']},{r[column]},unknown" for r in records]
+        given.write_text("\n".join([f"id,{column},stars", *lines]))
+    elif kind == "jsonl":
+        given = str(tmp_path / "new.jsonl")
+        Path(given).write_text("\n".join(map(json.dumps, records)))
+    assert run.predict(given) == run.predict(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "records: is empty; give at least one"),
+        ({"review": "good"}, "records: is one record; give a list"),
+        (["good", {"reviw": "fine"}], "record 1: no column 'review'; did you mean reviw?"),
+        (["good", 3], "record 1: is a int; give a dict of text"),
+        (["good", " "], "record 1: column 'text' is blank"),
+        ([{"review": 3}], "record 0: column 'text' holds a int, not text"),
+        (["\ud800"], "record 0: half a surrogate pair"),
+        ("absent.csv", "absent.csv: no such file"),
+    ],
+)
+def test_mistakes_are_one_line(run: jaxlm.Run, given: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run.predict(given)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("id,revew\n1,good\n2,bad\n", "new.csv: no column 'review'; did you mean revew?"),
+        ("id,review\n1,good\n2,\n", "new.csv: 1 of its rows cannot be used (blank); remove them"),
+    ],
+)
+def test_mistakes_in_files_are_one_line(
+    run: jaxlm.Run, tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "new.csv").write_text(content)
+    with pytest.raises(UserError) as caught:
+        run.predict(tmp_path / "new.csv")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_runs_that_predict_nothing_for_records() -> None:
+    """Known from the config alone."""
+    text = tiny.load("transformer").config
+    task = RecordData(source=Synthetic(), task=Continuation())
+    for data, said in (
+        (text.data, "runs/x: its data is running text, so it predicts nothing for records"),
+        (None, "runs/x: was imported without data; fine-tune it, then predict"),
+        (task, "Continuation does not say which columns a record without its answer has"),
+    ):
+        run: Any = SimpleNamespace(path="runs/x", config=text.replace(data=data))
+        with pytest.raises(UserError, match=said):
+            Predictor(run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts(Counting):
+    """Predicts nothing."""
+
+
+def test_an_objective_that_predicts_nothing() -> None:
+    with pytest.raises(UserError, match="Counts predicts nothing for records; use one with a head"):
+        Counts().predict(None, {})
+
+
+def test_a_task_gives_what_is_predicted_as_plain_values() -> None:
+    arrays = {"log_probs": np.array([0.0, -0.5], np.float32), "value": np.float32(2)}
+    assert Continuation().prediction(arrays) == {"log_probs": [0.0, -0.5], "value": 2.0}
+
+
+def test_all_sizes_of_lists_are_one_program(
+    run: jaxlm.Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = jaxlm.load(run.path)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for count in (1, 4, 11):
+            assert fresh.predict(TEXTS[:count]) == run.predict(TEXTS[:count])
+    said = [line for line in caplog.messages if line.startswith("Compiling jit(predict_step)")]
+    assert len(said) == 1, caplog.messages
