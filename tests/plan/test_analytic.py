@@ -110,7 +110,7 @@ def test_a_step_on_simulated_devices(name):
     work = analyse(facts, replace(setting, platform="cpu"), EIGHT)
 
     own = sum(p.num_bytes for p in work.memory.parts if p.kind in ("parameters", "optimizer"))
-    abstract = [p for p in state_parts(compiled.program) if p.kind in ("parameters", "optimizer")]
+    abstract = [p for p in state_parts(compiled.learner) if p.kind in ("parameters", "optimizer")]
     assert own == pytest.approx(sum(p.num_bytes for p in abstract), abs=16)
     summed, found = (whole_gradients(x) for x in (work.load.transfers, counts.collectives))
     table = 264 * 32 * 4  # a table of which rows are sent the partitioner for CPUs may sum as well

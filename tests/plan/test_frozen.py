@@ -31,7 +31,7 @@ def work_of(*changes: str):
 
 
 def test_a_compiled_step_takes_the_state_of_what_is_trained_and_one_copy_of_the_rest():
-    compiled = compile_on(config_of(ADAPTER), MESH.build(), {}, signals=False, platform="cpu")
+    compiled = compile_on(config_of(ADAPTER), MESH.build(), {}, platform="cpu")
     parts = state_parts(compiled.learner)
     found = {p.kind: 0.0 for p in parts}
     for part in parts:
