@@ -34,7 +34,7 @@ class Signal(Callback):
 
     every_steps: int | None = field(None, "not called", ge=1)
     step: int = field(1, "the step", ge=1)
-    number: int = field(signal.SIGTERM, "the signal", ge=1)
+    number: int = field(int(signal.SIGTERM), "the signal", ge=1)
     process: str = field("1", "JAXLM_PROCESS_ID of the process")
 
     def on_dispatch(self, run: Any, taken: Taken) -> None:

@@ -387,7 +387,7 @@ def test_mistaken_processes(joined, monkeypatch):
     assert "give all three or none" in message(lambda: init_processes(process_id=0))
     assert "--process-id 2 is not one of 2" in message(lambda: init_processes("a:1", 2, 2))
     monkeypatch.setenv("JAXLM_PROCESS_ID", "one")
-    assert "JAXLM_PROCESS_ID: 'one' is no whole number" in message(init_processes)
+    assert "JAXLM_PROCESS_ID: 'one' is not a whole number" in message(init_processes)
     assert joined == []
 
 
