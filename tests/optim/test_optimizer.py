@@ -442,7 +442,7 @@ def test_an_uncovered_parameter_is_an_error_that_lists_it():
 
 @pytest.mark.parametrize("field", ["weight_decay", "l1", "l2", "lr_groups"])
 def test_a_pattern_that_matches_nothing_is_an_error(field):
-    groups = (Group(pattern="kernle", value=0.1), Group(pattern=".", value=0.0))
+    groups = (Group(pattern="kernle", value=0.1), Group(pattern=".", value=0.5))
     words = rf"optimizer\.{field}\.0: the pattern 'kernle' is found in no parameter"
     with pytest.raises(UserError, match=words):
         build(AdamW(**{field: groups}), PARAMS, AXES, 1)
