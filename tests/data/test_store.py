@@ -459,7 +459,7 @@ def test_nanogpt(tmp_path, monkeypatch) -> None:
     found = [many.document(i).tolist() for i in range(len(many))]
     assert found == [[5, 6, 0], [7, 0], [0], [8, 9, 9, 9, 9]]
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="whole number of uint16"):
+    with pytest.raises(UserError, match="do not divide into uint16"):
         read_nanogpt(path)
 
 
