@@ -807,7 +807,7 @@ def test_folders_that_lack_something(fails):
 
     assert "not in the files: nowhere" in fails(after=wrong, shards=3)
     wrong_index = lambda f: (f / "model.safetensors.index.json").write_text("[]")  # noqa: E731
-    assert "no index" in fails(after=wrong_index, shards=3)
+    assert "is not an index" in fails(after=wrong_index, shards=3)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path, gpt2_run):
