@@ -327,7 +327,7 @@ def test_what_the_parts_measure_is_logged_and_reported(run: Path) -> None:
 
 
 def test_the_verbs_use_parts_of_ones_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", str(run)]) == 0
+    assert main(["eval", str(run)]) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
     assert main(["report", str(run)]) == 0
     if run.name == "own":
