@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -326,21 +327,27 @@ def test_what_the_parts_measure_is_logged_and_reported(run: Path) -> None:
         assert "doubled" in page and "norm size" in page
 
 
-def test_the_verbs_use_parts_of_ones_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", str(run)]) == 0, capsys.readouterr().err
-    shown = capsys.readouterr().out
-    assert main(["report", str(run)]) == 0
+def test_the_verbs_use_parts_of_ones_own(run: Path, commands: Commands) -> None:
+    def shown(*words: object) -> str:
+        code, text = commands.run(*words)
+        assert code == 0, text
+        return text
+
+    evaluated = shown("eval", run)
+    shown("report", run)
     if run.name == "own":
-        assert "doubled" in shown
+        assert "doubled" in evaluated
         # what a field of a base class may change stays so in a part of one's own
-        assert main(["generate", str(run), "--prompt", "1 2", "--max-tokens", "4"]) == 0
-        more = ["train.steps=5", "optimizer.learning_rate=1e-4"]
-        assert main(["resume", str(run), *more]) == 0
-        capsys.readouterr()
-        assert main(["parts", "objectives"]) == 0
-        listed = capsys.readouterr().out.splitlines()
-        (line,) = [line for line in listed if "Doubled" in line]
-        assert line.split()[0] == "toys:Doubled" and "[module toys.py]" in line
+        shown("generate", run, "--prompt", "1 2", "--max-tokens", "4")
+        shown("resume", run, "train.steps=5", "optimizer.learning_rate=1e-4")
+
+
+def test_parts_of_ones_own_are_listed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("toys")
+    assert main(["parts", "objectives"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in listed if "Doubled" in line]
+    assert line.split()[0] == "toys:Doubled" and "[module toys.py]" in line
 
 
 def test_rows_without_a_key_that_an_objective_needs_are_one_line() -> None:
