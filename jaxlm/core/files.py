@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,6 +48,15 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             temporary.unlink()
         raise
     fsync_folder(path.parent)
+
+
+def read_regular(path: str | Path) -> bytes:
+    """A file's bytes. Raises `OSError` for what is no regular file: a pipe or a device may have no
+    end, and whoever opens it waits.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return Path(path).read_bytes()
 
 
 def file_sha256(path: str | Path) -> str:

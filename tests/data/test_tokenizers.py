@@ -216,6 +216,10 @@ def test_fingerprints_differ(cache):
 def test_load_errors(tmp_path):
     with pytest.raises(UserError, match="holds no tokenizer .*jaxlm_tokenizer.json is missing"):
         load_tokenizer(tmp_path)
+    os.mkfifo(tmp_path / META)  # whoever opens it waits for a writer
+    with pytest.raises(UserError, match="cannot be read .*is not a regular file"):
+        load_tokenizer(tmp_path)
+    (tmp_path / META).unlink()
     (tmp_path / META).write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         load_tokenizer(tmp_path)

@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 
 from jaxlm.core import config as config_module
 from jaxlm.core.config import REQUIRED, UserError, field, import_name
+from jaxlm.core.files import read_regular
 from jaxlm.core.registry import import_class
 from jaxlm.core.types import Tokenizer, TokenizerConfig
 from jaxlm.data.sources.fetch import locked
@@ -140,8 +141,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """
     folder = Path(folder)
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        files = {name: (folder / name).read_bytes() for name in meta["files"]}
+        meta = json.loads(read_regular(folder / META))
+        files = {name: read_regular(folder / name) for name in meta["files"]}
         kind, digest = meta["kind"], meta["sha256"]
     except FileNotFoundError as error:
         raise UserError(
