@@ -38,6 +38,8 @@ def _of_prompts(key: str) -> Rule:
     def rule(values: Values, value: Any) -> dict[str, Any] | None:
         encodes = isinstance(_look(values, "model.encoder"), Mapping)
         if encodes or _look(values, "model.type") == "rnn_seq2seq":
+            if key == "blank_ids" and not value:  # an encoder has no blanks
+                return {}
             return {"model.prompt.type": "encode_source", f"model.prompt.{key}": value}
         position = _look(values, "model.position")
         first = position[0] if isinstance(position, list) and position else position

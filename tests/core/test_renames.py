@@ -9,6 +9,8 @@ import pytest
 from jaxlm.core import config as configs
 from jaxlm.core.config_yaml import Layer, Mark, read_overrides, read_yaml_text
 from jaxlm.core.renames import renamed
+from jaxlm.data.prompt_formats.encode_source import EncodeSource
+from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.objectives.classification import Classification
 from tests import tiny
@@ -92,3 +94,19 @@ def test_an_old_key_of_the_command_line_overrides_a_file():
     found = renamed(layer)
     assert found.values["data"]["task"] == {"type": "classification", "classes": ["b", "a"]}
     assert str(found.marks["data.task.classes"]) == "command line"
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "want"),
+    [
+        ("t5", ["model.start_id=256", "model.blank_ids=[]"], EncodeSource(start_id=256)),
+        (
+            "glm",
+            ["model.start_id=261", "model.blank_ids=[263, 262]"],
+            FillBlank(start_id=261, blank_ids=(263, 262)),
+        ),
+        ("transformer", ["model.start_id=null", "model.blank_ids=[]"], None),
+    ],
+)
+def test_the_ids_of_prompts_that_each_old_run_has_are_of_its_format(name, keys, want):
+    assert tiny.load(name, *keys).config.model.prompt == want
