@@ -51,7 +51,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """A file's bytes. Raises `OSError` for what is no regular file: a pipe or a device may have no
+    """A file's bytes. Raises `OSError` for a pipe or a device, which may have no
     end, and whoever opens it waits.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
