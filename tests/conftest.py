@@ -56,7 +56,7 @@ if not IS_WORKER:  # workers inherit it
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes some away
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    some = config.getoption("lf") or any("::" in word for word in config.args)
+    some = config.getoption("lf", False) or any("::" in word for word in config.args)
     core_set.mark(items, whole_files=not some)
 
 

@@ -17,7 +17,7 @@ from tests.plan.texts import config_of
 from tests.tpu import needs_libtpu
 
 PRETRAIN = Path(__file__).parents[2] / "configs" / "pretrain"
-pytestmark = [pytest.mark.slow, needs_libtpu]
+pytestmark = [pytest.mark.pods, needs_libtpu]
 
 
 def config_in(folder: Path) -> Path:

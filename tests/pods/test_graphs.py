@@ -11,10 +11,11 @@ from functools import cache
 
 import pytest
 
-from jaxlm.plan.devices import SAFE_SHARE
+from jaxlm.plan.devices import SAFE_SHARE, Topology
 from tests.pods.graph import (
     GIB,
     GOLDEN,
+    IN_CI,
     PODS,
     WHOLE_SLICES,
     Graph,
@@ -39,7 +40,10 @@ def compiled(name: str) -> Graph:
     return graph_of(load(name))
 
 
-@pytest.mark.parametrize("name", PODS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in IN_CI else pytest.param(n, marks=pytest.mark.slow) for n in PODS],
+)
 def test_a_pod_runs_the_step_that_is_meant(name):
     """One test a config, so that one worker compiles it; every failure is told."""
     problems = problems_of(compiled(name), PODS[name])
@@ -125,3 +129,17 @@ def test_a_deeper_model_is_no_longer_program(name):
 
 def test_every_golden_text_is_of_a_config_that_is_tested():
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(PODS)
+
+
+def test_what_ci_compiles_has_each_axis_exception_and_generation_of_chips():
+    """Else a change of what is sent there would be found by the slow ones alone."""
+    assert set(PODS) >= IN_CI
+    of_ci, of_all = ({x for name in names for x in features(name)} for names in (IN_CI, PODS))
+    assert of_ci == of_all
+
+
+def features(name: str) -> set[str]:
+    mesh = load(name).mesh
+    topology = Topology.read(mesh.topology or "")
+    sizes = mesh.shape(topology.num_devices)
+    return {topology.chip.name, *PODS[name], *(axis for axis, size in sizes.items() if size > 1)}
