@@ -44,6 +44,9 @@ def run_programs(
         ]
         try:
             codes = [process.wait(seconds) for process in processes]
+        except TimeoutError as error:
+            printed = "\n".join(log.read_text() for log in logs)
+            raise TimeoutError(f"{error}; what the programs printed:\n{printed}") from None
         finally:
             for process in processes:
                 if process.running():

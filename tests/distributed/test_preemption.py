@@ -10,7 +10,8 @@ from jaxlm.distributed.preemption import Preemption
 from jaxlm.distributed.signals import Signals
 from tests.several import in_two
 
-# Each step is a sum over both processes, so that none is ever more than a few steps ahead.
+# Each step is a sum over both processes, and as in training the step before has ended when the next
+# one is dispatched: XLA's threads for CPUs can block each other when dozens of programs are queued.
 PROGRAM = """
 import os, signal, sys
 from jaxlm.distributed.processes import init_processes
@@ -31,7 +32,8 @@ with Signals() as signals, signals.waiting():
     if at == start and jax.process_index() == 1:
         os.kill(os.getpid(), number)
     while step < start + 2000 and not stop.reached():
-        x = add(x * 0)
+        before, x = x, add(x * 0)
+        before.block_until_ready()
         step += 1
         if step == at and jax.process_index() == 1:
             os.kill(os.getpid(), number)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxlm import api
 from jaxlm.adapters.lora import LoRA
@@ -27,11 +30,27 @@ MESH = MeshConfig(data=2, fsdp=4)
 def kept(tmp_path_factory):
     """(config, what was compiled, the file that keeps it)"""
     config = planned(load("transformer", "data.seq_len=16").config.replace(mesh=MESH))
-    compiled = compile_on(config, MESH.build(), {}, platform="cpu")
+    with compiled_here():
+        compiled = compile_on(config, MESH.build(), {}, platform="cpu")
     path = tmp_path_factory.mktemp("step") / "step.bin"
     c = compiled
     saved_step.save(c.executable, config, c.learner, c.batch_spec, c.options, path)
     return config, compiled, path
+
+
+@contextmanager
+def compiled_here() -> Iterator[None]:
+    """Compiles without jax's cache: a CPU program that was loaded from it cannot be kept.
+
+    What is serialized of it lacks kernels, and another worker may have compiled the program before.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # jax asks the setting once
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
 
 
 def losses(step, learner, count: int = 4) -> list[float]:
@@ -313,7 +332,8 @@ QUIET = ("eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]", "tra
 def kept_by_a_plan(name: str, path) -> None:
     """What `jaxlm plan --save` does, on devices that are here."""
     config = planned(load(name, *QUIET).config)
-    c = compile_on(config, config.mesh.build(), {}, platform="cpu")
+    with compiled_here():
+        c = compile_on(config, config.mesh.build(), {}, platform="cpu")
     saved_step.save(c.executable, config, c.learner, c.batch_spec, c.options, path)
 
 
