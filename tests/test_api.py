@@ -26,6 +26,8 @@ from jaxlm.runs.folder import RunDir
 from jaxlm.runs.trackers import LoggingConfig
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 QUIET = (
     *("train.steps=2", "eval.every_steps=null", "sample.prompts=[]", "logging.tensorboard=false"),
     "mesh={data: 2, fsdp: 2, tensor: 2}",

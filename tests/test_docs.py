@@ -18,6 +18,8 @@ from tools import config_reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+pytestmark = pytest.mark.usefixtures("shared_programs")  # many pages train the same config
+
 CONTINUES = "<!-- continues: runs/transformer of getting-started.md -->"
 
 

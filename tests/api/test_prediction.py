@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,17 +57,19 @@ def alone(run: jaxlm.Run, text: str) -> dict[str, float]:
     ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
     if len(ids) > 24:
         ids = [*ids[:23], tokenizer.eos_id]
-    row = {
-        "tokens": jnp.array([ids]),
-        "positions": jnp.arange(len(ids))[None],
-        "segment_ids": jnp.ones((1, len(ids)), jnp.int32),
-    }
-    model = nnx.merge(run.program.graphdef, jax.device_get(run.params))
+    params = jax.device_get(run.params)
     with jax.set_mesh(tiny.ONE.build()):
-        hidden = model(**row).hidden
-        scores = np.asarray(model.task_head(model, hidden, row["segment_ids"])[0], np.float64)
+        found = scores_of(run.program.graphdef, params, jnp.array([ids]))
+    scores = np.asarray(found[0], np.float64)
     exps = np.exp(scores - scores.max())
     return dict(zip(CLASSES, exps / exps.sum(), strict=True))
+
+
+@partial(jax.jit, static_argnums=0)
+def scores_of(graphdef: Any, params: Any, tokens: jax.Array) -> jax.Array:
+    model, segments = nnx.merge(graphdef, params), jnp.ones_like(tokens)
+    row = {"positions": jnp.arange(tokens.shape[1])[None], "segment_ids": segments}
+    return model.task_head(model, model(tokens, **row).hidden, segments)
 
 
 def test_predictions_are_those_of_each_text_alone(run: jaxlm.Run) -> None:

@@ -23,6 +23,8 @@ from jaxlm.run import load_saved
 from jaxlm.training.session import load_trained
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ONE = "mesh={data: 1, num_devices: 1}"
 SHORT = (
     *(ONE, "data.seq_len=16", "train.steps=4", "sample.prompts=[]", "model.dropout=0"),

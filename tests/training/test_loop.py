@@ -17,6 +17,8 @@ from jaxlm.training.learner import GradientLearner
 from jaxlm.training.outcome import Outcome
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 STEPS = 12
 QUIET = (
     *("eval.every_steps=null", "eval.at_end=false", "sample.prompts=[]"),
@@ -157,7 +159,7 @@ def test_a_look_at_an_array_in_the_loop_would_be_seen(
             LOOKS[look](taken.metrics["grad_norm"][0])
 
     watch = Watch(monkeypatch)
-    assert train(tmp_path / "run", *QUIET, "train.steps=2", hooks=[watch, Look()]).code == DONE
+    assert train(tmp_path / "run", *QUIET, hooks=[watch, Look()]).code == DONE
     assert watch.seen
 
 
