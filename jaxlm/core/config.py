@@ -18,6 +18,7 @@ A base class with a `kind` is polymorphic: its YAML carries `type:`, which says 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import importlib
 import json
@@ -306,7 +307,7 @@ def _value(hint: Any, value: Any, path: str, marks: Mapping[str, Mark]) -> Any:
                 continue
         return _value(choices[-1], value, path, marks)
     if origin is Literal:
-        if not any(value == a and type(value) is type(a) for a in args):
+        if not any(_same(value, a) for a in args):
             fix = suggest(str(value), [str(a) for a in args])
             raise error_at(path, marks, f"unknown value {shown(value)}", fix)
         return value
@@ -323,6 +324,8 @@ def _value(hint: Any, value: Any, path: str, marks: Mapping[str, Mark]) -> Any:
         return {str(k): _value(args[1], v, join(path, str(k)), marks) for k, v in value.items()}
     if isinstance(hint, type) and issubclass(hint, Config):
         return _build(hint, value, path, marks)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return _member(hint, value, path, marks)
     return _scalar(hint, value, path, marks)
 
 
@@ -341,6 +344,30 @@ def _tuple(args: tuple, value: Any, path: str, marks: Mapping[str, Mark]) -> tup
         _value(hint, v, join(path, i), marks)
         for i, (hint, v) in enumerate(zip(args, value, strict=True))
     )
+
+
+def _member(hint: type[enum.Enum], value: Any, path: str, marks: Mapping[str, Mark]) -> Any:
+    """The member of an enum that a config's text or number means: its value, or its name."""
+    if isinstance(value, hint):
+        return value
+    for member in hint:
+        if _same(value, _plain_member(member)):
+            return member
+    for member in hint:
+        if _same(value, member.value) or _same(value, member.name):
+            return member
+    fix = suggest(str(value), [m.value if isinstance(m, str) else m.name for m in hint])
+    raise error_at(path, marks, f"unknown value {shown(value)}", fix)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two plain values are equal; true is not 1."""
+    return type(value) is type(other) and value == other
+
+
+def _plain_member(member: enum.Enum) -> Any:
+    """How a member of an enum is written: a number or a text as it is, any other by its name."""
+    return member.value if isinstance(member, int | float | str) else member.name
 
 
 def _scalar(hint: type, value: Any, path: str, marks: Mapping[str, Mark]) -> Any:
@@ -424,9 +451,11 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, Config):
         return to_dict(value)
     if isinstance(value, tuple):
-        return _to_plain(value[0]) if _is_single(value) else [_to_plain(v) for v in value]
+        return [_to_plain(v) for v in value]
     if isinstance(value, dict):
         return {k: _to_plain(v) for k, v in value.items()}
+    if isinstance(value, enum.Enum):
+        return _plain_member(value)
     return value
 
 
@@ -460,10 +489,14 @@ def sha256(config: Config) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """1.0 as 1: a default that the code spells as 1 and a file's 1.0 are the same config."""
+    """1.0 as 1: a default that the code spells as 1 and a file's 1.0 are the same config. A list of
+    one config is its item: so the hashes of earlier versions have it.
+    """
     if isinstance(value, dict):
         return {key: _canonical(v) for key, v in value.items()}
     if isinstance(value, list):
+        if len(value) == 1 and isinstance(value[0], dict):
+            return _canonical(value[0])
         return [_canonical(v) for v in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -539,8 +572,10 @@ class Setting(typing.NamedTuple):
 
 def settings(resolved: Resolved) -> list[Setting]:
     """Every leaf field with its meaning and where its value came from."""
+    single = {re.sub(r"\.0(?=\.)", "", path): mark for path, mark in resolved.marks.items()}
+    marks = single | resolved.marks
     return [
-        Setting(path, value, meaning, _source(path, resolved.marks))
+        Setting(path, value, meaning, _source(path, marks))
         for path, value, meaning in describe(resolved.config)
     ]
 
@@ -564,7 +599,7 @@ def describe(config: Config, path: str = "") -> Iterable[tuple[str, Any, str]]:
 
 
 def _describe(value: Any, path: str, doc: str) -> Iterable[tuple[str, Any, str]]:
-    if _is_single(value):
+    if is_single(value):
         value = value[0]
     if isinstance(value, Config):
         yield from describe(value, path)
@@ -577,8 +612,8 @@ def _describe(value: Any, path: str, doc: str) -> Iterable[tuple[str, Any, str]]
         yield path, _to_plain(value), doc
 
 
-def _is_single(value: Any) -> bool:
-    """Whether a value is a list of one config, which is written without the list."""
+def is_single(value: Any) -> bool:
+    """Whether a value is a list of one config, whose fields need no number in dotted paths."""
     return isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], Config)
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from jaxlm.core.config import Config, key_of
+from jaxlm.core.config import Config, is_single, key_of
 from jaxlm.core.config_yaml import join
 
 C = TypeVar("C", bound=Config)
@@ -53,6 +53,8 @@ def _keys(value: Any, here: str) -> Iterator[str]:
             if spec.metadata["path"]:
                 yield name
             yield from _keys(getattr(value, spec.name), name)
+    elif is_single(value):
+        yield from _keys(value[0], here)
     elif isinstance(value, (tuple, dict)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:

@@ -73,20 +73,26 @@ class Layer:
     def merge(self, other: Layer) -> None:
         """Lays `other` over this layer. A mapping whose `type` changes is replaced, not merged.
 
-        A mapping over a list changes the elements that its keys count ("sources.0.weight=2").
+        A mapping over a list changes the elements that its keys count ("sources.0.weight=2"). A
+        list of one mapping needs no number ("sources.weight=2").
         """
+        marks = dict(other.marks)
         if _same_type(self.values, other.values):
-            self._merge(self.values, other.values, "", other.marks)
+            self._merge(self.values, other.values, "", marks)
         else:
             self.values, self.marks = copy.deepcopy(other.values), {}
-        self.marks.update(other.marks)
+        self.marks.update(marks)
 
-    def _merge(self, mine: dict, theirs: Mapping, path: str, marks: Mapping[str, Mark]) -> None:
+    def _merge(self, mine: dict, theirs: Mapping, path: str, marks: dict[str, Mark]) -> None:
         for key, value in theirs.items():
             here = join(path, key)
             old = mine.get(key)
             if isinstance(old, dict) and isinstance(value, Mapping) and _same_type(old, value):
                 self._merge(old, value, here, marks)
+            elif _is_in_single(old, value):
+                for place in [p for p in marks if p.startswith(f"{here}.")]:
+                    marks[f"{here}.0{place.removeprefix(here)}"] = marks.pop(place)
+                self._merge(mine[key][0], value, join(here, 0), marks)
             elif isinstance(old, list) and isinstance(value, Mapping) and _are_numbers(value):
                 elements = {str(i): element for i, element in enumerate(old)}
                 for index in value:
@@ -102,6 +108,13 @@ class Layer:
 
 def _same_type(old: Mapping, new: Mapping) -> bool:
     return "type" not in new or "type" not in old or new["type"] == old["type"]
+
+
+def _is_in_single(old: Any, value: Any) -> bool:
+    """Whether a mapping changes the one mapping of a list."""
+    if not isinstance(old, list) or len(old) != 1 or not isinstance(value, Mapping):
+        return False
+    return isinstance(old[0], dict) and not _are_numbers(value) and _same_type(old[0], value)
 
 
 def _are_numbers(keys: Iterable[str]) -> bool:

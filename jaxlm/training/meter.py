@@ -39,7 +39,7 @@ RATE = Measure(
     "train/tokens_per_second",
     better="higher",
     show="headline",
-    label="tokens/s",
+    label="throughput",
     brief="",
     format="count",
     unit="tok/s",

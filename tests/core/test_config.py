@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import math
 import os
@@ -560,6 +561,67 @@ def test_yaml_round_trip(tmp_path):
 def test_a_concrete_class_reads_what_it_wrote():
     assert parse(Fancy, to_dict(Fancy(beta=0.5))) == Fancy(beta=0.5)
     assert "unknown key" in message(lambda: parse(Fancy, {"type": "plain"}))
+
+
+def test_a_list_of_one_config_is_written_as_a_list(tmp_path):
+    config = Run(name="a", parts=(Fancy(beta=0.5),))
+    text = to_yaml(config)
+    assert yaml.safe_load(text)["parts"] == [to_dict(Fancy(beta=0.5))]
+    # as earlier versions wrote it, its hash and its overrides are the same
+    plain = write(tmp_path, f"name: a\nparts: {to_dict(Fancy(beta=0.5))}", "plain.yaml")
+    assert load(plain, Run).config == config
+    written = write(tmp_path, text)
+    for path in (plain, written):
+        resolved = load(path, Run, ["parts.beta=0.25"])
+        assert resolved.config.parts == (Fancy(beta=0.25),)
+        sources = {path: source for path, _, _, source in settings(resolved)}
+        assert sources["parts.beta"] == "command line"
+        assert sources["parts.rate"].startswith(f"{path}:")
+        with pytest.raises(ConfigError, match="^command line: parts.*beta: 3.0 is out of range"):
+            load(path, Run, ["parts.beta=3"])
+    assert load(written, Run, ["parts={type: plain}"]).config.parts == (Plain(),)
+    canonical = b'{"parts":{"rate":0.1,"type":"plain"}}'
+    assert sha256(Several(parts=(Plain(),))) == hashlib.sha256(canonical).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Several(Config):
+    parts: tuple[Part, ...] = field((), "parts")
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Way(enum.Enum):
+    UP = (0, 1)
+    DOWN = (0, -1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen(Config):
+    number: int = field(Level.HIGH, "a number that the code has a name for")
+    level: Level = field(Level.LOW, "how high", ge=1)
+    ways: tuple[Way, ...] = field((Way.UP,), "which way")
+    maybe: Level | None = field(None, "how high; null: nowhere")
+
+
+def test_members_of_enums_are_written_as_plain_values_and_read_back(tmp_path):
+    config = Chosen(ways=(Way.DOWN, Way.UP), maybe=Level.HIGH)
+    text = to_yaml(config)
+    written = {"number": 2, "level": 1, "ways": ["DOWN", "UP"], "maybe": 2}
+    assert yaml.safe_load(text) == written
+    found = load(write(tmp_path, text), Chosen).config
+    assert found == config and found.maybe is Level.HIGH and to_yaml(found) == text
+    assert sha256(found) == sha256(config) and diff(found, config) == []
+    assert load(write(tmp_path, "level: HIGH"), Chosen).config.level is Level.HIGH
+    with pytest.raises(
+        ConfigError, match="run.yaml:1: level: unknown value 'LOWE'; did you mean LOW"
+    ):
+        load(write(tmp_path, "level: LOWE"), Chosen)
+    with pytest.raises(ConfigError, match="level: unknown value True; choose one of HIGH"):
+        load(write(tmp_path, "level: true"), Chosen)
 
 
 def test_shared_parts_are_written_out_in_full():
