@@ -170,7 +170,8 @@ class Run:
     # --------------------------------------------------------------------------------- evaluation
 
     def evaluate(self, overrides: Iterable[str] = ()) -> dict[str, float]:
-        """Figures over the whole validation split: {"eval/loss": ..., "eval/perplexity": ...}.
+        """Figures over the whole validation split: {"eval/loss": ..., "eval/perplexity": ...}, and
+        of each of the config's `evaluators` over its split: {"eval/web/loss": ...}.
 
         overrides: "key=value" texts, such as other data.
         """

@@ -44,7 +44,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Prints the measures of the run's objective, such as loss and bits per byte, or accuracy and
-    the confusion table of a classifier. With --data no text of the run's own data is read.
+    the confusion table of a classifier; then those of each evaluator of the config (`evaluators`),
+    on the whole of its own split. With --data no text of the run's own data is read, and only
+    evaluators of the validation split measure the files.
     """
     from jaxlm.cli.shared.figures import print_figures
     from jaxlm.core.measures import tables_of, values_of

@@ -10,7 +10,7 @@ from jaxlm.core.measures import Measure
 from jaxlm.data.detect import Found, detect
 from jaxlm.data.held_out import measured_source
 from jaxlm.data.store.prepared import Prepared
-from jaxlm.evals.loss import Loss
+from jaxlm.evals.evaluators import evaluators_of
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.files import read_own
 from jaxlm.runs.folder import RunDir
@@ -35,7 +35,8 @@ def evaluate_run(
     report: Any = print,
 ) -> tuple[int, list[Measure]]:
     """(step, measures) of a run's checkpoint over its whole validation split, or over `files`:
-    texts, or a table of labelled texts for a classifier.
+    texts, or a table of labelled texts for a classifier; then of each of its `evaluators` over the
+    whole of its own split. Files are measured by those that measure the validation split.
 
     Raises `UserError` if the split has changed since the run was trained, unless `accept_data` is
     set or an override names other data.
@@ -46,18 +47,25 @@ def evaluate_run(
     )
     if found is not None:
         prepared = _measured(run_dir, config, found, report)
+        own = {k: e for k, e in config.evaluators.items() if e.split == "validation"}
+        config = config.replace(evaluators=own)
     else:
         prepared = prepare_data(config, report)
         if config.data == load_saved(run_dir).config.data:
             check_measured_data(RunDir(run_dir), prepared, accept_data, report)
-    measuring = Loss(batch_size=config.eval.batch_size).prepare(Session(config, prepared, program))
-    if measuring is None:
+    evaluators = evaluators_of(Session(config, prepared, program))
+    if not evaluators or evaluators[0].name:
         raise UserError(
             f"{run_dir}: its data has no validation split; set data.validation to texts that it "
             "was not trained on (see `jaxlm config show`)"
         )
-    (measures,) = measuring.after(params, [None])
-    return step, [m if m.show == "table" else m.under("eval") for m in measures]
+    figures, tables = [], []
+    for evaluator in evaluators:
+        (measures,) = evaluator.measuring.after(params, [None])
+        figures += evaluator.keyed("eval", measures)
+        own_tables = [m for m in measures if m.show == "table"]
+        tables += [m.named(evaluator.name) if evaluator.name else m for m in own_tables]
+    return step, [*figures, *tables]
 
 
 def _measured(run_dir: str, config: RunConfig, found: Found, report: Any) -> Prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from jaxlm import api
+from jaxlm.cli import main
 from jaxlm.core.config import UserError, field
 from jaxlm.core.evaluator import Evaluator
 from jaxlm.core.measures import Measure, values_of
@@ -80,6 +82,23 @@ def test_the_parts_of_a_mixture_are_measured(run: Path) -> None:
         assert line[f"final/{key}"] == pytest.approx(final[f"eval/{key}"], rel=1e-6)
     assert min(final["eval/web/loss"], final["eval/books/loss"]) < final["eval/loss"]
     assert max(final["eval/web/loss"], final["eval/books/loss"]) > final["eval/loss"]
+
+
+def test_jaxlm_eval_measures_each_evaluator_on_its_split(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = next(x for x in read_metrics(run / "metrics.jsonl") if "final/loss" in x)
+    own = "evaluators.own={split: validation/books, max_batches: 1}"
+    assert main(["eval", str(run), own]) == 0
+    figures = dict(row.split() for row in capsys.readouterr().out.splitlines() if "eval/" in row)
+    for key, wanted in (("loss", "loss"), ("own/loss", "books/loss"), ("largest/weight",) * 2):
+        assert float(figures[f"eval/{key}"]) == pytest.approx(line[f"final/{wanted}"], abs=1e-4)
+
+    (tmp_path / "other.txt").write_text("a text of other words\n" * 20)
+    assert main(["eval", str(run), own, "--json", "--data", str(tmp_path / "other.txt")]) == 0
+    final = json.loads(capsys.readouterr().out)["final"]
+    assert final["eval/largest/weight"] == line["final/largest/weight"]
+    assert "eval/loss" in final and "eval/own/loss" not in final  # its split is not in the file
 
 
 def test_the_run_keeps_how_they_are_shown(run: Path) -> None:

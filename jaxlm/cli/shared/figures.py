@@ -18,7 +18,10 @@ def print_figures(measures: Iterable[Measure]) -> None:
     for name, value in values_of(measures).items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
         print(f"  {name:24} {shown}")
-    for table in tables_of(measures).values():
+    tables = tables_of(measures)
+    for name, table in tables.items():
+        if len(tables) > 1:
+            print(f"  {name}")
         show = _print_table if len(table["classes"]) <= MAX_COLUMNS else _print_classes
         show(table["classes"], table["table"])
 
