@@ -5,12 +5,14 @@ They need libtpu and no TPU: `pip install -e '.[tpu]'`. Each config is compiled 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from functools import cache
 
 import pytest
 
+from jaxlm.cli import main
 from jaxlm.plan.devices import SAFE_SHARE, Topology
 from tests.pods.graph import (
     GIB,
@@ -22,6 +24,7 @@ from tests.pods.graph import (
     graph_of,
     length_of,
     load,
+    path_of,
 )
 from tests.pods.sent import CAST, MIB, unexpected_gathers
 from tests.tpu import needs_libtpu
@@ -129,6 +132,16 @@ def test_a_deeper_model_is_no_longer_program(name):
 
 def test_every_golden_text_is_of_a_config_that_is_tested():
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(PODS)
+
+
+@pytest.mark.parametrize("name", sorted(IN_CI - {"ring", "bert_large"}))
+def test_the_analytic_model_counts_the_flops_of_the_compiled_step(name, capsys):
+    """As the golden texts have them, which the tests above compare with the compiled steps."""
+    lines = (GOLDEN / f"{name}.txt").read_text().splitlines()
+    compiled = sum(float(line.split()[2]) for line in lines if line.startswith("flops "))
+    assert main(["plan", str(path_of(name)), "--analytic", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["work"]["FLOPs, FLOP"]
+    assert found == pytest.approx(compiled, rel=5e-4)
 
 
 def test_what_ci_compiles_has_each_axis_exception_and_generation_of_chips():

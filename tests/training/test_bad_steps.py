@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,13 @@ def test_a_bad_streak_replaces_and_prunes_nothing_and_the_hint_works(tmp_path: P
     """Step 5 breaks the weights, its own loss is finite and it is saved."""
     run = tmp_path / "run"
     outcome = train(run, "train.max_bad_steps=3", hooks=[Breaking({5: 1e30})])
-    assert outcome.code == NOT_FINITE and "last at step 8" in outcome.message
+    assert outcome.code == NOT_FINITE
+    told = re.findall(r"step (\d+): the loss is not finite", (run / "log.txt").read_text())
+    assert told == ["6", "7", "8"]
+    ledger = map(json.loads, (run / "ledger.jsonl").read_text().splitlines())
+    ids = ", ".join(str(n) for line in ledger if line["step"] == 8 for n in line["ids"])
+    in_a_row = f"not finite for 3 steps in a row, last at step 8 (samples {ids})"
+    assert in_a_row in outcome.message
     assert committed_steps(run / "checkpoints") == [4]
     assert (run / "checkpoints" / "00000005.broken").is_dir()
     assert "continue from checkpoint 4" in outcome.message
