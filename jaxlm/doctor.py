@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxlm.data.sources.fetch import default_cache_dir
+from jaxlm.data.reading.fetch import default_cache_dir
 from jaxlm.runs.environment import CORE, devices, versions
 
 LITTLE_DISK = 5 * 2**30  # a small run's checkpoints and token store

@@ -28,7 +28,7 @@ from jaxlm.core.types import ModelConfig, TokenizerConfig
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.base import Objective
-from jaxlm.optim.optimizer import OptimizerConfig
+from jaxlm.optim.base import OptimizerConfig
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import check_config, check_files, read_record
 from jaxlm.runs.trackers import LoggingConfig

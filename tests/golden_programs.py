@@ -12,7 +12,7 @@ from jaxlm.core.tree import flatten, unflatten
 from jaxlm.generate import Generator, Sampling
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import families, family_of_architecture
-from jaxlm.models.families.table import locate, read_params
+from jaxlm.models.families.shared.table import locate, read_params
 from jaxlm.nn.params import split
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.program import Program, make_program

@@ -13,13 +13,13 @@ import pytest
 
 import jaxlm
 from jaxlm.core.config import UserError
-from jaxlm.data.sources.corpora import Synthetic
+from jaxlm.data.sources.synthetic import Synthetic
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import Bytes
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.optim.optimizer import AdamW
+from jaxlm.optim.adamw import AdamW
 from jaxlm.run import TrainConfig
 from jaxlm.runs.files import read_result
 from jaxlm.runs.folder import RunDir

@@ -20,7 +20,7 @@ from jaxlm.cli import main
 from jaxlm.core.config import Config, UserError, diff, load, read_yaml, to_yaml
 from jaxlm.core.types import TokenizerConfig
 from jaxlm.data.sources.base import Source
-from jaxlm.data.sources.corpora import Synthetic
+from jaxlm.data.sources.synthetic import Synthetic
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import Bytes

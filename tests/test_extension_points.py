@@ -49,7 +49,7 @@ from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.objectives.base import Loss
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.counting import Counting
-from jaxlm.optim.optimizer import OptimizerConfig
+from jaxlm.optim.base import OptimizerConfig
 from jaxlm.report.section import Section
 from jaxlm.tasks.base import Task
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxlm.core.config import UserError
 from jaxlm.data.mixture import MixtureData, Part
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
-from jaxlm.data.sources.corpora import Synthetic
+from jaxlm.data.sources.synthetic import Synthetic
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.data.tokens import TokenData

@@ -35,7 +35,7 @@ from jaxlm.hf.stored import Stored
 from jaxlm.hf.token_ids import eos_ids, lacking_ids
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import families, family_of
-from jaxlm.models.families.table import read_params, write_tensors
+from jaxlm.models.families.shared.table import read_params, write_tensors
 from jaxlm.models.presets import Preset, render
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.run import load_run, load_saved

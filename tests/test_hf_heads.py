@@ -21,7 +21,7 @@ from jaxlm.hf import export_run, import_model
 from jaxlm.hf.config_files import Contents
 from jaxlm.hf.importing import read_config
 from jaxlm.models.families import families, family_of
-from jaxlm.models.families.tasks import task_for
+from jaxlm.models.families.shared.head_classes import task_for
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.nn.heads.scalar import Scalar
 from jaxlm.nn.heads.span import Span

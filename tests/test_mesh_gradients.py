@@ -26,7 +26,7 @@ from jaxlm.core.tree import flatten
 from jaxlm.kernels.contract import contract_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig
-from jaxlm.optim.optimizer import AdamW
+from jaxlm.optim.adamw import AdamW
 from jaxlm.training.learner import GradientLearner
 from jaxlm.training.program import DROPOUT_STREAM, Program, derive_key
 from jaxlm.training.step import gradients

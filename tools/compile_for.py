@@ -29,7 +29,7 @@ from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, batch_sharding
 from jaxlm.models.families import preset
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.optim.optimizer import AdamW
+from jaxlm.optim.adamw import AdamW
 from jaxlm.plan.compiling import devices_of
 from jaxlm.plan.devices import Topology
 from jaxlm.training.learner import GradientLearner

@@ -20,7 +20,7 @@ from jaxlm.core.errors import shown
 from jaxlm.hf.importing import read_config
 from jaxlm.hf.token_ids import lacking_ids
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.values import IDLE, Values
+from jaxlm.models.families.shared.values import IDLE, Values
 from tests.golden_families import CASES, load_case
 
 FOLDER = Path("/nowhere")  # that of the config.json, by which errors name it

@@ -22,8 +22,8 @@ import numpy as np
 from flax import nnx
 
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
-from jaxlm.data.sources.archives import read_members
-from jaxlm.data.sources.fetch import fetch
+from jaxlm.data.reading.archives import read_members
+from jaxlm.data.reading.fetch import fetch
 from jaxlm.models.rnn_encoder import EncoderConfig
 from jaxlm.models.rnn_seq2seq import RNNSeq2SeqConfig
 

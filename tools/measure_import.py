@@ -31,7 +31,7 @@ from jaxlm.hf.shards import Header, write_shards
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import family_of
 from jaxlm.models.families.gpt2 import gpt2
-from jaxlm.models.families.table import locate, tensor_shapes
+from jaxlm.models.families.shared.table import locate, tensor_shapes
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.program import make_program
 

@@ -28,8 +28,9 @@ from jaxlm.core.types import Tokenizer
 from jaxlm.data.detect import detect
 from jaxlm.data.held_out import file_column, own_data, unanswered_source
 from jaxlm.data.loader import Loader
+from jaxlm.data.reading.rows import cell
+from jaxlm.data.reading.text import check_characters
 from jaxlm.data.rows.encoded import lay_out
-from jaxlm.data.sources.formats import cell, check_characters
 from jaxlm.evals.loss import EVAL_SEED
 from jaxlm.evals.one_pass import OnePass
 from jaxlm.evals.run import facts_of

@@ -66,7 +66,7 @@ def _patterns(files: tuple[str, ...]) -> list[str]:
     """The files as a config names them: one pattern for many files of a folder."""
     import glob
 
-    from jaxlm.data.sources.base import match_files
+    from jaxlm.data.reading.files import match_files
 
     named = [glob.escape(file) if Path(file).exists() else file for file in files]
     if len(files) > MOST_NAMED:

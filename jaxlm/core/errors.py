@@ -82,6 +82,11 @@ def looked_from(path: Any) -> str:
     return "" if text.startswith(("/", "~")) else f", looked from {os.getcwd()}"
 
 
+def one_line(error: Exception) -> str:
+    """The first line of what a library says, at most 200 characters."""
+    return str(error).strip().split("\n")[0][:200]
+
+
 def is_one_line(char: str) -> bool:
     """Whether a character neither ends a line nor controls a terminal, and can be written."""
     return unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp")

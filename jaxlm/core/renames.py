@@ -6,6 +6,9 @@ A row is {old dotted key: new dotted key}. A row whose new key depends on the co
 instead: it gets the values of the whole config and the old value, and returns {new key: value}, or
 None where the key stays. A key with "=value" renames that value alone, such as a part's type.
 Where the new key is set too, its value is used, unless the old one is the command line's.
+
+`MOVED` has the classes of jaxlm that are in another module today: a `type: module:Class` that names
+an old place is read as the part's name.
 """
 
 from __future__ import annotations
@@ -92,8 +95,40 @@ RENAMES: dict[str, str | Rule] = {
 }
 
 
+MOVED: dict[str, dict[str, str]] = {  # {old module: {class: the part's type}}
+    "jaxlm.optim.optimizer": {
+        "SGD": "sgd",
+        "Adam": "adam",
+        "AdamW": "adamw",
+        "Adafactor": "adafactor",
+        "Lion": "lion",
+        "Muon": "muon",
+    },
+    "jaxlm.optim.schedules": {
+        "Constant": "constant",
+        "Linear": "linear",
+        "Cosine": "cosine",
+        "WarmupStableDecay": "wsd",
+        "InverseSquareRoot": "inverse_sqrt",
+    },
+    "jaxlm.data.sources.base": {"TextFiles": "text"},
+    "jaxlm.data.sources.tables": {
+        "JsonLines": "jsonl",
+        "Csv": "csv",
+        "Parquet": "parquet",
+        "ArrayRecord": "array_record",
+    },
+    "jaxlm.data.sources.corpora": {
+        "PackageFiles": "package",
+        "StandardLibrary": "stdlib",
+        "Synthetic": "synthetic",
+    },
+}
+
+
 def renamed(layer: Layer) -> Layer:
     """The layer with today's keys, changed in place; one line in the log for each that changed."""
+    _rename_moved(layer.values)
     for row, rule in RENAMES.items():
         old, equals, wanted = row.partition("=")
         value = _look(layer.values, old)
@@ -116,6 +151,18 @@ def renamed(layer: Layer) -> Layer:
             key = [*new][-1]
             log.info("config: %s is %s now", row, f"{key}={new[key]}" if equals else key)
     return layer
+
+
+def _rename_moved(values: Any) -> None:
+    """Replaces, at any depth, a type that names a class in a module where it was before."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, (dict, list)):
+            _rename_moved(value)
+        elif key == "type" and isinstance(value, str):
+            module, _, name = value.partition(":")
+            if name in MOVED.get(module, {}):
+                values[key] = MOVED[module][name]
+                log.info("config: type: %s is %s now", value, values[key])
 
 
 _ABSENT = object()

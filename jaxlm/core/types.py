@@ -321,7 +321,7 @@ class TokenizerConfig(Config):
 class ScheduleConfig(Config):
     """A factor in [0, 1] of the peak learning rate, by step."""
 
-    kind: ClassVar = Kind("schedules", "schedule", folder="jaxlm.optim")
+    kind: ClassVar = Kind("schedules", "schedule", folder="jaxlm.optim.schedules")
 
     def build(self, total_steps: int) -> Callable[[Any], jax.Array]:
         """The factor at a step, for a run of `total_steps`."""

@@ -18,10 +18,11 @@ from typing import Any
 
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import few
-from jaxlm.data.sources.base import match_files
-from jaxlm.data.sources.compressed import open_file, uncompressed_name
-from jaxlm.data.sources.formats import csv_rows, decode, jsonl_rows
-from jaxlm.data.sources.optional import need
+from jaxlm.core.optional import need
+from jaxlm.data.reading.compressed import open_file, uncompressed_name
+from jaxlm.data.reading.files import match_files
+from jaxlm.data.reading.rows import csv_rows, jsonl_rows
+from jaxlm.data.reading.text import decode
 
 KINDS = {
     **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),

@@ -16,8 +16,8 @@ from jaxlm.core.config import UserError, type_name
 from jaxlm.core.types import ModelConfig
 from jaxlm.hf.vocabularies import keep, read_json, special_tokens, to_json
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.checks import checked
-from jaxlm.models.families.tasks import TaskClass
+from jaxlm.models.families.shared.checks import checked
+from jaxlm.models.families.shared.head_classes import TaskClass
 from jaxlm.nn.heads.base import TaskHeadConfig
 from jaxlm.runs.folder import RunDir
 

@@ -31,8 +31,8 @@ from jaxlm.hf.shards import Header, write_shards
 from jaxlm.hf.vocabularies import FILES, files_of, keep
 from jaxlm.models.families import family_of
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.table import tensor_shapes, write_tensors
-from jaxlm.models.families.tasks import task_for
+from jaxlm.models.families.shared.head_classes import task_for
+from jaxlm.models.families.shared.table import tensor_shapes, write_tensors
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.base import params_part

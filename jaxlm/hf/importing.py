@@ -37,9 +37,9 @@ from jaxlm.hf.token_ids import eos_ids, lacking_ids
 from jaxlm.hf.vocabularies import FILES, keep, read_json, read_tokenizer, unkept
 from jaxlm.models.families import family_of_architecture
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.kinds import check_kinds
-from jaxlm.models.families.table import tensor_shapes
-from jaxlm.models.families.values import Values
+from jaxlm.models.families.shared.kinds import check_kinds
+from jaxlm.models.families.shared.table import tensor_shapes
+from jaxlm.models.families.shared.values import Values
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.run import RunConfig, trajectory
 from jaxlm.runs.environment import environment

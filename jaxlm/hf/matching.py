@@ -17,7 +17,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.errors import few
 from jaxlm.hf.stored import DTYPES, Info, Stored, listed
 from jaxlm.models.families.base import BUFFERS, HEAD, Family
-from jaxlm.models.families.table import Piece, Shapes, locate, tensor_shapes
+from jaxlm.models.families.shared.table import Piece, Shapes, locate, tensor_shapes
 from jaxlm.nn.heads.base import is_of_head
 
 Pieces = Mapping[str, list[Piece]]

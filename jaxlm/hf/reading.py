@@ -25,7 +25,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.errors import few
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.hf.stored import Stored
-from jaxlm.models.families.table import Piece
+from jaxlm.models.families.shared.table import Piece
 
 Region = tuple[tuple[int, int], ...]  # (start, stop) of each dim of a parameter
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import few
-from jaxlm.data.sources.optional import need
+from jaxlm.core.optional import need
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

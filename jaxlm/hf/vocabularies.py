@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.data.sources.optional import need
+from jaxlm.core.optional import need
 from jaxlm.data.tokenizers.huggingface import USUAL, HuggingFaceTokenizer, tried
 from jaxlm.data.tokenizers.sentencepieces import SentencePieceTokenizer
 from jaxlm.data.tokenizers.special_tokens import STANDS_FOR, names_of, read_json

@@ -18,7 +18,7 @@ from jaxlm.launch.job import Job
 from jaxlm.launch.runner import Lost, Runner, StepFailed
 from jaxlm.launch.shell import comment
 from jaxlm.launch.steps import Step
-from jaxlm.launch.target import LaunchConfig, Plan
+from jaxlm.launch.targets.base import LaunchConfig, Plan
 
 STARTING = (None, "create", "queue", "run")  # the other actions need no mesh
 

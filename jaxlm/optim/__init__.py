@@ -1,1 +1,1 @@
-"""Optimizers as optax transformations, by config; schedules and param groups."""
+"""Optimizers. A new optimizer is one file here; derive from `OptimizerConfig` (base.py)."""

@@ -24,7 +24,8 @@ from jaxlm import mesh as meshes
 from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import join
-from jaxlm.optim.optimizer import OptimizerConfig, build
+from jaxlm.optim.base import OptimizerConfig
+from jaxlm.optim.optimizer import build
 from jaxlm.run import RunConfig
 from jaxlm.training.compiler import compile_with
 from jaxlm.training.program import Program

@@ -40,7 +40,7 @@ from jaxlm.core.files import write_atomic
 from jaxlm.core.rows import RowSpec
 from jaxlm.core.tree import flatten, select, unflatten
 from jaxlm.data.loader import Loader
-from jaxlm.data.sources.fetch import default_cache_dir
+from jaxlm.data.reading.fetch import default_cache_dir
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.data.tokenizers.base import Saved, load_tokenizer
 from jaxlm.distributed.consensus import decide

@@ -15,8 +15,9 @@ from jaxlm.adapters.lora import LoRA
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten, join, unflatten
 from jaxlm.mesh import MeshConfig
-from jaxlm.optim.optimizer import SGD, AdamW
+from jaxlm.optim.adamw import AdamW
 from jaxlm.optim.param_groups import Group
+from jaxlm.optim.sgd import SGD
 from tests import tiny
 
 KINDS = {

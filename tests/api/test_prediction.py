@@ -19,7 +19,7 @@ import jaxlm
 from jaxlm.api.prediction import Predictor
 from jaxlm.core.config import UserError
 from jaxlm.data.records import RecordData
-from jaxlm.data.sources.corpora import Synthetic
+from jaxlm.data.sources.synthetic import Synthetic
 from jaxlm.objectives.counting import Counting
 from tests import tiny
 from tests.data.toy_tasks import Continuation

@@ -8,11 +8,15 @@ import pytest
 
 from jaxlm.core import config as configs
 from jaxlm.core.config_yaml import Layer, Mark, read_overrides, read_yaml_text
-from jaxlm.core.renames import renamed
+from jaxlm.core.registry import find
+from jaxlm.core.renames import MOVED, renamed
+from jaxlm.core.types import ScheduleConfig
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
+from jaxlm.data.sources.base import Source
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.objectives.classification import Classification
+from jaxlm.optim.base import OptimizerConfig
 from tests import tiny
 
 OLD = "objective={type: sequence_classification, classes: [a, b], pool: last, dropout: 0.3}"
@@ -41,6 +45,30 @@ def test_todays_key_goes_before_the_old_one():
     old = {"type": "classification", "pool": "last", "head": {"pool": "mean"}}
     layer = renamed(Layer({"objective": old}, {"objective.pool": Mark("a.yaml:3")}))
     assert layer.values["objective"] == {"type": "classification", "head": {"pool": "mean"}}
+
+
+def test_a_class_of_ours_is_found_where_it_was_before(caplog):
+    old = {
+        "optimizer": {"type": "jaxlm.optim.optimizer:AdamW"},
+        "data": {"sources": {"a": {"type": "jaxlm.data.sources.corpora:Synthetic"}}},
+        "objective": {"type": "mine:AdamW"},
+    }
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        values = renamed(Layer(old)).values
+    assert values["optimizer"]["type"] == "adamw" and values["objective"]["type"] == "mine:AdamW"
+    assert values["data"]["sources"]["a"]["type"] == "synthetic"
+    assert "type: jaxlm.optim.optimizer:AdamW is adamw now" in caplog.text
+
+
+@pytest.mark.parametrize(("module", "classes"), MOVED.items())
+def test_a_moved_class_has_the_type_that_it_is_replaced_by(module, classes):
+    base = {
+        "jaxlm.optim.optimizer": OptimizerConfig,
+        "jaxlm.optim.schedules": ScheduleConfig,
+    }.get(module, Source)
+    assert {name: find(base, kind).__name__ for name, kind in classes.items()} == {
+        name: name for name in classes
+    }
 
 
 def test_a_mistake_in_an_old_key_is_reported_where_it_is(tmp_path):

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from jaxlm.core.config import UserError, parse
-from jaxlm.data.sources import archives, compressed
-from jaxlm.data.sources.archives import read_members
+from jaxlm.data.reading import archives, compressed
+from jaxlm.data.reading.archives import read_members
 from jaxlm.data.sources.base import Source
 
 

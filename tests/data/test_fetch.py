@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from jaxlm.core.config import UserError
-from jaxlm.data.sources import fetch as fetch_module
-from jaxlm.data.sources.archives import installed_members, read_members
-from jaxlm.data.sources.corpora import PackageFiles, _package_members
-from jaxlm.data.sources.fetch import fetch, parse_requirement
+from jaxlm.data.reading import fetch as fetch_module
+from jaxlm.data.reading.archives import installed_members, read_members
+from jaxlm.data.reading.fetch import fetch, parse_requirement
+from jaxlm.data.sources.package import PackageFiles, _package_members
 
 BACKEND = """
 import os

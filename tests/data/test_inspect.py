@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from jaxlm.data.inspect import inspect, segments
-from jaxlm.data.sources.base import TextFiles
+from jaxlm.data.sources.text import TextFiles
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import Bytes
 

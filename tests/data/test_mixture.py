@@ -9,7 +9,7 @@ import pytest
 
 from jaxlm.core.config import UserError
 from jaxlm.data.mixture import PART_BITS, Interleaved, MixtureData, Part
-from jaxlm.data.sources.base import TextFiles
+from jaxlm.data.sources.text import TextFiles
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import Bytes
 

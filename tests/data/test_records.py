@@ -13,7 +13,8 @@ import pytest
 from jaxlm.core.config import UserError
 from jaxlm.data.augment.word_dropout import WordDropout
 from jaxlm.data.records import RecordData
-from jaxlm.data.sources.tables import Csv, JsonLines
+from jaxlm.data.sources.csv import Csv
+from jaxlm.data.sources.jsonl import JsonLines
 from jaxlm.data.store.records import RecordStore, prepare_records
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.tasks.classification import Classification

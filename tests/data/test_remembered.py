@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.data.sources import remembered
+from jaxlm.data.reading import remembered
 
 
 @pytest.fixture

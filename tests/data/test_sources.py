@@ -17,13 +17,19 @@ from pathlib import Path
 import pytest
 
 from jaxlm.core.config import UserError, parse, to_dict
-from jaxlm.data.sources import compressed as compressed_files
-from jaxlm.data.sources.archives import read_members
-from jaxlm.data.sources.base import Document, Source, TextFiles, empty_corpus
-from jaxlm.data.sources.corpora import PackageFiles, StandardLibrary, Synthetic, _package_members
-from jaxlm.data.sources.formats import decode, lines, split_documents
-from jaxlm.data.sources.labels import LabelBin
-from jaxlm.data.sources.tables import ArrayRecord, Csv, JsonLines, Parquet
+from jaxlm.data.reading import compressed as compressed_files
+from jaxlm.data.reading.archives import read_members
+from jaxlm.data.reading.labels import LabelBin
+from jaxlm.data.reading.text import decode, lines, split_documents
+from jaxlm.data.sources.array_record import ArrayRecord
+from jaxlm.data.sources.base import Document, Source, empty_corpus
+from jaxlm.data.sources.csv import Csv
+from jaxlm.data.sources.jsonl import JsonLines
+from jaxlm.data.sources.package import PackageFiles, _package_members
+from jaxlm.data.sources.parquet import Parquet
+from jaxlm.data.sources.stdlib import StandardLibrary
+from jaxlm.data.sources.synthetic import Synthetic
+from jaxlm.data.sources.text import TextFiles
 from tests.data.test_fetch import sdist, sha256, tar_bytes  # noqa: F401
 
 WEIRD = "line\r\nnext\u2028same \t  \u2581 é e\u0301 🙂\x0b\n\n tail"

@@ -16,7 +16,7 @@ import pytest
 
 from jaxlm.core.config import UserError
 from jaxlm.core.types import TokenizerConfig
-from jaxlm.data.sources.base import TextFiles
+from jaxlm.data.sources.text import TextFiles
 from jaxlm.data.store import manifest as manifests
 from jaxlm.data.store import preparation
 from jaxlm.data.store.foreign import id_range, read_megatron, read_nanogpt

@@ -11,7 +11,7 @@ from jaxlm import cli
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.exit_codes import DONE, MISTAKE
 from jaxlm.launch.chips import tpu_chips
-from jaxlm.launch.target import LaunchConfig
+from jaxlm.launch.targets.base import LaunchConfig
 
 PUBLISHED = sorted((ROOT / "configs/pretrain").glob("*.yaml"))
 MEANT = "mesh.topology=v6e:16x16"

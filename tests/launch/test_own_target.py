@@ -17,7 +17,7 @@ from pathlib import Path
 from jaxlm.core.config import REQUIRED, field
 from jaxlm.launch.shell import script
 from jaxlm.launch.steps import Command, WriteFile
-from jaxlm.launch.target import LaunchConfig, Plan
+from jaxlm.launch.targets.base import LaunchConfig, Plan
 
 HERE = Path(__file__).parent
 

@@ -33,7 +33,7 @@ from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import BATCH_AXES, MeshConfig, param_shardings
 from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.table import locate, read_params, write_tensors
+from jaxlm.models.families.shared.table import locate, read_params, write_tensors
 from jaxlm.nn.params import split
 from tests import golden_rnn, golden_seq2seq
 from tests.golden_families import CASES, Case, gradient_sketch, load_case, sketch

@@ -21,12 +21,12 @@ from flax import nnx
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
-from jaxlm.data.sources.fetch import fetch
+from jaxlm.data.reading.fetch import fetch
 from jaxlm.generate import Generator, Sampling
 from jaxlm.hf import import_model
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import family_of, family_of_architecture
-from jaxlm.models.families.table import locate, tensor_shapes, write_tensors
+from jaxlm.models.families.shared.table import locate, tensor_shapes, write_tensors
 from jaxlm.nn.params import split
 from jaxlm.training.session import load_trained
 from tests.golden_nn import assert_close, load

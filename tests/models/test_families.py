@@ -17,7 +17,7 @@ import pytest
 from jaxlm.core.tree import unflatten
 from jaxlm.generate import Generator, Sampling
 from jaxlm.mesh import MeshConfig
-from jaxlm.models.families.table import tensor_shapes, write_tensors
+from jaxlm.models.families.shared.table import tensor_shapes, write_tensors
 from tests.models.parity import (
     abstract_of,
     again,

@@ -12,8 +12,8 @@ import pytest
 from jaxlm.core.config import UserError
 from jaxlm.models.families import families, family_of, family_of_architecture
 from jaxlm.models.families.gpt2 import GPT3
-from jaxlm.models.families.table import locate
-from jaxlm.models.families.values import Values
+from jaxlm.models.families.shared.table import locate
+from jaxlm.models.families.shared.values import Values
 from tests.golden_families import CASES as GOLDEN
 from tests.models.parity import abstract_of, architecture_of, decoders, golden, model_of
 

@@ -19,21 +19,17 @@ from jaxlm.core.config import REQUIRED, ConfigError, UserError, parse, to_dict
 from jaxlm.core.registry import names
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.mesh import MeshConfig, param_shardings
-from jaxlm.optim.matrix import orthogonalize
-from jaxlm.optim.optimizer import (
-    SGD,
-    Adafactor,
-    Adam,
-    AdamW,
-    Lion,
-    Muon,
-    OptimizerConfig,
-    build,
-    state_shardings,
-    update_ema,
-)
+from jaxlm.optim.adafactor import Adafactor
+from jaxlm.optim.adam import Adam
+from jaxlm.optim.adamw import AdamW
+from jaxlm.optim.base import OptimizerConfig
+from jaxlm.optim.lion import Lion
+from jaxlm.optim.muon import Muon, orthogonalize
+from jaxlm.optim.optimizer import build, state_shardings, update_ema
 from jaxlm.optim.param_groups import Dims, Group, dims_of, group_values
-from jaxlm.optim.schedules import Cosine, Schedule, Warmup
+from jaxlm.optim.schedules.base import Schedule, Warmup
+from jaxlm.optim.schedules.cosine import Cosine
+from jaxlm.optim.sgd import SGD
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 EVERYWHERE = (Group(pattern=".", value=0.3),)

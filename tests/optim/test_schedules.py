@@ -10,13 +10,11 @@ import pytest
 
 from jaxlm.core.config import ConfigError, UserError, parse, to_yaml
 from jaxlm.core.types import ScheduleConfig
-from jaxlm.optim.schedules import (
-    Constant,
-    Cosine,
-    InverseSquareRoot,
-    Linear,
-    WarmupStableDecay,
-)
+from jaxlm.optim.schedules.constant import Constant
+from jaxlm.optim.schedules.cosine import Cosine
+from jaxlm.optim.schedules.inverse_sqrt import InverseSquareRoot
+from jaxlm.optim.schedules.linear import Linear
+from jaxlm.optim.schedules.wsd import WarmupStableDecay
 
 TOTAL, WARMUP = 50, 10
 

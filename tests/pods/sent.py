@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from jaxlm.optim.optimizer import Adafactor
+from jaxlm.optim.adafactor import Adafactor
 from jaxlm.plan.hlo.collectives import wire_bytes
 from jaxlm.plan.hlo.count import Counts
 from jaxlm.plan.hlo.text import DTYPE_BITS, Shape

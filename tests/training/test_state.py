@@ -17,8 +17,9 @@ from jaxlm.mesh import MeshConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.objectives.classification import Classification
-from jaxlm.optim.optimizer import SGD, AdamW
+from jaxlm.optim.adamw import AdamW
 from jaxlm.optim.param_groups import Group
+from jaxlm.optim.sgd import SGD
 from tests import tiny
 from tests.hlo import loop_bodies
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from jaxlm.core.config import Config, Kind
-from jaxlm.data.sources.formats import check_characters
+from jaxlm.data.reading.text import check_characters
 
 if TYPE_CHECKING:
     from jaxlm.core.types import ModelConfig, Tokenizer

@@ -1,1 +1,1 @@
-"""Where documents come from: files, tables, public corpora."""
+"""Where documents come from. A new source is one file here; derive from `Source` (base.py)."""

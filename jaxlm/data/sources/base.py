@@ -1,7 +1,7 @@
-"""Where documents come from: what every source offers, and text files.
+"""Where documents come from: what every source offers.
 
-Files of rows are in `jaxlm.data.sources.tables`; packages, the standard library and synthetic text
-in `jaxlm.data.sources.corpora`.
+A source of files derives from `FileSource`, one of files with named columns from `RowFiles`
+(base_rows.py).
 
     source = TextFiles(files=("books/*.txt",))
     for document in source.documents():
@@ -18,22 +18,17 @@ contents and options are, wherever the files are.
 
 from __future__ import annotations
 
-import difflib
-import glob
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from jaxlm.core.config import REQUIRED, Config, Kind, UserError, field, to_dict, type_name
-from jaxlm.core.errors import looked_from, shown
-from jaxlm.data.sources.compressed import open_file
-from jaxlm.data.sources.formats import MAX_DOCUMENT_CHARS, check_characters, decode, split_documents
-from jaxlm.data.sources.remembered import file_checksum
+from jaxlm.data.reading.files import match_files
+from jaxlm.data.reading.remembered import file_checksum
+from jaxlm.data.reading.text import MAX_DOCUMENT_CHARS, check_characters
 
 Record = dict[str, Any]
 
@@ -155,9 +150,6 @@ def empty_corpus(source: Source, counts: Counter[str]) -> UserError:
     )
 
 
-# ------------------------------------------------------------------------------------- local files
-
-
 @dataclass(frozen=True, kw_only=True)
 class ReadSource(Source, abstract=True):
     """A source that reads files, which may hold documents of any length."""
@@ -189,76 +181,6 @@ class FileSource(ReadSource, abstract=True):
     def contents(self) -> Iterator[tuple[str, str]]:
         for name, path in match_files(self.files).items():
             yield name, file_checksum(path)
-
-
-def match_files(patterns: Iterable[str]) -> dict[str, Path]:
-    """{name: path} of the files that match, sorted by name.
-
-    A name is the path below the pattern's fixed part ("books/**/*.txt" names "en/a.txt"), so that
-    it is the same wherever the folder is; where two patterns give one name, names are whole
-    paths.
-    """
-    found: list[tuple[str, str]] = []
-    for pattern in patterns:
-        full = os.path.expanduser(pattern)
-        matches = [p for p in sorted(glob.glob(full, recursive=True)) if os.path.isfile(p)]
-        if not matches:
-            raise _no_match(pattern, full)
-        fixed = full
-        while glob.has_magic(fixed) or not os.path.isdir(fixed or "."):
-            fixed = os.path.dirname(fixed)
-        found += [(os.path.relpath(path, fixed or "."), path) for path in matches]
-    found = list(dict.fromkeys(found))
-    if len({name for name, _ in found}) < len({os.path.realpath(path) for _, path in found}):
-        found = [(path, path) for _, path in found]
-    return {Path(name).as_posix(): Path(path) for name, path in sorted(found)}
-
-
-def _no_match(pattern: str, full: str) -> UserError:
-    if os.path.isdir(full):
-        return UserError(f"{pattern}: is a folder; name its files, for instance {pattern}/**/*.txt")
-    folder = os.path.dirname(full) or "."
-    if glob.has_magic(full) or not os.path.isdir(folder):
-        return UserError(
-            f"{pattern}: matches no file (looked from {os.getcwd()}); check the pattern"
-        )
-    near = difflib.get_close_matches(os.path.basename(full), os.listdir(folder), n=1)
-    hint = f"did you mean {os.path.join(os.path.dirname(pattern), near[0])}?" if near else ""
-    hint = hint or "check the path"
-    return UserError(f"{pattern}: no such file{looked_from(pattern)}; {hint}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextFiles(FileSource, type="text"):
-    """Text files, plain or .gz, .zst, .bz2 or .xz; each file is a document."""
-
-    document_separator: str | None = field(
-        None, 'text between documents, to split a file into many ("<|endoftext|>"); it is dropped'
-    )
-    encoding: str = field("utf-8", "of the files; every byte must be valid in it")
-
-    def validate(self) -> None:
-        validate_text_options(self.document_separator, self.encoding)
-
-    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
-        with open_file(unit.origin) as file:
-            where = str(unit.origin)
-            texts = split_documents(
-                decode(file, where, self.encoding),
-                self.document_separator,
-                where,
-                self.max_document_chars,
-            )
-            yield from text_documents(texts, unit.name, self.document_separator, counts)
-
-
-def validate_text_options(separator: str | None, encoding: str) -> None:
-    if separator == "":
-        raise UserError("document_separator is empty; leave it out to keep each file whole")
-    try:
-        "".encode(encoding)
-    except (LookupError, ValueError):  # ValueError: a NUL in the name
-        raise UserError(f"unknown encoding {shown(encoding)}; use utf-8, latin-1, ...") from None
 
 
 def text_documents(

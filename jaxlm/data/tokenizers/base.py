@@ -30,7 +30,7 @@ from jaxlm.core.config import REQUIRED, UserError, field, import_name
 from jaxlm.core.files import read_regular
 from jaxlm.core.registry import import_class
 from jaxlm.core.types import Tokenizer, TokenizerConfig
-from jaxlm.data.sources.fetch import locked
+from jaxlm.data.reading.fetch import locked
 
 Texts = Callable[[], Iterator[str]]  # gives the corpus again at each call
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from jaxlm.core.config import REQUIRED, UserError, field, suggest
 from jaxlm.core.errors import looked_from
+from jaxlm.core.optional import need
 from jaxlm.core.types import Tokenizer, TokenizerConfig
-from jaxlm.data.sources.optional import need
 from jaxlm.data.tokenizers.base import PROBES, BaseTokenizer, Texts, special_ids
 from jaxlm.data.tokenizers.special_tokens import names_of, read_json
 from jaxlm.data.tokenizers.trial import try_out

@@ -4,49 +4,52 @@
     config = family.from_hf(json.loads(Path("config.json").read_text()))
     config = preset("llama-3.1-8b")
 
-A new family is one file and a line in `FAMILIES`. Shared code asks this table and never a name.
+A new family is one file here; define a `Family` (base.py) with `name="..."` in it. No list has
+the files, and shared code knows no family's name.
 """
 
 from __future__ import annotations
 
-from jaxlm.core.config import UserError, import_name, suggest
+import importlib
+from collections.abc import Iterable
+from functools import cache
+
+from jaxlm.core.config import UserError, suggest
 from jaxlm.core.errors import shown
+from jaxlm.core.kinds import files
 from jaxlm.core.types import ModelConfig
 from jaxlm.models.families.base import Family
 
-FAMILIES: dict[str, str] = {  # name -> "module:Family"
-    "gpt2": "jaxlm.models.families.gpt2:FAMILY",
-    "llama": "jaxlm.models.families.llama:FAMILY",
-    "mistral": "jaxlm.models.families.mistral:FAMILY",
-    "qwen2": "jaxlm.models.families.qwen:FAMILY",
-    "qwen3": "jaxlm.models.families.qwen:QWEN3",
-    "mixtral": "jaxlm.models.families.mixtral:FAMILY",
-    "qwen3_moe": "jaxlm.models.families.qwen_moe:FAMILY",
-    "deepseek_v2": "jaxlm.models.families.deepseek:DEEPSEEK_V2",
-    "deepseek_v3": "jaxlm.models.families.deepseek:FAMILY",
-    "gemma2": "jaxlm.models.families.gemma:FAMILY",
-    "gemma3": "jaxlm.models.families.gemma:GEMMA3_TEXT",
-    "gemma3_images": "jaxlm.models.families.gemma:GEMMA3_IMAGES",
-    "smollm3": "jaxlm.models.families.smollm:FAMILY",
-    "bert": "jaxlm.models.families.bert:FAMILY",
-    "roberta": "jaxlm.models.families.bert:ROBERTA",
-    "t5": "jaxlm.models.families.t5:FAMILY",
-    "glm": "jaxlm.models.families.glm_infilling:FAMILY",
-    "chatglm": "jaxlm.models.families.glm:FAMILY",
-    "glm4": "jaxlm.models.families.glm:GLM4",
-}
+FOLDER = "jaxlm.models.families"
 
 
+@cache
 def family_of(name: str) -> Family:
-    """The family called `name`; raises `UserError` with the nearest one."""
-    if name not in FAMILIES:
-        raise UserError(f"family {name!r}: not known; {suggest(name, FAMILIES)}")
-    return import_name(FAMILIES[name])
+    """The family called `name`; raises `UserError` with the nearest one. Only files that may hold
+    it are imported.
+    """
+    said = f'name="{name}"'
+    modules = [m for m, path in files(FOLDER).items() if said in path.read_text(encoding="utf-8")]
+    found = _defined(modules)
+    if name not in found:
+        raise UserError(f"family {name!r}: not known; {suggest(name, _defined(files(FOLDER)))}")
+    return found[name]
 
 
-def families() -> list[Family]:
-    """All families, in the order of the table."""
-    return [family_of(name) for name in FAMILIES]
+@cache
+def families() -> tuple[Family, ...]:
+    """All families, in the order of their files' names."""
+    return tuple(_defined(files(FOLDER)).values())
+
+
+def _defined(modules: Iterable[str]) -> dict[str, Family]:
+    """{name: family} of all that these files define."""
+    found: dict[str, Family] = {}
+    for module in modules:
+        for value in vars(importlib.import_module(module)).values():
+            if isinstance(value, Family):
+                assert found.setdefault(value.name, value) is value, f"two families: {value.name}"
+    return found
 
 
 def family_of_architecture(architecture: str) -> Family:

@@ -26,11 +26,12 @@ from functools import partial
 from typing import Any
 
 from jaxlm.core.errors import UserError, shown
-from jaxlm.models.families.base import Family, Tensor, one_of, part_of
-from jaxlm.models.families.checks import demand
+from jaxlm.models.families.base import Family
 from jaxlm.models.families.gpt2 import ACTIVATIONS
-from jaxlm.models.families.kinds import is_count
-from jaxlm.models.families.tasks import TaskClass, linear
+from jaxlm.models.families.shared.checks import demand
+from jaxlm.models.families.shared.head_classes import TaskClass, linear
+from jaxlm.models.families.shared.kinds import is_count
+from jaxlm.models.families.shared.tensor import Tensor, one_of, part_of
 from jaxlm.models.transformer import EmbeddingConfig, HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig

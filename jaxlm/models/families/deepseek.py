@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from jaxlm.models.families import rope
-from jaxlm.models.families.base import Family, Tensor, one_of, part_of
-from jaxlm.models.families.checks import checked, demand, require, word_of
-from jaxlm.models.families.decoder import ACTIVATIONS, NORMS, outer_rows
-from jaxlm.models.families.experts import experts_of, layer_rows, of_the_file, with_experts
+from jaxlm.models.families.base import Family
+from jaxlm.models.families.shared import rope
+from jaxlm.models.families.shared.checks import checked, demand, require, word_of
+from jaxlm.models.families.shared.decoder import ACTIVATIONS, NORMS, outer_rows
+from jaxlm.models.families.shared.experts import experts_of, layer_rows, of_the_file, with_experts
+from jaxlm.models.families.shared.tensor import Tensor, one_of, part_of
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.latent import LatentConfig

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.models.families import rope
-from jaxlm.models.families.base import Family, Tensor, part_of
-from jaxlm.models.families.checks import checked, require, shortest, spread
-from jaxlm.models.families.decoder import (
+from jaxlm.models.families.base import Family
+from jaxlm.models.families.shared import rope
+from jaxlm.models.families.shared.checks import checked, require, shortest, spread
+from jaxlm.models.families.shared.decoder import (
     read,
     sizes,
     sliding_layers,
@@ -29,7 +29,8 @@ from jaxlm.models.families.decoder import (
     windows,
     write,
 )
-from jaxlm.models.families.tasks import decoder_tasks
+from jaxlm.models.families.shared.head_classes import decoder_tasks
+from jaxlm.models.families.shared.tensor import Tensor, part_of
 from jaxlm.models.transformer import EmbeddingConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.position import RotaryConfig

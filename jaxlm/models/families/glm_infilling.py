@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.models.families.base import Family, Tensor, one_of, part_of
+from jaxlm.models.families.base import Family
+from jaxlm.models.families.shared.tensor import Tensor, one_of, part_of
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import DenseConfig

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.checks import checked
-from jaxlm.models.families.decoder import read, sizes, tensors, write
-from jaxlm.models.families.tasks import decoder_tasks
+from jaxlm.models.families.shared.checks import checked
+from jaxlm.models.families.shared.decoder import read, sizes, tensors, write
+from jaxlm.models.families.shared.head_classes import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 
 

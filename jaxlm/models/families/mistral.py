@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.checks import checked, require
-from jaxlm.models.families.decoder import read, sizes, tensors, window_values, windows, write
-from jaxlm.models.families.tasks import decoder_tasks
+from jaxlm.models.families.shared.checks import checked, require
+from jaxlm.models.families.shared.decoder import read, sizes, tensors, window_values, windows, write
+from jaxlm.models.families.shared.head_classes import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 
 DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}

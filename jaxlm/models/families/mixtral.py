@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlm.models.families.base import Family, Tensor
-from jaxlm.models.families.checks import checked, require
-from jaxlm.models.families.decoder import (
+from jaxlm.models.families.base import Family
+from jaxlm.models.families.shared.checks import checked, require
+from jaxlm.models.families.shared.decoder import (
     attention_rows,
     outer_rows,
     read,
@@ -19,8 +19,9 @@ from jaxlm.models.families.decoder import (
     windows,
     write,
 )
-from jaxlm.models.families.experts import experts_of, layer_rows, of_the_file, with_experts
-from jaxlm.models.families.tasks import decoder_tasks
+from jaxlm.models.families.shared.experts import experts_of, layer_rows, of_the_file, with_experts
+from jaxlm.models.families.shared.head_classes import decoder_tasks
+from jaxlm.models.families.shared.tensor import Tensor
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.moe import MoEConfig

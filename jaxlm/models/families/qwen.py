@@ -12,8 +12,8 @@ from typing import Any
 
 from jaxlm.core.config import UserError
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.checks import checked, require
-from jaxlm.models.families.decoder import (
+from jaxlm.models.families.shared.checks import checked, require
+from jaxlm.models.families.shared.decoder import (
     read,
     sizes,
     sliding_layers,
@@ -22,7 +22,7 @@ from jaxlm.models.families.decoder import (
     windows,
     write,
 )
-from jaxlm.models.families.tasks import decoder_tasks
+from jaxlm.models.families.shared.head_classes import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 
 DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}

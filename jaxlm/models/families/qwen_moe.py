@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.models.families.base import Family, Tensor
-from jaxlm.models.families.checks import checked, require
-from jaxlm.models.families.decoder import attention_rows, outer_rows, read, sizes, write
-from jaxlm.models.families.experts import experts_of, layer_rows, of_the_file, with_experts
-from jaxlm.models.families.tasks import decoder_tasks
+from jaxlm.models.families.base import Family
+from jaxlm.models.families.shared.checks import checked, require
+from jaxlm.models.families.shared.decoder import attention_rows, outer_rows, read, sizes, write
+from jaxlm.models.families.shared.experts import experts_of, layer_rows, of_the_file, with_experts
+from jaxlm.models.families.shared.head_classes import decoder_tasks
+from jaxlm.models.families.shared.tensor import Tensor
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.moe import MoEConfig

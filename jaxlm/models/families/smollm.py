@@ -10,8 +10,8 @@ from typing import Any
 
 from jaxlm.core.config import UserError
 from jaxlm.models.families.base import Family
-from jaxlm.models.families.checks import checked, for_each_layer, shortest, spread
-from jaxlm.models.families.decoder import (
+from jaxlm.models.families.shared.checks import checked, for_each_layer, shortest, spread
+from jaxlm.models.families.shared.decoder import (
     read,
     sizes,
     sliding_layers,
@@ -20,7 +20,7 @@ from jaxlm.models.families.decoder import (
     windows,
     write,
 )
-from jaxlm.models.families.tasks import decoder_tasks
+from jaxlm.models.families.shared.head_classes import decoder_tasks
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import NoPositionConfig, RotaryConfig
 

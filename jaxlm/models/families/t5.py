@@ -19,8 +19,9 @@ from typing import Any
 from jaxlm.core.config import UserError
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.models.blocks import StackConfig
-from jaxlm.models.families.base import Family, Tensor, one_of, part_of
-from jaxlm.models.families.checks import first_said, require
+from jaxlm.models.families.base import Family
+from jaxlm.models.families.shared.checks import first_said, require
+from jaxlm.models.families.shared.tensor import Tensor, one_of, part_of
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig, is_gated

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from jaxlm.core.files import file_sha256
-from jaxlm.data.sources.fetch import default_cache_dir
+from jaxlm.data.reading.fetch import default_cache_dir
 
 log = logging.getLogger("jaxlm")
 

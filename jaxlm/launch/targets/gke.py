@@ -28,7 +28,7 @@ from jaxlm.launch.manifest import manifest
 from jaxlm.launch.names import check_absolute, check_word
 from jaxlm.launch.shell import join
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
-from jaxlm.launch.target import LaunchConfig, Plan
+from jaxlm.launch.targets.base import LaunchConfig, Plan
 
 REPLICATED, CONTAINER = "slice-job", "jax-tpu"
 ENDS = ("Completed", "Failed")

@@ -23,7 +23,7 @@ from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_no_option, check_word
 from jaxlm.launch.shell import join, script
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
-from jaxlm.launch.target import Plan, RestartingConfig
+from jaxlm.launch.targets.base import Plan, RestartingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

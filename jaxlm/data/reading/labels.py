@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.core.config import REQUIRED, Config, UserError, field
-from jaxlm.data.sources.formats import cell
+from jaxlm.data.reading.rows import cell
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from jaxlm.launch.steps import (
     WriteFile,
     WriteSecrets,
 )
-from jaxlm.launch.target import Plan, RestartingConfig
+from jaxlm.launch.targets.base import Plan, RestartingConfig
 
 ARCHIVE = "source.tar.gz"
 LOST = ("SUSPENDING", "SUSPENDED", "PREEMPTED", "TERMINATED", "FAILED", "DELETING", "STOPPED")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxlm.core.config import UserError
-from jaxlm.data.sources.optional import need
+from jaxlm.core.optional import need
 
 BLOCK = 1 << 20  # bytes read at a time
 MAX_WINDOW = 1 << 29  # bytes that an .xz file may ask its reader to keep; xz -9 asks for 2**26

@@ -1,4 +1,4 @@
-"""This machine: N local processes, or its GPUs.
+"""Processes of this machine.
 
     type: local
     processes: 4
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxlm.core.config import UserError, field
-from jaxlm.launch.chips import GPU, Chips
+from jaxlm.launch.chips import Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Group, Member, Step, WriteFile
-from jaxlm.launch.target import Plan, RestartingConfig
+from jaxlm.launch.targets.base import Plan, RestartingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,37 +55,6 @@ class Local(RestartingConfig):
         return local_plan(self, job, [environment] * self.processes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuHost(RestartingConfig, type="gpu_host"):
-    """The GPUs of this machine: one process for all of them, or one for each."""
-
-    gpus: tuple[int, ...] = field((), "numbers of the GPUs to use; empty: all")
-    process_per_gpu: bool = field(False, "start a process for each of `gpus`")
-
-    def validate(self) -> None:
-        super().validate()
-        if self.process_per_gpu and not self.gpus:
-            raise UserError(
-                "gpus: is empty, but process_per_gpu needs their numbers; "
-                "set gpus, such as [0, 1, 2, 3]"
-            )
-        if len(set(self.gpus)) != len(self.gpus):
-            raise UserError(f"gpus: {list(self.gpus)} has a number twice; write each once")
-
-    def chips(self) -> Chips | None:
-        text = f"gpus: {list(self.gpus)}" if self.gpus else "gpu_host"
-        return Chips(text=text, kind=GPU, count=len(self.gpus) or None)
-
-    def plan(self, job: Job) -> Plan:
-        base = {
-            **self.env,
-            "JAX_PLATFORMS": "cuda",
-        }  # an error, not a run on the CPU, if CUDA is missing
-        if self.process_per_gpu:
-            return local_plan(self, job, [base | _only(gpu) for gpu in self.gpus])
-        return local_plan(self, job, [base | (_only(*self.gpus) if self.gpus else {})])
-
-
 def local_plan(target: RestartingConfig, job: Job, environments: list[dict[str, str]]) -> Plan:
     """One process per environment; they connect on a free port."""
     config = job.stage / "run.yaml"
@@ -110,10 +79,6 @@ def local_plan(target: RestartingConfig, job: Job, environments: list[dict[str, 
     )
     steps: tuple[Step, ...] = (write, train)
     return Plan(actions={"run": steps}, attempt=steps)
-
-
-def _only(*gpus: int) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
 
 
 def _flags(environment: dict[str, str]) -> str:

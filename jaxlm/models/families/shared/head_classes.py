@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxlm.core.config import to_dict
 from jaxlm.core.errors import UserError, shown
-from jaxlm.models.families.base import Tensor
+from jaxlm.models.families.shared.tensor import Tensor
 from jaxlm.nn.heads.base import NAME, TaskHeadConfig
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.nn.heads.scalar import Scalar

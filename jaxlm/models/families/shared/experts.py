@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxlm.models.blocks import OtherFFN
-from jaxlm.models.families.base import Tensor, part_of
-from jaxlm.models.families.decoder import ffn_rows
+from jaxlm.models.families.shared.decoder import ffn_rows
+from jaxlm.models.families.shared.tensor import Tensor, part_of
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.moe import MoEConfig
 from jaxlm.nn.stack import runs_of

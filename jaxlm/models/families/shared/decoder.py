@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.models.families import rope
-from jaxlm.models.families.base import Tensor, one_of, part_of
-from jaxlm.models.families.checks import (
+from jaxlm.models.families.shared import rope
+from jaxlm.models.families.shared.checks import (
     demand,
     first_said,
     for_each_layer,
@@ -27,6 +26,7 @@ from jaxlm.models.families.checks import (
     window_of,
     word_of,
 )
+from jaxlm.models.families.shared.tensor import Tensor, one_of, part_of
 from jaxlm.models.transformer import HeadConfig, TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import Activation, DenseConfig

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.models.families.base import Rearrangement, Tensor
+from jaxlm.models.families.shared.tensor import Rearrangement, Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]  # {"/"-path: shape} of our parameters
 

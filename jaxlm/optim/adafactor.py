@@ -1,37 +1,60 @@
-"""Optax transformations that know which dims of a parameter make a matrix: Muon and Adafactor.
+"""Adafactor: the second moment of a matrix as the means of its rows and columns.
 
-Parameters of scanned layers and of experts are stacks, [L, E, ...], of independent matrices, and an
-attention kernel [D, N, H] is a matrix of D x NH. `Dims` (see param_groups.py) says which dims are
-which, and every statistic is per matrix: a stack behaves as if each matrix were a parameter.
-Stacked dims are neither moved nor merged, so a stack that is split over devices stays split.
-Optax's own Adafactor takes one RMS over a whole stack and factors its two largest dims, and its
-Muon merges the stacked dims: hence this module.
-
-Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon; scale by RMS arXiv:2502.16982):
-
-    M <- beta M + (1 - beta) G,   U = orthogonalize((1 - beta) G + beta M)
-
-Adafactor (arXiv:1804.04235), with R and C the row and column means of G^2, averaged over time:
+With R and C the row and column means of G^2, averaged over time (arXiv:1804.04235):
 
     V = R C / mean(R),   U = G / sqrt(V)
+
+Every statistic is per matrix of a stack of layers or experts (`Dims`, param_groups.py): a stack
+behaves as if each matrix were a parameter. Optax's own Adafactor takes one RMS over a whole stack
+and factors its two largest dims.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.optim.param_groups import Dims
+from jaxlm.core.config import field
+from jaxlm.optim.base import MomentDtype, OptimizerConfig
+from jaxlm.optim.param_groups import Dims, tree_of_dims
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steepest at 0 while it still converges
 
+@dataclass(frozen=True, kw_only=True)
+class Adafactor(OptimizerConfig):
+    """Adafactor (arXiv:1804.04235): the second moment of a matrix as one row and one column."""
 
-class MuonState(NamedTuple):
-    momentum: Any  # like the parameters
+    learning_rate: float = field(1e-2, "the peak learning rate, relative to the weights' RMS", gt=0)
+    decay_exponent: float = field(0.8, "at update t the moment decays by 1 - t^-this", gt=0, le=1)
+    min_size: int = field(128, "matrices with a smaller dim keep the whole moment", ge=1)
+    update_clip: float | None = field(
+        1.0, "largest RMS of a matrix's update; null: not clipped", gt=0
+    )
+    scale_by_weights: bool = field(True, "scale the update of a matrix by the RMS of its weights")
+    weights_floor: float = field(1e-3, "lower bound of the RMS of weights in the scale", gt=0)
+    momentum: float = field(0.0, "decay of the first moment; 0: not kept", ge=0, lt=1)
+    eps: float = field(1e-30, "added to squared gradients", gt=0)
+    mu_dtype: MomentDtype = field("float32", "dtype in which the first moment is kept")
+
+    def direction(self, axes: Any) -> optax.GradientTransformation:
+        dims = tree_of_dims(axes)
+        parts = [
+            scale_by_factored_rms(
+                dims, decay_exponent=self.decay_exponent, min_size=self.min_size, eps=self.eps
+            )
+        ]
+        if self.update_clip is not None:
+            parts.append(clip_by_rms(dims, self.update_clip))
+        if self.scale_by_weights:
+            parts.append(scale_by_param_rms(dims, self.weights_floor))
+        if self.momentum:
+            dtype = jnp.dtype(self.mu_dtype)
+            parts.append(optax.ema(self.momentum, debias=False, accumulator_dtype=dtype))
+        return optax.chain(*parts)
 
 
 class FactoredState(NamedTuple):
@@ -43,57 +66,6 @@ class FactoredState(NamedTuple):
     updates: jax.Array  # int32, how many were made
     row: Any
     col: Any
-
-
-def scale_by_muon(
-    dims: Any, *, beta: float, nesterov: bool, steps: int, rms: float | None, dtype: Any
-) -> optax.GradientTransformation:
-    """Momentum, orthogonalised matrix by matrix.
-
-    `dims` is a tree of `Dims` like the parameters. An orthogonal matrix is scaled by
-    rms * sqrt(max(inputs, outputs)), so that its root mean square is about `rms` whatever the
-    shape; where `rms` is None by sqrt(max(1, outputs / inputs)), as in Jordan's own version.
-    """
-
-    def init(params: Any) -> MuonState:
-        return MuonState(jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params))
-
-    def update(grads: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
-        del params
-        mix = lambda m, g: beta * m.astype(g.dtype) + (1 - beta) * g  # noqa: E731
-        momentum = jax.tree.map(mix, state.momentum, grads)
-        ahead = jax.tree.map(mix, momentum, grads) if nesterov else momentum
-        updates = jax.tree.map(lambda u, d: _muon_update(u, d, steps, rms), ahead, dims)
-        return updates, MuonState(jax.tree.map(lambda m: m.astype(dtype), momentum))
-
-    return optax.GradientTransformation(init, update)
-
-
-def orthogonalize(x: jax.Array, steps: int, eps: float = 1e-7) -> jax.Array:
-    """About U V^T for each matrix U S V^T of x [..., I, O], by Newton-Schulz iterations.
-
-    After five steps the singular values are between about 0.7 and 1.2.
-    """
-    a, b, c = NEWTON_SCHULZ
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x  # the Gram matrix of the short side is the small one
-    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + eps)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x.mT if tall else x
-
-
-def _muon_update(x: jax.Array, dims: Dims, steps: int, rms: float | None) -> jax.Array:
-    stack = tuple(x.shape[d] for d in dims.stack)
-    inputs, outputs = (math.prod(x.shape[d] for d in part) for part in (dims.inputs, dims.outputs))
-    scale = (
-        math.sqrt(max(1, outputs / inputs))
-        if rms is None
-        else rms * math.sqrt(max(inputs, outputs))
-    )
-    # Dims are in the order stack, inputs, outputs, so a reshape is enough.
-    return scale * orthogonalize(x.reshape(*stack, inputs, outputs), steps).reshape(x.shape)
 
 
 def scale_by_factored_rms(

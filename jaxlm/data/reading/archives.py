@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from jaxlm.core.config import UserError
-from jaxlm.data.sources.fetch import parse_requirement
+from jaxlm.data.reading.fetch import parse_requirement
 
 _ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip", ".whl")
 DAMAGE = (

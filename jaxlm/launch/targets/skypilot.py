@@ -27,7 +27,7 @@ from jaxlm.launch.manifest import manifest
 from jaxlm.launch.names import check_no_option, check_word
 from jaxlm.launch.shell import script
 from jaxlm.launch.steps import Command, WriteFile
-from jaxlm.launch.target import Plan, RestartingConfig
+from jaxlm.launch.targets.base import Plan, RestartingConfig
 
 CONFIG = "~/jaxlm-run.yaml"
 PORT = 8476

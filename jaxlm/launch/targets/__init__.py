@@ -1,0 +1,1 @@
+"""Where a run starts. A new target is one file here; derive from `LaunchConfig` (base.py)."""

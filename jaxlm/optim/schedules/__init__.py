@@ -1,0 +1,1 @@
+"""Learning-rate schedules. A new one is one file here; derive from `Warmup` (base.py)."""
