@@ -180,7 +180,7 @@ compile_ = Learner.compile
 
 def late(*arguments):
     if os.environ["JAXLM_PROCESS_ID"] == "1":
-        time.sleep(20)
+        time.sleep(12)
     return compile_(*arguments)
 
 Learner.compile = late
