@@ -105,7 +105,7 @@ def test_restores_bit_exact_on_other_meshes(tmp_path: Path, source: tuple) -> No
 def test_state_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> None:
     step = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 7, s), donate_argnums=0)
     saver, _ = make_saver(tmp_path)
-    for number, sizes in enumerate([(1, 1, 1), (8, 1, 1), (2, 2, 2)]):
+    for number, sizes in enumerate([(1, 1, 1), (2, 2, 2)]):
         state = make_state(build_mesh(*sizes), seed=number, size=512)
         want, target = host(state), abstract(state)
         saver.save(number, state, {})
@@ -500,7 +500,7 @@ for kill in range(int(sys.argv[2])):
 
 
 def test_killed_at_any_instant_the_last_good_one_restores_exactly(tmp_path: Path) -> None:
-    folder, kills = tmp_path / "checkpoints", 6
+    folder, kills = tmp_path / "checkpoints", 4
     out = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), str(kills)], capture_output=True, text=True
     )

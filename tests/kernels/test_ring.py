@@ -25,9 +25,7 @@ MESHES = {
 }
 CASES = {
     "causal": {},
-    "window": {"window": 5},
-    "softcap": {"softcap": 2.0, "scale": 0.9},
-    "both ways": {"causal": False},
+    "window": {"window": 5, "softcap": 2.0, "scale": 0.9},
     "both ways, near": {"causal": False, "window": 4},
     "prefix": {"prefix": True},
     "odd parts": {"length": 24},  # three tokens a device: no chunks to swap

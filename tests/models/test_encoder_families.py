@@ -32,7 +32,6 @@ from jaxlm.training.session import load_trained
 from tests.golden_nn import assert_close, load
 from tests.models.parity import (
     again,
-    assert_same,
     assert_small,
     batch_of,
     computed,
@@ -43,7 +42,6 @@ from tests.models.parity import (
     live_errors,
     model_of,
     real_of,
-    spread,
 )
 
 OURS = having("attention_mask", "encoder_tokens", "context_lengths")
@@ -80,17 +78,6 @@ def test_every_tensor_and_parameter_is_read_and_written_back(name):
 
 
 # ------------------------------------------------------------------- properties of every family
-
-
-@pytest.mark.parametrize("name", ["bert", "glm_10b", "t5"])  # RoBERTa's layers are BERT's
-def test_neither_a_mesh_nor_remat_nor_unrolling_changes_anything(name):
-    """All at once, which costs one program: data, fsdp and tensor, two devices each."""
-
-    def change(stack: Any) -> Any:
-        usual = stack.attention.replace(impl="auto")
-        return stack.replace(attention=usual, remat="full", scan_layers=False)
-
-    assert_same(spread(name, MeshConfig(data=2, fsdp=2, tensor=2), change), name)
 
 
 @pytest.mark.parametrize("name", WRITERS)

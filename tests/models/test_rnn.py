@@ -163,9 +163,7 @@ def test_packed_documents_do_not_see_one_another(cell):
     [
         SMALL,
         AWD.replace(cell="gru", num_layers=2),
-        SMALL.replace(cell="elman"),
         SMALL.replace(cell="mingru", residual=True, norm="rmsnorm"),
-        AWD.replace(cell="minlstm"),
         AWD.replace(cell="rglru"),
         AWD.replace(cell="rglru", recurrence="associative"),
     ],
@@ -272,9 +270,7 @@ def on_mesh(config: RNNConfig, tokens: np.ndarray):
     "change",
     [
         {"dropout_recurrent": 0.3},
-        {"cell": "mingru"},
         {"cell": "rglru"},
-        {"cell": "rglru", "recurrence": "associative"},
     ],
     ids=lambda change: "-".join(map(str, change.values())),
 )
