@@ -1,40 +1,47 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): a low-rank change of kernels that stay frozen.
 
-    y = x W + s (x A) B        s = alpha / rank        A [in, rank], B [rank, out]
+    y = x W + s (dropout(x) A) B        s = alpha / rank        A [in, rank], B [rank, out]
 
     adapter: {type: lora, rank: 8, alpha: 16, targets: [query, value]}
+    adapter: {type: lora, targets: all-linear, rank_pattern: {ffn/down: 4}, train: ["^unembed/"]}
 
 A is drawn from U(-1/sqrt(in), 1/sqrt(in)), the Kaiming-uniform rule with a = sqrt(5), and B starts
 at 0, so a run starts from its base. Kernels keep their dims apart: for one of [D, N, H], A is
 [D, rank] and B [rank, N, H]. Stacked layers and experts have an A and a B each. Kernels that a loop
-over time or sorted experts multiply with are changed first: W + s A B.
+over time or sorted experts multiply with are changed first: W + s A B. Of a table of embeddings
+[V, D], A [V, rank] starts at 0 and B [rank, D] is drawn from N(0, 1); a head that is tied to the
+table changes with it. Dropout is for kernels with an input of their own: not for these three.
 
-`rank` 0 adds nothing: the model is its base to the bit, and only new heads are trained.
+`rslora` (Kalajdzievski 2023, arXiv:2312.03732) has s = alpha / sqrt(rank). `rank` 0 adds nothing:
+the model is its base to the bit, and only new heads are trained.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.adapters.base import Adapter, check_patterns, no_match
-from jaxlm.core.config import field
+from jaxlm.adapters.targets import ALL, by_pattern, chosen
+from jaxlm.core.config import UserError, field
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.kernels.contract import contract
 from jaxlm.mesh import gather_weight
+from jaxlm.nn.adapter_key import key_of_adapter
 from jaxlm.nn.dense import Adaptable
+from jaxlm.nn.dropout import dropout
+from jaxlm.nn.embed import Embedding
 from jaxlm.nn.heads.base import is_of_head
 
-ALL = "all-linear"
 A, B = "lora_a", "lora_b"
-INSIDE = "adapter"  # the attribute of `Adaptable`
+INSIDE = "adapter"  # the attribute of a module that has one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,35 +50,76 @@ class LoRA(Adapter):
 
     rank: int = field(8, "the rank of each kernel's change; 0: none", ge=0)
     alpha: float = field(16.0, "the change is scaled by alpha / rank", gt=0)
+    rslora: bool = field(False, "scale by alpha / sqrt(rank) instead (arXiv:2312.03732)")
+    dropout: float = field(0.0, "dropout on the input of A", ge=0, lt=1)
     targets: tuple[str, ...] = field(
         (ALL,),
-        "modules that are adapted: the last parts of their paths, or regular expressions for them; "
-        "all-linear: every one but the output embedding",
+        "modules that are adapted: the last parts of their paths, regular expressions for them, or "
+        "published names such as q_proj; all-linear: every one but the output embedding",
     )
+    exclude: tuple[str, ...] = field((), "modules that are not adapted, in the form of targets")
+    rank_pattern: dict[str, int] = field(dict, "target -> its own rank; the first match counts")
+    alpha_pattern: dict[str, float] = field(dict, "target -> its own alpha; the first match counts")
     train: tuple[str, ...] = field(
         (), "regular expressions: parameters that are trained in full as well; new heads always are"
     )
+    adapts_tables: ClassVar[bool] = True  # whether a table of embeddings can be a target
+
+    def __hash__(self) -> int:  # a dict has none
+        return hash(repr(self))
 
     def validate(self) -> None:
-        check_patterns("targets", self.targets)
-        check_patterns("train", self.train)
+        for key in ("targets", "exclude", "rank_pattern", "alpha_pattern", "train"):
+            check_patterns(key, getattr(self, key))
+        for key, least in (("rank_pattern", 1), ("alpha_pattern", 1e-30)):
+            for pattern, value in getattr(self, key).items():
+                if value < least:
+                    raise UserError(f"{key}.{pattern}: {value} is too small; use a positive number")
 
     def apply(self, model: Any, *, rngs: nnx.Rngs) -> None:
         found = {
             "/".join(map(str, path)): node
             for path, node in nnx.iter_graph(model)
-            if isinstance(node, Adaptable)
+            if isinstance(node, (Adaptable, Embedding))
         }
         found = {path: node for path, node in found.items() if not is_of_head(path)}
-        for target in self.targets:
-            if not any(_matches(target, path) for path in found):
-                raise no_match("adapter.targets", target, sorted(found))
-        for path, node in sorted(found.items()):
-            if self.rank and any(_matches(target, path) for target in self.targets):
-                node.adapter = LowRank(node, self.rank, self.alpha / self.rank, rngs=rngs)
+        linear = [path for path, node in found.items() if isinstance(node, Adaptable)]
+        tables = [path for path in found if path not in linear and self.adapts_tables]
+        paths = chosen("adapter.targets", self.targets, linear, tables)
+        paths -= chosen("adapter.exclude", self.exclude, linear, tables)
+        settings = self.settings(sorted(paths))
+        for number, path in enumerate(sorted(paths)):
+            rank, scale = settings[path]
+            if rank:
+                if self.dropout and not found[path].has_input and path in linear:
+                    raise UserError(
+                        f"adapter.dropout: {path} has no input of its own to drop from, its kernel "
+                        "is changed as a whole; set dropout to 0, or name it in adapter.exclude"
+                    )
+                own = self.build(found[path], rank, scale, rngs=rngs)
+                own.rate, own.number = self.dropout, number
+                found[path].adapter = own
+
+    def settings(self, paths: Iterable[str]) -> dict[str, tuple[int, float]]:
+        """{path: (rank, scale)} of adapted modules."""
+        paths = list(paths)
+        ranks = by_pattern("adapter.rank_pattern", self.rank_pattern, paths)
+        alphas = by_pattern("adapter.alpha_pattern", self.alpha_pattern, paths)
+        out = {}
+        for path in paths:
+            rank, alpha = int(ranks.get(path, self.rank)), alphas.get(path, self.alpha)
+            out[path] = rank, alpha / (math.sqrt(rank) if self.rslora else rank) if rank else 0.0
+        return out
+
+    def build(
+        self, of: Adaptable | Embedding, rank: int, scale: float, *, rngs: nnx.Rngs
+    ) -> LowRank | LowRankTable:
+        """The adapter of one module."""
+        kind: Any = LowRankTable if isinstance(of, Embedding) else LowRank
+        return kind(of, rank, scale, rngs=rngs)
 
     def trains(self, path: str) -> bool:
-        own = path.rpartition("/")[2] in (A, B)
+        own = path.split("/")[-2:-1] == [INSIDE]
         return own or any(re.search(pattern, path) for pattern in self.train)
 
     def check(self, paths: Sequence[str]) -> None:
@@ -81,15 +129,23 @@ class LoRA(Adapter):
 
     def merge(self, params: dict[str, Any]) -> dict[str, Any]:
         flat = flatten(params)
-        for where in _changed(flat):
-            a, b = (flat.pop(f"{where}/{INSIDE}/{name}") for name in (A, B))
-            kernel = f"{where}/kernel"
-            flat[kernel] = flat[kernel] + change(a, b, flat[kernel].ndim, self.alpha / a.shape[-1])
+        adapted = adapted_modules(flat)
+        for where, (_, scale) in self.settings(adapted).items():
+            own = {name: flat.pop(f"{where}/{INSIDE}/{name}") for name in adapted[where]}
+            leaf = next(x for x in (f"{where}/kernel", f"{where}/table") if x in flat)
+            flat[leaf] = self.changed(flat[leaf], own, scale)
         return unflatten(flat)
+
+    def changed(self, kernel: jax.Array, own: Mapping[str, Any], scale: float) -> jax.Array:
+        """The kernel that computes what an adapted one does, float32."""
+        return kernel + change(own[A], own[B], kernel.ndim, scale)
 
 
 class LowRank(nnx.Module):
     """The A and B of one kernel, or of the kernels of stacked layers and experts."""
+
+    rate: float = 0.0  # of dropout
+    number: int = 0  # among the adapters of the model
 
     def __init__(self, of: Adaptable, rank: int, scale: float, *, rngs: nnx.Rngs) -> None:
         shape, axes = of.kernel.shape, of.kernel.get_metadata()["axes"]
@@ -114,6 +170,7 @@ class LowRank(nnx.Module):
             gather_weight(p.get_value(), p.get_metadata()["axes"], x.dtype)
             for p in (self.lora_a, self.lora_b)
         )
+        x = dropout(x, self.rate, key_of_adapter(self.number) if self.rate else None)
         return y + self.scale * contract(contract(x, a, self.num_inputs), b, 1)
 
     def kernel(self, kernel: jax.Array) -> jax.Array:
@@ -125,6 +182,32 @@ class LowRank(nnx.Module):
         return 2.0 * (math.prod(self.lora_a.shape) + math.prod(self.lora_b.shape))
 
 
+class LowRankTable(nnx.Module):
+    """The A [V, rank] and B [rank, D] of a table of embeddings."""
+
+    rate: float = 0.0
+    number: int = 0
+
+    def __init__(self, of: Embedding, rank: int, scale: float, *, rngs: nnx.Rngs) -> None:
+        (rows, dim), (first, last) = of.table.shape, of.table.get_metadata()["axes"]
+        drawn = jax.random.normal(rngs.params(), (rank, dim), jnp.float32)
+        self.scale = scale
+        self.lora_a = nnx.Param(jnp.zeros((rows, rank), jnp.float32), axes=(first, "rank"))
+        self.lora_b = nnx.Param(drawn, axes=("rank", last))
+
+    def __call__(self, tokens: jax.Array, x: jax.Array) -> jax.Array:
+        """The embeddings x [..., D] of tokens [...] with their change."""
+        a, b = (
+            gather_weight(p.get_value(), p.get_metadata()["axes"], x.dtype)
+            for p in (self.lora_a, self.lora_b)
+        )
+        return x + self.scale * contract(jnp.take(a, tokens, axis=0, mode="fill"), b, 1)
+
+    def table(self, table: jax.Array) -> jax.Array:
+        """W + s A B, float32."""
+        return table + change(self.lora_a.get_value(), self.lora_b.get_value(), 2, self.scale)
+
+
 def change(a: jax.Array, b: jax.Array, ndim: int, scale: float) -> jax.Array:
     """s A B for a kernel of `ndim` dims, float32; the dims of a stack come first in all three."""
     stack = a.ndim + b.ndim - 2 - ndim
@@ -134,12 +217,11 @@ def change(a: jax.Array, b: jax.Array, ndim: int, scale: float) -> jax.Array:
     return scale * product.reshape(*a.shape[:-1], *b.shape[stack + 1 :])
 
 
-def _matches(target: str, path: str) -> bool:
-    """Whether a module is one of a target: its path, or the path's last parts, match in full."""
-    return target == ALL or re.fullmatch(rf"(.*/)?(?:{target})", path) is not None
-
-
-def _changed(flat: dict[str, Any]) -> list[str]:
-    """The paths of the modules that have an A."""
-    end = f"/{INSIDE}/{A}"
-    return [path.removesuffix(end) for path in flat if path.endswith(end)]
+def adapted_modules(flat: Mapping[str, Any]) -> dict[str, list[str]]:
+    """{path: names of its adapter's parameters} of the modules that have one."""
+    out: dict[str, list[str]] = {}
+    for path in flat:
+        where, inside, name = path.rpartition(f"/{INSIDE}/")
+        if inside:
+            out.setdefault(where, []).append(name)
+    return out

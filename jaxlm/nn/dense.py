@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,9 @@ class Adaptable(nnx.Module):
     kernel: nnx.Param
     num_inputs: int
     adapter: Any = None
+    has_input: ClassVar[bool] = (
+        False  # whether the adapter is given the input, not the kernel alone
+    )
 
     def adapted_kernel(self) -> nnx.Param:
         """The kernel with its adapter, for code that multiplies with the kernel itself."""
@@ -55,6 +58,8 @@ class Adaptable(nnx.Module):
 
 class Dense(Adaptable):
     """Contracts the last dims of x with the kernel's first ones."""
+
+    has_input: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ The lookup reads the table in the compute dtype; a vocabulary split over devices
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,13 @@ from jaxlm.nn.dense import weight
 class Embedding(nnx.Module):
     """A table of vectors, normal with standard deviation `std` at the start.
 
-    `rows`: the logical axis of its rows; those of a short table are not split.
+    `rows`: the logical axis of its rows; those of a short table are not split. An adapter is a
+    module with `__call__(tokens, x)`: the vectors of tokens, where x are those of the table alone;
+    and with `table(table)`: the table that gives those.
     """
+
+    adapter: Any = None
+    has_input: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -49,8 +54,13 @@ class Embedding(nnx.Module):
         `axes`: the logical axes of the tokens' dims.
         """
         x = jnp.take(weight(self.table, self.dtype), tokens, axis=0, mode="fill")
-        return gradient_by_columns(x, rows=self.table.shape[0], axes=axes)
+        x = gradient_by_columns(x, rows=self.table.shape[0], axes=axes)
+        return x if self.adapter is None else self.adapter(tokens, x)
 
     def attend(self) -> jax.Array:
         """The table as the kernel [D, V] of a tied head, in the compute dtype."""
-        return weight(self.table, self.dtype).T
+        if self.adapter is None:
+            return weight(self.table, self.dtype).T
+        axes = self.table.get_metadata()["axes"]
+        table = nnx.Param(self.adapter.table(self.table.get_value()), axes=axes)
+        return weight(table, self.dtype).T

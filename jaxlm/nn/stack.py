@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxlm.nn.adapter_key import adapter_key
 from jaxlm.nn.given import Found, Given
 from jaxlm.nn.pipeline import run_pipeline, schedule
 
@@ -147,7 +148,8 @@ class _Layer:
         def run(x: jax.Array, data: Any) -> tuple[jax.Array, Found]:
             params, xs, key = data
             given = Given(xs, key, self.rows, self.shared, kind)
-            return self.body(nnx.merge(self.graphdef, params), x, given)
+            with adapter_key(key):
+                return self.body(nnx.merge(self.graphdef, params), x, given)
 
         return self.remat.apply(run, in_scan=in_scan)(x, data)
 

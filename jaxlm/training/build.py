@@ -44,5 +44,6 @@ def merged(config: RunConfig, program: Program, params: dict[str, Any]) -> tuple
         return program, params
     plain = program_of(config.replace(adapter=None), program.mesh)
     with jax.set_mesh(program.mesh):
-        merge = jax.jit(config.adapter.merge, out_shardings=plain.param_shardings)
+        adapter = config.adapter
+        merge = jax.jit(lambda tree: adapter.merge(tree), out_shardings=plain.param_shardings)
         return plain, merge(params)

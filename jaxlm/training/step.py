@@ -23,6 +23,7 @@ from flax import nnx
 
 from jaxlm import mesh as meshes
 from jaxlm.core.tree import join
+from jaxlm.nn.adapter_key import adapter_key
 from jaxlm.nn.pipeline import Schedule, pipelined
 from jaxlm.optim.optimizer import Optimizer, update_ema
 from jaxlm.training.program import DROPOUT_STREAM, Program, derive_key
@@ -121,7 +122,8 @@ def _micro_gradients(
 ) -> tuple:
     def loss_sum(params: Any) -> tuple[jax.Array, Any]:
         model = nnx.merge(program.graphdef, join(params, base))
-        out = program.objective.loss(model, batch, key=key, cache=carry)
+        with adapter_key(key):
+            out = program.objective.loss(model, batch, key=key, cache=carry)
         return out.loss_sum, out
 
     grads, out = jax.grad(loss_sum, has_aux=True)(params)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxlm.adapters.dora import DoRA
 from jaxlm.adapters.freeze import Freeze
 from jaxlm.adapters.lora import LoRA
 from jaxlm.core.config import UserError
@@ -193,7 +194,7 @@ def on_one_device(adapter: Any) -> tuple[Any, list[float]]:
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_mesh_changes_nothing(mesh: str) -> None:
-    adapter = LoRA(rank=2, train=("norm",))
+    adapter = DoRA(rank=2, dropout=0.2, train=("norm",))
     optimizer = AdamW(learning_rate=0.01, ema_decay=0.5, offload=mesh == "zero")
     learner = tiny.learner(
         config_of("transformer"),
