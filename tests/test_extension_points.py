@@ -50,7 +50,7 @@ from jaxlm.objectives.base import Loss
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.counting import Counting
 from jaxlm.optim.base import OptimizerConfig
-from jaxlm.report.section import Section
+from jaxlm.report.sections.base import Section
 from jaxlm.tasks.base import Task
 
 

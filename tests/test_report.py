@@ -480,7 +480,7 @@ SECTIONS = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxlm.report.section import Section
+from jaxlm.report.sections.base import Section
 
 
 @dataclass(frozen=True, kw_only=True)

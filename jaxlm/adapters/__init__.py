@@ -1,1 +1,4 @@
-"""Adapters: which parameters of a model are trained, and what is added to it for that."""
+"""Which parameters of a model are trained, and what is added to it.
+
+A new adapter is one file here; derive from `Adapter` (base.py).
+"""

@@ -1,1 +1,4 @@
-"""Measures a model: evaluators, one file each, and samples of text."""
+"""Measures a model, and samples text from it.
+
+A new evaluator is one file here; derive from `Evaluator` (base.py).
+"""

@@ -1,0 +1,5 @@
+"""What a model learns.
+
+A new objective is one file here; derive from `Objective` (base.py). One that
+counts instead of descending derives from `Counting` (counting.py).
+"""

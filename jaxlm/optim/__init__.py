@@ -1,1 +1,4 @@
-"""Optimizers. A new optimizer is one file here; derive from `OptimizerConfig` (base.py)."""
+"""Optimizers.
+
+A new optimizer is one file here; derive from `OptimizerConfig` (base.py).
+"""

@@ -9,7 +9,7 @@ from jaxlm.core.numbers import duration
 from jaxlm.report.files import RunFiles, time_of
 from jaxlm.report.html import page
 from jaxlm.report.measures import MEANINGS
-from jaxlm.report.section import rendered
+from jaxlm.report.sections.base import rendered
 
 
 def render(run: RunFiles) -> str:

@@ -1,1 +1,4 @@
-"""What a record means: the task that a model is trained for and measured by, without jax."""
+"""What a record means, without jax.
+
+A new task is one file here; derive from `Task` (base.py).
+"""

@@ -22,7 +22,7 @@ from jaxlm.data.records import RecordData
 from jaxlm.data.sources.synthetic import Synthetic
 from jaxlm.objectives.counting import Counting
 from tests import tiny
-from tests.data.toy_tasks import Continuation
+from tests.tasks.toy_tasks import Continuation
 
 QUIET = ("train.steps=2", "eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]")
 MESH = "mesh={data: 2, fsdp: 2, tensor: 2}"

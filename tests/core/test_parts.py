@@ -238,3 +238,12 @@ def _subclasses(cls: type) -> set[type]:
 
 def _subclasses_of(cls: type) -> set[type]:
     return {cls, *(sub for one in cls.__subclasses__() for sub in _subclasses_of(one))}
+
+
+def test_contributing_says_where_each_kind_of_part_goes():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| a")]
+    for of in kinds():
+        files = f"`{of.kind.folder.replace('.', '/')}/NAME.py`"
+        row = [r for r in rows if files in r[2] and f"`{of.base}`" in r[3]]
+        assert row, f"{of.kind.name}: a row with {files} and {of.base}"

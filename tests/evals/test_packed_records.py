@@ -20,7 +20,7 @@ def test_packed_loss_is_unpacked_loss(tmp_path):
             tiny.load(
                 "transformer",
                 f"data={{type: records, source: {{type: jsonl, files: {tmp_path}/qa.jsonl}}}}",
-                "data.task={type: tests.data.toy_tasks:Continuation, given_text: q, answer: a}",
+                "data.task={type: tests.tasks.toy_tasks:Continuation, given_text: q, answer: a}",
                 f"data={{seq_len: 63, validation_fraction: 0, shuffle: false, packing: {packing}}}",
                 "model.dropout=0",
                 "sample.prompts=[]",

@@ -1,1 +1,4 @@
-"""How a prompt becomes ids for a model, one file for each way."""
+"""How a prompt becomes ids for a model.
+
+A new prompt format is one file here; derive from `PromptFormat` (base.py).
+"""

@@ -1,1 +1,4 @@
-"""Where documents come from. A new source is one file here; derive from `Source` (base.py)."""
+"""Where documents come from.
+
+A new source is one file here; derive from `Source` (base.py).
+"""

@@ -1,1 +1,4 @@
-"""Text <-> ids: sentencepiece, characters, tokenizer.json."""
+"""Text <-> ids.
+
+A new tokenizer is one file here; derive from `TokenizerConfig` (jaxlm/core/types.py).
+"""

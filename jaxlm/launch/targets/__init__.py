@@ -1,1 +1,4 @@
-"""Where a run starts. A new target is one file here; derive from `LaunchConfig` (base.py)."""
+"""Where a run starts.
+
+A new target is one file here; derive from `LaunchConfig` (base.py).
+"""

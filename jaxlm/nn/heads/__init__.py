@@ -1,1 +1,4 @@
-"""Heads beside a language model, one file each."""
+"""Heads beside a language model.
+
+A new head is one file here; derive from `TaskHeadConfig` (base.py).
+"""

@@ -1,1 +1,4 @@
-"""Learning-rate schedules. A new one is one file here; derive from `Warmup` (base.py)."""
+"""Learning-rate schedules.
+
+A new schedule is one file here; derive from `Warmup` (base.py).
+"""

@@ -1,1 +1,4 @@
-"""The sections of a report, one file each. See `jaxlm.report.section`."""
+"""The sections of a report.
+
+A new section is one file here; derive from `Section` (base.py).
+"""

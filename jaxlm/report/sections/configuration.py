@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jaxlm.report.files import RunFiles
-from jaxlm.report.section import Section
+from jaxlm.report.sections.base import Section
 from jaxlm.report.tables import fields_table, flatten, show
 
 

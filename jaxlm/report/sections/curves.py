@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxlm.report.charts import Line, line_chart
 from jaxlm.report.files import RunFiles
-from jaxlm.report.section import Section
+from jaxlm.report.sections.base import Section
 from jaxlm.runs.trackers import series
 
 if TYPE_CHECKING:

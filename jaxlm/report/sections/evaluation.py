@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from jaxlm.report.confusion import confusion_table
 from jaxlm.report.files import RunFiles
-from jaxlm.report.section import Section
+from jaxlm.report.sections.base import Section
 from jaxlm.report.tables import table
 from jaxlm.runs.trackers import extent
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from jaxlm.core.numbers import duration
 from jaxlm.report.files import RunFiles
-from jaxlm.report.section import Section
+from jaxlm.report.sections.base import Section
 from jaxlm.runs.stopwatch import percentages
 
 

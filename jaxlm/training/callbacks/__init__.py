@@ -1,1 +1,4 @@
-"""What the training loop calls: one file each."""
+"""What the training loop calls.
+
+A new callback is one file here; derive from `Callback` (base.py).
+"""
