@@ -42,7 +42,7 @@ from jaxlm.run import load_run, load_saved
 from jaxlm.training.program import make_program
 from jaxlm.training.session import load_trained, one_device_program
 from tests.golden_families import load_case
-from tests.models.parity import batch_of, computed, firsts, known, real_of
+from tests.models.parity import batch_of, computed, known, real_of
 
 safetensors = pytest.importorskip("safetensors")
 tokenizers = pytest.importorskip("tokenizers")
@@ -130,7 +130,11 @@ def write_bpe(folder: Path) -> None:
 # ------------------------------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if name not in firsts(OURS)])
+# By the table's form: fused and split arrays, stacks of experts, two stacks, heads over tokens.
+WHOLE = ("bert", "chatglm3", "deepseek_v3", "gemma3", "glm_10b", "gpt2", "mixtral", "t5")
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name not in WHOLE])
 def test_other_shapes_are_read_as_their_table_says_and_written_back(name, tmp_path):
     case = load_case(name)
     arrays = {key: array.astype("bfloat16") for key, array in case.weights().items()}
@@ -153,8 +157,8 @@ def test_other_shapes_are_read_as_their_table_says_and_written_back(name, tmp_pa
     assert_same_bytes({key: array.astype("bfloat16") for key, array in written}, arrays)
 
 
-@pytest.mark.parametrize("name", firsts(OURS))
-def test_every_family_comes_in_and_goes_out_whole(name, tmp_path):
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_family_comes_in_and_goes_out_whole(name, tmp_path):
     """By the verbs' own functions, from shards, over a run, by a config.json of our own."""
     case = load_case(name)
     arrays = {key: array.astype("bfloat16") for key, array in case.weights().items()}
@@ -168,7 +172,6 @@ def test_every_family_comes_in_and_goes_out_whole(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "architecture", "without", "relations"),
     [
-        ("bert", "BertForMaskedLM", (), 2),
         ("bert", "BertForMaskedLM", ("cls.seq_relationship",), 0),
         ("roberta", "RobertaForMaskedLM", (), 0),
     ],
@@ -255,9 +258,7 @@ def test_an_embedding_that_is_stored_again_must_be_the_same(tmp_path, side):
         import_model(folder, tmp_path / "none", ONE, report=quiet)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shards"), [("float32", 1), ("float16", 3), ("bfloat16", 3)], ids=str
-)
+@pytest.mark.parametrize(("dtype", "shards"), [("float32", 1), ("bfloat16", 3)], ids=str)
 def test_what_came_in_goes_out(tmp_path, dtype, shards):
     """Fused q, k, v; a mask that is no parameter; a tied head that is stored, and one odd dtype."""
     arrays = gpt2_weights(dtype)
@@ -292,11 +293,11 @@ def test_any_mesh_imports_the_same(tmp_path, gpt2_run):
     wide = ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "model.vocab_size=83")
     with pytest.raises(UserError, match="vocab.*of size 83 cannot be split"):
         import_model(model, tmp_path / "odd", wide, report=quiet)
-    for name, words in {"fsdp": ("mesh.fsdp=4",), "all": ("mesh.fsdp=8", "mesh.data=1")}.items():
-        # 1 KiB at a time: every large parameter is filled in many pieces
-        import_model(model, tmp_path / name, words, report=quiet, chunk_bytes=1024)
-        assert load_saved(tmp_path / name).config.mesh.fsdp == int(words[0][-1])
-        assert sha256_of(tmp_path / name) == sha256_of(gpt2_run)
+    # 1 KiB at a time: every large parameter is filled in many pieces
+    words = ("mesh.fsdp=4", "mesh.data=2")
+    import_model(model, tmp_path / "fsdp", words, report=quiet, chunk_bytes=1024)
+    assert load_saved(tmp_path / "fsdp").config.mesh.fsdp == 4
+    assert sha256_of(tmp_path / "fsdp") == sha256_of(gpt2_run)
 
 
 def test_a_file_without_the_prefix_keeps_its_names(tmp_path):

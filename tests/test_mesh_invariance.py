@@ -22,20 +22,15 @@ STEPS = 20
 MESHES = {
     "one": tiny.ONE,
     "data 2": MeshConfig(data=2, num_devices=2),
-    "data 8": MeshConfig(data=8),
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "mixed 8": MeshConfig(data=2, fsdp=2, tensor=2),
     "zero 8": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),
     "expert 8": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
-TRAINED = [
-    *(("transformer", mesh) for mesh in ("mixed 8", "zero 8")),
-    *(("lstm", mesh) for mesh in ("data 8", "mixed 8")),
-    ("moe", "expert 8"),
-]
+TRAINED = [("transformer", "mixed 8"), ("lstm", "zero 8")]
 INITIALISED = [
     ("transformer", "data 2"),
-    ("transformer", "fsdp 8"),
+    ("transformer", "mixed 8"),
     ("lstm", "fsdp 8"),
     ("moe", "expert 8"),
 ]
@@ -58,7 +53,7 @@ def setup(model):
 
 @cache
 def trained(model, mesh):
-    """(hash at step 0, ids, tokens, losses, gradient norms) of a run of 20 steps."""
+    """(ids, tokens, losses, gradient norms) of a run of 20 steps."""
     config, data = setup(model)
     learner = tiny.learner(config, MESHES[mesh])
     rows = data.rows("train", batch_size=16, seed=config.seed)
@@ -67,7 +62,6 @@ def trained(model, mesh):
     spec = config.objective.transform_spec(data.row_spec)
     step = learner.compile(batch_spec(spec, 16, learner.mesh))
     state = learner.create()
-    start = param_sha256(state["params"])
     ids, tokens, metrics = [], [], []
     with Feed(loader, learner.mesh, 0, ahead=0) as feed:
         for _ in range(STEPS):
@@ -79,14 +73,13 @@ def trained(model, mesh):
     figures = jax.device_get(metrics)
     loss = np.array([f["objective"][0] / f["objective"][1] for f in figures])
     norm = np.array([f["grad_norm"][0] for f in figures])
-    return start, np.array(ids), np.array(tokens), loss, norm
+    return np.array(ids), np.array(tokens), loss, norm
 
 
 @pytest.mark.parametrize(("model", "mesh"), TRAINED)
 def test_a_run_does_not_depend_on_the_mesh(model, mesh):
-    start, ids, tokens, loss, norm = trained(model, "one")
-    start_, ids_, tokens_, loss_, norm_ = trained(model, mesh)
-    assert start_ == start
+    ids, tokens, loss, norm = trained(model, "one")
+    ids_, tokens_, loss_, norm_ = trained(model, mesh)
     np.testing.assert_array_equal(ids_, ids)
     np.testing.assert_array_equal(tokens_, tokens)
     np.testing.assert_allclose(loss_, loss, rtol=1e-5)
@@ -101,12 +94,17 @@ def test_dropout_was_on(model):
     assert config.model.dropout == 0.1
 
 
-@pytest.mark.parametrize(("model", "mesh"), INITIALISED)
-def test_parameters_at_the_start_do_not_depend_on_the_mesh(model, mesh):
+@cache
+def start(model, mesh):
+    """The hash of the parameters that a run begins with."""
     config, _ = setup(model)
     program = tiny.program(config, MESHES[mesh])
-    params = jax.jit(program.init_params, out_shardings=program.param_shardings)()
-    assert param_sha256(params) == trained(model, "one")[0]
+    return param_sha256(jax.jit(program.init_params, out_shardings=program.param_shardings)())
+
+
+@pytest.mark.parametrize(("model", "mesh"), INITIALISED)
+def test_parameters_at_the_start_do_not_depend_on_the_mesh(model, mesh):
+    assert start(model, mesh) == start(model, "one")
 
 
 def test_odd_sizes_start_alike():

@@ -21,7 +21,7 @@ from pathlib import Path
 def work(**words):
     from rich.console import Console
     console = Console()
-    for i in range(3000):
+    for i in range(1000):
         print("a line of some length, number", i, flush=i % 7 == 0)
         console.print("by rich")
         print("a line of the other stream", file=sys.stderr)

@@ -86,7 +86,8 @@ def test_scan_equals_reference_in_values_and_gradients(cell):
 
 def test_every_state_is_that_of_shorter_runs_and_has_the_same_gradients():
     args, reset = make_args("lstm"), make_reset()
-    weights = np.random.default_rng(2).standard_normal((T, B, H)).astype(np.float32)
+    some = np.array([0, 1, 5, T - 1])  # a reset is before, at and after them
+    weights = np.random.default_rng(2).standard_normal((len(some), B, H)).astype(np.float32)
 
     def every(args, impl):
         state = args["state"]
@@ -96,8 +97,7 @@ def test_every_state_is_that_of_shorter_runs_and_has_the_same_gradients():
 
     def shorter(args):
         runs = [
-            run("lstm", args | {"gates_x": args["gates_x"][: t + 1]}, reset[: t + 1])
-            for t in range(T)
+            run("lstm", args | {"gates_x": args["gates_x"][: t + 1]}, reset[: t + 1]) for t in some
         ]
         return jnp.stack([r.state["c"] for r in runs])
 
@@ -107,7 +107,7 @@ def test_every_state_is_that_of_shorter_runs_and_has_the_same_gradients():
     @jax.jit
     def all_of_them():
         return [
-            values_and_grads(lambda args, impl=impl: every(args, impl).states["c"])
+            values_and_grads(lambda args, impl=impl: every(args, impl).states["c"][some])
             for impl in ("scan", "reference")
         ] + [values_and_grads(shorter)]
 
@@ -134,7 +134,7 @@ def test_kernel_gradient_is_not_formed_in_the_time_loop(cell):
     assert formed_in_loop("reference") and not formed_in_loop("scan")
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CELLS[:3])
 def test_reset_begins_a_run_of_its_own(cell):
     args, cut = make_args(cell), 4
     reset = np.zeros((T, B), bool)
@@ -151,7 +151,7 @@ def test_reset_begins_a_run_of_its_own(cell):
     jax.tree.map(np.testing.assert_array_equal, whole.state, second.state)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CELLS[:3])
 def test_nothing_passes_a_reset_in_either_direction(cell):
     args, cut = make_args(cell), 4
     reset = np.zeros((T, B), bool)
@@ -173,7 +173,7 @@ def test_nothing_passes_a_reset_in_either_direction(cell):
     assert np.isfinite(later(args | {"gates_x": poisoned})[1]).all()
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CELLS[:3])
 def test_bfloat16_keeps_a_float32_state(cell):
     go = jax.jit(lambda args: values_and_grads(cell, args))
     result, grads = go(make_args(cell, jnp.bfloat16))

@@ -102,10 +102,13 @@ def test_documents_of_a_row_do_not_touch_one_another_by_a_bit(cell):
             kept = np.r_[0:3, 7:8]
             np.testing.assert_array_equal(b[name][kept], a[name][kept])
             assert not np.isfinite(b[name][3:7]).all()
-    for begin, end in ((0, 3), (3, 7), (7, 8)):
-        alone, _ = read(params, x[begin:end], *rows([1] * (end - begin)))
-        np.testing.assert_allclose(states["h"][begin:end], alone["h"], rtol=1e-5, atol=1e-6)
-        both = np.concatenate([alone["h"][-1, :, :H], alone["h"][0, :, H:]], axis=-1)
+    for begin, end in ((0, 3), (3, 7), (7, 8)):  # alone, with padding on both sides
+        own = np.arange(10)[:, None, None]
+        own = np.where((own >= begin) & (own < end), x, np.float32(9))
+        alone, _ = read(params, own, *rows([0] * begin + [1] * (end - begin) + [0] * (10 - end)))
+        alone = alone["h"][begin:end]
+        np.testing.assert_allclose(states["h"][begin:end], alone, rtol=1e-5, atol=1e-6)
+        both = np.concatenate([alone[-1, :, :H], alone[0, :, H:]], axis=-1)
         for place in range(begin, end):
             np.testing.assert_allclose(last["h"][place], both, rtol=1e-5, atol=1e-6)
 
@@ -116,7 +119,7 @@ def test_padding_on_either_side_changes_nothing(cell):
     read, params = reader_of(cell)
     x = make_x(4)
     plain, plain_last = read(params, x, *rows([1] * 4))
-    for left, right in ((0, 5), (3, 0), (2, 2)):
+    for left, right in ((0, 6), (6, 0), (2, 4)):  # of the length of the rows above: one program
         padding = np.full((left + 4 + right, 1, D), 1e3, np.float32)
         padding[left : left + 4] = x
         states, last = read(params, padding, *rows([0] * left + [1] * 4 + [0] * right))

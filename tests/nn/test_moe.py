@@ -135,7 +135,7 @@ def test_outputs_losses_and_load_are_those_of_a_loop(name):
         assert np.abs(free - got).max() > 0.01
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["plain experts", "shared", "sigmoid", "groups", "capacity"])
 def test_gradients_are_finite_differences(name):
     graphdef, params, _ = module(name)
     direction = np.random.default_rng(3).normal(size=SEGMENTS.shape + (DIM,))
@@ -181,7 +181,8 @@ def test_a_document_does_not_depend_on_others(name):
 
 def test_a_text_in_parts_has_no_capacity():
     graphdef, params, _ = module("capacity")
-    y, _ = nnx.merge(graphdef, params)(inputs(), SEGMENTS, dropless=True)
+    whole = jax.jit(lambda p, x, segments: nnx.merge(graphdef, p)(x, segments, dropless=True))
+    y, _ = whole(params, inputs(), SEGMENTS)
     np.testing.assert_array_equal(y, call("mixtral")(params, inputs(), SEGMENTS)[0])
     assert (call("capacity")(params, inputs(), SEGMENTS)[0] != y).any()
 
@@ -222,11 +223,8 @@ def test_equal_scores_have_a_balance_loss_of_one():
 
 MESHES = [
     ("shared", {"data": 2, "fsdp": 2, "tensor": 2}),
-    ("groups", {"data": 1, "fsdp": 4}),
-    ("capacity", {"data": 4}),
     ("groups", {"data": 2, "expert": 2}),
     ("capacity", {"data": 1, "expert": 2, "fsdp": 2, "tensor": 2}),
-    ("plain experts", {"data": 1, "expert": 2}),
 ]
 
 

@@ -90,7 +90,6 @@ def sent(work, kind: str, axis: str) -> float:
 
 MESHES = {
     "fsdp": {"data": 1, "fsdp": 8},
-    "data_fsdp": {"data": 2, "fsdp": 4},
     "zero1": {"data": 1, "fsdp": 8, "zero": 1},
     "expert": {"data": 1, "fsdp": 2, "expert": 4},
 }
@@ -150,25 +149,18 @@ def compared(name: str, mesh: MeshConfig, *overrides: str, contracts: str = "cpu
     return analyse(facts, setting, EIGHT), compiled.counts()
 
 
-@pytest.mark.parametrize(
-    ("mesh", "remat"),
-    [
-        *(("fsdp", ("dots", "dots")), ("fsdp", ("full", "none"))),
-        ("data_fsdp", ("none", "full")),
-    ],
-)
-def test_a_step_of_an_encoder_and_a_decoder(mesh, remat):
+@pytest.mark.parametrize("remat", [("dots", "full"), ("full", "none")])
+def test_a_step_of_an_encoder_and_a_decoder(remat):
     """Source and target are of different lengths, and each stack keeps what its own config says."""
     how = f"model.remat={remat[0]}", f"model.encoder.remat={remat[1]}"
-    work, counts = compared("t5", MeshConfig(**MESHES[mesh]), *T5, *how)  # type: ignore[arg-type]
+    work, counts = compared("t5", MeshConfig(data=1, fsdp=8), *T5, *how)
     assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
     gathered = counts.wire_bytes("all-gather", "fsdp")
     assert sent(work, "all-gather", "fsdp") == pytest.approx(gathered, rel=0.02)
-    if mesh == "fsdp":
-        summed, found = (whole_gradients(x) for x in (work.load.transfers, counts.collectives))
-        assert summed == pytest.approx(found, rel=0.03)
-        looked_up = counts.wire_bytes("all-to-all", "fsdp")
-        assert sent(work, "all-to-all", "fsdp") == pytest.approx(looked_up)
+    summed, found = (whole_gradients(x) for x in (work.load.transfers, counts.collectives))
+    assert summed == pytest.approx(found, rel=0.03)
+    looked_up = counts.wire_bytes("all-to-all", "fsdp")
+    assert sent(work, "all-to-all", "fsdp") == pytest.approx(looked_up)
 
 
 def test_a_source_and_its_target_pass_a_pipeline_each():
@@ -212,7 +204,7 @@ LSTM = (
     ("name", "cell", "mesh", "remat"),
     [
         *(("lstm", "lstm", "fsdp", "none"), ("lstm", "lstm", "tensor", "full")),
-        *(("lstm", "gru", "fsdp", "full"), ("lstm", "elman", "fsdp", "none")),
+        ("lstm", "gru", "fsdp", "full"),
         *(("mingru", "mingru", "tensor", "full"), ("rglru", "rglru", "fsdp", "none")),
     ],
 )
