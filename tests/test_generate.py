@@ -96,7 +96,7 @@ def test_greedy_is_the_argmax_of_full_forwards(name):
         assert written == ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("name", [*tiny.MODELS, "moe"])
+@pytest.mark.parametrize("name", ["lstm", "moe"])
 def test_a_prompt_writes_the_same_alone_and_in_a_batch(name):
     """Also where experts take a part of each row alone, which hangs on the row's length."""
     routed = ("model.ffn.capacity_factor=0.25", "model.other_ffn=null", "model.num_layers=2")
@@ -120,10 +120,9 @@ def test_the_end_of_text_ends_a_row_alone():
         assert row == whole[: next((n for n, i in enumerate(whole) if i in ends), 8)]
 
 
-@pytest.mark.parametrize("name", tiny.MODELS)
-def test_texts_do_not_depend_on_the_parts_that_they_are_drawn_in(name, monkeypatch):
+def test_texts_do_not_depend_on_the_parts_that_they_are_drawn_in(monkeypatch):
     """The host looks after each part, and stops where all rows have ended."""
-    program, params, _ = setup(name)
+    program, params, _ = setup("transformer")
     free = Generator(program, Sampling(max_tokens=8), eos_id=None, pad_id=256)(params, PROMPTS)
     monkeypatch.setattr("jaxlm.generate.generator.PART", 3)
     calls, compiled = [], []
@@ -143,12 +142,9 @@ def test_texts_do_not_depend_on_the_parts_that_they_are_drawn_in(name, monkeypat
     assert ended(params, PROMPTS[:1], on_part=how["on_part"]) == [[]] and len(calls) == 2
 
 
-@pytest.mark.parametrize(
-    "mesh", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=1, fsdp=1, context=8)], ids=str
-)
-def test_a_mesh_writes_the_same(mesh):
+def test_a_mesh_writes_the_same():
     one, params, _ = setup("transformer")
-    many, _, _ = setup("transformer", mesh)
+    many, _, _ = setup("transformer", MeshConfig(data=1, tensor=2, context=4))
     moved = jax.tree.map(lambda x, s: jax.device_put(x, s), params, many.param_shardings)
     sampling = Sampling(max_tokens=6, temperature=0)
     prompts = [prompt[:3] for prompt in PROMPTS]  # shorter than context splits
@@ -161,9 +157,9 @@ def test_a_mesh_writes_the_same(mesh):
 ANSWERED = [name for name in cases_with("greedy") if "encoder_tokens" in case_of(name).arrays]
 
 
-@pytest.mark.parametrize("name", ANSWERED)
-def test_answers_to_a_source_are_transformers(name):
+def test_answers_to_a_source_are_transformers():
     """64 tokens through the cache; sources of unequal length in one batch."""
+    name = "t5_v1_1_tied"  # the others: test_beam.py, test_speculative.py
     want = case_of(name).arrays["greedy"]
     generate = generator_of(name, max_tokens=want.shape[1], temperature=0)
     np.testing.assert_array_equal(

@@ -85,7 +85,6 @@ MESHES: dict[str, MeshConfig] = {
     "mixed context": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
     "mixed ring": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
     "mixed expert": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
-    "expert ring": MeshConfig(data=1, expert=4, context=2),
     "slices": TwoSlices(data=2, fsdp=2, tensor=2),
     "slices of stages": TwoSlices(data=1, stage=2, fsdp=4, zero=1, dcn="stage"),
 }
@@ -93,15 +92,15 @@ MESHES: dict[str, MeshConfig] = {
 # the devices do to a parameter is the same code in all models. Attention alone depends on how a
 # Transformer's length is split. Layers of experts on more meshes: nn/test_moe.py.
 TABLE = {
-    "decoder": ("fsdp", "context", "mixed", "mixed ring", "slices"),
+    "decoder": ("fsdp", "mixed", "mixed ring", "slices"),
     "decoder in parts": ("slices of stages",),
-    "moe": ("mixed expert", "expert ring"),
+    "moe": ("mixed expert",),
     "t5": ("mixed context",),
     "rotary t5": ("mixed ring",),
     "lstm": ("tensor", "context", "mixed zero 1"),
 }
 ROTARY = ("model.position={type: rotary}", "model.encoder.position={type: rotary}")
-# Every layer of the mixture has experts; a first one without is split in models/test_families.py.
+# Every layer of the mixture has experts; a first one without: models/test_pipeline.py.
 DECODER = ("transformer", "model.attention.num_heads=8", "model.attention.num_kv_heads=4")
 MODELS: dict[str, tuple[str, ...]] = {
     "decoder": DECODER,

@@ -35,7 +35,7 @@ INITIALISED = [
     ("moe", "expert 8"),
 ]
 # The LSTM takes its rows in two micro-batches, carries its state and drops weights, too. Every
-# layer of the mixture has experts; a first one without is split in models/test_families.py.
+# layer of the mixture has experts; a first one without: models/test_pipeline.py.
 OVERRIDES = {
     "transformer": (),
     "lstm": ("train.accumulation=2", "model.embedding_size=16"),
