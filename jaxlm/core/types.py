@@ -336,10 +336,15 @@ class Tokenizer(Protocol):
     eos_id: int | None
     adds_bos: bool
     adds_eos: bool
+    adds_space: bool
+    separators: int
+    unk_id: int | None
     pad_id: int
     token_bytes: list[bytes]
 
     def encode(self, text: str) -> list[int]: ...
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
 

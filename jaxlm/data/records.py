@@ -60,6 +60,7 @@ class RecordData(DataConfig):
     )
 
     def validate(self) -> None:
+        self.task.fitted(self.seq_len)
         spec, name = self.row_spec(), type_name(type(self.task))
         once = [key for key in spec if key not in spec.with_dim("T")]
         if self.packing and once:
@@ -78,6 +79,11 @@ class RecordData(DataConfig):
                     f"augment: task {name} has no text in {few(columns) or 'any column'}; set its "
                     f"columns to some of {few(self.task.stored)}"
                 )
+
+    @property
+    def _task(self) -> Task:
+        """The task for rows of this length. Raises `UserError` where they do not fit it."""
+        return self.task.fitted(self.seq_len)
 
     def row_spec(self, pad_id: int = 0) -> RowSpec:
         return self.task.row_spec(self.seq_len, pad_id)
@@ -122,7 +128,7 @@ class RecordData(DataConfig):
         def stored(source: Source) -> RecordStore:
             return prepare_records(
                 {"source": source},
-                self.task,
+                self._task,
                 tokenizer,
                 cache_dir,
                 workers=workers,
@@ -161,7 +167,7 @@ class RecordData(DataConfig):
         report: Report = print,
     ) -> Prepared:
         store = prepare_records(
-            {"validation": source}, self.task, tokenizer, cache_dir, report=report
+            {"validation": source}, self._task, tokenizer, cache_dir, report=report
         )
         everything = np.arange(store.manifest["records"])
         return self._prepared({"validation": (store, everything)}, facts, tokenizer)
@@ -172,7 +178,8 @@ class RecordData(DataConfig):
         facts: Mapping[str, Any],
         tokenizer: Tokenizer,
     ) -> Prepared:
-        task, spec = self.task.given(facts), self.row_spec(tokenizer.pad_id)
+        task = self._task.given(facts)
+        spec = task.row_spec(self.seq_len, tokenizer.pad_id)
         splits: dict[str, Split] = {}
         for name, (store, index) in parts.items():
             train = name == "train"
@@ -204,7 +211,7 @@ class RecordData(DataConfig):
         self, store: RecordStore, index: np.ndarray, facts: Mapping[str, Any], source: Source
     ) -> dict[str, Any]:
         """What a split consists of, as one SHA-256 (see `jaxlm.data.store.content`)."""
-        about = [store.fingerprint(), to_dict(self.task.given(facts)), dict(facts)]
+        about = [store.fingerprint(), to_dict(self._task.given(facts)), dict(facts)]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(index, "<i8").tobytes())
         files = source_files({"source": source})

@@ -1,4 +1,7 @@
-"""The evaluators of a run: that of `eval:`, and those of `evaluators:` by name."""
+"""The evaluators of a run: that of `eval:`, and those of `evaluators:` by name.
+
+That of `eval:` has the measures of the objective, and those of a task that scores answers.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.evaluator import Evaluator, Measuring
 from jaxlm.core.measures import Measure
 from jaxlm.evals.loss import Loss
+from jaxlm.evals.task import with_task
 
 if TYPE_CHECKING:
     from jaxlm.training.session import Session
@@ -56,6 +60,8 @@ def evaluators_of(session: Session) -> list[Named]:
     for name, config in {"": main, **session.config.evaluators}.items():
         try:
             measuring = config.prepare(session)
+            if not name and measuring is not None:
+                measuring = with_task(measuring, session, main)
         except UserError as error:
             raise UserError(f"evaluators.{name}.{error}" if name else str(error)) from None
         if measuring is not None:

@@ -3,7 +3,8 @@
 A record is a dict of named columns, as a source reads it: {"text": "a fine film", "label": "good"}.
 A task makes rows of it in two phases:
 
-    expand    at preparation, 1 -> n records: strides over a long text, turns of a chat
+    expand    at preparation, 1 -> n records: turns of a chat
+    windows   at preparation as well, 1 -> n records that fit a row: strides over a long text
     encode    when a row is read, 1 -> 1: after augmentation, a pure function to arrays
 
 A new task is one file: a frozen config that derives from `Task`; `jaxlm.core.registry` says where
@@ -13,7 +14,7 @@ it may be. The dataset cuts nothing: `encode` gets the room that it has. It adds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -59,6 +60,8 @@ class Task(Config):
 
     # Whether `encode` draws from the generator that it gets.
     draws: ClassVar[bool] = False
+    # Whether `score` measures what the sums of an objective do not, so that an evaluation asks it.
+    scored: ClassVar[bool] = False
     # Raise it when `expand` or `length` come to give others for the same records and options.
     version: ClassVar[int] = 1
 
@@ -79,6 +82,22 @@ class Task(Config):
         a value is not what it must be (file and line are added).
         """
         return [record]
+
+    def fitted(self, seq_len: int) -> Self:
+        """The task for rows of `seq_len` tokens, as `windows` may need. Raises `UserError`."""
+        return self
+
+    def windows(self, record: Record, tokenizer: Tokenizer) -> list[Record]:
+        """An expanded record as records that fit a row each, such as strides over a long text."""
+        return [record]
+
+    def begins(self, window: Record) -> bool:
+        """Whether a record of `windows` is the first one of its record."""
+        return True
+
+    def whole(self, windows: Sequence[Record]) -> Record:
+        """The expanded record that these windows are made of, for `score`."""
+        return windows[0]
 
     def identity(self, record: Record) -> str:
         """What the split's hash is taken of, of a record of the source: records of equal identity
@@ -167,7 +186,28 @@ class Task(Config):
         """
         return {name: value.tolist() for name, value in arrays.items()}
 
+    def answer(
+        self,
+        windows: Sequence[Record],
+        arrays: Sequence[Mapping[str, np.ndarray]],
+        tokenizer: Tokenizer,
+    ) -> dict[str, Any]:
+        """What is predicted for one record, of which these are all windows, as JSON values; arrays:
+        of each window, as those of `prediction`.
+        """
+        return self.prediction(arrays[0])
+
+    def said(self, prediction: Mapping[str, Any]) -> Any:
+        """What `score` compares, of an `answer`."""
+        return prediction
+
     # --------------------------------------------------------------------------- measured
+
+    def baseline(self, train: Records) -> Callable[[Record], Any] | None:
+        """What a guess without a model says of a record, from the training records, as `score`
+        takes it: the largest class, the most frequent tag of a word. None: no guess is known.
+        """
+        return None
 
     def prompt(self, record: Record) -> str:
         """The text that a model is asked with, of a record whose answer is not known."""

@@ -199,7 +199,8 @@ class RecordWriter:
             for name, record in unit.records(task.columns, counts):
                 name = f"{prefix}/{name}" if prefix else name
                 try:
-                    expanded = task.expand(record)
+                    each = task.expand(record)
+                    expanded = [w for one in each for w in task.windows(one, tokenizer)]
                     identity = hash64(task.identity(record).encode("utf-8"))
                     lengths = [task.length(one, tokenizer) for one in expanded]
                 except LeftOut as reason:

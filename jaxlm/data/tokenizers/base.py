@@ -72,6 +72,8 @@ class BaseTokenizer:
     )
     adds_bos: bool = True  # whether its own files put bos before a text, and eos after it
     adds_eos: bool = True
+    adds_space: bool = False  # whether it puts a space before every text, as Llama's does
+    separators: int = 1  # eos tokens between the two texts of a pair, where it has eos
     pad_id: int = 0
     lossless: bool = True  # decode(encode(text)) == text for every text
     vocab_size: int
@@ -83,6 +85,14 @@ class BaseTokenizer:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """(ids, [(begin, end) of each in characters of the text]); a token that is a part of a
+        character has the place of the whole one. Raises `UserError` where the bytes of the tokens
+        are not those of the text.
+        """
+        ids = self.encode(text)
+        return ids, offsets_of([self.token_bytes[i] for i in ids], text, self.adds_space)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; special ids add nothing, half a character becomes U+FFFD."""
@@ -132,6 +142,24 @@ class BaseTokenizer:
             scratch = folder / f".{name}.tmp"
             scratch.write_bytes(content)
             os.replace(scratch, folder / name)
+
+
+def offsets_of(pieces: list[bytes], text: str, adds_space: bool = False) -> list[tuple[int, int]]:
+    """The characters of a text that each of the pieces, which are its UTF-8 in order, is in."""
+    content = text.encode("utf-8")
+    shift = int(adds_space and b"".join(pieces) != content)
+    if b"".join(pieces) != b" " * shift + content:
+        raise UserError(
+            f"the tokenizer changes the text {text[:30]!r}, so its tokens have no places in it; "
+            "use one that keeps texts, or a tokenizer.json"
+        )
+    char_of = [n for n, c in enumerate(text) for _ in c.encode("utf-8")]
+    found, place = [], -shift
+    for piece in pieces:
+        begin, place = max(place, 0), place + len(piece)
+        first = char_of[begin] if begin < len(char_of) else len(text)
+        found.append((first, max(first, char_of[place - 1] + 1) if place > begin else first))
+    return found
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

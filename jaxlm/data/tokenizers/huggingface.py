@@ -89,6 +89,8 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self.bos_id, self.eos_id, self.unk_id = ids["bos_id"], ids["eos_id"], ids["unk_id"]
         self.pad_id = ids["pad_id"] or 0
         self.adds_bos, self.adds_eos = self._adds("bos"), self._adds("eos")
+        self.separators = self._separators()
+        self.adds_space = self.token_bytes[self.encode("a")[0]].startswith(b" ")
         self.lossless = all(self._returns(text) for text in PROBES)
 
     def _bytes_of_ids(self, spec: Any, vocabulary: Mapping[str, int]) -> list[bytes]:
@@ -125,6 +127,21 @@ class HuggingFaceTokenizer(BaseTokenizer):
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         with panics_told("a text cannot be encoded"):
             return [e.ids for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The library's own offsets, which hold for a normaliser that changes the text as well."""
+        with panics_told("a text cannot be encoded"):
+            encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoded.ids, encoded.offsets
+
+    def _separators(self) -> int:
+        """How many special tokens the file's post-processor puts between the texts of a pair."""
+        with panics_told("a text cannot be encoded"):
+            encoded = self._tokenizer.encode("a", "b")
+        inner = encoded.special_tokens_mask
+        texts = [i for i, special in enumerate(inner) if not special]
+        between = sum(inner[texts[0] : texts[-1]]) if texts else 0
+        return max(1, between)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The library's own decoding, which also undoes what the decoder's rules say of spaces."""
