@@ -137,7 +137,7 @@ def with_task(measuring: Measuring, session: Session, config: Evaluator) -> Meas
 
 @dataclass(frozen=True)
 class Joined:
-    """The measures of two, as of one evaluator: those of the second that the first does not have."""
+    """The measures of two, as of one evaluator; of equal names the first one counts."""
 
     first: Measuring
     second: Measuring

@@ -1,7 +1,7 @@
 """The best spans of a context, from the scores of starts and ends in its windows.
 
 The score of a span is start + end. In each window the `n_best` likeliest starts and ends are tried;
-a span lies in the context, ends after it starts, and is at most `max_answer` tokens. The spans of
+a span is in the context, ends after it starts, and is at most `max_answer` tokens. The spans of
 all windows are sorted, and those of equal place are one. The score of no answer is the smallest
 start + end of the first token of a window (run_qa of transformers).
 """

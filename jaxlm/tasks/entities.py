@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-Entity = tuple[str, int, int]  # type, the first word and the last one
+Entity = tuple[str, int, int]  # type, the places of its first and final word
 OUT = "O"
 PREFIXES = frozenset("BIESLU")
 LAST = "ELSU"  # E and S of IOBES are L and U of BILOU
@@ -80,9 +80,10 @@ def strict_entities(tags: Sequence[str], ends: bool = False) -> list[Entity]:
 def entity_scores(
     said: Sequence[Sequence[str]], true: Sequence[Sequence[str]], *, strict: bool = False
 ) -> Scores:
-    """The scores of predicted tags, a list a sentence. An entity is right where its type, first
-    and last word are; a share of nothing is 0. strict: as `strict_entities`, of IOBES where the
-    true tags have an E or S.
+    """The scores of predicted tags, a list a sentence. An entity is right where its type, its first
+    and its final word are; a share of nothing is 0.
+
+    strict: as `strict_entities`, with the rules of IOBES where the true tags have an E or S.
     """
     ends = any(tag[:1] in LAST for tags in true for tag in tags)
     right = found = asked = 0

@@ -20,7 +20,10 @@ WORDS = ("Ana", "Bo", "Chen", "Dee", "Eva")
 
 
 def tags(n: int) -> dict[str, Any]:
-    return {"tokens": [WORDS[n % 5], "met", WORDS[n % 3], f"at{n}"], "tags": "B-P O B-P O".split()}
+    return {
+        "tokens": [WORDS[n % 5], "met", WORDS[n % 3], f"at{n}"],
+        "tags": ["B-P", "O", "B-P", "O"],
+    }
 
 
 def question(n: int) -> dict[str, Any]:

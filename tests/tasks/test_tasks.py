@@ -147,9 +147,7 @@ def perfect(task: Any, window: Any, tokenizer: Any) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("text", ["Ana", "李白", "3rd", "Chang'an.", "Né"])
 @pytest.mark.parametrize("kind", ["bytes", "characters"])
 def test_a_span_comes_back_exactly_through_windows(text: str, kind: str) -> None:
-    tokenizer = (
-        BYTES if kind == "bytes" else CharacterTokenizer("".join(sorted({*CONTEXT})), True)
-    )
+    tokenizer = BYTES if kind == "bytes" else CharacterTokenizer("".join(sorted({*CONTEXT})), True)
     task, record = asked(text, doc_stride=20)
     windows = task.windows(record, tokenizer)
     assert len(windows) > 3 and [task.begins(w) for w in windows][:2] == [True, False]
