@@ -36,17 +36,16 @@ def main() -> None:
     archive = arguments.archive or fetch(arguments.out)
     if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
         sys.exit(f"{archive}: is not {PACKAGE}; remove it")
-    counts: Counter[str] = Counter()
-    files = {name: open(arguments.out / f"{name}.jsonl", "w") for name in ("train", "validation")}
+    lines: dict[str, list[str]] = {"train": [], "validation": []}
+    words: Counter[str] = Counter()
     for number, (name, text) in enumerate(documents(archive)):
         split = "validation" if number % 10 == 9 else "train"
         for tokens, tags in sentences(text):
-            line = {"tokens": tokens, "tags": tags, "document": name}
-            files[split].write(json.dumps(line) + "\n")
-            counts[split] += len(tokens)
-    for file in files.values():
-        file.close()
-    print(", ".join(f"{name}: {count:,} words" for name, count in counts.items()))
+            lines[split].append(json.dumps({"tokens": tokens, "tags": tags, "document": name}))
+            words[split] += len(tokens)
+    for split, found in lines.items():
+        (arguments.out / f"{split}.jsonl").write_text("\n".join(found) + "\n")
+    print(", ".join(f"{name}: {count:,} words" for name, count in words.items()))
 
 
 def fetch(folder: Path) -> Path:

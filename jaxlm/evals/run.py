@@ -41,7 +41,9 @@ def evaluate_run(
     Raises `UserError` if the split has changed since the run was trained, unless `accept_data` is
     set or an override names other data.
     """
-    found = detect(files, with_text=False) if files else None  # first: a wrong file costs no loading
+    found = (
+        detect(files, with_text=False) if files else None
+    )  # first: a wrong file costs no loading
     config, program, params, step = load_trained(
         run_dir, overrides=overrides, step=step, report=report
     )
