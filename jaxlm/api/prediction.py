@@ -21,7 +21,7 @@ from jaxlm.data.detect import detect
 from jaxlm.data.held_out import file_column, own_data, own_source, unanswered_source
 from jaxlm.data.reading.rows import cell
 from jaxlm.data.reading.text import check_characters
-from jaxlm.evals.predictions import RecordRows, RowPredictions, answers
+from jaxlm.evals.predictions import RecordRows, RowPredictions, answers, imported_task, marked
 from jaxlm.evals.run import facts_of
 from jaxlm.runs.folder import RunDir
 from jaxlm.tasks.base import Record, Task
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Given = Sequence[Mapping[str, Any]] | Sequence[str] | str | Path
 Prediction = dict[str, Any]
-IMPORTED_LENGTH = 512  # tokens of a row of a run that was imported, at most
 
 
 class Predictor:
@@ -43,7 +42,8 @@ class Predictor:
         self.batch_size = batch_size or config.eval.batch_size or config.train.batch_size
         self._run, self._own = run, own_source(config.data)
         if config.data is None:
-            task, seq_len = _imported(run)
+            task, seq_len = imported_task(config, run.path)
+            task = marked(task, run.tokenizer)
         else:
             data = own_data(config.data)
             found: Task | None = getattr(data, "task", None)
@@ -129,17 +129,3 @@ class Predictor:
             return self._task.unanswered(asked)
         except UserError as error:
             raise UserError(f"{here}: {error}") from None
-
-
-def _imported(run: Run) -> tuple[Task, int]:
-    """The task of a run that was imported without data, and the tokens of its rows: what the model
-    has positions for, at most 512. Raises `UserError` where the task is not known.
-    """
-    task, tokenizer = run.config.objective.own_task, run.tokenizer
-    if task is None:
-        raise UserError(
-            f"{run.path}: was imported without data and without a head for a task; fine-tune it, "
-            "then predict"
-        )
-    task = task.replace(add_bos=tokenizer.adds_bos, add_eos=tokenizer.adds_eos)
-    return task, min(run.config.model.max_positions or IMPORTED_LENGTH, IMPORTED_LENGTH)

@@ -163,13 +163,16 @@ class RecordData(DataConfig):
         source: Source,
         tokenizer: Tokenizer,
         cache_dir: Path,
-        facts: Mapping[str, Any],
+        facts: Mapping[str, Any] | None,
         report: Report = print,
     ) -> Prepared:
+        """As of `DataConfig`; facts: None: those of the records, for a model that was imported."""
         store = prepare_records(
             {"validation": source}, self._task, tokenizer, cache_dir, report=report
         )
         everything = np.arange(store.manifest["records"])
+        if facts is None:
+            facts = self._task.resolve(store.records(everything))
         return self._prepared({"validation": (store, everything)}, facts, tokenizer)
 
     def _prepared(

@@ -44,13 +44,14 @@ class Named:
         return [dataclasses.replace(m, brief=None if n else brief) for n, m in enumerate(found)]
 
 
-def evaluators_of(session: Session) -> list[Named]:
-    """The evaluators of a session that have something to measure, `eval:` first.
+def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
+    """The evaluators of a session that have something to measure, `eval:` first, on `split`.
 
     Raises `UserError` where a split is not in the data.
     """
     first = session.config.eval
     main = Loss(
+        split=split,
         every_steps=first.every_steps,
         batch_size=first.batch_size,
         max_batches=first.max_batches,

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from jaxlm import mesh as meshes
+from jaxlm.core.config import UserError
 from jaxlm.core.evaluator import Compiling
 from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset, Tokenizer
@@ -28,10 +29,12 @@ from jaxlm.data.loader import Loader
 from jaxlm.data.rows.encoded import lay_out
 from jaxlm.evals.loss import EVAL_SEED
 from jaxlm.evals.one_pass import OnePass
+from jaxlm.run import RunConfig
 from jaxlm.tasks.base import Record, Task
 from jaxlm.training.ahead import Ahead
 from jaxlm.training.program import Program
 
+IMPORTED_LENGTH = 512  # tokens of a row of a run that was imported, at most
 Predicted = dict[str, np.ndarray]
 
 
@@ -82,6 +85,23 @@ class RowPredictions:
     def _step(self) -> Ahead:
         whole = meshes.replicated(self.program.mesh)
         return Ahead(jax.jit(self.program.predict_step, out_shardings=whole))
+
+
+def imported_task(config: RunConfig, name: Any) -> tuple[Task, int]:
+    """The task of a run that was imported without data, and the tokens of its rows: what the model
+    has positions for, at most 512. Raises `UserError` where the task is not known.
+    """
+    task = config.objective.own_task
+    if task is None:
+        raise UserError(
+            f"{name}: was imported without data and without a head for a task; fine-tune it first"
+        )
+    return task, min(config.model.max_positions or IMPORTED_LENGTH, IMPORTED_LENGTH)
+
+
+def marked(task: Task, tokenizer: Tokenizer) -> Task:
+    """The task of an import, whose rows begin and end as its tokenizer's files say."""
+    return task.replace(add_bos=tokenizer.adds_bos, add_eos=tokenizer.adds_eos)
 
 
 def answers(

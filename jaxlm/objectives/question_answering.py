@@ -48,7 +48,7 @@ class QuestionAnswering(HeadObjective):
 
     @property
     def own_task(self) -> Task | None:
-        return AnsweringTask(no_answer=False)
+        return AnsweringTask()
 
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
         scores, out = self.scores(model, batch, key)  # [B, T, 2]

@@ -13,6 +13,7 @@ from flax import nnx
 
 import jaxlm
 from jaxlm import cli
+from jaxlm.evals.run import evaluate_run
 from jaxlm.hf import import_model
 from tests.golden_families import FIXTURES, load_case
 from tests.test_hf import ONE, quiet, write_model
@@ -78,9 +79,14 @@ def test_a_classifier(imported: jaxlm.Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("imported", ["bert_tag"], indirect=True)
-def test_a_tagger(imported: jaxlm.Run) -> None:
+def test_a_tagger(imported: jaxlm.Run, tmp_path: Path) -> None:
     (found,) = imported.predict([{"tokens": ["Ana", "met", "Bos", "?"]}])
     best = logits(imported, [2, 6, 5, 7, 10, 8, 3])[[1, 2, 3, 5]]
+    path = tmp_path / "tagged.jsonl"
+    path.write_text(json.dumps({"tokens": "Ana met Bos ?", "tags": "low low low high"}))
+    measured = {m.name: m.value for m in evaluate_run(str(imported.path), files=(str(path),))[1]}
+    right = np.mean(np.array(found["tags"]) == ["low", "low", "low", "high"])
+    assert measured["eval/token_accuracy"] == measured["eval/accuracy"] == right
     assert found["tags"] == [LABELS[i] for i in best.argmax(-1)]
     assert found["scores"] == pytest.approx(softmax(best).max(-1), abs=1e-5)
 
