@@ -21,6 +21,7 @@ from jaxlm.data.detect import detect
 from jaxlm.data.held_out import file_column, own_data, own_source, unanswered_source
 from jaxlm.data.reading.rows import cell
 from jaxlm.data.reading.text import check_characters
+from jaxlm.data.store.prepared import DataConfig
 from jaxlm.evals.predictions import RecordRows, RowPredictions, answers, imported_task, marked
 from jaxlm.evals.run import facts_of
 from jaxlm.runs.folder import RunDir
@@ -42,23 +43,20 @@ class Predictor:
         self.batch_size = batch_size or config.eval.batch_size or config.train.batch_size
         self._run, self._own = run, own_source(config.data)
         if config.data is None:
-            task, seq_len = imported_task(config, run.path)
-            task = marked(task, run.tokenizer)
+            task, self._seq_len = imported_task(config, run.path)
         else:
             data = own_data(config.data)
-            found: Task | None = getattr(data, "task", None)
-            if found is None:
-                raise UserError(
-                    f"{run.path}: its data is running text, so it predicts nothing for records; "
-                    "load a run of data.type records, or use logits, perplexity or generate"
-                )
-            task, seq_len = found.given(facts_of(RunDir(run.path))), data.row_length
+            task, self._seq_len = _task_of(data, run.path), data.row_length
         if not task.asked:
             raise UserError(
                 f"{run.path}: task {type_name(type(task))} does not say which columns a record "
                 "without its answer has; give it `asked` and `unanswered`"
             )
-        self._task, self._seq_len = task.fitted(seq_len), seq_len
+        if config.data is None:
+            task = marked(task, run.tokenizer)
+        else:
+            task = task.given(facts_of(RunDir(run.path)))
+        self._task = task.fitted(self._seq_len)
 
     def __call__(self, given: Given) -> list[Prediction]:
         """One dict for each record, in order."""
@@ -129,3 +127,14 @@ class Predictor:
             return self._task.unanswered(asked)
         except UserError as error:
             raise UserError(f"{here}: {error}") from None
+
+
+def _task_of(data: DataConfig, name: Path) -> Task:
+    """The task of a run's data. Raises `UserError` where it has none."""
+    task: Task | None = getattr(data, "task", None)
+    if task is None:
+        raise UserError(
+            f"{name}: its data is running text, so it predicts nothing for records; load a run of "
+            "data.type records, or use logits, perplexity or generate"
+        )
+    return task
