@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,6 @@ from jaxlm.nn.heads.tag import Tagger
 @dataclass(frozen=True, kw_only=True)
 class Span(TaskHeadConfig):
     """Score each token as the first and as the last one of a span."""
-
-    objective: ClassVar[str] = "question_answering"
 
     def build(self, dim: int, num_labels: int, *, rngs: nnx.Rngs) -> TaskHead:
         """The head; `num_labels` has no effect, as there are two scores."""
