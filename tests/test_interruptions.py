@@ -283,32 +283,3 @@ def fill(path: Path) -> None:
                 file.write(b"x" * 4096)
         except OSError:
             return
-
-
-# --------------------------------------------------------------------------------------- not finite
-
-
-def test_a_step_that_is_not_finite_is_not_applied_and_the_run_stops_after_some(
-    jaxlm: Commands, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    settings = ("optimizer.learning_rate=1e30", "train.steps=16", "train.max_bad_steps=3")
-    code, text = train(jaxlm, run, *settings, "checkpoint.every_steps=1", "checkpoint.keep_last=9")
-    assert code == 65, text
-    bad = [int(step) for step in re.findall(r"step (\d+): the loss is not finite", text)]
-    assert len(bad) == 3 and bad == list(range(bad[0], bad[0] + 3))
-
-    ledger = {r["step"]: r["ids"] for r in records(run / "ledger.jsonl")}
-    ids = ", ".join(map(str, ledger[bad[-1]]))
-    assert f"not finite for 3 steps in a row, last at step {bad[-1]} (samples {ids})" in text
-
-    # neither the weights that the last applied step broke, nor a step after it
-    left = [int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()]
-    assert left == list(range(1, bad[0] - 1))
-    code, text = train_again(jaxlm, run)
-    assert code == 0, text
-
-
-def train_again(jaxlm: Commands, run: Path) -> tuple[int, str]:
-    """What the error says to do."""
-    return jaxlm.run("resume", run, "optimizer.learning_rate=1e-3")

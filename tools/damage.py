@@ -83,10 +83,16 @@ def kind_of(name: str) -> str:
     return re.sub(r"(tfevents).*", r"\1", name)
 
 
-def choose(states: dict[str, Path], state: str, turn: int, rng: random.Random) -> Fault:
-    """A fault of `states[state]`: `turn` says the kind of file, `rng` the rest."""
+def choose(
+    states: dict[str, Path], state: str, turn: int, rng: random.Random, below: str = ""
+) -> Fault:
+    """A fault of `states[state]`: `turn` says the kind of file, `rng` the rest.
+
+    below: the beginning of the names of files that are damaged, such as "cache/stores/".
+    """
     root = states[state]
     found = [p.relative_to(root).as_posix() for p in sorted(root.rglob("*")) if own(p, root)]
+    found = [name for name in found if name.startswith(below)]
     kinds = sorted({kind_of(name) for name in found})
     kind = kinds[turn % len(kinds)]
     equal = [name for name in found if kind_of(name) == kind]

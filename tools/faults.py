@@ -2,6 +2,7 @@
 
     python tools/faults.py --faults 500 --jobs 2
     python tools/faults.py --only 17            # one fault again, with what the verbs said
+    python tools/faults.py --faults 60 --subject records
 
 A small run is stopped in the middle and a copy of it is finished; another run is the source of
 foreign files. Each fault takes a copy of one of the two, with its prepared data, damages one random
@@ -13,6 +14,9 @@ export, report, resume, and info again. The verdict of a fault is that of its wo
     other      silently another result
     traceback  an exception, a second line of error, or another exit code
     hang       no end in 300 seconds, or the process has died
+
+`--subject records` damages the prepared data of a classifier alone: the records of a table, and the
+numbers that its task made of them.
 
 The results that are compared: SHA-256 of the parameters, figures of the evaluation, generated
 texts, exported files, what the report shows, and every line of metrics, samples and ledger. Where a
@@ -71,6 +75,13 @@ SIDE = "tensorboard|result|timing|environment|marks|records"
 LOGS = rf"run/([^/]*\.(jsonl|txt|html|lock)|({SIDE}).*)"
 DIFFERING = ("run_dir", "checkpoints", "problems", "evaluated")  # of info: not results
 CLOCKED = r"<section><h2>(Checkpoints|Where the time went).*?</section>|<dt>wall time.*?</dd>"
+CLASSIFIES = (
+    *(s for s in SETTINGS if not s.startswith("sample")),
+    "sample={prompts: []}",
+    "data={type: records, source: {type: csv, files: TABLES/SEED-*.csv}, seq_len: 32}",
+    "data.task={type: classification}",
+    "objective={type: classification}",
+)
 RANKS = ("harmless", "named", "other", "traceback")
 
 
@@ -87,17 +98,57 @@ class Finding:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is damaged: runs of these settings, in files whose names begin with `below`.
+
+    reading: the verbs that such a run has, and that change nothing.
+    """
+
+    settings: tuple[str, ...] = SETTINGS
+    reading: tuple[str, ...] = READING
+    below: str = ""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.reading, "resume", "info")
+
+
+SUBJECTS = {
+    "text": Subject(),
+    "records": Subject(CLASSIFIES, ("info", "eval", "report"), "cache/stores/"),
+}
+
+
 # --------------------------------------------------------------------------------- the sound runs
 
 
-def make_runs(folder: Path, settings: tuple[str, ...] = SETTINGS) -> None:
+def write_tables(folder: Path) -> None:
+    """Tables of texts with labels, another for each seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ("sea", "names", "turns", "under", "low", "moon", "nobody", "sleeps")
+    for seed in (1, 2):
+        rng = random.Random(seed)
+        for part in range(2):
+            texts = [" ".join(rng.choices(words, k=9)) for _ in range(60)]
+            rows = [f"{text} {n},{'ab'[text < 'o']}" for n, text in enumerate(texts)]
+            (folder / f"{seed}-{part}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+
+
+def make_runs(
+    folder: Path, settings: tuple[str, ...] | None = None, subject: Subject = SUBJECTS["text"]
+) -> None:
     """sound/stopped, sound/finished and sound/other: each with run/ and cache/, and what the verbs
     answer there.
     """
+    write_tables(folder / "tables")
     for name, seed in (("stopped", 1), ("other", 2)):
         case = folder / "sound" / name
         config = str(ROOT / "configs/smoke/transformer.yaml")
-        words = ["train", config, *settings, f"seed={seed}", f"data.source.seed={seed}"]
+        own = [s.replace("TABLES", str(folder / "tables")) for s in settings or subject.settings]
+        own = [s.replace("SEED", str(seed)) for s in own]
+        words = ["train", config, *own, f"seed={seed}"]
+        words += [f"data.source.seed={seed}"] if subject is SUBJECTS["text"] else []
         with stopping_after(STOP if name == "stopped" else LAST):
             answer = run_verb([*words, f"run_dir={case / 'run'}", f"cache_dir={case / 'cache'}"])
         assert answer.code == (75 if name == "stopped" else 0), answer
@@ -111,7 +162,7 @@ def make_runs(folder: Path, settings: tuple[str, ...] = SETTINGS) -> None:
         found = []
         for checkpoint in sorted((case / "run/checkpoints").iterdir(), reverse=True):
             values, lines = {}, {}
-            for verb in READING:
+            for verb in subject.reading:
                 answer = run(case, verb)
                 assert answer.code == 0 and not answer.crash, answer
                 values[verb], lines[verb] = value(case, verb, answer), answer.lines
@@ -237,17 +288,19 @@ def judge(case: Path, verb: str, fault: Fault, answer: Answer, expected: Any, us
     return "named" if named else f"other: another result, nothing said {different} {said[:3]}"
 
 
-def fault_of(folder: Path, seed: int, number: int) -> tuple[str, Fault]:
+def fault_of(folder: Path, seed: int, number: int, below: str = "") -> tuple[str, Fault]:
     """(the state of the run, its fault) of a number."""
     states = {path.name: path for path in (folder / "sound").iterdir()}
     rng = random.Random(f"{seed} {number}")
     state = STATES[number % len(STATES)]
-    return state, choose(states, state, number // len(STATES), rng)
+    return state, choose(states, state, number // len(STATES), rng, below)
 
 
-def trial(folder: Path, seed: int, number: int, work: Path, verbose: bool = False) -> Finding:
+def trial(
+    folder: Path, seed: int, number: int, work: Path, verbose: bool = False, below: str = ""
+) -> Finding:
     """The fault of a number: damaged, and put before every verb."""
-    state, fault = fault_of(folder, seed, number)
+    state, fault = fault_of(folder, seed, number, below)
     known = json.loads((folder / "expected.json").read_text())
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(folder / "sound" / state, work)
@@ -272,7 +325,7 @@ def trial(folder: Path, seed: int, number: int, work: Path, verbose: bool = Fals
 # ------------------------------------------------------------------------------------ the processes
 
 
-def work_on(folder: Path, seed: int, numbers: Any, findings: Any) -> None:
+def work_on(folder: Path, seed: int, subject: Subject, numbers: Any, findings: Any) -> None:
     """A worker process: a number in, a finding out; first it warms up, and says so.
 
     The first process makes the sound runs.
@@ -283,28 +336,28 @@ def work_on(folder: Path, seed: int, numbers: Any, findings: Any) -> None:
     work = folder / f"work-{os.getpid()}"
     with warm_programs():
         if not (folder / "expected.json").exists():
-            make_runs(folder)
+            make_runs(folder, subject=subject)
         else:
             shutil.copytree(folder / "sound" / STATES[0], work)
-            for verb in ALL:
+            for verb in subject.all:
                 run(work, verb)
         findings.send(None)
         while (number := numbers.recv()) != "end":
-            findings.send(trial(folder, seed, number, work))
+            findings.send(trial(folder, seed, number, work, below=subject.below))
 
 
 class Worker:
     """A process that works on faults; one that dies or hangs is a finding, and is started again."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, seed: int, subject: Subject) -> None:
+        self.folder, self.seed, self.subject = folder, seed, subject
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         numbers, self._numbers = context.Pipe(duplex=False)
         self._findings, findings = context.Pipe(duplex=False)
-        arguments = (self.folder, self.seed, numbers, findings)
+        arguments = (self.folder, self.seed, self.subject, numbers, findings)
         self._process = context.Process(target=work_on, args=arguments, daemon=True)
         self._process.start()
         findings.close()
@@ -330,7 +383,9 @@ class Worker:
         self._process.join(5)
 
 
-def run_all(folder: Path, seed: int, numbers: list[int], jobs: int) -> list[Finding]:
+def run_all(
+    folder: Path, seed: int, subject: Subject, numbers: list[int], jobs: int
+) -> list[Finding]:
     """All findings; each is printed where it is bad."""
     os.environ.update(
         JAX_PLATFORMS="cpu",
@@ -341,8 +396,8 @@ def run_all(folder: Path, seed: int, numbers: list[int], jobs: int) -> list[Find
     )
     if not (folder / "expected.json").exists():
         shutil.rmtree(folder / "sound", ignore_errors=True)
-    first = Worker(folder, seed)
-    workers = [first, *(Worker(folder, seed) for _ in range(jobs - 1))]
+    first = Worker(folder, seed, subject)
+    workers = [first, *(Worker(folder, seed, subject) for _ in range(jobs - 1))]
 
     def share(index: int) -> list[Finding]:
         found = []
@@ -378,16 +433,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keep everything here; default: nowhere")
     parser.add_argument("--only", type=int, help="the number of one fault, reported in detail")
+    parser.add_argument("--subject", choices=SUBJECTS, default="text", help="what is damaged")
     options = parser.parse_args()
+    subject = SUBJECTS[options.subject]
     began = time.time()
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         numbers = list(range(options.faults)) if options.only is None else []
-        findings = run_all(folder.resolve(), options.seed, numbers, options.jobs)
+        findings = run_all(folder.resolve(), options.seed, subject, numbers, options.jobs)
         if options.only is not None:
             with warm_programs():
-                findings = [trial(folder, options.seed, options.only, folder / "work", True)]
+                work, one = folder / "work", options.only
+                findings = [trial(folder, options.seed, one, work, True, subject.below)]
             print(json.dumps(asdict(findings[0]), indent=1))
     print(table(findings))
     print(f"{len(findings)} faults, seed {options.seed}, {time.time() - began:.0f} s")

@@ -10,6 +10,7 @@ from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import PATH
 from jaxlm.cli.shared.verb import USING, verb
+from jaxlm.core.errors import UserError
 
 
 @verb(
@@ -18,6 +19,7 @@ from jaxlm.cli.shared.verb import USING, verb
     examples=(
         ("eval runs/quickstart", ""),
         ("eval runs/quickstart --data other.txt", "on another text; a table for a classifier"),
+        ("eval runs/quickstart --split train", "on what it was trained on"),
         ("eval runs/quickstart --step 200 --json", "an earlier checkpoint, as JSON"),
     ),
 )
@@ -32,6 +34,9 @@ from jaxlm.cli.shared.verb import USING, verb
     help="measure on this file instead: a text, or a table of labelled texts (CSV, TSV, JSON "
     "lines, Parquet) for a classifier; may be repeated",
 )
+@click.option(
+    "--split", metavar="NAME", help="split of the run's data to measure (default: validation)"
+)
 @options.accept_changed_data
 @options.step
 @options.json
@@ -39,6 +44,7 @@ def command(
     run_dir: str,
     overrides: tuple[str, ...],
     files: tuple[str, ...],
+    split: str | None,
     accept_changed_data: bool,
     step: int | str | None,
     as_json: bool,
@@ -52,16 +58,20 @@ def command(
     from jaxlm.core.measures import tables_of, values_of
     from jaxlm.evals.run import evaluate_run
 
+    if files and split:
+        raise UserError("--split: --data names files of no split; leave one of the two out")
     step, measures = evaluate_run(
         run_dir,
         overrides=overrides,
         step=step,
         files=files,
+        split=split or "validation",
         accept_data=accept_changed_data,
         report=say,
     )
     if as_json:
         print(json.dumps({"step": step, "final": values_of(measures), **tables_of(measures)}))
     else:
-        print(f"step {step}, {', '.join(files) or 'whole validation split'}")
+        measured = ", ".join(files) or f"whole {split or 'validation'} split"
+        print(f"step {step}, {measured}")
         print_figures(measures)

@@ -84,8 +84,11 @@ class Found:
         return self.script in WIDE
 
 
-def detect(patterns: Sequence[str]) -> Found:
-    """Reads the files once. Raises `UserError` where they are not of one kind, or hold no text."""
+def detect(patterns: Sequence[str], *, with_text: bool = True) -> Found:
+    """Reads the files once. Raises `UserError` where they are not of one kind, or hold no text.
+
+    with_text: a table must have a column of texts; else it may hold lists alone, such as of words.
+    """
     files = match_files(patterns)
     kinds = {name: kind_of(path) for name, path in files.items()}
     if len(set(kinds.values())) > 1:
@@ -96,7 +99,7 @@ def detect(patterns: Sequence[str]) -> Found:
     encoding = "utf-8" if kind == "parquet" else _encoding(paths)
     if kind == "text":
         return _texts(tuple(patterns), paths, encoding)
-    return _table(tuple(patterns), paths, kind, encoding)
+    return _table(tuple(patterns), paths, kind, encoding, with_text)
 
 
 def kind_of(path: Path) -> str:
@@ -179,7 +182,9 @@ def _opening(text: str) -> str:
 # ------------------------------------------------------------------------------------------ tables
 
 
-def _table(patterns: tuple[str, ...], paths: Sequence[Path], kind: str, encoding: str) -> Found:
+def _table(
+    patterns: tuple[str, ...], paths: Sequence[Path], kind: str, encoding: str, with_text: bool
+) -> Found:
     delimiter = _delimiter(paths[0], encoding) if kind == "csv" else None
     rows: list[Mapping[str, Any]] = []
     total = 0
@@ -192,12 +197,12 @@ def _table(patterns: tuple[str, ...], paths: Sequence[Path], kind: str, encoding
         raise UserError(f"{patterns[0]}: holds no rows; name a table with a header and rows")
     columns = tuple(dict.fromkeys(str(name) for row in rows[:100] for name in row))
     text = _text_column(columns, rows)
-    if text is None:
+    if text is None and with_text:
         raise UserError(
             f"{patterns[0]}: no column of texts among {few(columns)}; name a table that has one"
         )
     label = _label_column([name for name in columns if name != text], rows)
-    texts = [row[text] for row in rows if isinstance(row.get(text), str)]
+    texts = [row[text] for row in rows if isinstance(row.get(text), str)] if text else [""]
     lengths = sorted(map(len, texts))
     values = {str(row[label]).strip() for row in rows if row.get(label)} if label else set()
     return Found(

@@ -3,8 +3,9 @@
 source = measured_source(detect(["new.csv"]), config.data)
 config.data.measured(source, tokenizer, Path("cache"), facts)    # all of it as "validation"
 
-source = unanswered_source(detect(["new.csv"]), config.data)     # without the answers
-source.records(config.data.task.asked)
+own = own_source(config.data)
+source = unanswered_source(detect(["new.csv"]), task, own)       # without the answers
+source.records(task.asked)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxlm.data.detect import Found, source_of
 from jaxlm.data.mixture import MixtureData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.prepared import DataConfig
+from jaxlm.tasks.base import Task
 
 COLUMNS = ("text_column", "label_column")
 RULES = ("label_map", "label_bins")
@@ -27,7 +29,7 @@ def measured_source(found: Found, data: DataConfig) -> Source:
     the files have these columns. Raises `UserError` where they lack one that the task needs.
     """
     data = own_data(data)
-    values = _values(found, data)
+    values = _values(found, own_source(data))
     task = getattr(data, "task", None)
     if task is None:  # running text
         for name in ("label_column", *RULES):
@@ -43,19 +45,19 @@ def measured_source(found: Found, data: DataConfig) -> Source:
     return parse(Source, values)
 
 
-def unanswered_source(found: Found, data: DataConfig) -> Source:
+def unanswered_source(found: Found, task: Task, own: Source | None) -> Source:
     """The source of files with records whose answers are not known, or are not read.
 
-    `data` has a task. Raises `UserError` where the files lack a column that the task needs.
+    own: the source of the run's data, whose names of columns hold for the files as well. Raises
+    `UserError` where the files lack a column that the task needs.
     """
-    data = own_data(data)
-    values = _values(found, data)
+    values = _values(found, own)
     for name in ("label_column", *RULES):
         values.pop(name, None)
     if found.kind == "text":
         return parse(Source, values)
-    for column in data.task.asked:  # type: ignore[attr-defined]
-        name = file_column(data, column)
+    for column in task.asked:
+        name = file_column(own, column)
         name = column if name not in found.columns and column in found.columns else name
         if name not in found.columns:
             raise UserError(f"{found.files[0]}: no column {name!r}; {suggest(name, found.columns)}")
@@ -64,10 +66,14 @@ def unanswered_source(found: Found, data: DataConfig) -> Source:
     return parse(Source, values)
 
 
-def file_column(data: DataConfig, column: str) -> str:
+def file_column(own: Source | None, column: str) -> str:
     """A task's column as the run's own files name it: `text` is the source's `text_column`."""
-    source = getattr(own_data(data), "source", None)
-    return getattr(source, "text_column", column) if column == "text" else column
+    return getattr(own, "text_column", column) if column == "text" else column
+
+
+def own_source(data: DataConfig | None) -> Source | None:
+    """The source of a run's data; None where it has none, or has several."""
+    return None if data is None else getattr(own_data(data), "source", None)
 
 
 def own_data(data: DataConfig) -> DataConfig:
@@ -75,9 +81,9 @@ def own_data(data: DataConfig) -> DataConfig:
     return next(iter(data.parts.values())).data if isinstance(data, MixtureData) else data
 
 
-def _values(found: Found, data: DataConfig) -> dict[str, Any]:
+def _values(found: Found, own: Source | None) -> dict[str, Any]:
     """The source's values: those of the run's own source where the files have its columns."""
-    own, values = getattr(data, "source", None), source_of(found)
+    values = source_of(found)
     if found.kind == "text":
         same = ["document_separator"]
     else:

@@ -60,6 +60,7 @@ class RecordData(DataConfig):
     )
 
     def validate(self) -> None:
+        self.task.fitted(self.seq_len)
         spec, name = self.row_spec(), type_name(type(self.task))
         once = [key for key in spec if key not in spec.with_dim("T")]
         if self.packing and once:
@@ -79,14 +80,16 @@ class RecordData(DataConfig):
                     f"columns to some of {few(self.task.stored)}"
                 )
 
+    @property
+    def _task(self) -> Task:
+        """The task for rows of this length. Raises `UserError` where they do not fit it."""
+        return self.task.fitted(self.seq_len)
+
     def row_spec(self, pad_id: int = 0) -> RowSpec:
         return self.task.row_spec(self.seq_len, pad_id)
 
     def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
         return self.task.marks
-
-    def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
-        return self.task.equipped(tokenizer)
 
     @property
     def _fraction(self) -> float:
@@ -125,7 +128,7 @@ class RecordData(DataConfig):
         def stored(source: Source) -> RecordStore:
             return prepare_records(
                 {"source": source},
-                self.task,
+                self._task,
                 tokenizer,
                 cache_dir,
                 workers=workers,
@@ -145,7 +148,7 @@ class RecordData(DataConfig):
             index["validation"] = np.flatnonzero(out)
         facts = self.task.resolve(stores["train"].records(index["train"]))
         parts = {name: (stores.get(name, stores["train"]), index[name]) for name in index}
-        prepared = self._prepared(parts, facts, tokenizer, report)
+        prepared = self._prepared(parts, facts, tokenizer)
         content = {
             name: self._content(*parts[name], facts, sources.get(name, self.source))
             for name in parts
@@ -160,27 +163,29 @@ class RecordData(DataConfig):
         source: Source,
         tokenizer: Tokenizer,
         cache_dir: Path,
-        facts: Mapping[str, Any],
+        facts: Mapping[str, Any] | None,
         report: Report = print,
     ) -> Prepared:
+        """As of `DataConfig`; facts: None: those of the records, for a model that was imported."""
         store = prepare_records(
-            {"validation": source}, self.task, tokenizer, cache_dir, report=report
+            {"validation": source}, self._task, tokenizer, cache_dir, report=report
         )
         everything = np.arange(store.manifest["records"])
-        return self._prepared({"validation": (store, everything)}, facts, tokenizer, report)
+        if facts is None:
+            facts = self._task.resolve(store.records(everything))
+        return self._prepared({"validation": (store, everything)}, facts, tokenizer)
 
     def _prepared(
         self,
         parts: Mapping[str, tuple[RecordStore, np.ndarray]],
         facts: Mapping[str, Any],
         tokenizer: Tokenizer,
-        report: Report,
     ) -> Prepared:
-        task, spec = self.task.given(facts), self.row_spec(tokenizer.pad_id)
+        task = self._task.given(facts)
+        spec = task.row_spec(self.seq_len, tokenizer.pad_id)
         splits: dict[str, Split] = {}
-        for name, (store, whole) in parts.items():
+        for name, (store, index) in parts.items():
             train = name == "train"
-            index = _trained(store, whole, spec.sizes["T"], name)
             rows = EncodedRows(
                 store.records(index), task, tokenizer, spec, self.augment if train else ()
             )
@@ -197,10 +202,6 @@ class RecordData(DataConfig):
                 draws=train and bool(self.augment or task.draws),
                 facts={**store.counts(index), **own},
             )
-            if cut_away := len(whole) - len(index):
-                split.facts["cut_away"] = cut_away
-            if line := _trained_line(name, split.facts):
-                report(line)
             splits[name] = split
         manifest = {
             "tokenizer": tokenizer.fingerprint(),
@@ -213,33 +214,11 @@ class RecordData(DataConfig):
         self, store: RecordStore, index: np.ndarray, facts: Mapping[str, Any], source: Source
     ) -> dict[str, Any]:
         """What a split consists of, as one SHA-256 (see `jaxlm.data.store.content`)."""
-        about = [store.fingerprint(), to_dict(self.task.given(facts)), dict(facts)]
+        about = [store.fingerprint(), to_dict(self._task.given(facts)), dict(facts)]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(index, "<i8").tobytes())
         files = source_files({"source": source})
         return {"sha256": digest.hexdigest(), "files": files, "format": FORMAT}
-
-
-def _trained(store: RecordStore, index: np.ndarray, room: int, name: str) -> np.ndarray:
-    """The records `index` that have a trained token in a row; the end of a longer one is cut."""
-    reached = np.array(store.arrays["first_trained"])[index] < room
-    if len(index) and not reached.any():
-        raise UserError(
-            f"data.seq_len: no record of the {name} split has a trained token among its first "
-            f"{room}; raise it"
-        )
-    return index[reached]
-
-
-def _trained_line(name: str, counts: Mapping[str, Any]) -> str:
-    """What the log says of the tokens that are trained: "" where a task trains all."""
-    if "trained_tokens" not in counts:
-        return ""
-    tokens = counts["tokens"]
-    line = f"{name}: {counts['trained_tokens'] / tokens:.1%} of {tokens:,} tokens are trained"
-    if cut_away := counts.get("cut_away"):
-        line += f"; {cut_away:,} records are left out, whose trained part is beyond data.seq_len"
-    return line
 
 
 @dataclass(frozen=True)
@@ -256,10 +235,6 @@ class RecordSplit:
     @cached_property
     def _rows(self) -> EncodedRows | PackedRecords:
         return PackedRecords.plan(self.rows, self.lengths) if self.packed else self.rows
-
-    def records_of(self, identity: int) -> list[Record]:
-        """The records of the row with this `id`, in the order of its segments."""
-        return [self.rows.records[number] for number in self._rows.numbers(identity)]
 
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         return Drawn(self._rows, seed, self.shuffle, self.draws)

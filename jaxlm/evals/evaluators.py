@@ -1,4 +1,7 @@
-"""The evaluators of a run: that of `eval:`, and those of `evaluators:` by name."""
+"""The evaluators of a run: that of `eval:`, and those of `evaluators:` by name.
+
+That of `eval:` has the measures of the objective, and those of a task that scores answers.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.evaluator import Evaluator, Measuring
 from jaxlm.core.measures import Measure
 from jaxlm.evals.loss import Loss
+from jaxlm.evals.task import with_task
 
 if TYPE_CHECKING:
     from jaxlm.training.session import Session
@@ -40,13 +44,14 @@ class Named:
         return [dataclasses.replace(m, brief=None if n else brief) for n, m in enumerate(found)]
 
 
-def evaluators_of(session: Session) -> list[Named]:
-    """The evaluators of a session that have something to measure, `eval:` first.
+def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
+    """The evaluators of a session that have something to measure, `eval:` first, on `split`.
 
     Raises `UserError` where a split is not in the data.
     """
     first = session.config.eval
     main = Loss(
+        split=split,
         every_steps=first.every_steps,
         batch_size=first.batch_size,
         max_batches=first.max_batches,
@@ -56,6 +61,8 @@ def evaluators_of(session: Session) -> list[Named]:
     for name, config in {"": main, **session.config.evaluators}.items():
         try:
             measuring = config.prepare(session)
+            if not name and measuring is not None:
+                measuring = with_task(measuring, session, main)
         except UserError as error:
             raise UserError(f"evaluators.{name}.{error}" if name else str(error)) from None
         if measuring is not None:

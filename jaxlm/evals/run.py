@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, parse
 from jaxlm.core.measures import Measure
-from jaxlm.data.detect import Found, detect
+from jaxlm.data.detect import Found, detect, source_of
 from jaxlm.data.held_out import measured_source
+from jaxlm.data.records import RecordData
+from jaxlm.data.sources.base import Source
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.evals.evaluators import evaluators_of
+from jaxlm.evals.predictions import imported_task, marked
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.files import read_own
 from jaxlm.runs.folder import RunDir
@@ -31,17 +34,19 @@ def evaluate_run(
     overrides: tuple[str, ...] = (),
     step: int | str | None = None,
     files: tuple[str, ...] = (),
+    split: str = "validation",
     accept_data: bool = False,
     report: Any = print,
 ) -> tuple[int, list[Measure]]:
-    """(step, measures) of a run's checkpoint over its whole validation split, or over `files`:
+    """(step, measures) of a run's checkpoint over a whole split, or over `files`:
     texts, or a table of labelled texts for a classifier; then of each of its `evaluators` over the
     whole of its own split. Files are measured by those that measure the validation split.
 
     Raises `UserError` if the split has changed since the run was trained, unless `accept_data` is
     set or an override names other data.
     """
-    found = detect(files) if files else None  # first: a wrong file costs no loading
+    # first: a wrong file costs no loading
+    found = detect(files, with_text=False) if files else None
     config, program, params, step = load_trained(
         run_dir, overrides=overrides, step=step, report=report
     )
@@ -53,7 +58,7 @@ def evaluate_run(
         prepared = prepare_data(config, report)
         if config.data == load_saved(run_dir).config.data:
             check_measured_data(RunDir(run_dir), prepared, accept_data, report)
-    evaluators = evaluators_of(Session(config, prepared, program))
+    evaluators = evaluators_of(Session(config, prepared, program), split)
     if not evaluators or evaluators[0].name:
         raise UserError(
             f"{run_dir}: its data has no validation split; set data.validation to texts that it "
@@ -70,13 +75,18 @@ def evaluate_run(
 
 def _measured(run_dir: str, config: RunConfig, found: Found, report: Any) -> Prepared:
     """The rows of files that were not part of the run."""
-    if config.data is None:
-        raise UserError(f"{run_dir}: was imported without data; train or fine-tune it first")
     folder = cache_dir(config)
     check_writable(folder)
-    source = measured_source(found, config.data)
     run = RunDir(run_dir)
-    return config.data.measured(source, saved_tokenizer(run), folder, facts_of(run), report)
+    tokenizer = saved_tokenizer(run)
+    if config.data is None:
+        task, seq_len = imported_task(config, run_dir)
+        source = parse(Source, source_of(found))
+        data = RecordData(source=source, task=marked(task, tokenizer), seq_len=seq_len)
+        source = measured_source(found, data)
+        return data.measured(source, tokenizer, folder, None, report)
+    source = measured_source(found, config.data)
+    return config.data.measured(source, tokenizer, folder, facts_of(run), report)
 
 
 def facts_of(run: RunDir) -> Mapping[str, Any]:

@@ -40,7 +40,6 @@ from jaxlm.models.families.base import Family
 from jaxlm.models.families.shared.kinds import check_kinds
 from jaxlm.models.families.shared.table import tensor_shapes
 from jaxlm.models.families.shared.values import Values
-from jaxlm.nn.heads.classify import Classify
 from jaxlm.run import RunConfig, trajectory
 from jaxlm.runs.environment import environment
 from jaxlm.runs.folder import RunDir
@@ -183,8 +182,8 @@ def _objective(source: Source) -> dict[str, Any]:
         except UserError as error:
             text = str(error).removeprefix("config.json: ")
             raise UserError(f"{source.folder / 'config.json'}: {text}") from None
-        kind = "classification" if isinstance(head, Classify) else "none"
-        return {"type": kind, "head": configs.to_dict(head), "classes": list(labels)}
+        named = {"classes": list(labels)} if labels else {}
+        return {"type": head.objective, "head": configs.to_dict(head), **named}
     model = source.model
     looks = getattr(model, "attention", None)
     writes = model.prompt_format is None and (looks is None or looks.causal)

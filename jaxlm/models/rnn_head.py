@@ -55,5 +55,5 @@ class Unembed(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((vocab_size,), jnp.float32), axes=("vocab",))
 
     def matmul_flops(self) -> float:
-        """The head's product counts whether its kernel is tied or not."""
+        """The head's product counts whether its kernel is tied or not (`jaxlm.nn.flops`)."""
         return 2.0 * self.size

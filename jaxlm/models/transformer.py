@@ -388,7 +388,7 @@ class Unembed(nnx.Module):
         return hidden if self.scale == 1.0 else hidden * jnp.asarray(self.scale, hidden.dtype)
 
     def matmul_flops(self) -> float:
-        """The head's product counts whether its kernel is tied or not."""
+        """The head's product counts whether its kernel is tied or not (`jaxlm.nn.flops`)."""
         transform = 0.0 if self.transform is None else self.transform.matmul_flops()
         return 2.0 * self.size + transform
 

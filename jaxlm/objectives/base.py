@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
     from jaxlm.core.types import Batch, Cache, Metrics, ModelConfig, Tokenizer
+    from jaxlm.tasks.base import Task
 
 Transform = Callable[[Mapping[str, Any], int], dict[str, Any]]
 
@@ -90,6 +91,11 @@ class Objective(Config):
     def labels(self) -> tuple[str, ...]:
         """The names of what a head scores, in the order of its scores."""
         return ()
+
+    @property
+    def own_task(self) -> Task | None:
+        """The task of a model that was imported without data; None: it is not known."""
+        return None
 
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Any:
         """The NNX module that is trained: the language model, with the objective's head."""

@@ -20,16 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.core.config import UserError, field
+from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
-from jaxlm.core.rows import RowSpec
 from jaxlm.nn.heads.base import TaskHeadConfig
 from jaxlm.nn.heads.classify import Classify
-from jaxlm.objectives.base import LOSS, Loss, Transform
-from jaxlm.objectives.with_head import HeadObjective
+from jaxlm.objectives.base import LOSS, Loss
+from jaxlm.objectives.with_head import HeadObjective, summed
+from jaxlm.tasks.base import Task
+from jaxlm.tasks.classification import Classification as ClassificationTask
 
 if TYPE_CHECKING:
-    from jaxlm.core.types import Batch, Cache, ModelConfig, Tokenizer
+    from jaxlm.core.types import Batch, Cache, ModelConfig
 
 ACCURACY = Measure("accuracy", better="higher", show="headline", format=".1%")
 MACRO_F1 = Measure("macro_f1", better="higher", show="headline", label="macro F1", format=".3f")
@@ -52,34 +53,14 @@ class Classification(HeadObjective):
     needs = ("tokens", "segment_ids", "positions", "labels", "example_weights")
 
     def resolve(self, prepared: Any, model: ModelConfig) -> Classification:
-        found = tuple(prepared.facts.get("classes", ()))
-        if not found:
-            raise UserError(
-                "objective: classification needs classes, and data.task gives none; use a task "
-                "that finds them, such as classification"
-            )
-        if self.classes and self.classes != found:
-            raise UserError(
-                f"objective.classes: {list(self.classes)} but the data has {list(found)}; "
-                "set the same names in the same order, or leave it empty"
-            )
-        return self.replace(classes=found)
+        return self.replace(classes=self.found_classes(prepared))
 
     def check_resolved(self) -> None:
-        if not self.classes:
-            raise UserError(
-                "objective.classes: empty, and a plan reads no data; write them down, such as "
-                "objective.classes='[negative, positive]'"
-            )
+        self.check_classes()
 
-    def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
-        def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-            return {key: row[key] for key in self.needs}
-
-        return transform
-
-    def transform_spec(self, rows: RowSpec) -> RowSpec:
-        return RowSpec({key: rows[key] for key in self.needs}, **rows.sizes)
+    @property
+    def own_task(self) -> Task | None:
+        return ClassificationTask(classes=self.classes) if len(self.classes) > 1 else None
 
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
         scores, out = self.scores(model, batch, key)  # [B, C]
@@ -94,17 +75,8 @@ class Classification(HeadObjective):
         confusion = jnp.einsum(
             "bc,bp,b->cp", onehot, jax.nn.one_hot(predicted, num_classes), weights
         )
-        weight = weights.sum()
-        metrics = {
-            "loss": ((nll * weights).sum(), weight),
-            "accuracy": (((predicted == labels) * weights).sum(), weight),
-            "confusion": (confusion, weight),
-        }
-        loss_sum = (losses * weights).sum()
-        for name, by_row in out.losses.items():
-            metrics[name] = ((by_row * weights).sum(), weight)
-            loss_sum += metrics[name][0]
-        return Loss(loss_sum, weight, metrics, cache, out.load)
+        found = summed(losses, weights, {"loss": nll, "accuracy": predicted == labels}, out, cache)
+        return found._replace(metrics={**found.metrics, "confusion": (confusion, found.weight)})
 
     def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
         table = np.asarray(sums["confusion"][0], np.float64)

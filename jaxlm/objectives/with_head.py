@@ -2,34 +2,43 @@
 
     objective: {type: classification, head: {type: classify, pool: mean, dropout: 0.3}}
 
-The model that is trained is the language model with the head as its child `task_head`.
+The model that is trained is the language model with the head as its child `task_head`. Rows with
+`token_types` (which of two texts a token is of) give them to a model that has such embeddings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
 
 from jaxlm.core.config import UserError, type_name
+from jaxlm.core.rows import RowSpec
 from jaxlm.nn.dropout import split_key
 from jaxlm.nn.heads.base import TaskHeadConfig, beside
-from jaxlm.objectives.base import Objective
+from jaxlm.objectives.base import Loss, Objective, Transform
 
 if TYPE_CHECKING:
-    import jax
     from flax import nnx
 
-    from jaxlm.core.types import Batch, LanguageModel, ModelConfig, Output
+    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Output, Tokenizer
+
+TYPES = "token_types"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadObjective(Objective, abstract=True):
-    """The base of objectives that learn by a head. Each has the fields `head` and `classes`."""
+    """The base of objectives that learn by a head. Each has the field `head`, and `classes` where
+    the head scores names.
+    """
 
     if TYPE_CHECKING:
         head: Any  # TaskHeadConfig
-        classes: Any  # tuple[str, ...]
+
+    uses: ClassVar[tuple[str, ...]] = (TYPES,)
 
     @property
     def task_head(self) -> TaskHeadConfig | None:
@@ -37,7 +46,7 @@ class HeadObjective(Objective, abstract=True):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.classes
+        return getattr(self, "classes", ())
 
     def check_model(self, model: ModelConfig) -> None:
         if self.head is None:
@@ -60,13 +69,74 @@ class HeadObjective(Objective, abstract=True):
     ) -> tuple[jax.Array, Output]:
         """The head's scores, float32, and the model's output; `key` switches dropout on."""
         keys = split_key(key, 2)
-        segment_ids = batch["segment_ids"]
+        segment_ids, more = batch["segment_ids"], {}
+        if TYPES in batch and TYPES in model.config.row_keys:
+            most = model.config.embedding.token_types - 1  # RoBERTa has one type
+            more[TYPES] = jnp.minimum(batch[TYPES], most)
         out = model(
-            batch["tokens"], positions=batch["positions"], segment_ids=segment_ids, key=keys[0]
+            batch["tokens"],
+            positions=batch["positions"],
+            segment_ids=segment_ids,
+            key=keys[0],
+            **more,
         )
         return model.task_head(model, out.hidden, segment_ids, keys[1]), out
+
+    def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
+        def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+            return {key: row[key] for key in (*self.needs, *self.uses) if key in row}
+
+        return transform
+
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
+        kept = (key for key in (*self.needs, *self.uses) if key in rows)
+        return RowSpec({key: rows[key] for key in kept}, **rows.sizes)
+
+    def found_classes(self, prepared: Any) -> tuple[str, ...]:
+        """The classes that the task has found. Raises `UserError` where it finds none, or others
+        than the objective names.
+        """
+        name, given = type_name(type(self)), self.labels
+        found = tuple(prepared.facts.get("classes", ()))
+        if not found:
+            raise UserError(
+                f"objective: {name} needs classes, and data.task gives none; use a task that "
+                "finds them, such as classification"
+            )
+        if given and given != found:
+            raise UserError(
+                f"objective.classes: {list(given)} but the data has {list(found)}; "
+                "set the same names in the same order, or leave it empty"
+            )
+        return found
+
+    def check_classes(self) -> None:
+        """Raises `UserError` where a plan, which reads no data, is not given the classes."""
+        if not self.labels:
+            raise UserError(
+                "objective.classes: empty, and a plan reads no data; write them down, such as "
+                "objective.classes='[negative, positive]'"
+            )
 
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
         """What the head says of each row, such as probs [B, C] of the classes."""
         scores, _ = self.scores(model, batch)
         return model.task_head.predict(scores, batch["segment_ids"])
+
+
+def summed(
+    losses: jax.Array,  # [B], or [B, T] of tokens: what is minimised
+    weights: jax.Array,  # of the same shape
+    metrics: Mapping[str, jax.Array],  # of the same shape
+    out: Output,
+    cache: Cache | None,
+) -> Loss:
+    """The sums of a batch, with the router's losses, which are by row."""
+    weight = weights.sum()
+    sums = {name: ((value * weights).sum(), weight) for name, value in metrics.items()}
+    loss_sum = (losses * weights).sum()
+    by_row = weights if weights.ndim == 1 else weights.sum(-1)
+    for name, value in out.losses.items():
+        sums[name] = ((value * by_row).sum(), weight)
+        loss_sum += sums[name][0]
+    return Loss(loss_sum, weight, sums, cache, out.load)

@@ -134,7 +134,7 @@ def plan_run(
         memory=memory,
         load=work.load,
         roofline=line,
-        speed=_speed(config, topology, line, work.load, facts.forward_flops, budget),
+        speed=_speed(config, topology, line, work.load, facts.step_flops, budget),
         tokens=tokens,
         by_module=work.by_module,
         advice=proposals(facts, setting, topology, memory),
@@ -164,10 +164,10 @@ def _of_compiled(
         notes.append("compiled without optimizations: its memory is a guide, its time analytic")
     line = roofline(load, topology)
     if facts is not None:
-        flops, setting = facts.forward_flops, setting_of(facts, mesh, topology)
+        flops, setting = facts.step_flops, setting_of(facts, mesh, topology)
         advice = proposals(facts, setting, topology, memory)
     else:
-        own = found.program.flops_per_token(seq_len_of(config))
+        own = found.program.step_flops_per_token(seq_len_of(config))
         own *= tokens_of(row_of(config)) / seq_len_of(config)  # a token of data, as the rate is
         flops, advice = (own, own), []
     return Plan(
@@ -314,7 +314,7 @@ def _speed(
         line.step,
         topology,
         tokens_per_step=float(config.train.batch_size * seq_len_of(config)),
-        flops_per_token=flops,
+        step_flops_per_token=flops,
         device_flops=load.flops,
         tokens=budget.tokens,
         price=budget.price,

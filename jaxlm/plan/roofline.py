@@ -11,6 +11,8 @@ forward and backward once; it is given with the causal half of attention and wit
 are those of the data, whatever rows the objective makes of them:
 
     MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak)
+
+Gradients of frozen kernels, which a step with an adapter does not compute, do not count.
 """
 
 from __future__ import annotations
@@ -178,15 +180,15 @@ def speed(
     topology: Topology,
     *,
     tokens_per_step: float,
-    flops_per_token: tuple[float, float],
+    step_flops_per_token: tuple[float, float],
     device_flops: float,
     tokens: float | None = None,
     price: float | None = None,
 ) -> Speed:
-    """`flops_per_token`: forward, with the causal half of attention and with the whole."""
+    """`step_flops_per_token`: with the causal half of attention and with the whole."""
     rate = tokens_per_step / step
     peak = topology.peak_per_device() * topology.num_devices
-    causal, full = (3 * flops * rate / peak for flops in flops_per_token)
+    causal, full = (flops * rate / peak for flops in step_flops_per_token)
     seconds = None if tokens is None else tokens / rate
     hourly = topology.chip.price if price is None else price
     return Speed(

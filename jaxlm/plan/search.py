@@ -114,7 +114,7 @@ class _Trial:
     """Evaluates settings by the analytic model, with the choices that are not in a `Setting`."""
 
     def __init__(self, facts: Facts, topology: Topology) -> None:
-        self.topology, self.forward_flops = topology, facts.forward_flops
+        self.topology, self.step_flops = topology, facts.step_flops
         self.rings = rings(facts)
         self.facts = {  # by whether the optimizer's state waits on the hosts
             hosted: replace(
@@ -152,7 +152,7 @@ class _Trial:
             line.step,
             self.topology,
             tokens_per_step=work.tokens_per_step,
-            flops_per_token=self.forward_flops,
+            step_flops_per_token=self.step_flops,
             device_flops=work.device_flops,
         )
 

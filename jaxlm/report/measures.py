@@ -51,6 +51,7 @@ OLDER: dict[str, dict[str, Any]] = {
 
 # {key of metrics.jsonl: a sentence at the end of a page that shows it}
 MEANINGS = {
-    "train/mfu": "MFU = 3 × forward FLOPs per token × tokens/s / peak FLOP/s of all devices.",
+    "train/mfu": "MFU = 3 × forward FLOPs per token × tokens/s / peak FLOP/s of all devices; "
+    "with an adapter, the gradients of frozen kernels do not count.",
     "train/tokens_per_second": "tokens/s counts real tokens, no padding.",
 }

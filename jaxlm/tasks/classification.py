@@ -15,33 +15,28 @@ accuracy and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import few
 from jaxlm.core.measures import Measure
-from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import Arrays, LeftOut, Record, Records, Task
-
-if TYPE_CHECKING:
-    from jaxlm.core.types import Tokenizer
+from jaxlm.core.rows import Entry
+from jaxlm.tasks.base import Arrays, LeftOut, Record, Records
+from jaxlm.tasks.texts import TextTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification(Task):
+class Classification(TextTask):
     """One class for a text."""
 
-    text: str = field("text", "the column of the text")
     label: str = field("label", "the column of the class")
     classes: tuple[str, ...] = field(
         (), "the classes in order; empty: those of the training records, sorted"
     )
-    add_bos: bool = field(True, "begin each text with the tokenizer's bos, where it has one")
-    add_eos: bool = field(True, "end each text with the tokenizer's eos, where it has one")
 
     def validate(self) -> None:
         if len(set(self.classes)) < len(self.classes):
@@ -53,39 +48,13 @@ class Classification(Task):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return self.text, self.label
-
-    @property
-    def augmented(self) -> tuple[str, ...]:
-        return (self.text,)
-
-    @property
-    def marks(self) -> tuple[bool, bool]:
-        return self.add_bos, self.add_eos
-
-    def identity(self, record: Record) -> str:
-        return record[self.text]
-
-    def texts(self, record: Record) -> Iterable[str]:
-        return (record[self.text],)
+        return *self.parts, self.label
 
     def expand(self, record: Record) -> list[Record]:
-        text, label = self._text(record), record[self.label]
-        if not text.strip():
-            raise LeftOut("blank")
-        name = class_name(label)
+        texts, name = self._texts_of(record), class_name(record[self.label])
         if name is None:
             raise LeftOut("unlabelled")
-        return [{self.text: text, self.label: name}]
-
-    def _text(self, record: Record) -> str:
-        text = record[self.text]
-        if not isinstance(text, str):
-            raise UserError(
-                f"column {self.text!r} holds a {type(text).__name__}, not text; set task.text to "
-                "the column of the text"
-            )
-        return text
+        return [{**texts, self.label: name}]
 
     def resolve(self, records: Records) -> Mapping[str, Any]:
         classes = self.classes or tuple(sorted(set(records.column(self.label))))
@@ -110,51 +79,19 @@ class Classification(Task):
 
     # ----------------------------------------------------------------------------- as rows
 
-    def row_spec(self, seq_len: int, pad_id: int = 0) -> RowSpec:
-        labels = {"labels": Entry(()), "example_weights": Entry((), np.float32)}
-        return RowSpec({**text_rows(seq_len, pad_id), **labels}, T=seq_len)
+    def _target_rows(self) -> dict[str, Entry]:
+        return {"labels": Entry(())}
 
-    def encode(
-        self,
-        record: Record,
-        tokenizer: Tokenizer,
-        room: int,
-        rng: np.random.RandomState | None = None,
-    ) -> Arrays:
-        return {
-            "tokens": self._cut(self._ids(record, tokenizer), tokenizer, room),
-            "labels": np.int32(self.classes.index(record[self.label])),
-            "example_weights": np.float32(1),
-        }
+    def _target(self, record: Record) -> Arrays:
+        return {"labels": np.int32(self.classes.index(record[self.label]))}
 
-    def length(self, record: Record, tokenizer: Tokenizer) -> int:
-        return len(self._ids(record, tokenizer))
-
-    def _ids(self, record: Record, tokenizer: Tokenizer) -> list[int]:
-        bos = [tokenizer.bos_id] if self.add_bos and tokenizer.bos_id is not None else []
-        eos = [tokenizer.eos_id] if self.add_eos and tokenizer.eos_id is not None else []
-        return [*bos, *tokenizer.encode(record[self.text]), *eos]
-
-    def _cut(self, ids: list[int], tokenizer: Tokenizer, room: int) -> np.ndarray:
-        cut = np.array(ids[:room], np.int32)
-        if len(ids) > room and self.add_eos and tokenizer.eos_id is not None:
-            cut[-1] = tokenizer.eos_id
-        return cut
+    def _placeholder(self) -> Record:
+        return {self.label: self.classes[0]}
 
     def show(self, row: Mapping[str, Any]) -> str:
         return f"class {self.classes[row['labels']]} ({int(row['labels'])})"
 
     # -------------------------------------------------------------------------- predicted
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        return (self.text,)
-
-    def unanswered(self, record: Record) -> Record:
-        text = self._text(record)
-        if not text.strip():
-            raise UserError(f"column {self.text!r} is blank; give some text, or remove the record")
-        return {self.text: text, self.label: self.classes[0]}
 
     def prediction(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """{"label": the most probable class, "score": its probability in [0, 1], "scores": {class:
@@ -166,7 +103,15 @@ class Classification(Task):
         label = max(scores, key=lambda name: scores[name])
         return {"label": label, "score": scores[label], "scores": scores}
 
+    def said(self, prediction: Mapping[str, Any]) -> Any:
+        return prediction["label"]
+
     # --------------------------------------------------------------------------- measured
+
+    def baseline(self, train: Records) -> Callable[[Record], Any]:
+        """The largest class."""
+        largest = most_frequent(train.column(self.label))
+        return lambda record: largest
 
     def prompt(self, record: Record) -> str:
         return record[self.text]
@@ -185,6 +130,12 @@ class Classification(Task):
             Measure("accuracy", right.total() / max(len(pairs), 1), better="higher"),
             Measure("macro_f1", sum(f1) / max(len(f1), 1), better="higher"),
         ]
+
+
+def most_frequent(values: Iterable[str]) -> str:
+    """The value that occurs most often, the first in order of several; "" of none."""
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value), default="")
 
 
 def class_name(value: Any) -> str | None:

@@ -20,7 +20,7 @@ import jax
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
-from jaxlm.core.tree import flatten, join, unflatten
+from jaxlm.core.tree import flatten, join, select, unflatten
 from jaxlm.run import RunConfig, load_saved, own_config
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import IDENTITY
@@ -47,11 +47,12 @@ def read_weights(
 ) -> dict[str, Any]:
     """All parameters of a run's checkpoint: those that it holds, joined with its base."""
     part = params_part(reader, step, use_ema)
+    base = read_base(config, program, reader, step, report=report)  # first: a draw has all of them
     stored = reader.read_metadata(step).arrays
     trained = program.trained(program.abstract_params)
     trained = learner_class(config).as_stored(trained, stored, part)
     params = reader.restore_partial(step, {part: trained})[part] if trained else {}
-    return join(params, read_base(config, program, reader, step, report=report))
+    return join(params, base)
 
 
 def read_base(
@@ -77,30 +78,31 @@ def read_base(
         else f"drawn from seed {wanted.get('seed')}"
     )
     need = f"the base of checkpoint {step} is {need} (SHA-256 {wanted.get('sha256', '?')[:12]})"
-    fix = "give the folder of that run by init.from=DIR"
+    fix = (
+        "give the folder of that run by init.from=DIR"
+        if named
+        else "start it with the seed, jax, XLA_FLAGS and kind of device that drew it"
+    )
     if named is None or config.init.from_ is None:
-        base = draw_base(program)
+        base = program.base(program.draw())
     else:
+        own = program.added & flatten(shapes).keys()  # of the adapter, which its base lacks
+        drawn = select(program.draw(), own.__contains__) if own else {}
         try:
             source = CheckpointReader(RunDir(config.init.from_).checkpoints, report=report)
             own_config(config.init.from_)  # names a folder that is not a run
             at = source.choose(wanted["step"])
             assert at is not None, "a step was asked for"
-            found = read_pretrained(config, program, flatten(shapes), source, at, report=report)
+            taken = flatten(shapes).keys() - own
+            found = read_pretrained(config, program, taken, source, at, report=report)
         except UserError as error:
             raise UserError(f"init.from: {need}; {str(error).partition(';')[0]}; {fix}") from None
-        base = unflatten(found)
+        base = join(unflatten(found), drawn)
     digest = param_sha256(base)
     if digest != wanted.get("sha256"):
         where = f"step {wanted.get('step')} of {config.init.from_}" if named else "the seed's"
         raise UserError(f"init.from: {need}, but {where} has SHA-256 {digest[:12]}; {fix}")
     return base
-
-
-def draw_base(program: Program) -> dict[str, Any]:
-    """The frozen parameters as the seed gives them."""
-    shardings = program.base(program.param_shardings)
-    return jax.jit(lambda: program.base(program.init_params()), out_shardings=shardings)()
 
 
 def origin(reader: CheckpointReader, step: int) -> Mapping[str, Any]:

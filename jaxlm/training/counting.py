@@ -42,7 +42,7 @@ class CountingLearner(Learner):
     def create(self, params: dict[str, Any] | None = None) -> State:
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
         if params is None:
-            params = jax.jit(self.program.init_params, out_shardings=shardings["params"])()
+            params = self.program.draw()
         return jax.jit(_state, out_shardings=shardings)(params)
 
     def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:

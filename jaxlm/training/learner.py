@@ -160,7 +160,7 @@ class GradientLearner(Learner):
     def create(self, params: dict[str, Any] | None = None) -> State:
         program = self.program
         if params is None:
-            params = jax.jit(program.init_params, out_shardings=program.param_shardings)()
+            params = program.draw()
         base = program.base(params)
         self.frozen = {"base": base} if base else {}
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())

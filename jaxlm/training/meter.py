@@ -72,7 +72,8 @@ class Figures:
         self, program: Program, peak: Peak | None, watch: Stopwatch, *, seq_len: int
     ) -> None:
         self._program, self._peak, self._watch = program, peak, watch
-        self._flops_per_token = program.flops_per_token(seq_len)
+        self._forward = program.flops_per_token(seq_len)
+        self._per_token = program.step_flops_per_token(seq_len)
         self._tokens = 0.0  # real tokens since the last line of metrics
         self._step = 0
 
@@ -101,7 +102,7 @@ class Figures:
 
     def _mfu(self, rate: float) -> list[Measure]:
         """Nothing on a CPU, which has no known peak."""
-        return [MFU.of(self._peak.mfu(self._flops_per_token, rate))] if self._peak else []
+        return [MFU.of(self._peak.mfu(self._per_token, rate))] if self._peak else []
 
     def header(self, options: Mapping[str, str]) -> str:
         """Size, mesh, the definition of MFU and the compiler's options, for people."""
@@ -110,13 +111,16 @@ class Figures:
         trained = count - sum(params[path].size for path in self._program.frozen)
         mesh = {axis: size for axis, size in self._program.mesh.shape.items() if size > 1}
         dtype = self._program.model.dtype
-        forward = f"{self._flops_per_token / 1e6:.1f} MFLOP/token (forward)"
+        forward = f"{self._forward / 1e6:.1f} MFLOP/token (forward)"
+        step = f"3 x {forward}"
+        if self._program.frozen:
+            step = f"{self._per_token / 1e6:.1f} MFLOP/token (a step; frozen kernels, no gradient)"
         shown = " ".join(f"{name}={value}" for name, value in options.items())
         only = f" ({trained:,} trained)" if trained != count else ""
         return (
             f"{count:,} parameters{only} in {dtype} on mesh {mesh or '1 device'}; "
             + (
-                f"MFU = 3 x {forward} x tokens/s / peak; peak = {self._peak.source}"
+                f"MFU = {step} x tokens/s / peak; peak = {self._peak.source}"
                 if self._peak
                 else forward
             )

@@ -1,7 +1,7 @@
 """A model on a mesh, as everything needs it that computes with its parameters.
 
     program = make_program(mesh=mesh, model=config.model, objective=config.objective)
-    params = jax.jit(program.init_params, out_shardings=program.param_shardings)()
+    params = program.draw()
     model = nnx.merge(program.graphdef, params)
 
 A `Program` holds what does not change in a run: the module's structure, the objective, shapes and
@@ -24,6 +24,7 @@ from jaxlm.adapters.base import Adapter
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.tree import flatten, map_with_path, select
 from jaxlm.core.types import ModelConfig
+from jaxlm.nn.flops import matmul_flops, only_trained
 from jaxlm.nn.heads.base import is_of_head
 from jaxlm.nn.params import split
 from jaxlm.nn.pipeline import Schedule, pipelined
@@ -72,6 +73,14 @@ class Program:
         module = _build(self.objective, self.model, self.adapter, self.seed)
         return nnx.to_pure_dict(nnx.split(module)[1])
 
+    def draw(self) -> dict[str, Any]:
+        """Fresh parameters on the mesh, all of them.
+
+        Who needs some takes them from the result: one program draws for every use, so that values
+        are equal to the bit, and it is compiled once.
+        """
+        return jax.jit(self.init_params, out_shardings=self.param_shardings)()
+
     def init_carry(self, batch_size: int | None = None) -> Any:
         """The recurrent state before the first batch, one for each row of the global batch."""
         model = nnx.merge(self.graphdef, self.abstract_params)
@@ -81,6 +90,21 @@ class Program:
         """Forward FLOPs of a token for the data's rows of `seq_len`, as the objective has them."""
         module = nnx.merge(self.graphdef, self.abstract_params)
         return self.objective.flops_per_token(module, seq_len)
+
+    def step_flops_per_token(self, seq_len: int) -> float:
+        """FLOPs of a train step for each token of rows of `seq_len`: 3 times the forward ones, less
+        the gradients of frozen kernels (`jaxlm.nn.flops`). Recomputation does not count.
+
+        Where a head alone is trained, no gradient enters the model below it.
+        """
+        forward = self.flops_per_token(seq_len)
+        if not self.frozen:
+            return 3 * forward
+        module = nnx.merge(self.graphdef, self.abstract_params)
+        kernels = only_trained(module, self.frozen)
+        if all(map(is_of_head, flatten(self.trained(self.abstract_params)))):
+            return forward + 2 * matmul_flops(kernels)
+        return 2 * forward + self.objective.flops_per_token(kernels, seq_len)
 
     def eval_step(
         self, params: Any, batch: Mapping[str, jax.Array], carry: Any

@@ -506,12 +506,9 @@ def read_pretrained(session: Session) -> tuple[dict[str, Any], int]:
     found = _has_head(source, reader.read_metadata(step), part, head, config)
     fresh = sorted({*program.added, *(() if found else head)})
     taken = [path for path in leaves if path not in fresh]
-    params = bases.read_pretrained(config, program, taken, reader, step)
-    if fresh:
-        drawn = lambda tree: select(tree, fresh.__contains__)  # noqa: E731
-        shardings = drawn(program.param_shardings)
-        make = jax.jit(lambda: drawn(program.init_params()), out_shardings=shardings)
-        params |= flatten(make())
+    # before the others are read: a draw has all of them
+    drawn = flatten(select(program.draw(), fresh.__contains__)) if fresh else {}
+    params = bases.read_pretrained(config, program, taken, reader, step) | drawn
     log.info(
         "restore order: no checkpoint; init <- %s of step %d of %s: %d parameters taken, fresh: %s",
         part, step, source, len(taken), ", ".join(fresh) or "none",

@@ -3,7 +3,9 @@
     MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak FLOP/s of one)
 
 (Chowdhery et al. 2022, arXiv:2204.02311, appendix B: backward costs twice forward; recomputation
-does not count.) Attention counts the causal half. Padding does not count as tokens.
+does not count.) Of frozen kernels no gradient is computed, so a step with an adapter costs less
+than 3 x forward (`jaxlm.training.program.Program.step_flops_per_token`). Attention counts the
+causal half. Padding does not count as tokens.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ class Peak:
     flops: float
     source: str
 
-    def mfu(self, flops_per_token: float, tokens_per_second: float) -> float:
+    def mfu(self, step_flops_per_token: float, tokens_per_second: float) -> float:
         """Model FLOPs utilisation, 0 to 1, of training at this rate."""
-        return 3 * flops_per_token * tokens_per_second / self.flops
+        return step_flops_per_token * tokens_per_second / self.flops
 
 
 def peak_of(devices: list[jax.Device]) -> Peak | None:

@@ -98,6 +98,41 @@ def test_gradients_are_those_of_the_merged_model_by_the_chain_rule(name: str) ->
                 np.testing.assert_allclose(got, by_hand, rtol=0, atol=1e-4 * scale, err_msg=path)
 
 
+@pytest.mark.parametrize(("name", "alpha"), [("transformer", 6.0), ("lstm", 60.0)])
+def test_gradients_are_the_central_differences_of_the_loss(name: str, alpha: float) -> None:
+    """Along random directions of A, B and both: (L(p + h d) - L(p - h d)) / 2h, whose error in h^2
+    is taken away by half the step. They ascend in each element, so the slope is not lost in the
+    rounding of the loss.
+    """
+    adapter = LoRA(rank=3, alpha=alpha)
+    program, params = program_of(name, adapter), drawn(name, adapter)
+    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
+    trained, base = program.trained(params), program.base(params)
+
+    @jax.jit
+    def adapted(trained: Any) -> Any:
+        return jax.value_and_grad(lambda t: loss(program, join(t, base), batch))(trained)
+
+    grads = flatten(jax.device_get(adapted(trained)[1]))
+    rng = np.random.default_rng(1)
+    for part in ("lora_a", "lora_b", "lora_"):
+        way = {k: rng.uniform(size=g.shape) * np.sign(g) * (part in k) for k, g in grads.items()}
+        length = np.sqrt(sum((d**2).sum() for d in way.values()))
+        way = {k: d / length for k, d in way.items()}
+
+        def slope(h: float, way: dict[str, np.ndarray] = way) -> float:
+            def at(side: float) -> float:
+                flat = flatten(trained)
+                moved = {k: (x + side * way[k]).astype(np.float32) for k, x in flat.items()}
+                return float(adapted(unflatten(moved))[0])
+
+            return (at(h) - at(-h)) / (2 * h)
+
+        want = (4 * slope(0.05) - slope(0.1)) / 3
+        found = sum(float((grads[k] * way[k]).sum()) for k in grads)
+        assert found == pytest.approx(want, rel=0.01), part
+
+
 def test_a_merged_model_gives_the_logits_of_the_adapted_one() -> None:
     adapter = LoRA(rank=2)
     params, batch = drawn("transformer", adapter), tiny.ragged_batch(0)

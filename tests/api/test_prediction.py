@@ -159,7 +159,7 @@ def test_runs_that_predict_nothing_for_records() -> None:
     task = RecordData(source=Synthetic(), task=Continuation())
     for data, said in (
         (text.data, "runs/x: its data is running text, so it predicts nothing for records"),
-        (None, "runs/x: was imported without data; fine-tune it, then predict"),
+        (None, "runs/x: was imported without data and without a head for a task; fine-tune it"),
         (task, "Continuation does not say which columns a record without its answer has"),
     ):
         run: Any = SimpleNamespace(path="runs/x", config=text.replace(data=data))

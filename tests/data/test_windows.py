@@ -36,8 +36,14 @@ def as_lists(row: dict) -> dict:
     return {key: np.asarray(value).tolist() for key, value in row.items()}
 
 
-@pytest.mark.parametrize("seq_len", [1, 3, 8, 50, 400])
-@pytest.mark.parametrize("sizes", [(1, 30), (1, 3), (60, 90), (300, 500)])
+@pytest.mark.parametrize(
+    ("seq_len", "sizes"),
+    [
+        *((length, (1, 30)) for length in (1, 3, 8, 50, 400)),  # documents shorter and longer
+        *((length, (1, 3)) for length in (1, 3, 400)),
+        *((8, (60, 90)), (50, (60, 90)), (400, (300, 500))),
+    ],
+)
 @pytest.mark.parametrize("drop", [False, True])
 def test_windows_equal_the_cut_concatenation(
     make_documents, random_texts, seq_len, sizes, drop

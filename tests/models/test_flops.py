@@ -14,15 +14,21 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from jaxlm.adapters.base import Adapter
+from jaxlm.adapters.freeze import Freeze
+from jaxlm.adapters.lora import LoRA
+from jaxlm.core.tree import flatten, join
 from jaxlm.models.families import families
 from jaxlm.models.rnn import RNNConfig
 from jaxlm.models.rnn_encoder import EncoderConfig
 from jaxlm.models.rnn_seq2seq import RNNSeq2SeqConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.ffn import DenseConfig
-from jaxlm.nn.flops import keys_met
+from jaxlm.nn.flops import keys_met, matmul_flops
 from jaxlm.nn.moe import MoEConfig
 from jaxlm.nn.params import split
+from jaxlm.objectives.classification import Classification
+from tests import tiny
 
 LENGTH = 256
 SIZES: dict[str, Any] = {"hidden_size": 512, "embedding_size": 512, "dtype": "float32"}
@@ -116,6 +122,66 @@ def test_flops_of_recurrent_models_are_those_of_the_lowered_program(name: str) -
         of_source = jax.jit(read).lower(params, row, row).cost_analysis()["flops"]
         row_of = lambda size: size * module.flops_per_token(size, source_len=1)  # noqa: E731
         assert of_source == pytest.approx(2 * row_of(1) - row_of(2), rel=0.02)
+
+
+STEPS = [
+    # (the model, the adapter, whether the head is the embedding)
+    ("transformer", LoRA(rank=4), True),
+    ("transformer", LoRA(rank=4, train=("embed",)), False),
+    ("transformer", Freeze(train=("embed", "ffn")), True),
+    ("lstm", LoRA(rank=4, train=("embed",)), False),
+]
+
+
+@pytest.mark.parametrize(("name", "adapter", "tied"), STEPS)
+def test_flops_of_a_step_with_frozen_kernels_are_those_of_the_lowered_gradient(
+    name: str, adapter: Adapter, tied: bool
+) -> None:
+    """Loops of the LSTM run once: rows of one token."""
+    config, length = tiny.load("transformer").config, 64
+    if name == "transformer":
+        head = config.model.head.replace(tied=tied)
+        model = shortened(config.model, 2).replace(vocab_size=512, hidden_size=256, head=head)
+    else:
+        model, length = RNNConfig(num_layers=1, tie_embeddings=tied, **SIZES), 1
+        model = model.replace(vocab_size=4096)
+    program = tiny.program(config, model=model, adapter=adapter)
+    shapes = program.abstract_params
+
+    def loss(trained: Any, base: Any, tokens: Any) -> jax.Array:
+        module = nnx.merge(program.graphdef, join(trained, base))
+        rows = {"positions": jnp.zeros_like(tokens), "segment_ids": jnp.ones_like(tokens)}
+        return module.logits(module(tokens, **rows).hidden).sum()
+
+    ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    step = jax.jit(jax.value_and_grad(loss))
+    lowered = step.lower(program.trained(shapes), program.base(shapes), ids)
+    counted = lowered.cost_analysis()["flops"]
+    causal = program.step_flops_per_token(length)
+    module = nnx.merge(program.graphdef, shapes)
+    forward = module.flops_per_token(length, causal=False)
+    masked = 3 * (forward - module.flops_per_token(length))  # scores that the program forms
+    # the kernels that read a frozen embedding need no gradient of it
+    first = 0.0
+    if not any("embed" in path for path in flatten(program.trained(shapes))):
+        attention = module.layers.attention
+        parts = (attention.query, attention.key, attention.value)
+        first = sum(matmul_flops(part) for part in parts) / 2
+        first -= sum(2.0 * part.adapter.lora_b.size for part in parts) / 2
+    # the change of a recurrent kernel, once a step: A B and its gradients, scaled and added
+    change = (3 * 2.0 * 4 + 3) * 512 * 2048 if name == "lstm" else 0.0
+    wanted = causal + masked - first + change / length
+    assert counted / length == pytest.approx(wanted, rel=0.02)
+    assert causal < 3 * program.flops_per_token(length)
+
+
+def test_a_step_that_trains_a_head_alone_is_a_forward_pass() -> None:
+    config = tiny.load("transformer").config
+    plain = tiny.program(config)
+    assert plain.step_flops_per_token(32) == 3 * plain.flops_per_token(32)
+    objective = Classification(classes=("a", "b"))
+    probe = tiny.program(config, objective=objective, adapter=Freeze())
+    assert probe.step_flops_per_token(32) == probe.flops_per_token(32) > 0
 
 
 def dense_twin(config: Any) -> tuple[Any, float]:

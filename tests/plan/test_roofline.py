@@ -107,7 +107,7 @@ def test_speed_days_and_cost():
         2.0,
         V5P,
         tokens_per_step=1e6,
-        flops_per_token=(1e9, 2e9),
+        step_flops_per_token=(3e9, 6e9),
         device_flops=459e12,
         tokens=86_400 * 5e5,
         price=3.0,

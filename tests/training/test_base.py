@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxlm import api
+from jaxlm.adapters.base import Adapter
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
@@ -22,6 +25,7 @@ from jaxlm.info import describe_run, render
 from jaxlm.run import load_saved
 from jaxlm.training.session import load_trained
 from tests import tiny
+from tests.programs import run_programs
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -135,6 +139,55 @@ def test_a_wrong_or_missing_base_is_one_error_that_a_right_one_mends(
     outcome = api.fit(load_saved(run, [f"init.from={moved}"]), must_exist=True)
     want = json.loads((runs / "lora" / "result.json").read_text())["final"]
     assert outcome.result["final"]["param_sha256"] == want["param_sha256"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Adapter):
+    """Trains the norms beside a vector that is drawn and never trained."""
+
+    def apply(self, model: Any, *, rngs: nnx.Rngs) -> None:
+        drawn = jax.random.normal(rngs.params(), (model.config.hidden_size,))
+        model.fixed = nnx.Param(drawn, axes=("embed",))
+
+    def trains(self, path: str) -> bool:
+        return "norm" in path
+
+
+def test_what_an_adapter_adds_and_freezes_is_drawn_beside_a_base(
+    runs: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    own = f"adapter={{type: '{__name__}:Fixed'}}"
+    train(run, f"init.from={runs / 'base'}", own, "train.steps=2", "checkpoint.keep_last=1")
+    found, base = params_of(run), params_of(runs / "base")
+    assert found.keys() - base.keys() == {"fixed"} and found["fixed"].std() > 0.5
+    assert np.array_equal(found["embed/table"], base["embed/table"])
+
+
+DRAWN = """
+import sys
+import jax
+from jaxlm.adapters.freeze import Freeze
+from jaxlm.checkpoint.hashing import param_sha256
+from jaxlm.core.config import parse
+from jaxlm.mesh import MeshConfig
+from tests import tiny
+
+config = tiny.load("transformer").config
+mesh = parse(MeshConfig, {"data": 1, "fsdp": int(sys.argv[1])})
+learner = tiny.learner(config, mesh, adapter=Freeze(train=("norm",)))
+state = learner.create()
+again = learner.program.base(learner.program.draw())
+print("sha", *map(param_sha256, (learner.frozen["base"], again, state["params"])))
+"""
+
+
+def test_a_draw_is_equal_on_one_and_eight_devices_in_processes_of_their_own() -> None:
+    devices = [{"XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"} for n in (1, 8)]
+    codes, printed = run_programs(DRAWN, [["1"], ["8"]], devices)
+    assert codes == [0, 0], printed
+    one, eight = (text[text.index("sha ") :].split()[1:] for text in printed)
+    assert one == eight and one[0] == one[1]
 
 
 def test_a_base_from_the_seed_is_drawn_again(tmp_path: Path) -> None:

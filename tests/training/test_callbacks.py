@@ -24,6 +24,8 @@ from jaxlm.training.outcome import Outcome
 from tests import tiny
 from tests.hooks import At, terminate
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 QUIET = ("sample.prompts=[]", "logging.tensorboard=false", "mesh.num_devices=1", "train.steps=12")
 
 

@@ -7,10 +7,7 @@
 Every id has the bytes that it adds to a text (`token_bytes`; none for special ids), and decoding
 is the concatenation of these bytes. So a lossless tokenizer keeps `sum(len(token_bytes[i]) for i
 in encode(text)) == len(text.encode())`, which is what bits per byte are counted with. The
-spelling of a special token ("</s>") in a text is encoded as ordinary text, except where
-`encode_with_offsets` is asked for special ones, as for what a chat template writes.
-
-A tokenizer may have a chat template (`jaxlm.chat`), which is one more of its files.
+spelling of a special token ("</s>") in a text is encoded as ordinary text.
 
 SentencePiece is in `jaxlm.data.tokenizers.sentencepieces`, tokenizer.json of Hugging Face in
 `jaxlm.data.tokenizers.huggingface`.
@@ -18,7 +15,6 @@ SentencePiece is in `jaxlm.data.tokenizers.sentencepieces`, tokenizer.json of Hu
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -27,16 +23,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from jaxlm.chat.template import TEMPLATE_FILES, ChatTemplate
 from jaxlm.core import config as config_module
 from jaxlm.core.config import REQUIRED, UserError, field, import_name
 from jaxlm.core.files import read_regular
 from jaxlm.core.registry import import_class
 from jaxlm.core.types import Tokenizer, TokenizerConfig
 from jaxlm.data.reading.fetch import locked
-from jaxlm.data.tokenizers import offsets
 
 Texts = Callable[[], Iterator[str]]  # gives the corpus again at each call
 
@@ -78,11 +72,12 @@ class BaseTokenizer:
     )
     adds_bos: bool = True  # whether its own files put bos before a text, and eos after it
     adds_eos: bool = True
+    adds_space: bool = False  # whether it puts a space before every text, as Llama's does
+    separators: int = 1  # eos tokens between the two texts of a pair, where it has eos
     pad_id: int = 0
     lossless: bool = True  # decode(encode(text)) == text for every text
     vocab_size: int
     token_bytes: list[bytes]  # vocab_size of them
-    chat_template: ChatTemplate | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without bos or eos."""
@@ -91,32 +86,13 @@ class BaseTokenizer:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
-    def encode_with_offsets(self, text: str, *, special: bool = False) -> offsets.Placed:
-        """(ids, [(start, end), ...]): as `encode`, with the characters of the text that each token
-        covers; tokens that spell one character in bytes cover it each.
-
-        special: spellings of `special_tokens` in the text become their ids.
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """(ids, [(begin, end) of each in characters of the text]); a token that is a part of a
+        character has the place of the whole one. Raises `UserError` where the bytes of the tokens
+        are not those of the text.
         """
-        if special:
-            return offsets.with_special(text, self.special_tokens, self.encode_with_offsets)
         ids = self.encode(text)
-        return ids, offsets.by_bytes([self.token_bytes[i] for i in ids], text)
-
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """{how a text for `encode_with_offsets` writes a special token: its id}."""
-        named = {"<s>": self.bos_id, "</s>": self.eos_id}
-        return {name: i for name, i in named.items() if i is not None}
-
-    def spelling(self, i: int) -> str:
-        """How a special token is written: the key of `special_tokens`."""
-        return next(name for name, own in self.special_tokens.items() if own == i)
-
-    def with_chat_template(self, template: ChatTemplate | None) -> Self:
-        """The tokenizer with this template; its ids do not change."""
-        other = copy.copy(self)
-        other.chat_template = template
-        return other
+        return ids, offsets_of([self.token_bytes[i] for i in ids], text, self.adds_space)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; special ids add nothing, half a character becomes U+FFFD."""
@@ -152,15 +128,11 @@ class BaseTokenizer:
 
     def fingerprint(self) -> str:
         """SHA-256 of the kind and the files."""
-        return _digest(self.kind, self._all_files())
-
-    def _all_files(self) -> dict[str, bytes]:
-        template = self.chat_template
-        return self.files() | ({} if template is None else template.files())
+        return _digest(self.kind, self.files())
 
     def save(self, folder: str | Path) -> None:
         """Writes the tokenizer to `folder`, from which `load_tokenizer` reads it."""
-        folder, files = Path(folder), self._all_files()
+        folder, files = Path(folder), self.files()
         folder.mkdir(parents=True, exist_ok=True)
         meta: dict[str, Any] = {"kind": self.kind, "files": sorted(files)}
         meta["sha256"] = self.fingerprint()
@@ -170,6 +142,24 @@ class BaseTokenizer:
             scratch = folder / f".{name}.tmp"
             scratch.write_bytes(content)
             os.replace(scratch, folder / name)
+
+
+def offsets_of(pieces: list[bytes], text: str, adds_space: bool = False) -> list[tuple[int, int]]:
+    """The characters of a text that each of the pieces, which are its UTF-8 in order, is in."""
+    content = text.encode("utf-8")
+    shift = int(adds_space and b"".join(pieces) != content)
+    if b"".join(pieces) != b" " * shift + content:
+        raise UserError(
+            f"the tokenizer changes the text {text[:30]!r}, so its tokens have no places in it; "
+            "use one that keeps texts, or a tokenizer.json"
+        )
+    char_of = [n for n, c in enumerate(text) for _ in c.encode("utf-8")]
+    found, place = [], -shift
+    for piece in pieces:
+        begin, place = max(place, 0), place + len(piece)
+        first = char_of[begin] if begin < len(char_of) else len(text)
+        found.append((first, max(first, char_of[place - 1] + 1) if place > begin else first))
+    return found
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
@@ -200,15 +190,13 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             f"{folder}: the tokenizer's files ({', '.join([META, *files])}) changed since it was "
             "saved; restore them"
         )
-    own = {name: content for name, content in files.items() if name not in TEMPLATE_FILES}
+    if kind in KINDS:
+        return import_name(KINDS[kind]).from_files(files)
     try:
-        cls = import_name(KINDS[kind]) if kind in KINDS else import_class(kind)
+        cls = import_class(kind)
     except UserError as error:
         raise UserError(f"{folder}: its tokenizer: {error}") from error
-    tokenizer = cls.from_files(own)
-    if len(own) < len(files):
-        tokenizer = tokenizer.with_chat_template(ChatTemplate.from_files(files))
-    return tokenizer
+    return cls.from_files(files)
 
 
 def _digest(kind: str, files: Mapping[str, bytes]) -> str:

@@ -117,10 +117,12 @@ class SentencePieceTokenizer(BaseTokenizer):
                 ids += self._processor.encode(chunk)
         return ids
 
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        p = self._processor
-        return {p.id_to_piece(i): i for i in range(self.vocab_size) if p.is_control(i)}
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The library's own offsets, where its rules change the text."""
+        if self.lossless or self.adds_space and self._returns(text):
+            return super().encode_with_offsets(text)
+        found: Any = self._processor.encode(text, out_type="offset_mapping")
+        return found["ids"], found["offsets"]
 
     def decode(self, ids: Any) -> str:
         text = super().decode(ids)

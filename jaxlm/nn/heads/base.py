@@ -33,6 +33,7 @@ class TaskHeadConfig(Config):
     """A head beside a language model."""
 
     kind: ClassVar = Kind("heads", "head", folder="jaxlm.nn.heads")
+    objective: ClassVar[str] = "none"  # the type of the objective that an imported head is for
 
     dropout: float = field(0.1, "dropout on what is scored", ge=0, lt=1)
     bias: bool = field(True, "a bias for each score")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,8 @@ class Pooled(TaskHeadConfig, abstract=True):
 @dataclass(frozen=True, kw_only=True)
 class Classify(Pooled):
     """Score the classes of a row."""
+
+    objective: ClassVar[str] = "classification"
 
 
 class Classifier(TaskHead):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -21,6 +22,8 @@ from jaxlm.nn.heads.classify import Classifier, Pool, Pooled
 @dataclass(frozen=True, kw_only=True)
 class Scalar(Pooled):
     """Give one number for a row."""
+
+    objective: ClassVar[str] = "regression"
 
     pool: Pool = field(
         "last", "how hidden states become one vector; pooler: the model's own (model.head.pooler)"

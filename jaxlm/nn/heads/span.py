@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ from jaxlm.nn.heads.tag import Tagger
 @dataclass(frozen=True, kw_only=True)
 class Span(TaskHeadConfig):
     """Score each token as the first and as the last one of a span."""
+
+    objective: ClassVar[str] = "question_answering"
 
     def build(self, dim: int, num_labels: int, *, rngs: nnx.Rngs) -> TaskHead:
         """The head; `num_labels` has no effect, as there are two scores."""

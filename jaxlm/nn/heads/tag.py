@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from jaxlm.nn.heads.base import TaskHead, TaskHeadConfig
 @dataclass(frozen=True, kw_only=True)
 class Tag(TaskHeadConfig):
     """Score the labels of each token."""
+
+    objective: ClassVar[str] = "tagging"
 
     def build(self, dim: int, num_labels: int, *, rngs: nnx.Rngs) -> TaskHead:
         return Tagger(self, dim, num_labels, rngs=rngs)

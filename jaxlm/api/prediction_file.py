@@ -1,0 +1,101 @@
+"""Predictions as a file of JSON lines, which is continued where it was left.
+
+    predict_file(run, "new.csv", "answers.jsonl")           # one line a record, in order
+
+Beside OUT there is OUT.from.json: which run, checkpoint and input its lines are of. A file that is
+there is continued: lines of whole chunks are kept, a torn last line and the rest of its chunk are
+predicted again, so that the batches and with them every digit are those of a run without a pause.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxlm.api.prediction import Predictor
+from jaxlm.api.run import Run
+from jaxlm.core.config import UserError
+from jaxlm.core.files import file_sha256, read_json, write_atomic
+from jaxlm.runs.folder import RunDir
+from jaxlm.runs.identity import read_record
+
+CHUNK = 16  # batches whose lines are written together
+
+
+def predict_file(
+    run: Run,
+    given: str,
+    out: str | Path,
+    *,
+    batch_size: int | None = None,
+    report: Callable[[str], None] = print,
+) -> int:
+    """Writes a line for each record of the file `given`; returns their number.
+
+    Raises `UserError` where `out` has predictions of another run, checkpoint or input.
+    """
+    predictor, out = Predictor(run, batch_size), Path(out)
+    size = CHUNK * predictor.batch_size
+    records = predictor.records(given)
+    first = next(records, None)  # a wrong column costs no loading of weights
+    if first is None:
+        raise UserError(f"{given}: has no records; name a file with some")
+    records = itertools.chain([first], records)
+    origin = _origin(run, given, predictor.batch_size)
+    done = _kept(out, origin, size, report)
+    for _ in itertools.islice(records, done):
+        pass
+    with open(out, "ab") as file:
+        while chunk := [*itertools.islice(records, size)]:
+            for prediction in predictor.predictions(chunk):
+                file.write(json.dumps(prediction, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            done += len(chunk)
+    return done
+
+
+def _origin(run: Run, given: str, batch_size: int) -> dict[str, Any]:
+    record, _ = read_record(RunDir(run.path))
+    return {
+        "run": None if record is None else record.identity.run_id,
+        "step": run.step,
+        "input": file_sha256(given),
+        "batch_size": batch_size,
+    }
+
+
+def _kept(out: Path, origin: dict[str, Any], size: int, report: Callable[[str], None]) -> int:
+    """The number of lines of `out` that are kept; what follows them is cut off."""
+    beside = out.with_name(f"{out.name}.from.json")
+    if not out.exists():
+        write_atomic(beside, json.dumps(origin) + "\n")
+        return 0
+    if not beside.exists():
+        raise UserError(
+            f"{out}: exists, and nothing says of which run it is; remove it, or name another file"
+        )
+    before = read_json(beside, f"remove it and {out}")
+    if changed := [key for key, value in origin.items() if before.get(key) != value]:
+        raise UserError(
+            f"{out}: has predictions of another {' and '.join(changed)}; remove it, or name "
+            "another file"
+        )
+    lines, ends = 0, [0]
+    with open(out, "rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            lines += 1
+            ends.append(ends[-1] + len(line))
+        torn = os.fstat(file.fileno()).st_size > ends[-1]
+        kept = lines - lines % size
+        if torn or kept < lines:
+            file.truncate(ends[kept])
+    if lines or torn:
+        report(f"{out}: continues after {kept} lines")
+    return kept

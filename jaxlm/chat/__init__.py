@@ -1,1 +1,0 @@
-"""Conversations as text: a chat template, what it writes of each message, and what is trained."""

@@ -1,0 +1,234 @@
+"""What tasks make of records: rows, windows, errors, answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlm.core.config import UserError
+from jaxlm.data.tokenizers.base import ByteTokenizer
+from jaxlm.data.tokenizers.characters import CharacterTokenizer
+from jaxlm.tasks.base import LeftOut
+from jaxlm.tasks.multi_label import MultiLabel
+from jaxlm.tasks.pair import Pair
+from jaxlm.tasks.question_answering import QuestionAnswering
+from jaxlm.tasks.regression import Regression
+from jaxlm.tasks.tagging import Tagging
+
+BYTES = ByteTokenizer()
+BOS, EOS = 257, 258
+
+
+def ids(text: str) -> list[int]:
+    return [*text.encode()]
+
+
+# ------------------------------------------------------------------------------------------- pairs
+
+
+def test_a_pair_has_its_token_types_and_loses_the_end_of_the_longer_text() -> None:
+    task = Pair(classes=("no", "yes"))
+    record = {"text": "abcdef", "text_b": "xyz", "label": "yes"}
+    row = task.encode(record, BYTES, 100)
+    assert row["tokens"].tolist() == [BOS, *ids("abcdef"), EOS, *ids("xyz"), EOS]
+    assert row["token_types"].tolist() == [0] * 8 + [1] * 4
+    assert row["labels"] == 1 and task.length(record, BYTES) == 12
+    cut = task.encode(record, BYTES, 9)  # 6 tokens of text: 3 and 3
+    assert cut["tokens"].tolist() == [BOS, *ids("abc"), EOS, *ids("xyz"), EOS]
+    assert task.identity(record) != task.identity({**record, "text": "abcdefx", "text_b": "yz"})
+
+
+def test_a_number_has_to_be_one() -> None:
+    task = Regression(text_b="text_b")
+    record = {"text": "a", "text_b": "b", "label": "2.5"}
+    (kept,) = task.expand(record)
+    assert kept["label"] == 2.5 and task.encode(kept, BYTES, 9)["labels"] == np.float32(2.5)
+    with pytest.raises(UserError, match="column 'label' holds 'good', not a number"):
+        task.expand({**record, "label": "good"})
+    with pytest.raises(LeftOut, match="unlabelled"):
+        task.expand({**record, "label": None})
+
+
+def test_several_labels_come_from_a_list_or_a_text() -> None:
+    task = MultiLabel(classes=("a", "b", "c"))
+    for value in (["c", "a"], "c|a", "a | c"):
+        (kept,) = task.expand({"text": "x", "label": value})
+        assert task.encode(kept, BYTES, 9)["labels"].tolist() == [1, 0, 1]
+    (none,) = task.expand({"text": "x", "label": []})
+    assert task.encode(none, BYTES, 9)["labels"].tolist() == [0, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------ tagging
+
+
+def tagged(words: Any, tags: Any, **settings: Any) -> tuple[Tagging, list[dict[str, Any]]]:
+    task = Tagging(classes=("A", "B", "C"), **settings).fitted(32)
+    (record,) = task.expand({"tokens": words, "tags": tags})
+    return task, task.windows(record, BYTES)
+
+
+def test_the_first_token_of_each_word_is_learnt() -> None:
+    task, (window,) = tagged("no more", ["B", "C"])
+    row = task.encode(window, BYTES, 32)
+    assert row["tokens"].tolist() == [BOS, *ids("no more"), EOS]
+    assert np.flatnonzero(row["loss_weights"]).tolist() == [1, 3]  # "n", and the space of " more"
+    assert row["targets"][[1, 3]].tolist() == [1, 2]
+
+
+def test_a_long_sentence_becomes_windows_that_have_each_word_once() -> None:
+    words = [f"w{n:03d}" for n in range(20)]
+    tags = [("A", "B", "C")[n % 3] for n in range(20)]
+    task, windows = tagged(words, tags, max_length=16)
+    assert [len(w["tokens"]) for w in windows] == [3] + [2] * 8 + [1]
+    assert [task.begins(w) for w in windows] == [True] + [False] * 9
+    assert max(task.length(w, BYTES) for w in windows) <= 16
+    assert task.whole(windows) == {"tokens": words, "tags": tags}
+    rows = [task.encode(w, BYTES, 32) for w in windows]
+    arrays = [
+        {"probs": np.eye(3)[row["targets"]], "learnt": row["loss_weights"] > 0} for row in rows
+    ]
+    answer = task.answer(windows, arrays, BYTES)
+    assert answer == {"tags": tags, "scores": [1.0] * 20}
+
+
+def test_the_tags_of_a_sentence_are_as_many_as_its_words() -> None:
+    with pytest.raises(UserError, match="'tokens' has 2 words and 'tags' 1 tags"):
+        tagged("a b", ["A"])
+    with pytest.raises(UserError, match="'tokens' has a blank at place 1"):
+        tagged(["a", " "], ["A", "A"])
+
+
+def test_a_tag_that_training_never_saw_is_an_error() -> None:
+    task = Tagging(classes=("A", "B"))
+    with pytest.raises(UserError, match="tags that training never saw: D .known: A, B.; name all"):
+        task.counts(Table([{"tokens": ["x"], "tags": ["D"]}]))
+
+
+def test_the_baseline_is_the_most_frequent_tag_of_a_word() -> None:
+    task = Tagging(classes=("A", "B"))
+    train = Table([{"tokens": ["x", "x", "y", "x"], "tags": ["A", "B", "B", "B"]}])
+    guess = task.baseline(train)
+    assert guess is not None and guess({"tokens": ["x", "y", "new"]}) == ["B", "B", "B"]
+    (accuracy,) = task.score([["B", "A"]], [{"tags": ["B", "B"]}])
+    assert accuracy.name == "token_accuracy" and accuracy.value == 0.5
+
+
+class Table(list):
+    """Records with `column`, as a store has them."""
+
+    def column(self, name: str) -> Any:
+        return (record[name] for record in self)
+
+
+# --------------------------------------------------------------------------------------- answering
+
+CONTEXT = "Né à Paris — Ana spoke first; 李白 wrote the 3rd poem in Chang'an. " * 3
+QUESTION = "Who?"
+
+
+def asked(text: str, start: int | None = None, **settings: Any) -> Any:
+    task = QuestionAnswering(**{"no_answer": True, **settings}).fitted(64)
+    start = CONTEXT.rindex(text) if start is None else start
+    answers = {"text": [text], "answer_start": [start]}
+    (record,) = task.expand({"question": QUESTION, "context": CONTEXT, "answers": answers})
+    return task, record
+
+
+def perfect(task: Any, window: Any, tokenizer: Any) -> dict[str, np.ndarray]:
+    row = task.encode(window, tokenizer, 64)
+    logits = np.zeros((64, 2))
+    logits[row["start"], 0] += 10
+    logits[row["end"], 1] += 10
+    return {"logits": logits}
+
+
+@pytest.mark.parametrize("text", ["Ana", "李白", "3rd", "Chang'an.", "Né"])
+@pytest.mark.parametrize("kind", ["bytes", "characters"])
+def test_a_span_comes_back_exactly_through_windows(text: str, kind: str) -> None:
+    tokenizer = BYTES if kind == "bytes" else CharacterTokenizer("".join(sorted({*CONTEXT})), True)
+    task, record = asked(text, doc_stride=20)
+    windows = task.windows(record, tokenizer)
+    assert len(windows) > 3 and [task.begins(w) for w in windows][:2] == [True, False]
+    assert max(task.length(w, tokenizer) for w in windows) <= 64
+    for window in windows:
+        place = window["offset"]
+        assert CONTEXT[place:].startswith(window["context"])
+    answer = task.answer(windows, [perfect(task, w, tokenizer) for w in windows], tokenizer)
+    assert answer["answer"] == text and answer["start"] == CONTEXT.rindex(text)
+    assert answer["n_best"][0]["text"] == text and answer["score"] > 0.5
+    assert sum(each["score"] for each in answer["n_best"]) <= 1 + 1e-9
+
+
+def test_two_windows_share_doc_stride_tokens() -> None:
+    tokenizer = CharacterTokenizer("".join(sorted({*CONTEXT})), True)
+    task, record = asked("Ana", doc_stride=20)
+    room = 64 - len(QUESTION) - 3
+    offsets = [w["offset"] for w in task.windows(record, tokenizer)]
+    assert offsets[:3] == [0, room - 20, 2 * (room - 20)]
+
+
+def test_a_window_without_the_answer_has_its_first_token() -> None:
+    task, record = asked("Né", 0)
+    first, *others = task.windows(record, BYTES)
+    row = task.encode(first, BYTES, 64)
+    assert row["tokens"][row["start"]] == ord("N") and row["end"] - row["start"] == 2
+    assert {int(task.encode(w, BYTES, 64)["start"]) for w in others} == {0}
+
+
+def test_no_answer_wins_over_the_threshold() -> None:
+    task, record = asked("Ana")
+    record = {**record, "answers": {"text": [], "answer_start": []}}
+    windows = task.windows(record, BYTES)
+    arrays = [perfect(task, window, BYTES) for window in windows]
+    answer = task.answer(windows, arrays, BYTES)
+    assert answer["answer"] == "" and answer["start"] is None
+    assert answer["null_margin"] == pytest.approx(20)
+    for threshold, silent in ((19.9, True), (20.1, False)):
+        said = task.replace(null_threshold=threshold).answer(windows, arrays, BYTES)
+        assert (said["answer"] == "") == silent
+    assert task.replace(no_answer=False).answer(windows, arrays, BYTES)["answer"]
+
+
+def test_the_longest_answer_and_the_order_of_its_ends_are_kept() -> None:
+    tokenizer = CharacterTokenizer("".join(sorted({*CONTEXT})), True)
+    task, record = asked("Ana", max_answer=5, n_best=3, no_answer=False)
+    (window, *_) = task.windows(record, tokenizer)
+    logits = np.zeros((64, 2))
+    first = 1 + len(QUESTION) + 1
+    logits[first + 10, 0], logits[first + 12, 0] = 5, 4
+    logits[first + 9, 1], logits[first + 30, 1], logits[first + 13, 1] = 9, 8, 1
+    answer = task.answer([window], [{"logits": logits}], tokenizer)
+    spans = {(each["start"], each["text"]) for each in answer["n_best"]}
+    want = {(11, "— A"), (13, "A")}  # a space at an end of a span is not of the answer
+    assert want <= spans and answer["answer"] == "— A"
+    assert all(len(text) <= 5 for _, text in spans)
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"text": [""], "answer_start": [0]}, "an answer is empty"),
+        ({"text": ["Ana"], "answer_start": [3]}, "it is at 13; correct answer_start"),
+        ({"text": ["Ana"], "answer_start": [17]}, "bytes were counted; count Unicode characters"),
+        ({"text": ["Bo"], "answer_start": [2]}, "the context does not have this text"),
+        ({"text": ["Bo"], "answer_start": [10**6]}, "the context has 195 characters"),
+        ({"text": ["Bo"], "answer_start": []}, "1 texts and 0 answer_starts"),
+        ("Ana", "has no answers; give"),
+    ],
+)
+def test_a_wrong_answer_is_one_line(answers: Any, said: str) -> None:
+    record = {"question": QUESTION, "context": CONTEXT, "answers": answers}
+    with pytest.raises(UserError, match=said) as error:
+        QuestionAnswering().expand(record)
+    assert "\n" not in str(error.value)
+
+
+def test_a_question_that_fills_the_row_is_an_error() -> None:
+    task, record = asked("Ana")
+    record = {**record, "question": "q" * 60}
+    with pytest.raises(UserError, match="the question has 60 tokens, which leaves no room"):
+        task.windows(record, BYTES)
+    with pytest.raises(UserError, match="task.max_length: 99 tokens do not fit rows"):
+        QuestionAnswering(max_length=99).fitted(64)
