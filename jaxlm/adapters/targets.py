@@ -70,7 +70,7 @@ def chosen(
 
 
 def named(key: str, pattern: str, paths: Iterable[str]) -> set[str]:
-    """The paths that a pattern names. Raises `UserError` where there are none."""
+    """The paths that a pattern names. Raises `UserError` where no path matches."""
     paths = list(paths)
     for text in (pattern, PUBLISHED.get(pattern)):
         found = {path for path in paths if text is not None and matches(text, path)}
