@@ -27,7 +27,7 @@ KINDS = {
         *("lstm", "model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
         *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
     ),
-    "moe": ("moe", "model.dropout=0"),
+    "moe": ("moe", "model.dropout=0", "model.other_ffn=null", "model.num_layers=2"),
 }
 
 
@@ -64,7 +64,7 @@ def loss(program: Any, params: Any, batch: Any) -> jax.Array:
 # -------------------------------------------------------------------------------------------- lora
 
 
-@pytest.mark.parametrize("name", ["transformer", "lstm", "moe"])
+@pytest.mark.parametrize("name", ["lstm", "moe"])  # whose attention is the transformer's
 def test_gradients_are_those_of_the_merged_model_by_the_chain_rule(name: str) -> None:
     """dA = s dW B^T and dB = s A^T dW, with dW the plain model's gradient at W + s A B."""
     adapter = LoRA(rank=3, alpha=6.0)
@@ -139,8 +139,12 @@ def test_a_merged_model_gives_the_logits_of_the_adapted_one() -> None:
     rows = {key: batch[key] for key in ("positions", "segment_ids")}
 
     def logits(program: Any, params: Any) -> np.ndarray:
-        model = nnx.merge(program.graphdef, params)
-        return np.asarray(model.logits(model(batch["tokens"], **rows).hidden))
+        @jax.jit
+        def call(params: Any, batch: Any, rows: Any) -> jax.Array:
+            model = nnx.merge(program.graphdef, params)
+            return model.logits(model(batch["tokens"], **rows).hidden)
+
+        return np.asarray(call(params, batch, rows))
 
     plain = program_of("transformer", None)
     adapted = logits(program_of("transformer", adapter), params)
@@ -211,9 +215,8 @@ def steps(learner: Any, count: int = 2, rows: int = 8) -> tuple[Any, list[float]
 
 
 MESHES = {
-    "fsdp": MeshConfig(data=2, fsdp=2, tensor=2),
-    "stages": MeshConfig(data=2, stage=2, tensor=2),
-    "zero": MeshConfig(data=1, fsdp=8, zero=1),
+    "zero": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),  # and moments in the host's memory
+    "stages": MeshConfig(data=1, stage=2, fsdp=2, tensor=2),
 }
 
 

@@ -39,23 +39,19 @@ from tests.models.parity import (
 
 CASES = decoders()
 # Each has layers that no other of its list has; the rest of the families are made of the same.
-WRITTEN = (  # by what is in the cache
-    "chatglm3",  # a part of each head turns; few heads of keys
-    "deepseek_v3",  # latent; the first layer has no experts
-    "gemma3",  # a window in two layers of three, with positions of their own
+WRITTEN = (  # by what is in the cache; latent and shared heads, windows in turns: test_beam.py
     "gpt2",  # a table of positions
     "llama_rope_dynamic",  # a rotation that follows the length
     "mixtral",
     "qwen2_window",  # a window in the last layers
 )
 KERNELS = (  # by what attention's kernel is asked for, and the order of unlike layers
-    "deepseek_v3",
-    "gemma2",  # a cap and a scale of scores, every second layer with a window
+    "deepseek_v3",  # latent; the first layer has no experts
     "smollm3",  # a layer without positions
 )
 SPLIT = (  # by the arrays that a mesh splits; low ranks: nn/test_latent.py
     "chatglm3",  # biases of queries, keys and values
-    "gemma3",  # norms of queries and keys, and after each part of a layer
+    "qwen3",  # norms of queries and keys
     "gpt2",  # biases everywhere, a table of positions, a tied head
     "mixtral",
 )

@@ -56,17 +56,12 @@ def test_a_run_is_near_that_of_float32(quantization, limit):
 
 
 @needs_qwix
-@pytest.mark.parametrize(
-    ("mesh", "overrides"),
-    [
-        (EIGHT, ()),
-        (tiny.ONE, ("train.accumulation=4", "model.remat=full", "model.scan_layers=false")),
-    ],
-    ids=["mesh", "remat and accumulation"],
-)
-def test_a_run_hardly_depends_on_how_it_is_computed(mesh, overrides):
-    """Sums in another order now and then move a number to the next of the 255 integers."""
-    distance = np.abs(trained("int8")[0] - trained("int8", mesh, *overrides)[0])
+def test_a_run_hardly_depends_on_how_it_is_computed():
+    """On a mesh, recomputed, in parts of the batch: sums in another order now and then move a
+    number to the next of the 255 integers.
+    """
+    other = trained("int8", EIGHT, "train.accumulation=2", "model.remat=full")
+    distance = np.abs(trained("int8")[0] - other[0])
     assert distance[0] < 2e-4 and distance.max() < 2e-3
 
 
@@ -80,7 +75,7 @@ def test_products_with_weights_are_of_integers_and_no_others():
 
 @needs_qwix
 def test_experts_are_near_those_of_float32():
-    """Gradients by parameters and input, as vectors, on one device and on eight."""
+    """Gradients by parameters and input, as vectors, on eight devices."""
     x = np.random.default_rng(0).normal(size=(8, 16, 32)).astype(np.float32)
     ids = np.ones((8, 16), np.int32)
     layer = MOE.build(32, rngs=nnx.Rngs(0))
@@ -97,9 +92,8 @@ def test_experts_are_near_those_of_float32():
 
     plain = gradients(None, tiny.ONE)
     split_up = MeshConfig(data=1, fsdp=2, expert=2, tensor=2)
-    cases = [("int8", tiny.ONE, 0.04), ("int8", split_up, 0.04), ("fp8", split_up, 0.12)]
-    for quantization, mesh, limit in cases:
-        low = gradients(quantization, mesh)
+    for quantization, limit in (("int8", 0.04), ("fp8", 0.12)):
+        low = gradients(quantization, split_up)
         for a, b in zip(jax.tree.leaves(low), jax.tree.leaves(plain), strict=True):
             assert 1e-6 < np.linalg.norm(a - b) / np.linalg.norm(b) < limit
 
