@@ -24,11 +24,13 @@ from jaxlm.core.config import UserError, type_name
 from jaxlm.core.files import read_sealed, write_atomic
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.core.types import ModelConfig
+from jaxlm.hf.checking import CHECK, NOTE, check_outputs, in_float32, outputs
 from jaxlm.hf.config_files import Contents, config_files
 from jaxlm.hf.folder import new_folder
+from jaxlm.hf.importing import read_model
 from jaxlm.hf.matching import Pieces, named, pieces_of, those_of
 from jaxlm.hf.shards import Header, write_shards
-from jaxlm.hf.vocabularies import FILES, files_of, keep
+from jaxlm.hf.vocabularies import FILES, files_of, keep, to_json
 from jaxlm.models.families import family_of
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.shared.head_classes import task_for
@@ -55,11 +57,13 @@ def export_run(
     dtype: str | None = None,
     family: str | None = None,
     max_bytes: int = MAX_BYTES,
+    check: bool = True,
     report: Callable[[str], None] = print,
 ) -> str:
     """Makes the folder `out`, whole or not at all; returns a line that says what it holds.
 
-    overrides: of the run's config, such as the folder of an adapter's base.
+    overrides: of the run's config, such as the folder of an adapter's base. check: read back what
+    was written, and compare its logits with the run's (`jaxlm.hf.checking`).
 
     Raises `UserError` where the folder is not a run, or no config.json of the family describes it.
     """
@@ -78,8 +82,8 @@ def export_run(
         )
         loaded, config = flatten(params), config.replace(adapter=None)
         report("the adapter is merged into the weights of its base")
-    chosen = _family(run, config.model, family)
-    contents, config = _contents(chosen, config, report)
+    chosen = family_for(run, config.model, family)
+    contents, config = contents_of(chosen, config, report)
     leaves = flatten(program_on_one_device(config).abstract_params)
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     task = contents.task
@@ -115,11 +119,15 @@ def export_run(
 
         arrays = _arrays(groups, headers, read)
         names = write_shards(partial, headers, arrays, max_bytes=max_bytes)
+        if check:
+            found = _checked(partial, run_dir, overrides, step, main, report)
+            write_atomic(partial / NOTE, to_json({"step": step, CHECK: found}))
     size = sum(header.nbytes for header in headers.values())
     return f"{out}: {chosen.name}, {size:,} bytes of {main} in {len(names)} files, step {step}"
 
 
-def _family(run: RunDir, model: ModelConfig, name: str | None) -> Family:
+def family_for(run: RunDir, model: ModelConfig, name: str | None) -> Family:
+    """The family that an export names, or that of the model. Raises `UserError`."""
     name = name or getattr(model, "family", None)
     if name is None:
         raise UserError(
@@ -129,7 +137,7 @@ def _family(run: RunDir, model: ModelConfig, name: str | None) -> Family:
     return family_of(name)
 
 
-def _contents(
+def contents_of(
     family: Family, config: RunConfig, report: Callable[[str], None]
 ) -> tuple[Contents, RunConfig]:
     """What goes out of a run, and the run's config without what has no place in it."""
@@ -158,6 +166,28 @@ def _tokenizer_files(
     if not files:
         report(f"a {tokenizer.kind} tokenizer has no file in this format; none is exported")
     return files
+
+
+def _checked(
+    folder: Path,
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    step: int,
+    dtype: str,
+    report: Callable[[str], None],
+) -> dict[str, float]:
+    """The folder read back, and its logits against those of the run, with its adapter apart."""
+    config, program, params, _ = load_trained(
+        str(run_dir),
+        overrides=(*overrides, *in_float32(load_saved(run_dir, overrides).config.model)),
+        step=step,
+        mesh=program_on_one_device(load_saved(run_dir, overrides).config).mesh,
+        report=lambda line: None,
+    )
+    want = outputs(program, params)
+    del params
+    words = in_float32(config.model)
+    return check_outputs(str(folder), want, outputs(*read_model(folder, words)), dtype, report)
 
 
 # -------------------------------------------------------------------------------------- the weights

@@ -29,6 +29,7 @@ from jaxlm.core.renames import renamed
 from jaxlm.core.tree import flatten
 from jaxlm.core.types import ModelConfig
 from jaxlm.distributed.consensus import decide, processes
+from jaxlm.hf.checking import NOTE
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.matching import Match, dtypes_of, match_tensors
 from jaxlm.hf.reading import check_repeats, read_params
@@ -44,7 +45,8 @@ from jaxlm.run import RunConfig, trajectory
 from jaxlm.runs.environment import environment
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import IDENTITY, Identity, Record, kept_files
-from jaxlm.training.session import program_of, use_compilation_cache
+from jaxlm.training.program import Program
+from jaxlm.training.session import program_of, program_on_one_device, use_compilation_cache
 
 CHUNK_BYTES = 64 << 20  # on the host at a time; less where the files are small
 CONFIGS = ("config.json", "generation_config.json")
@@ -80,12 +82,7 @@ def import_model(
     Raises `UserError` for what is missing, left over or cannot be read.
     """
     source, stored = read_source(folder), Stored.open(folder)
-    said: Any = source.model
-    values = source.values if source.task is None else source.task.without_head(source.values)
-    model = source.family.model_of(values, stored.tensors)
-    lacks_head = source.task is None and source.family.lacks_head(values, stored.tensors)
-    backbone = lacks_head and not said.head.tied
-    source = replace(source, model=model, lacks_head=lacks_head, backbone=backbone)
+    source = _completed(source, stored)
     config = _run_config(source, out, dtype, overrides)
     use_compilation_cache(config)
     program = program_of(config, config.mesh.build())
@@ -104,6 +101,29 @@ def import_model(
         f"{record['dtype']} there; "
         + (f"{source.tokenizer.vocab_size} ids" if source.tokenizer else "no tokenizer")
     )
+
+
+def read_model(folder: Path, overrides: Iterable[str] = ()) -> tuple[Program, dict[str, Any]]:
+    """(program, parameters) of a folder, on one device and without a run."""
+    source, stored = read_source(folder), Stored.open(folder)
+    source = _completed(source, stored)
+    config = _run_config(source, folder, None, overrides)
+    program = program_on_one_device(config)
+    shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
+    match = match_tensors(source.family, config.model, shapes, stored, source.task)
+    return program, read_params(
+        stored, match.pieces, program.abstract_params, chunk_bytes=CHUNK_BYTES
+    )
+
+
+def _completed(source: Source, stored: Stored) -> Source:
+    """The source with what the names of its tensors say."""
+    said: Any = source.model
+    values = source.values if source.task is None else source.task.without_head(source.values)
+    model = source.family.model_of(values, stored.tensors)
+    lacks_head = source.task is None and source.family.lacks_head(values, stored.tensors)
+    backbone = lacks_head and not said.head.tied
+    return replace(source, model=model, lacks_head=lacks_head, backbone=backbone)
 
 
 def read_source(folder: Path) -> Source:
@@ -236,7 +256,7 @@ def _report(
 ) -> None:
     """What a user should know before the weights are read."""
     architecture = source.values["architectures"][0]
-    dropped = unkept(source.folder, (*CONFIGS, INDEX, *FILES, *stored.files))
+    dropped = unkept(source.folder, (*CONFIGS, INDEX, NOTE, *FILES, *stored.files))
     if dropped:
         report(f"not kept, so an export will not have them: {few(dropped)}")
     if match.ignored:

@@ -51,11 +51,7 @@ def write_shards(
     ]  # fmt: skip
     coming = iter(arrays)
     for name, shard in zip(names, shards, strict=True):
-        with _new_file(folder / name, shard) as file:
-            for key, header in shard.items():
-                got, array = next(coming)
-                assert (got, array.dtype.name, array.shape) == (key, *header), (got, key)
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        write_file(folder / name, shard, coming)
     assert next(coming, None) is None, "more tensors than headers"
     if count > 1:
         total = sum(header.nbytes for header in headers.values())
@@ -63,6 +59,17 @@ def write_shards(
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return names
+
+
+def write_file(
+    path: Path, headers: Mapping[str, Header], coming: Iterator[tuple[str, np.ndarray]]
+) -> None:
+    """Writes one file with the next arrays, which come in the headers' order."""
+    with _new_file(path, headers) as file:
+        for key, header in headers.items():
+            got, array = next(coming)
+            assert (got, array.dtype.name, array.shape) == (key, *header), (got, key)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def split(headers: Mapping[str, Header], max_bytes: int) -> list[dict[str, Header]]:

@@ -96,6 +96,14 @@ class Stored:
         return max((self.folder / name).stat().st_size for name in self.files)
 
 
+def open_file(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of one file, in their dtypes. Raises `UserError` where it is none, or damaged."""
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; pickles (.bin) are not read, save it as safetensors")
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+
+
 def listed(names: Sequence[str]) -> str:
     """All names; of those that differ in their numbers alone, one with how many they are."""
     kinds: dict[str, list[str]] = {}
