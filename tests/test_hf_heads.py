@@ -152,7 +152,7 @@ def test_a_head_that_no_class_has_is_one_error(family, head, says):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label"),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'; known are"),
         ({"problem_type": "regression"}, "problem_type is regression of 3 numbers"),
         ({"id2label": {"1": "a"}}, "id2label is .*names of the labels 0, 1"),
         ({"id2label": None, "num_labels": 0}, "num_labels is 0"),

@@ -17,7 +17,7 @@ from jaxlm.core.types import ModelConfig
 from jaxlm.hf.vocabularies import keep, read_json, special_tokens, to_json
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.shared.checks import checked
-from jaxlm.models.families.shared.head_classes import TaskClass
+from jaxlm.models.families.shared.head_classes import SEVERAL, TaskClass
 from jaxlm.nn.heads.base import TaskHeadConfig
 from jaxlm.runs.folder import RunDir
 
@@ -33,13 +33,14 @@ class Contents:
     task: TaskClass | None = None
     head: TaskHeadConfig | None = None
     labels: tuple[str, ...] = ()
+    several: bool = False  # a row may have several of the labels
     headless: bool = False  # the model has no objective: its class may have no head
 
     def say(self) -> dict[str, Any]:
         """The values of config.json. Raises `UserError` where it has no place for some part."""
         said = say(self.family, self.model)
         if self.task is not None and self.head is not None:
-            said |= self.task.say(self.head, self.labels)
+            said |= self.task.say(self.head, self.labels, self.several)
         return said
 
     def padding_note(self, tokenizer: Any) -> str | None:
@@ -61,7 +62,9 @@ class Contents:
                 return False
             head, labels = task.read(values)
             model = family.model_of(task.without_head(values), names)
-            return replace(self, model=model, head=head, labels=labels).say() == self.say()
+            several = values.get("problem_type") == SEVERAL
+            read = replace(self, model=model, head=head, labels=labels, several=several)
+            return read.say() == self.say()
         if architecture not in family.classes or family.task_called(architecture):
             return False
         if self.headless:

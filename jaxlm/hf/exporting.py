@@ -150,7 +150,9 @@ def contents_of(
     model = task.model_of(config.model)
     if model != config.model:
         report(f"left out, as a {task.name} does not have it: what model.head has for other tasks")
-    contents = Contents(family, model, task, objective.task_head, objective.labels)
+    contents = Contents(
+        family, model, task, objective.task_head, objective.labels, several=objective.several
+    )
     return contents, config.replace(model=model)
 
 

@@ -203,7 +203,8 @@ def _objective(source: Source) -> dict[str, Any]:
             text = str(error).removeprefix("config.json: ")
             raise UserError(f"{source.folder / 'config.json'}: {text}") from None
         named = {"classes": list(labels)} if labels else {}
-        return {"type": head.objective, "head": configs.to_dict(head), **named}
+        kind = source.task.objective(source.values, head)
+        return {"type": kind, "head": configs.to_dict(head), **named}
     model = source.model
     looks = getattr(model, "attention", None)
     writes = model.prompt_format is None and (looks is None or looks.causal)

@@ -97,6 +97,11 @@ class Objective(Config):
         """The task of a model that was imported without data; None: it is not known."""
         return None
 
+    @property
+    def several(self) -> bool:
+        """Whether a row may have several of the labels."""
+        return False
+
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Any:
         """The NNX module that is trained: the language model, with the objective's head."""
         raise NotImplementedError

@@ -53,6 +53,10 @@ class MultiLabel(HeadObjective):
     def own_task(self) -> Task | None:
         return MultiLabelTask(classes=self.classes)
 
+    @property
+    def several(self) -> bool:
+        return True
+
     def transform_spec(self, rows: RowSpec) -> RowSpec:
         spec = super().transform_spec(rows)
         labels = Entry((len(self.classes),), np.float32)

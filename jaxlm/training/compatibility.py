@@ -24,6 +24,7 @@ def check_fit(config: RunConfig) -> None:
     if config.data is not None:
         _check_rows(config, config.data)
         _check_positions(config, config.data)
+        _check_source(config, config.data)
         _check_carried_state(config, config.data)
     config.objective.check_model(config.model)
 
@@ -68,6 +69,16 @@ def _check_positions(config: RunConfig, data: DataConfig) -> None:
         raise UserError(
             f"data.seq_len: rows of {data.row_length} tokens are longer than the model's {limit} "
             f"positions; set data.seq_len to at most {limit}, or raise model.position.max_seq_len"
+        )
+
+
+def _check_source(config: RunConfig, data: DataConfig) -> None:
+    """Raises `UserError` where the source texts of rows are longer than the encoder's positions."""
+    length, limit = data.row_spec().sizes.get("S"), config.model.max_source_positions
+    if length is not None and limit is not None and length > limit:
+        raise UserError(
+            f"data: source texts of {length} tokens are longer than the encoder's {limit} "
+            f"positions; cut them to {limit}, or raise model.encoder.position.max_seq_len"
         )
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 import jaxlm
 from jaxlm import cli
 from jaxlm.evals.run import evaluate_run
-from jaxlm.hf import import_model
+from jaxlm.hf import export_run, import_model
 from tests.golden_families import FIXTURES, load_case
 from tests.test_hf import ONE, quiet, write_model
 
@@ -38,8 +38,9 @@ def write_tokenizer(folder: Path) -> None:
 
 @pytest.fixture
 def imported(request: Any, tmp_path: Path) -> jaxlm.Run:
-    case = load_case(request.param, FIXTURES.parent / "heads")
-    write_model(tmp_path / "model", case.config, case.weights())
+    name, said = request.param if isinstance(request.param, tuple) else (request.param, {})
+    case = load_case(name, FIXTURES.parent / "heads")
+    write_model(tmp_path / "model", {**case.config, **said}, case.weights())
     write_tokenizer(tmp_path / "model")
     import_model(tmp_path / "model", tmp_path / "run", (*ONE, "model.dtype=float32"), report=quiet)
     return jaxlm.load(tmp_path / "run")
@@ -76,6 +77,21 @@ def test_a_classifier(imported: jaxlm.Run, tmp_path: Path) -> None:
     assert cli.main([*words, "--output", str(out)]) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert lines[0]["label"] == found["label"] and len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "imported", [("bert_classify", {"problem_type": "multi_label_classification"})], indirect=True
+)
+def test_a_classifier_of_several_labels(imported: jaxlm.Run, tmp_path: Path) -> None:
+    (found,) = imported.predict(["who?"])
+    want = 1 / (1 + np.exp(-logits(imported, [2, 4, 8, 3])))
+    assert found["scores"] == pytest.approx(dict(zip(LABELS, want, strict=True)), abs=1e-5)
+    assert found["labels"] == [name for name, p in zip(LABELS, want, strict=True) if p > 0.5]
+
+    (imported.path / "hf/config.json").unlink()  # so that our own config.json is written
+    export_run(imported.path, tmp_path / "out", report=quiet)
+    said = json.loads((tmp_path / "out/config.json").read_text())
+    assert said["problem_type"] == "multi_label_classification"
 
 
 @pytest.mark.parametrize("imported", ["bert_tag"], indirect=True)

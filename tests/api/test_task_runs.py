@@ -111,5 +111,8 @@ def test_an_evaluation_has_the_measures_of_the_task(run: jaxlm.Run, capsys: Any)
     for measure in task.score(predicted, kept):
         assert found[f"eval/{measure.name}"] == pytest.approx(measure.value), measure.name
     assert found["eval/loss"] > 0
+    words = ["eval", str(run.path), "evaluators={x: {type: task, metrics: [bleu]}}"]
+    assert cli.main(words) == 2
+    assert "does not have bleu; it has" in capsys.readouterr().err
     last = run.metrics[-1]
     assert any(key.startswith("final/baseline/") for key in last)

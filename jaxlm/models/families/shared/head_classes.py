@@ -25,6 +25,7 @@ from jaxlm.nn.heads.span import Span
 from jaxlm.nn.heads.tag import Tag
 
 SINGLE, REGRESSION = "single_label_classification", "regression"
+SEVERAL = "multi_label_classification"
 
 
 def linear(name: str, path: str = NAME) -> tuple[Tensor, ...]:
@@ -73,9 +74,10 @@ class TaskClass:
         """The head and the labels of a config.json. Raises `UserError`."""
         labels = labels_of(values)
         kind = values.get("problem_type")
-        if kind not in (None, SINGLE, REGRESSION):
+        if kind not in (None, SINGLE, SEVERAL, REGRESSION):
             raise UserError(
-                f"config.json: problem_type is {shown(kind)}; known are {SINGLE} and {REGRESSION}"
+                f"config.json: problem_type is {shown(kind)}; known are {SINGLE}, {SEVERAL} and "
+                f"{REGRESSION}"
             )
         if isinstance(self.head, Span):
             labels = ()
@@ -91,8 +93,17 @@ class TaskClass:
         known = isinstance(rate, float) and 0 <= rate < 1
         return head.replace(dropout=rate if known else head.dropout), labels
 
-    def say(self, head: TaskHeadConfig, labels: Sequence[str]) -> dict[str, Any]:
-        """What `read` reads, for the config.json of a file of this class."""
+    def objective(self, values: Mapping[str, Any], head: TaskHeadConfig) -> str:
+        """The type of the objective that a config.json with this head is of."""
+        several = isinstance(head, Classify) and values.get("problem_type") == SEVERAL
+        return "multi_label" if several else head.objective
+
+    def say(
+        self, head: TaskHeadConfig, labels: Sequence[str], several: bool = False
+    ) -> dict[str, Any]:
+        """What `read` reads, for the config.json of a file of this class; several: a row may have
+        several of the labels.
+        """
         said: dict[str, Any] = {"architectures": [self.name]}
         if isinstance(head, Span):
             return said
@@ -101,7 +112,8 @@ class TaskClass:
         said["id2label"] = {str(i): label for i, label in enumerate(labels)}
         said["label2id"] = {label: i for i, label in enumerate(labels)}
         if not isinstance(head, Tag):
-            said["problem_type"] = REGRESSION if isinstance(head, Scalar) else SINGLE
+            kind = SEVERAL if several else SINGLE
+            said["problem_type"] = REGRESSION if isinstance(head, Scalar) else kind
         return said
 
 

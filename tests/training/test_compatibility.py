@@ -1,0 +1,24 @@
+"""Parts of a run that do not fit each other."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jaxlm.core.config import UserError
+from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.training.compatibility import check_fit
+
+
+def test_a_source_that_is_longer_than_the_encoder_is_an_error() -> None:
+    spec = RowSpec({"source_tokens": Entry(("S",))}, S=64)
+    data = SimpleNamespace(row_spec=lambda: spec, row_length=8, consecutive=True)
+    objective = SimpleNamespace(needs=("source_tokens",), uses=(), check_model=lambda model: None)
+    model: Any = SimpleNamespace(max_positions=8, max_source_positions=64, carries_state=False)
+    config: Any = SimpleNamespace(data=data, objective=objective, model=model)
+    check_fit(config)
+    model.max_source_positions = 63
+    with pytest.raises(UserError, match="source texts of 64 tokens are longer than the encoder's"):
+        check_fit(config)
