@@ -19,7 +19,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.files import read_json
 from jaxlm.core.measures import values_of
 from jaxlm.core.types import Tokenizer
-from jaxlm.data.prompts import ends_of, ids_of
+from jaxlm.data.prompts import asked_as, ends_of, ids_of
 from jaxlm.evals.run import evaluate_run
 from jaxlm.generate import Generator, Sampling, Writer
 from jaxlm.run import RunConfig, load_saved, saved_config
@@ -91,14 +91,26 @@ class Run:
     # --------------------------------------------------------------------------------- generation
 
     @overload
-    def generate(self, prompts: str, *, seed: int = 0, **sampling: Any) -> str: ...
+    def generate(
+        self, prompts: str, *, seed: int = 0, chat: bool | None = None, **sampling: Any
+    ) -> str: ...
     @overload
-    def generate(self, prompts: Sequence[str], *, seed: int = 0, **sampling: Any) -> list[str]: ...
+    def generate(
+        self, prompts: Sequence[str], *, seed: int = 0, chat: bool | None = None, **sampling: Any
+    ) -> list[str]: ...
 
     def generate(
-        self, prompts: str | Sequence[str], *, seed: int = 0, **sampling: Any
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int = 0,
+        chat: bool | None = None,
+        **sampling: Any,
     ) -> str | list[str]:
         """The text that the model writes after each prompt.
+
+        chat: a prompt is a user's message, or messages as JSON, and what is written is the answer;
+        False: text that is continued; None: as the run's task says.
 
         sampling: `max_tokens`, `temperature`, `top_k`, `top_p`, `num_beams`, `length_penalty`, as
         `jaxlm.generate.Sampling` has them.
@@ -107,11 +119,11 @@ class Run:
             raise UserError(f"{self.path}: its objective {why}; generate from a causal_lm run")
         single = isinstance(prompts, str)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = ids_of(
-            self.tokenizer, self.config.sample.eos_ids, trained=self.config.data is not None
-        )
+        ends = asked_as(self.ends, chat)
+        trained = self.config.data is not None
+        ids = ids_of(self.tokenizer, self.config.sample.eos_ids, trained=trained, ends=ends)
         generator = Generator(self.program, Sampling(**sampling), **ids)
-        written = Writer(self.tokenizer, generator, self.ends)(self.params, texts, seed=seed)
+        written = Writer(self.tokenizer, generator, ends)(self.params, texts, seed=seed)
         return written[0] if single else written
 
     @cached_property

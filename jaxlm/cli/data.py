@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
 from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
-from jaxlm.cli.shared.values import WHOLE, WORKERS
+from jaxlm.cli.shared.values import PATH, WHOLE, WORKERS
 from jaxlm.cli.shared.verb import PREPARING, verb
 
 
@@ -27,6 +28,7 @@ from jaxlm.cli.shared.verb import PREPARING, verb
 @click.option(
     "--rows", type=WHOLE, default=3, metavar="N", help="inspect: number of rows (default 3)"
 )
+@click.option("--html", type=PATH, metavar="FILE", help="inspect: write a page with loss weights")
 @click.option(
     "--workers", type=WORKERS, metavar="N", help="processes that tokenise (default: this one)"
 )
@@ -36,12 +38,15 @@ def command(
     overrides: tuple[str, ...],
     split: str | None,
     rows: int,
+    html: str | None,
     workers: int | None,
 ) -> None:
     """`prepare` fetches and tokenises what a config trains on, and prints the manifest. `inspect`
-    prints real rows, decoded, with their documents and the share of padding.
+    prints real rows, decoded, with their documents and the share of padding; where tokens have
+    loss weights, with those, green where they are trained.
     """
-    from jaxlm.data.inspect import inspect
+    from jaxlm.core.files import write_atomic
+    from jaxlm.data.inspect import inspect, inspected_page
     from jaxlm.run import load_run
     from jaxlm.training.session import prepare_data
 
@@ -50,7 +55,13 @@ def command(
     if action == "prepare":
         print(json.dumps(prepared.manifest, indent=1, ensure_ascii=False))
         return
+    order = {"rows": rows, "seed": run.seed, "batch_size": run.train.batch_size}
+    if html is not None:
+        page = inspected_page(prepared, split or "train", **order)
+        write_atomic(html, page)
+        print(f"{html}: {rows} rows of {split or 'train'}")
+        return
+    colour = sys.stdout.isatty()
     for number, name in enumerate(list(prepared.splits) if split is None else [split]):
         print("\n" * bool(number), end="")
-        size = run.train.batch_size
-        print(inspect(prepared, name, rows=rows, seed=run.seed, batch_size=size))
+        print(inspect(prepared, name, colour=colour, **order))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ('generate runs/quickstart --prompt "ROMEO. " --temperature 0.5', ""),
         ("generate runs/quickstart --prompt A --prompt B --json", "a line of JSON for each"),
         ("generate runs/quickstart --prompt A --beams 4", "beam search"),
+        ('generate runs/chat --prompt "How are you?"', "of a chat run: its answer"),
         ("generate runs/large --prompt A --draft runs/small", "faster, with a small draft model"),
     ),
 )
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
     multiple=True,
     help="text to continue; repeat it for a batch; default: an empty text",
 )
+@click.option(
+    "--chat/--no-chat",
+    default=None,
+    help="a prompt is a user's message, or messages as JSON, in the chat template (default: as the "
+    "run's task says)",
+)
+@click.option("--system", metavar="TEXT", help="with --chat: a system message before each prompt")
 @click.option(
     "--max-tokens", type=WHOLE, default=200, metavar="N", help="length of a text (default 200)"
 )
@@ -77,6 +85,8 @@ def command(
     run_dir: str,
     overrides: tuple[str, ...],
     prompt: tuple[str, ...],
+    chat: bool | None,
+    system: str | None,
     seed: int,
     draft: str | None,
     num_drafts: int | None,
@@ -85,6 +95,7 @@ def command(
     **drawing: Any,
 ) -> None:
     """Continues one or several prompts with a run's newest checkpoint."""
+    from jaxlm.data.prompts import asked_as
     from jaxlm.generate import Writer, ends_of, ids_of
     from jaxlm.run import load_saved
     from jaxlm.runs.files import data_manifest
@@ -97,7 +108,10 @@ def command(
     run = RunDir(run_dir)
     tokenizer = saved_tokenizer(run)
     _, program, params, step = load_trained(run_dir, overrides=overrides, step=step, report=say)
-    ids = ids_of(tokenizer, config.sample.eos_ids, trained=config.data is not None)
+    stored = {} if config.data is None else data_manifest(run)
+    ends = asked_as(ends_of(config.data, stored, tokenizer), chat, system)
+    trained = config.data is not None
+    ids = ids_of(tokenizer, config.sample.eos_ids, trained=trained, ends=ends)
     if draft is None:
         from jaxlm.generate import Generator
 
@@ -105,9 +119,8 @@ def command(
     else:
         generator, own = _drafting(draft, num_drafts, run_dir, tokenizer, program, sampling, ids)
         params = (params, own)
-    stored = {} if config.data is None else data_manifest(run)
     prompts = prompt or ("",)
-    writer = Writer(tokenizer, generator, ends_of(config.data, stored, tokenizer))
+    writer = Writer(tokenizer, generator, ends)
     texts = writer(params, prompts, seed=seed)
     if as_json:
         for given, text in zip(prompts, texts, strict=True):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from flax import nnx
 
+    from jaxlm.chat.template import ChatTemplate
     from jaxlm.data.prompt_formats.base import PromptFormat
 
 # A batch is a flat dict of arrays (numpy on the host, jax on the device):
@@ -341,16 +342,22 @@ class Tokenizer(Protocol):
     unk_id: int | None
     pad_id: int
     token_bytes: list[bytes]
+    chat_template: ChatTemplate | None
 
     def encode(self, text: str) -> list[int]: ...
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
 
     def decode(self, ids: Any) -> str: ...
 
     def id_of(self, token: str) -> int | None: ...
+
+    def encode_with_offsets(
+        self, text: str, *, special: bool = False
+    ) -> tuple[list[int], list[tuple[int, int]]]: ...
+
+    @property
+    def special_tokens(self) -> dict[str, int]: ...
 
     def fingerprint(self) -> str: ...
 

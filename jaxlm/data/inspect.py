@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.core.errors import UserError
+from jaxlm.data.painted import lines as piece_lines
+from jaxlm.data.painted import page, pieces_of, share
 from jaxlm.data.rows.order import Row
 from jaxlm.data.store.prepared import Prepared
 
@@ -28,15 +31,32 @@ def inspect(
     seed: int = 0,
     batch_size: int = 1,
     start: int = 0,
+    colour: bool = False,
 ) -> str:
     """Rows start .. start + rows - 1 of a split as text for a terminal, in the order that training
-    draws them.
+    draws them. Where a row has loss weights, each of its tokens is shown with its own.
     """
     dataset = prepared.rows(split, batch_size=batch_size, seed=seed)
     lines = [f"{split}: {_summary(prepared.splits[split].counts)}"]
     for index in range(start, start + rows):
-        lines += _row_lines(index, dataset[index], prepared)
+        lines += _row_lines(index, dataset[index], prepared, split, colour)
     return "\n".join(lines)
+
+
+def inspected_page(
+    prepared: Prepared, split: str, *, rows: int = 4, seed: int = 0, batch_size: int = 1
+) -> str:
+    """The rows as an HTML page. Raises `UserError` for rows without loss weights."""
+    if "loss_weights" not in prepared.row_spec:
+        raise UserError(
+            "--html: shows the loss weights of tokens, and these rows have none; leave it out"
+        )
+    dataset = prepared.rows(split, batch_size=batch_size, seed=seed)
+    shown = []
+    for index in range(rows):
+        row = dataset[index]
+        shown.append((_row_line(index, row, prepared), pieces_of(prepared, split, row)))
+    return page(f"Rows of {split}", _summary(prepared.splits[split].counts), shown)
 
 
 def segments(row: Row) -> list[dict[str, Any]]:
@@ -58,16 +78,23 @@ def segments(row: Row) -> list[dict[str, Any]]:
     return found
 
 
-def _row_lines(index: int, row: Row, prepared: Prepared) -> list[str]:
+def _row_line(index: int, row: Row, prepared: Prepared) -> str:
     padding = int((row["segment_ids"] == 0).sum())
     size = len(row["tokens"])
     parts = segments(row)
     said = prepared.task.show(row) if prepared.task is not None else ""
-    lines = [
+    return (
         f"row {index}, id {int(row['id'])}: {size} tokens, {len(parts)} segments, "
         f"{padding} padding ({padding / size:.1%}){', ' if said else ''}{said}"
-    ]
-    for part in parts:
+    )
+
+
+def _row_lines(index: int, row: Row, prepared: Prepared, split: str, colour: bool) -> list[str]:
+    lines = [_row_line(index, row, prepared)]
+    painted = pieces_of(prepared, split, row) if "loss_weights" in row else []
+    if painted:
+        lines[0] += f", {share(painted):.1%} trained"
+    for part in segments(row):
         text = prepared.tokenizer.decode(part["tokens"])
         if len(text) > MAX_CHARS:
             text = f"{text[: MAX_CHARS // 2]} ... {text[-MAX_CHARS // 2 :]}"
@@ -76,6 +103,7 @@ def _row_lines(index: int, row: Row, prepared: Prepared) -> list[str]:
         lines.append(
             f"  segment {part['segment']}, {size} tokens, positions {first}..{last}: {text!r}"
         )
+        lines += piece_lines(painted, part["segment"], colour)
     return lines
 
 

@@ -86,6 +86,11 @@ class MixtureData(DataConfig):
     def _data(self) -> dict[str, DataConfig]:
         return {name: part.data for name, part in self.parts.items()}
 
+    def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
+        for part in self.parts.values():
+            tokenizer = part.data.equipped(tokenizer)
+        return tokenizer
+
     def training_texts(self) -> Iterator[str]:
         for data in self._data.values():
             yield from data.training_texts()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, parse
 from jaxlm.core.types import ModelConfig, Tokenizer
 from jaxlm.data.prompt_formats.base import Ends, PromptFormat
 from jaxlm.data.prompt_formats.continuation import Continuation
@@ -42,23 +42,47 @@ def ends_of(data: DataConfig | None, manifest: Mapping[str, Any], tokenizer: Tok
     """As in training; for a run without data, as the tokenizer's own files say."""
     if data is None:
         return Ends(tokenizer.adds_bos, tokenizer.adds_eos, empty=True)
-    return Ends(*data.marks(manifest))
+    task = getattr(data, "task", None)
+    name = None if task is None else task.prompt_format
+    return Ends(*data.marks(manifest), format=None if name is None else named_format(name))
+
+
+def named_format(name: str, **options: Any) -> PromptFormat:
+    """The prompt format of a type, with these options and its defaults."""
+    return parse(PromptFormat, {"type": name, **options})
+
+
+def asked_as(ends: Ends, chat: bool | None, system: str | None = None) -> Ends:
+    """Prompts as conversations (true), as running text (false), or as the data says (None).
+
+    system: a system message for prompts that have none.
+    """
+    if chat is None and system is None:
+        return ends
+    if chat is False:
+        return ends._replace(format=None)
+    return ends._replace(format=named_format("chat", system=system))
 
 
 def ids_of(
-    tokenizer: Tokenizer, eos_ids: Sequence[int] = (), trained: bool = True
+    tokenizer: Tokenizer,
+    eos_ids: Sequence[int] = (),
+    trained: bool = True,
+    ends: Ends | None = None,
 ) -> dict[str, Any]:
     """The ids that a generator asks for: what ends a text, and padding.
 
     eos_ids: what the run's config lists. A run that was trained stops at the tokenizer's eos too.
+    ends: how prompts are encoded, whose format may know more ids.
     """
     own = () if tokenizer.eos_id is None or (eos_ids and not trained) else (tokenizer.eos_id,)
-    return {"eos_id": tuple(dict.fromkeys((*eos_ids, *own))), "pad_id": tokenizer.pad_id}
+    form = () if ends is None or ends.format is None else ends.format.stops(tokenizer)
+    return {"eos_id": tuple(dict.fromkeys((*eos_ids, *own, *form))), "pad_id": tokenizer.pad_id}
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig, ends: Ends) -> list[int]:
     """The ids that the model reads for a prompt. Raises `UserError` where no text is like it."""
-    return format_of(model).encode(tokenizer, text, ends)
+    return (ends.format or format_of(model)).encode(tokenizer, text, ends)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:

@@ -91,6 +91,9 @@ class RecordData(DataConfig):
     def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
         return self.task.marks
 
+    def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
+        return self.task.equipped(tokenizer)
+
     @property
     def _fraction(self) -> float:
         return 0.0 if self.validation is not None else self.validation_fraction
@@ -148,7 +151,7 @@ class RecordData(DataConfig):
             index["validation"] = np.flatnonzero(out)
         facts = self.task.resolve(stores["train"].records(index["train"]))
         parts = {name: (stores.get(name, stores["train"]), index[name]) for name in index}
-        prepared = self._prepared(parts, facts, tokenizer)
+        prepared = self._prepared(parts, facts, tokenizer, report)
         content = {
             name: self._content(*parts[name], facts, sources.get(name, self.source))
             for name in parts
@@ -173,19 +176,21 @@ class RecordData(DataConfig):
         everything = np.arange(store.manifest["records"])
         if facts is None:
             facts = self._task.resolve(store.records(everything))
-        return self._prepared({"validation": (store, everything)}, facts, tokenizer)
+        return self._prepared({"validation": (store, everything)}, facts, tokenizer, report)
 
     def _prepared(
         self,
         parts: Mapping[str, tuple[RecordStore, np.ndarray]],
         facts: Mapping[str, Any],
         tokenizer: Tokenizer,
+        report: Report,
     ) -> Prepared:
         task = self._task.given(facts)
         spec = task.row_spec(self.seq_len, tokenizer.pad_id)
         splits: dict[str, Split] = {}
-        for name, (store, index) in parts.items():
+        for name, (store, whole) in parts.items():
             train = name == "train"
+            index = _trained(store, whole, spec.sizes["T"], name)
             rows = EncodedRows(
                 store.records(index), task, tokenizer, spec, self.augment if train else ()
             )
@@ -202,6 +207,10 @@ class RecordData(DataConfig):
                 draws=train and bool(self.augment or task.draws),
                 facts={**store.counts(index), **own},
             )
+            if cut_away := len(whole) - len(index):
+                split.facts["cut_away"] = cut_away
+            if line := _trained_line(name, split.facts):
+                report(line)
             splits[name] = split
         manifest = {
             "tokenizer": tokenizer.fingerprint(),
@@ -221,6 +230,28 @@ class RecordData(DataConfig):
         return {"sha256": digest.hexdigest(), "files": files, "format": FORMAT}
 
 
+def _trained(store: RecordStore, index: np.ndarray, room: int, name: str) -> np.ndarray:
+    """The records `index` that have a trained token in a row; the end of a longer one is cut."""
+    reached = np.array(store.arrays["first_trained"])[index] < room
+    if len(index) and not reached.any():
+        raise UserError(
+            f"data.seq_len: no record of the {name} split has a trained token among its first "
+            f"{room}; raise it"
+        )
+    return index[reached]
+
+
+def _trained_line(name: str, counts: Mapping[str, Any]) -> str:
+    """What the log says of the tokens that are trained: "" where a task trains all."""
+    if "trained_tokens" not in counts:
+        return ""
+    tokens = counts["tokens"]
+    line = f"{name}: {counts['trained_tokens'] / tokens:.1%} of {tokens:,} tokens are trained"
+    if cut_away := counts.get("cut_away"):
+        line += f"; {cut_away:,} records are left out, whose trained part is beyond data.seq_len"
+    return line
+
+
 @dataclass(frozen=True)
 class RecordSplit:
     """A split of records. `lengths` [n]: tokens of each, nothing cut."""
@@ -235,6 +266,10 @@ class RecordSplit:
     @cached_property
     def _rows(self) -> EncodedRows | PackedRecords:
         return PackedRecords.plan(self.rows, self.lengths) if self.packed else self.rows
+
+    def records_of(self, identity: int) -> list[Record]:
+        """The records of the row with this `id`, in the order of its segments."""
+        return [self.rows.records[number] for number in self._rows.numbers(identity)]
 
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         return Drawn(self._rows, seed, self.shuffle, self.draws)

@@ -38,9 +38,8 @@ class Sampler:
             top_k=sample.top_k,
             top_p=sample.top_p,
         )
-        tokenizer = self._session.prepared.tokenizer
-        generator = Generator(self._session.program, sampling, **ids_of(tokenizer, sample.eos_ids))
         prepared = self._session.prepared
-        return Writer(
-            tokenizer, generator, ends_of(self._session.config.data, prepared.manifest, tokenizer)
-        )
+        tokenizer = prepared.tokenizer
+        ends = ends_of(self._session.config.data, prepared.manifest, tokenizer)
+        ids = ids_of(tokenizer, sample.eos_ids, ends=ends)
+        return Writer(tokenizer, Generator(self._session.program, sampling, **ids), ends)

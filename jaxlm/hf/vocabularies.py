@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxlm.chat.template import TEMPLATE, template_of
 from jaxlm.core.config import UserError
 from jaxlm.core.optional import need
 from jaxlm.data.tokenizers.huggingface import USUAL, HuggingFaceTokenizer, tried
@@ -47,8 +48,14 @@ FILES = (  # all that a tokenizer may consist of; kept, so that they come out as
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Any:
-    """A `jaxlm.core.types.Tokenizer`, or None. Raises `UserError` for a file that cannot be
-    read."""
+    """A `jaxlm.core.types.Tokenizer` with its chat template, or None. Raises `UserError` for a file
+    that cannot be read.
+    """
+    tokenizer = _read_tokenizer(folder, config)
+    return None if tokenizer is None else tokenizer.with_chat_template(template_of(folder))
+
+
+def _read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Any:
     has = lambda *names: all((folder / name).is_file() for name in names)  # noqa: E731
     if has("tokenizer.json"):
         return _from_json(folder / "tokenizer.json", _read(folder / "tokenizer.json"), config)
@@ -71,7 +78,7 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Any:
 def files_of(tokenizer: Any) -> dict[str, bytes]:
     """A tokenizer of ours under Hugging Face's names; nothing where the format has none for it."""
     ours = tokenizer.files()
-    if not hasattr(tokenizer, "spelling"):
+    if not isinstance(tokenizer, HuggingFaceTokenizer | SentencePieceTokenizer):
         return {}
     ids = special_tokens(tokenizer)
     named: dict[str, Any] = {f"{name}_token": tokenizer.spelling(i) for name, i in ids.items()}
@@ -79,10 +86,13 @@ def files_of(tokenizer: Any) -> dict[str, bytes]:
         named = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
         files = {"tokenizer.json": ours["tokenizer.json"]}
     else:
-        assert isinstance(tokenizer, SentencePieceTokenizer), tokenizer.kind
         spaced = tokenizer.adds_space
         named = {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": spaced, **named}
         files = {"tokenizer.model": ours["sentencepiece.model"]}
+    template = tokenizer.chat_template
+    if template is not None:  # the file is what newer versions read, the key what older ones do
+        named["chat_template"] = template.source
+        files[TEMPLATE] = template.source.encode()
     return files | {"tokenizer_config.json": to_json(named)}
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from jaxlm.core.config import Config, Kind
 from jaxlm.core.rows import RowSpec
@@ -44,6 +44,16 @@ class Records(Protocol):
     def column(self, name: str) -> Iterator[Any]:
         """One column of all records: much quicker than the records."""
         ...
+
+
+class Extent(NamedTuple):
+    """Tokens of a record, nothing cut. trained: those that have a loss weight, the first of which
+    is number `first`; None: the task does not say.
+    """
+
+    tokens: int
+    trained: int | None = None
+    first: int = 0
 
 
 class LeftOut(Exception):
@@ -105,6 +115,10 @@ class Task(Config):
         """
         raise NotImplementedError
 
+    def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer with what the task needs of it, such as a chat template: a run keeps it."""
+        return tokenizer
+
     def texts(self, record: Record) -> Iterable[str]:
         """What a tokenizer is trained on."""
         raise NotImplementedError
@@ -149,15 +163,32 @@ class Task(Config):
         """Tokens of a record that nothing is cut from; of a task without facts as well."""
         return len(self.encode(record, tokenizer, NO_LIMIT)["tokens"])
 
+    def extent(self, record: Record, tokenizer: Tokenizer) -> Extent:
+        """The length of a record, and how many of its tokens are trained, where the task chooses
+        them. Raises `UserError` for a record in which nothing is (file and line are added).
+        """
+        return Extent(self.length(record, tokenizer))
+
     @property
     def augmented(self) -> tuple[str, ...]:
         """The columns of text that augmentation may change."""
         return ()
 
     @property
+    def prompt_format(self) -> str | None:
+        """The type of the prompt format in which a model of this task is asked; None: its own."""
+        return None
+
+    @property
     def marks(self) -> tuple[bool, bool]:
         """Whether an encoded text begins with the tokenizer's bos and ends with its eos."""
         return True, True
+
+    def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
+        """Who wrote each token that `encode` gives, nothing cut: "user", "template", ...; None: the
+        task does not say.
+        """
+        return None
 
     def show(self, row: Mapping[str, Any]) -> str:
         """What `jaxlm data inspect` says of a row beside its tokens, as in "class good (1)"."""

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from jaxlm.chat.template import named
 from jaxlm.core import registry
 from jaxlm.core.config import UserError
 from jaxlm.data.prompt_formats.base import Ends, PromptFormat
+from jaxlm.data.prompt_formats.chat import Chat
 from jaxlm.data.prompt_formats.continuation import Continuation
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
-from jaxlm.data.prompts import format_of
+from jaxlm.data.prompts import asked_as, ends_of, format_of, ids_of
+from jaxlm.data.records import RecordData
+from jaxlm.data.sources.synthetic import Synthetic
 from jaxlm.data.tokenizers.base import ByteTokenizer
+from jaxlm.tasks.chat import Chat as ChatTask
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.prompt_completion import PromptCompletion
 from tests import tiny
+from tests.chat.test_golden import tokenizer as golden_tokenizer
 
 BYTES = ByteTokenizer()
 BOTH = Ends(bos=True, eos=True)
@@ -78,7 +88,7 @@ def test_a_models_format_follows_from_what_it_is():
     names = ("transformer", "lstm", "bert", "t5", "glm")
     kinds = [type(format_of(tiny.load(name).config.model)) for name in names]
     assert kinds == [Continuation, Continuation, Continuation, EncodeSource, FillBlank]
-    assert registry.names(PromptFormat) == ["continue", "encode_source", "fill_blank"]
+    assert registry.names(PromptFormat) == ["chat", "continue", "encode_source", "fill_blank"]
 
 
 @pytest.mark.parametrize(
@@ -97,3 +107,41 @@ def test_keys_of_older_configs_are_read(old, name, want):
 def test_blanks_need_a_start():
     with pytest.raises(UserError, match="model.prompt: start_id: null, but text is written into"):
         tiny.load("glm", "model.prompt={type: fill_blank, blank_ids: [8]}")
+
+
+def test_a_chat_prompt_is_read_in_the_template() -> None:
+    tokenizer = ByteTokenizer().with_chat_template(named("plain"))
+    read = Chat().encode(tokenizer, "Hi </s>", BOTH)
+    assert read == [257, *b"User: Hi </s>\nAssistant:"]  # the user's </s> is a text
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    talk.append({"role": "user", "content": "c"})
+    asked = Chat(system="Be kind.").encode(tokenizer, json.dumps(talk), BOTH)
+    text = b"System: Be kind.\nUser: a\nAssistant: b"
+    assert asked == [257, *text, 258, *b"\nUser: c\nAssistant:"]
+    with pytest.raises(UserError, match="message 0 is a tool's"):
+        Chat().encode(tokenizer, '[{"role": "tool", "content": "a"}]', BOTH)
+    with pytest.raises(UserError, match="the tokenizer has no chat template"):
+        Chat().encode(ByteTokenizer(), "Hi", BOTH)
+
+
+def test_a_chat_stops_at_the_end_of_the_turn() -> None:
+    tokenizer = golden_tokenizer()
+    for name, end in (("chatml", "<|im_end|>"), ("llama3", "<|eot_id|>"), ("plain", "</s>")):
+        chat = tokenizer.with_chat_template(named(name))
+        ends = asked_as(BOTH, True)
+        ids = ids_of(chat, ends=ends)["eos_id"]
+        assert ids == tuple(dict.fromkeys((chat.eos_id, chat.id_of(end))))
+        assert ids_of(chat, ends=asked_as(ends, False))["eos_id"] == (chat.eos_id,)
+    assert Chat().stops(ByteTokenizer().with_chat_template(named("chatml"))) == ()
+
+
+def test_the_data_says_how_a_model_is_asked() -> None:
+    source = Synthetic(num_documents=2)
+    for task, form in (
+        (ChatTask(template="plain"), Chat()),
+        (PromptCompletion(template="plain"), Chat()),
+        (PromptCompletion(), None),
+        (Classification(), None),
+    ):
+        data = RecordData(source=source, task=task)
+        assert ends_of(data, {}, ByteTokenizer()).format == form

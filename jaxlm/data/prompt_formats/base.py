@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 
 class Ends(NamedTuple):
-    """Whether a model's documents begin with bos and end with eos."""
+    """Whether a model's documents begin with bos and end with eos, and how it is asked."""
 
     bos: bool
     eos: bool
     empty: bool = False  # whether an empty prompt is bos alone, as in transformers
+    format: PromptFormat | None = None  # of prompts, where the data has one; None: the model's
 
 
 class Prompts(NamedTuple):
@@ -70,6 +71,10 @@ class PromptFormat(Config):
         bos = tokenizer.bos_id
         start = [bos] if bos is not None and (ends.bos or (ends.empty and not text)) else []
         return start + tokenizer.encode(text)
+
+    def stops(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """Ids that new text ends with, besides the tokenizer's eos."""
+        return ()
 
     def check(self, prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:
         """Raises `UserError` where prompts and `max_tokens` new ids do not fit the model."""

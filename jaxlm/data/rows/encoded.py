@@ -51,6 +51,10 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.records)
 
+    def numbers(self, index: int) -> list[int]:
+        """The records of row `index`."""
+        return [index]
+
     def row(self, index: int, rng: Rng = None) -> Row:
         return lay_out([self.encoded(index, rng)], self.spec, index)
 
@@ -84,9 +88,14 @@ class PackedRecords:
     def __len__(self) -> int:
         return len(self.first) - 1
 
+    def numbers(self, index: int) -> list[int]:
+        """The records of row `index`."""
+        return self.order[self.first[index] : self.first[index + 1]].tolist()
+
     def row(self, index: int, rng: Rng = None) -> Row:
-        chosen = self.order[self.first[index] : self.first[index + 1]].tolist()
-        return lay_out([self.rows.encoded(i, rng) for i in chosen], self.rows.spec, index)
+        return lay_out(
+            [self.rows.encoded(i, rng) for i in self.numbers(index)], self.rows.spec, index
+        )
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,12 @@ class DataConfig(Config):
         """
         cache_dir = Path(cache_dir)
         built = tokenizer.build(self.training_texts, self.corpus_fingerprint(), cache_dir)
+        built = self.equipped(built)
         return self.tokenise(built, cache_dir, workers=workers, report=report)
+
+    def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer with what the data needs of it, such as a chat template."""
+        return tokenizer
 
     def marks(self, manifest: Mapping[str, Any]) -> tuple[bool, bool]:
         """Whether documents begin with the tokenizer's bos and end with its eos.

@@ -7,6 +7,8 @@ A folder named by what went into it (contents of the sources, the task, the toke
     column0.npy, ...                 [records + 1] int64, where each value begins
     name_hashes.npy, identity_hashes.npy  [records] uint64    for splits in any order
     lengths.npy                      [records] int64     tokens, nothing cut
+    trained.npy, first_trained.npy   [records] int64     tokens with a loss weight (-1: not known),
+                                                         and the number of the first one
     num_bytes.npy, num_chars.npy     [records] int64     of the task's texts (UTF-8)
     manifest.json                    names of the columns, fingerprints, counts, sizes and SHA-256
 
@@ -39,11 +41,13 @@ from jaxlm.data.store.split import hash64
 from jaxlm.data.store.tokens import TokenFile
 from jaxlm.tasks.base import LeftOut, Record, Task
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ARRAYS = {
     "name_hashes": np.uint64,
     "identity_hashes": np.uint64,
     "lengths": np.int64,
+    "trained": np.int64,
+    "first_trained": np.int64,
     "num_bytes": np.int64,
     "num_chars": np.int64,
 }
@@ -150,10 +154,15 @@ class RecordStore:
         return StoredRecords({n: Column(self.folder, i, size) for i, n in enumerate(names)}, index)
 
     def counts(self, index: np.ndarray) -> dict[str, int]:
-        """Documents, tokens, bytes and characters of the records `index`."""
+        """Documents, tokens, bytes and characters of the records `index`; and the tokens that are
+        trained, where the task says which.
+        """
+        trained = self.arrays["trained"][index]
+        known = {"trained_tokens": int(trained.sum())} if (trained >= 0).any() else {}
         return {
             "documents": len(index),
             "tokens": int(self.arrays["lengths"][index].sum()),
+            **known,
             "bytes": int(self.arrays["num_bytes"][index].sum()),
             "chars": int(self.arrays["num_chars"][index].sum()),
         }
@@ -202,7 +211,7 @@ class RecordWriter:
                     each = task.expand(record)
                     expanded = [w for one in each for w in task.windows(one, tokenizer)]
                     identity = hash64(task.identity(record).encode("utf-8"))
-                    lengths = [task.length(one, tokenizer) for one in expanded]
+                    extents = [task.extent(one, tokenizer) for one in expanded]
                 except LeftOut as reason:
                     counts[str(reason)] += 1
                     continue
@@ -210,8 +219,8 @@ class RecordWriter:
                     raise UserError(f"{name}: {error}") from None
                 texts = [*task.texts(record)]
                 size = sum(len(t.encode("utf-8")) for t in texts), sum(map(len, texts))
-                for one, length in zip(expanded, lengths, strict=True):
-                    if length == 0:
+                for one, extent in zip(expanded, extents, strict=True):
+                    if extent.tokens == 0:
                         counts["empty"] += 1
                         continue
                     for file, column, ends in zip(files, task.stored, offsets, strict=True):
@@ -220,7 +229,9 @@ class RecordWriter:
                         ends.append(ends[-1] + len(value))
                     arrays["name_hashes"].append(hash64(name.encode("utf-8", "surrogateescape")))
                     arrays["identity_hashes"].append(identity)
-                    arrays["lengths"].append(length)
+                    arrays["lengths"].append(extent.tokens)
+                    arrays["trained"].append(-1 if extent.trained is None else extent.trained)
+                    arrays["first_trained"].append(extent.first)
                     arrays["num_bytes"].append(size[0])
                     arrays["num_chars"].append(size[1])
                     size = 0, 0  # of the source's record, whose texts count once

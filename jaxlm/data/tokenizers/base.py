@@ -7,7 +7,10 @@
 Every id has the bytes that it adds to a text (`token_bytes`; none for special ids), and decoding
 is the concatenation of these bytes. So a lossless tokenizer keeps `sum(len(token_bytes[i]) for i
 in encode(text)) == len(text.encode())`, which is what bits per byte are counted with. The
-spelling of a special token ("</s>") in a text is encoded as ordinary text.
+spelling of a special token ("</s>") in a text is encoded as ordinary text, except where
+`encode_with_offsets` is asked for special ones, as for what a chat template writes.
+
+A tokenizer may have a chat template (`jaxlm.chat`), which is one more of its files.
 
 SentencePiece is in `jaxlm.data.tokenizers.sentencepieces`, tokenizer.json of Hugging Face in
 `jaxlm.data.tokenizers.huggingface`.
@@ -15,6 +18,7 @@ SentencePiece is in `jaxlm.data.tokenizers.sentencepieces`, tokenizer.json of Hu
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -23,14 +27,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from jaxlm.chat.template import TEMPLATE_FILES, ChatTemplate
 from jaxlm.core import config as config_module
 from jaxlm.core.config import REQUIRED, UserError, field, import_name
 from jaxlm.core.files import read_regular
 from jaxlm.core.registry import import_class
 from jaxlm.core.types import Tokenizer, TokenizerConfig
 from jaxlm.data.reading.fetch import locked
+from jaxlm.data.tokenizers.special_texts import Placed, with_special
 
 Texts = Callable[[], Iterator[str]]  # gives the corpus again at each call
 
@@ -78,6 +84,7 @@ class BaseTokenizer:
     lossless: bool = True  # decode(encode(text)) == text for every text
     vocab_size: int
     token_bytes: list[bytes]  # vocab_size of them
+    chat_template: ChatTemplate | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without bos or eos."""
@@ -86,13 +93,33 @@ class BaseTokenizer:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_with_offsets(self, text: str, *, special: bool = False) -> Placed:
         """(ids, [(begin, end) of each in characters of the text]); a token that is a part of a
         character has the place of the whole one. Raises `UserError` where the bytes of the tokens
         are not those of the text.
+
+        special: spellings of `special_tokens` in the text become their ids.
         """
+        if special:
+            return with_special(text, self.special_tokens, self.encode_with_offsets)
         ids = self.encode(text)
         return ids, offsets_of([self.token_bytes[i] for i in ids], text, self.adds_space)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """{how a text for `encode_with_offsets` writes a special token: its id}."""
+        named = {"<s>": self.bos_id, "</s>": self.eos_id}
+        return {name: i for name, i in named.items() if i is not None}
+
+    def spelling(self, i: int) -> str:
+        """How a special token is written: the key of `special_tokens`."""
+        return next(name for name, own in self.special_tokens.items() if own == i)
+
+    def with_chat_template(self, template: ChatTemplate | None) -> Self:
+        """The tokenizer with this template; its ids do not change."""
+        other = copy.copy(self)
+        other.chat_template = template
+        return other
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; special ids add nothing, half a character becomes U+FFFD."""
@@ -128,11 +155,15 @@ class BaseTokenizer:
 
     def fingerprint(self) -> str:
         """SHA-256 of the kind and the files."""
-        return _digest(self.kind, self.files())
+        return _digest(self.kind, self._all_files())
+
+    def _all_files(self) -> dict[str, bytes]:
+        template = self.chat_template
+        return self.files() | ({} if template is None else template.files())
 
     def save(self, folder: str | Path) -> None:
         """Writes the tokenizer to `folder`, from which `load_tokenizer` reads it."""
-        folder, files = Path(folder), self.files()
+        folder, files = Path(folder), self._all_files()
         folder.mkdir(parents=True, exist_ok=True)
         meta: dict[str, Any] = {"kind": self.kind, "files": sorted(files)}
         meta["sha256"] = self.fingerprint()
@@ -190,13 +221,15 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             f"{folder}: the tokenizer's files ({', '.join([META, *files])}) changed since it was "
             "saved; restore them"
         )
-    if kind in KINDS:
-        return import_name(KINDS[kind]).from_files(files)
+    own = {name: content for name, content in files.items() if name not in TEMPLATE_FILES}
     try:
-        cls = import_class(kind)
+        cls = import_name(KINDS[kind]) if kind in KINDS else import_class(kind)
     except UserError as error:
         raise UserError(f"{folder}: its tokenizer: {error}") from error
-    return cls.from_files(files)
+    tokenizer = cls.from_files(own)
+    if len(own) < len(files):
+        tokenizer = tokenizer.with_chat_template(ChatTemplate.from_files(files))
+    return tokenizer
 
 
 def _digest(kind: str, files: Mapping[str, bytes]) -> str:

@@ -14,14 +14,17 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jaxlm.chat.template import template_of
 from jaxlm.core.config import REQUIRED, UserError, field, suggest
 from jaxlm.core.errors import looked_from
 from jaxlm.core.optional import need
 from jaxlm.core.types import Tokenizer, TokenizerConfig
 from jaxlm.data.tokenizers.base import PROBES, BaseTokenizer, Texts, special_ids
+from jaxlm.data.tokenizers.special_texts import Placed
 from jaxlm.data.tokenizers.special_tokens import names_of, read_json
 from jaxlm.data.tokenizers.trial import try_out
 
@@ -57,7 +60,8 @@ class HuggingFace(TokenizerConfig):
             names = names_of(path.parent, read_json(path.with_name("config.json")), token)
             given = {"bos": self.bos, "eos": self.eos, "pad": self.pad}
             names |= {name: token for name, token in given.items() if token}
-            return HuggingFaceTokenizer(content, names)
+            tokenizer = HuggingFaceTokenizer(content, names)
+            return tokenizer.with_chat_template(template_of(path.parent))
         except UserError as error:
             text = str(error)
             raise UserError(
@@ -124,15 +128,28 @@ class HuggingFaceTokenizer(BaseTokenizer):
         with panics_told("a text cannot be encoded"):
             return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_with_offsets(self, text: str, *, special: bool = False) -> Placed:
+        """The library's own offsets, which hold for a normaliser that changes the text as well."""
+        tokenizer = self._with_special if special else self._tokenizer
+        with panics_told("a text cannot be encoded"):
+            encoding = tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    @cached_property
+    def _with_special(self) -> Any:
+        """The library's tokenizer, which finds the spellings of special tokens in a text."""
+        tokenizer = parsed(self._content)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        return {self._tokenizer.id_to_token(i): i for i in sorted(self._special)}
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         with panics_told("a text cannot be encoded"):
             return [e.ids for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The library's own offsets, which hold for a normaliser that changes the text as well."""
-        with panics_told("a text cannot be encoded"):
-            encoded = self._tokenizer.encode(text, add_special_tokens=False)
-        return encoded.ids, encoded.offsets
 
     def _separators(self) -> int:
         """How many special tokens the file's post-processor puts between the texts of a pair."""

@@ -24,6 +24,7 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import looked_from
 from jaxlm.core.types import Tokenizer, TokenizerConfig
 from jaxlm.data.tokenizers.base import PROBES, BaseTokenizer, Texts, special_ids, trained
+from jaxlm.data.tokenizers.special_texts import Placed
 
 SPACE = "\u2581"  # how SentencePiece writes a space
 BREAKS = ["\n", "\n\n", "\t"]  # pieces of their own: training sees lines, and reserves the tab
@@ -117,12 +118,17 @@ class SentencePieceTokenizer(BaseTokenizer):
                 ids += self._processor.encode(chunk)
         return ids
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_with_offsets(self, text: str, *, special: bool = False) -> Placed:
         """The library's own offsets, where its rules change the text."""
-        if self.lossless or self.adds_space and self._returns(text):
-            return super().encode_with_offsets(text)
+        if special or self.lossless or self.adds_space and self._returns(text):
+            return super().encode_with_offsets(text, special=special)
         found: Any = self._processor.encode(text, out_type="offset_mapping")
         return found["ids"], found["offsets"]
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        p = self._processor
+        return {p.id_to_piece(i): i for i in range(self.vocab_size) if p.is_control(i)}
 
     def decode(self, ids: Any) -> str:
         text = super().decode(ids)

@@ -1,0 +1,237 @@
+"""What tasks of conversations share: a chat template, tokens with loss weights, how rows are cut.
+
+A record is rendered as one text by the template, and its tokens get the weights of their characters
+(`jaxlm.chat`). A row holds seq_len + 1 tokens. A longer conversation loses its end; one whose first
+trained token would be cut off is left out and counted. A conversation in which nothing is trained
+is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxlm.chat.rendering import OWN, Renderer, Rendering
+from jaxlm.chat.template import ChatTemplate, from_file, named, names
+from jaxlm.chat.tokens import token_weights, tokenise
+from jaxlm.core.config import UserError, field
+from jaxlm.core.measures import Measure
+from jaxlm.core.rows import Entry, RowSpec, text_rows
+from jaxlm.tasks.base import NO_LIMIT, Arrays, Extent, Record, Task
+
+if TYPE_CHECKING:
+    from jaxlm.core.types import Tokenizer
+
+ROLES = ("system", "user", "assistant", "tool")
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversations(Task, abstract=True):
+    """Records that a chat template makes one text of."""
+
+    template: str | None = field(
+        None, "the chat template, one of jaxlm's by name; null: the tokenizer's own"
+    )
+    template_file: str | None = field(None, "a file with a jinja chat template", path=True)
+
+    def validate(self) -> None:
+        if self.template is not None and self.template_file is not None:
+            raise UserError("template and template_file are both set; choose one")
+        if self.template is not None:
+            named(self.template)
+
+    # -------------------------------------------------------------------------------- template
+
+    def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer with the template that the config names. One that it was equipped with
+        before stays, so that a run does not depend on a file outside of it.
+        """
+        own: ChatTemplate | None = getattr(tokenizer, "chat_template", None)
+        wanted = self.template
+        if self.template_file is not None:
+            wanted = str(Path(self.template_file).expanduser().absolute())
+        if wanted is None or (own is not None and own.origin == wanted):
+            return tokenizer
+        path = self.template_file
+        template = named(wanted) if path is None else from_file(Path(path).expanduser())
+        return tokenizer.with_chat_template(template)  # type: ignore[attr-defined]
+
+    @property
+    def prompt_format(self) -> str | None:
+        return "chat"
+
+    # ------------------------------------------------------------------------------------- rows
+
+    def rendering(self, record: Record, tokenizer: Tokenizer) -> Rendering:
+        """The text of a record with the weights of its characters."""
+        raise NotImplementedError
+
+    def row_spec(self, seq_len: int, pad_id: int = 0) -> RowSpec:
+        weights = {"loss_weights": Entry(("T",), np.float32)}
+        return RowSpec({**text_rows(seq_len + 1, pad_id), **weights}, T=seq_len + 1)
+
+    def encode(
+        self,
+        record: Record,
+        tokenizer: Tokenizer,
+        room: int,
+        rng: np.random.RandomState | None = None,
+    ) -> Arrays:
+        rendering = self.rendering(record, tokenizer)
+        ids, spans = tokenise(tokenizer, rendering.text, rendering.written)
+        weights = token_weights(rendering.weights, spans)
+        return {"tokens": np.array(ids[:room], np.int32), "loss_weights": weights[:room]}
+
+    def extent(self, record: Record, tokenizer: Tokenizer) -> Extent:
+        encoded = self.encode(record, tokenizer, NO_LIMIT)
+        trained = np.flatnonzero(encoded["loss_weights"])
+        trained = trained[trained > 0]  # nothing predicts the first token of a row
+        if not len(trained):
+            raise UserError(
+                f"nothing of this record is trained; {self._untrained(record)}, or remove it"
+            )
+        return Extent(len(encoded["tokens"]), len(trained), int(trained[0]))
+
+    def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
+        rendering = self.rendering(record, tokenizer)
+        _, spans = tokenise(tokenizer, rendering.text, rendering.written)
+        return [rendering.author(start) for start, _ in spans]
+
+    def _untrained(self, record: Record) -> str:
+        """How to get something trained in a record."""
+        raise NotImplementedError
+
+    # --------------------------------------------------------------------------------- measured
+
+    def grade(self, record: Record, answer: str) -> float:
+        """1 where the answer is the reference, apart from white space at its ends."""
+        return float(answer.strip() == self.reference(record).strip())
+
+    def reference(self, record: Record) -> str:
+        """The text that a record has as the answer to its `prompt`."""
+        raise NotImplementedError
+
+    def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
+        """`predictions` are texts; the share that equals the reference, and the mean of
+
+        F1 = 2 c / (p + r)
+
+        over words, with c words in common, p in the prediction and r in the reference.
+        """
+        pairs = [
+            (str(predicted).strip(), self.reference(record).strip())
+            for predicted, record in zip(predictions, records, strict=True)
+        ]
+        size = max(len(pairs), 1)
+        exact = sum(a == b for a, b in pairs) / size
+        f1 = sum(word_f1(a, b) for a, b in pairs) / size
+        return [
+            Measure("exact_match", exact, better="higher", label="exact match", format=".1%"),
+            Measure("word_f1", f1, better="higher", label="F1 of words", format=".3f"),
+        ]
+
+    # -------------------------------------------------------------------------------- predicted
+
+    def prediction(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """{"text": the answer}."""
+        return {"text": str(arrays["text"])}
+
+
+def renderer_of(tokenizer: Any) -> Renderer:
+    """Raises `UserError` where the tokenizer has no chat template."""
+    template = getattr(tokenizer, "chat_template", None)
+    if template is None:
+        raise UserError(
+            "the tokenizer has no chat template; set data.task.template to one of "
+            f"{', '.join(names())}, or data.task.template_file"
+        )
+    return _renderer(template, tokenizer)
+
+
+@lru_cache(maxsize=8)
+def _renderer(template: ChatTemplate, tokenizer: Any) -> Renderer:
+    return Renderer(template, tokenizer)
+
+
+def word_f1(predicted: str, reference: str) -> float:
+    """F1 over the words of two texts; 1 where both have none."""
+    a, b = Counter(predicted.split()), Counter(reference.split())
+    total = a.total() + b.total()
+    return 2 * (a & b).total() / total if total else 1.0
+
+
+def conversation_of(value: Any, column: str) -> list[Message]:
+    """The messages of a column. Raises `UserError` for one that is not a conversation."""
+    if not isinstance(value, list) or not value:
+        raise UserError(
+            f"column {column!r} holds no list of messages; give "
+            '[{"role": "user", "content": "..."}, ...]'
+        )
+    for number, message in enumerate(value):
+        _check_message(message, number, f"column {column!r}: message {number}")
+    _check_order(value, column)
+    return value
+
+
+def _check_message(message: Any, number: int, here: str) -> None:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise UserError(f"{here} has no role; give it one of {', '.join(ROLES)}")
+    content = message.get("content")
+    if isinstance(content, list):
+        for part in content:
+            if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+                raise UserError(
+                    f"{here} has a part of type {kind}; only parts of text can be learnt, remove it"
+                )
+            _check_weight(part, here)
+    elif content is None:
+        if not message.get("tool_calls"):
+            raise UserError(
+                f"{here} ({message['role']}) has no content; give it some, or remove it"
+            )
+    elif not isinstance(content, str):
+        raise UserError(f"{here}: its content is a {type(content).__name__}; give a text")
+    _check_weight(message, here)
+
+
+def _check_weight(own: Mapping[str, Any], here: str) -> None:
+    weight = own.get("weight")
+    number = isinstance(weight, int | float) and 0 <= weight < float("inf")
+    if weight is not None and not number:
+        raise UserError(f"{here} has the weight {weight!r}; give a number >= 0")
+
+
+def _check_order(messages: Sequence[Mapping[str, Any]], column: str) -> None:
+    """Roles that cannot follow each other; a template may ask for more."""
+    for number, message in enumerate(messages):
+        before = messages[number - 1]["role"] if number else None
+        if message["role"] == "system" and number:
+            problem = "is a system message and not the first"
+        elif message["role"] == "tool" and before not in ("assistant", "tool"):
+            problem = f"is a tool's and follows {before or 'nothing'}, not an assistant's call"
+        else:
+            continue
+        raise UserError(
+            f"column {column!r}: message {number} {problem}; correct the order of roles"
+        )
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The content of a message as one text."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def as_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Messages as the text that the prompt format `chat` reads: JSON."""
+    kept = [{key: value for key, value in m.items() if key not in OWN} for m in messages]
+    return json.dumps(kept, ensure_ascii=False)
