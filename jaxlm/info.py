@@ -20,7 +20,7 @@ from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import read_record
 from jaxlm.runs.trackers import extent
 from jaxlm.training.build import learner_class
-from jaxlm.training.session import one_device_program
+from jaxlm.training.loading import one_device_program
 
 Found = dict[str, Any]
 

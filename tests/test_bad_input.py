@@ -17,7 +17,7 @@ from jaxlm.cli import main
 from jaxlm.core.config import UserError
 from jaxlm.run import load_saved
 from jaxlm.runs.folder import RunDir
-from jaxlm.training.session import check_same_run
+from jaxlm.training.changes import check_same_run
 
 ROOT = Path(__file__).parents[1]
 TRANSFORMER = str(ROOT / "configs/smoke/transformer.yaml")

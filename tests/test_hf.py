@@ -40,8 +40,8 @@ from jaxlm.models.families.shared.table import read_params, write_tensors
 from jaxlm.models.presets import Preset, render
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.run import load_run, load_saved
+from jaxlm.training.loading import load_trained, one_device_program
 from jaxlm.training.program import make_program
-from jaxlm.training.session import load_trained, one_device_program
 from tests.golden_families import load_case
 from tests.models.parity import batch_of, computed, known, real_of
 

@@ -27,7 +27,7 @@ from jaxlm.nn.heads.scalar import Scalar
 from jaxlm.nn.heads.span import Span
 from jaxlm.nn.heads.tag import Tag
 from jaxlm.run import load_saved
-from jaxlm.training.session import load_trained
+from jaxlm.training.loading import load_trained
 from tests.golden_families import FIXTURES, Case, load_case
 from tests.test_hf import ONE, SMOKE, assert_same_bytes, load_all, quiet, write_model
 

@@ -186,7 +186,7 @@ def changed(run: Path, case: golden.Case, folder: Path) -> np.ndarray:
     from jaxlm.hf.peft.exporting import write_adapter
     from jaxlm.hf.peft.layout import imported_class, layout_of
     from jaxlm.runs.folder import RunDir
-    from jaxlm.training.session import load_trained
+    from jaxlm.training.loading import load_trained
     from tests.adapters.test_peft import logits_of
 
     config, program, params, _ = load_trained(str(run), report=lambda _: None)

@@ -19,7 +19,7 @@ from jaxlm.runs.files import folder_problems
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.log import logging_to
 from jaxlm.runs.stopwatch import Stopwatch
-from jaxlm.training import session as sessions
+from jaxlm.training import changes, started
 from jaxlm.training.compatibility import check_schedule
 from jaxlm.training.outcome import Outcome, finished
 from jaxlm.training.session import Session
@@ -68,25 +68,25 @@ def open_run(
     if must_exist:
         saved_config(run.path)
     check_schedule(resolved.config, resolved.marks, None)
-    sessions.check_trainable(run)
-    sessions.check_checkpoints(run)
+    started.check_trainable(run)
+    started.check_checkpoints(run)
     stack.enter_context(run.lock(jax.process_index()))
     watch = Stopwatch.load(run.path)
     stack.enter_context(logging_to(run, first))
     signals = stack.enter_context(Signals())
     try:
         with watch("setup"):
-            if first and sessions.has_started(run):
+            if first and started.has_started(run):
                 for problem in folder_problems(run):
                     log.warning("%s", problem)
             if must_exist:
-                sessions.check_changes(run, resolved.config)
+                changes.check_changes(run, resolved.config)
                 ended = finished(run, resolved.config)
                 if ended is not None:
                     return ended
             session = Session.open(resolved.config, report=log.info, marks=resolved.marks)
             if not must_exist:
-                sessions.check_same_run(run, session.config)
+                changes.check_same_run(run, session.config)
                 ended = finished(run, session.config)
                 if ended is not None:
                     return ended

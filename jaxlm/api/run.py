@@ -25,8 +25,9 @@ from jaxlm.generate import Generator, Sampling, Writer
 from jaxlm.run import RunConfig, load_saved, saved_config
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.trackers import read_metrics
+from jaxlm.training.loading import load_trained
 from jaxlm.training.program import Program
-from jaxlm.training.session import load_trained, saved_tokenizer
+from jaxlm.training.started import saved_tokenizer
 
 log = logging.getLogger("jaxlm")
 

@@ -100,7 +100,8 @@ def command(
     from jaxlm.run import load_saved
     from jaxlm.runs.files import data_manifest
     from jaxlm.runs.folder import RunDir
-    from jaxlm.training.session import load_trained, saved_tokenizer
+    from jaxlm.training.loading import load_trained
+    from jaxlm.training.started import saved_tokenizer
 
     sampling = _sampling(draft=draft, num_drafts=num_drafts, **drawing)
     config = load_saved(run_dir, overrides).config
@@ -184,7 +185,8 @@ def _drafting(
     from jaxlm.generate.speculative import SpeculativeGenerator
     from jaxlm.run import saved_config
     from jaxlm.runs.folder import RunDir
-    from jaxlm.training.session import load_trained, saved_tokenizer
+    from jaxlm.training.loading import load_trained
+    from jaxlm.training.started import saved_tokenizer
 
     folder = saved_config(draft).parent
     if saved_tokenizer(RunDir(folder)).fingerprint() != tokenizer.fingerprint():

@@ -17,15 +17,10 @@ from jaxlm.evals.predictions import imported_task, marked
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.files import read_own
 from jaxlm.runs.folder import RunDir
-from jaxlm.training.session import (
-    Session,
-    cache_dir,
-    check_measured_data,
-    check_writable,
-    load_trained,
-    prepare_data,
-    saved_tokenizer,
-)
+from jaxlm.training.loading import load_trained
+from jaxlm.training.records import check_measured_data
+from jaxlm.training.session import Session, cache_dir, check_writable, prepare_data
+from jaxlm.training.started import saved_tokenizer
 
 
 def evaluate_run(

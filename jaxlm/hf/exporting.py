@@ -38,12 +38,8 @@ from jaxlm.models.families.shared.table import tensor_shapes, write_tensors
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.base import params_part
-from jaxlm.training.session import (
-    lacks_tokenizer,
-    load_trained,
-    program_on_one_device,
-    saved_tokenizer,
-)
+from jaxlm.training.loading import load_trained, program_on_one_device
+from jaxlm.training.started import lacks_tokenizer, saved_tokenizer
 
 MAX_BYTES = 5 * 10**9
 

@@ -45,8 +45,10 @@ from jaxlm.run import RunConfig, trajectory
 from jaxlm.runs.environment import environment
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import IDENTITY, Identity, Record, kept_files
+from jaxlm.training.build import program_of
+from jaxlm.training.loading import program_on_one_device
 from jaxlm.training.program import Program
-from jaxlm.training.session import program_of, program_on_one_device, use_compilation_cache
+from jaxlm.training.session import use_compilation_cache
 
 CHUNK_BYTES = 64 << 20  # on the host at a time; less where the files are small
 CONFIGS = ("config.json", "generation_config.json")

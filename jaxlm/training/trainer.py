@@ -33,8 +33,7 @@ from jaxlm.runs.progress import Progress
 from jaxlm.runs.records import Records
 from jaxlm.runs.stopwatch import Stopwatch
 from jaxlm.runs.trackers import MetricsWriter
-from jaxlm.training import saved_step
-from jaxlm.training import session as sessions
+from jaxlm.training import changes, records, restoring, saved_step
 from jaxlm.training.callbacks.bad_steps import go_back, suspects, unsaved_streak
 from jaxlm.training.callbacks.standard import Standard
 from jaxlm.training.compiler import options_for
@@ -170,19 +169,19 @@ class Trainer:
             latest = run.saver.latest()
             data = json.loads(run.saver.read_file(latest, "data.json")) if latest else {}
             if self.legs == 1:
-                run.record = sessions.record_of(
+                run.record = records.record_of(
                     run.run_dir, session, latest, accept_data=self.accept_data
                 )
                 run.skips = list(data.get("skipped", ()))
                 if latest is not None and run.run_dir.config.is_file():
-                    self.changed = sessions.changes(run.run_dir, session.config)
-            run.state, run.step = sessions.find_state(session, run.saver, latest)
+                    self.changed = changes.changes(run.run_dir, session.config)
+            run.state, run.step = restoring.find_state(session, run.saver, latest)
             run.record = run.record.with_frozen(run.learner.origins)
         # Its step was applied, or it would not have been saved: the weights before it are good.
         run.saver.trusted = run.step - suspects(run)
         run.records.run_id = run.record.identity.run_id
         if run.first:  # not before: a config that cannot continue must not take the run over
-            sessions.write_run_files(run.run_dir, session, self.marks, run.record)
+            records.write_run_files(run.run_dir, session, self.marks, run.record)
         run.history = History(data.get("history"))
         stop = data.get("stop") or {}
         run.request = run.stopping = stop["reason"] if stop.get("of") == run.total else ""

@@ -19,7 +19,7 @@ from jaxlm.hf.peft import export_adapter, import_adapter
 from jaxlm.hf.peft.modules import Factors, joined
 from jaxlm.hf.peft.settings import compact
 from jaxlm.hf.stored import open_file
-from jaxlm.training.session import load_trained
+from jaxlm.training.loading import load_trained
 from tests.golden_families import FIXTURES, load_case
 from tests.test_hf import ONE, quiet, write_model
 

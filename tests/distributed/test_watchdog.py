@@ -19,8 +19,7 @@ from jaxlm.core.exit_codes import DONE, HUNG, NOT_FINITE
 from jaxlm.distributed import watchdog
 from jaxlm.distributed.watchdog import Watchdog
 from jaxlm.generate import generator
-from jaxlm.training import context, trainer
-from jaxlm.training import session as sessions
+from jaxlm.training import context, restoring, trainer
 from jaxlm.training.outcome import Outcome
 from jaxlm.training.program import Program
 from tests import tiny
@@ -193,13 +192,13 @@ class Hang:
 
     def in_the_start(self, monkeypatch: pytest.MonkeyPatch) -> str:
         """The search for a state to go on from, such as a restore that waits for a store."""
-        find = sessions.find_state
+        find = restoring.find_state
 
         def hang(*arguments: Any) -> Any:
             self.a_call_that_hangs()
             return find(*arguments)
 
-        monkeypatch.setattr(sessions, "find_state", hang)
+        monkeypatch.setattr(restoring, "find_state", hang)
         monkeypatch.setattr(trainer, "PATIENCE", 2)
         return "no start ended in 6 seconds (2 times train.hang_timeout): the process hangs"
 

@@ -28,7 +28,7 @@ from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import family_of, family_of_architecture
 from jaxlm.models.families.shared.table import locate, tensor_shapes, write_tensors
 from jaxlm.nn.params import split
-from jaxlm.training.session import load_trained
+from jaxlm.training.loading import load_trained
 from tests.golden_nn import assert_close, load
 from tests.models.parity import (
     again,

@@ -21,8 +21,9 @@ from jaxlm.run import load_run, load_saved
 from jaxlm.runs.checkpoints import committed_steps
 from jaxlm.runs.trackers import read_metrics
 from jaxlm.training import rollback
+from jaxlm.training.loading import load_trained
 from jaxlm.training.outcome import Outcome
-from jaxlm.training.session import Session, load_trained
+from jaxlm.training.session import Session
 from tests import tiny
 from tests.hooks import At, terminate
 

@@ -23,7 +23,7 @@ from jaxlm.core.tree import flatten
 from jaxlm.hf.exporting import export_run
 from jaxlm.info import describe_run, render
 from jaxlm.run import load_saved
-from jaxlm.training.session import load_trained
+from jaxlm.training.loading import load_trained
 from tests import tiny
 from tests.programs import run_programs
 

@@ -23,7 +23,7 @@ from jaxlm.objectives.base import Loss
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.counting import Counting, Tables
 from jaxlm.run import RunConfig, load_saved
-from jaxlm.training.session import load_trained
+from jaxlm.training.loading import load_trained
 from tests import tiny
 
 FIRST_ROWS = 8

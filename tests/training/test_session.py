@@ -21,7 +21,9 @@ from jaxlm.run import load_run, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training import room
 from jaxlm.training import session as sessions
-from jaxlm.training.session import Session, find_state, load_trained
+from jaxlm.training.loading import load_trained
+from jaxlm.training.restoring import find_state
+from jaxlm.training.session import Session
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -235,7 +237,7 @@ def test_what_does_not_fit_is_found_as_soon_as_it_can_be(
         return prepare(config, report)
 
     monkeypatch.setattr(sessions, "prepare_data", counting)
-    monkeypatch.setattr(sessions, "program_of", lambda *_: pytest.fail("the program is built"))
+    monkeypatch.setattr(sessions, "learner_of", lambda *_: pytest.fail("the program is built"))
     path = tmp_path / "run.yaml"
     smoke = Path(__file__).parents[2] / "configs/smoke/transformer.yaml"
     path.write_text(

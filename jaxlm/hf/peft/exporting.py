@@ -36,8 +36,8 @@ from jaxlm.models.families.shared.table import write_tensors
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.base import origin
+from jaxlm.training.loading import load_trained, program_on_one_device
 from jaxlm.training.program import Program
-from jaxlm.training.session import load_trained, program_on_one_device
 
 PREFIX = "base_model.model."
 TASK_TYPES = {  # the end of a class's name

@@ -44,8 +44,9 @@ from jaxlm.runs.environment import environment
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import IDENTITY, Identity, Record, kept_files
 from jaxlm.training import base as bases
+from jaxlm.training.build import program_of
 from jaxlm.training.program import Program
-from jaxlm.training.session import lacks_tokenizer, program_of, saved_tokenizer
+from jaxlm.training.started import lacks_tokenizer, saved_tokenizer
 
 PREFIX = "base_model.model."
 Arrays = Mapping[str, Any]

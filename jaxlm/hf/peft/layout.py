@@ -24,8 +24,8 @@ from jaxlm.nn.dense import Adaptable
 from jaxlm.nn.embed import Embedding
 from jaxlm.run import RunConfig
 from jaxlm.runs.folder import RunDir
+from jaxlm.training.loading import program_on_one_device
 from jaxlm.training.program import Program
-from jaxlm.training.session import program_on_one_device
 
 
 @dataclass(frozen=True)
