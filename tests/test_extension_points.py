@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import pytest
 import tiny
 import yaml
 from commands import Commands, result, use_environment
 
+from jaxlm import api
 from jaxlm.cli import main
 from jaxlm.core.config import UserError
 from jaxlm.objectives.causal_lm import CausalLM
@@ -256,6 +258,7 @@ logging: {{tensorboard: false}}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a user, with an installed package that names two of its parts."""
     here = tmp_path_factory.mktemp("own")
+    assert jax.device_count() == 8  # those of this process, before its environment changes
     (here / "toys.py").write_text(TOYS)
     (here / "own.yaml").write_text(OWN)
     (here / "counted.yaml").write_text(COUNTED)
@@ -325,6 +328,13 @@ def test_what_the_parts_measure_is_logged_and_reported(run: Path) -> None:
         assert {"eval/norm/size", "eval/doubled", "final/norm/size"} <= keys
         assert result(run)["final"]["eval/norm/size"] > 0
         assert "doubled" in page and "norm size" in page
+
+
+def test_a_run_of_one_device_is_measured_on_eight(run: Path) -> None:
+    """The frozen parameters are drawn again on another mesh, to the bit."""
+    found = api.load(run)
+    assert found.evaluate()["eval/loss"] == pytest.approx(result(run)["final"]["eval/loss"], 1e-5)
+    assert found.program.mesh.size == 8
 
 
 def test_the_verbs_use_parts_of_ones_own(run: Path, commands: Commands) -> None:
