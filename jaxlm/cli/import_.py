@@ -8,7 +8,7 @@ from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import PATH, Choice
 from jaxlm.cli.shared.verb import USING, verb
-from jaxlm.core.config import UserError
+from jaxlm.core.errors import UserError
 
 
 @verb(
