@@ -154,9 +154,9 @@ def check(name: str) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_model(folder / "model", case.config, case.weights())
-        words = ("mesh.data=1", "mesh.num_devices=1", "model.dtype=float32")
-        run = folder / "run"
-        import_adapter(FIXTURES / name, folder / "model", run, words, report=said.append)
+        words, run = ("mesh.data=1", "mesh.num_devices=1"), folder / "run"
+        peft_folder, model = FIXTURES / name, folder / "model"
+        import_adapter(peft_folder, model, run, words, dtype="float32", report=said.append)
         export_adapter(run, folder / "out", report=said.append)
         errors = [logit_error(name, folder / "out", case.arrays["logits"])]
         want = changed(run, case, folder / "changed")

@@ -71,6 +71,7 @@ def command(
         if base is None:
             line = import_model(Path(folder), Path(out), words, dtype=dtype, report=say)
         else:
-            words += [f"model.dtype={dtype}"] if dtype else []
-            line = import_adapter(Path(folder), Path(base), Path(out), words, report=say)
+            line = import_adapter(
+                Path(folder), Path(base), Path(out), words, dtype=dtype, report=say
+            )
     print(line)

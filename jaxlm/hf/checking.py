@@ -28,10 +28,10 @@ BOUNDS = {"float64": 1e-4, "float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 ROWS, LENGTH = 2, 32
 
 
-def in_float32(model: ModelConfig) -> tuple[str, ...]:
-    """Overrides of a run's config by which its model computes in float32."""
-    encoder = ("model.encoder.dtype=float32",) if model.encodes else ()
-    return "model.dtype=float32", *encoder
+def computing_in(dtype: str, model: ModelConfig) -> tuple[str, ...]:
+    """Overrides of a run's config by which its model computes in a dtype."""
+    encoder = (f"model.encoder.dtype={dtype}",) if model.encodes else ()
+    return f"model.dtype={dtype}", *encoder
 
 
 def outputs(program: Program, params: Any) -> np.ndarray:

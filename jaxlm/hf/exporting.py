@@ -24,7 +24,7 @@ from jaxlm.core.config import UserError, type_name
 from jaxlm.core.files import read_sealed, write_atomic
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.core.types import ModelConfig
-from jaxlm.hf.checking import CHECK, NOTE, check_outputs, in_float32, outputs
+from jaxlm.hf.checking import CHECK, NOTE, check_outputs, computing_in, outputs
 from jaxlm.hf.config_files import Contents, config_files
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.importing import read_model
@@ -177,14 +177,17 @@ def _checked(
     """The folder read back, and its logits against those of the run, with its adapter apart."""
     config, program, params, _ = load_trained(
         str(run_dir),
-        overrides=(*overrides, *in_float32(load_saved(run_dir, overrides).config.model)),
+        overrides=(
+            *overrides,
+            *computing_in("float32", load_saved(run_dir, overrides).config.model),
+        ),
         step=step,
         mesh=program_on_one_device(load_saved(run_dir, overrides).config).mesh,
         report=lambda line: None,
     )
     want = outputs(program, params)
     del params
-    words = in_float32(config.model)
+    words = computing_in("float32", config.model)
     return check_outputs(str(folder), want, outputs(*read_model(folder, words)), dtype, report)
 
 

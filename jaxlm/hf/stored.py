@@ -97,7 +97,7 @@ class Stored:
 
 
 def open_file(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of one file, in their dtypes. Raises `UserError` where it is none, or damaged."""
+    """All tensors of one file, in their dtypes. Raises `UserError` if it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path}: is missing; pickles (.bin) are not read, save it as safetensors")
     with _opened(path) as file:

@@ -23,7 +23,7 @@ from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.core.files import read_sealed, write_atomic
 from jaxlm.core.tree import flatten
-from jaxlm.hf.checking import CHECK, NOTE, check_outputs, in_float32, outputs
+from jaxlm.hf.checking import CHECK, NOTE, check_outputs, computing_in, outputs
 from jaxlm.hf.exporting import family_for
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.peft.importing import read_adapter
@@ -75,7 +75,7 @@ def export_adapter(
         has = "no adapter" if adapter is None else f"the adapter {type_name(type(adapter))}"
         raise UserError(f"{run}: has {has}, but PEFT's files hold lora and dora; use `export hf`")
     mesh = program_on_one_device(config).mesh
-    words = (*overrides, *in_float32(config.model))
+    words = (*overrides, *computing_in("float32", config.model))
     config, program, params, step = load_trained(
         str(run_dir), overrides=words, step=step, mesh=mesh, report=report
     )

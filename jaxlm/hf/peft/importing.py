@@ -30,7 +30,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.errors import few
 from jaxlm.core.files import write_atomic, write_sealed
 from jaxlm.core.tree import flatten, unflatten
-from jaxlm.hf.checking import NOTE
+from jaxlm.hf.checking import NOTE, computing_in
 from jaxlm.hf.exporting import family_for
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.importing import import_model
@@ -66,20 +66,25 @@ def import_adapter(
     out: Path,
     overrides: Iterable[str] = (),
     *,
+    dtype: str | None = None,
     report: Callable[[str], None] = print,
 ) -> str:
     """Makes the run `out`, whole or not at all; returns a line that says what it holds.
 
-    base: a run, or a folder in Hugging Face's format. overrides: of the run's config.
+    base: a run, or a folder in Hugging Face's format. overrides: of the run's config. dtype: that
+    of activations and matmuls.
 
     Raises `UserError` where the adapter is not of this base, or has what is not read.
     """
-    settings = read_settings(folder)
+    settings, overrides = read_settings(folder), tuple(overrides)
     if not (base / "config.yaml").exists() and (base / "config.json").exists():
         run = out.with_name(f"{out.name}-base")
-        report(import_model(base, run, overrides, report=report))
+        report(import_model(base, run, overrides, dtype=dtype, report=report))
         base = run
     source = load_saved(base, overrides).config
+    if dtype is not None:
+        words = computing_in(dtype, source.model)
+        source = load_saved(base, (*overrides, *words)).config
     plain = _without_training(source, base, out)
     program = program_of(plain, plain.mesh.build())
     reader = CheckpointReader(RunDir(base).checkpoints, report=report)
