@@ -47,10 +47,10 @@ class Rendering:
     weights: np.ndarray
     written: list[Span] = field(default_factory=list)  # the contents, in order
 
-    def author(self, place: int) -> str:
-        """The role whose message has the character at `place`; "template": the template's own."""
-        inside = place < len(self.text) and self.contents[place]
-        return self.roles[self.messages[place]] if inside else "template"
+    def author(self, start: int, end: int) -> str:
+        """The role whose message has one of these characters; "template": they are its own."""
+        own = np.flatnonzero(self.contents[start:end])
+        return self.roles[self.messages[start + own[0]]] if len(own) else "template"
 
 
 class Renderer:

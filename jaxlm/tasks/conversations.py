@@ -103,7 +103,7 @@ class Conversations(Task, abstract=True):
     def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
         rendering = self.rendering(record, tokenizer)
         _, spans = tokenise(tokenizer, rendering.text, rendering.written)
-        return [rendering.author(start) for start, _ in spans]
+        return [rendering.author(start, end) for start, end in spans]
 
     def _untrained(self, record: Record) -> str:
         """How to get something trained in a record."""

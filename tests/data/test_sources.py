@@ -25,7 +25,7 @@ from jaxlm.data.sources.array_record import ArrayRecord
 from jaxlm.data.sources.base import Document, Source, empty_corpus
 from jaxlm.data.sources.csv import Csv
 from jaxlm.data.sources.jsonl import JsonLines
-from jaxlm.data.sources.package import PackageFiles, _package_members
+from jaxlm.data.sources.package import PackageFiles, package_members
 from jaxlm.data.sources.parquet import Parquet
 from jaxlm.data.sources.stdlib import StandardLibrary
 from jaxlm.data.sources.synthetic import Synthetic
@@ -463,7 +463,7 @@ def test_package_file_errors_name_package_and_file(sdist):  # noqa: F811
     cache = Path(sdist.parent.parent, "cache", "packages", f"bardtexts-1.0-{sha256(sdist)[:12]}")
     cache.mkdir(parents=True)
     (cache / sdist.name).write_bytes(sdist.read_bytes())
-    _package_members.cache_clear()
+    package_members.cache_clear()
     source = PackageFiles(requirement="bardtexts==1.0", sha256=sha256(sdist), files=("a.txt",))
     with pytest.raises(UserError, match=r"bardtexts==1\.0: a\.txt: byte 0xff at offset 0"):
         list(source.documents())

