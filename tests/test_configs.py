@@ -20,12 +20,15 @@ import pytest
 from jaxlm.cli import main
 from jaxlm.core.config import Config, UserError, diff, load, read_yaml, to_yaml
 from jaxlm.core.types import TokenizerConfig
+from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
+from jaxlm.data.sources.jsonl import JsonLines
 from jaxlm.data.sources.synthetic import Synthetic
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import Bytes
 from jaxlm.run import RunConfig, load_run
+from jaxlm.tasks.chat import Chat
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -271,6 +274,8 @@ def shrink(value: Any, labels: tuple[str, ...]) -> Any:
         and not Path(getattr(value, "path", None) or ".").exists()
     ):
         return Bytes()
+    if isinstance(value, RecordData) and isinstance(value.task, Chat):
+        return value.replace(source=dialogues(), seq_len=64)
     if isinstance(value, DataConfig) and hasattr(value, "path"):
         text = TextData(source=Synthetic(), seq_len=value.seq_len, order=value.order)
         return shrink(text, labels)
@@ -284,6 +289,15 @@ def shrink(value: Any, labels: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
         return {key: shrink(item, labels) for key, item in value.items()}
     return value
+
+
+def dialogues() -> Source:
+    """Short conversations, in a file of the working folder."""
+    path = Path("dialogues.jsonl").absolute()
+    messages = [{"role": r, "content": "abc"} for r in ("user", "assistant")]
+    lines = [[{**messages[0], "content": f"a {n}"}, messages[1]] for n in range(24)]
+    path.write_text("".join(json.dumps({"messages": line}) + "\n" for line in lines))
+    return JsonLines(files=(str(path),))
 
 
 def smaller(name: str, value: Any, labels: tuple[str, ...]) -> Any:

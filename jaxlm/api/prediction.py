@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.data.detect import detect
@@ -68,11 +70,23 @@ class Predictor:
     def predictions(self, records: Iterable[Record]) -> Iterator[Prediction]:
         """One dict for each record of `records`, in order."""
         tokenizer, task = self._run.tokenizer, self._task
+        if task.writes:
+            yield from self._written(records)
+            return
         windows = [window for record in records for window in task.windows(record, tokenizer)]
         rows = RecordRows(windows, task, tokenizer, self._rows.spec)
         arrays = self._rows(self._run.params, rows)
         for _, answer in answers(task, tokenizer, windows, arrays):
             yield answer
+
+    def _written(self, records: Iterable[Record]) -> Iterator[Prediction]:
+        """What the model writes after each prompt, greedily, `sample.max_tokens` at most."""
+        most = self._run.config.sample.max_tokens
+        prompts = [self._task.prompt(record) for record in records]
+        for start in range(0, len(prompts), self.batch_size):
+            some = prompts[start : start + self.batch_size]
+            for text in self._run.generate(some, max_tokens=most, temperature=0.0):
+                yield self._task.prediction({"text": np.array(text)})
 
     @cached_property
     def _rows(self) -> RowPredictions:

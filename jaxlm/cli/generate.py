@@ -182,6 +182,7 @@ def _drafting(
     ids: dict[str, Any],
 ) -> tuple[Any, Any]:
     """A generator with a smaller model that guesses ahead, and that model's parameters."""
+    from jaxlm.data.tokenizers.base import ids_sha256
     from jaxlm.generate.speculative import SpeculativeGenerator
     from jaxlm.run import saved_config
     from jaxlm.runs.folder import RunDir
@@ -189,7 +190,7 @@ def _drafting(
     from jaxlm.training.started import saved_tokenizer
 
     folder = saved_config(draft).parent
-    if saved_tokenizer(RunDir(folder)).fingerprint() != tokenizer.fingerprint():
+    if ids_sha256(saved_tokenizer(RunDir(folder))) != ids_sha256(tokenizer):
         raise UserError(
             f"--draft: {draft} has another tokenizer than {run_dir}; "
             "draft with a run of the same tokenizer"

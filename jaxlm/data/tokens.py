@@ -30,6 +30,7 @@ from jaxlm.data.store.prepared import DataConfig, Prepared, Report
 from jaxlm.data.store.split import hash64, held_out
 from jaxlm.data.store.tokens import Documents, TokenStore
 from jaxlm.data.text import measured_splits
+from jaxlm.data.tokenizers.base import ids_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ class TokenData(DataConfig):
 def check_tokenizer(path: str, tokenizer: Tokenizer) -> None:
     """Raises UserError where a store of ours was made with another tokenizer."""
     made_with = TokenStore.open(path).manifest["tokenizer"]
-    if made_with != tokenizer.fingerprint():
+    if made_with not in (tokenizer.fingerprint(), ids_sha256(tokenizer)):
         raise UserError(
             f"{path}: was made with another tokenizer (SHA-256 {made_with[:12]}..., this one has "
             f"{tokenizer.fingerprint()[:12]}...); name that one, or prepare again"

@@ -30,7 +30,7 @@ from jaxlm.hf.folder import new_folder
 from jaxlm.hf.importing import read_model
 from jaxlm.hf.matching import Pieces, named, pieces_of, those_of
 from jaxlm.hf.shards import Header, write_shards
-from jaxlm.hf.vocabularies import FILES, files_of, keep, to_json
+from jaxlm.hf.vocabularies import FILES, files_of, keep, template_files, to_json
 from jaxlm.models.families import family_of
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.shared.head_classes import task_for
@@ -159,7 +159,7 @@ def _tokenizer_files(
     if originals or tokenizer is None:
         if not originals:
             report("the run has no tokenizer, so none is exported")
-        return originals
+        return originals | template_files(tokenizer, originals)
     files = files_of(tokenizer)
     if not files:
         report(f"a {tokenizer.kind} tokenizer has no file in this format; none is exported")

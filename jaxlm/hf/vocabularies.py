@@ -89,11 +89,23 @@ def files_of(tokenizer: Any) -> dict[str, bytes]:
         spaced = tokenizer.adds_space
         named = {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": spaced, **named}
         files = {"tokenizer.model": ours["sentencepiece.model"]}
-    template = tokenizer.chat_template
-    if template is not None:  # the file is what newer versions read, the key what older ones do
-        named["chat_template"] = template.source
-        files[TEMPLATE] = template.source.encode()
-    return files | {"tokenizer_config.json": to_json(named)}
+    files |= {"tokenizer_config.json": to_json(named)}
+    return files | template_files(tokenizer, files)
+
+
+def template_files(tokenizer: Any, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What a tokenizer's chat template changes of its files: chat_template.jinja, which newer
+    versions of transformers read, and the key of tokenizer_config.json, which older ones do.
+    Nothing where the template is that of the files already.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    values = json.loads(files.get("tokenizer_config.json", b"{}"))
+    own = files.get(TEMPLATE, str(values.get("chat_template")).encode())
+    listed = isinstance(values.get("chat_template"), list)  # several by name, as they came
+    if template is None or own == template.source.encode() or (listed and TEMPLATE not in files):
+        return {}
+    named = {**values, "chat_template": template.source}
+    return {TEMPLATE: template.source.encode(), "tokenizer_config.json": to_json(named)}
 
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:

@@ -72,6 +72,8 @@ class Task(Config):
     draws: ClassVar[bool] = False
     # Whether `score` measures what the sums of an objective do not, so that an evaluation asks it.
     scored: ClassVar[bool] = False
+    # Whether an answer is text that the model writes after `prompt`; else an objective predicts it.
+    writes: ClassVar[bool] = False
     # Raise it when `expand` or `length` come to give others for the same records and options.
     version: ClassVar[int] = 1
 

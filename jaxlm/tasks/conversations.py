@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ Message = dict[str, Any]
 @dataclass(frozen=True, kw_only=True)
 class Conversations(Task, abstract=True):
     """Records that a chat template makes one text of."""
+
+    writes: ClassVar[bool] = True
 
     template: str | None = field(
         None, "the chat template, one of jaxlm's by name; null: the tokenizer's own"

@@ -19,6 +19,7 @@ from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.checkpoint.state_io import StateMetadata
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten, select, unflatten
+from jaxlm.data.tokenizers.base import ids_sha256
 from jaxlm.nn.heads.base import is_of_head
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
@@ -69,10 +70,10 @@ def read_pretrained(session: Session) -> tuple[dict[str, Any], int]:
     """
     program, config = session.program, session.config
     source = RunDir(config.init.from_ or "")
-    own = session.prepared.tokenizer.fingerprint()
+    own = ids_sha256(session.prepared.tokenizer)
     if lacks_tokenizer(source):
         log.info("%s has no tokenizer to compare with: its ids are taken as this one's", source)
-    elif saved_tokenizer(source).fingerprint() != own:
+    elif ids_sha256(saved_tokenizer(source)) != own:
         raise UserError(
             f"tokenizer: is not the one that {source} (init.from) was trained with; leave "
             "tokenizer out of the config, and that one is used"

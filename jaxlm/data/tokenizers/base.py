@@ -193,6 +193,12 @@ def offsets_of(pieces: list[bytes], text: str, adds_space: bool = False) -> list
     return found
 
 
+def ids_sha256(tokenizer: Tokenizer) -> str:
+    """The fingerprint without a chat template: equal where texts have equal ids."""
+    bare = getattr(tokenizer, "with_chat_template", None)
+    return (tokenizer if bare is None else bare(None)).fingerprint()
+
+
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer that `save` wrote to `folder`.
 

@@ -1,0 +1,73 @@
+"""A run of conversations: trained packed, resumed, asked, and its template in the folder."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxlm
+from jaxlm.chat.template import named
+from jaxlm.core.config import UserError
+from jaxlm.hf.vocabularies import files_of, template_files
+from tests import tiny
+from tests.chat.test_golden import tokenizer
+
+QUIET = ("eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, shared_programs) -> jaxlm.Run:
+    folder = tmp_path_factory.mktemp("chat")
+    talk = [
+        [{"role": "user", "content": f"say {c}"}, {"role": "assistant", "content": c * 3}]
+        for c in "abcdefgh" * 3
+    ]
+    lines = [json.dumps({"messages": messages}) for messages in talk]
+    (folder / "chats.jsonl").write_text("\n".join(lines) + "\n")
+    settings = (
+        f"data={{type: records, source: {{type: jsonl, files: {folder}/chats.jsonl}}}}",
+        "data.task={type: chat, template: plain}",
+        "data.packing=whole",
+        "data.seq_len=96",
+        "data.validation_fraction=0",
+        "sample.max_tokens=6",
+        "train.steps=60",
+        "model.dropout=0",
+        "logging.tensorboard=false",
+    )
+    config = tiny.load("transformer", *QUIET, *settings, f"run_dir={folder}/run").config
+    return jaxlm.train(config)
+
+
+def test_a_run_answers_in_its_template(run) -> None:
+    assert run.tokenizer.chat_template == named("plain")
+    assert (run.path / "tokenizer" / "chat_template.jinja").is_file()
+    prompt = "say c"
+    answer = run.generate(prompt, max_tokens=6, temperature=0.0)
+    talk = json.dumps([{"role": "user", "content": prompt}])
+    assert answer == run.generate(talk, max_tokens=6, temperature=0.0)
+    by_hand = run.generate("User: say c\nAssistant:", chat=False, max_tokens=6, temperature=0.0)
+    assert answer == by_hand != run.generate(prompt, chat=False, max_tokens=6, temperature=0.0)
+    found = run.predict([{"messages": json.loads(talk)}])
+    assert found == [{"text": answer}]
+    with pytest.raises(UserError, match="record 0: column 'messages' holds no list of messages"):
+        run.predict([{"messages": "say c"}])
+
+
+def test_the_loss_falls_on_answers_alone(run) -> None:
+    losses = [line["train/loss"] for line in run.metrics if "train/loss" in line]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_an_export_has_the_template() -> None:
+    own = tokenizer().with_chat_template(named("chatml"))
+    files = files_of(own)
+    assert files["chat_template.jinja"].decode() == named("chatml").source
+    assert json.loads(files["tokenizer_config.json"])["chat_template"] == named("chatml").source
+    assert "chat_template" not in json.loads(files_of(tokenizer())["tokenizer_config.json"])
+    assert template_files(own, files) == {}
+    other = template_files(own.with_chat_template(named("llama3")), files)
+    assert other["chat_template.jinja"].decode() == named("llama3").source
+    assert json.loads(other["tokenizer_config.json"])["eos_token"] == "</s>"
