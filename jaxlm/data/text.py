@@ -21,9 +21,9 @@ import numpy as np
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.types import Tokenizer
-from jaxlm.data.rows.lm_split import language_splits
+from jaxlm.data.rows.lm_split import prepared_text
 from jaxlm.data.sources.base import Source
-from jaxlm.data.store.content import source_files, split_content
+from jaxlm.data.store.content import source_files
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report
 from jaxlm.data.store.records import RecordStore
 from jaxlm.data.store.split import Corpus
@@ -98,31 +98,15 @@ class TextData(DataConfig):
         counts = {
             name: stores.get(name, store).counts(docs.index) for name, docs in documents.items()
         }
-        splits = language_splits(
-            documents,
-            counts,
-            seq_len=self.seq_len,
-            order=self.order,
-            packing=self.packing,
-            pad_id=tokenizer.pad_id,
-        )
-        manifest = {
-            "tokenizer": tokenizer.fingerprint(),
-            "stores": {name: store_facts(s) for name, s in stores.items()},
-            "splits": {name: split.counts for name, split in splits.items()},
-            "content": {
-                name: split_content(
-                    docs,
-                    stores.get(name, store).manifest["files"]["tokens.bin"]["sha256"],
-                    files.get(name, files["train"]),
-                )
-                for name, docs in documents.items()
-            },
+        origins = {
+            name: (
+                stores.get(name, store).manifest["files"]["tokens.bin"]["sha256"],
+                files.get(name, files["train"]),
+            )
+            for name in documents
         }
-        spec = self.row_spec(tokenizer.pad_id)
-        return Prepared(
-            tokenizer, splits, manifest, self.seq_len, spec, consecutive=self.consecutive
-        )
+        facts = {name: store_facts(s) for name, s in stores.items()}
+        return prepared_text(self, tokenizer, documents, counts, origins, stores=facts)
 
     def measured(
         self,
@@ -144,16 +128,8 @@ def measured_splits(
     )
     store = prepare_store({"validation": source}, tokenizer, options, cache_dir, report=report)
     documents: dict[str, Documents] = {"validation": store.documents()}
-    splits = language_splits(
-        documents,
-        {"validation": store.counts(documents["validation"].index)},
-        seq_len=data.seq_len,
-        order=data.order,
-        packing=data.packing,
-        pad_id=tokenizer.pad_id,
-    )
-    spec = data.row_spec(tokenizer.pad_id)
-    return Prepared(tokenizer, splits, {}, data.seq_len, spec, consecutive=data.consecutive)
+    counts = {"validation": store.counts(documents["validation"].index)}
+    return prepared_text(data, tokenizer, documents, counts, None)
 
 
 def store_facts(store: TokenStore | RecordStore) -> dict[str, Any]:

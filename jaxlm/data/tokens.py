@@ -22,9 +22,8 @@ import numpy as np
 from jaxlm.core.config import REQUIRED, UserError, field
 from jaxlm.core.files import file_sha256
 from jaxlm.core.types import Tokenizer
-from jaxlm.data.rows.lm_split import language_splits
+from jaxlm.data.rows.lm_split import prepared_text
 from jaxlm.data.sources.base import Source
-from jaxlm.data.store.content import split_content
 from jaxlm.data.store.foreign import id_range, read_megatron, read_nanogpt
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report
 from jaxlm.data.store.split import hash64, held_out
@@ -97,27 +96,14 @@ class TokenData(DataConfig):
             )
             documents = {"train": both.select(~out), "validation": both.select(out)}
         counts = {n: {"documents": len(d), "tokens": d.num_tokens} for n, d in documents.items()}
-        splits = language_splits(
+        return prepared_text(
+            self,
+            tokenizer,
             documents,
             counts,
-            seq_len=self.seq_len,
-            order=self.order,
-            packing=self.packing,
-            pad_id=tokenizer.pad_id,
-        )
-        manifest = {
-            "begins_with_bos": begins_with(documents["train"], tokenizer.bos_id),
-            "tokenizer": tokenizer.fingerprint(),
-            "files": facts,
-            "splits": {name: split.counts for name, split in splits.items()},
-            "content": {
-                name: split_content(docs, facts.get(name, facts["train"])["sha256"], {})
-                for name, docs in documents.items()
-            },
-        }
-        spec = self.row_spec(tokenizer.pad_id)
-        return Prepared(
-            tokenizer, splits, manifest, self.seq_len, spec, consecutive=self.consecutive
+            {name: (facts.get(name, facts["train"])["sha256"], {}) for name in documents},
+            files=facts,
+            begins_with_bos=begins_with(documents["train"], tokenizer.bos_id),
         )
 
     def measured(

@@ -4,16 +4,18 @@ asks for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.core.types import RowDataset
+from jaxlm.core.types import RowDataset, Tokenizer
 from jaxlm.data.rows.order import FiniteRows, InOrder, Shuffled
 from jaxlm.data.rows.packing import PackedRows
 from jaxlm.data.rows.windows import Lanes, Windows
-from jaxlm.data.store.prepared import Split
+from jaxlm.data.store.content import split_content
+from jaxlm.data.store.prepared import Prepared, Split
 from jaxlm.data.store.tokens import Documents
 
 
@@ -76,8 +78,8 @@ def check_length(split: str, documents: Documents, seq_len: int) -> None:
 
 
 def language_splits(
-    documents: dict[str, Documents],
-    counts: dict[str, dict[str, Any]],
+    documents: Mapping[str, Documents],
+    counts: Mapping[str, dict[str, Any]],
     *,
     seq_len: int,
     order: str,
@@ -95,3 +97,38 @@ def language_splits(
             chosen, seq_len, "in_order" if in_order else order, packing, pad_id, counts[name]
         )
     return splits
+
+
+def prepared_text(
+    data: Any,
+    tokenizer: Tokenizer,
+    documents: Mapping[str, Documents],
+    text_counts: Mapping[str, dict[str, Any]],
+    origins: Mapping[str, tuple[str, Mapping[str, str]]] | None,
+    **facts: Any,
+) -> Prepared:
+    """The splits {name: documents} in the rows that a dataset's `seq_len`, `order` and `packing`
+    ask for, with a manifest of the `facts`, the counts and the content.
+
+    origins: {split: (SHA-256 of the token file, {source file: SHA-256})}; None: no manifest.
+    """
+    splits = language_splits(
+        documents,
+        text_counts,
+        seq_len=data.seq_len,
+        order=data.order,
+        packing=data.packing,
+        pad_id=tokenizer.pad_id,
+    )
+    manifest: dict[str, Any] = {}
+    if origins is not None:
+        manifest = {
+            **facts,
+            "tokenizer": tokenizer.fingerprint(),
+            "splits": {name: split.counts for name, split in splits.items()},
+            "content": {
+                name: split_content(docs, *origins[name]) for name, docs in documents.items()
+            },
+        }
+    spec = data.row_spec(tokenizer.pad_id)
+    return Prepared(tokenizer, splits, manifest, data.seq_len, spec, consecutive=data.consecutive)
