@@ -129,7 +129,8 @@ class RecordData(DataConfig):
         self, tokenizer: Tokenizer, cache_dir: Path, *, workers: int = 0, report: Report = print
     ) -> Prepared:
         def stored(source: Source) -> RecordStore:
-            return prepare_records(
+            found = source.recognised(self.task.columns)
+            store = prepare_records(
                 {"source": source},
                 self._task,
                 tokenizer,
@@ -137,6 +138,10 @@ class RecordData(DataConfig):
                 workers=workers,
                 report=report,
             )
+            if found:
+                name, number = type_name(type(self.task)), store.manifest["records"]
+                report(f"{found}, {number:,} records -> {name}")
+            return store
 
         stores, sources = {"train": stored(self.source)}, {"train": self.source}
         hashes = np.array(stores["train"].arrays["identity_hashes"])

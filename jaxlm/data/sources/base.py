@@ -133,6 +133,12 @@ class Source(Config):
         identity = [self.reading_version, options, *self.contents()]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
+    def recognised(self, columns: Sequence[str]) -> str:
+        """What was found out about the files in order to read these columns, as a line for the
+        user; "" for a source that is told everything. Raises `UserError` where they cannot be read.
+        """
+        return ""
+
     def describe(self) -> str:
         """What an error calls this source: "text source books/*.txt"."""
         files = ", ".join(getattr(self, "files", ()))

@@ -1,0 +1,144 @@
+"""Files of one format as a file of another.
+
+    convert(Files(files=("alpaca.json",)), format_called("openai"), Path("chat.jsonl"))
+
+Records are read and written one at a time. What the other format has no place for is an error, so
+that nothing is lost: converted back, the records are equal.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from jaxlm.core.config import UserError, type_name
+from jaxlm.core.errors import few
+from jaxlm.core.files import disk_errors
+from jaxlm.data.formats.base import OPTIONAL, Format, Record
+from jaxlm.data.sources.base import empty_corpus
+from jaxlm.data.sources.compressed import uncompressed_name
+from jaxlm.data.sources.files import Files
+
+PACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+ROWS = (".jsonl", ".json", ".csv", ".tsv")
+LOST = {column for columns in OPTIONAL.values() for column in columns} - {"title"}
+
+
+def convert(source: Files, to: Format, out: Path) -> int:
+    """Writes the records of a source to a file, by whose ending it is JSON lines, JSON, CSV or TSV,
+    for a format of rows; .gz, .bz2 and .xz are packed. Returns their number.
+    """
+    records = _counted(checked(_records(source, to), to), counts := Counter[str]())
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors(out), _open(temporary, out.name) as file:
+            for piece in pieces(to, records, Path(uncompressed_name(out.name)).suffix):
+                file.write(piece)
+        os.replace(temporary, out)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return counts["records"]
+
+
+def _open(path: Path, name: str) -> IO[str]:
+    ending = name[len(uncompressed_name(name)) :]
+    if ending and ending not in PACKERS:
+        raise UserError(f"--out: {ending} cannot be written; choose one of {few(PACKERS)}")
+    opener = PACKERS.get(ending, open)
+    packed: IO[str] = opener(path, "wt", encoding="utf-8", newline="")
+    return packed
+
+
+def _records(source: Files, to: Format) -> Iterator[tuple[str, Record]]:
+    counts, empty = Counter[str](), True
+    for unit in source.units():
+        for named in source.whole(unit, to.written, counts):
+            empty = False
+            yield named
+    if empty:
+        raise empty_corpus(source, counts)
+
+
+def checked(named: Iterable[tuple[str, Record]], to: Format) -> Iterator[Record]:
+    """The records, where the format has a place for all that they have. Raises `UserError`."""
+    name = type_name(type(to))
+    for place, record in named:
+        for column in [*to.written, *LOST]:
+            if column in to.written and record.get(column) is None and column != "id":
+                raise UserError(
+                    f"{place}: has no {column}, which {name} needs; choose another --to"
+                )
+            if column in LOST - {*to.keeps} and record.get(column) is not None:
+                raise UserError(f"{place}: {name} has no place for {column}; choose another --to")
+        yield record
+
+
+def _counted(records: Iterable[Record], counts: Counter[str]) -> Iterator[Record]:
+    for record in records:
+        counts["records"] += 1
+        yield record
+
+
+def pieces(to: Format, records: Iterable[Record], ending: str) -> Iterator[str]:
+    """The text of a file in pieces."""
+    written = to.write(records)
+    if to.reads == "lines":
+        return (f"{line}\n" for line in written)
+    if ending not in ROWS:
+        raise UserError(f"--out: {ending or 'no ending'}: choose one of {few(ROWS)} for rows")
+    if ending == ".jsonl":
+        return (f"{_json(row)}\n" for row in written)
+    if ending == ".json":
+        return _json_file(to, written)
+    return _table(written, "\t" if ending == ".tsv" else ",")
+
+
+def _json_file(to: Format, rows: Iterable[Any]) -> Iterator[str]:
+    begin, end = "[\n", "\n]\n"
+    if to.head is not None:
+        begin, end = f'{_json(dict(to.head))[:-1]}, "data": [\n', "\n]}\n"
+    yield begin
+    for number, row in enumerate(rows):
+        yield (",\n" if number else "") + _json(row)
+    yield end
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _table(rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[str]:
+    """A header and rows; what is not text or a number is its JSON."""
+    line = _Line()
+    writer = csv.writer(line, delimiter=delimiter, lineterminator="\n")
+    names: list[str] = []
+    for row in rows:
+        if not names:
+            names = [*row]
+            writer.writerow(names)
+            yield line.text
+        if more := [name for name in row if name not in names]:
+            raise UserError(f"rows have other columns ({few(more)}) than the first; choose .jsonl")
+        cells = (row.get(name) for name in names)
+        writer.writerow([_json(c) if isinstance(c, list | dict | bool) else c for c in cells])
+        yield line.text
+
+
+class _Line:
+    """What a `csv.writer` wrote last."""
+
+    text = ""
+
+    def write(self, text: str) -> None:
+        self.text = text

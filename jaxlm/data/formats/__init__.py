@@ -1,0 +1,1 @@
+"""The shapes of the files that users have: one file each, recognised by their columns."""

@@ -1,0 +1,23 @@
+"""One file a text, in a folder that is named as its class: `pos/1.txt`, `neg/1.txt`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxlm.data.formats.base import Fit, Record, Row, RowFormat, Sample, text_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders(RowFormat):
+    """files of text in folders that are named as their classes"""
+
+    task = "classification"
+    needs = ("text", "label")
+
+    def fit(self, sample: Sample) -> Fit:
+        if sample.part == "folders":
+            return Fit(("text", "label"))
+        return Fit((), ("files in one folder for each class",))
+
+    def record(self, row: Row, sample: Sample) -> Record:
+        return {"text": text_of(row, "text", blank=True), "label": row["label"]}

@@ -1,0 +1,169 @@
+"""Which format a file has: found by its columns, or named and checked.
+
+    found = recognise(sample, wanted=("messages",))
+    found.name, found.fit.columns                   # "alpaca", ("instruction", "output", "input")
+
+Of the formats that fit, those count that give the wanted columns. Of these, one that reads only a
+part of another's columns is not meant: prompt and completion, where there is a label too. What can
+give the columns as it is goes before what must be converted.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxlm.core import registry
+from jaxlm.core.config import UserError, type_name
+from jaxlm.core.errors import few
+from jaxlm.data.formats.base import TASKS, Fit, Format, Record, Sample, columns_of
+from jaxlm.data.formats.bridges import BRIDGES, Bridge
+
+KEY = "data.source.format"
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A format, how a file fits it, and what makes another task's columns of its records."""
+
+    format: Format
+    fit: Fit
+    bridge: Bridge | None = None
+    task: str = ""
+
+    @property
+    def name(self) -> str:
+        return type_name(type(self.format)) or type(self.format).__name__
+
+    def __str__(self) -> str:
+        columns = f" ({', '.join(self.fit.columns)})" if self.fit.columns else ""
+        return f"{self.name}{columns}" + (f", {self.fit.note}" if self.fit.note else "")
+
+    def convert(self, record: Record) -> list[Record]:
+        if self.bridge is None:
+            return [record]
+        return [{**record, **made} for made in self.bridge(record)]
+
+
+def all_formats() -> dict[str, Format]:
+    """{name: format with its defaults}: built-in ones, and those of installed packages."""
+    return {name: registry.find(Format, name)() for name in registry.names(Format)}
+
+
+def format_called(name: str) -> Format:
+    """The format of this name, or of a class (package.module:Class). Raises `UserError`."""
+    found = registry.find(Format, name)()
+    assert isinstance(found, Format)
+    return found
+
+
+def recognise(
+    sample: Sample, wanted: Sequence[str] = (), given: Format | None = None
+) -> Recognised:
+    """The format of a file; `wanted` are the columns that its records must have. Raises
+    `UserError` where none fits, or several.
+    """
+    formats = all_formats() if given is None else {_name(given): given}
+    found = {name: (one, one.fit(sample)) for name, one in formats.items()}
+    fitting = {name: fit for name, (_, fit) in found.items() if fit}
+    if not fitting:
+        raise _none_fits(sample, found, given)
+    own = set(sample.columns)
+    ways = {
+        name: way
+        for name in fitting
+        if (way := _way(found[name][0].task, set(wanted) - own)) is not None
+    }
+    if not ways:
+        raise _gives_others(sample, {name: found[name][0].task for name in fitting}, wanted)
+    kept = [name for name in ways if not any(_within(fitting, name, other) for other in ways)]
+    kept = [name for name in kept if ways[name][1] is None] or kept
+    if len(kept) > 1:
+        raise _several(sample, kept, fitting)
+    (name,) = kept
+    task, bridge = ways[name]
+    return Recognised(*found[name], bridge, task)
+
+
+def _name(given: Format) -> str:
+    return type_name(type(given)) or type(given).__name__
+
+
+def _way(task: str, wanted: set[str]) -> tuple[str, Bridge | None] | None:
+    """(task, bridge to it) that gives the wanted columns from a format's records; None: no way."""
+    if wanted <= {*columns_of(task)}:
+        return task, None
+    others = (
+        (to, way)
+        for (of, to), way in BRIDGES.items()
+        if of == task and wanted <= {*columns_of(to), *columns_of(task)}
+    )
+    return next(others, None)
+
+
+def _within(fits: dict[str, Fit], name: str, other: str) -> bool:
+    return {*fits[name].columns} < {*fits[other].columns}
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+
+def seen(sample: Sample) -> str:
+    """What a file has, for an error."""
+    if sample.columns:
+        return f"the columns {few(sample.columns)}"
+    return "lines of text" if sample.lines else "no rows"
+
+
+def _several(sample: Sample, names: Sequence[str], fits: dict[str, Fit]) -> UserError:
+    listed = " and ".join(f"{name} ({', '.join(fits[name].columns)})" for name in names)
+    return UserError(
+        f"{sample.name}: has {seen(sample)}, and the formats {listed} fit; choose one: "
+        f"{KEY}={names[0]}"
+    )
+
+
+def _none_fits(
+    sample: Sample, found: dict[str, tuple[Format, Fit]], given: Format | None
+) -> UserError:
+    if not sample.columns and not sample.lines:
+        return UserError(f"{sample.name}: holds no rows; name a file with some")
+    name = max(found, key=lambda name: _nearness(found[name][1], sample))
+    lacks = few(found[name][1].missing)
+    if given is not None:
+        what = f"is not of the format {name}, which lacks {lacks} here"
+        fix = f"remove {KEY}, or name another one"
+    else:
+        what = f"no format fits; the nearest is {name}, which lacks {lacks}"
+        fix = f"set {KEY}"
+    first = found[name][1].missing[0].partition(" or ")[0]
+    if sample.columns and " " not in first:
+        near = difflib.get_close_matches(first, sample.columns, 1, 0.6) or ["COLUMN"]
+        fix = f"say which column that is, as data.source.columns={{{first}: {near[0]}}}, or {fix}"
+    return UserError(f"{sample.name}: has {seen(sample)}: {what}; {fix}")
+
+
+def _nearness(fit: Fit, sample: Sample) -> float:
+    """How near a file is to a format that does not fit: columns found, less those missing."""
+    near = 0.0
+    for missing in fit.missing:
+        names = missing.split(" or ")
+        close = [difflib.get_close_matches(name, sample.columns, 1, 0.75) for name in names]
+        near += 0.5 if any(close) else -0.5
+    return len(fit.columns) + near
+
+
+def _gives_others(sample: Sample, tasks: dict[str, str], wanted: Sequence[str]) -> UserError:
+    gives = few(f"{name} gives {' and '.join(columns_of(task))}" for name, task in tasks.items())
+    others = sorted(_giving(wanted))
+    fix = f"formats that give them: {few(others)}" if others else "name a file that has them"
+    return UserError(
+        f"{sample.name}: has {seen(sample)}: {gives}, and the task reads {' and '.join(wanted)}; "
+        f"{fix}"
+    )
+
+
+def _giving(wanted: Sequence[str]) -> Iterator[str]:
+    tasks = [task for task in TASKS if {*wanted} <= {*columns_of(task)}]
+    return (name for name, one in all_formats().items() if one.task in tasks)

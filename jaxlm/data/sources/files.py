@@ -1,0 +1,185 @@
+"""Files in the formats that users have, recognised by their columns.
+
+    data:
+      source: {type: files, files: chat.jsonl}
+
+gives records with the columns that the task reads (`jaxlm.data.formats.base` lists them): of JSON,
+JSON lines, CSV, TSV, Parquet and texts, plain or compressed. `format` names the format where it is
+not recognised, `columns` says what the file calls the format's columns.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import few, suggest
+from jaxlm.data.formats.base import Format, Placed, Sample, columns_of
+from jaxlm.data.formats.recognise import Recognised, format_called, recognise
+from jaxlm.data.sources.base import (
+    Document,
+    FileSource,
+    Record,
+    Unit,
+    match_files,
+    validate_text_options,
+)
+from jaxlm.data.sources.formats import check_characters, check_columns
+from jaxlm.data.sources.opened import LINES, Opened, groups
+
+SAMPLED = 200  # rows or lines by which a format is recognised
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(FileSource):
+    """Files of any format, recognised by their columns; `jaxlm parts formats` lists the formats."""
+
+    reading_version = 1
+
+    format: str | Format | None = field(
+        None, "the format of the files, or its name; null: recognised by the columns"
+    )
+    columns: dict[str, str] = field(
+        dict, "what the files call a column: {the format's name for it: the files' name}"
+    )
+    header: tuple[str, ...] = field((), "names of the columns of a CSV without a header line")
+    delimiter: str | None = field(None, "between the cells of a CSV; null: found in its first line")
+    encoding: str = field("utf-8", "of the files; every byte must be valid in it")
+    bad_rows: Literal["error", "skip"] = field(
+        "error", "a row whose values are wrong is an error, or is left out and counted"
+    )
+    answered: bool = field(True, "whether the records have answers; false: those to predict for")
+
+    def validate(self) -> None:
+        validate_text_options(None, self.encoding)
+        check_columns(self.header, "header")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise UserError(f"delimiter {self.delimiter!r}: must be one character")
+        if isinstance(self.format, str):
+            format_called(self.format)
+
+    def units(self) -> list[Unit]:
+        found = groups(match_files(self.files), self.files)
+        return [Unit(name, origin, self) for name, origin in found]
+
+    def recognised(self, columns: Sequence[str]) -> str:
+        """One line: "x.jsonl: alpaca (instruction, output)"; raises as `recognise`."""
+        found = Counter(str(self._recognise(unit, columns)) for unit in self.units())
+        if len(found) == 1:
+            return f"{', '.join(self.files)}: {next(iter(found))}"
+        listed = few(
+            f"{number} {'is' if number == 1 else 'are'} {name}" for name, number in found.items()
+        )
+        return f"{', '.join(self.files)}: {listed}"
+
+    def tasks(self) -> str:
+        """The tasks that the files' records are for, where none is asked for."""
+        return ", ".join(sorted({self._recognise(unit, ()).task for unit in self.units()}))
+
+    def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+        for name, record in self.whole(unit, ("text",), counts):
+            label = record.get("label")
+            yield Document(record["text"], name, label if isinstance(label, str) else None)
+
+    def read_records(
+        self, unit: Unit, columns: Sequence[str], counts: Counter[str]
+    ) -> Iterator[tuple[str, Record]]:
+        for name, record in self.whole(unit, columns, counts):
+            yield name, {column: record[column] for column in columns}
+
+    def whole(
+        self, unit: Unit, columns: Sequence[str], counts: Counter[str]
+    ) -> Iterator[tuple[str, Record]]:
+        """(name, record) of one unit; a record has all that its format gives and its row has, and
+        `columns` among these.
+        """
+        found = self._recognise(unit, columns)
+        optional = dict.fromkeys(columns_of(found.task))
+
+        def failed(error: UserError) -> None:
+            if self.bad_rows == "error":
+                raise error
+            counts["bad rows"] += 1
+
+        opened, sample = Opened(unit.origin, self), self._sample(unit)
+        items = opened.lines() if found.format.reads == LINES else self._renamed(opened.rows())
+        for here, record in found.format.records(items, sample, failed):
+            try:
+                made = [{**optional, **one} for one in found.convert(record)]
+                for one in made:
+                    check_columns_of(one, columns)
+            except UserError as error:
+                failed(UserError(f"{here}: {error}"))
+                continue
+            name = f"{unit.name}{here.removeprefix(opened.where)}"
+            yield from ((name, one) for one in made)
+
+    def _recognise(self, unit: Unit, columns: Sequence[str]) -> Recognised:
+        given = self.format
+        return recognise(
+            self._sample(unit), columns, format_called(given) if isinstance(given, str) else given
+        )
+
+    def _sample(self, unit: Unit) -> Sample:
+        """The beginning of a unit's file."""
+        opened = Opened(unit.origin, self)
+        rows: list[tuple[str, Mapping[str, Any]]] = []
+        if opened.has_rows:
+            try:
+                rows = list(itertools.islice(self._renamed(opened.rows()), SAMPLED))
+            except UserError:
+                if not opened.has_lines:
+                    raise
+        lines = itertools.islice(opened.lines(), SAMPLED) if opened.has_lines else ()
+        in_folders = opened.part == "folders"  # whose rows are made, not read
+        return Sample(
+            name=opened.where,
+            rows=tuple(rows),
+            lines=tuple(line for _, line in lines),
+            columns=()
+            if in_folders
+            else tuple(dict.fromkeys(str(n) for _, row in rows for n in row)),
+            names=opened.names(),
+            part=opened.part,
+            answered=self.answered,
+        )
+
+    def _renamed(self, rows: Iterable[Placed]) -> Iterator[Placed]:
+        """Rows with the format's names of their columns."""
+        if not self.columns:
+            yield from rows
+            return
+        for here, row in rows:
+            known = {name: row[own] for name, own in self.columns.items() if own in row}
+            rest = {name: value for name, value in row.items() if name not in self._own}
+            yield here, {**rest, **known}
+
+    @property
+    def _own(self) -> set[str]:
+        return {*self.columns.values()}
+
+
+def check_columns_of(record: Record, columns: Sequence[str]) -> None:
+    """Raises `UserError` for a column that is missing, and for half of a surrogate pair in one."""
+    for column in columns:
+        if column not in record:
+            raise UserError(f"no column {column!r}; {suggest(column, map(str, record))}")
+        for text in _texts(record[column]):
+            check_characters(text, f"column {column!r}", "holds ")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)

@@ -1,0 +1,544 @@
+"""Formats: files of the shapes that users have, and the records that must come of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxlm.core.config import UserError, parse, to_dict
+from jaxlm.data.convert import checked, convert, pieces
+from jaxlm.data.formats.base import TASKS
+from jaxlm.data.formats.recognise import all_formats, format_called
+from jaxlm.data.formats.tags import in_bio
+from jaxlm.data.sources import compressed
+from jaxlm.data.sources.base import Source
+from jaxlm.data.sources.files import Files
+from jaxlm.data.sources.json_values import json_rows
+from tests.data.formats_cases import (
+    ALPACA,
+    ANSWER,
+    CASES,
+    HUMAN,
+    PARIS,
+    WHERE,
+    Case,
+    jsonl,
+    question,
+    said,
+    spans,
+    squad,
+)
+
+
+def source_of(folder: Path, files: dict[str, str], **options: Any) -> Files:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+    patterns = tuple(str(folder / name) for name in files)
+    return Files(files=patterns, **options)
+
+
+def records_of(source: Files, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [record for _, record in source.records(columns)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_is_recognised_and_read(tmp_path, name):
+    case = CASES[name]
+    source = source_of(tmp_path, case.files)
+    assert f": {case.format}" in source.recognised(case.columns)
+    assert sorted(map(str, records_of(source, case.columns))) == sorted(map(str, case.records))
+    assert parse(Source, to_dict(source)) == source
+    named = source.replace(format=case.format)
+    assert records_of(named, case.columns) == records_of(source, case.columns)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_is_recognised_without_a_task(tmp_path, name):
+    """Its columns alone are enough, but for a file that is read as another task's."""
+    case = CASES[name]
+    assert f": {case.format}" in source_of(tmp_path, case.files).recognised(())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_converted_records_come_back(tmp_path, name):
+    """From each case to each format of its task that has a place for all, and back, equal."""
+    case = CASES[name]
+    source = source_of(tmp_path / "from", case.files)
+    task = format_called(case.format).task
+    tried = 0
+    for other, form in all_formats().items():
+        if form.task != task:
+            continue
+        whole = [r for unit in source.units() for r in source.whole(unit, (), Counter())]
+        ending = ".jsonl" if form.reads == "rows" else ".txt"
+        out = tmp_path / f"{other}{ending}"
+        try:
+            text = "".join(pieces(form, checked(whole, form), ending))
+        except UserError as error:
+            assert "choose" in str(error) or "no " in str(error)
+            continue
+        out.write_text(text, encoding="utf-8")
+        columns = TASKS[task]
+        back = Files(files=(str(out),), format=other)
+        expected = [{c: record.get(c) for c in columns} for _, record in whole]
+        if other == "fasttext":  # one line a text
+            for record in expected:
+                record["text"] = " ".join(record["text"].split())
+        assert records_of(back, columns) == expected, other
+        tried += 1
+    assert tried or case.format in ("folders", "text", "pairs")
+
+
+def test_every_format_gives_columns_of_the_table_and_says_what_it_is():
+    forms = all_formats()
+    assert {case.format for case in CASES.values()} == set(forms)
+    for name, form in forms.items():
+        assert form.task in TASKS, name
+        assert type(form).__doc__ and "\n" not in type(form).__doc__.strip(), name
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+CHAT = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
+ERRORS = {
+    "an unknown shape": (
+        jsonl({"instructions": "a", "outputs": "b"}),
+        ("messages",),
+        "x.jsonl: has the columns instructions, outputs: no format fits; the nearest is alpaca, "
+        "which lacks instruction, output; say which column that is, as data.source.columns="
+        "{instruction: instructions}, or set data.source.format",
+    ),
+    "another task": (
+        jsonl({"prompt": "a", "completion": "b"}),
+        ("tokens", "tags"),
+        "prompt_completion gives prompt and completion, and the task reads tokens and tags",
+    ),
+    "several formats": (
+        jsonl({"messages": said("a", "b"), "instruction": "a", "output": "b"}),
+        ("messages",),
+        "the formats alpaca (instruction, output) and openai (messages) fit; choose one: "
+        "data.source.format=alpaca",
+    ),
+    "an empty answer": (
+        jsonl({"instruction": "a", "output": "b"}, {"instruction": "a", "output": " "}),
+        ("messages",),
+        "x.jsonl:2: column 'output' is empty; fill it in or remove the row",
+    ),
+    "an empty answer of a chat": (
+        jsonl({"messages": said("a", "")}),
+        ("messages",),
+        "x.jsonl:1: message 2, an answer of the assistant, is empty",
+    ),
+    "a role out of order": (
+        jsonl(CHAT, {"conversations": CHAT["conversations"][::-1]}),
+        ("messages",),
+        "x.jsonl:2: message 1 has the role 'assistant' at the beginning, which is out of order",
+    ),
+    "a role twice": (
+        jsonl({"messages": [HUMAN, HUMAN, ANSWER]}),
+        ("messages",),
+        "x.jsonl:1: message 2 has the role 'user' after 'user', which is out of order",
+    ),
+    "an unknown role": (
+        jsonl({"messages": [HUMAN, {"role": "narrator", "content": "x"}]}),
+        ("messages",),
+        "x.jsonl:1: message 2 has the role 'narrator'; choose one of system, developer, user",
+    ),
+    "a picture": (
+        jsonl({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}),
+        ("messages",),
+        "x.jsonl:1: message 1 has a part of type 'image_url'; only texts can be read",
+    ),
+    "a bad weight": (
+        jsonl({"messages": [HUMAN, {**ANSWER, "weight": -1}]}),
+        ("messages",),
+        "x.jsonl:1: message 2 weight is -1; use true, false or a number >= 0",
+    ),
+    "a call that is not JSON": (
+        jsonl(
+            {
+                "conversations": [
+                    CHAT["conversations"][0],
+                    {"from": "function_call", "value": "f(1)"},
+                ]
+            }
+        ),
+        ("messages",),
+        "x.jsonl:1: message 2 is a function_call that is not JSON: 'f'; correct it",
+    ),
+    "half a pair": (
+        '{"prompt": "a", "completion": "\\ud800"}\n',
+        ("prompt", "completion"),
+        "x.jsonl:1: column 'completion': holds half a surrogate pair",
+    ),
+}
+
+
+QA = ("id", "context", "question", "answers")
+PAIR = ("prompt", "chosen", "rejected")
+ERRORS |= {
+    "an answer counted in bytes": (
+        json.dumps({"data": [squad(question("7", ("here", 23)))]}),
+        QA,
+        "x.json:1: paragraph 1: question '7': answer_start is not where the text is: 23 is not the "
+        "place of 'here', because it counts UTF-8 bytes; set data.source.format.offsets: bytes",
+    ),
+    "an answer counted in UTF-16": (
+        jsonl({**WHERE, "answers": spans(("here", 18))}),
+        QA,
+        "x.jsonl:1: question '1': answer_start is not where the text is: 18 is not the place of "
+        "'here', because it counts UTF-16 units; set data.source.format.offsets: utf16",
+    ),
+    "an answer elsewhere": (
+        jsonl({**WHERE, "answers": spans(("Paris", 2))}),
+        QA,
+        "2 is not the place of 'Paris', which is at 6; correct it",
+    ),
+    "an answer that is not there": (
+        jsonl({**WHERE, "answers": spans(("London", 2))}),
+        QA,
+        "2 is not the place of 'London', which is not in its context; correct the answer",
+    ),
+    "an empty answer of a question": (
+        jsonl({**WHERE, "answers": spans(("", 2))}),
+        QA,
+        "x.jsonl:1: question '1': an answer is ''; write a text, or no answer at all",
+    ),
+    "equal sides": (
+        jsonl(
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            {"prompt": "a", "chosen": "b", "rejected": "b"},
+        ),
+        PAIR,
+        "x.jsonl:2: chosen and rejected are equal, so nothing is preferred; remove the row",
+    ),
+    "an empty side": (
+        jsonl({"chosen": "The sky", "rejected": "The sky is green"}),
+        PAIR,
+        "x.jsonl:1: column 'chosen' is empty after the prompt; fill it in",
+    ),
+    "sides without a prompt": (
+        jsonl({"chosen": "yes", "rejected": "no"}),
+        PAIR,
+        "x.jsonl:1: chosen and rejected begin differently, and there is no prompt; add it",
+    ),
+    "a label that is not known": (
+        jsonl({"text": "a", "label": "x"}, {"text": "b", "label": None}),
+        ("text", "label"),
+        "x.jsonl:2: has no label in column 'label'; fill it in or remove the row",
+    ),
+    "numbers without names": (
+        jsonl({"tokens": ["a"], "ner_tags": [3]}),
+        ("tokens", "tags"),
+        "x.jsonl:1: column 'ner_tags' holds numbers whose names the file does not have; set "
+        "data.source.format={type: tokens, names: [O, B-PER, ...]} in their order",
+    ),
+    "more tags than tokens": (
+        jsonl({"tokens": ["a"], "ner_tags": ["O", "O"]}),
+        ("tokens", "tags"),
+        "x.jsonl:1: has 1 tokens and 2 tags; correct the row",
+    ),
+    "a line of other columns": (
+        "EU S-ORG\nsays O\n\nPeter\n",
+        ("tokens", "tags"),
+        "x.txt:4: has 1 columns, and the lines before have 2; correct it",
+    ),
+    "a word without a tag": (
+        "The/at jury\n",
+        ("tokens", "tags"),
+        "x.txt:1: 'jury' has no tag; write word/TAG",
+    ),
+    "a line without a label": (
+        "__label__x a\nb\n",
+        ("text", "label"),
+        "x.txt:2: has no label (__label__NAME); add one",
+    ),
+    "a line of three cells": (
+        "a b\tc d\ne f\tg\th\n",
+        ("source", "target"),
+        "x.tsv:2: has 3 cells; write a source, a tab and its target",
+    ),
+    "a format that is not the file's": (
+        jsonl(ALPACA),
+        ("messages",),
+        "x.jsonl: has the columns instruction, input, output: is not of the format sharegpt, which "
+        "lacks conversations or messages or conversation or dialog here",
+    ),
+    "a broken file": ('[{"a": 1},\n{"b" 2}]', (), "x.json:2: not JSON (Expecting ':' delimiter)"),
+    "a cut file": ('[{"a": 1},\n{"b": 2', (), "x.json:2: not JSON"),
+    "no objects": ("[1]", (), "x.json:1: holds a int; a row must be a JSON object"),
+    "an empty file": ("", (), "x.txt: holds no rows; name a file with some"),
+}
+FILES = {
+    "an answer counted in bytes": "x.json",
+    **dict.fromkeys(("a broken file", "a cut file", "no objects"), "x.json"),
+    **dict.fromkeys(("a line of other columns", "a word without a tag"), "x.txt"),
+    **dict.fromkeys(("a line without a label", "an empty file"), "x.txt"),
+    "a line of three cells": "x.tsv",
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "a line of other columns": {"format": "conll"},
+    "a word without a tag": {"format": "brown"},
+    "a line without a label": {"format": "fasttext"},
+    "a line of three cells": {"format": "tsv_pairs"},
+    "a format that is not the file's": {"format": "sharegpt"},
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_is_one_line_with_the_place(tmp_path, name):
+    text, columns, message = ERRORS[name]
+    file = FILES.get(name, "x.jsonl")
+    source = source_of(tmp_path, {file: text}, **OPTIONS.get(name, {}))
+    with pytest.raises(UserError) as caught:
+        list(source.records(columns))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_rows_can_be_left_out_and_are_counted(tmp_path):
+    rows = [{"prompt": "a", "completion": c} for c in ("", "b", "\t", "c")]
+    source = source_of(tmp_path, {"x.jsonl": jsonl(*rows)}, bad_rows="skip")
+    counts = Counter[str]()
+    found = list(source.records(("prompt", "completion"), counts))
+    assert [place for place, _ in found] == ["x.jsonl:2", "x.jsonl:4"]
+    assert counts == {"bad rows": 2}
+
+
+def test_offsets_that_are_not_characters_are_read_when_they_are_named(tmp_path):
+    for offsets, start in (("bytes", 23), ("utf16", 18), ("characters", 17)):
+        rows = jsonl({**WHERE, "answers": spans(("here", start))})
+        form = parse(
+            Files, {"files": "x", "format": {"type": "squad_flat", "offsets": offsets}}
+        ).format
+        source = source_of(tmp_path, {"x.jsonl": rows}, format=form)
+        assert records_of(source, ("answers",)) == [{"answers": spans(("here", 17))}]
+        assert PARIS[17:21] == "here"
+
+
+def test_columns_of_other_names_and_without_a_header_are_named(tmp_path):
+    text = "a,b,c\n"
+    source = source_of(tmp_path, {"x.csv": text}, header=("one", "two", "three"))
+    renamed = source.replace(columns={"prompt": "three", "completion": "one"})
+    found = records_of(renamed, ("prompt", "completion", "two"))
+    assert found == [{"prompt": "c", "completion": "a", "two": "b"}]
+
+
+def test_names_of_numbers_come_from_a_parquet_file(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    kinds = {"feature": {"names": ["O", "B-ORG"], "_type": "ClassLabel"}, "_type": "Sequence"}
+    about = {b"huggingface": json.dumps({"info": {"features": {"ner_tags": kinds}}}).encode()}
+    table = arrow.table({"tokens": [["EU", "rejects"]], "ner_tags": [[1, 0]]})
+    parquet.write_table(table.replace_schema_metadata(about), tmp_path / "x.parquet")
+    found = records_of(Files(files=(str(tmp_path / "x.parquet"),)), ("tokens", "tags"))
+    assert found == [{"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}]
+
+
+def test_files_without_answers_are_read_to_predict_for_them(tmp_path):
+    files: dict[str, tuple[str, tuple[str, ...], Any]] = {
+        "a.jsonl": (jsonl({"instruction": "Hi"}), ("messages",), [HUMAN]),
+        "b.jsonl": (jsonl({"messages": [HUMAN]}), ("messages",), [HUMAN]),
+        "c.csv": ("review\nfine\n", ("text",), "fine"),
+        "d.jsonl": (jsonl({"context": "c", "question": "q"}), ("question",), "q"),
+        "e.tsv": ("Good day\n", ("source",), "Good day"),
+        "f.txt": ("EU says\n", ("tokens",), ["EU", "says"]),
+    }
+    for name, (text, columns, value) in files.items():
+        source = source_of(tmp_path, {name: text}, answered=False)
+        assert records_of(source, columns) == [{columns[0]: value}], name
+
+
+def test_compressed_files_and_folders_of_files_are_read_by_units(tmp_path):
+    import gzip
+
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl(ALPACA).encode()))
+    (tmp_path / "b.json").write_text(json.dumps([{"messages": said("Hi", "Hello")}]))
+    source = Files(files=(f"{tmp_path}/*",))
+    assert "1 is alpaca (instruction, output, input), 1 is openai (messages)" in source.recognised(
+        ("messages",)
+    )
+    assert records_of(source, ("messages",)) == [
+        {"messages": said("Add.\n1 2", "3")},
+        {"messages": said("Hi", "Hello")},
+    ]
+
+
+def test_json_is_read_row_by_row_wherever_it_is_cut():
+    rows = [{"text": "é" * n, "n": [n, {"a": None}]} for n in range(40)]
+    shapes = {
+        "list": json.dumps(rows, indent=1),
+        "in an object": json.dumps({"version": {"a": [1]}, "data": rows, "more": 2}),
+        "lines": jsonl(*rows),
+        "objects over lines": "\n".join(json.dumps(row, indent=2) for row in rows),
+        "with commas": ",\n".join(map(json.dumps, rows)),
+    }
+    for name, text in shapes.items():
+        for size in (1, 7, 1000):
+            pieces_of = [text[i : i + size] for i in range(0, len(text), size)]
+            found = [row for _, row in json_rows(iter(pieces_of), "x")]
+            assert found == rows, (name, size)
+    lines = [here for here, _ in json_rows([shapes["lines"]], "x")]
+    assert lines == [f"x:{n + 1}" for n in range(40)]
+
+
+def test_a_list_is_not_held_as_a_whole(tmp_path, monkeypatch):
+    """The first row is there when only the first blocks of the file are read."""
+    monkeypatch.setattr(compressed, "BLOCK", 1000)
+    text = json.dumps([{"text": "x" * 100}] * 1000)
+    taken = []
+
+    def pieces_of():
+        for start in range(0, len(text), 1000):
+            taken.append(start)
+            yield text[start : start + 1000]
+
+    assert next(json_rows(pieces_of(), "x"))[1] == {"text": "x" * 100}
+    assert len(taken) == 1
+
+
+def test_tags_become_bio():
+    """Against the spans that conlleval finds: they are those of the scheme that is given."""
+    assert in_bio(["I-A", "I-A", "O", "I-A", "I-B", "B-B", "I-B"]) == [
+        "B-A",
+        "I-A",
+        "O",
+        "B-A",
+        "B-B",
+        "B-B",
+        "I-B",
+    ]
+    assert in_bio(["B-A", "I-A", "O", "B-A", "B-A"]) == ["B-A", "I-A", "O", "B-A", "B-A"]
+    assert in_bio(["S-A", "B-A", "E-A", "S-B", "O", "B-B", "I-B", "E-B"]) == [
+        "B-A",
+        "B-A",
+        "I-A",
+        "B-B",
+        "O",
+        "B-B",
+        "I-B",
+        "I-B",
+    ]
+    assert in_bio(["U-A", "B-A", "L-A", "O", "U-A"]) == ["B-A", "B-A", "I-A", "O", "B-A"]
+    assert in_bio(["S-A", "I-A"]) == ["B-A", "B-A"]
+
+
+def test_pairs_of_files_have_lines_of_the_same_number(tmp_path):
+    source = source_of(tmp_path, {"x.en": "a\nb\n", "x.de": "c\n"})
+    with pytest.raises(UserError, match="x.de: ends after line 1, and .*x.en does not"):
+        list(source.records(("source", "target")))
+    turned = source_of(tmp_path, {"y.de": "c\n", "y.en": "a\n"})
+    assert records_of(turned, ("source", "target")) == [{"source": "c", "target": "a"}]
+    form = parse(Files, {"files": "x", "format": {"type": "paired_files", "source": "en"}}).format
+    named = turned.replace(format=form)
+    assert records_of(named, ("source", "target")) == [{"source": "a", "target": "c"}]
+
+
+@pytest.mark.parametrize("ending", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.jsonl.gz"])
+def test_a_converted_file_is_whole(tmp_path, ending):
+    rows = [{"instruction": f"q {i}", "input": "a\tb\n", "output": f"é{i}"} for i in range(30)]
+    source = source_of(tmp_path, {"a.jsonl": jsonl(*rows)})
+    out = tmp_path / ending
+    assert convert(source, format_called("openai"), out) == 30
+    if not ending.endswith("sv"):
+        back = Files(files=(str(out),))
+        assert back.recognised(()).endswith("openai (messages)")
+        assert records_of(back, ("messages",)) == records_of(source, ("messages",))
+    assert convert(source, format_called("alpaca"), out) == 30
+    back = Files(files=(str(out),))
+    assert records_of(back, ("messages",)) == records_of(source, ("messages",))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.jsonl", ending])
+
+
+def test_squad_comes_back_exactly(tmp_path):
+    whole = {
+        "version": "v2.0",
+        "data": [squad(question("1", ("Paris", 6)), question("2", is_impossible=True))],
+    }
+    source = source_of(tmp_path, {"q.json": json.dumps(whole)})
+    assert convert(source, format_called("squad_flat"), tmp_path / "f.jsonl") == 2
+    flat = Files(files=(str(tmp_path / "f.jsonl"),))
+    assert convert(flat, format_called("squad"), tmp_path / "b.json") == 2
+    assert json.loads((tmp_path / "b.json").read_text()) == whole
+
+
+def test_nothing_is_lost_in_a_conversion(tmp_path):
+    chat = {"messages": [HUMAN, {**ANSWER, "weight": 0}], "tools": [{"name": "f"}]}
+    source = source_of(tmp_path, {"x.jsonl": jsonl(chat)})
+    with pytest.raises(UserError, match="x.jsonl:1: alpaca has no place for tools"):
+        convert(source, format_called("alpaca"), tmp_path / "y.jsonl")
+    del chat["tools"]
+    source = source_of(tmp_path, {"x.jsonl": jsonl(chat)})
+    with pytest.raises(UserError, match="alpaca has no place for weight of a message"):
+        convert(source, format_called("alpaca"), tmp_path / "y.jsonl")
+    with pytest.raises(UserError, match="gives messages and tools, and the task reads tokens"):
+        convert(source, format_called("conll"), tmp_path / "y.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+# ------------------------------------------------------------------------------------------ fuzzed
+
+JUNK = [
+    "",
+    "\0",
+    "\ud800",
+    "null",
+    "[]",
+    "{}",
+    "1e999",
+    '"',
+    "\t",
+    "\n\n",
+    "\ufeff",
+    "\\",
+    "[" * 3000,
+]
+JUNK += ["true", "-1", "é", "0", ",", ":", "answers", '{"text": 3}', '["a", 1]', "B-PER", "\u2028"]
+
+
+def mutated(text: str, rng: random.Random) -> bytes:
+    """The text with some of its pieces cut, doubled, replaced or moved."""
+    for _ in range(rng.randint(1, 4)):
+        at, to = sorted(rng.randrange(len(text) + 1) for _ in range(2))
+        to = min(to, at + rng.choice((0, 1, 3, 20)))
+        piece = rng.choice(
+            (rng.choice(JUNK), text[at:to] * 2, "", text[rng.randrange(len(text)) :][:9])
+        )
+        text = text[:at] + piece + text[to:]
+        if not text:
+            break
+    data = text.encode("utf-8", "surrogatepass")
+    return data[: rng.randrange(len(data) + 1)] if rng.random() < 0.1 else data
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_damaged_files_give_records_or_one_line(tmp_path, seed):
+    rng = random.Random(seed)
+    names = list(CASES)
+    outcomes = Counter[str]()
+    for _ in range(60):
+        case: Case = CASES[rng.choice(names)]
+        for name, text in case.files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(mutated(text, rng))
+        files = tuple(str(tmp_path / name) for name in case.files)
+        form = rng.choice((None, case.format, rng.choice(names)))
+        form = form if form in all_formats() else None
+        columns = rng.choice((case.columns, (), case.columns[:1]))
+        options: dict[str, Any] = {"answered": rng.random() < 0.8, "format": form}
+        source = Files(files=files, bad_rows=rng.choice(("error", "skip")), **options)
+        try:
+            json.dumps([record for _, record in source.records(columns)])
+            source.recognised(columns)
+            outcomes["read"] += 1
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000, error
+            outcomes["refused"] += 1
+    assert min(outcomes["read"], outcomes["refused"]) > 5, outcomes
