@@ -24,8 +24,8 @@ from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.core.files import disk_errors
 from jaxlm.data.formats.base import OPTIONAL, Format, Record
+from jaxlm.data.reading.compressed import uncompressed_name
 from jaxlm.data.sources.base import empty_corpus
-from jaxlm.data.sources.compressed import uncompressed_name
 from jaxlm.data.sources.files import Files
 
 PACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

@@ -15,10 +15,10 @@ from jaxlm.data.convert import checked, convert, pieces
 from jaxlm.data.formats.base import TASKS
 from jaxlm.data.formats.recognise import all_formats, format_called
 from jaxlm.data.formats.tags import in_bio
-from jaxlm.data.sources import compressed
+from jaxlm.data.reading import compressed
+from jaxlm.data.reading.json_values import json_rows
 from jaxlm.data.sources.base import Source
 from jaxlm.data.sources.files import Files
-from jaxlm.data.sources.json_values import json_rows
 from tests.data.formats_cases import (
     ALPACA,
     ANSWER,
@@ -33,6 +33,7 @@ from tests.data.formats_cases import (
     spans,
     squad,
 )
+from tools import formats_table
 
 
 def source_of(folder: Path, files: dict[str, str], **options: Any) -> Files:
@@ -101,6 +102,11 @@ def test_every_format_gives_columns_of_the_table_and_says_what_it_is():
     for name, form in forms.items():
         assert form.task in TASKS, name
         assert type(form).__doc__ and "\n" not in type(form).__doc__.strip(), name
+
+
+def test_the_table_of_formats_is_current():
+    text = formats_table.PAGE.read_text(encoding="utf-8")
+    assert formats_table.page(text) == text, "a format has changed; run: tools/formats_table.py"
 
 
 # ------------------------------------------------------------------------------------------ errors

@@ -20,16 +20,11 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import few, suggest
 from jaxlm.data.formats.base import Format, Placed, Sample, columns_of
 from jaxlm.data.formats.recognise import Recognised, format_called, recognise
-from jaxlm.data.sources.base import (
-    Document,
-    FileSource,
-    Record,
-    Unit,
-    match_files,
-    validate_text_options,
-)
-from jaxlm.data.sources.formats import check_characters, check_columns
-from jaxlm.data.sources.opened import LINES, Opened, groups
+from jaxlm.data.reading.files import match_files
+from jaxlm.data.reading.opened import LINES, Opened, groups
+from jaxlm.data.reading.rows import check_columns, validate_delimiter
+from jaxlm.data.reading.text import check_characters, validate_text_options
+from jaxlm.data.sources.base import Document, FileSource, Record, Unit
 
 SAMPLED = 200  # rows or lines by which a format is recognised
 
@@ -57,8 +52,7 @@ class Files(FileSource):
     def validate(self) -> None:
         validate_text_options(None, self.encoding)
         check_columns(self.header, "header")
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            raise UserError(f"delimiter {self.delimiter!r}: must be one character")
+        validate_delimiter(self.delimiter)
         if isinstance(self.format, str):
             format_called(self.format)
 

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.data.sources.formats import MAX_DOCUMENT_CHARS, Row, too_long
+from jaxlm.data.reading.rows import Row
+from jaxlm.data.reading.text import MAX_DOCUMENT_CHARS, too_long
 
 ROWS = "data"
 _SPACE = " \t\r\n"

@@ -20,11 +20,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxlm.core.config import UserError
+from jaxlm.core.optional import need
 from jaxlm.data.formats.base import Placed
-from jaxlm.data.sources.compressed import open_file, uncompressed_name
-from jaxlm.data.sources.formats import csv_rows, decode, jsonl_rows, lines, split_documents
-from jaxlm.data.sources.json_values import json_rows
-from jaxlm.data.sources.optional import need
+from jaxlm.data.reading.compressed import open_file, uncompressed_name
+from jaxlm.data.reading.json_values import json_rows
+from jaxlm.data.reading.rows import csv_rows, jsonl_rows
+from jaxlm.data.reading.text import decode, lines, split_documents
 
 ROWS, LINES = "rows", "lines"
 KINDS = {
