@@ -493,4 +493,19 @@ CASES = {
         (["The", "jury", "1/2"], ["at", "nn", "cd"]),
         (["``", "Yes"], ["``", "rb"]),
     ),
+    "columns as they are": case(
+        "o.csv", "opinion,mark\na,1\nb,2\n", "columns", "opinion mark", ("a", "1"), ("b", "2")
+    ),
+    "a prompt and what its reward needs": case(
+        "o.jsonl", jsonl({"prompt": "2+2", "truth": 4}), "columns", "prompt truth", ("2+2", 4)
+    ),
+    "classes of other columns": case(
+        "o.csv", "id,review,stars\n7,a,1\n", "classification", "review id", ("a", "7")
+    ),
+    "a chat of a file for KTO": chat(
+        "k.jsonl",
+        jsonl({"conversations": [LF_HUMAN, LF_PAIR["rejected"]], "kto_tag": False}),
+        "sharegpt",
+        [HUMAN, GO],
+    ),
 }

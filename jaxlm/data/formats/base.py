@@ -18,6 +18,7 @@ A format gives records with the columns of one row of this table; a task reads t
 | prompt_completion | prompt, completion | |
 | preference | prompt, chosen, rejected | |
 | kto | prompt, completion, label (true: desirable) | |
+| any | the file's own | |
 
 Their values are plain JSON:
 
@@ -68,6 +69,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "preference": ("prompt", "chosen", "rejected"),
     "kto": ("prompt", "completion", "label"),
+    "any": (),
 }
 OPTIONAL = {"classification": ("text_b",), "question_answering": ("title",), "chat": ("tools",)}
 
@@ -118,6 +120,8 @@ class Format(Config):
     reads: ClassVar[str]  # "rows" or "lines"
     # Raise it when the same file comes to give other records.
     version: ClassVar[int] = 1
+    # Whether any rows fit: then it is taken only where it is named, or no other fits.
+    as_it_is: ClassVar[bool] = False
     # The optional columns of its task that `write` keeps.
     keeps: ClassVar[tuple[str, ...]] = ()
     # What is beside the rows in a .json file that is one object; None: such a file is a list.

@@ -5,7 +5,8 @@
 
 Of the formats that fit, those count that give the wanted columns. Of these, one that reads only a
 part of another's columns is not meant: prompt and completion, where there is a label too. What can
-give the columns as it is goes before what must be converted.
+give the columns as it is goes before what must be converted. The file's own columns count where no
+format gives what is wanted.
 """
 
 from __future__ import annotations
@@ -66,17 +67,15 @@ def recognise(
     """
     formats = all_formats() if given is None else {_name(given): given}
     found = {name: (one, one.fit(sample)) for name, one in formats.items()}
-    fitting = {name: fit for name, (_, fit) in found.items() if fit}
+    fitting = {name: fit for name, (one, fit) in found.items() if fit and not one.as_it_is}
+    if not fitting and (given is not None or (wanted and {*wanted} <= {*sample.columns})):
+        fitting = {name: fit for name, (one, fit) in found.items() if fit and one.as_it_is}
     if not fitting:
         raise _none_fits(sample, found, given)
-    own = set(sample.columns)
-    ways = {
-        name: way
-        for name in fitting
-        if (way := _way(found[name][0].task, set(wanted) - own)) is not None
-    }
+    tasks = {name: found[name][0].task for name in fitting}
+    ways = _ways(tasks, {*wanted}) or _ways(tasks, {*wanted} - {*sample.columns})
     if not ways:
-        raise _gives_others(sample, {name: found[name][0].task for name in fitting}, wanted)
+        raise _gives_others(sample, tasks, wanted)
     kept = [name for name in ways if not any(_within(fitting, name, other) for other in ways)]
     kept = [name for name in kept if ways[name][1] is None] or kept
     if len(kept) > 1:
@@ -88,6 +87,12 @@ def recognise(
 
 def _name(given: Format) -> str:
     return type_name(type(given)) or type(given).__name__
+
+
+def _ways(tasks: dict[str, str], wanted: set[str]) -> dict[str, tuple[str, Bridge | None]]:
+    """{format: its way to the wanted columns}, without those that have none."""
+    found = {name: _way(task, wanted) for name, task in tasks.items()}
+    return {name: way for name, way in found.items() if way is not None}
 
 
 def _way(task: str, wanted: set[str]) -> tuple[str, Bridge | None] | None:
@@ -129,6 +134,10 @@ def _none_fits(
 ) -> UserError:
     if not sample.columns and not sample.lines:
         return UserError(f"{sample.name}: holds no rows; name a file with some")
+    if given is None:
+        reads = "rows" if sample.columns else "lines"
+        known = found.items()
+        found = {n: one for n, one in known if one[0].reads == reads and not one[0].as_it_is}
     name = max(found, key=lambda name: _nearness(found[name][1], sample))
     lacks = few(found[name][1].missing)
     if given is not None:
