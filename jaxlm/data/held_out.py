@@ -17,6 +17,7 @@ from jaxlm.core.errors import few
 from jaxlm.data.detect import Found, source_of
 from jaxlm.data.mixture import MixtureData
 from jaxlm.data.sources.base import Source
+from jaxlm.data.sources.files import Files
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.tasks.base import Task
 
@@ -29,7 +30,9 @@ def measured_source(found: Found, data: DataConfig) -> Source:
     the files have these columns. Raises `UserError` where they lack one that the task needs.
     """
     data = own_data(data)
-    values = _values(found, own_source(data))
+    if isinstance(own := own_source(data), Files):
+        return own.replace(files=found.files)
+    values = _values(found, own)
     task = getattr(data, "task", None)
     if task is None:  # running text
         for name in ("label_column", *RULES):
@@ -51,6 +54,8 @@ def unanswered_source(found: Found, task: Task, own: Source | None) -> Source:
     own: the source of the run's data, whose names of columns hold for the files as well. Raises
     `UserError` where the files lack a column that the task needs.
     """
+    if isinstance(own, Files):
+        return own.replace(files=found.files, answered=False)
     values = _values(found, own)
     for name in ("label_column", *RULES):
         values.pop(name, None)
