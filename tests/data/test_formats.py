@@ -12,13 +12,18 @@ import pytest
 
 from jaxlm.core.config import UserError, parse, to_dict
 from jaxlm.data.convert import checked, convert, pieces
+from jaxlm.data.detect import detect
 from jaxlm.data.formats.base import TASKS
 from jaxlm.data.formats.recognise import all_formats, format_called
 from jaxlm.data.formats.tags import in_bio
+from jaxlm.data.held_out import measured_source, unanswered_source
 from jaxlm.data.reading import compressed
 from jaxlm.data.reading.json_values import json_rows
+from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.sources.files import Files
+from jaxlm.data.tokenizers.base import Bytes
+from jaxlm.tasks.classification import Classification
 from tests.data.formats_cases import (
     ALPACA,
     ANSWER,
@@ -109,6 +114,30 @@ def test_every_format_gives_columns_of_the_table_and_says_what_it_is():
 def test_the_table_of_formats_is_current():
     text = formats_table.PAGE.read_text(encoding="utf-8")
     assert formats_table.page(text) == text, "a format has changed; run: tools/formats_table.py"
+
+
+def test_a_task_reads_files_of_several_formats_and_says_which(tmp_path):
+    files = {"a.csv": "review,stars\nfine,good\ndull,bad\n", "b.txt": "__label__bad poor\n"}
+    source, lines = source_of(tmp_path, files), list[str]()
+    data = RecordData(source=source, task=Classification(), seq_len=16, validation_fraction=0)
+    prepared = data.prepare(Bytes(), tmp_path / "cache", report=lines.append)
+    assert prepared.facts["classes"] == ["bad", "good"]
+    assert prepared.splits["train"].counts["classes"] == {"bad": 2, "good": 1}
+    found = "1 is classification (review, stars), 1 is fasttext (__label__NAME, text)"
+    assert any(f"{found}, 3 records -> classification" in line for line in lines), lines
+
+
+def test_files_to_measure_and_to_predict_for_are_read_in_the_format_of_the_run(tmp_path):
+    own = source_of(tmp_path, {"a.csv": "review,stars\nfine,good\n"}, bad_rows="skip")
+    data = RecordData(source=own, task=Classification())
+    files = {"b.txt": "__label__x a b\n", "b.jsonl": jsonl({"sentence": "a b", "class": "x"})}
+    for name, text in files.items():
+        path = str(tmp_path / name)
+        Path(path).write_text(text)
+        found = detect([path], with_text=False)
+        measured = measured_source(found, data)
+        assert records_of(measured, data.task.columns) == [{"text": "a b", "label": "x"}]
+        assert unanswered_source(found, data.task, own) == measured.replace(answered=False)
 
 
 # ------------------------------------------------------------------------------------------ errors

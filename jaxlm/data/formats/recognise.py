@@ -157,7 +157,10 @@ def _nearness(fit: Fit, sample: Sample) -> float:
     """How near a file is to a format that does not fit: columns found, less those missing."""
     near = 0.0
     for missing in fit.missing:
-        names = missing.split(" or ")
+        names = missing.replace(" or ", "|").split("|")
+        if any(" " in name for name in names):  # not of columns, but of a shape
+            near -= 2
+            continue
         close = [difflib.get_close_matches(name, sample.columns, 1, 0.75) for name in names]
         near += 0.5 if any(close) else -0.5
     return len(fit.columns) + near
