@@ -130,7 +130,9 @@ def _table(rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[str]:
             yield line.text
         if more := [name for name in row if name not in names]:
             raise UserError(f"rows have other columns ({few(more)}) than the first; choose .jsonl")
-        cells = (row.get(name) for name in names)
+        cells = [row.get(name) for name in names]
+        if delimiter == "\t" and any("\t" in str(cell) and "\n" in str(cell) for cell in cells):
+            raise UserError("a text has tabs and line ends, which TSV cannot have; choose .csv")
         writer.writerow([_json(c) if isinstance(c, list | dict | bool) else c for c in cells])
         yield line.text
 

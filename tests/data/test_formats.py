@@ -207,7 +207,7 @@ ERRORS = {
             }
         ),
         ("messages",),
-        "x.jsonl:1: message 2 is a function_call that is not JSON: 'f'; correct it",
+        "x.jsonl:1: message 2 is a function_call that is not JSON: 'f(1)'; correct it",
     ),
     "half a pair": (
         '{"prompt": "a", "completion": "\\ud800"}\n',
@@ -221,9 +221,9 @@ QA = ("id", "context", "question", "answers")
 PAIR = ("prompt", "chosen", "rejected")
 ERRORS |= {
     "an answer counted in bytes": (
-        json.dumps({"data": [squad(question("7", ("here", 23)))]}),
+        json.dumps({"data": [squad(question("7", ("here", 21)))]}),
         QA,
-        "x.json:1: paragraph 1: question '7': answer_start is not where the text is: 23 is not the "
+        "x.json:1: paragraph 1: question '7': answer_start is not where the text is: 21 is not the "
         "place of 'here', because it counts UTF-8 bytes; set data.source.format.offsets: bytes",
     ),
     "an answer counted in UTF-16": (
@@ -349,7 +349,7 @@ def test_bad_rows_can_be_left_out_and_are_counted(tmp_path):
 
 
 def test_offsets_that_are_not_characters_are_read_when_they_are_named(tmp_path):
-    for offsets, start in (("bytes", 23), ("utf16", 18), ("characters", 17)):
+    for offsets, start in (("bytes", 21), ("utf16", 18), ("characters", 17)):
         rows = jsonl({**WHERE, "answers": spans(("here", start))})
         form = parse(
             Files, {"files": "x", "format": {"type": "squad_flat", "offsets": offsets}}
@@ -480,7 +480,7 @@ def test_pairs_of_files_have_lines_of_the_same_number(tmp_path):
 
 @pytest.mark.parametrize("ending", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.jsonl.gz"])
 def test_a_converted_file_is_whole(tmp_path, ending):
-    rows = [{"instruction": f"q {i}", "input": "a\tb\n", "output": f"é{i}"} for i in range(30)]
+    rows = [{"instruction": f"q {i}", "input": "a, b\n", "output": f"é{i}"} for i in range(30)]
     source = source_of(tmp_path, {"a.jsonl": jsonl(*rows)})
     out = tmp_path / ending
     assert convert(source, format_called("openai"), out) == 30

@@ -50,6 +50,8 @@ class FastText(LineFormat):
         for record in records:
             label = record["label"]
             labels = label if isinstance(label, list) else [label]
+            if not labels:
+                raise UserError("a record has no label, which a line needs; choose classification")
             names = ["_".join(str(name).split()) for name in labels]
             text = " ".join(record["text"].split())  # a line has no line ends
             yield " ".join([*(f"{self.prefix}{name}" for name in names), text])

@@ -68,10 +68,11 @@ class KTOTag(RowFormat, type="kto_tag"):
         return record | {"label": tag_of(row, "kto_tag")}
 
     def row(self, record: Record) -> dict[str, Any]:
-        sides = (("user", record["prompt"]), ("assistant", record["completion"]))
         messages: list[Any] = []
-        for role, side in sides:
-            messages += [{"role": role, "content": side}] if isinstance(side, str) else side
+        for side in (record["prompt"], record["completion"]):
+            if isinstance(side, str):
+                raise UserError("kto_tag has messages, not texts; choose kto")
+            messages += side
         return {**OpenAI().row({"messages": messages}), "kto_tag": record["label"]}
 
 

@@ -12,8 +12,10 @@ format gives what is wanted.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from jaxlm.core import registry
 from jaxlm.core.config import UserError, type_name
@@ -49,6 +51,12 @@ class Recognised:
 
 def all_formats() -> dict[str, Format]:
     """{name: format with its defaults}: built-in ones, and those of installed packages."""
+    return dict(_formats(tuple(sys.path)))
+
+
+@cache
+def _formats(path: tuple[str, ...]) -> dict[str, Format]:
+    """Those that are found from a search path, once: it takes longer than to recognise a file."""
     return {name: registry.find(Format, name)() for name in registry.names(Format)}
 
 
@@ -67,6 +75,8 @@ def recognise(
     """
     formats = all_formats() if given is None else {_name(given): given}
     found = {name: (one, one.fit(sample)) for name, one in formats.items()}
+    if given is not None and given.reads == "lines" and sample.lines:  # its errors have a line
+        found = {name: (one, Fit(fit.columns)) for name, (one, fit) in found.items()}
     fitting = {name: fit for name, (one, fit) in found.items() if fit and not one.as_it_is}
     if not fitting and (given is not None or (wanted and {*wanted} <= {*sample.columns})):
         fitting = {name: fit for name, (one, fit) in found.items() if fit and one.as_it_is}
