@@ -86,7 +86,7 @@ class Sample:
     rows: of a table or of JSON objects, with the place of each. lines: of a file of text, without
     their ends. columns: all that the rows have. names: {column: names of its numbers}, where the
     file says them. part: what the file is one of several of: "folders" (one folder for each class)
-    or "pairs" (one file for each language).
+    or "pairs" (one file for each language). problem: why a file that has lines has no rows.
     """
 
     name: str
@@ -95,6 +95,7 @@ class Sample:
     columns: tuple[str, ...] = ()
     names: Mapping[str, Sequence[str]] | None = None
     part: str | None = None
+    problem: UserError | None = None
     answered: bool = True
 
 

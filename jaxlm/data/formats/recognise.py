@@ -84,6 +84,8 @@ def recognise(
         raise _none_fits(sample, found, given)
     tasks = {name: found[name][0].task for name in fitting}
     ways = _ways(tasks, {*wanted}) or _ways(tasks, {*wanted} - {*sample.columns})
+    if not ways and sample.problem is not None:
+        raise sample.problem
     if not ways:
         raise _gives_others(sample, tasks, wanted)
     kept = [name for name in ways if not any(_within(fitting, name, other) for other in ways)]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxlm.core.config import UserError, suggest
+from jaxlm.core.errors import few
 from jaxlm.data.reading.compressed import uncompressed_name
 from jaxlm.data.reading.text import MAX_DOCUMENT_CHARS, lines, too_long
 
@@ -124,7 +125,7 @@ def csv_rows(
                 )
             if len(cells) != len(names):
                 raise UserError(
-                    f"{here}: {len(cells)} cells for {len(names)} columns ({', '.join(names)}); "
+                    f"{here}: {len(cells)} cells for {len(names)} columns ({few(names)}); "
                     + (
                         _other_delimiter(names, cells)
                         or "fix the row, or set delimiter, quotes or columns"

@@ -122,12 +122,14 @@ class Files(FileSource):
         """The beginning of a unit's file."""
         opened = Opened(unit.origin, self)
         rows: list[tuple[str, Mapping[str, Any]]] = []
+        problem = None
         if opened.has_rows:
             try:
                 rows = list(itertools.islice(self._renamed(opened.rows()), SAMPLED))
-            except UserError:
+            except UserError as error:
                 if not opened.has_lines:
                     raise
+                problem = error
         lines = itertools.islice(opened.lines(), SAMPLED) if opened.has_lines else ()
         in_folders = opened.part == "folders"  # whose rows are made, not read
         return Sample(
@@ -139,6 +141,7 @@ class Files(FileSource):
             else tuple(dict.fromkeys(str(n) for _, row in rows for n in row)),
             names=opened.names(),
             part=opened.part,
+            problem=problem,
             answered=self.answered,
         )
 
