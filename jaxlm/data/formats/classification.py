@@ -15,8 +15,19 @@ from jaxlm.data.formats.base import Record, Row, RowFormat, Sample, column, text
 
 TEXT = ("text", "sentence", "content", "review", "body", "comment", "message", "tweet", "title")
 LABEL = (
-    *("label", "labels", "class", "category", "sentiment", "target", "topic", "intent"),
-    *("polarity", "stars", "rating", "score", "emotion"),
+    "label",
+    "labels",
+    "class",
+    "category",
+    "sentiment",
+    "target",
+    "topic",
+    "intent",
+    "polarity",
+    "stars",
+    "rating",
+    "score",
+    "emotion",
 )
 LONGEST = 100  # characters of a label
 
@@ -56,7 +67,7 @@ def _is_label(value: Any) -> bool:
 
 
 def labelled(row: Row, sample: Sample, columns: Sequence[str]) -> Record:
-    """{"label": ...} of a row. Raises `UserError` where there is none."""
+    """{"label": ...} of a row. Raises `UserError` where it is missing."""
     value = column(row, *columns)
     if value is None or value == "":
         raise UserError(f"has no label in column {columns[0]!r}; fill it in or remove the row")

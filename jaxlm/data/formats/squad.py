@@ -73,7 +73,7 @@ class Squad(RowFormat):
             raise UserError(f"question {shown(name)}: {error}") from None
 
     def write(self, records: Iterable[Record]) -> Iterator[Any]:
-        """An article for the records of a title that follow one another."""
+        """An article for consecutive records of a title."""
         for title, titled in groupby(records, key=lambda record: record.get("title")):
             paragraphs = []
             for context, asked in groupby(titled, key=lambda record: record["context"]):
