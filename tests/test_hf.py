@@ -21,6 +21,7 @@ import pytest
 import yaml
 from flax import nnx
 
+import jaxlm
 from jaxlm import cli, hf
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core.config import UserError, type_name
@@ -452,6 +453,28 @@ def test_verbs_work_on_an_imported_run(gpt2_run, tmp_path, capsys):
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         original = gpt2_run.parent / "model" / name
         assert (tmp_path / "tuned" / name).read_bytes() == original.read_bytes()
+
+
+def test_a_folder_is_loaded_and_is_imported_once(gpt2_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
+    model = shutil.copytree(gpt2_run.parent / "model", tmp_path / "model")
+    run = jaxlm.load(model)
+    texts = ["the", "a the"]
+    np.testing.assert_allclose(run.logits(texts), jaxlm.load(gpt2_run).logits(texts), atol=1e-5)
+    before = run.path.stat()
+    assert jaxlm.load(model).path == run.path
+    assert run.path.stat().st_mtime_ns == before.st_mtime_ns, "nothing was imported again"
+    words = ["--prompt", "the", "--max-tokens", "3", "--temperature", "0", *ONE]
+    assert cli.main(["generate", str(model), *words]) == 0
+    assert "the" in capsys.readouterr().out
+    assert [p.name for p in run.path.parent.iterdir() if p.is_dir()] == [run.path.name]
+
+    config = {**GPT2.config, "layer_norm_epsilon": 1e-3}
+    (model / "config.json").write_text(json.dumps(config))
+    assert jaxlm.load(model).path != run.path, "other files are another run"
+    (model / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="safetensors"):
+        jaxlm.load(model)
 
 
 def test_an_imported_run_is_not_resumed(gpt2_run, capsys):

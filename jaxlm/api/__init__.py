@@ -4,7 +4,7 @@
     run.metrics[-1]["eval/loss"]
     run.generate("To be, or not", max_tokens=32)
 
-    run = jaxlm.load("runs/quickstart")         # or an imported Hugging Face model's run folder
+    run = jaxlm.load("runs/quickstart")         # or a folder in Hugging Face's format
     run.logits(["To be"]).shape                 # (1, 5, 82)
     run.perplexity(["To be, or not to be"])
     jaxlm.load("runs/reviews").predict("new.csv")   # [{"label": "good", "score": 0.93, ...}, ...]

@@ -23,7 +23,7 @@ from jaxlm.data.prompts import asked_as, ends_of, ids_of
 from jaxlm.evals.run import evaluate_run
 from jaxlm.generate import Generator, Sampling, Writer
 from jaxlm.run import RunConfig, load_saved, saved_config
-from jaxlm.runs.folder import RunDir
+from jaxlm.runs.folder import RunDir, is_hugging_face
 from jaxlm.runs.trackers import read_metrics
 from jaxlm.training.loading import load_trained
 from jaxlm.training.program import Program
@@ -37,9 +37,15 @@ Texts = Sequence[str] | Sequence[Sequence[int]]
 def load(folder: str | Path, *, step: int | str | None = None) -> Run:
     """The run of a folder, for use: trained, or imported by `jaxlm import hf`.
 
+    A folder in Hugging Face's format is imported into the cache once, and used from there.
+
     step: a checkpoint, or "best" (`checkpoint.keep_best`); None: the newest good one.
     Raises `UserError` where there is no run.
     """
+    if is_hugging_face(folder):
+        from jaxlm.hf.cached import imported
+
+        folder = imported(Path(folder), log.info)
     saved_config(folder)
     return Run(folder, step=step)
 

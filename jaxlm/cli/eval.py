@@ -52,16 +52,18 @@ def command(
     """Prints the measures of the run's objective, such as loss and bits per byte, or accuracy and
     the confusion table of a classifier; then those of each evaluator of the config (`evaluators`),
     on the whole of its own split. With --data no text of the run's own data is read, and only
-    evaluators of the validation split measure the files.
+    evaluators of the validation split measure the files. A folder in Hugging Face's format is
+    imported into the cache once, and used from there.
     """
     from jaxlm.cli.shared.figures import print_figures
+    from jaxlm.cli.shared.folders import run_folder
     from jaxlm.core.measures import tables_of, values_of
     from jaxlm.evals.run import evaluate_run
 
     if files and split:
         raise UserError("--split: --data names files of no split; leave one of the two out")
     step, measures = evaluate_run(
-        run_dir,
+        run_folder(run_dir),
         overrides=overrides,
         step=step,
         files=files,

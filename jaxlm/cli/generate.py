@@ -94,7 +94,10 @@ def command(
     as_json: bool,
     **drawing: Any,
 ) -> None:
-    """Continues one or several prompts with a run's newest checkpoint."""
+    """Continues one or several prompts with a run's newest checkpoint. A folder in Hugging Face's
+    format is imported into the cache once, and used from there.
+    """
+    from jaxlm.cli.shared.folders import run_folder
     from jaxlm.data.prompts import asked_as
     from jaxlm.generate import Writer, ends_of, ids_of
     from jaxlm.run import load_saved
@@ -104,6 +107,7 @@ def command(
     from jaxlm.training.started import saved_tokenizer
 
     sampling = _sampling(draft=draft, num_drafts=num_drafts, **drawing)
+    run_dir = run_folder(run_dir)
     config = load_saved(run_dir, overrides).config
     _check_writes(run_dir, config)
     run = RunDir(run_dir)

@@ -87,6 +87,12 @@ class RunDir:
             os.close(handle)
 
 
+def is_hugging_face(folder: str | Path) -> bool:
+    """Whether a folder is no run, but a model in Hugging Face's format, by its files' names."""
+    path = Path(folder)
+    return (path / "config.json").is_file() and not RunDir(path).config.exists()
+
+
 def _take(handle: int, run: RunDir) -> None:
     """Locks the open lock file and writes who holds it."""
     try:
