@@ -33,6 +33,8 @@ def command(kind: str | None, as_json: bool) -> None:
         return
     width = 2 + max((len(p.name) for own in found.values() for p in own), default=0)
     for name, own in found.items():
-        print(click.style(name, bold=True))
+        click.echo(click.style(name, bold=True))  # without colours where it is no terminal
+        if not own:
+            click.echo("  none built in")
         for part in own:
-            print(f"  {part.name.ljust(width)}{part.doc} [{part.origin}]")
+            click.echo(f"  {part.name.ljust(width)}{part.doc} [{part.origin}]")

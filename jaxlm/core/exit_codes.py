@@ -2,8 +2,9 @@
 
     if code in FINAL: ...     # the same command would end the same way: the user must fix something
 
-The numbers from 64 on are those of BSD's sysexits where one fits. Any other code, or a signal, is a
-crash. Nothing is imported here.
+The numbers from 64 on are those of BSD's sysexits where one fits. 1 is also Python's own code of a
+crash, which ends with a traceback. Any other code, or a signal, is a crash as well. Nothing is
+imported here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ FINAL = frozenset({DONE, MISTAKE, NOT_FINITE, SAVE_FAILED, CTRL_C})
 TABLE = f"""\
 Exit codes:
   {DONE}   done
-  1   `jaxlm doctor` found a problem, or `jaxlm plan` too little memory
+  1   a crash, with a traceback; also: `jaxlm doctor` found a problem,
+      or `jaxlm plan` too little memory
   {MISTAKE}   a mistake of the user: one line says what, where and how to fix it
   {NOT_FINITE}  the loss was not finite for too many steps in a row
   {LOST}  another process of the run was lost: start all of them again

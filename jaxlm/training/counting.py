@@ -71,15 +71,11 @@ class CountingLearner(Learner):
     def step(
         self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
     ) -> tuple[State, dict]:
-        rows = dict(batch)
-        signal = rows.pop("signal", None)
-        tables = self.objective.count(state["params"], rows)
+        tables = self.objective.count(state["params"], batch)
         metrics = {
-            "tokens": ((rows["segment_ids"] > 0).sum(), 1),
+            "tokens": ((batch["segment_ids"] > 0).sum(), 1),
             "bad_steps": (state["bad_steps"], 1),
         }
-        if signal is not None:
-            metrics["signal"] = (signal.max(), 1)
         return {**state, "step": state["step"] + 1, "params": tables}, metrics
 
     def compile(

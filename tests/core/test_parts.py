@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxlm.cli import main
 from jaxlm.core.config import Config, ConfigError, UserError, parse, to_dict, to_yaml
 from jaxlm.core.kinds import files, installed
 from jaxlm.core.listing import PACKAGE, kind_called, kinds, listed, parts
@@ -194,6 +195,13 @@ def test_every_kind_of_the_package_lists_what_its_types_find():
             cls = find(base, part.name)
             assert type_name(cls) == part.name and part.origin == "built in"
             assert part.doc == (cls.__doc__ or "").strip().split("\n")[0], part.name
+
+
+def test_a_list_in_a_pipe_has_no_colours_and_names_an_empty_kind(capsys):
+    assert main(["parts"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\nnorms\n  layernorm " in out
+    assert "\ncallbacks\n  none built in\n" in out
 
 
 def test_modules_and_packages_are_listed_with_their_origin(tmp_path, monkeypatch):
