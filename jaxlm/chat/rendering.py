@@ -14,7 +14,8 @@ What is trained of a message follows from the same rendering, in this order:
 
 The end of a turn is trained with it, as far as its last special token ("<|im_end|>"), without
 white space after it. A message has the weight `weight` (1 by default); `train: true` trains a
-message of another role and `train: false` none; parts of a content may have both as well.
+message of another role and `train: false` nothing of a message; parts of a content may have both
+as well.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxlm.chat.contents import Leaf, find, leaves_of
-from jaxlm.chat.template import ChatTemplate, Message, Span, variables_of
+from jaxlm.chat.template import OWN, ChatTemplate, Message, Span, variables_of
 from jaxlm.core.errors import UserError
 
 Turns = Literal["all", "last"]
-OWN = ("weight", "train")  # keys of a message, or of a part, that are ours and not the template's
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Renderer:
         owners = _owners(spans, leaves, places)
         for number, weight in enumerate(weights):
             parts = part_weights(messages[number])
-            if weight <= 0 and not any(parts.values()):
+            if weight is None or (weight <= 0 and not any(parts.values())):
                 continue
             self._check_calls(text, given[number], number)
             own = [span for span, owner in zip(spans, owners, strict=True) if owner == number]
@@ -209,17 +209,29 @@ def _without_own(messages: Sequence[Message]) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------ weights
 
 
-def weights_of(messages: Sequence[Message], roles: Sequence[str], turns: Turns) -> list[float]:
-    """The weight of each message; with turns "last", only the last one that is trained has one."""
-    weights = [_weight(message, message["role"] in roles) for message in messages]
+def weights_of(
+    messages: Sequence[Message], roles: Sequence[str], turns: Turns
+) -> list[float | None]:
+    """The weight of each message, which its parts may replace by their own; None: nothing of it is
+    trained, because of `train: false`, or of turns "last" for all but the last trained one.
+    """
+    weights = [
+        None if _silenced(message) else _weight(message, message["role"] in roles)
+        for message in messages
+    ]
     trained = [
         number
         for number, weight in enumerate(weights)
-        if weight > 0 or any(part_weights(messages[number]).values())
+        if weight is not None and (weight > 0 or any(part_weights(messages[number]).values()))
     ]
     if turns == "last" and trained:
-        weights = [w if number == trained[-1] else 0.0 for number, w in enumerate(weights)]
+        weights = [w if number == trained[-1] else None for number, w in enumerate(weights)]
     return weights
+
+
+def _silenced(message: Message) -> bool:
+    train = message.get("train")
+    return train is not None and not train
 
 
 def part_weights(message: Message) -> dict[int, float]:

@@ -25,6 +25,9 @@ FOLDER = Path(__file__).parent / "templates"
 # The names under which a message has its reasoning; templates read the first two.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
+# The keys of a message, or of a part, that are jaxlm's and not the template's.
+OWN = ("weight", "train")
+
 Message = Mapping[str, Any]
 Span = tuple[int, int]
 
@@ -94,9 +97,22 @@ class ChatTemplate:
                 "another template"
             ) from None
 
-    def text(self, messages: Sequence[Message], **how: Any) -> str:
+    def text(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        variables: Mapping[str, Any],
+        add_generation_prompt: bool = False,
+    ) -> str:
         """The text of the messages; arguments and errors are those of `rendered`."""
-        return self.rendered(messages, **how)[0]
+        text, _ = self.rendered(
+            messages,
+            tools=tools,
+            variables=variables,
+            add_generation_prompt=add_generation_prompt,
+        )
+        return text
 
     @cached_property
     def takes_parts(self) -> bool:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from jaxlm.chat.rendering import OWN, Renderer, Rendering
-from jaxlm.chat.template import ChatTemplate, from_file, named, names
+from jaxlm.chat.rendering import Renderer, Rendering
+from jaxlm.chat.template import OWN, ChatTemplate, from_file, named, names
 from jaxlm.chat.tokens import token_weights, tokenise
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
@@ -210,6 +210,9 @@ def _check_weight(own: Mapping[str, Any], here: str) -> None:
     number = isinstance(weight, int | float) and 0 <= weight < float("inf")
     if weight is not None and not number:
         raise UserError(f"{here} has the weight {weight!r}; give a number >= 0")
+    train = own.get("train")
+    if train is not None and (not isinstance(train, int | float) or train not in (0, 1)):
+        raise UserError(f"{here} has train {train!r}; give true or false")
 
 
 def _check_order(messages: Sequence[Mapping[str, Any]], column: str) -> None:

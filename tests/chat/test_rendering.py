@@ -86,6 +86,14 @@ def test_roles_turns_weights_and_parts() -> None:
         assert rendering.weights[start + 4] == 1  # the end of the turn
 
 
+def test_parts_of_a_silenced_message_are_not_trained() -> None:
+    parts = [{"type": "text", "text": "Hel", "weight": 1}, {"type": "text", "text": "lo"}]
+    chatml = named("chatml")
+    assert trained(chatml, changed(2, content=parts), turns="last") == ["So long<|im_end|>"]
+    assert trained(chatml, changed(2, content=parts, train=False)) == ["So long<|im_end|>"]
+    assert trained(chatml, changed(2, content=parts, weight=0)) == ["Hel", "So long<|im_end|>"]
+
+
 def test_weights_scale() -> None:
     rendering = Renderer(named("chatml"), tokenizer()).render(changed(2, weight=0.25))
     assert {0, 0.25, 1} == {float(w) for w in rendering.weights}

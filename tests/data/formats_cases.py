@@ -96,11 +96,15 @@ OPENAI = {
 OPENAI_READ = {
     "messages": [
         HUMAN,
-        {"role": "assistant", "content": [{**UM, "weight": 0}, {**YES, "weight": 1}], "weight": 1},
+        {
+            "role": "assistant",
+            "content": [{**UM, "train": False}, {**YES, "train": True}],
+            "weight": 1,
+        },
         {"role": "user", "content": "Add."},
         {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", **CALL}]},
         {"role": "tool", "content": "2", "tool_call_id": "c1"},
-        {"role": "assistant", "content": "2", "weight": 0},
+        {"role": "assistant", "content": "2", "train": False},
     ],
     "tools": [TOOL],
 }

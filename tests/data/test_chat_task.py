@@ -133,6 +133,7 @@ def test_system_tools_and_texts_of_json(prepare) -> None:
         (talk("Hi", "Hello", role="system"), "message 1 is a system message and not the first"),
         (talk("Hi", "Hello", role="tool"), "message 1 is a tool's and follows user"),
         (talk("Hi", "Hello", weight=-1), "has the weight -1; give a number >= 0"),
+        (talk("Hi", "Hello", train="no"), "has train 'no'; give true or false"),
         (talk("Hi", "Hello", content=None), r"message 1 \(assistant\) has no content"),
         (talk("Hi", "x", content=[{"type": "image"}]), "has a part of type image"),
         ({"messages": "Hi"}, "holds no list of messages"),
@@ -190,6 +191,15 @@ def test_completions_are_trained_over_a_whole_text(prepare) -> None:
     tokens = row["tokens"][row["segment_ids"] > 0].tolist()
     assert tokens == [prepared.tokenizer.bos_id, *b"2 + 2 = 4", prepared.tokenizer.eos_id]
     assert any("tokens are trained" in line for line in lines)
+
+
+def test_a_prompt_with_weights_is_not_trained(prepare) -> None:
+    parts = [{"type": "text", "text": "Hi", "weight": 1}]
+    prompt = [{"role": "user", "content": parts}]
+    completion = [{"role": "assistant", "content": "Hello"}]
+    record = {"prompt": prompt, "completion": completion}
+    prepared, _ = prepare([record], PromptCompletion(template="plain"))
+    assert trained(prepared) == " Hello$"
 
 
 def test_completions_of_messages_and_with_a_template(prepare) -> None:

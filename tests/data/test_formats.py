@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jaxlm.chat.template import REASONING
 from jaxlm.core.config import UserError, parse, to_dict
 from jaxlm.data.convert import checked, convert, pieces
 from jaxlm.data.detect import detect
@@ -22,7 +23,8 @@ from jaxlm.data.reading.json_values import json_rows
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.sources.files import Files
-from jaxlm.data.tokenizers.base import Bytes
+from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
+from jaxlm.tasks.chat import Chat
 from jaxlm.tasks.classification import Classification
 from tests.data.formats_cases import (
     ALPACA,
@@ -579,3 +581,32 @@ def test_damaged_files_give_records_or_one_line(tmp_path, seed):
             assert "\n" not in str(error) and len(str(error)) < 2000, error
             outcomes["refused"] += 1
     assert min(outcomes["read"], outcomes["refused"]) > 5, outcomes
+
+
+@pytest.mark.parametrize("key", ["train", "training"])
+def test_a_file_trains_what_its_messages_say(tmp_path, key):
+    messages = [
+        {"role": "user", "content": "Hi", key: True},
+        {"role": "assistant", "content": "Hello", "weight": 1, key: False},
+    ]
+    turns = [
+        {"from": "human", "value": "Hi", key: True},
+        {"from": "gpt", "value": "Hello", "weight": 1, key: False},
+    ]
+    for number, row in enumerate(({"messages": messages}, {"conversations": turns})):
+        source = source_of(tmp_path, {f"{number}.jsonl": jsonl(row)})
+        (record,) = records_of(source, ("messages",))
+        tokenizer = Chat(template="plain").equipped(ByteTokenizer())
+        rendering = Chat(template="plain").rendering(record, tokenizer)
+        trained = [c for c, w in zip(rendering.text, rendering.weights, strict=True) if w]
+        assert "".join(trained).strip() == "Hi"
+        to = ("openai", "sharegpt")[number]
+        convert(source, format_called(to), out := tmp_path / f"{number}.again.jsonl")
+        assert records_of(Files(files=(str(out),)), ("messages",)) == [record]
+
+
+@pytest.mark.parametrize("key", REASONING)
+def test_reasoning_is_kept_under_each_of_its_names(tmp_path, key):
+    answer = {**ANSWER, key: "because"}
+    source = source_of(tmp_path, {"a.jsonl": jsonl({"messages": [HUMAN, answer]})})
+    assert records_of(source, ("messages",)) == [{"messages": [HUMAN, answer]}]

@@ -27,9 +27,9 @@ Their values are plain JSON:
     tags        BIO where they are spans (B-PER, I-PER, O), whatever the file has; else as they are
     messages    [{"role": "user", "content": "Hello"}, ...]; the roles are system, user, assistant
                 and tool. `content` is a text, or a list of parts [{"type": "text", "text": "Hi",
-                "weight": 0}]. A message and a part may have a `weight` >= 0 of their loss. An
-                assistant's message may have "tool_calls": [{"type": "function", "function":
-                {"name": "f", "arguments": {...}}}], beside an empty content
+                "weight": 0}]. A message and a part may have a `weight` >= 0 of their loss, and
+                `train`, true or false. An assistant's message may have "tool_calls": [{"type":
+                "function", "function": {"name": "f", "arguments": {...}}}], beside an empty content
     tools       [{"type": "function", "function": {"name": "f", "parameters": {...}}}, ...]
     prompt, completion, chosen, rejected    texts; or, all of a record, lists of messages, where
                 the prompt is what the others continue

@@ -27,6 +27,7 @@ class KTO(RowFormat):
     """`prompt`, `completion` and `label` (true or false)"""
 
     task = "kto"
+    version = 2
     needs = ("|".join(PROMPT), "|".join(COMPLETION), "label")
 
     def wrong(self, names: Mapping[str, str], sample: Sample) -> list[str]:
@@ -46,6 +47,7 @@ class KTOTag(RowFormat, type="kto_tag"):
     """`kto_tag` (true or false) beside alpaca's columns, `messages` or `conversations`"""
 
     task = "kto"
+    version = 2
     needs = ("kto_tag",)
 
     def fit(self, sample: Sample) -> Fit:

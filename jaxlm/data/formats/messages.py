@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxlm.chat.template import OWN
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import few, shown
 
@@ -23,7 +24,6 @@ AFTER = {  # the roles that each may follow; "" is the beginning
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
 }
-WEIGHTS = ("weight", "train", "training")  # a message's or part's keys for the weight of its loss
 
 
 def role_of(name: Any) -> str:
@@ -61,16 +61,23 @@ def is_empty(content: Any) -> bool:
     return not "".join(parts).strip()
 
 
-def weight_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"weight": the weight of the loss} of a message or part that states one, else {}."""
-    for key in WEIGHTS:
-        value = values.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise UserError(f"{key} is {shown(value)}; use true, false or a number >= 0")
-        return {"weight": int(value) if isinstance(value, bool) else value}
-    return {}
+def loss_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a message or part states of its loss: `weight`, a number >= 0, and `train`, whether it
+    is trained ("training" is read as "train"). Raises `UserError`.
+    """
+    found: dict[str, Any] = {}
+    weight = values.get("weight")
+    if weight is not None:
+        if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise UserError(f"weight is {shown(weight)}; use true, false or a number >= 0")
+        found["weight"] = int(weight) if isinstance(weight, bool) else weight
+    key = "train" if values.get("train") is not None else "training"
+    train = values.get(key)
+    if train is not None:
+        if not isinstance(train, int | float) or train not in (0, 1):
+            raise UserError(f"{key} is {shown(train)}; use true or false, or weight for a number")
+        found["train"] = bool(train)
+    return found
 
 
 def content_of(value: Any) -> str | list[dict[str, Any]]:
@@ -82,7 +89,7 @@ def content_of(value: Any) -> str | list[dict[str, Any]]:
     if not isinstance(value, Sequence):
         raise UserError(f"has a content that is a {type(value).__name__}, not text; correct it")
     parts = [_part(part) for part in value]
-    if not any("weight" in part for part in parts):
+    if all({*OWN}.isdisjoint(part) for part in parts):
         return "".join(part["text"] for part in parts)
     return parts
 
@@ -94,7 +101,7 @@ def _part(part: Any) -> dict[str, Any]:
         raise UserError(f"has a part that is a {type(part).__name__}, not text; correct it")
     if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
         raise UserError(f"has a part of type {shown(part.get('type'))}; only texts can be read")
-    return {"type": "text", "text": part["text"], **weight_of(part)}
+    return {"type": "text", "text": part["text"], **loss_keys(part)}
 
 
 def call_of(call: Any) -> dict[str, Any]:

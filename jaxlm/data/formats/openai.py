@@ -1,7 +1,7 @@
 """{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}.
 
 A message's content is a text or a list of parts {"type": "text", "text", "train"}. A message may
-have `weight` or `train` for its loss, and an assistant's `tool_calls`; a row may have `tools`.
+have `weight` and `train` for its loss, and an assistant's `tool_calls`; a row may have `tools`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxlm.chat.template import REASONING
 from jaxlm.core.config import UserError
 from jaxlm.data.formats.base import Record, Row, RowFormat, Sample, column
 from jaxlm.data.formats.messages import (
@@ -18,13 +19,13 @@ from jaxlm.data.formats.messages import (
     call_of,
     checked,
     content_of,
+    loss_keys,
     role_of,
     tools_of,
-    weight_of,
 )
 
 COLUMNS = ("messages", "conversations", "conversation", "dialog")
-KEPT = ("name", "tool_call_id", "reasoning_content")  # of a message, as they are
+KEPT = ("name", "tool_call_id", *REASONING)  # of a message, as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class OpenAI(RowFormat):
     needs = ("|".join(COLUMNS),)
     keeps = ("tools",)
     takes = ("tools",)
+    version = 2
 
     def wrong(self, names: Mapping[str, str], sample: Sample) -> list[str]:
         rows = [row[name] for name in names.values() for _, row in sample.rows if name in row]
@@ -74,7 +76,7 @@ def _message(value: Any) -> Message:
     message: Message = {
         "role": role_of(value["role"]),
         "content": content_of(value.get("content")),
-        **weight_of(value),
+        **loss_keys(value),
         **{key: value[key] for key in KEPT if value.get(key) is not None},
     }
     calls = value.get("tool_calls") or []

@@ -31,6 +31,7 @@ class Preference(RowFormat):
     """`chosen` and `rejected` (or `..._response`), with `prompt`, `instruction`, turns or none"""
 
     task = "preference"
+    version = 2
     needs = ("|".join(CHOSEN), "|".join(REJECTED))
     takes = ("prompt", "question", "conversations", "messages", "instruction", "input", "system")
 

@@ -23,6 +23,7 @@ class PromptCompletion(RowFormat):
     """`prompt` and `completion`: texts, or lists of messages"""
 
     task = "prompt_completion"
+    version = 2
     needs = ("|".join(PROMPT), "|".join(COMPLETION))
     answers = ("|".join(COMPLETION),)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxlm.chat.template import OWN
 from jaxlm.core.config import UserError
 from jaxlm.data.formats.alpaca import said
 from jaxlm.data.formats.base import Record, Row, RowFormat, Sample, column, text_of
@@ -18,10 +19,10 @@ from jaxlm.data.formats.messages import (
     as_json,
     call_of,
     checked,
+    loss_keys,
     parsed,
     role_of,
     tools_of,
-    weight_of,
 )
 from jaxlm.data.formats.openai import COLUMNS
 
@@ -36,6 +37,7 @@ class ShareGPT(RowFormat):
     needs = ("|".join(("conversations", *(name for name in COLUMNS if name != "conversations"))),)
     keeps = ("tools",)
     takes = ("system", "tools")
+    version = 2
 
     def wrong(self, names: Mapping[str, str], sample: Sample) -> list[str]:
         rows = [row[name] for name in names.values() for _, row in sample.rows if name in row]
@@ -78,17 +80,16 @@ def turn_of(value: Any) -> Message:
         raise UserError("has no text; write from and value")
     role = role_of(value.get("from"))
     if value["from"] != "function_call":
-        return said(role, value["value"]) | weight_of(value)
+        return said(role, value["value"]) | loss_keys(value)
     calls = parsed(value["value"], "is a function_call that")
     made = [call_of(call) for call in (calls if isinstance(calls, list) else [calls])]
-    return {"role": role, "content": "", "tool_calls": made, **weight_of(value)}
+    return {"role": role, "content": "", "tool_calls": made, **loss_keys(value)}
 
 
 def _written(message: Message) -> dict[str, Any]:
-    extra = {key: value for key, value in message.items() if key == "weight"}
-    if message.keys() - {"role", "content", "weight", "tool_calls"}:
-        lost = sorted(message.keys() - {"role", "content", "weight", "tool_calls"})[0]
-        raise UserError(f"sharegpt has no place for {lost} of a message; choose openai")
+    extra = {key: value for key, value in message.items() if key in OWN}
+    if lost := sorted(message.keys() - {"role", "content", "tool_calls", *OWN}):
+        raise UserError(f"sharegpt has no place for {lost[0]} of a message; choose openai")
     if calls := message.get("tool_calls"):
         if any("id" in call for call in calls) or message["content"]:
             raise UserError("sharegpt has no place for ids or texts of tool calls; choose openai")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlm.data.formats.base import Record, Row, RowFormat, Sample, column, text_of
+from jaxlm.data.formats.base import Record, Row, RowFormat, Sample, text_of
 
 NAMES = ("text", "content")
 
@@ -24,7 +24,7 @@ class TextColumn(RowFormat):
         return [] if texts else [f"{name} as text"]
 
     def record(self, row: Row, sample: Sample) -> Record:
-        return {"text": text_of(row, *NAMES, blank=column(row, *NAMES) is not None)}
+        return {"text": text_of(row, *NAMES, blank=True)}
 
     def row(self, record: Record) -> dict[str, Any]:
         return {"text": record["text"]}

@@ -80,7 +80,7 @@ def _pairs(files: Mapping[str, Path], patterns: Sequence[str]) -> list[tuple[str
     if len(sets) != 1 or len(next(iter(sets))) != 2:
         return []
     plain_patterns = [uncompressed_name(pattern) for pattern in patterns]
-    order = [next(iter(pattern.rpartition(".")[2:])) for pattern in plain_patterns]
+    order = [pattern.rpartition(".")[2] for pattern in plain_patterns]
     place = {language: order.index(language) for language in order}
     languages = sorted(next(iter(sets)), key=lambda name: (place.get(name, len(order)), name))
     return [
