@@ -1,10 +1,10 @@
 """Rows with the loss weight of each token, and what wrote it: a role, or the template.
 
-    for piece in pieces_of(prepared, "train", row): ...
-    print(painted(pieces, colour=True))
+    pieces = pieces_of(prepared, "train", row)
+    print(*lines(pieces, segment=1, colour=True), sep="\n")
 
-A piece is a run of tokens of one weight and one author. In a terminal, trained tokens are green,
-the paler the smaller their weight; in a file, a line begins with + where its tokens are trained.
+A piece is a run of tokens of one weight and one author. A line begins with + where its tokens are
+trained. In a terminal these are green, bold for a weight of 1 or more.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ A record has a question, a context, and answers as SQuAD has them: {"text": [...
 
     [bos] question [eos] context [eos]                 token_types 0 ... 1 ...
 
-A context that is too long becomes windows, of which two in a row share `doc_stride` tokens
-(Devlin et al. 2019). A window without the answer has its first token as start and end. An answer is
+A context that is too long becomes windows, of which two in a row share `doc_stride` tokens (the
+`stride` of a tokenizer of transformers; in Devlin et al. 2019 `doc_stride` is the step from one
+window to the next). A window without the answer has its first token as start and end. An answer is
 a span of the characters of the context (`jaxlm.tasks.answer_spans`); the measures are the exact
 match and F1 of SQuAD (`jaxlm.tasks.squad`) or of CMRC (`jaxlm.tasks.cmrc`).
 """
@@ -56,6 +57,7 @@ class QuestionAnswering(Task):
     """The span of a context that answers a question."""
 
     scored: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     question: str = field("question", "the column of the question")
     context: str = field("context", "the column of the text that has the answer")
@@ -90,7 +92,7 @@ class QuestionAnswering(Task):
 
     @property
     def stored(self) -> tuple[str, ...]:
-        return self.question, self.context, self.answers, "offset", "first"
+        return self.question, self.context, self.answers, "offset", "first", "window_tokens"
 
     @property
     def marks(self) -> tuple[bool, bool]:
@@ -123,7 +125,7 @@ class QuestionAnswering(Task):
     def windows(self, record: Record, tokenizer: Tokenizer) -> list[Record]:
         assert self.max_length is not None, "the task is not fitted"
         context = record[self.context]
-        offsets = tokenizer.encode_with_offsets(context)[1]
+        ids, offsets = tokenizer.encode_with_offsets(context)
         asked = len(tokenizer.encode(record[self.question]))
         room = self.max_length - asked - self._marked(tokenizer)
         if room < min(len(offsets), 4):
@@ -135,8 +137,18 @@ class QuestionAnswering(Task):
         for first, last in strides(offsets, room, min(self.doc_stride, room // 2)):
             begin = offsets[first][0] if first else 0
             end = offsets[last - 1][1] if last < len(offsets) else len(context)
-            place = {"offset": begin, "first": first == 0}
-            found.append({**record, self.context: context[begin:end], **place})
+            whole = first == 0 and last == len(offsets)
+            places = [[a - begin, b - begin] for a, b in offsets[first:last]]
+            found.append(
+                {
+                    **record,
+                    self.context: context[begin:end],
+                    "offset": begin,
+                    "first": first == 0,
+                    # A piece of a text may have other tokens than the text has there.
+                    "window_tokens": None if whole else [ids[first:last], places],
+                }
+            )
         return found
 
     def _marked(self, tokenizer: Tokenizer) -> int:
@@ -155,10 +167,13 @@ class QuestionAnswering(Task):
 
     def counts(self, records: Records) -> dict[str, Any]:
         answers = [*records.column(self.answers)]
-        none = sum(not a["text"] for a in answers)
+        empty = [not a["text"] for a in answers]
+        none = sum(empty)
         if none and not self.no_answer:
+            first = records.column("first")
+            questions = sum(a and b for a, b in zip(empty, first, strict=True))
             raise UserError(
-                f"{none} questions have no answer, and training had none of these; set "
+                f"{questions} questions have no answer, and training had none of these; set "
                 "data.task.no_answer to true, or drop them"
             )
         return {"windows": len(answers), "without_answer": none}
@@ -190,11 +205,17 @@ class QuestionAnswering(Task):
     def _laid(self, record: Record, tokenizer: Tokenizer, room: int) -> Laid:
         bos, between, eos = special_tokens(tokenizer, self.add_bos, self.add_eos)
         head = [*bos, *tokenizer.encode(record[self.question]), *between]
-        ids, offsets = tokenizer.encode_with_offsets(record[self.context])
+        ids, offsets = self._tokens(record, tokenizer)
         left = max(0, room - len(head) - len(eos))
         ids, offsets = ids[:left], offsets[:left]
         types = [0] * len(head) + [1] * (len(ids) + len(eos))
         return Laid([*head, *ids, *eos][:room], types[:room], len(head), offsets)
+
+    def _tokens(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[Any]]:
+        """The ids of a window's context, and their places in its characters."""
+        stored = record.get("window_tokens")
+        ids, offsets = stored or tokenizer.encode_with_offsets(record[self.context])
+        return ids, offsets
 
     def _span(self, record: Record, laid: Laid) -> tuple[int, int]:
         """The places of the answer's first and last token; (0, 0) where it is not in the window."""
@@ -209,8 +230,8 @@ class QuestionAnswering(Task):
         return laid.first + inside[0], laid.first + inside[-1]
 
     def length(self, record: Record, tokenizer: Tokenizer) -> int:
-        texts = record[self.question], record[self.context]
-        return self._marked(tokenizer) + sum(len(tokenizer.encode(text)) for text in texts)
+        question = tokenizer.encode(record[self.question])
+        return self._marked(tokenizer) + len(question) + len(self._tokens(record, tokenizer)[0])
 
     def show(self, row: Mapping[str, Any]) -> str:
         start, end = int(row["start"]), int(row["end"])
@@ -313,14 +334,20 @@ def answers_of(value: Any, column: str) -> dict[str, list[Any]]:
         raise UserError(
             f'column {column!r} has no answers; give {{"text": [...], "answer_start": [...]}}'
         )
-    texts, starts = [*value["text"]], [*value["answer_start"]]
-    right = all(isinstance(t, str) for t in texts) and all(isinstance(s, int) for s in starts)
+    texts, starts = value["text"], value["answer_start"]
+    for key, found in (("text", texts), ("answer_start", starts)):
+        if not isinstance(found, list | tuple):
+            raise UserError(
+                f"column {column!r} has {key} {found!r:.40}, not a list; give "
+                '{"text": ["Paris"], "answer_start": [17]}'
+            )
+    right = all(isinstance(t, str) for t in texts) and all(type(s) is int for s in starts)
     if len(texts) != len(starts) or not right:
         raise UserError(
             f"column {column!r} has {len(texts)} texts and {len(starts)} answer_starts; give each "
             "text one place, a whole number"
         )
-    return {"text": texts, "answer_start": starts}
+    return {"text": [*texts], "answer_start": [*starts]}
 
 
 def check_span(text: str, start: int, context: str) -> None:

@@ -47,6 +47,7 @@ class Tagging(Task):
     """A tag for each word."""
 
     scored: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     tokens: str = field("tokens", "the column of the words: a list, or a text with spaces")
     tags: str = field("tags", "the column of the tags, one a word")
@@ -165,10 +166,15 @@ class Tagging(Task):
         return len(bos) + len(eos) + sum(map(len, self._word_ids(record, tokenizer)))
 
     def _word_ids(self, record: Record, tokenizer: Tokenizer) -> list[list[int]]:
-        """The tokens of each word, at least one."""
+        """The tokens of each word, at least one; a word in the middle of a sentence follows the
+        joiner, also where a window begins with it.
+        """
         words = record[self.tokens]
         joiner = "" if getattr(tokenizer, "adds_space", False) else self.joiner
-        found = tokenizer.encode_batch([joiner + w if n else w for n, w in enumerate(words)])
+        joined = [joiner + word for word in words]
+        if record.get("first", True):
+            joined[:1] = words[:1]
+        found = tokenizer.encode_batch(joined)
         unknown = getattr(tokenizer, "unk_id", None)
         for i, ids in enumerate(found):
             if not ids and unknown is None:

@@ -65,7 +65,7 @@ def check_changes(run: RunDir, config: RunConfig) -> None:
 def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
     """The beginnings of lines about files of data, and the base, which may be in another folder.
 
-    None where the run has no record of their content, by which they are compared.
+    Empty where the run has no record of their content, by which they are compared.
     """
     record, _ = read_record(run)
     if record is None:

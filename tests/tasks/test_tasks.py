@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,31 @@ def test_a_long_sentence_becomes_windows_that_have_each_word_once() -> None:
     assert answer == {"tags": tags, "scores": [1.0] * 20}
 
 
+class Spaced(ByteTokenizer):
+    """ " Paris" is one token and "Paris" two, as in a byte-level BPE."""
+
+    def encode(self, text: str) -> list[int]:
+        return [300] if text.startswith(" ") else [301, 302]
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+
+def test_a_window_in_a_sentence_has_the_tokens_that_were_counted() -> None:
+    words, tags = [f"w{n}" for n in range(9)], ["A", "B", "C"] * 3
+    task = Tagging(classes=("A", "B", "C"), max_length=6).fitted(6)
+    windows = task.windows({"tokens": words, "tags": tags}, Spaced())
+    assert [len(w["tokens"]) for w in windows] == [3, 4, 2]  # rooms of 4: "w0" has two tokens
+    rows = [task.encode(w, Spaced(), 6) for w in windows]
+    assert [row["tokens"].tolist() for row in rows] == [
+        [BOS, 301, 302, 300, 300, EOS],
+        [BOS, 300, 300, 300, 300, EOS],
+        [BOS, 300, 300, EOS],
+    ]
+    assert sum(int(row["loss_weights"].sum()) for row in rows) == 9
+    assert [task.length(w, Spaced()) for w in windows] == [6, 6, 4]
+
+
 def test_the_tags_of_a_sentence_are_as_many_as_its_words() -> None:
     with pytest.raises(UserError, match="'tokens' has 2 words and 'tags' 1 tags"):
         tagged("a b", ["A"])
@@ -161,6 +187,45 @@ def test_a_span_comes_back_exactly_through_windows(text: str, kind: str) -> None
     assert sum(each["score"] for each in answer["n_best"]) <= 1 + 1e-9
 
 
+class Pieces(ByteTokenizer):
+    """Words in pieces of two characters as in WordPiece: what a word begins with has another id."""
+
+    def encode_with_offsets(self, text: str, *, special: bool = False) -> Any:
+        ids, offsets, inside = [], [], 0
+        for n, c in enumerate(text):
+            inside = 0 if c == " " else inside + 1
+            if inside % 2 == 1:
+                whole = text[n : n + 2].split(" ")[0]
+                ids.append(1000 * (inside == 1) + sum(map(ord, whole)) % 251)
+                offsets.append((n, n + len(whole)))
+        return ids, offsets
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_with_offsets(text)[0]
+
+
+def test_a_window_that_begins_in_a_word_has_the_tokens_of_the_text() -> None:
+    context = "unbelievable " * 6 + "Ana"
+    task = QuestionAnswering(doc_stride=3, no_answer=True).fitted(16)
+    answers = {"text": ["Ana"], "answer_start": [context.index("Ana")]}
+    record = {"question": "Who?", "context": context, "answers": answers}
+    windows = task.windows(*task.expand(record), Pieces())
+    windows = json.loads(json.dumps(windows))  # as a store gives them
+    whole = Pieces().encode(context)
+    room, place = 16 - 2 - 3, 0
+    assert len(windows) > 3 and any(context[w["offset"] - 1] != " " for w in windows[1:])
+    for window in windows:
+        row = task.encode(window, Pieces(), 16)
+        inner = row["tokens"][4:-1].tolist()
+        assert inner == whole[place : place + room]
+        assert task.length(window, Pieces()) == len(row["tokens"]) <= 16
+        place += room - 3
+    assert row["start"] == 4 + inner.index(Pieces().encode("Ana")[0])
+    assert row["end"] == row["start"] + 1
+    arrays = [perfect(task, w, Pieces()) for w in windows]
+    assert task.answer(windows, arrays, Pieces())["answer"] == "Ana"
+
+
 def test_two_windows_share_doc_stride_tokens() -> None:
     tokenizer = CharacterTokenizer("".join(sorted({*CONTEXT})), True)
     task, record = asked("Ana", doc_stride=20)
@@ -216,6 +281,10 @@ def test_the_longest_answer_and_the_order_of_its_ends_are_kept() -> None:
         ({"text": ["Bo"], "answer_start": [10**6]}, "the context has 195 characters"),
         ({"text": ["Bo"], "answer_start": []}, "1 texts and 0 answer_starts"),
         ("Ana", "has no answers; give"),
+        ({"text": "Ana", "answer_start": 13}, "has text 'Ana', not a list; give"),
+        ({"text": ["Ana"], "answer_start": 13}, "has answer_start 13, not a list; give"),
+        ({"text": None, "answer_start": None}, "has text None, not a list; give"),
+        ({"text": ["Ana"], "answer_start": [True]}, "give each text one place, a whole number"),
     ],
 )
 def test_a_wrong_answer_is_one_line(answers: Any, said: str) -> None:
