@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxlm.core.config import REQUIRED, UserError, field, to_dict, type_name
+from jaxlm.core.config import REQUIRED, UserError, field, type_name
 from jaxlm.core.errors import few
 from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset, Tokenizer
@@ -36,7 +36,7 @@ from jaxlm.data.store.split import hash64, held_out
 from jaxlm.data.text import report_shared_texts, store_facts
 from jaxlm.tasks.base import LeftOut, Record, Task
 
-FORMAT = "records"
+FORMAT = "records, version 2"  # a run of another version: its files and counts are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class RecordData(DataConfig):
 
     def corpus_fingerprint(self) -> str:
         split = [self._fraction, self.split_salt] if self._fraction else None
-        facts = [self.source.fingerprint(), to_dict(self.task), split]
+        facts = [self.source.fingerprint(), self.task.fingerprint(), split]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     # ------------------------------------------------------------------------------ preparation
@@ -158,7 +158,7 @@ class RecordData(DataConfig):
         parts = {name: (stores.get(name, stores["train"]), index[name]) for name in index}
         prepared = self._prepared(parts, facts, tokenizer, report)
         content = {
-            name: self._content(*parts[name], facts, sources.get(name, self.source))
+            name: self._content(*parts[name], facts, sources.get(name, self.source), tokenizer)
             for name in parts
         }
         prepared.manifest.update(
@@ -225,10 +225,16 @@ class RecordData(DataConfig):
         return Prepared(tokenizer, splits, manifest, self.seq_len, spec, facts, task)
 
     def _content(
-        self, store: RecordStore, index: np.ndarray, facts: Mapping[str, Any], source: Source
+        self,
+        store: RecordStore,
+        index: np.ndarray,
+        facts: Mapping[str, Any],
+        source: Source,
+        tokenizer: Tokenizer,
     ) -> dict[str, Any]:
         """What a split consists of, as one SHA-256 (see `jaxlm.data.store.content`)."""
-        about = [store.fingerprint(), to_dict(self._task.given(facts)), dict(facts)]
+        task = self._task.given(facts)
+        about = [store.fingerprint(), task.fingerprint(tokenizer), dict(facts)]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(index, "<i8").tobytes())
         files = source_files({"source": source})

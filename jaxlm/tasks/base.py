@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
-from jaxlm.core.config import Config, Kind
+from jaxlm.core.config import Config, Kind, to_dict
 from jaxlm.core.rows import RowSpec
 
 if TYPE_CHECKING:
@@ -116,6 +116,12 @@ class Task(Config):
         are on one side.
         """
         raise NotImplementedError
+
+    def fingerprint(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """The options that decide what records become, as JSON values, which hashes of data
+        include. tokenizer: the equipped one, where the hash does not include its fingerprint.
+        """
+        return to_dict(self)
 
     def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer with what the task needs of it, such as a chat template: a run keeps it."""

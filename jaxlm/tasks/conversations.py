@@ -52,6 +52,15 @@ class Conversations(Task, abstract=True):
 
     # -------------------------------------------------------------------------------- template
 
+    def fingerprint(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """With the text of the template's file, which may be in another folder, not its path."""
+        options = super().fingerprint(tokenizer)
+        if self.template_file is None:
+            return options
+        own: ChatTemplate | None = getattr(tokenizer, "chat_template", None)
+        text = None if own is None else [own.source, own.for_tools]
+        return {**options, "template_file": text}
+
     def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer with the template that the config names. One that it was equipped with
         before stays, so that a run does not depend on a file outside of it.

@@ -180,6 +180,18 @@ def test_a_run_does_not_depend_on_a_file_of_its_template(tmp_path) -> None:
     assert task.equipped(again).chat_template == equipped.chat_template
 
 
+def test_the_content_has_the_text_of_a_template_and_not_its_folder(prepare, tmp_path) -> None:
+    text = "{% for m in messages %}{% generation %}{{ m.content }};{% endgeneration %}{% endfor %}"
+    hashes = []
+    for folder, template in (("a", text), ("b", text), ("c", text.replace(";", "!"))):
+        path = tmp_path / folder / "mine.jinja"
+        path.parent.mkdir()
+        path.write_text(template)
+        prepared, _ = prepare([talk("Hi", "Hello")], Chat(template_file=str(path)))
+        hashes.append(prepared.manifest["content"]["train"]["sha256"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 # ------------------------------------------------------------------------- prompt and completion
 
 

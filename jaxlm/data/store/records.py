@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.core.config import UserError, to_dict
+from jaxlm.core.config import UserError
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.sources.base import Source, Unit
 from jaxlm.data.store.manifest import check_files, damaged, load_array, read_manifest
@@ -195,7 +195,7 @@ class RecordWriter:
 
     @property
     def origins(self) -> dict[str, Any]:
-        task = [to_dict(self.task), self.task.version, list(self.task.stored)]
+        task = [self.task.fingerprint(), self.task.version, list(self.task.stored)]
         return {"format": "records", "format_version": FORMAT_VERSION, "task": task}
 
     def write_part(self, tokenizer: Tokenizer, prefix: str, unit: Unit, folder: Path) -> Counted:
