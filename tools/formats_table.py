@@ -29,7 +29,7 @@ def table() -> str:
     """One row a format: its name, the files that it is, the columns of its records."""
     lines = ["| format | files | columns of the records |", "|---|---|---|"]
     formats = all_formats()
-    for name in sorted(formats, key=lambda name: (formats[name].task, name)):
+    for name in sorted(formats, key=lambda name: (formats[name].shape.task, name)):
         doc = (type(formats[name]).__doc__ or "").strip().split("\n")[0]
         given = dict.fromkeys((*formats[name].written, *formats[name].keeps))
         columns = ", ".join(f"`{column}`" for column in given)

@@ -23,14 +23,16 @@ from typing import IO, Any
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.core.files import disk_errors
-from jaxlm.data.formats.base import OPTIONAL, Format, Record
+from jaxlm.data.formats.base import Format, Record
+from jaxlm.data.formats.shapes import SHAPES
 from jaxlm.data.reading.compressed import uncompressed_name
 from jaxlm.data.sources.base import empty_corpus
 from jaxlm.data.sources.files import Files
 
 PACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 ROWS = (".jsonl", ".json", ".csv", ".tsv")
-LOST = {column for columns in OPTIONAL.values() for column in columns} - {"title"}
+# Columns that a conversion must not leave out, where records have them.
+LOST = {column for s in SHAPES.values() for column in s.optional if column not in s.unneeded}
 
 
 def convert(source: Files, to: Format, out: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from jaxlm.chat.template import REASONING
 from jaxlm.core.config import UserError, parse, to_dict
 from jaxlm.data.convert import checked, convert, pieces
 from jaxlm.data.detect import detect
-from jaxlm.data.formats.base import TASKS
+from jaxlm.data.formats.base import Format, Record, Row, RowFormat, Sample
 from jaxlm.data.formats.recognise import all_formats, format_called
+from jaxlm.data.formats.shapes import SHAPES, Shape
 from jaxlm.data.formats.tags import in_bio
 from jaxlm.data.held_out import measured_source, unanswered_source
 from jaxlm.data.reading import compressed
@@ -80,11 +82,11 @@ def test_converted_records_come_back(tmp_path, name):
     """From each case to each format of its task that has a place for all, and back, equal."""
     case = CASES[name]
     source = source_of(tmp_path / "from", case.files)
-    task = format_called(case.format).task
-    columns = TASKS[task] or case.columns
+    shape = format_called(case.format).shape
+    columns = shape.columns or case.columns
     tried = 0
     for other, form in all_formats().items():
-        if form.task != task:
+        if form.shape != shape:
             continue
         whole = [r for unit in source.units() for r in source.whole(unit, columns, Counter())]
         ending = ".jsonl" if form.reads == "rows" else ".txt"
@@ -109,8 +111,36 @@ def test_every_format_gives_columns_of_the_table_and_says_what_it_is():
     forms = all_formats()
     assert {case.format for case in CASES.values()} == set(forms)
     for name, form in forms.items():
-        assert form.task in TASKS, name
+        assert form.shape in SHAPES.values(), name
         assert type(form).__doc__ and "\n" not in type(form).__doc__.strip(), name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking(RowFormat):
+    """A format of one's own, for a task of one's own"""
+
+    shape = Shape("ranking", ("query", "documents"), ("note",))
+    needs = ("query", "documents")
+
+    def record(self, row: Row, sample: Sample) -> Record:
+        return {"query": row["query"], "documents": row["documents"].split("|")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misnamed(Ranking):
+    """A format whose task has no columns"""
+
+    task = "clasification"
+    shape = Format.shape
+
+
+def test_a_format_of_ones_own_says_its_columns(tmp_path):
+    source = source_of(tmp_path, {"a.csv": "query,documents\nq,a|b\n"}, format=Ranking())
+    assert source.tasks() == "ranking"
+    expected = {"query": "q", "documents": ["a", "b"], "note": None}
+    assert records_of(source, (*expected,)) == [expected]
+    with pytest.raises(UserError, match="'clasification' .*did you mean classification?"):
+        source.replace(format=Misnamed()).tasks()
 
 
 def test_the_table_of_formats_is_current():

@@ -10,7 +10,6 @@ from pathlib import Path
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.config_yaml import read_overrides
 from jaxlm.data.convert import convert
-from jaxlm.data.formats.base import columns_of
 from jaxlm.data.formats.recognise import all_formats, format_called
 from jaxlm.data.sources.files import Files
 
@@ -21,7 +20,7 @@ def list_formats() -> None:
     width = 2 + max(map(len, formats))
     for name, form in formats.items():
         doc = (type(form).__doc__ or "").strip().split("\n")[0]
-        print(f"{name.ljust(width)}{doc} -> {form.task} ({', '.join(columns_of(form.task))})")
+        print(f"{name.ljust(width)}{doc} -> {form.shape.task} ({', '.join(form.shape.every)})")
 
 
 def show_formats(words: Sequence[str]) -> None:

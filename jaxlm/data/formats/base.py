@@ -46,8 +46,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jaxlm.core.config import Config, Kind, UserError, type_name
+from jaxlm.data.formats.shapes import Record, Shape, shape_called
 
-Record = dict[str, Any]
 Row = Mapping[str, Any]
 Placed = tuple[str, Any]  # where it is ("file:line"), and a row, a line or a record
 Failed = Callable[[UserError], None]  # gets the error of a row; raises it, or leaves the row out
@@ -55,28 +55,6 @@ Failed = Callable[[UserError], None]  # gets the error of a row; raises it, or l
 
 def refuse(error: UserError) -> None:
     raise error
-
-
-# The columns that a task's records have, and those that hold the answer.
-TASKS: dict[str, tuple[str, ...]] = {
-    "text": ("text",),
-    "classification": ("text", "label"),
-    "question_answering": ("id", "context", "question", "answers"),
-    "translation": ("source", "target"),
-    "summarisation": ("source", "target"),
-    "tagging": ("tokens", "tags"),
-    "chat": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "preference": ("prompt", "chosen", "rejected"),
-    "kto": ("prompt", "completion", "label"),
-    "any": (),
-}
-OPTIONAL = {"classification": ("text_b",), "question_answering": ("title",), "chat": ("tools",)}
-
-
-def columns_of(task: str) -> tuple[str, ...]:
-    """All columns that a task's records may have."""
-    return (*TASKS[task], *OPTIONAL.get(task, ()))
 
 
 @dataclass(frozen=True)
@@ -117,7 +95,7 @@ class Format(Config):
 
     kind: ClassVar = Kind("formats", "format", folder="jaxlm.data.formats")
 
-    task: ClassVar[str]  # the row of the table above whose columns its records have
+    task: ClassVar[str]  # the row of the table above whose columns its records have; see `shape`
     reads: ClassVar[str]  # "rows" or "lines"
     # Raise it when the same file comes to give other records.
     version: ClassVar[int] = 1
@@ -127,6 +105,13 @@ class Format(Config):
     keeps: ClassVar[tuple[str, ...]] = ()
     # What is beside the rows in a .json file that is one object; None: such a file is a list.
     head: ClassVar[Mapping[str, Any] | None] = None
+
+    @property
+    def shape(self) -> Shape:
+        """The columns of its records. A format for another task than those of the table has
+        `shape = Shape("ranking", ("query", "documents"))` in place of `task`. Raises `UserError`.
+        """
+        return shape_called(self.task)
 
     def fit(self, sample: Sample) -> Fit:
         """How a file with this beginning fits. Raises nothing, whatever the values are."""
@@ -145,7 +130,7 @@ class Format(Config):
     @property
     def written(self) -> tuple[str, ...]:
         """The columns of a record that `write` needs."""
-        return TASKS[self.task]
+        return self.shape.columns
 
     def write(self, records: Iterable[Record]) -> Iterator[Any]:
         """The rows, or the lines without their ends, that `records` reads as these records."""

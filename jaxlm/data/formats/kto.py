@@ -14,9 +14,9 @@ from jaxlm.core.config import UserError
 from jaxlm.core.errors import shown
 from jaxlm.data.formats.alpaca import Alpaca
 from jaxlm.data.formats.base import Fit, Record, Row, RowFormat, Sample, column
-from jaxlm.data.formats.bridges import last_turn
 from jaxlm.data.formats.openai import COLUMNS, OpenAI
 from jaxlm.data.formats.prompt_completion import COMPLETION, PROMPT, continuation, prompt_of
+from jaxlm.data.formats.shapes import last_turn
 from jaxlm.data.formats.sharegpt import ShareGPT, has_speakers
 
 LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}

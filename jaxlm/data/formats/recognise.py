@@ -20,20 +20,20 @@ from functools import cache
 from jaxlm.core import registry
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
-from jaxlm.data.formats.base import TASKS, Fit, Format, Record, Sample, columns_of
-from jaxlm.data.formats.bridges import BRIDGES, Bridge
+from jaxlm.data.formats.base import Fit, Format, Record, Sample
+from jaxlm.data.formats.shapes import Bridge, Shape
 
 KEY = "data.source.format"
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A format, how a file fits it, and what makes another task's columns of its records."""
+    """A format, how a file fits it, and what makes another shape of its records."""
 
     format: Format
     fit: Fit
+    shape: Shape
     bridge: Bridge | None = None
-    task: str = ""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class Recognised:
     def convert(self, record: Record) -> list[Record]:
         if self.bridge is None:
             return [record]
-        return [{**record, **made} for made in self.bridge(record)]
+        return [{**record, **made} for made in self.bridge.convert(record)]
 
 
 def all_formats() -> dict[str, Format]:
@@ -82,39 +82,38 @@ def recognise(
         fitting = {name: fit for name, (one, fit) in found.items() if fit and one.as_it_is}
     if not fitting:
         raise _none_fits(sample, found, given)
-    tasks = {name: found[name][0].task for name in fitting}
-    ways = _ways(tasks, {*wanted}) or _ways(tasks, {*wanted} - {*sample.columns})
+    shapes = {name: found[name][0].shape for name in fitting}
+    ways = _ways(shapes, {*wanted}) or _ways(shapes, {*wanted} - {*sample.columns})
     if not ways and sample.problem is not None:
         raise sample.problem
     if not ways:
-        raise _gives_others(sample, tasks, wanted)
+        raise _gives_others(sample, shapes, wanted)
     kept = [name for name in ways if not any(_within(fitting, name, other) for other in ways)]
     kept = [name for name in kept if ways[name][1] is None] or kept
     if len(kept) > 1:
         raise _several(sample, kept, fitting)
     (name,) = kept
-    task, bridge = ways[name]
-    return Recognised(*found[name], bridge, task)
+    return Recognised(*found[name], *ways[name])
 
 
 def _name(given: Format) -> str:
     return type_name(type(given)) or type(given).__name__
 
 
-def _ways(tasks: dict[str, str], wanted: set[str]) -> dict[str, tuple[str, Bridge | None]]:
+def _ways(shapes: dict[str, Shape], wanted: set[str]) -> dict[str, tuple[Shape, Bridge | None]]:
     """{format: its way to the wanted columns}, without those that have none."""
-    found = {name: _way(task, wanted) for name, task in tasks.items()}
+    found = {name: _way(shape, wanted) for name, shape in shapes.items()}
     return {name: way for name, way in found.items() if way is not None}
 
 
-def _way(task: str, wanted: set[str]) -> tuple[str, Bridge | None] | None:
-    """(task, bridge to it) that gives the wanted columns from a format's records; None: no way."""
-    if wanted <= {*columns_of(task)}:
-        return task, None
+def _way(shape: Shape, wanted: set[str]) -> tuple[Shape, Bridge | None] | None:
+    """(shape, bridge to it) that gives the wanted columns from a format's records; None: no way."""
+    if wanted <= {*shape.every}:
+        return shape, None
     others = (
-        (to, way)
-        for (of, to), way in BRIDGES.items()
-        if of == task and wanted <= {*columns_of(to), *columns_of(task)}
+        (bridge.to, bridge)
+        for bridge in shape.bridges()
+        if wanted <= {*bridge.to.every, *shape.every}
     )
     return next(others, None)
 
@@ -178,8 +177,8 @@ def _nearness(fit: Fit, sample: Sample) -> float:
     return len(fit.columns) + near
 
 
-def _gives_others(sample: Sample, tasks: dict[str, str], wanted: Sequence[str]) -> UserError:
-    gives = few(f"{name} gives {' and '.join(columns_of(task))}" for name, task in tasks.items())
+def _gives_others(sample: Sample, shapes: dict[str, Shape], wanted: Sequence[str]) -> UserError:
+    gives = few(f"{name} gives {' and '.join(shape.every)}" for name, shape in shapes.items())
     others = sorted(_giving(wanted))
     fix = f"formats that give them: {few(others)}" if others else "name a file that has them"
     return UserError(
@@ -189,5 +188,4 @@ def _gives_others(sample: Sample, tasks: dict[str, str], wanted: Sequence[str]) 
 
 
 def _giving(wanted: Sequence[str]) -> Iterator[str]:
-    tasks = [task for task in TASKS if {*wanted} <= {*columns_of(task)}]
-    return (name for name, one in all_formats().items() if one.task in tasks)
+    return (name for name, one in all_formats().items() if {*wanted} <= {*one.shape.every})

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import few, suggest
-from jaxlm.data.formats.base import Format, Placed, Sample, columns_of
+from jaxlm.data.formats.base import Format, Placed, Sample
 from jaxlm.data.formats.recognise import Recognised, format_called, recognise
 from jaxlm.data.reading.files import match_files
 from jaxlm.data.reading.opened import LINES, Opened, groups
@@ -72,7 +72,7 @@ class Files(FileSource):
 
     def tasks(self) -> str:
         """The tasks that the files' records are for, where none is asked for."""
-        return ", ".join(sorted({self._recognise(unit, ()).task for unit in self.units()}))
+        return ", ".join(sorted({self._recognise(unit, ()).shape.task for unit in self.units()}))
 
     def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
         for name, record in self.whole(unit, ("text",), counts):
@@ -92,7 +92,7 @@ class Files(FileSource):
         `columns` among these.
         """
         found = self._recognise(unit, columns)
-        optional = dict.fromkeys(columns_of(found.task))
+        optional = dict.fromkeys(found.shape.every)
 
         def failed(error: UserError) -> None:
             if self.bad_rows == "error":

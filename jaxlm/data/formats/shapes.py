@@ -1,0 +1,112 @@
+"""The columns of records, and how records with some columns become records with others.
+
+    shape_called("chat").columns                       # ("messages",)
+    Shape("ranking", ("query", "documents", "best"))   # of a format of one's own
+
+`jaxlm.data.formats.base` lists the shapes that formats share. A conversion (`Bridge`) loses and
+guesses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxlm.core.config import UserError
+from jaxlm.core.errors import shown, suggest
+from jaxlm.data.formats.messages import Message
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Makes records of another shape; raises `UserError` for a record that is not one."""
+
+    to: Shape
+    convert: Callable[[Record], list[Record]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The task that records are for, and their columns."""
+
+    task: str
+    columns: tuple[str, ...]
+    optional: tuple[str, ...] = ()  # those that a record may lack
+    unneeded: tuple[str, ...] = ()  # of the optional ones, those that a conversion may leave out
+    bridges: Callable[[], tuple[Bridge, ...]] = tuple  # called late: shapes name each other
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All columns that a record may have."""
+        return (*self.columns, *self.optional)
+
+
+def shape_called(task: str) -> Shape:
+    """The shape of the records for a task. Raises `UserError`, with the nearest name."""
+    if task not in SHAPES:
+        raise UserError(
+            f"a format's task: {shown(task)} has no columns here; {suggest(task, SHAPES)} Or give "
+            "the format a `shape` of its own (jaxlm.data.formats.shapes:Shape)"
+        )
+    return SHAPES[task]
+
+
+def last_turn(record: Record) -> list[Record]:
+    """A chat as its last answer and the messages before it."""
+    *prompt, last = record["messages"]
+    if not prompt or last["role"] != "assistant":
+        raise UserError("the chat does not end with an answer; add one or remove the row")
+    return [{"prompt": prompt, "completion": [last]}]
+
+
+def one_turn(record: Record) -> list[Record]:
+    """A prompt and its completion as a chat."""
+    said = [("user", record["prompt"]), ("assistant", record["completion"])]
+    messages: list[Message] = []
+    for role, text in said:
+        messages += [{"role": role, "content": text}] if isinstance(text, str) else text
+    return [{"messages": messages}]
+
+
+def two_labels(record: Record) -> list[Record]:
+    """A pair as a desirable and an undesirable completion."""
+    sides = [("chosen", True), ("rejected", False)]
+    return [
+        {"prompt": record["prompt"], "completion": record[side], "label": label}
+        for side, label in sides
+    ]
+
+
+CHAT = Shape(
+    "chat", ("messages",), ("tools",), bridges=lambda: (Bridge(PROMPT_COMPLETION, last_turn),)
+)
+PROMPT_COMPLETION: Shape = Shape(
+    "prompt_completion", ("prompt", "completion"), bridges=lambda: (Bridge(CHAT, one_turn),)
+)
+KTO = Shape("kto", ("prompt", "completion", "label"))
+PREFERENCE = Shape(
+    "preference", ("prompt", "chosen", "rejected"), bridges=lambda: (Bridge(KTO, two_labels),)
+)
+CLASSIFICATION = Shape("classification", ("text", "label"), ("text_b",))
+QUESTION_ANSWERING = Shape(
+    "question_answering", ("id", "context", "question", "answers"), ("title",), ("title",)
+)
+SHAPES = {
+    shape.task: shape
+    for shape in (
+        Shape("text", ("text",)),
+        CLASSIFICATION,
+        QUESTION_ANSWERING,
+        Shape("translation", ("source", "target")),
+        Shape("summarisation", ("source", "target")),
+        Shape("tagging", ("tokens", "tags")),
+        CHAT,
+        PROMPT_COMPLETION,
+        PREFERENCE,
+        KTO,
+        Shape("any", ()),
+    )
+}
