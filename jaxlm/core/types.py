@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from flax import nnx
 
-    from jaxlm.chat.template import ChatTemplate
-    from jaxlm.data.prompt_formats.base import PromptFormat
-
 # A batch is a flat dict of arrays (numpy on the host, jax on the device):
 #
 #   tokens          [B, T] int32    inputs
@@ -73,6 +70,26 @@ class Encoded(NamedTuple):
     hidden: jax.Array  # [B, S, D]
     segment_ids: jax.Array  # [B, S]: 0 is padding
     ends: Any = None  # [B, S, ...]: the last states of each place's document, of recurrent layers
+
+
+class PromptFormatLike(Protocol):
+    """A `jaxlm.data.prompt_formats.base.PromptFormat`."""
+
+    @property
+    def start_id(self) -> int | None:
+        """The id that new text begins after."""
+        ...
+
+    def with_start(self, token: int) -> Any: ...
+
+
+class ChatTemplateLike(Protocol):
+    """A `jaxlm.chat.template.ChatTemplate`."""
+
+    @property
+    def source(self) -> str: ...
+
+    def files(self) -> dict[str, bytes]: ...
 
 
 class LanguageModel(Protocol):
@@ -185,12 +202,19 @@ class ModelConfig(Config):
         return False
 
     @property
+    def made_for(self) -> str | None:
+        """The type of the objective that published weights were trained for, where no task's head
+        is among them; None: it is not known.
+        """
+        return None
+
+    @property
     def row_keys(self) -> frozenset[str]:
         """Keys of a batch that the model reads besides tokens, positions and segment_ids."""
         return frozenset()
 
     @property
-    def prompt_format(self) -> PromptFormat | None:
+    def prompt_format(self) -> PromptFormatLike | None:
         """How a prompt becomes ids for the model; None: what is written continues it."""
         return None
 
@@ -342,7 +366,9 @@ class Tokenizer(Protocol):
     unk_id: int | None
     pad_id: int
     token_bytes: list[bytes]
-    chat_template: ChatTemplate | None
+
+    @property
+    def chat_template(self) -> ChatTemplateLike | None: ...
 
     def encode(self, text: str) -> list[int]: ...
 

@@ -45,7 +45,9 @@ class Writer:
 
 def format_of(model: ModelConfig) -> PromptFormat:
     """The prompt format of a model: its own, or that a prompt is continued."""
-    return model.prompt_format or Continuation()
+    own = model.prompt_format
+    assert own is None or isinstance(own, PromptFormat), own
+    return own or Continuation()
 
 
 def ends_of(data: DataConfig | None, manifest: Mapping[str, Any], tokenizer: Tokenizer) -> Ends:
