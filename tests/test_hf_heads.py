@@ -6,6 +6,7 @@ The fixtures are from tools/make_golden_heads.py.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,8 @@ from jaxlm.hf import export_run, import_model
 from jaxlm.hf.config_files import Contents
 from jaxlm.hf.importing import read_config
 from jaxlm.models.families import families, family_of
-from jaxlm.models.families.shared.head_classes import task_for
+from jaxlm.models.families.shared.head_classes import TaskClass, linear, task_for
+from jaxlm.nn.heads.base import TaskHeadConfig
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.nn.heads.scalar import Scalar
 from jaxlm.nn.heads.span import Span
@@ -147,6 +149,24 @@ def test_a_head_that_no_class_has_is_one_error(family, head, says):
     with pytest.raises(UserError, match=says) as error:
         task_for(family_of(family).tasks, family, head)
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordered(TaskHeadConfig):
+    """A head of one's own: classes in an order."""
+
+    def problem_type(self, several: bool) -> str:
+        return "single_label_classification"
+
+
+def test_a_head_of_ones_own_is_said_and_read():
+    task = TaskClass("MyForOrder", "MyModel", Ordered(bias=False), linear("order"))
+    head = Ordered(bias=False, dropout=0.3)
+    assert task_for((task,), "mine", head) is task
+    said = task.say(head, ("low", "high"))
+    assert said["id2label"] == {"0": "low", "1": "high"}
+    assert said["problem_type"] == "single_label_classification"
+    assert task.read({**said, "classifier_dropout": 0.3}) == (head, ("low", "high"))
 
 
 @pytest.mark.parametrize(

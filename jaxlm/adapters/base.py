@@ -17,13 +17,29 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from jaxlm.core.config import Config, Kind, UserError
 from jaxlm.core.errors import few
 
 if TYPE_CHECKING:
     from flax import nnx
+
+
+class LowRankSettings(Protocol):
+    """The settings of an adapter whose parameters are an A and a B beside each kernel."""
+
+    @property
+    def dropout(self) -> float: ...
+
+    @property
+    def rslora(self) -> bool:
+        """Whether the scale is alpha / sqrt(rank), not alpha / rank."""
+        ...
+
+    def settings(self, paths: Iterable[str]) -> dict[str, tuple[int, float]]:
+        """{path: (rank, scale)} of adapted modules."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +57,13 @@ class Adapter(Config):
     def trains(self, path: str) -> bool:
         """Whether the parameter at a "/"-joined path is trained."""
         raise NotImplementedError
+
+    @property
+    def low_rank(self) -> LowRankSettings | None:
+        """What PEFT's files say of an A and a B beside each kernel (`jaxlm.adapters.lora`), where
+        these are the adapter's parameters; None: it has others, or none.
+        """
+        return None
 
     def check(self, paths: Sequence[str]) -> None:
         """Raises `UserError` where the adapter does not fit a model with these parameters."""

@@ -100,6 +100,10 @@ class LoRA(Adapter):
                 own.rate, own.number = self.dropout, number
                 found[path].adapter = own
 
+    @property
+    def low_rank(self) -> LoRA:
+        return self
+
     def settings(self, paths: Iterable[str]) -> dict[str, tuple[int, float]]:
         """{path: (rank, scale)} of adapted modules."""
         paths = list(paths)

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxlm.checkpoint.reader import CheckpointReader
-from jaxlm.core.config import UserError, type_name
+from jaxlm.core.config import UserError
 from jaxlm.core.files import read_sealed, write_atomic
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.core.types import ModelConfig
@@ -140,8 +140,7 @@ def contents_of(
     objective = config.objective
     if objective.task_head is None:
         # A backbone that got a loss over tokens here has a head that its config.json does not name.
-        headless = type_name(type(objective)) == "none"
-        return Contents(family, config.model, headless=headless), config
+        return Contents(family, config.model, headless=objective.headless), config
     task = task_for(family.tasks, family.name, objective.task_head)
     model = task.model_of(config.model)
     if model != config.model:

@@ -41,6 +41,7 @@ from jaxlm.models.families.base import Family
 from jaxlm.models.families.shared.kinds import check_kinds
 from jaxlm.models.families.shared.table import tensor_shapes
 from jaxlm.models.families.shared.values import Values
+from jaxlm.objectives.none import NoObjective
 from jaxlm.run import RunConfig, trajectory
 from jaxlm.runs.environment import environment
 from jaxlm.runs.folder import RunDir
@@ -207,10 +208,8 @@ def _objective(source: Source) -> dict[str, Any]:
         named = {"classes": list(labels)} if labels else {}
         kind = source.task.objective(source.values, head)
         return {"type": kind, "head": configs.to_dict(head), **named}
-    model = source.model
-    looks = getattr(model, "attention", None)
-    writes = model.prompt_format is None and (looks is None or looks.causal)
-    return {"type": "causal_lm" if writes and not source.backbone else "none"}
+    made_for = None if source.backbone else source.model.made_for
+    return configs.to_dict(NoObjective()) if made_for is None else {"type": made_for}
 
 
 def _size(source: Source) -> int:

@@ -77,19 +77,12 @@ def _read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Any:
 
 def files_of(tokenizer: Any) -> dict[str, bytes]:
     """A tokenizer of ours under Hugging Face's names; nothing where the format has none for it."""
-    ours = tokenizer.files()
-    if not isinstance(tokenizer, HuggingFaceTokenizer | SentencePieceTokenizer):
+    files, said = tokenizer.hf_files()
+    if not files:
         return {}
     ids = special_tokens(tokenizer)
-    named: dict[str, Any] = {f"{name}_token": tokenizer.spelling(i) for name, i in ids.items()}
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        named = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
-        files = {"tokenizer.json": ours["tokenizer.json"]}
-    else:
-        spaced = tokenizer.adds_space
-        named = {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": spaced, **named}
-        files = {"tokenizer.model": ours["sentencepiece.model"]}
-    files |= {"tokenizer_config.json": to_json(named)}
+    named = {f"{name}_token": tokenizer.spelling(i) for name, i in ids.items()}
+    files = files | {"tokenizer_config.json": to_json({**said, **named})}
     return files | template_files(tokenizer, files)
 
 

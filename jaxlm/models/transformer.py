@@ -150,6 +150,10 @@ class TransformerConfig(StackConfig, ModelConfig):
         return not self.attention.causal
 
     @property
+    def made_for(self) -> str | None:
+        return "causal_lm" if self.prompt_format is None and self.attention.causal else None
+
+    @property
     def row_keys(self) -> frozenset[str]:
         keys = {"token_types"} if self.embedding.token_types else set()
         if self.attention.causal and self.encoder is None:

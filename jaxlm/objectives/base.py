@@ -53,6 +53,8 @@ class Objective(Config):
     learner: ClassVar[str] = "jaxlm.training.learner:GradientLearner"
     descends: ClassVar[bool] = True  # whether it is trained by an optimizer
     displays: ClassVar[tuple[Measure, ...]] = (LOSS,)  # how measures are shown, the main one first
+    # Whether its model may be a backbone, whose config.json names a class without a head.
+    headless: ClassVar[bool] = False
 
     # The keys of a dataset's rows that it must have, and those that it uses where they are given.
     needs: ClassVar[tuple[str, ...]] = ("tokens", "segment_ids", "positions")

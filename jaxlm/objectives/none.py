@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.rows import RowSpec
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class NoObjective(HeadObjective):
     """Nothing is learnt: the weights came from elsewhere."""
+
+    headless: ClassVar[bool] = True
 
     head: TaskHeadConfig | None = field(None, "the head beside the model; null: no head")
     classes: tuple[str, ...] = field((), "names of what the head scores")

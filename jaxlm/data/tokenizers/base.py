@@ -149,6 +149,12 @@ class BaseTokenizer:
         """{file name: content}: all that the tokenizer is made of."""
         raise NotImplementedError
 
+    def hf_files(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """(files under Hugging Face's names, what tokenizer_config.json says of them); both are
+        empty where that format has no file for the tokenizer.
+        """
+        return {}, {}
+
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
         raise NotImplementedError

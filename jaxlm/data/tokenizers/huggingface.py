@@ -171,6 +171,9 @@ class HuggingFaceTokenizer(BaseTokenizer):
         names = json.dumps(self._names, sort_keys=True).encode()
         return {"tokenizer.json": self._content, "special_tokens.json": names}
 
+    def hf_files(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        return {"tokenizer.json": self._content}, {"tokenizer_class": "PreTrainedTokenizerFast"}
+
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
         return cls(files["tokenizer.json"], json.loads(files["special_tokens.json"]))

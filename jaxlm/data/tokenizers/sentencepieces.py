@@ -148,6 +148,10 @@ class SentencePieceTokenizer(BaseTokenizer):
             files["special_tokens.json"] = json.dumps(self._names, sort_keys=True).encode()
         return files
 
+    def hf_files(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        said = {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": self.adds_space}
+        return {"tokenizer.model": self._model}, said
+
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
         return cls(files["sentencepiece.model"], json.loads(files.get("special_tokens.json", "{}")))

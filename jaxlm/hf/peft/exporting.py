@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlm.adapters.base import LowRankSettings
 from jaxlm.adapters.dora import MAGNITUDE
-from jaxlm.adapters.lora import INSIDE, A, B, LoRA, adapted_modules
+from jaxlm.adapters.lora import INSIDE, A, B, adapted_modules
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
@@ -70,9 +71,10 @@ def export_adapter(
     """
     run = RunDir(run_dir)
     config = load_saved(run_dir, overrides).config
-    adapter = config.adapter
-    if not isinstance(adapter, LoRA):
-        has = "no adapter" if adapter is None else f"the adapter {type_name(type(adapter))}"
+    adapter = None if config.adapter is None else config.adapter.low_rank
+    if adapter is None:
+        name = None if config.adapter is None else type_name(type(config.adapter))
+        has = "no adapter" if name is None else f"the adapter {name}"
         raise UserError(f"{run}: has {has}, but PEFT's files hold lora and dora; use `export hf`")
     mesh = program_on_one_device(config).mesh
     words = (*overrides, *computing_in("float32", config.model))
@@ -84,9 +86,9 @@ def export_adapter(
     )
     reader = CheckpointReader(run.checkpoints, report=report)
     note = {"base": dict(origin(reader, step)), "step": step}
-    name = base or _base_name(run, config)
+    base = base or _base_name(run, config)
     with new_folder(out) as partial:
-        count = write_adapter(partial, layout, adapter, program, params, name)
+        count = write_adapter(partial, layout, adapter, program, params, base)
         if check:
             note[CHECK] = _checked(partial, layout, config, program, params, report)
         write_atomic(partial / NOTE, to_json(note))
@@ -95,7 +97,12 @@ def export_adapter(
 
 
 def write_adapter(
-    folder: Path, layout: Layout, adapter: LoRA, program: Program, params: Any, base: str | None
+    folder: Path,
+    layout: Layout,
+    adapter: LowRankSettings,
+    program: Program,
+    params: Any,
+    base: str | None,
 ) -> int:
     """Writes PEFT's two files; returns how many modules are adapted. Raises `UserError`."""
     flat = {path: np.asarray(x) for path, x in flatten(params).items()}
@@ -120,7 +127,7 @@ def write_adapter(
     return len(modules)
 
 
-def adapters_of(layout: Layout, adapter: LoRA, flat: Arrays) -> dict[str, Factors]:
+def adapters_of(layout: Layout, adapter: LowRankSettings, flat: Arrays) -> dict[str, Factors]:
     """{module: its adapter} of the modules that have one. Raises `UserError`."""
     adapted = adapted_modules(flat)
     settings = adapter.settings(adapted)
@@ -200,7 +207,7 @@ def _module(tensor: str) -> str:
 
 
 def settings_of(
-    adapter: LoRA, modules: Mapping[str, Factors], base: str | None, class_name: str
+    adapter: LowRankSettings, modules: Mapping[str, Factors], base: str | None, class_name: str
 ) -> Settings:
     """Rank and alpha that most modules have, and patterns for the others."""
     plain = Settings(

@@ -14,7 +14,7 @@ float32, whatever dtype the model computes in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,12 +34,32 @@ class TaskHeadConfig(Config):
 
     kind: ClassVar = Kind("heads", "head", folder="jaxlm.nn.heads")
     objective: ClassVar[str] = "none"  # the type of the objective that an imported head is for
+    scores_labels: ClassVar[bool] = True  # whether its scores are those of labels that have names
 
     dropout: float = field(0.1, "dropout on what is scored", ge=0, lt=1)
     bias: bool = field(True, "a bias for each score")
 
     def check_model(self, model: Any) -> None:
         """Raises `UserError` where a model, given as its config, cannot have this head."""
+
+    @property
+    def for_number(self) -> TaskHeadConfig | None:
+        """The head that a class of transformers with this one has for a label that is a number;
+        None: it has no other head.
+        """
+        return None
+
+    def objective_of(self, several: bool) -> str:
+        """`objective`, of an imported head by which a row may have several labels."""
+        return self.objective
+
+    def hf_labels(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The names of a config.json's `id2label`, in order; empty: it has no such key."""
+        return tuple(labels) if self.scores_labels else ()
+
+    def problem_type(self, several: bool) -> str | None:
+        """A config.json's `problem_type`; None: it has no such key."""
+        return None
 
     def build(self, dim: int, num_labels: int, *, rngs: nnx.Rngs) -> TaskHead:
         """The head for hidden states of size `dim`."""

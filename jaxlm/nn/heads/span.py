@@ -26,6 +26,7 @@ class Span(TaskHeadConfig):
     """Score each token as the first and as the last one of a span."""
 
     objective: ClassVar[str] = "question_answering"
+    scores_labels: ClassVar[bool] = False
 
     def build(self, dim: int, num_labels: int, *, rngs: nnx.Rngs) -> TaskHead:
         """The head; `num_labels` has no effect, as there are two scores."""

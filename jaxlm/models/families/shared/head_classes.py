@@ -20,8 +20,6 @@ from jaxlm.core.errors import UserError, shown
 from jaxlm.models.families.shared.tensor import Tensor
 from jaxlm.nn.heads.base import NAME, TaskHeadConfig
 from jaxlm.nn.heads.classify import Classify
-from jaxlm.nn.heads.scalar import Scalar
-from jaxlm.nn.heads.span import Span
 from jaxlm.nn.heads.tag import Tag
 
 SINGLE, REGRESSION = "single_label_classification", "regression"
@@ -49,10 +47,8 @@ class TaskClass:
 
     @property
     def heads(self) -> tuple[TaskHeadConfig, ...]:
-        if not isinstance(self.head, Classify):
-            return (self.head,)
-        h = self.head
-        return h, Scalar(pool=h.pool, dense=h.dense, bias=h.bias)
+        other = self.head.for_number
+        return (self.head,) if other is None else (self.head, other)
 
     def has(self, head: TaskHeadConfig) -> bool:
         """Whether a file of this class can hold a head; dropout is a run's and not in it."""
@@ -79,24 +75,22 @@ class TaskClass:
                 f"config.json: problem_type is {shown(kind)}; known are {SINGLE}, {SEVERAL} and "
                 f"{REGRESSION}"
             )
-        if isinstance(self.head, Span):
-            labels = ()
-        head = self.head
-        if isinstance(head, Classify) and (kind == REGRESSION or (not kind and len(labels) == 1)):
+        head, number = self.head, self.head.for_number
+        if number is not None and (kind == REGRESSION or (not kind and len(labels) == 1)):
             if len(labels) != 1:
                 raise UserError(
                     f"config.json: problem_type is {REGRESSION} of {len(labels)} numbers; known is "
                     "one number alone"
                 )
-            head, labels = self.heads[1], ()
+            head = number
+        labels = labels if head.scores_labels else ()
         rate = values.get("classifier_dropout")
         known = isinstance(rate, float) and 0 <= rate < 1
         return head.replace(dropout=rate if known else head.dropout), labels
 
     def objective(self, values: Mapping[str, Any], head: TaskHeadConfig) -> str:
         """The type of the objective that a config.json with this head is of."""
-        several = isinstance(head, Classify) and values.get("problem_type") == SEVERAL
-        return "multi_label" if several else head.objective
+        return head.objective_of(values.get("problem_type") == SEVERAL)
 
     def say(
         self, head: TaskHeadConfig, labels: Sequence[str], several: bool = False
@@ -105,15 +99,11 @@ class TaskClass:
         several of the labels.
         """
         said: dict[str, Any] = {"architectures": [self.name]}
-        if isinstance(head, Span):
-            return said
-        if isinstance(head, Scalar):
-            labels = ("LABEL_0",)
-        said["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        said["label2id"] = {label: i for i, label in enumerate(labels)}
-        if not isinstance(head, Tag):
-            kind = SEVERAL if several else SINGLE
-            said["problem_type"] = REGRESSION if isinstance(head, Scalar) else kind
+        if names := head.hf_labels(labels):
+            said["id2label"] = {str(i): label for i, label in enumerate(names)}
+            said["label2id"] = {label: i for i, label in enumerate(names)}
+        if kind := head.problem_type(several):
+            said["problem_type"] = kind
         return said
 
 
