@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 import yaml
 from commands import Commands, result, use_environment
+from flax import nnx
 
 from jaxlm import api
 from jaxlm.cli import main
 from jaxlm.core.config import UserError
+from jaxlm.models.transformer import Transformer
+from jaxlm.nn.position import NoPositionConfig
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.compatibility import check_fit
 
@@ -44,7 +48,7 @@ from jaxlm.core.evaluator import Evaluator
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
 from jaxlm.core.tree import flatten
-from jaxlm.core.types import TokenizerConfig
+from jaxlm.core.types import PositionConfig, TokenizerConfig
 from jaxlm.data.augment.base import Augment
 from jaxlm.data.sources.base import Document, Source, Unit
 from jaxlm.data.tokenizers.base import ByteTokenizer
@@ -185,6 +189,42 @@ class Notes(Section):
         return {"text": "written by <a person>"}
 
 
+class Table(nnx.Module):
+    def __init__(self, shape, axes, rngs):
+        self.table = nnx.Param(jax.random.normal(rngs.params(), shape), axes=axes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock(PositionConfig):
+    """A learned vector for each position of a period, added to the embedding."""
+
+    period: int = field(4, "positions after which the vectors repeat", ge=1)
+
+    def build(self, dim, num_heads, **options):
+        return Table((self.period, dim), ("pos", "embed"), options["rngs"])
+
+    def add(self, x, positions, module, **rows):
+        return x + module.table.get_value()[positions % self.period]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slopes(PositionConfig):
+    """A learned slope for each head: scores fall with the distance."""
+
+    has_bias = True
+
+    def build(self, dim, num_heads, **options):
+        return Table((num_heads,), ("heads",), options["rngs"])
+
+    def bias(self, module, causal):
+        return jax.tree_util.Partial(fall, module.table.get_value())
+
+
+def fall(slopes, q_positions, k_positions):
+    distance = q_positions[:, :, None] - k_positions[:, None]
+    return -slopes[:, None, None] * distance[:, None]
+
+
 class Counts(nnx.Module):
     """[V, V]: how often each token follows each other one."""
 
@@ -229,6 +269,7 @@ data:
   task: {{type: "toys:CountOn"}}
   augment: [{{type: "toys:Prefixed"}}]
   seq_len: 32
+model: {{position: {{type: "toys:Clock", period: 5}}}}
 objective: {{type: "toys:Doubled", times: 3}}
 optimizer: {{type: "toys:Signs"}}
 adapter: {{type: "toys:Shifts"}}
@@ -358,6 +399,25 @@ def test_parts_of_ones_own_are_listed(run: Path, capsys: pytest.CaptureFixture[s
     listed = capsys.readouterr().out.splitlines()
     (line,) = [line for line in listed if "Doubled" in line]
     assert line.split()[0] == "toys:Doubled" and "[module toys.py]" in line
+
+
+@pytest.mark.parametrize("name", ["Clock", "Slopes"])
+def test_positions_of_ones_own_reach_the_logits(folder: Path, name: str) -> None:
+    """Their parameters have gradients, and one alone is for all layers."""
+    position = getattr(importlib.import_module("toys"), name)()
+    config = tiny.load("transformer").config.model.replace(position=(position,))
+    model = config.build(16, rngs=nnx.Rngs(0))
+    tokens = jnp.array([[3, 5, 3, 9, 3, 5]])
+    order = jnp.arange(6)[None]
+
+    @nnx.grad
+    def gradient(model: Transformer) -> jax.Array:
+        hidden = model(tokens, positions=order, segment_ids=jnp.ones_like(tokens)).hidden
+        return model.logits(hidden)[0, -1, 0]
+
+    assert jnp.abs(gradient(model)["position"]["table"].get_value()).min() > 0
+    with pytest.raises(UserError, match=f"position: toys:{name} cannot be cycled"):
+        config.replace(position=(NoPositionConfig(), position)).validate()
 
 
 def test_rows_without_a_key_that_an_objective_needs_are_one_line() -> None:

@@ -46,12 +46,37 @@ def _of_prompts(key: str) -> Rule:
             return {"model.prompt.type": "encode_source", f"model.prompt.{key}": value}
         position = _look(values, "model.position")
         first = position[0] if isinstance(position, list) and position else position
-        if _look(first, "blocks") is True:
+        if _look(first, "type") == "learned_blocks":
             return {"model.prompt.type": "fill_blank", f"model.prompt.{key}": value}
         known = _look(values, "model.type") is not _ABSENT  # a part of a config may not say
         return {} if known and value in (None, []) else None
 
     return rule
+
+
+def _positions_of(key: str) -> Rule:
+    """Learned positions with a table for places within blanks are of a type of their own."""
+
+    def rule(values: Values, value: Any) -> dict[str, Any] | None:
+        old = value if isinstance(value, list) else [value]
+        new = [_without_blocks(position) for position in old]
+        if new == old:
+            return None
+        if any(_look(position, "type") == "learned_blocks" for position in new):
+            log.info("config: %s.blocks is %s.type=learned_blocks now", key, key)
+        return {key: new if isinstance(value, list) else new[0]}
+
+    return rule
+
+
+def _without_blocks(position: Any) -> Any:
+    blocks = _look(position, "blocks")
+    if _look(position, "type") not in ("learned", "learned_blocks") or blocks is _ABSENT:
+        return position
+    if not isinstance(blocks, bool):  # a mistake, which is reported as one
+        return position
+    kind = "learned_blocks" if blocks else "learned"
+    return {k: v for k, v in position.items() if k != "blocks"} | {"type": kind}
 
 
 RECORDS = ("examples", "records")
@@ -85,6 +110,8 @@ RENAMES: dict[str, str | Rule] = {
     "objective.type=sequence_classification": "objective.type=classification",
     "objective.pool": _of_classifier("objective.head.pool"),
     "objective.dropout": _of_classifier("objective.head.dropout"),
+    "model.position": _positions_of("model.position"),
+    "model.encoder.position": _positions_of("model.encoder.position"),
     "model.start_id": _of_prompts("start_id"),
     "model.blank_ids": _of_prompts("blank_ids"),
     "data.classes": _of_records("classes"),
@@ -147,8 +174,8 @@ def renamed(layer: Layer) -> Layer:
                 layer.marks.pop(key, None)
         _move(layer.values, old, new)
         _move_marks(layer.marks, old, [*new])
-        if new:
-            key = [*new][-1]
+        key = [*new][-1] if new else old
+        if equals or key != old:  # a rule for what is inside of a key logs that itself
             log.info("config: %s is %s now", row, f"{key}={new[key]}" if equals else key)
     return layer
 

@@ -308,24 +308,70 @@ class NormConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionConfig(Config):
-    """How positions enter the model."""
+    """How positions enter the model: by `add`, by `angles`, by `bias`, or by several of them.
+
+    Queries and keys are rotated in each layer; `add` and `bias` are called once for all layers.
+    """
 
     kind: ClassVar = Kind("positions", "position", folder="jaxlm.nn", default="rotary")
 
     def check_head(self, head_dim: int) -> None:
         """Raises `UserError` for heads of a size that these positions cannot turn."""
 
+    def build(self, dim: int, num_heads: int, **options: Any) -> Any:
+        """The module with the parameters of these positions; None if they have no parameters.
+
+        `options`: `std` and `dtype` of the stack, and `rngs`.
+        """
+        return None
+
+    def add(self, x: jax.Array, positions: jax.Array, module: Any, **rows: jax.Array) -> jax.Array:
+        """The embeddings x [B, T, D], with what these positions add to them.
+
+        `positions` [B, T]: 0 begins a document. `module` is what `build` made; `rows` has the
+        arrays of `row_keys` that the caller has.
+        """
+        return x
+
     def angles(self, rows: Any, head_dim: int) -> Any:
         """A `jaxlm.nn.position.Rotary` for these rows; None for positions that do not rotate."""
         return None
 
+    def bias(self, module: Any, causal: bool) -> Any:
+        """A `jaxlm.kernels.attention.Bias` for the scores of each layer; None: no bias.
+
+        `module` is what `build` made. Positions that have one say so in `has_bias`.
+        """
+        return None
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether `bias` returns one; attention's kernels and the plan depend on it."""
+        return False
+
+    @property
+    def per_layer(self) -> bool:
+        """Whether they act by `angles` alone, so that each layer may have others."""
+        return False
+
+    @property
+    def interleaved(self) -> bool | None:
+        """Whether `angles` rotate the pairs (2i, 2i+1); None: no pairs, or (i, i + half)."""
+        return None
+
+    @property
+    def grows(self) -> bool:
+        """Whether a token's angles depend on later tokens, so that no token can be taken back."""
+        return False
+
+    @property
+    def row_keys(self) -> frozenset[str]:
+        """Keys of a batch that `add` reads besides positions."""
+        return frozenset()
+
     @property
     def limit(self) -> int | None:
         """The number of positions that have parameters; None: no limit."""
-        return None
-
-    def build(self, dim: int, num_heads: int, **options: Any) -> Any:
-        """The module with the parameters of these positions; None if they have no parameters."""
         return None
 
 

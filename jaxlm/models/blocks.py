@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.core.config import REQUIRED, Config, UserError, field
+from jaxlm.core.registry import type_name
 from jaxlm.core.types import (
     LOAD,
     AttentionConfig,
@@ -38,8 +39,7 @@ from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.flops import keys_met
 from jaxlm.nn.given import Found, Given
 from jaxlm.nn.norm import RMSNormConfig
-from jaxlm.nn.position import LearnedConfig, RelativeConfig, RotaryConfig, Rows, SinusoidalConfig
-from jaxlm.nn.position import sinusoidal as sinusoidal_positions
+from jaxlm.nn.position import RotaryConfig, Rows
 from jaxlm.nn.stack import Remat, Run, apply_stack, named, runs_of, stack
 
 
@@ -98,9 +98,12 @@ class StackConfig(Config):
             position.check_head(self.attention.rotary_size(self.hidden_size))
         if not self.position:
             raise UserError("position: is empty; name one, such as {type: rotary}")
-        alone = (LearnedConfig, RelativeConfig, SinusoidalConfig)
-        if len(self.position) > 1 and any(isinstance(p, alone) for p in self.position):
-            raise UserError("position: only rotary and none can be cycled over the layers")
+        for position in self.position if len(self.position) > 1 else ():
+            if not position.per_layer:
+                raise UserError(
+                    f"position: {type_name(type(position))} cannot be cycled over the layers; "
+                    "name it alone, or cycle others, such as rotary and none"
+                )
         for layer in self.other_ffn.layers if self.other_ffn else ():
             if layer >= self.num_layers:
                 raise UserError(
@@ -186,25 +189,9 @@ class Stack(nnx.Module):
             setattr(self, run.name, stack(make, run.count, rngs=rngs))
         self.final_norm = None if c.norm_placement == "post" else c.norm.build(c.hidden_size)
 
-    def add_positions(
-        self, x: jax.Array, positions: jax.Array, blocks: jax.Array | None = None
-    ) -> jax.Array:
-        """Embeddings [B, T, D] plus the embeddings of their positions, if there are any."""
-        c, (kind, *_) = self.config, self.config.position
-        if isinstance(kind, SinusoidalConfig):
-            return x + sinusoidal_positions(positions, c.hidden_size, theta=kind.theta).astype(
-                x.dtype
-            )
-        if isinstance(kind, LearnedConfig):
-            if (
-                blocks is None and x.shape[1] > kind.max_seq_len
-            ):  # else positions are not those of the row
-                raise UserError(
-                    f"model.position.max_seq_len: {kind.max_seq_len} learned positions, but rows "
-                    f"have {x.shape[1]} tokens; raise it or shorten the rows"
-                )
-            return x + self.position(positions, blocks)
-        return x
+    def add_positions(self, x: jax.Array, positions: jax.Array, **rows: jax.Array) -> jax.Array:
+        """Embeddings [B, T, D] with what their positions add; `rows`: see `PositionConfig.add`."""
+        return self.config.position[0].add(x, positions, self.position, **rows)
 
     @jax.named_scope("layers")
     def run_layers(
@@ -234,10 +221,9 @@ class Stack(nnx.Module):
             "encoded": encoded,
             "rotary": [p.angles(rows, size) for p in c.position],
         }
-        shared = {
-            "start": start,
-            "bias": self.position.bias(c.attention.causal) if self._is_relative else None,
-        }
+        bias = c.position[0].bias(self.position, c.attention.causal)
+        assert (bias is not None) == c.position[0].has_bias, "has_bias says whether there is one"
+        shared = {"start": start, "bias": bias}
         layer_keys = None if key is None else split_keys(key, c.num_layers)
         after, losses, states, load = {}, [], [], {}
         for run in self.runs:
@@ -282,10 +268,6 @@ class Stack(nnx.Module):
         """Updates parameters without a gradient (choice biases), by the load of each expert."""
         for name, by_layer in load.items():
             getattr(self, name).ffn.adjust(by_layer)
-
-    @property
-    def _is_relative(self) -> bool:
-        return isinstance(self.config.position[0], RelativeConfig)
 
     def init_slots(self, batch_size: int, max_len: int) -> Any:
         """Empty slots of every layer, {run: {name: [L, B, S, ...]}}."""
@@ -341,14 +323,14 @@ class Block(nnx.Module):
             "dtype": jnp.dtype(c.dtype),
             "rngs": rngs,
         }
-        turned = [p for p in c.position if isinstance(p, RotaryConfig)]
+        pairs = [p.interleaved for p in c.position if p.interleaved is not None]
         attention = {"norm": c.norm, **options}
         norm = lambda: c.norm.build(c.hidden_size)  # noqa: E731
         both = c.norm_placement == "both"
         self.attention_norm = norm()
         self.attention = c.attention.build(
             c.hidden_size,
-            rotary_interleaved=bool(turned) and turned[0].interleaved,
+            rotary_interleaved=bool(pairs) and pairs[0],
             **attention,
         )
         self.attention_post_norm = norm() if both else None

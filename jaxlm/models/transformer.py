@@ -15,6 +15,7 @@ A decoder (GPT, Llama), an encoder (attention.causal false: BERT), or an encoder
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.ffn import ACTIVATIONS, Activation
 from jaxlm.nn.flops import matmul_flops
-from jaxlm.nn.position import LearnedConfig, RotaryConfig, Rows, restart
+from jaxlm.nn.position import Rows, restart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +159,7 @@ class TransformerConfig(StackConfig, ModelConfig):
         keys = {"token_types"} if self.embedding.token_types else set()
         if self.attention.causal and self.encoder is None:
             keys.add("prefix")
-        if isinstance(self.position[0], LearnedConfig) and self.position[0].blocks:
-            keys.add("places")
-        return frozenset(keys)
+        return self.position[0].row_keys | keys
 
     @property
     def prompt_format(self) -> PromptFormat | None:
@@ -172,7 +171,7 @@ class TransformerConfig(StackConfig, ModelConfig):
 
     @property
     def rewinds(self) -> bool:
-        return not any(isinstance(p, RotaryConfig) and p.grows for p in self.position)
+        return not any(p.grows for p in self.position)
 
     def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Transformer:
         """The model for a tokenizer of `vocab_size` ids."""
@@ -214,24 +213,24 @@ class Transformer(Stack):
         encoded: Encoded | None = None,
         key: jax.Array | None = None,
         prefix: jax.Array | None = None,
-        places: jax.Array | None = None,
         token_types: jax.Array | None = None,
         with_states: bool = False,
+        **of_positions: jax.Array | None,
     ) -> Output:
         """Hidden states [B, T, D] after the final norm, and the cache with T more slots.
 
         `encoded`: the source, where there is an encoder and no cache that holds it. `prefix`
-        [B, T]: tokens that all of their document sees. `places` [B, T, 2]: position and place
-        within a blank, for models of learned positions, where they are not the order of the text.
-        `token_types` [B, T]: 0 by default. `with_states`: the hidden states after every layer.
+        [B, T]: tokens that all of their document sees. `token_types` [B, T]: 0 by default.
+        `with_states`: the hidden states after every layer. `of_positions`: what the config's
+        positions read (`PositionConfig.row_keys`), such as the places within blanks; None: absent.
         """
         embed_key, layers_key = split_key(key, 2)
         rows = Rows(positions, segment_ids, prefix)
         if cache is None:
             rows = rows._replace(positions=restart(positions, segment_ids))
-        where = rows.positions if places is None else places[..., 0]
-        blocks = None if places is None else places[..., 1]
-        x = self._embed(tokens, where, blocks, token_types, embed_key)
+        own = {name: x for name, x in of_positions.items() if x is not None}
+        assert own.keys() <= self.config.position[0].row_keys, f"{[*own]}: no positions read it"
+        x = self._embed(tokens, rows.positions, own, token_types, embed_key)
         how: dict[str, Any] = {"key": layers_key, "with_states": with_states}
         if cache is not None:
             keys = _write_rows(cache, rows)
@@ -258,7 +257,7 @@ class Transformer(Stack):
         """What the encoder makes of a source; with its states after every layer if asked for."""
         assert self.encoder is not None, "this model has no encoder"
         embed_key, layers_key = split_key(key, 2)
-        x = self._embed(tokens, positions, None, None, embed_key, into=self.encoder)
+        x = self._embed(tokens, positions, {}, None, embed_key, into=self.encoder)
         rows = Rows(positions, segment_ids)
         found = self.encoder.run_layers(x, rows, key=layers_key, with_states=with_states)
         encoded = Encoded(found.hidden, segment_ids)
@@ -347,7 +346,7 @@ class Transformer(Stack):
         self,
         tokens: jax.Array,
         positions: jax.Array,
-        blocks: jax.Array | None,
+        of_positions: Mapping[str, jax.Array],
         token_types: jax.Array | None,
         key: jax.Array | None,
         into: Stack | None = None,
@@ -360,7 +359,7 @@ class Transformer(Stack):
         if self.token_types is not None:
             types = jnp.zeros_like(tokens) if token_types is None else token_types
             x = x + self.token_types(types)
-        x = (self if into is None else into).add_positions(x, positions, blocks)
+        x = (self if into is None else into).add_positions(x, positions, **of_positions)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         return shard(dropout(x, c.dropout, key), "batch", "stream_length", "act_embed")

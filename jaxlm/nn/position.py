@@ -66,8 +66,11 @@ class RotaryConfig(PositionConfig, type="rotary"):
             )
 
     @property
+    def per_layer(self) -> bool:
+        return True
+
+    @property
     def grows(self) -> bool:
-        """Whether a token's angles depend on later tokens, so that no token can be taken back."""
         return self.scaling is not None and self.scaling.grows
 
     @jax.named_scope("attention")
@@ -93,14 +96,25 @@ class LearnedConfig(PositionConfig, type="learned"):
 
     max_seq_len: int = field(REQUIRED, "positions that there are vectors for", ge=1)
     offset: int = field(0, "row of the table that position 0 has", ge=0)
-    blocks: bool = field(False, "a second table for the place within a blank (GLM)")
 
     @property
     def limit(self) -> int:
         return self.max_seq_len
 
-    def build(self, dim: int, num_heads: int, **options: Any) -> LearnedPositions:
+    def build(self, dim: int, num_heads: int, **options: Any) -> nnx.Module:
         return LearnedPositions(self, dim, **options)
+
+    def add(self, x: jax.Array, positions: jax.Array, module: Any, **rows: jax.Array) -> jax.Array:
+        self.check_length(x.shape[1])
+        return x + module(positions)
+
+    def check_length(self, length: int) -> None:
+        """Raises `UserError` for rows of more tokens than there are positions."""
+        if length > self.max_seq_len:
+            raise UserError(
+                f"model.position.max_seq_len: {self.max_seq_len} learned positions, but rows "
+                f"have {length} tokens; raise it or shorten the rows"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +122,9 @@ class SinusoidalConfig(PositionConfig, type="sinusoidal"):
     """Sines and cosines added to the embedding (Vaswani et al. 2017)."""
 
     theta: float = field(10_000.0, "base of the frequencies", gt=1)
+
+    def add(self, x: jax.Array, positions: jax.Array, module: Any, **rows: jax.Array) -> jax.Array:
+        return x + sinusoidal(positions, x.shape[-1], theta=self.theta).astype(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +137,21 @@ class RelativeConfig(PositionConfig, type="relative"):
     def build(self, dim: int, num_heads: int, **options: Any) -> RelativeBias:
         return RelativeBias(self, num_heads, rngs=options["rngs"], std=options["std"])
 
+    @property
+    def has_bias(self) -> bool:
+        return True
+
+    def bias(self, module: RelativeBias, causal: bool) -> Any:
+        return module.bias(causal)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoPositionConfig(PositionConfig, type="none"):
     """No positions: order follows from the causal mask alone."""
+
+    @property
+    def per_layer(self) -> bool:
+        return True
 
 
 # ------------------------------------------------------------------------------------------- rotary
@@ -153,7 +181,7 @@ def apply_rotary(x: jax.Array, rotary: Rotary, *, interleaved: bool = False) -> 
 
 
 class LearnedPositions(nnx.Module):
-    """Tables [P, D] of position vectors, added to the token embedding."""
+    """A table [P, D] of position vectors, added to the token embedding."""
 
     def __init__(
         self,
@@ -165,28 +193,22 @@ class LearnedPositions(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.dtype, self.offset = jnp.dtype(dtype), config.offset
-        shape = (config.offset + config.max_seq_len, dim)
+        self.table = position_table(config, dim, std=std, rngs=rngs)
 
-        def table() -> nnx.Param:
-            draws = std * jax.random.normal(rngs.params(), shape, jnp.float32)
-            return nnx.Param(draws, axes=("pos", "embed"))
-
-        self.table = table()
-        self.blocks = table() if config.blocks else None
-
-    def __call__(self, positions: jax.Array, blocks: jax.Array | None = None) -> jax.Array:
-        """The rows of the tables [B, T, D]; NaN past the end, rather than another position's row.
-
-        `blocks` [B, T]: places within a blank, 0 outside, where there is a table for them.
-        """
-        x = _rows(self.table, positions + self.offset, self.dtype)
-        if self.blocks is not None:
-            blocks = jnp.zeros_like(positions) if blocks is None else blocks
-            x = x + _rows(self.blocks, blocks + self.offset, self.dtype)
-        return x
+    def __call__(self, positions: jax.Array) -> jax.Array:
+        """The table's rows [B, T, D], for `positions` [B, T]; NaN past the end."""
+        return position_rows(self.table, positions + self.offset, self.dtype)
 
 
-def _rows(table: nnx.Param, index: jax.Array, dtype: Any) -> jax.Array:
+def position_table(config: LearnedConfig, dim: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
+    """A vector for each row, [offset + max_seq_len, D] float32."""
+    shape = (config.offset + config.max_seq_len, dim)
+    draws = std * jax.random.normal(rngs.params(), shape, jnp.float32)
+    return nnx.Param(draws, axes=("pos", "embed"))
+
+
+def position_rows(table: nnx.Param, index: jax.Array, dtype: Any) -> jax.Array:
+    """The table's rows [B, T, D]; NaN past the end, rather than another position's row."""
     return jnp.take(weight(table, dtype), index, axis=0, mode="fill")
 
 

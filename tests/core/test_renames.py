@@ -15,6 +15,8 @@ from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.data.sources.base import Source
 from jaxlm.nn.heads.classify import Classify
+from jaxlm.nn.learned_blocks import LearnedBlocksConfig
+from jaxlm.nn.position import LearnedConfig
 from jaxlm.objectives.classification import Classification
 from jaxlm.optim.base import OptimizerConfig
 from tests import tiny
@@ -74,6 +76,38 @@ def test_a_moved_class_has_the_type_that_it_is_replaced_by(module, classes):
 def test_a_mistake_in_an_old_key_is_reported_where_it_is(tmp_path):
     with pytest.raises(configs.ConfigError, match="command line: objective.head.dropout: 2"):
         tiny.load("transformer", OLD, DATA, "objective.dropout=2")
+
+
+BLANKS = {"type": "learned", "max_seq_len": 33, "offset": 0, "blocks": True}
+PLAIN = BLANKS | {"blocks": False}
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("key", ["model", "model.encoder"])
+def test_a_table_for_blanks_is_a_type_of_positions(caplog, key, listed):
+    def read(position):
+        values = {"position": [position] if listed else position}
+        layer = Layer({"model": values if key == "model" else {"encoder": values}})
+        model = renamed(layer).values["model"]
+        found = (model if key == "model" else model["encoder"])["position"]
+        return found[0] if listed else found
+
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        assert read(PLAIN) == {"type": "learned", "max_seq_len": 33, "offset": 0}
+        assert not caplog.records
+        assert read(BLANKS) == {"type": "learned_blocks", "max_seq_len": 33, "offset": 0}
+    (line,) = caplog.messages
+    assert line == f"config: {key}.position.blocks is {key}.position.type=learned_blocks now"
+    assert read({"type": "mine:P", "blocks": True}) == {"type": "mine:P", "blocks": True}
+
+
+def test_blanks_of_the_command_line_are_read_with_the_file():
+    plain = "model.position={type: learned, max_seq_len: 33}"
+    old = "model.position.blocks=true"
+    (position,) = tiny.load("glm", plain, old).config.model.position
+    assert position == LearnedBlocksConfig(max_seq_len=33)
+    (position,) = tiny.load("glm", "model.position.blocks=false").config.model.position
+    assert position == LearnedConfig(max_seq_len=33)
 
 
 OLD_DATA = """

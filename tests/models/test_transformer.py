@@ -285,6 +285,7 @@ def test_initial_parameters():
 # A field of a part is named by the part and, where it is not the usual one, its type.
 # field -> (what the other fields must be for it to matter, another value)
 LEARNED = {"position": {"type": "learned", "max_seq_len": 12}}
+BLOCKS = {"position": {"type": "learned_blocks", "max_seq_len": 12}}
 RELATIVE = {"position": {"type": "relative", "num_buckets": 8, "max_distance": 8}}
 SINES = {"position": {"type": "sinusoidal"}}
 LAYERNORM = {"norm": {"type": "layernorm"}}
@@ -380,7 +381,8 @@ FIELDS = {
     "position.scaling.llama3.high_freq_factor": (scaled("llama3", **TRAINED), 2.0),
     "position.learned.max_seq_len": (LEARNED, 13),
     "position.learned.offset": (LEARNED, 2),
-    "position.learned.blocks": (LEARNED, True),
+    "position.learned_blocks.max_seq_len": (BLOCKS, 13),
+    "position.learned_blocks.offset": (BLOCKS, 2),
     "position.sinusoidal.theta": (SINES, 100.0),
     "position.relative.num_buckets": (RELATIVE, 10),
     "position.relative.max_distance": (RELATIVE, 16),
@@ -409,7 +411,7 @@ FIELDS = {
 NAMES_ALONE = {"family", "prompt"}
 VALUES = {  # every further choice of a field with named choices
     "ffn.activation": ["gelu", "gelu_tanh", "relu", "silu", "geglu_tanh"],
-    "position": [SINES["position"], LEARNED["position"], RELATIVE["position"]],
+    "position": [SINES["position"], LEARNED["position"], BLOCKS["position"], RELATIVE["position"]],
     "norm_placement": ["both"],
     "remat": ["minimal", "dots"],
     "quantization": ["fp8"],
@@ -490,7 +492,7 @@ def test_every_field_changes_parameters_or_program(name, value):
         pytest.importorskip("qwix")
     config = change(TINY, FIELDS[name][0])
     words = name.split(".")
-    types = {"layernorm", "learned", "sinusoidal", "relative", "latent", "moe"}
+    types = {"layernorm", "learned", "learned_blocks", "sinusoidal", "relative", "latent", "moe"}
     types |= {"linear", "dynamic", "yarn", "llama3"}
     changed = change(config, {".".join(w for w in words if w not in types): value})
     assert config != changed

@@ -16,7 +16,7 @@ from jaxlm.data.tokenizers.sentencepieces import SentencePiece
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
-from jaxlm.nn.position import LearnedConfig
+from jaxlm.nn.learned_blocks import LearnedBlocksConfig
 from jaxlm.objectives.blank_infilling import BlankInfilling
 from jaxlm.objectives.ids import choose_ids
 from jaxlm.objectives.masked_lm import MaskedLM
@@ -66,7 +66,7 @@ def test_what_the_config_names_comes_first():
     source = {"encoder": StackConfig(attention=MultiHeadConfig(causal=False))}
     source["prompt"] = EncodeSource(start_id=5)
     assert resolved(SpanCorruption(), BYTES, 300, **source).start == 5
-    blanks = {"position": (LearnedConfig(max_seq_len=80, blocks=True),)}
+    blanks = {"position": (LearnedBlocksConfig(max_seq_len=80),)}
     blanks["prompt"] = FillBlank(start_id=5)
     assert resolved(BlankInfilling(), BYTES, 300, **blanks).start == 5
     found = resolved(BlankInfilling(start=299), BYTES, 300)  # the others pass it over

@@ -57,7 +57,7 @@ def loader(name: str, *overrides: str, places=None, seed: int = 0, **how) -> Loa
 def test_shapes_without_data_are_those_of_the_loader(name, seq_len):
     how = ("transformer", *LABELLED) if name == "labels" else (name,)
     limit = {"bert": ("model.position={type: learned, max_seq_len: 46}",)}
-    limit["glm"] = ("model.position={type: learned, max_seq_len: 46, blocks: true}",)
+    limit["glm"] = ("model.position={type: learned_blocks, max_seq_len: 46}",)
     how = (*how, f"data.seq_len={seq_len}", *limit.get(name, ()))
     config, _ = setup(*how)
     with loader(*how) as batches:

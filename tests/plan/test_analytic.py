@@ -263,7 +263,7 @@ def test_rows_that_an_objective_makes_longer_than_the_datas(seq_len, rows):
     config = load(
         "glm",
         *("model.dropout=0", f"data.seq_len={seq_len}", "train.batch_size=16"),
-        *("model.remat=full", "model.position={type: learned, max_seq_len: 65, blocks: true}"),
+        *("model.remat=full", "model.position={type: learned_blocks, max_seq_len: 65}"),
     ).config
     mesh = MeshConfig(data=1, fsdp=8)
     config = planned(config.replace(mesh=mesh))

@@ -46,8 +46,8 @@ class FillBlank(PromptFormat):
     def check_model(self, model: ModelConfig) -> None:
         if "places" not in model.row_keys:
             raise UserError(
-                "prompt: this model fills no blanks; leave it out, or use learned positions with "
-                "blocks"
+                "prompt: this model fills no blanks; leave it out, or set "
+                "model.position to {type: learned_blocks}"
             )
 
     def encode(self, tokenizer: Tokenizer, text: str, ends: Ends) -> list[int]:

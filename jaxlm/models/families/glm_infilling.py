@@ -25,6 +25,7 @@ from jaxlm.models.families.shared.tensor import Tensor, one_of, part_of
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import DenseConfig
+from jaxlm.nn.learned_blocks import LearnedBlocksConfig
 from jaxlm.nn.norm import LayerNormConfig
 from jaxlm.nn.position import LearnedConfig
 
@@ -36,6 +37,7 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
         one_of(values, key, {value: value}, value)
     # With places in blanks there is one position more, which the tables have room for.
     blocks = values.get("block_position_encoding", True)
+    positions = LearnedBlocksConfig if blocks else LearnedConfig
     return TransformerConfig(
         hidden_size=values["hidden_size"],
         num_layers=values["num_layers"],
@@ -46,9 +48,7 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
             intermediate_size=4 * values["hidden_size"], activation="gelu_tanh", bias=True
         ),
         norm=LayerNormConfig(eps=1e-5),
-        position=(
-            LearnedConfig(max_seq_len=values["max_sequence_length"] + blocks, blocks=blocks),
-        ),
+        position=(positions(max_seq_len=values["max_sequence_length"] + blocks),),
         vocab_size=values["vocab_size"],
         family="glm",
     )
@@ -57,6 +57,7 @@ def from_hf(values: Mapping[str, Any]) -> TransformerConfig:
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
     c = config
     position = part_of(c.position[0], LearnedConfig, "position")
+    blocks = isinstance(position, LearnedBlocksConfig)
     values = {
         "architectures": ["GLMModel"],
         "model_type": "glm",
@@ -64,8 +65,8 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "hidden_size": c.hidden_size,
         "num_layers": c.num_layers,
         "num_attention_heads": c.attention.num_heads,
-        "max_sequence_length": position.max_seq_len - position.blocks,
-        "block_position_encoding": position.blocks,
+        "max_sequence_length": position.max_seq_len - blocks,
+        "block_position_encoding": blocks,
         **FIXED,
     }
     want = from_hf(values)

@@ -15,7 +15,6 @@ from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.flops import keys_met
 from jaxlm.nn.moe import MoEConfig
-from jaxlm.nn.position import RelativeConfig
 from jaxlm.nn.stack import Remat
 from jaxlm.plan.closed_form.stacks import (
     Array,
@@ -105,7 +104,7 @@ def _look(model: StackConfig, tensors: Any, rows: Rows) -> Look:
             "impl": attention.impl,
             "causal": attention.causal,
             "window": any(window is not None for window in windows),
-            "bias": isinstance(model.position[0], RelativeConfig),
+            "bias": model.position[0].has_bias,
             "dropout": bool(attention.dropout),
             "softcap": attention.softcap is not None,
             "dtype": model.dtype,
