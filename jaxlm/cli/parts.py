@@ -33,7 +33,7 @@ def command(kind: str | None, as_json: bool) -> None:
         return
     width = 2 + max((len(p.name) for own in found.values() for p in own), default=0)
     for name, own in found.items():
-        click.echo(click.style(name, bold=True))  # without colours where it is no terminal
+        click.echo(click.style(name, bold=True))  # without colours outside of a terminal
         if not own:
             click.echo("  none built in")
         for part in own:

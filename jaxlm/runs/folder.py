@@ -88,7 +88,7 @@ class RunDir:
 
 
 def is_hugging_face(folder: str | Path) -> bool:
-    """Whether a folder is no run, but a model in Hugging Face's format, by its files' names."""
+    """Whether a folder is not a run, but a model in Hugging Face's format, by its files' names."""
     path = Path(folder)
     return (path / "config.json").is_file() and not RunDir(path).config.exists()
 
