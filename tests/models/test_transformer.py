@@ -570,7 +570,7 @@ def test_derived_sizes():
         ({"hidden_size": 18}, "num_heads: 4 does not divide hidden_size 18"),
         ({"position.type": "learned"}, "position.max_seq_len: is required"),
         ({"position.fraction": 0.3}, "position.fraction: 0.3 of head_dim 4 is odd"),
-        ({"position": [{"type": "rotary"}, {"type": "relative"}]}, "only rotary and none can be"),
+        ({"position": [{"type": "rotary"}, {"type": "relative"}]}, "relative cannot be cycled"),
         ({"other_ffn": {"layers": [3], "ffn": {}}}, "there is no layer 3; number the 3 layers"),
         ({"head.num_relations": 2}, "needs the pooled vector"),
         ({"remat": "named"}, "remat: what saved and offloaded name is kept where"),
