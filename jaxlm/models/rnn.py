@@ -197,9 +197,16 @@ class RNN(WithHead):
             x, state = layer(x, reset, state, key=given.key, is_last=is_last)
             return x, Found(state)
 
-        how: dict[str, Any] = {"num_layers": run.count, "scan": run.count > 1, "keys": keys}
-        how["remat"] = Remat(self.config.remat)
-        x, found = apply_stack(getattr(self, run.name), body, x, (state, is_last), **how)
+        x, found = apply_stack(
+            getattr(self, run.name),
+            body,
+            x,
+            (state, is_last),
+            num_layers=run.count,
+            scan=run.count > 1,
+            keys=keys,
+            remat=Remat(self.config.remat),
+        )
         return x, found.by_row
 
     def init_cache(

@@ -80,7 +80,14 @@ class Encoder(nnx.Module):
 
             layers = getattr(self, run.name)
             some = None if keys is None else keys[run.first :][: run.count]
-            how: dict[str, Any] = {"num_layers": run.count, "scan": run.count > 1}
-            x, last = apply_stack(layers, body, x, keys=some, remat=Remat(self.remat), **how)
+            x, last = apply_stack(
+                layers,
+                body,
+                x,
+                num_layers=run.count,
+                scan=run.count > 1,
+                keys=some,
+                remat=Remat(self.remat),
+            )
             found += [jax.tree.map(lambda s, i=i: s[i], last.by_row) for i in range(run.count)]
         return x, found

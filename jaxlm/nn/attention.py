@@ -12,6 +12,7 @@ attention. Who sees whom is decided by positions and segment ids in `jaxlm.kerne
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -230,36 +231,36 @@ def attend(
     Where the mesh splits the length, each device has its part of the queries; a cache is whole.
     """
     q, k, v = (named(x, name) for x, name in ((q, "query"), (k, "key"), (v, "value")))
-    how: dict[str, Any] = {
-        "causal": config.causal,
-        "window": window,
-        "bias": bias,
-        "softcap": config.softcap,
-        "scale": config.scale,
-        "dropout_rate": config.dropout,
-        "dropout_key": key,
-    }
     if keys is None and splits_length(q.shape[1]):
         drops = bool(config.dropout) and key is not None
         meet = context_kernels.pick(
             config.context, bias=bias is not None, dropout=drops, impl=config.impl
         )
-        y = meet(q, k, v, rows, **how, impl=config.impl)
-        return named(shard(y, "batch", "length", "act_heads", None), "attention")
-    seen = rows if keys is None else keys
-    k, v, seen = jax.tree.map(gather_length, (k, v, seen))
-    y = attention(
-        q,
-        k,
-        v,
-        q_positions=rows.positions,
-        k_positions=seen.positions,
-        q_segment_ids=rows.segment_ids,
-        k_segment_ids=seen.segment_ids,
-        k_prefix=seen.prefix,
-        same_rows=keys is None,
-        impl=config.impl if keys is None else "auto",
-        **how,
+        kernel = partial(meet, q, k, v, rows, impl=config.impl)
+    else:
+        seen = rows if keys is None else keys
+        k, v, seen = jax.tree.map(gather_length, (k, v, seen))
+        kernel = partial(
+            attention,
+            q,
+            k,
+            v,
+            q_positions=rows.positions,
+            k_positions=seen.positions,
+            q_segment_ids=rows.segment_ids,
+            k_segment_ids=seen.segment_ids,
+            k_prefix=seen.prefix,
+            same_rows=keys is None,
+            impl=config.impl if keys is None else "auto",
+        )
+    y = kernel(
+        causal=config.causal,
+        window=window,
+        bias=bias,
+        softcap=config.softcap,
+        scale=config.scale,
+        dropout_rate=config.dropout,
+        dropout_key=key,
     )
     return named(shard(y, "batch", "length", "act_heads", None), "attention")
 

@@ -18,7 +18,9 @@ key and value head of size R. The form with fewer FLOPs is taken; both are the s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,6 +35,9 @@ from jaxlm.nn.attention import Cache, CommonAttention, attend, write_slots
 from jaxlm.nn.dense import Dense, weight
 from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
+
+# `attend` with the settings of one call: (q, k, v, rows, keys) -> [B, T, N, H]
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Rows, Rows | None], jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +124,15 @@ class LatentAttention(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """As `jaxlm.nn.attention.Attention`; the cache holds compressed vectors and rotary keys."""
         q, seen = self._queries(x, rotary), self._compressed(x, rotary)
-        how: dict[str, Any] = {"window": window, "bias": bias, "key": key}
+        meet = partial(attend, self.config, window=window, bias=bias, key=key)
         if cache is None:
-            return self._expanded(q, seen, rows, keys, **how), None
+            return self._expanded(q, seen, rows, keys, meet), None
         cache = write_slots(cache, seen, start)
         c = self.config
         saved = c.kv_rank * (c.nope_dim + c.v_dim)  # for each slot and head
         spent = x.shape[1] * (2 * c.kv_rank - c.nope_dim - c.v_dim)
         form = self._absorbed if spent < saved else self._expanded
-        return form(q, cache, rows, keys, **how), cache
+        return form(q, cache, rows, keys, meet), cache
 
     def project_source(self, source: jax.Array) -> Cache:
         """What `cross` needs of an encoder's output [B, S, D]."""
@@ -148,7 +153,8 @@ class LatentAttention(nnx.Module):
     ) -> jax.Array:
         """Attention over a projected source: a token sees all of its own document's source."""
         keys = Rows(jnp.zeros_like(source_segment_ids), source_segment_ids)
-        return self._expanded(self._queries(x, None), source, rows, keys, key=key)
+        meet = partial(attend, self.config, key=key)
+        return self._expanded(self._queries(x, None), source, rows, keys, meet)
 
     def _queries(self, x: jax.Array, rotary: Rotary | None) -> jax.Array:
         """[B, T, N, nope_dim + rope_dim], the last ones turned."""
@@ -170,7 +176,7 @@ class LatentAttention(nnx.Module):
         return apply_rotary(x, rotary, interleaved=self.rotary_interleaved)
 
     def _expanded(
-        self, q: jax.Array, seen: Cache, rows: Rows, keys: Rows | None, **how: Any
+        self, q: jax.Array, seen: Cache, rows: Rows, keys: Rows | None, meet: Attend
     ) -> jax.Array:
         """Keys and values of every head, [B, S, N, ...], and attention over them."""
         c = self.config
@@ -180,10 +186,10 @@ class LatentAttention(nnx.Module):
             seen["rope"][:, :, None].astype(k.dtype), (*k.shape[:-1], c.rope_dim)
         )
         k = jnp.concatenate([k, turned], axis=-1)
-        return self.out(attend(c, q, k, v, rows, keys, **how))
+        return self.out(meet(q, k, v, rows, keys))
 
     def _absorbed(
-        self, q: jax.Array, seen: Cache, rows: Rows, keys: Rows | None, **how: Any
+        self, q: jax.Array, seen: Cache, rows: Rows, keys: Rows | None, meet: Attend
     ) -> jax.Array:
         """All heads over the compressed vectors, as one key and value head."""
         c = self.config
@@ -194,5 +200,5 @@ class LatentAttention(nnx.Module):
         q = jnp.concatenate([jnp.einsum("BTNH,RNH->BTNR", plain, key_up), turned], axis=-1)
         k = jnp.concatenate([seen["latent"], seen["rope"]], axis=-1)[:, :, None]
         v = seen["latent"][:, :, None]
-        y = attend(c, q, k.astype(q.dtype), v, rows, keys, **how)
+        y = meet(q, k.astype(q.dtype), v, rows, keys)
         return self.out(jnp.einsum("BTNR,RNH->BTNH", y.astype(q.dtype), value_up))

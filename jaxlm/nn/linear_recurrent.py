@@ -24,6 +24,7 @@ that s(p)^8 is uniform in [0.9, 0.999]. Biases are 0. Gates and states are float
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -120,10 +121,10 @@ class MinLSTM(Minimal):
 class RGLRU(LinearRecurrent):
     def __init__(self, inputs: int, hidden: int, *, rngs: nnx.Rngs, **options: Any) -> None:
         super().__init__(inputs, hidden, rngs=rngs, **options)
-        how: dict[str, Any] = {"bias": True, "dtype": self.dtype, "rngs": rngs}
-        self.input = Dense({"embed": inputs}, {"gates": hidden}, **how)
-        self.recurrence_gate = Dense({"hidden": hidden}, {"gates": hidden}, **how)
-        self.input_gate = Dense({"hidden": hidden}, {"gates": hidden}, **how)
+        dense = partial(Dense, bias=True, dtype=self.dtype, rngs=rngs)
+        self.input = dense({"embed": inputs}, {"gates": hidden})
+        self.recurrence_gate = dense({"hidden": hidden}, {"gates": hidden})
+        self.input_gate = dense({"hidden": hidden}, {"gates": hidden})
         open_decay = jax.random.uniform(rngs.params(), (hidden,), jnp.float32, *DECAYS)
         log_decay = jnp.log(open_decay) / POWER
         self.decay = nnx.Param(log_decay - jnp.log(-jnp.expm1(log_decay)), axes=("gates",))

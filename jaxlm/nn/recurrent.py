@@ -89,9 +89,17 @@ class Gated(RecurrentLayer):
     ) -> recurrence.Steps:
         kernel, bias = self.weights(key)
         gates = self.project(x)
-        how: dict[str, Any] = {"unroll": self.unroll, "impl": self.impl}
-        how["every_state"] = every_state
-        states, state = recurrence.recur(self.cell, gates, kernel, bias, reset, state, **how)
+        states, state = recurrence.recur(
+            self.cell,
+            gates,
+            kernel,
+            bias,
+            reset,
+            state,
+            unroll=self.unroll,
+            impl=self.impl,
+            every_state=every_state,
+        )
         shown = {name: shard(s, None, "batch", "act_hidden") for name, s in states.items()}
         return recurrence.Steps(shown, state)
 

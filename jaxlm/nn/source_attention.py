@@ -75,9 +75,8 @@ class SourceAttention(nnx.Module):
 
 class Additive(SourceAttention):
     def __init__(self, query: int, source: int, size: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        how: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.query = Dense({"embed": query}, {"gates": size}, **how)
-        self.key = Dense({"embed": source}, {"gates": size}, **how)
+        self.query = Dense({"embed": query}, {"gates": size}, dtype=dtype, rngs=rngs)
+        self.key = Dense({"embed": source}, {"gates": size}, dtype=dtype, rngs=rngs)
         self.score = nnx.Param(uniform_kernel((size,), size, rngs), axes=("gates",))
         self.size = size
 
