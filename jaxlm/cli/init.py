@@ -21,6 +21,7 @@ MOST_NAMED = 5  # files in a config, before one pattern names them
     examples=(
         ("init my/*.txt", "a language model of these texts: my.yaml"),
         ("init reviews.csv --out reviews.yaml", "a classifier, if there is a column of labels"),
+        ("init chat.jsonl", "a chat model, if that is the files' format"),
     ),
     works=True,
 )
@@ -34,17 +35,19 @@ MOST_NAMED = 5  # files in a config, before one pattern names them
 @click.option("--force", is_flag=True, help="replace a config that exists")
 def command(files: tuple[str, ...], out: str | None, force: bool) -> None:
     """Looks at the files and writes a commented config that trains on them: the amount of text
-    decides on sizes and steps, the columns of a table on texts and labels. Prints what it found
-    and chose, and the next command.
+    decides on sizes and steps, the columns of a table on texts and labels, a recognised format
+    (`jaxlm data formats`) on the task. Prints what it found and chose, and the next command.
     """
     from jaxlm.cli.shared.starter import starter, summary
     from jaxlm.core.files import write_atomic
     from jaxlm.data.detect import detect
+    from jaxlm.data.detect_records import detect_records
 
     path = Path(out or _name(files))
     if path.exists() and not force:
         raise UserError(f"{path}: exists already; name another file with --out, or add --force")
-    found = detect(_patterns(files))
+    patterns = _patterns(files)
+    found = detect_records(patterns) or detect(patterns)
     for line in summary(found):
         say(line)
     try:

@@ -65,7 +65,7 @@ class Found:
     """What some files hold."""
 
     files: tuple[str, ...]  # as they were given
-    kind: str  # the type of the source: text, csv, jsonl or parquet
+    kind: str  # the type of the source: text, csv, jsonl, parquet or files
     encoding: str = "utf-8"
     delimiter: str | None = None  # of a CSV whose delimiter is not the usual one
     columns: tuple[str, ...] = ()
@@ -78,6 +78,8 @@ class Found:
     script: str = "LATIN"
     separator: str | None = None  # what divides a single text into many
     opening: str = ""
+    task: str | None = None  # what the records are for, where the files' format is recognised
+    format: str | None = None  # "x.jsonl: alpaca (instruction, output)"
 
     @property
     def is_wide(self) -> bool:
@@ -138,7 +140,7 @@ def script_of(char: str) -> str:
     return unicodedata.name(char, "?").partition(" ")[0]
 
 
-def _script(text: str) -> str:
+def script_mostly(text: str) -> str:
     letters = Counter(c for c in text if c.isalpha())
     scripts: Counter[str] = Counter()
     for char, number in letters.items():
@@ -168,7 +170,7 @@ def _texts(patterns: tuple[str, ...], paths: Sequence[Path], encoding: str) -> F
         encoding=encoding,
         num_texts=len(paths),
         num_chars=size,
-        script=_script(sample),
+        script=script_mostly(sample),
         separator=next((s for s in SEPARATORS if few and pieces[s] >= 20), None),
         opening=_opening(sample),
     )
@@ -217,7 +219,7 @@ def _table(
         num_texts=total,
         num_chars=round(sum(lengths) * total / len(rows)),
         long_text=lengths[int(0.95 * (len(lengths) - 1))],
-        script=_script("".join(itertools.islice(texts, 1000))),
+        script=script_mostly("".join(itertools.islice(texts, 1000))),
         opening=_opening(texts[0]),
     )
 
@@ -269,14 +271,17 @@ def _has_letters(text: str) -> bool:
 
 
 def _label_column(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The column that is named as labels are, else one with few values that are often repeated."""
+    """The column that is named as labels are and has few values, else one with few values that are
+    often repeated.
+    """
     few = []
     for name in columns:
         values = [row[name] for row in rows if row.get(name) not in (None, "")]
         if not all(isinstance(value, (str, int, bool)) for value in values):
             continue
         number = len({str(value).strip() for value in values})
-        if 2 <= number <= min(MOST_CLASSES, len(values) // 3):
+        most = MOST_CLASSES if name.lower() in LABEL_NAMES else len(values) // 3
+        if 2 <= number <= min(MOST_CLASSES, most):
             few.append(name)
     named = [name for known in LABEL_NAMES for name in few if name.lower() == known]
     return next(iter([*named, *few]), None)

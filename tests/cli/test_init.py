@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import jax
 import pytest
 
 from jaxlm.cli import main
+from jaxlm.core.registry import type_name
 from jaxlm.run import load_run
 
 SMALL = ("model.hidden_size=32", "model.num_layers=1", "mesh.num_devices=1", "sample.max_tokens=4")
@@ -97,3 +99,58 @@ def test_a_classifier_of_ones_own_table(here, capsys):
         assert main(["eval", "runs/reviews", "--data", file]) == 2
         *_, line = capsys.readouterr().err.splitlines()  # after what preparing reports
         assert line.startswith("error: ") and says in line
+
+
+SPAN = {"text": ["Rome"], "answer_start": [13]}
+RECORDS = {
+    "chat": {"instruction": "Say {}.", "output": "It is {}."},
+    "prompt_completion": {"prompt": "{} + 1 =", "completion": " a number"},
+    "question_answering": {"context": "The king of  Rome, {}.", "question": "Of?", "answers": SPAN},
+    "tagging": {"tokens": ["EU", "rejects", "{}"], "ner_tags": ["B-ORG", "O", "O"]},
+    "translation": {"translation": {"en": "house {}", "de": "Haus {}"}},
+    "preference": {"prompt": "Say {}.", "chosen": "{}", "rejected": "no"},
+}
+
+
+def write_records(name: str) -> None:
+    line = json.dumps(RECORDS[name])
+    lines = [line.replace("{}", f"{i} of it") for i in range(40)]
+    Path(f"{name}.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "objective"),
+    [
+        ("chat", "chat", "causal_lm"),
+        ("prompt_completion", "prompt_completion", "causal_lm"),
+        ("question_answering", "question_answering", "question_answering"),
+        ("tagging", "tagging", "tagging"),
+        ("translation", "prompt_completion", "causal_lm"),
+    ],
+)
+def test_a_recognised_format_decides_on_the_task(here, capsys, name, task, objective):
+    write_records(name)
+    assert main(["init", f"{name}.jsonl"]) == 0
+    assert f"format: {name}.jsonl: " in capsys.readouterr().err
+    config = load_run(f"{name}.yaml").config
+    assert type_name(type(config.data.task)) == task
+    assert type_name(type(config.objective)) == objective
+    assert config.model.attention.causal == (objective == "causal_lm")
+    records = config.data.source
+    assert {*config.data.task.columns} <= {
+        *next(records.whole(records.units()[0], (), Counter()))[1]
+    }
+
+
+def test_a_chat_model_of_ones_own_instructions(here, capsys):
+    write_records("chat")
+    assert main(["init", "chat.jsonl"]) == 0
+    assert main(["train", "chat.yaml", *SMALL]) == 0
+    assert "eval/loss" in capsys.readouterr().out
+
+
+def test_a_format_without_a_task_is_named(here, capsys):
+    write_records("preference")
+    assert main(["init", "preference.jsonl"]) == 2
+    assert "preference.jsonl: preference (chosen" in capsys.readouterr().err
+    assert not Path("preference.yaml").exists()

@@ -82,6 +82,12 @@ def test_the_columns_of_a_table(tmp_path, name, content, columns):
     assert found.delimiter == (";" if ";" in content else None)
 
 
+def test_few_rows_have_a_label_where_its_column_is_named_so(tmp_path):
+    rows = "good film,{0}\nbad film,{1}\nfine one,{0}\ndull one,{1}\n".format("pos", "neg")
+    assert detect(written(tmp_path, a__csv=f"text,label\n{rows}")).classes == ("neg", "pos")
+    assert detect(written(tmp_path, b__csv=f"text,kind\n{rows}")).label_column is None
+
+
 @pytest.mark.parametrize(
     ("files", "says"),
     [

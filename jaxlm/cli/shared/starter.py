@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from jaxlm.cli.shared.record_starter import start_of
 from jaxlm.core.errors import few, printable
 from jaxlm.data.detect import Found, source_of
 
@@ -36,10 +37,11 @@ def sizes_of(found: Found) -> Sizes:
         "{type: characters}" if by_character else f"{{type: sentencepiece, vocab_size: {vocab}}}"
     )
     tokens = max(1, int(chars / (1 if by_character else 1.5 if wide else 3)))
-    if found.label_column is None:
+    if found.label_column is None and found.task is None:
         seq_len = _power(tokens / 16, 8, 256)
     else:  # a row holds a text; a token may be one character
-        seq_len = _power(2 * (2 + found.long_text * tokens / max(1, chars)), 16, 512)
+        least, added = (64, 24) if found.task else (16, 2)  # tokens that a template adds
+        seq_len = _power(2 * (added + found.long_text * tokens / max(1, chars)), least, 512)
     hidden, layers, heads = next(
         sizes
         for most, sizes in (
@@ -68,14 +70,18 @@ def _power(value: float, least: int, most: int) -> int:
 def summary(found: Found) -> list[str]:
     """What was found and chosen, in lines."""
     sizes = sizes_of(found)
-    many = "rows" if found.columns else "files"
+    many = "records" if found.task else "rows" if found.columns else "files"
     lines = [
         f"found: {found.num_texts:,} {many} ({found.kind}, {found.encoding}), "
         f"{found.num_chars:,} characters, mostly {found.script} script"
     ]
+    if found.format:
+        lines.append(f"format: {found.format}")
     if found.text_column:
         lines.append(f"columns: {few(found.columns)}; the text is {found.text_column!r}")
-    if found.label_column:
+    if found.task:
+        lines.append(f"task: {start_of(found).about}")
+    elif found.label_column:
         lines.append(
             f"task: classification by {found.label_column!r} ({len(found.classes)} classes: "
             f"{few(found.classes, 5)})"
@@ -93,7 +99,8 @@ def starter(found: Found, name: str) -> str:
     """The YAML of a run."""
     sizes, name = sizes_of(found), printable(name)
     head = "\n".join(f"# {line}" for line in summary(found))
-    body = _classifier(found, sizes) if found.label_column else _language_model(found, sizes)
+    make = _records if found.task else _classifier if found.label_column else _language_model
+    body = make(found, sizes)
     return f"""\
 # Made by `jaxlm init`. Train it: jaxlm train {name}
 # Every setting and what it may be: jaxlm config show {name} --all
@@ -177,6 +184,37 @@ model:
   attention: {{num_heads: {sizes.num_heads}, num_kv_heads: {sizes.num_heads}, causal: false}}
   dropout: 0.2  # more of it for little text
 objective: {{type: classification, head: {{pool: mean, dropout: 0.3}}}}
+optimizer:
+  type: adamw
+  learning_rate: 1.0e-3
+  schedule: {{type: linear, warmup: 0.1}}
+  weight_decay: 0.1
+train: {{epochs: {epochs}, batch_size: {sizes.batch_size}}}
+eval: {{every_steps: 100}}
+checkpoint: {{every_steps: 100}}
+# To start from a trained model instead, remove tokenizer and the sizes of model, and run
+#   jaxlm finetune CONFIG init.from=RUN_DIR
+"""
+
+
+def _records(found: Found, sizes: Sizes) -> str:
+    start = start_of(found)
+    epochs = 10 if found.num_texts < 2000 else 5 if found.num_texts < 20_000 else 3
+    heads = sizes.num_heads
+    return f"""\
+data:
+  type: records
+{_source(found)}
+  task: {start.task}
+  validation_fraction: 0.2  # share of the records that is held out and measured
+  seq_len: {sizes.seq_len}  # tokens of a row
+model:
+  type: transformer
+  hidden_size: {sizes.hidden_size}
+  num_layers: {sizes.num_layers}
+  attention: {{num_heads: {heads}, num_kv_heads: {heads}, causal: {json.dumps(start.causal)}}}
+  dropout: 0.1  # more of it for few records
+objective: {start.objective}
 optimizer:
   type: adamw
   learning_rate: 1.0e-3

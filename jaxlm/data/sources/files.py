@@ -20,6 +20,7 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import few, suggest
 from jaxlm.data.formats.base import Format, Placed, Sample
 from jaxlm.data.formats.recognise import Recognised, format_called, recognise
+from jaxlm.data.formats.shapes import Shape
 from jaxlm.data.reading.files import match_files
 from jaxlm.data.reading.opened import LINES, Opened, groups
 from jaxlm.data.reading.rows import check_columns, validate_delimiter
@@ -72,7 +73,11 @@ class Files(FileSource):
 
     def tasks(self) -> str:
         """The tasks that the files' records are for, where none is asked for."""
-        return ", ".join(sorted({self._recognise(unit, ()).shape.task for unit in self.units()}))
+        return ", ".join(sorted({shape.task for shape in self.shapes()}))
+
+    def shapes(self) -> list[Shape]:
+        """The shape of each unit's records, where no columns are asked for."""
+        return [self._recognise(unit, ()).shape for unit in self.units()]
 
     def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
         for name, record in self.whole(unit, ("text",), counts):

@@ -1,0 +1,64 @@
+"""Looks at a user's files whose format is recognised (`jaxlm.data.formats`).
+
+found = detect_records(["chat.jsonl"])
+found.task, found.format          # "chat", "chat.jsonl: alpaca (instruction, output)"
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxlm.core.config import UserError
+from jaxlm.data.detect import SAMPLE, Found, script_mostly
+from jaxlm.data.sources.files import Files
+
+BY_COLUMN = ("text", "classification")  # tasks of which `detect` finds the columns
+
+
+def detect_records(patterns: Sequence[str]) -> Found | None:
+    """What the records of the files are for; None where no single format is recognised, and for
+    running texts and tables with a column of classes.
+
+    Reads the files once. Raises `UserError` for a record that is not of its file's format.
+    """
+    source = Files(files=tuple(patterns))
+    try:
+        shapes, line = source.shapes(), source.recognised(())
+    except UserError:
+        return None
+    shape = shapes[0]
+    if {one.task for one in shapes} != {shape.task} or not shape.columns or shape.task in BY_COLUMN:
+        return None
+    lengths, sample, counts = list[int](), "", Counter[str]()
+    for unit in source.units():
+        for _, record in source.whole(unit, (), counts):
+            texts = list(_texts([record[name] for name in shape.every]))
+            lengths.append(sum(map(len, texts)))
+            if len(sample) < SAMPLE:
+                sample += "".join(itertools.islice(texts, 100))
+    longest = sorted(lengths)
+    return Found(
+        files=tuple(patterns),
+        kind="files",
+        columns=shape.every,
+        task=shape.task,
+        format=line,
+        num_texts=len(lengths),
+        num_chars=sum(lengths),
+        long_text=longest[int(0.95 * (len(longest) - 1))],
+        script=script_mostly(sample),
+    )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a record's values, without the names of keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
