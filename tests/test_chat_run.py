@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import jaxlm
+from jaxlm.api.prediction import Predictor
 from jaxlm.chat.template import named
 from jaxlm.core.config import UserError
 from jaxlm.hf.vocabularies import files_of, template_files
@@ -54,6 +56,17 @@ def test_a_run_answers_in_its_template(run) -> None:
     assert found == [{"text": answer}]
     with pytest.raises(UserError, match="record 0: column 'messages' holds no list of messages"):
         run.predict([{"messages": "say c"}])
+
+
+def test_all_batches_of_prompts_are_one_program(run, caplog: pytest.LogCaptureFixture) -> None:
+    talks = [{"messages": [{"role": "user", "content": f"say {c}"}]} for c in "abcde"]
+    want = [run.predict([talk])[0] for talk in talks[3:]]
+    predict = Predictor(jaxlm.load(run.path), batch_size=2)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        found = [*predict(talks), *predict(talks[:2])]
+    said = [line for line in caplog.messages if line.startswith("Compiling jit(_draw)")]
+    assert len(said) == 1, caplog.messages
+    assert found[3:5] == want and len(found) == 7
 
 
 def test_the_loss_falls_on_answers_alone(run) -> None:

@@ -85,7 +85,10 @@ class Predictor:
         prompts = [self._task.prompt(record) for record in records]
         for start in range(0, len(prompts), self.batch_size):
             some = prompts[start : start + self.batch_size]
-            for text in self._run.generate(some, max_tokens=most, temperature=0.0):
+            missing = self.batch_size - len(some) if start else 0
+            full = some + some[-1:] * missing  # all batches have one compiled size
+            written = self._run.generate(full, max_tokens=most, temperature=0.0)
+            for text in written[: len(some)]:
                 yield self._task.prediction({"text": np.array(text)})
 
     @cached_property

@@ -32,6 +32,7 @@ from jaxlm.training.started import saved_tokenizer
 log = logging.getLogger("jaxlm")
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
+MOST_WRITERS = 4  # ways to generate whose compiled programs a run keeps
 
 
 def load(folder: str | Path, *, step: int | str | None = None) -> Run:
@@ -56,6 +57,7 @@ class Run:
     def __init__(self, folder: str | Path, *, step: int | str | None = None) -> None:
         self.path = Path(folder)
         self._step = step
+        self._writers: dict[tuple[bool | None, Sampling], Writer] = {}
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -126,12 +128,19 @@ class Run:
             raise UserError(f"{self.path}: its objective {why}; generate from a causal_lm run")
         single = isinstance(prompts, str)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ends = asked_as(self.ends, chat)
-        trained = self.config.data is not None
-        ids = ids_of(self.tokenizer, self.config.sample.eos_ids, trained=trained, ends=ends)
-        generator = Generator(self.program, Sampling(**sampling), **ids)
-        written = Writer(self.tokenizer, generator, ends)(self.params, texts, seed=seed)
+        written = self._writer(chat, Sampling(**sampling))(self.params, texts, seed=seed)
         return written[0] if single else written
+
+    def _writer(self, chat: bool | None, sampling: Sampling) -> Writer:
+        """What writes in this way; the latest ones are kept, with what they compiled."""
+        key = chat, sampling
+        if key not in self._writers:
+            ends = asked_as(self.ends, chat)
+            trained = self.config.data is not None
+            ids = ids_of(self.tokenizer, self.config.sample.eos_ids, trained=trained, ends=ends)
+            writer = Writer(self.tokenizer, Generator(self.program, sampling, **ids), ends)
+            self._writers = dict([*self._writers.items()][1 - MOST_WRITERS :]) | {key: writer}
+        return self._writers[key]
 
     @cached_property
     def ends(self) -> Any:
