@@ -25,8 +25,7 @@ from jaxlm.runs.folder import RunDir
 def new_folder(out: Path) -> Iterator[Path]:
     """The folder to fill; it has the name `out` after the block, or is gone after an error."""
     out = out.absolute()
-    if out.exists():
-        raise UserError(f"--out: {out} exists already; name a new folder")
+    check_new(out)
     partial = RunDir(out.with_name(f".{out.name}.partial"))
     with contextlib.ExitStack() as stack:
         try:
@@ -44,6 +43,22 @@ def new_folder(out: Path) -> Iterator[Path]:
         except BaseException:
             _remove(partial)
             raise
+
+
+def check_new(out: Path) -> None:
+    """Raises `UserError` where the folder exists."""
+    if out.exists():
+        raise UserError(f"--out: {out} exists already; name a new folder")
+
+
+@contextlib.contextmanager
+def removed_after_error(folder: Path) -> Iterator[None]:
+    """Removes a folder, which the caller has made, where the block raises."""
+    try:
+        yield
+    except BaseException:
+        _remove(RunDir(folder))
+        raise
 
 
 def _clear(partial: RunDir) -> str:
@@ -65,8 +80,7 @@ def _publish(partial: RunDir, out: Path) -> str:
                 os.fsync(file.fileno())
     partial.lock_file.unlink()
     fsync_folder(partial.path)
-    if out.exists():  # made meanwhile
-        raise UserError(f"--out: {out} exists already; name a new folder")
+    check_new(out)  # it may have been made meanwhile
     os.rename(partial.path, out)
     fsync_folder(out.parent)
     return ""

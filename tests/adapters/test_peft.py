@@ -24,6 +24,8 @@ from tests.golden_families import FIXTURES, load_case
 from tests.test_hf import ONE, quiet, write_model
 
 pytest.importorskip("safetensors")
+from safetensors.numpy import save_file  # noqa: E402
+
 PEFT = FIXTURES.parent / "peft"
 CASES = sorted(path.name for path in PEFT.iterdir())
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -169,6 +171,16 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         import_adapter(PEFT / "llama", base, tmp_path / "other", ONE, report=quiet)
     with pytest.raises(UserError, match="has no adapter, but PEFT's files hold lora and dora"):
         export_adapter(base, tmp_path / "out", overrides=ONE, report=quiet)
+    broken = tmp_path / "broken"
+    shutil.copytree(PEFT / "gpt2", broken)
+    tensors = {name: np.array(x) for name, x in open_file(broken / WEIGHTS).items()}
+    name = next(name for name in tensors if name.endswith("lora_A.weight"))
+    tensors[name].flat[0] = np.nan
+    save_file(tensors, broken / WEIGHTS)
+    for folder, said in ((broken, f"NaN or infinite values in {name}"), (PEFT / "llama", "is not")):
+        with pytest.raises(UserError, match=said):  # the base is imported, and does not stay
+            import_adapter(folder, tmp_path / "model", tmp_path / "failed", ONE, report=quiet)
+        assert not [*tmp_path.glob("failed*")]
     run = tmp_path / "adapted"
     import_adapter(PEFT / "gpt2", base, run, ONE, report=quiet)
     export_adapter(run, tmp_path / "out", overrides=ONE, report=quiet)

@@ -4,13 +4,13 @@
 
 The run's checkpoint 0 has what the adapter trains, and names the base run. A base in Hugging Face's
 format is imported first, into a run beside the new one. Layers whose ranks differ share the largest
-rank: the others have zeros, which no gradient reaches.
+rank: the others have zeros in A and B, which no gradient reaches. Layers of one kernel share an
+adapter: under DoRA, one that the folder leaves out has a magnitude, which is trained.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -28,11 +28,11 @@ from jaxlm.checkpoint.writer import Checkpointer
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import few
-from jaxlm.core.files import write_atomic, write_sealed
+from jaxlm.core.files import read_json, write_atomic, write_sealed
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.hf.checking import NOTE, computing_in
 from jaxlm.hf.exporting import family_for
-from jaxlm.hf.folder import new_folder
+from jaxlm.hf.folder import check_new, new_folder, removed_after_error
 from jaxlm.hf.importing import import_model
 from jaxlm.hf.matching import OLDER
 from jaxlm.hf.peft.layout import Layout, imported_class, layout_of
@@ -76,11 +76,28 @@ def import_adapter(
 
     Raises `UserError` where the adapter is not of this base, or has what is not read.
     """
+    # What can be checked without the base is, before the base is imported.
     settings, overrides = read_settings(folder), tuple(overrides)
-    if not (base / "config.yaml").exists() and (base / "config.json").exists():
-        run = out.with_name(f"{out.name}-base")
-        report(import_model(base, run, overrides, dtype=dtype, report=report))
-        base = run
+    read_tensors(folder)
+    check_new(out.absolute())
+    if (base / "config.yaml").exists() or not (base / "config.json").exists():
+        return _import(folder, settings, base, out, overrides, dtype, report)
+    run = out.with_name(f"{out.name}-base")
+    report(import_model(base, run, overrides, dtype=dtype, report=report))
+    with removed_after_error(run):
+        return _import(folder, settings, run, out, overrides, dtype, report)
+
+
+def _import(
+    folder: Path,
+    settings: Settings,
+    base: Path,
+    out: Path,
+    overrides: tuple[str, ...],
+    dtype: str | None,
+    report: Callable[[str], None],
+) -> str:
+    """As `import_adapter`, of a base that is a run."""
     source = load_saved(base, overrides).config
     if dtype is not None:
         words = computing_in(dtype, source.model)
@@ -135,9 +152,15 @@ def _without_training(source: RunConfig, base: Path, out: Path) -> RunConfig:
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """The tensors of an adapter by name, without PEFT's prefix, float32."""
-    tensors = open_file(folder / WEIGHTS)
-    return {name.removeprefix(PREFIX): x.astype(np.float32) for name, x in tensors.items()}
+    """The tensors of an adapter by name, without PEFT's prefix, float32. Raises `UserError` where
+    a value is not finite.
+    """
+    found = {}
+    for name, stored in open_file(folder / WEIGHTS).items():
+        tensor = found[name.removeprefix(PREFIX)] = stored.astype(np.float32)
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{folder}: NaN or infinite values in {name}; get the files again")
+    return found
 
 
 def _fitting_layout(
@@ -220,8 +243,6 @@ def _parts(
         wanted = layout.tensors.get(plain)
         if wanted is None:
             unknown.append(name)
-        elif not all(np.isfinite(tensor).ravel()):
-            raise UserError(f"{folder}: NaN or infinite values in {name}; get the files again")
         else:
             whole[plain] = tensor
             shape = list(wanted[0].file_shape)
@@ -346,8 +367,11 @@ def _adapter(
 
 def _check_base(folder: Path, base: Path, sha256: str) -> None:
     """Raises `UserError` where the folder says that its base is another; PEFT's own do not say."""
-    path = folder / NOTE
-    wanted = json.loads(path.read_text()).get("base", {}).get("sha256") if path.is_file() else None
+    try:
+        note = read_json(folder / NOTE, "get the adapter again").get("base") or {}
+        wanted = note.get("sha256")
+    except FileNotFoundError:
+        return
     if wanted not in (None, sha256):
         raise UserError(
             f"--base: {base} has SHA-256 {sha256[:12]}, but the adapter in {folder} was trained "
