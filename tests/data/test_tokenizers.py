@@ -19,8 +19,8 @@ from jaxlm.core.types import Tokenizer, TokenizerConfig
 from jaxlm.data.tokenizers import sentencepieces
 from jaxlm.data.tokenizers.base import META, Bytes, Saved, load_tokenizer
 from jaxlm.data.tokenizers.characters import Characters
-from jaxlm.data.tokenizers.huggingface import HuggingFace
-from jaxlm.data.tokenizers.sentencepieces import SentencePiece
+from jaxlm.data.tokenizers.huggingface import HuggingFace, HuggingFaceTokenizer
+from jaxlm.data.tokenizers.sentencepieces import SentencePiece, SentencePieceTokenizer
 
 HARD = [
     "",
@@ -364,7 +364,39 @@ def test_model_files_from_elsewhere(tmp_path):
         SentencePiece(path=str(tmp_path / "none")).build(corpus, "", tmp_path)
 
 
+def test_a_model_whose_rules_remove_the_letter_a(tmp_path):
+    library = pytest.importorskip("sentencepiece")
+    import io
+
+    rules, model = tmp_path / "rules.tsv", io.BytesIO()
+    rules.write_text("61\t\n")
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(["b c d"] * 20),
+        model_writer=model,
+        vocab_size=8,
+        model_type="char",
+        normalization_rule_tsv=str(rules),
+        minloglevel=4,
+    )
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    assert tokenizer.encode("a") == [] and tokenizer.adds_space
+
+
 # --------------------------------------------------------------------------------- huggingface
+
+
+def test_a_vocabulary_without_the_letter_a():
+    library = pytest.importorskip("tokenizers")
+    tokenizer = library.Tokenizer(library.models.BPE(vocab={"b": 0, "c": 1}, merges=[]))
+    found = HuggingFaceTokenizer(tokenizer.to_str().encode(), {})
+    assert found.encode("a") == [] and found.encode("b") == [0] and not found.adds_space
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace()
+    tokenizer.decoder = library.decoders.Metaspace()
+    tokenizer.model = library.models.BPE(vocab={"\u2581": 0, "b": 1}, merges=[])
+    assert HuggingFaceTokenizer(tokenizer.to_str().encode(), {}).adds_space
+    words = library.Tokenizer(library.models.WordLevel({"b": 0}, unk_token="[UNK]"))
+    with pytest.raises(UserError, match="cannot be encoded .WordLevel error: Missing .UNK.*; fix"):
+        HuggingFaceTokenizer(words.to_str().encode(), {})
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "byte-fallback", "word-piece"])

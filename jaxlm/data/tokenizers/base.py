@@ -24,8 +24,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -326,6 +327,15 @@ class Saved(TokenizerConfig, type="saved"):
         folder = Path(self.path).expanduser()
         inner = folder / "tokenizer"
         return load_tokenizer(inner if inner.is_dir() else folder)
+
+
+def first_id(encode: Callable[[str], list[int]], token_bytes: Sequence[bytes]) -> int | None:
+    """The first id of a text: "a", or where that has no ids, the text of a token that has some.
+    None: no text has ids.
+    """
+    own = (spelt.decode("utf-8", "ignore").strip() for spelt in token_bytes)
+    found = (encode(text) for text in chain(["a"], own))
+    return next((ids[0] for ids in found if ids), None)
 
 
 def special_ids(names: Mapping[str, int | None]) -> dict[str, int | None]:

@@ -23,7 +23,7 @@ from jaxlm.core.config import REQUIRED, UserError, field, suggest
 from jaxlm.core.errors import looked_from
 from jaxlm.core.optional import need
 from jaxlm.core.types import Tokenizer, TokenizerConfig
-from jaxlm.data.tokenizers.base import PROBES, BaseTokenizer, Texts, special_ids
+from jaxlm.data.tokenizers.base import PROBES, BaseTokenizer, Texts, first_id, special_ids
 from jaxlm.data.tokenizers.special_texts import Placed
 from jaxlm.data.tokenizers.special_tokens import names_of, read_json
 from jaxlm.data.tokenizers.trial import try_out
@@ -94,7 +94,8 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self.pad_id = ids["pad_id"] or 0
         self.adds_bos, self.adds_eos = self._adds("bos"), self._adds("eos")
         self.separators = self._separators()
-        self.adds_space = self.token_bytes[self.encode("a")[0]].startswith(b" ")
+        first = first_id(self.encode, self.token_bytes)
+        self.adds_space = first is not None and self.token_bytes[first].startswith(b" ")
         self.lossless = all(self._returns(text) for text in PROBES)
 
     def _bytes_of_ids(self, spec: Any, vocabulary: Mapping[str, int]) -> list[bytes]:
@@ -189,25 +190,27 @@ def tried(content: bytes) -> Any:
 def parsed(content: bytes) -> Any:
     """The library's tokenizer; raises `UserError` for what is not a tokenizer.json."""
     library = need("tokenizers", "hf", "a tokenizer.json")
-    try:
-        with panics_told("cannot be read"):
+    with panics_told("cannot be read"):
+        try:
             return library.Tokenizer.from_str(content.decode("utf-8"))
-    except UserError:
-        raise
-    except Exception as error:  # the library raises bare Exceptions
-        reason = str(error)[:200].partition("\n")[0]
-        raise UserError(f"not a tokenizer.json ({reason}); fix or replace it") from None
+        except Exception as error:  # the library raises bare Exceptions
+            reason = str(error)[:200].partition("\n")[0]
+            raise UserError(f"not a tokenizer.json ({reason}); fix or replace it") from None
 
 
 @contextlib.contextmanager
 def panics_told(what: str) -> Iterator[None]:
-    """A panic of the library's Rust code, which is not an Exception, as a `UserError`."""
+    """An error of the library's Rust code, or a panic, which is no Exception, as a `UserError`."""
     try:
         yield
     except BaseException as error:
+        reason = str(error)[:200].partition("\n")[0]
+        if type(error) is Exception:  # the library raises bare ones
+            raise UserError(
+                f"tokenizer.json: {what} ({reason}); fix its model's vocabulary or options"
+            ) from None
         if type(error).__name__ != "PanicException":
             raise
-        reason = str(error)[:200].partition("\n")[0]
         raise UserError(
             f"tokenizer.json: {what}: the tokenizers library panics ({reason}); "
             "fix its normalizer, pre_tokenizer or decoder"

@@ -23,7 +23,14 @@ from typing import Any, Literal
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import looked_from
 from jaxlm.core.types import Tokenizer, TokenizerConfig
-from jaxlm.data.tokenizers.base import PROBES, BaseTokenizer, Texts, special_ids, trained
+from jaxlm.data.tokenizers.base import (
+    PROBES,
+    BaseTokenizer,
+    Texts,
+    first_id,
+    special_ids,
+    trained,
+)
 from jaxlm.data.tokenizers.special_texts import Placed
 
 SPACE = "\u2581"  # how SentencePiece writes a space
@@ -102,7 +109,8 @@ class SentencePieceTokenizer(BaseTokenizer):
             else [p.unk_id()]
         )
         # Models from elsewhere may put a space before every text, as Llama's does.
-        self.adds_space = p.encode("a", out_type=str)[0].startswith(SPACE)
+        first = first_id(p.encode, self.token_bytes)
+        self.adds_space = first is not None and p.id_to_piece(first).startswith(SPACE)
         # Where a line break is a piece of its own, a text can be cut after it without other ids.
         self._breaks_lines = "\n" in p.encode("a\na", out_type=str)
         self.lossless = all(self._returns(text) for text in PROBES)
