@@ -37,6 +37,12 @@ class TaskMeasures(Evaluator):
         prepared = session.prepared
         if prepared.task is None:
             raise UserError("type: task needs records (data.type: records); use type: loss")
+        if prepared.task.writes:
+            name = type_name(type(prepared.task))
+            raise UserError(
+                f"type: task measures what is predicted, and a model of task {name} writes text; "
+                "use type: loss"
+            )
         if self.split not in prepared.splits:
             if self.split == "validation":
                 return None

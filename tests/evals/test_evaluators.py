@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.evaluator import Evaluator
 from jaxlm.core.measures import Measure, values_of
 from jaxlm.evals.evaluators import evaluators_of
+from jaxlm.evals.task import TaskMeasures
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.measures import read_displays
 from jaxlm.runs.trackers import read_metrics
+from jaxlm.tasks.chat import Chat
 from jaxlm.training.session import Session
 from tests import tiny
 
@@ -117,6 +120,12 @@ def test_the_sums_of_the_parts_are_those_of_the_whole() -> None:
     values = values_of(found)
     assert {name: values[name] for name in plain} == pytest.approx(plain, rel=1e-5)
     assert set(values) == {f"{part}{n}" for part in ("", "web/", "books/") for n in plain}
+
+
+def test_what_a_task_measures_is_not_of_text_that_is_written() -> None:
+    session: Any = SimpleNamespace(prepared=SimpleNamespace(task=Chat()))
+    with pytest.raises(UserError, match="a model of task chat writes text; use type: loss"):
+        TaskMeasures().prepare(session)
 
 
 @pytest.mark.parametrize(
