@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.core.config import UserError, parse
+from jaxlm.core.config import UserError, parse, to_dict
 from jaxlm.core.evaluator import Compiling
 from jaxlm.core.types import ModelConfig, Tokenizer
 from jaxlm.data.prompt_formats.base import Ends, PromptFormat
@@ -55,8 +55,10 @@ def ends_of(data: DataConfig | None, manifest: Mapping[str, Any], tokenizer: Tok
     if data is None:
         return Ends(tokenizer.adds_bos, tokenizer.adds_eos, empty=True)
     task = getattr(data, "task", None)
-    name = None if task is None else task.prompt_format
-    return Ends(*data.marks(manifest), format=None if name is None else named_format(name))
+    form = None
+    if task is not None and task.prompt_format is not None:
+        form = named_format(task.prompt_format, **task.prompt_options)
+    return Ends(*data.marks(manifest), format=form)
 
 
 def named_format(name: str, **options: Any) -> PromptFormat:
@@ -67,13 +69,17 @@ def named_format(name: str, **options: Any) -> PromptFormat:
 def asked_as(ends: Ends, chat: bool | None, system: str | None = None) -> Ends:
     """Prompts as conversations (true), as running text (false), or as the data says (None).
 
-    system: a system message for prompts that have none.
+    system: a system message for prompts that have none; None: that of the data's task.
     """
     if chat is None and system is None:
         return ends
     if chat is False:
         return ends._replace(format=None)
-    return ends._replace(format=named_format("chat", system=system))
+    options = to_dict(ends.format) if ends.format is not None else {}
+    if options.get("type") != "chat":
+        options = {}
+    options |= {"texts": True} | ({} if system is None else {"system": system})
+    return ends._replace(format=parse(PromptFormat, {**options, "type": "chat"}))
 
 
 def ids_of(
@@ -94,7 +100,10 @@ def ids_of(
 
 def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig, ends: Ends) -> list[int]:
     """The ids that the model reads for a prompt. Raises `UserError` where no text is like it."""
-    return (ends.format or format_of(model)).encode(tokenizer, text, ends)
+    form = ends.format
+    if form is None or not form.reads(tokenizer, text):
+        form = format_of(model)
+    return form.encode(tokenizer, text, ends)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:

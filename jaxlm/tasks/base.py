@@ -188,6 +188,11 @@ class Task(Config):
         return None
 
     @property
+    def prompt_options(self) -> Mapping[str, Any]:
+        """The options of `prompt_format`, by name."""
+        return {}
+
+    @property
     def marks(self) -> tuple[bool, bool]:
         """Whether an encoded text begins with the tokenizer's bos and ends with its eos."""
         return True, True

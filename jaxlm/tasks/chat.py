@@ -14,7 +14,7 @@ otherwise (`jaxlm.chat.rendering`). Conversations that begin with equal question
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,10 @@ class Chat(Conversations):
 
     # ----------------------------------------------------------------------------------- rows
 
+    @property
+    def prompt_options(self) -> Mapping[str, Any]:
+        return {"system": self.system}
+
     def rendering(self, record: Record, tokenizer: Tokenizer) -> Rendering:
         return renderer_of(tokenizer).render(
             record[self.messages],
@@ -113,8 +117,9 @@ class Chat(Conversations):
         return {**self._tools(record), self.messages: self._messages(record)}
 
     def prompt(self, record: Record) -> str:
-        """The messages before the last answer, as JSON."""
-        return as_prompt(self._asked(record))
+        """The messages before the last answer, and the tools, as JSON."""
+        tools = None if self.tools is None else self._tools(record)[self.tools]
+        return as_prompt(self._asked(record), tools)
 
     def _asked(self, record: Record) -> list[Message]:
         messages = self._messages(record)

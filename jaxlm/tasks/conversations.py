@@ -245,7 +245,10 @@ def text_of(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def as_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Messages as the text that the prompt format `chat` reads: JSON."""
+def as_prompt(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
+    """Messages as the text that the prompt format `chat` reads: a JSON list, or with tools the
+    object {"messages": [...], "tools": [...]}.
+    """
     kept = [{key: value for key, value in m.items() if key not in OWN} for m in messages]
-    return json.dumps(kept, ensure_ascii=False)
+    value = {"messages": kept, "tools": list(tools)} if tools else kept
+    return json.dumps(value, ensure_ascii=False)

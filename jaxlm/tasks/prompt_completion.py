@@ -13,9 +13,9 @@ trained. With a template, texts are a user's message and its answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,8 +56,9 @@ class PromptCompletion(Conversations):
         return self.add_bos, self.add_eos
 
     @property
-    def prompt_format(self) -> str | None:
-        return "chat" if self._templated else None
+    def prompt_options(self) -> Mapping[str, Any]:
+        """Prompts of messages are rendered; texts are too where the config names a template."""
+        return {"texts": self._templated}
 
     @property
     def _templated(self) -> bool:

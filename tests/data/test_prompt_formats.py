@@ -15,7 +15,7 @@ from jaxlm.data.prompt_formats.chat import Chat
 from jaxlm.data.prompt_formats.continuation import Continuation
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
-from jaxlm.data.prompts import asked_as, ends_of, format_of, ids_of
+from jaxlm.data.prompts import asked_as, encode_prompt, ends_of, format_of, ids_of
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.synthetic import Synthetic
 from jaxlm.data.tokenizers.base import ByteTokenizer
@@ -139,9 +139,44 @@ def test_the_data_says_how_a_model_is_asked() -> None:
     source = Synthetic(num_documents=2)
     for task, form in (
         (ChatTask(template="plain"), Chat()),
+        (ChatTask(template="plain", system="Be kind."), Chat(system="Be kind.")),
         (PromptCompletion(template="plain"), Chat()),
-        (PromptCompletion(), None),
+        (PromptCompletion(), Chat(texts=False)),
         (Classification(), None),
     ):
         data = RecordData(source=source, task=task)
         assert ends_of(data, {}, ByteTokenizer()).format == form
+
+
+def test_a_system_message_of_the_task_is_kept() -> None:
+    data = RecordData(source=Synthetic(num_documents=2), task=ChatTask(system="Be kind."))
+    ends = ends_of(data, {}, ByteTokenizer())
+    assert asked_as(ends, True).format == Chat(system="Be kind.")
+    assert asked_as(ends, None, "Be brief.").format == Chat(system="Be brief.")
+    assert asked_as(ends, False).format is None
+
+
+def test_prompts_of_messages_are_rendered_and_texts_are_continued() -> None:
+    data = RecordData(source=Synthetic(num_documents=2), task=PromptCompletion())
+    tokenizer = ByteTokenizer().with_chat_template(named("plain"))
+    ends, model = ends_of(data, {}, tokenizer), tiny.load("transformer").config.model
+    record = {"prompt": [{"role": "user", "content": "Hi"}], "completion": []}
+    messages = PromptCompletion().prompt(record)
+    read = [257, *b"User: Hi\nAssistant:"]
+    assert encode_prompt(tokenizer, messages, model, ends) == read
+    assert encode_prompt(tokenizer, "Hi", model, ends) == [257, *b"Hi"]
+    assert encode_prompt(ByteTokenizer(), messages, model, ends) == [257, *messages.encode()]
+    assert ids_of(ByteTokenizer(), ends=ends)["eos_id"] == (ByteTokenizer().eos_id,)
+    assert encode_prompt(tokenizer, "Hi", model, asked_as(ends, True)) == read
+
+
+def test_a_prompt_has_the_tools_of_its_record() -> None:
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    task = ChatTask(template="qwen", tools="tools")
+    tokenizer = task.equipped(ByteTokenizer())
+    record = {"messages": talk, "tools": tools}
+    asked = tokenizer.decode(Chat().encode(tokenizer, task.prompt(record), BOTH))
+    assert "# Tools" in asked and '"name": "add"' in asked
+    assert task.rendering(record, tokenizer).text.startswith(asked)
+    assert task.prompt({**record, "tools": None}) == ChatTask().prompt(record)

@@ -65,6 +65,10 @@ class PromptFormat(Config):
         """The format with an id that new text begins after, where it needs one and names none."""
         return self
 
+    def reads(self, tokenizer: Tokenizer, text: str) -> bool:
+        """Whether a prompt is of this format; else it is read in the model's own."""
+        return True
+
     def encode(self, tokenizer: Tokenizer, text: str, ends: Ends) -> list[int]:
         """The ids of a prompt. Raises `UserError` for characters that no text has."""
         check_characters(text, "prompt")

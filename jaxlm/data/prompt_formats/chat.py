@@ -1,6 +1,7 @@
 """A prompt is a conversation, and what is written is the assistant's answer.
 
-    prompt      "What is 2 + 2?", which is a user's message; or messages as JSON
+    prompt      "What is 2 + 2?", which is a user's message; or as JSON a list of messages, or
+                {"messages": [...], "tools": [...]}
     read        <|im_start|>user\\nWhat is 2 + 2?<|im_end|>\\n<|im_start|>assistant\\n
     new text                                                                       4<|im_end|>
 
@@ -35,20 +36,26 @@ class Chat(Continuation):
         None, "a system message for prompts that have none; null: none", affects="host"
     )
 
+    texts: bool = field(
+        True,
+        "whether a prompt that is a text is a user's message; false: it is continued",
+        affects="host",
+    )
+
+    def reads(self, tokenizer: Tokenizer, text: str) -> bool:
+        return self.texts or (_has_template(tokenizer) and conversation_in(text) is not None)
+
     def encode(self, tokenizer: Tokenizer, text: str, ends: Ends) -> list[int]:
         check_characters(text, "prompt")
-        rendering = renderer_of(tokenizer).prompt(self._messages(text))
-        return tokenise(tokenizer, rendering.text, rendering.written)[0]
-
-    def _messages(self, text: str) -> list[dict[str, Any]]:
-        messages = messages_in(text)
-        if messages is None:
-            messages = [{"role": "user", "content": text}]
+        messages, tools = conversation_in(text) or ([{"role": "user", "content": text}], None)
         if self.system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system}, *messages]
-        return messages
+        rendering = renderer_of(tokenizer).prompt(messages, tools)
+        return tokenise(tokenizer, rendering.text, rendering.written)[0]
 
     def stops(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        if not self.texts and not _has_template(tokenizer):
+            return ()
         renderer = renderer_of(tokenizer)
         talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         try:
@@ -67,13 +74,22 @@ class Chat(Continuation):
         return tuple(found[:1])
 
 
-def messages_in(text: str) -> list[dict[str, Any]] | None:
-    """The messages of a prompt that is JSON; None: it is a text. Raises `UserError`."""
-    if not text.lstrip().startswith("["):
+def conversation_in(text: str) -> tuple[list[dict[str, Any]], list[Any] | None] | None:
+    """(messages, tools) of a prompt that is JSON; None: it is a text. Raises `UserError`."""
+    if not text.lstrip().startswith(("[", "{")):
         return None
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+    tools = None
+    if isinstance(value, Mapping) and {"messages"} <= value.keys() <= {"messages", "tools"}:
+        value, tools = value["messages"], value.get("tools")
     listed = isinstance(value, list) and all(isinstance(m, Mapping) and "role" in m for m in value)
-    return conversation_of(value, "prompt") if listed and value else None
+    if not listed or not value or not isinstance(tools, list | None):
+        return None
+    return conversation_of(value, "prompt"), tools
+
+
+def _has_template(tokenizer: Tokenizer) -> bool:
+    return getattr(tokenizer, "chat_template", None) is not None
