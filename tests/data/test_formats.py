@@ -16,11 +16,13 @@ from jaxlm.core.config import UserError, parse, to_dict
 from jaxlm.data.convert import checked, convert, pieces
 from jaxlm.data.detect import detect
 from jaxlm.data.formats.base import Format, Record, Row, RowFormat, Sample
+from jaxlm.data.formats.openai import OpenAI
 from jaxlm.data.formats.recognise import all_formats, format_called
 from jaxlm.data.formats.shapes import SHAPES, Shape
 from jaxlm.data.formats.tags import in_bio
 from jaxlm.data.held_out import measured_source, unanswered_source
 from jaxlm.data.reading import compressed
+from jaxlm.data.reading import opened as files_opened
 from jaxlm.data.reading.json_values import json_rows
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
@@ -407,8 +409,13 @@ def test_names_of_numbers_come_from_a_parquet_file(tmp_path):
     about = {b"huggingface": json.dumps({"info": {"features": {"ner_tags": kinds}}}).encode()}
     table = arrow.table({"tokens": [["EU", "rejects"]], "ner_tags": [[1, 0]]})
     parquet.write_table(table.replace_schema_metadata(about), tmp_path / "x.parquet")
-    found = records_of(Files(files=(str(tmp_path / "x.parquet"),)), ("tokens", "tags"))
-    assert found == [{"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}]
+    want = [{"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}]
+    assert records_of(Files(files=(str(tmp_path / "x.parquet"),)), ("tokens", "tags")) == want
+    about[b"huggingface"] = about[b"huggingface"].replace(b"ner_tags", b"mine")
+    table = table.rename_columns(["tokens", "mine"]).replace_schema_metadata(about)
+    parquet.write_table(table, tmp_path / "y.parquet")
+    source = Files(files=(str(tmp_path / "y.parquet"),), columns={"ner_tags": "mine"})
+    assert records_of(source, ("tokens", "tags")) == want
 
 
 def test_files_without_answers_are_read_to_predict_for_them(tmp_path):
@@ -640,3 +647,50 @@ def test_reasoning_is_kept_under_each_of_its_names(tmp_path, key):
     answer = {**ANSWER, key: "because"}
     source = source_of(tmp_path, {"a.jsonl": jsonl({"messages": [HUMAN, answer]})})
     assert records_of(source, ("messages",)) == [{"messages": [HUMAN, answer]}]
+
+
+def test_a_column_of_tools_that_the_task_does_not_read_is_reported(tmp_path):
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    source = source_of(tmp_path, {"a.jsonl": jsonl({"messages": [HUMAN, ANSWER], "tools": tools})})
+    assert source.recognised(Chat().columns).endswith(
+        "openai (messages, tools), without tools, which the task does not read"
+    )
+    assert source.recognised(Chat(tools="tools").columns).endswith("openai (messages, tools)")
+    assert source.recognised(()).endswith("openai (messages, tools)")
+
+
+def test_another_version_of_a_format_is_another_source(tmp_path, monkeypatch):
+    source = source_of(tmp_path, {"a.jsonl": jsonl({"messages": [HUMAN, ANSWER]})})
+    one, named = source.fingerprint(), source.replace(format="alpaca").fingerprint()
+    monkeypatch.setattr(OpenAI, "version", OpenAI.version + 1)
+    assert source.fingerprint() != one
+    assert source.replace(format="alpaca").fingerprint() == named
+
+
+def test_a_file_is_opened_a_few_times(tmp_path, monkeypatch):
+    source = source_of(tmp_path, {"a.txt": "Some text\n", "b.txt": "More text\n"})
+    opened = Counter[str]()
+    real = files_opened.open_file
+
+    def counted(path):
+        opened[path.name] += 1
+        return real(path)
+
+    monkeypatch.setattr(files_opened, "open_file", counted)
+    assert len(records_of(source, ("text",))) == 2
+    assert max(opened.values()) <= 4  # what it is, of two objects; its beginning; all of it
+
+
+@pytest.mark.parametrize("kind", ["conll", "tokens"])
+def test_spans_are_found_after_a_beginning_without_any(tmp_path, kind):
+    """In IOB1, whose spans begin with I-."""
+    sparse, tagged = ["O", "O"], ["I-PER", "I-PER"]
+    sentences = [sparse] * 250 + [tagged, sparse]
+    if kind == "conll":
+        text = "".join("".join(f"a {tag}\n" for tag in tags) + "\n" for tags in sentences)
+    else:
+        text = jsonl(*({"tokens": ["a", "a"], "ner_tags": tags} for tags in sentences))
+    found = records_of(
+        source_of(tmp_path, {"a.jsonl" if kind == "tokens" else "a": text}), ("tags",)
+    )
+    assert found[250] == {"tags": ["B-PER", "I-PER"]} and found[251] == {"tags": sparse}

@@ -15,7 +15,7 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
 from jaxlm.data.formats.base import Failed, Fit, LineFormat, Placed, Record, Sample, refuse
 from jaxlm.data.formats.conllu import is_conllu
-from jaxlm.data.formats.tags import are_spans, checked
+from jaxlm.data.formats.tags import are_spans, checked, spans_in
 
 DOCUMENT = "-DOCSTART-"
 
@@ -25,6 +25,7 @@ class CoNLL(LineFormat):
     """lines of a token and columns, the last of which is its tag; empty lines end sentences"""
 
     task = "tagging"
+    version = 2
 
     token: int = field(0, "the column of the token, counted from 0; from the end if negative")
     tag: int = field(-1, "the column of the tag, counted from 0; from the end if negative")
@@ -53,16 +54,21 @@ class CoNLL(LineFormat):
     ) -> Iterator[tuple[str, Record]]:
         rows = [line.split() for line in sample.lines if not line.startswith(DOCUMENT)]
         width = max(map(len, rows), default=0)
-        spans = self._has(width) and are_spans(row[self.tag] for row in rows if len(row) == width)
+        spans: bool | None = False
+        if self._has(width):
+            spans = spans_in(row[self.tag] for row in rows if len(row) == width)
         for place, sentence in sentences(items):
             try:
-                yield place, self._record(place, sentence, width, spans, sample.answered)
+                record = self._record(sentence, width, sample.answered)
+                if sample.answered:
+                    if spans is None:
+                        spans = spans_in(record["tags"])
+                    record["tags"] = self._tags(place, record, bool(spans))
+                yield place, record
             except UserError as error:
                 failed(error)
 
-    def _record(
-        self, place: str, sentence: list[Placed], width: int, spans: bool, answered: bool
-    ) -> Record:
+    def _record(self, sentence: list[Placed], width: int, answered: bool) -> Record:
         for here, cells in sentence:
             if len(cells) != width:
                 raise UserError(
@@ -72,9 +78,11 @@ class CoNLL(LineFormat):
         tokens = [cells[self.token] for _, cells in sentence]
         if not answered:
             return {"tokens": tokens}
-        tags = [cells[self.tag] for _, cells in sentence]
+        return {"tokens": tokens, "tags": [cells[self.tag] for _, cells in sentence]}
+
+    def _tags(self, place: str, record: Record, spans: bool) -> list[str]:
         try:
-            return {"tokens": tokens, "tags": checked(tokens, tags, spans)}
+            return checked(record["tokens"], record["tags"], spans)
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
 

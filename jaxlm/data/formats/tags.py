@@ -24,6 +24,12 @@ def are_spans(tags: Iterable[str]) -> bool:
     return any(tag != "O" for tag in found) and all(TAG.fullmatch(tag) for tag in found)
 
 
+def spans_in(tags: Iterable[str]) -> bool | None:
+    """`are_spans`; None: all are O, so that other tags must tell."""
+    found = {*tags}
+    return are_spans(found) if found - {"O"} else None
+
+
 def in_bio(tags: Sequence[str]) -> list[str]:
     """The tags of one sentence as BIO. Raises `UserError` for a tag that marks no span."""
     out, before, ended = [], "O", False

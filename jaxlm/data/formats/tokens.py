@@ -21,7 +21,7 @@ from jaxlm.data.formats.base import (
 )
 from jaxlm.data.formats.classification import named
 from jaxlm.data.formats.messages import parsed
-from jaxlm.data.formats.tags import are_spans, checked
+from jaxlm.data.formats.tags import are_spans, checked, spans_in
 
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "pos_tags", "labels", "chunk_tags", "upos", "tag")
@@ -32,6 +32,7 @@ class Tokens(RowFormat):
     """`tokens` (`words`) and `ner_tags` (`tags`, `pos_tags`, ...), two lists"""
 
     task = "tagging"
+    version = 2
     needs = ("|".join(TOKENS), "|".join(TAGS))
     answers = ("|".join(TAGS),)
 
@@ -59,7 +60,7 @@ class Tokens(RowFormat):
     ) -> Iterator[tuple[str, Record]]:
         name = self.tags or next((name for name in TAGS if name in sample.columns), "tags")
         known = self.names or (sample.names or {}).get(name, ())
-        spans = are_spans(known or _seen(sample, name))
+        spans = are_spans(known) if known else spans_in(_seen(sample, name))
         for here, row in items:
             try:
                 tokens = _list(row, *TOKENS)
@@ -68,7 +69,9 @@ class Tokens(RowFormat):
                 record: Record = {"tokens": tokens}
                 if sample.answered:
                     tags = [self._tag(tag, known, name) for tag in _list(row, name)]
-                    record["tags"] = checked(tokens, tags, spans)
+                    if spans is None:
+                        spans = spans_in(tags)
+                    record["tags"] = checked(tokens, tags, bool(spans))
             except UserError as error:
                 failed(UserError(f"{here}: {error}"))
                 continue

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -104,7 +105,7 @@ class Opened:
     def part(self) -> str | None:
         return self.group.part
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """jsonl, json, csv, tsv, parquet or text."""
         path = self.group.paths[0]

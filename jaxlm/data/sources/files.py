@@ -10,16 +10,18 @@ not recognised, `columns` says what the file calls the format's columns.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxlm.core.config import UserError, field
+from jaxlm.core.config import UserError, field, type_name
 from jaxlm.core.errors import few, suggest
 from jaxlm.data.formats.base import Format, Placed, Sample
-from jaxlm.data.formats.recognise import Recognised, format_called, recognise
+from jaxlm.data.formats.recognise import Recognised, all_formats, format_called, recognise
 from jaxlm.data.formats.shapes import Shape
 from jaxlm.data.reading.files import match_files
 from jaxlm.data.reading.opened import LINES, Opened, groups
@@ -63,7 +65,10 @@ class Files(FileSource):
 
     def recognised(self, columns: Sequence[str]) -> str:
         """One line: "x.jsonl: alpaca (instruction, output)"; raises as `recognise`."""
-        found = Counter(str(self._recognise(unit, columns)) for unit in self.units())
+        found = Counter(
+            f"{(one := self._recognise(self._sample(unit), columns))}{_unread(one, columns)}"
+            for unit in self.units()
+        )
         if len(found) == 1:
             return f"{', '.join(self.files)}: {next(iter(found))}"
         listed = few(
@@ -77,7 +82,19 @@ class Files(FileSource):
 
     def shapes(self) -> list[Shape]:
         """The shape of each unit's records, where no columns are asked for."""
-        return [self._recognise(unit, ()).shape for unit in self.units()]
+        return [self._recognise(self._sample(unit), ()).shape for unit in self.units()]
+
+    def fingerprint(self) -> str:
+        """As `Source.fingerprint`, and over the versions of the formats that may read the files."""
+        given = self.format
+        if given is None:
+            formats = all_formats()
+        else:
+            form = format_called(given) if isinstance(given, str) else given
+            formats = {type_name(type(form)) or type(form).__name__: form}
+        versions = {name: form.version for name, form in formats.items()}
+        identity = json.dumps([super().fingerprint(), versions], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     def read(self, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
         for name, record in self.whole(unit, ("text",), counts):
@@ -96,7 +113,8 @@ class Files(FileSource):
         """(name, record) of one unit; a record has all that its format gives and its row has, and
         `columns` among these.
         """
-        found = self._recognise(unit, columns)
+        sample = self._sample(unit)
+        found = self._recognise(sample, columns)
         optional = dict.fromkeys(found.shape.every)
 
         def failed(error: UserError) -> None:
@@ -104,7 +122,7 @@ class Files(FileSource):
                 raise error
             counts["bad rows"] += 1
 
-        opened, sample = Opened(unit.origin, self), self._sample(unit)
+        opened = Opened(unit.origin, self)
         items = opened.lines() if found.format.reads == LINES else self._renamed(opened.rows())
         for here, record in found.format.records(items, sample, failed):
             try:
@@ -117,11 +135,9 @@ class Files(FileSource):
             name = f"{unit.name}{here.removeprefix(opened.where)}"
             yield from ((name, one) for one in made)
 
-    def _recognise(self, unit: Unit, columns: Sequence[str]) -> Recognised:
+    def _recognise(self, sample: Sample, columns: Sequence[str]) -> Recognised:
         given = self.format
-        return recognise(
-            self._sample(unit), columns, format_called(given) if isinstance(given, str) else given
-        )
+        return recognise(sample, columns, format_called(given) if isinstance(given, str) else given)
 
     def _sample(self, unit: Unit) -> Sample:
         """The beginning of a unit's file."""
@@ -144,7 +160,7 @@ class Files(FileSource):
             columns=()
             if in_folders
             else tuple(dict.fromkeys(str(n) for _, row in rows for n in row)),
-            names=opened.names(),
+            names=self._renamed_columns(opened.names()),
             part=opened.part,
             problem=problem,
             answered=self.answered,
@@ -156,13 +172,23 @@ class Files(FileSource):
             yield from rows
             return
         for here, row in rows:
-            known = {name: row[own] for name, own in self.columns.items() if own in row}
-            rest = {name: value for name, value in row.items() if name not in self._own}
-            yield here, {**rest, **known}
+            yield here, self._renamed_columns(row)
+
+    def _renamed_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        known = {name: row[own] for name, own in self.columns.items() if own in row}
+        rest = {name: value for name, value in row.items() if name not in self._own}
+        return {**rest, **known}
 
     @property
     def _own(self) -> set[str]:
         return {*self.columns.values()}
+
+
+def _unread(found: Recognised, columns: Sequence[str]) -> str:
+    """What the line of a format adds for an optional column that the task does not read."""
+    needed = {*found.shape.optional} - {*found.shape.unneeded} if columns else set()
+    unread = sorted((needed & {*found.fit.columns}) - {*columns})
+    return f", without {few(unread)}, which the task does not read" if unread else ""
 
 
 def check_columns_of(record: Record, columns: Sequence[str]) -> None:
