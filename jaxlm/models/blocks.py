@@ -289,8 +289,9 @@ class Stack(nnx.Module):
                 return x, Found(layer.cross.project_source(hidden))
 
             layers, none = getattr(self, run.name), jnp.zeros(())
-            how: dict[str, Any] = {"num_layers": run.count, "scan": self.config.scan_layers}
-            out[run.name] = apply_stack(layers, body, none, **how)[1].by_row
+            scan = self.config.scan_layers
+            found = apply_stack(layers, body, none, num_layers=run.count, scan=scan)[1]
+            out[run.name] = found.by_row
         return out
 
     def source_flops(self) -> float:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -231,15 +232,18 @@ class Transformer(Stack):
         own = {name: x for name, x in of_positions.items() if x is not None}
         assert own.keys() <= self.config.position[0].row_keys, f"{[*own]}: no positions read it"
         x = self._embed(tokens, rows.positions, own, token_types, embed_key)
-        how: dict[str, Any] = {"key": layers_key, "with_states": with_states}
-        if cache is not None:
-            keys = _write_rows(cache, rows)
-            how |= {"slots": cache["slots"], "keys": keys, "start": cache["length"]}
-            how |= {name: cache.get(name) for name in ("source", "encoded")}
+        run = partial(self.run_layers, x, rows, key=layers_key, with_states=with_states)
+        if cache is None:
+            found = run(encoded=encoded)
         else:
-            how["encoded"] = encoded
-        found = self.run_layers(x, rows, **how)
-        if cache is not None:
+            keys = _write_rows(cache, rows)
+            found = run(
+                slots=cache["slots"],
+                keys=keys,
+                start=cache["length"],
+                source=cache.get("source"),
+                encoded=cache.get("encoded"),
+            )
             length = cache["length"] + tokens.shape[1]
             cache = {**cache, **keys._asdict(), "slots": found.slots, "length": length}
         states = jnp.concatenate([x[None], found.states]) if with_states else None

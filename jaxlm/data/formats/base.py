@@ -36,7 +36,8 @@ Their values are plain JSON:
 
 The file's other columns can be read as well, by their own names. A new format is one file in this
 folder, or a class elsewhere (`jaxlm.core.registry`); as an example, `jaxlm/data/formats/alpaca.py`.
-Nothing here opens a file: `jaxlm.data.sources.files` does.
+For a task that the table lacks, it has a `shape` of its own (`jaxlm.data.formats.shapes`). Nothing
+here opens a file: `jaxlm.data.sources.files` does.
 """  # fmt: skip
 
 from __future__ import annotations
