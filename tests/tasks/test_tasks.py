@@ -294,6 +294,14 @@ def test_a_wrong_answer_is_one_line(answers: Any, said: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_questions_without_an_answer_are_counted_and_not_their_windows() -> None:
+    task, record = asked("Ana", no_answer=False)
+    windows = task.windows({**record, "answers": {"text": [], "answer_start": []}}, BYTES)
+    assert len(windows) > 3
+    with pytest.raises(UserError, match="^1 questions have no answer, and training had none"):
+        task.counts(Table(windows))
+
+
 def test_a_question_that_fills_the_row_is_an_error() -> None:
     task, record = asked("Ana")
     record = {**record, "question": "q" * 60}
