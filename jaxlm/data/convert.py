@@ -2,8 +2,9 @@
 
     convert(Files(files=("alpaca.json",)), format_called("openai"), Path("chat.jsonl"))
 
-Records are read and written one at a time. What the other format has no place for is an error, so
-that nothing is lost: converted back, the records are equal.
+Records are read and written one at a time. What the other format has no place for is an error:
+converted back, the columns of the task are equal. Other columns of the file are left out, a table
+makes texts of numbers, and fastText's lines have one space between words.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ ROWS = (".jsonl", ".json", ".csv", ".tsv")
 LOST = {column for s in SHAPES.values() for column in s.optional if column not in s.unneeded}
 
 
-def convert(source: Files, to: Format, out: Path) -> int:
+def convert(source: Files, to: Format, out: Path, left_out: Counter[str] | None = None) -> int:
     """Writes the records of a source to a file, by whose ending it is JSON lines, JSON, CSV or TSV,
     for a format of rows; .gz, .bz2 and .xz are packed. Returns their number.
+
+    left_out: counts the rows that are not read, by the reason.
     """
-    records = _counted(checked(_records(source, to), to), counts := Counter[str]())
+    left_out = Counter[str]() if left_out is None else left_out
+    records = _counted(checked(_records(source, to, left_out), to), counts := Counter[str]())
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(out), _open(temporary, out.name) as file:
@@ -62,8 +66,8 @@ def _open(path: Path, name: str) -> IO[str]:
     return packed
 
 
-def _records(source: Files, to: Format) -> Iterator[tuple[str, Record]]:
-    counts, empty = Counter[str](), True
+def _records(source: Files, to: Format, counts: Counter[str]) -> Iterator[tuple[str, Record]]:
+    empty = True
     for unit in source.units():
         for named in source.whole(unit, to.written, counts):
             empty = False
@@ -103,7 +107,7 @@ def pieces(to: Format, records: Iterable[Record], ending: str) -> Iterator[str]:
         return (f"{_json(row)}\n" for row in written)
     if ending == ".json":
         return _json_file(to, written)
-    return _table(written, "\t" if ending == ".tsv" else ",")
+    return _table(to, written, "\t" if ending == ".tsv" else ",")
 
 
 def _json_file(to: Format, rows: Iterable[Any]) -> Iterator[str]:
@@ -120,8 +124,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _table(rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[str]:
-    """A header and rows; what is not text or a number is its JSON."""
+def _table(to: Format, rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[str]:
+    """A header and rows; what is not text or a number is its JSON, where the format reads that."""
     line = _Line()
     writer = csv.writer(line, delimiter=delimiter, lineterminator="\n")
     names: list[str] = []
@@ -133,6 +137,10 @@ def _table(rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[str]:
         if more := [name for name in row if name not in names]:
             raise UserError(f"rows have other columns ({few(more)}) than the first; choose .jsonl")
         cells = [row.get(name) for name in names]
+        lists = [n for n, c in zip(names, cells, strict=True) if isinstance(c, list | dict)]
+        if lists and not to.cells:
+            name = type_name(type(to))
+            raise UserError(f"{name} cannot read {few(lists)} from a table's cells; choose .jsonl")
         if delimiter == "\t" and any("\t" in str(cell) and "\n" in str(cell) for cell in cells):
             raise UserError("a text has tabs and line ends, which TSV cannot have; choose .csv")
         writer.writerow([_json(c) if isinstance(c, list | dict | bool) else c for c in cells])

@@ -20,6 +20,7 @@ from jaxlm.data.formats.openai import OpenAI
 from jaxlm.data.formats.recognise import all_formats, format_called
 from jaxlm.data.formats.shapes import SHAPES, Shape
 from jaxlm.data.formats.tags import in_bio
+from jaxlm.data.formats.text import Text
 from jaxlm.data.held_out import measured_source, unanswered_source
 from jaxlm.data.reading import compressed
 from jaxlm.data.reading import opened as files_opened
@@ -522,8 +523,11 @@ def test_a_converted_file_is_whole(tmp_path, ending):
     rows = [{"instruction": f"q {i}", "input": "a, b\n", "output": f"é{i}"} for i in range(30)]
     source = source_of(tmp_path, {"a.jsonl": jsonl(*rows)})
     out = tmp_path / ending
-    assert convert(source, format_called("openai"), out) == 30
-    if not ending.endswith("sv"):
+    if ending.endswith("sv"):
+        with pytest.raises(UserError, match="openai cannot read messages from a table's cells"):
+            convert(source, format_called("openai"), out)
+    else:
+        assert convert(source, format_called("openai"), out) == 30
         back = Files(files=(str(out),))
         assert back.recognised(()).endswith("openai (messages)")
         assert records_of(back, ("messages",)) == records_of(source, ("messages",))
@@ -557,6 +561,43 @@ def test_nothing_is_lost_in_a_conversion(tmp_path):
     with pytest.raises(UserError, match="gives messages and tools, and the task reads tokens"):
         convert(source, format_called("conll"), tmp_path / "y.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+LABELLED = {"text": "a  fine film", "label": "very good"}
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "row", "message"),
+    [
+        ("text", "o.txt", {"text": "one\n\ntwo"}, "a text has an empty line"),
+        ({"type": "text", "by": "line"}, "o.txt", {"text": "one\ntwo"}, "several lines"),
+        ("fasttext", "o.txt", LABELLED, "the label 'very good' has white space"),
+        ("fasttext", "o.txt", {"text": "__label__x y", "label": "z"}, "would be a label"),
+        ("classification", "o.csv", {"text": "a", "label": ["x", "y"]}, "cannot read label from"),
+    ],
+)
+def test_what_a_format_has_no_place_for_is_an_error(tmp_path, to, out, row, message):
+    form = parse(Format, to) if isinstance(to, dict) else format_called(to)
+    source = source_of(tmp_path, {"x.jsonl": jsonl(row, row)})
+    with pytest.raises(UserError, match=message):
+        convert(source, form, tmp_path / out)
+
+
+def test_texts_are_read_again_with_all_their_characters(tmp_path):
+    texts = [{"text": "one\u2028two\nthree"}, {"text": " four\x0b\x1cfive"}]
+    for by, rows in (("paragraph", texts), ("file", [{"text": "a\n\nb\n"}])):
+        source = source_of(tmp_path, {"x.jsonl": jsonl(*rows)})
+        assert convert(source, form := Text(by=by), tmp_path / "o.txt") == len(rows)
+        back = Files(files=(str(tmp_path / "o.txt"),), format=form)
+        assert records_of(back, ("text",)) == rows
+
+
+def test_rows_that_a_conversion_skips_are_counted(tmp_path):
+    source = source_of(tmp_path, {"x.jsonl": jsonl(ALPACA, {**ALPACA, "output": 3})})
+    skipped = Counter()
+    skipping = source.replace(bad_rows="skip")
+    assert convert(skipping, format_called("openai"), tmp_path / "o.jsonl", skipped) == 1
+    assert skipped == {"bad rows": 1}
 
 
 # ------------------------------------------------------------------------------------------ fuzzed

@@ -38,8 +38,9 @@ def convert_files(words: Sequence[str], to: str | None, out: str | None, force: 
         raise UserError(f"--out: {path} exists already; name another file, or add --force")
     (source,) = sources_of(words)
     found = source.recognised(form.written)
-    number = convert(source, form, path)
-    print(f"{found}, {number:,} records -> {path}: {to}")
+    counts = Counter[str]()
+    number = convert(source, form, path, counts)
+    print(f"{found}, {number:,} records{_listed(counts)} -> {path}: {to}")
 
 
 def described(source: Files) -> str:
@@ -47,8 +48,11 @@ def described(source: Files) -> str:
     counts, number = Counter[str](), 0
     for unit in source.units():
         number += sum(1 for _ in source.whole(unit, (), counts))
-    left_out = "".join(f", {n:,} {reason}" for reason, n in counts.items())
-    return f"{source.recognised(())}, {number:,} records{left_out} -> {source.tasks()}"
+    return f"{source.recognised(())}, {number:,} records{_listed(counts)} -> {source.tasks()}"
+
+
+def _listed(left_out: Counter[str]) -> str:
+    return "".join(f", {n:,} {reason}" for reason, n in left_out.items())
 
 
 def sources_of(words: Sequence[str], *, one_each: bool = False) -> list[Files]:

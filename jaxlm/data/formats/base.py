@@ -104,6 +104,8 @@ class Format(Config):
     as_it_is: ClassVar[bool] = False
     # The optional columns of its task that `write` keeps.
     keeps: ClassVar[tuple[str, ...]] = ()
+    # Whether it reads a list or an object from its JSON in a table's cell.
+    cells: ClassVar[bool] = False
     # What is beside the rows in a .json file that is one object; None: such a file is a list.
     head: ClassVar[Mapping[str, Any] | None] = None
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.data.formats.base import Failed, Fit, LineFormat, Placed, Record, Sample, refuse
 
 
@@ -52,6 +53,16 @@ class FastText(LineFormat):
             labels = label if isinstance(label, list) else [label]
             if not labels:
                 raise UserError("a record has no label, which a line needs; choose classification")
-            names = ["_".join(str(name).split()) for name in labels]
-            text = " ".join(record["text"].split())  # a line has no line ends
-            yield " ".join([*(f"{self.prefix}{name}" for name in names), text])
+            for name in map(str, labels):
+                if name.split() != [name]:
+                    raise UserError(
+                        f"the label {shown(name)} has white space or is empty, which a line cannot "
+                        "have; choose classification"
+                    )
+            words = record["text"].split()  # a line has no line ends
+            if taken := [word for word in words if word.startswith(self.prefix)]:
+                raise UserError(
+                    f"the text has the word {shown(taken[0])}, which would be a label; choose "
+                    "classification"
+                )
+            yield " ".join([*(f"{self.prefix}{name}" for name in labels), *words])

@@ -21,6 +21,7 @@ class SquadFlat(RowFormat):
     """`context`, `question` and `answers` of `text` and `answer_start`, maybe `id` and `title`"""
 
     task = "question_answering"
+    cells = True
     needs = ("context", "question", "answers")
     answers = ("answers",)
     takes = ("id", "title")

@@ -42,10 +42,20 @@ class Text(LineFormat):
             yield from _joined(place, held)
 
     def write(self, records: Iterable[Record]) -> Iterator[str]:
+        """With `by: file` too, an empty line is between records: `by: paragraph` reads them."""
+        divided = False
         for number, record in enumerate(records):
-            if number:
+            lines = record["text"].split("\n")
+            divided = divided or not all(line.strip() for line in lines)
+            if self.by == "line" and len(lines) > 1:
+                raise UserError("a text has several lines, and a record one; choose text_column")
+            if divided and (number or self.by != "file"):
+                raise UserError(
+                    "a text has an empty line, which would divide the record; choose text_column"
+                )
+            if number and self.by != "line":
                 yield ""
-            yield from record["text"].splitlines()
+            yield from lines
 
 
 def _joined(place: str, lines: list[str]) -> Iterator[tuple[str, Record]]:

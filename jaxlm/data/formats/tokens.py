@@ -32,6 +32,7 @@ class Tokens(RowFormat):
     """`tokens` (`words`) and `ner_tags` (`tags`, `pos_tags`, ...), two lists"""
 
     task = "tagging"
+    cells = True
     version = 2
     needs = ("|".join(TOKENS), "|".join(TAGS))
     answers = ("|".join(TAGS),)
