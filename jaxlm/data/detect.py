@@ -19,6 +19,7 @@ from typing import Any
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import few
 from jaxlm.core.optional import need
+from jaxlm.data.formats.shapes import Start
 from jaxlm.data.reading.compressed import open_file, uncompressed_name
 from jaxlm.data.reading.files import match_files
 from jaxlm.data.reading.rows import csv_rows, jsonl_rows
@@ -78,7 +79,7 @@ class Found:
     script: str = "LATIN"
     separator: str | None = None  # what divides a single text into many
     opening: str = ""
-    task: str | None = None  # what the records are for, where the files' format is recognised
+    start: Start | None = None  # how to train on the records, where the files' format is recognised
     format: str | None = None  # "x.jsonl: alpaca (instruction, output)"
 
     @property

@@ -15,14 +15,13 @@ from jaxlm.core.config import UserError
 from jaxlm.data.detect import SAMPLE, Found, script_mostly
 from jaxlm.data.sources.files import Files
 
-BY_COLUMN = ("text", "classification")  # tasks of which `detect` finds the columns
-
 
 def detect_records(patterns: Sequence[str]) -> Found | None:
     """What the records of the files are for; None where no single format is recognised, and for
     running texts and tables with a column of classes.
 
-    Reads the files once. Raises `UserError` for a record that is not of its file's format.
+    Reads the files once. Raises `UserError` for a record that is not of its file's format, and
+    where no task trains on such records.
     """
     source = Files(files=tuple(patterns))
     try:
@@ -30,8 +29,13 @@ def detect_records(patterns: Sequence[str]) -> Found | None:
     except UserError:
         return None
     shape = shapes[0]
-    if {one.task for one in shapes} != {shape.task} or not shape.columns or shape.task in BY_COLUMN:
+    if shape.plain or any(one != shape for one in shapes):
         return None
+    if shape.start is None:
+        raise UserError(
+            f"{line}: records of {shape.task}, for which there is no task to train; name files of "
+            "another format (`jaxlm data formats` lists them)"
+        )
     lengths, sample, counts = list[int](), "", Counter[str]()
     for unit in source.units():
         for _, record in source.whole(unit, (), counts):
@@ -44,7 +48,7 @@ def detect_records(patterns: Sequence[str]) -> Found | None:
         files=tuple(patterns),
         kind="files",
         columns=shape.every,
-        task=shape.task,
+        start=shape.start,
         format=line,
         num_texts=len(lengths),
         num_chars=sum(lengths),

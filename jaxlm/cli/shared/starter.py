@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlm.cli.shared.record_starter import start_of
 from jaxlm.core.errors import few, printable
 from jaxlm.data.detect import Found, source_of
 
@@ -37,10 +36,10 @@ def sizes_of(found: Found) -> Sizes:
         "{type: characters}" if by_character else f"{{type: sentencepiece, vocab_size: {vocab}}}"
     )
     tokens = max(1, int(chars / (1 if by_character else 1.5 if wide else 3)))
-    if found.label_column is None and found.task is None:
+    if found.label_column is None and found.start is None:
         seq_len = _power(tokens / 16, 8, 256)
     else:  # a row holds a text; a token may be one character
-        least, added = (64, 24) if found.task else (16, 2)  # tokens that a template adds
+        least, added = (64, 24) if found.start else (16, 2)  # tokens that a template adds
         seq_len = _power(2 * (added + found.long_text * tokens / max(1, chars)), least, 512)
     hidden, layers, heads = next(
         sizes
@@ -70,7 +69,7 @@ def _power(value: float, least: int, most: int) -> int:
 def summary(found: Found) -> list[str]:
     """What was found and chosen, in lines."""
     sizes = sizes_of(found)
-    many = "records" if found.task else "rows" if found.columns else "files"
+    many = "records" if found.start else "rows" if found.columns else "files"
     lines = [
         f"found: {found.num_texts:,} {many} ({found.kind}, {found.encoding}), "
         f"{found.num_chars:,} characters, mostly {found.script} script"
@@ -79,8 +78,8 @@ def summary(found: Found) -> list[str]:
         lines.append(f"format: {found.format}")
     if found.text_column:
         lines.append(f"columns: {few(found.columns)}; the text is {found.text_column!r}")
-    if found.task:
-        lines.append(f"task: {start_of(found).about}")
+    if found.start:
+        lines.append(f"task: {found.start.about}")
     elif found.label_column:
         lines.append(
             f"task: classification by {found.label_column!r} ({len(found.classes)} classes: "
@@ -99,7 +98,7 @@ def starter(found: Found, name: str) -> str:
     """The YAML of a run."""
     sizes, name = sizes_of(found), printable(name)
     head = "\n".join(f"# {line}" for line in summary(found))
-    make = _records if found.task else _classifier if found.label_column else _language_model
+    make = _records if found.start else _classifier if found.label_column else _language_model
     body = make(found, sizes)
     return f"""\
 # Made by `jaxlm init`. Train it: jaxlm train {name}
@@ -198,7 +197,8 @@ checkpoint: {{every_steps: 100}}
 
 
 def _records(found: Found, sizes: Sizes) -> str:
-    start = start_of(found)
+    start = found.start
+    assert start is not None
     epochs = 10 if found.num_texts < 2000 else 5 if found.num_texts < 20_000 else 3
     heads = sizes.num_heads
     return f"""\

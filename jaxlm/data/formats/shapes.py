@@ -29,6 +29,16 @@ class Bridge:
 
 
 @dataclass(frozen=True)
+class Start:
+    """How `jaxlm init` trains on records; `task` and `objective` are the config's, as YAML."""
+
+    about: str
+    task: str
+    objective: str
+    causal: bool  # whether a token attends to earlier ones alone
+
+
+@dataclass(frozen=True)
 class Shape:
     """The task that records are for, and their columns."""
 
@@ -37,6 +47,8 @@ class Shape:
     optional: tuple[str, ...] = ()  # those that a record may lack
     unneeded: tuple[str, ...] = ()  # of the optional ones, those that a conversion may leave out
     bridges: Callable[[], tuple[Bridge, ...]] = tuple  # called late: shapes name each other
+    start: Start | None = None  # None: no task trains on such records
+    plain: bool = False  # texts, or texts with classes, whose columns `jaxlm.data.detect` finds
 
     @property
     def every(self) -> tuple[str, ...]:
@@ -80,33 +92,70 @@ def two_labels(record: Record) -> list[Record]:
     ]
 
 
+ANSWERS = "{type: causal_lm}"
+TEMPLATED = "{type: prompt_completion, template: plain}"
+TARGETS = (
+    "{type: prompt_completion, template: plain, prompt_column: source, completion_column: target}"
+)
+
 CHAT = Shape(
-    "chat", ("messages",), ("tools",), bridges=lambda: (Bridge(PROMPT_COMPLETION, last_turn),)
+    "chat",
+    ("messages",),
+    ("tools",),
+    bridges=lambda: (Bridge(PROMPT_COMPLETION, last_turn),),
+    start=Start("chat; answers are learnt", "{type: chat, template: plain}", ANSWERS, True),
 )
 PROMPT_COMPLETION: Shape = Shape(
-    "prompt_completion", ("prompt", "completion"), bridges=lambda: (Bridge(CHAT, one_turn),)
+    "prompt_completion",
+    ("prompt", "completion"),
+    bridges=lambda: (Bridge(CHAT, one_turn),),
+    start=Start("prompts and completions, which are learnt", TEMPLATED, ANSWERS, True),
 )
 KTO = Shape("kto", ("prompt", "completion", "label"))
 PREFERENCE = Shape(
     "preference", ("prompt", "chosen", "rejected"), bridges=lambda: (Bridge(KTO, two_labels),)
 )
-CLASSIFICATION = Shape("classification", ("text", "label"), ("text_b",))
+CLASSIFICATION = Shape("classification", ("text", "label"), ("text_b",), plain=True)
 QUESTION_ANSWERING = Shape(
-    "question_answering", ("id", "context", "question", "answers"), ("title",), ("title",)
+    "question_answering",
+    ("id", "context", "question", "answers"),
+    ("title",),
+    ("title",),
+    start=Start(
+        "question answering by a span of the context",
+        "{type: question_answering}",
+        "{type: question_answering}",
+        False,
+    ),
+)
+TRANSLATION = Shape(
+    "translation",
+    ("source", "target"),
+    start=Start("translation, as an answer to the source", TARGETS, ANSWERS, True),
+)
+SUMMARISATION = Shape(
+    "summarisation",
+    ("source", "target"),
+    start=Start("a summary, as an answer to the source", TARGETS, ANSWERS, True),
+)
+TAGGING = Shape(
+    "tagging",
+    ("tokens", "tags"),
+    start=Start("a tag for each token", "{type: tagging}", "{type: tagging}", False),
 )
 SHAPES = {
     shape.task: shape
     for shape in (
-        Shape("text", ("text",)),
+        Shape("text", ("text",), plain=True),
         CLASSIFICATION,
         QUESTION_ANSWERING,
-        Shape("translation", ("source", "target")),
-        Shape("summarisation", ("source", "target")),
-        Shape("tagging", ("tokens", "tags")),
+        TRANSLATION,
+        SUMMARISATION,
+        TAGGING,
         CHAT,
         PROMPT_COMPLETION,
         PREFERENCE,
         KTO,
-        Shape("any", ()),
+        Shape("any", (), plain=True),
     )
 }
