@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.core.config import UserError, parse, to_dict
+from jaxlm.core.config import UserError, parse
 from jaxlm.core.evaluator import Compiling
 from jaxlm.core.types import ModelConfig, Tokenizer
 from jaxlm.data.prompt_formats.base import Ends, PromptFormat
@@ -75,11 +75,11 @@ def asked_as(ends: Ends, chat: bool | None, system: str | None = None) -> Ends:
         return ends
     if chat is False:
         return ends._replace(format=None)
-    options = to_dict(ends.format) if ends.format is not None else {}
-    if options.get("type") != "chat":
-        options = {}
-    options |= {"texts": True} | ({} if system is None else {"system": system})
-    return ends._replace(format=parse(PromptFormat, {**options, "type": "chat"}))
+    asked = named_format("chat")
+    if type(ends.format) is type(asked):
+        asked = ends.format  # with the options that the data's task gives
+    changes = {"texts": True} | ({} if system is None else {"system": system})
+    return ends._replace(format=asked.replace(**changes))
 
 
 def ids_of(
