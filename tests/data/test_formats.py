@@ -466,6 +466,42 @@ def test_json_is_read_row_by_row_wherever_it_is_cut():
     assert lines == [f"x:{n + 1}" for n in range(40)]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1},\n {"a": 1, "a": 2}]', "x:2: names the column 'a' twice"),
+        ('[{"a": 1},\n {"a": 1\n "b": 2},\n' + '{"a": 1},' * 50, "x:3: not JSON .*',' delim"),
+        ('[{"a": ' + "1" * 5000 + "}]", "x:1: not JSON .*4,300 digits"),
+        ('[{"a": ' + "[" * 100_000, "x:1: not JSON .nested too deeply"),
+    ],
+)
+def test_what_is_wrong_with_json_is_said(text, message):
+    for size in (7, 1000):
+        pieces_of = [text[i : i + size] for i in range(0, len(text), size)]
+        with pytest.raises(UserError, match=message):
+            list(json_rows(pieces_of, "x", 300_000 if "[[[" in text else 10_000))
+
+
+def test_a_typo_is_found_before_the_rest_is_read():
+    typo = iter(['[{"a": 1 "b": 2},', *['{"a": 1},'] * 100])
+    with pytest.raises(UserError, match="x:1: not JSON"):
+        list(json_rows(typo, "x"))
+    assert len(list(typo)) > 90
+
+
+def test_bad_articles_can_be_left_out_and_empty_sentences_are_the_task_s(tmp_path):
+    articles = [squad(question("1", ("Paris", 6))), {"paragraphs": 3}, {"paragraphs": [{}]}]
+    source = source_of(tmp_path, {"q.json": json.dumps({"data": articles})}, bad_rows="skip")
+    counts = Counter()
+    assert len(list(source.records(("answers",), counts))) == 1 and counts["bad rows"] == 2
+    rows = [{"tokens": ["a"], "ner_tags": ["B-A"]}, {"tokens": [], "ner_tags": []}]
+    source = source_of(tmp_path, {"t.jsonl": jsonl(*rows)})
+    assert records_of(source, ("tokens",)) == [{"tokens": ["a"]}, {"tokens": []}]
+    for to in ("conll", "conllu", "brown"):
+        with pytest.raises(UserError, match="a sentence has no tokens"):
+            convert(source, format_called(to), tmp_path / "o.txt")
+
+
 def test_a_list_is_not_held_as_a_whole(tmp_path, monkeypatch):
     """The first row is there when only the first blocks of the file are read."""
     monkeypatch.setattr(compressed, "BLOCK", 1000)

@@ -9,6 +9,7 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
 from jaxlm.data.formats.base import Failed, Fit, LineFormat, Placed, Record, Sample, refuse
 from jaxlm.data.formats.conll import word
+from jaxlm.data.formats.tags import pairs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,5 +57,4 @@ class Brown(LineFormat):
 
     def write(self, records: Iterable[Record]) -> Iterator[str]:
         for record in records:
-            pairs = zip(record["tokens"], record["tags"], strict=True)
-            yield " ".join(f"{word(a)}{self.separator}{word(b)}" for a, b in pairs)
+            yield " ".join(f"{word(a)}{self.separator}{word(b)}" for a, b in pairs_of(record))

@@ -15,7 +15,7 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
 from jaxlm.data.formats.base import Failed, Fit, LineFormat, Placed, Record, Sample, refuse
 from jaxlm.data.formats.conllu import is_conllu
-from jaxlm.data.formats.tags import are_spans, checked, spans_in
+from jaxlm.data.formats.tags import are_spans, checked, pairs_of, spans_in
 
 DOCUMENT = "-DOCSTART-"
 
@@ -88,7 +88,7 @@ class CoNLL(LineFormat):
 
     def write(self, records: Iterable[Record]) -> Iterator[str]:
         for record in records:
-            for token, tag in zip(record["tokens"], record["tags"], strict=True):
+            for token, tag in pairs_of(record):
                 yield f"{word(token)} {word(tag)}"
             yield ""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from jaxlm.core.config import UserError, field
 from jaxlm.data.formats.base import Failed, Fit, LineFormat, Placed, Record, Sample, refuse
+from jaxlm.data.formats.tags import pairs_of
 
 COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 NUMBER = re.compile(r"\d+")
@@ -69,8 +70,7 @@ class CoNLLU(LineFormat):
 
     def write(self, records: Iterable[Record]) -> Iterator[str]:
         for record in records:
-            pairs = zip(record["tokens"], record["tags"], strict=True)
-            for number, (token, tag) in enumerate(pairs, start=1):
+            for number, (token, tag) in enumerate(pairs_of(record), start=1):
                 cells = [str(number), token, *"_" * 8]
                 cells[COLUMNS.index(self.tag)] = tag
                 if any("\t" in cell or not cell.isprintable() for cell in cells):

@@ -43,9 +43,9 @@ class Squad(RowFormat):
         self, items: Iterable[Placed], sample: Sample, failed: Failed = refuse
     ) -> Iterator[tuple[str, Record]]:
         for here, article in items:
-            for number, paragraph in enumerate(_list(article, "paragraphs", here), start=1):
+            for number, paragraph in enumerate(_list(article, "paragraphs", here, failed), start=1):
                 place = f"{here}: paragraph {number}"
-                for question in _list(paragraph, "qas", place):
+                for question in _list(paragraph, "qas", place, failed):
                     try:
                         record = self._record(question, paragraph, article, sample.answered)
                     except UserError as error:
@@ -81,12 +81,13 @@ class Squad(RowFormat):
             yield {"title": title, "paragraphs": paragraphs}
 
 
-def _list(values: Any, name: str, here: str) -> list[Any]:
-    """The list of objects under a key. Raises `UserError`."""
+def _list(values: Any, name: str, here: str, failed: Failed) -> list[Any]:
+    """The list of objects under a key; where there is none, `failed` gets the error."""
     found = values.get(name) if isinstance(values, Mapping) else None
-    if not isinstance(found, list):
-        raise UserError(f"{here}: has no list {name!r}; add it or remove the object")
-    return found
+    if isinstance(found, list):
+        return found
+    failed(UserError(f"{here}: has no list {name!r}; add it or remove the object"))
+    return []
 
 
 def _written(record: Record) -> dict[str, Any]:

@@ -9,7 +9,8 @@ with E-, and S- is a whole span (in BILOU L- and U-).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import shown
@@ -43,6 +44,13 @@ def in_bio(tags: Sequence[str]) -> list[str]:
         out.append(f"{meaning}-{kind}" if kind else "O")
         before, ended = out[-1], prefix in MEANING
     return out
+
+
+def pairs_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(token, tag) of a sentence that is written as lines. Raises `UserError` for an empty one."""
+    if not record["tokens"]:
+        raise UserError("a sentence has no tokens, which lines cannot have; choose tokens")
+    return list(zip(record["tokens"], record["tags"], strict=True))
 
 
 def checked(tokens: Sequence[str], tags: Sequence[str], spans: bool) -> list[str]:

@@ -65,7 +65,7 @@ class Tokens(RowFormat):
         for here, row in items:
             try:
                 tokens = _list(row, *TOKENS)
-                if not tokens or not all(isinstance(token, str) for token in tokens):
+                if not all(isinstance(token, str) for token in tokens):
                     raise UserError("column 'tokens' is not a list of texts; correct it")
                 record: Record = {"tokens": tokens}
                 if sample.answered:

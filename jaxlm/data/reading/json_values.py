@@ -16,11 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.data.reading.rows import Row
+from jaxlm.data.reading.rows import Row, check_doubled, json_reason, object_of
 from jaxlm.data.reading.text import MAX_DOCUMENT_CHARS, too_long
 
 ROWS = "data"
 _SPACE = " \t\r\n"
+# Characters at the end of what is read in which an error may come from the cut: half a number, a
+# literal or an escape. A text may be cut anywhere.
+_CUT, _CUT_TEXT = 16, "Unterminated string"
 
 
 def json_rows(pieces: Iterable[str], where: str, most: int = MAX_DOCUMENT_CHARS) -> Iterator[Row]:
@@ -81,6 +84,7 @@ def _row(here: str, value: Any) -> Row:
     if not isinstance(value, Mapping):
         kind = type(value).__name__
         raise UserError(f"{here}: holds a {kind}; a row must be a JSON object of named columns")
+    check_doubled(value, here)
     return here, value
 
 
@@ -90,7 +94,7 @@ class _Text:
     def __init__(self, pieces: Iterator[str], where: str, most: int) -> None:
         self.pieces, self.where, self.most = pieces, where, most
         self.buffer, self.position, self.line, self.ended = "", 0, 1, False
-        self.decode = json.JSONDecoder().raw_decode
+        self.decode = json.JSONDecoder(object_pairs_hook=object_of).raw_decode
 
     @property
     def here(self) -> str:
@@ -124,22 +128,24 @@ class _Text:
         while True:
             try:
                 value, end = self.decode(self.buffer, self.position)
-                reason = ""
+                if end < len(self.buffer) or self.ended:
+                    break
+            except json.JSONDecodeError as error:
+                if self.ended or not self._is_cut(error):
+                    self.line += self.buffer.count("\n", self.position, error.pos)
+                    raise self.error(error.msg) from None
             except (ValueError, RecursionError) as error:
-                value, end = None, len(self.buffer)
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
-                if not isinstance(error, json.JSONDecodeError):
-                    raise self.error(reason) from None
-            if end < len(self.buffer) or self.ended:
-                break
+                raise self.error(json_reason(error)) from None
             wanted = max(wanted * 2, 1)  # pieces: twice as many each time, so that time is linear
             for _ in range(wanted):
                 self._more()
-        if reason:
-            raise self.error(reason)
         self.line += self.buffer.count("\n", self.position, end)
         self.position = end
         return value
+
+    def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Whether the error may be gone with more of the text."""
+        return error.msg.startswith(_CUT_TEXT) or error.pos > len(self.buffer) - _CUT
 
     def _more(self) -> bool:
         """Reads a piece, and drops what was taken; whether there was one."""

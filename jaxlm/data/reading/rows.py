@@ -30,29 +30,37 @@ def jsonl_rows(pieces: Iterable[str], where: str, most: int = MAX_DOCUMENT_CHARS
 
 def json_object(line: str, here: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line.rstrip("\r\n"), object_pairs_hook=_object)
+        row = json.loads(line.rstrip("\r\n"), object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{here}: not JSON ({_reason(error)}); fix or remove the line") from None
+        raise UserError(
+            f"{here}: not JSON ({json_reason(error)}); fix or remove the line"
+        ) from None
     if not isinstance(row, dict):
         raise UserError(
             f"{here}: holds a {type(row).__name__}; a line must be a JSON object of named columns"
         )
-    if isinstance(row, _Doubled):
-        raise UserError(f"{here}: names the column {row.name!r} twice; rename or remove one")
+    check_doubled(row, here)
     return row
 
 
-class _Doubled(dict[str, Any]):
+def check_doubled(row: Mapping[str, Any], here: str) -> None:
+    """Raises `UserError` for a row of `object_of` with two columns of one name."""
+    if isinstance(row, Doubled):
+        raise UserError(f"{here}: names the column {row.name!r} twice; rename or remove one")
+
+
+class Doubled(dict[str, Any]):
     """A JSON object that has a key more than once."""
 
     name: str
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` of a JSON decoder: a dict, or `Doubled`."""
     row = dict(pairs)
     if len(row) == len(pairs):
         return row
-    doubled, seen = _Doubled(row), set()
+    doubled, seen = Doubled(row), set()
     for name, _ in pairs:
         if name in seen:
             doubled.name = name
@@ -60,7 +68,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return doubled
 
 
-def _reason(error: ValueError | RecursionError) -> str:
+def json_reason(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     if isinstance(error, RecursionError):
