@@ -37,7 +37,7 @@ def convert_files(words: Sequence[str], to: str | None, out: str | None, force: 
     if path.exists() and not force:
         raise UserError(f"--out: {path} exists already; name another file, or add --force")
     (source,) = sources_of(words)
-    found = source.recognised(form.written)
+    found = source.recognised((*form.written, *form.keeps))
     counts = Counter[str]()
     number = convert(source, form, path, counts)
     print(f"{found}, {number:,} records{_listed(counts)} -> {path}: {to}")
