@@ -50,6 +50,7 @@ NOT_TRACED = {
     "FillBlank.start_id",
     "FillBlank.blank_ids",
     "Chat.system",
+    "Chat.texts",
     *(f"MaskedLM.{n}" for n in ("rate", "masked", "random", "whole_words", "mask")),
     *(f"SpanCorruption.{n}" for n in ("density", "mean_span", "sentinels", "start")),
     "SpanCorruption.multiple_of",

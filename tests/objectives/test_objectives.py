@@ -291,7 +291,7 @@ def test_a_model_of_blanks_goes_by_their_places():
 def test_ids_behind_the_tokenizers_add_nothing_to_a_text():
     config, data = setup("glm")
 
-    def generator(params, ids, *, seed):
+    def generator(params, ids, **options):
         return [[97, 263, 98, data.tokenizer.eos_id]]
 
     generator.program = SimpleNamespace(model=config.model)

@@ -82,7 +82,7 @@ class Squad(RowFormat):
 
 
 def _list(values: Any, name: str, here: str, failed: Failed) -> list[Any]:
-    """The list of objects under a key; where there is none, `failed` gets the error."""
+    """The list of objects under a key; `failed` gets the error if there is no such list."""
     found = values.get(name) if isinstance(values, Mapping) else None
     if isinstance(found, list):
         return found
