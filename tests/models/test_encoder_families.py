@@ -171,7 +171,7 @@ def test_what_has_no_place_in_a_file_is_refused():
         (other(t5, "head", scale=0.5), "model.head: a T5 has a tied head of scale"),
         (other(glm, "ffn", activation="gelu"), "model.ffn: a GLM's can be DenseConfig"),
         (other(glm4, "ffn", bias=True), "model.ffn: a GLM's is swiglu without biases"),
-        (glm4.replace(position=glm.position), "model.position: learned has no place"),
+        (glm4.replace(position=glm.position), "model.position: learned_blocks has no place"),
     ]:
         with pytest.raises(UserError, match=message):
             family_of(config.family).to_hf(config)
