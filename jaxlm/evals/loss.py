@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.core.config import UserError, suggest
+from jaxlm.core.errors import shown
 from jaxlm.core.evaluator import Compiling, Evaluator
 from jaxlm.core.measures import Measure
 from jaxlm.evals.sums import SplitSums, Sums, add
@@ -32,7 +33,9 @@ class Loss(Evaluator):
         if self.split not in splits:
             if self.split == "validation":
                 return None
-            raise UserError(f"split: the data has no {self.split!r}; {suggest(self.split, splits)}")
+            raise UserError(
+                f"split: the data has no {shown(self.split)}; {suggest(self.split, splits)}"
+            )
         parts = [name for name in splits if name.startswith(f"{self.split}/")]
         return SplitMeasures(
             self._sums(session, self.split),

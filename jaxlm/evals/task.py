@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from jaxlm.core.config import UserError, field, suggest, type_name
-from jaxlm.core.errors import few
+from jaxlm.core.errors import few, shown
 from jaxlm.core.evaluator import Compiling, Evaluator, Measuring
 from jaxlm.core.measures import Measure
 from jaxlm.evals.predictions import RecordRows, RowPredictions, answers
@@ -47,7 +47,9 @@ class TaskMeasures(Evaluator):
             if self.split == "validation":
                 return None
             splits = prepared.splits
-            raise UserError(f"split: the data has no {self.split!r}; {suggest(self.split, splits)}")
+            raise UserError(
+                f"split: the data has no {shown(self.split)}; {suggest(self.split, splits)}"
+            )
         return SplitScores(self, session)
 
 

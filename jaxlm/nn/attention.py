@@ -22,6 +22,7 @@ from flax import nnx
 import jaxlm.kernels.cudnn  # noqa: F401  (registers itself)
 import jaxlm.kernels.splash  # noqa: F401  (registers itself)
 from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.core.types import AttentionConfig, NormConfig
 from jaxlm.kernels.attention import Bias, attention
 from jaxlm.kernels.context import context_kernels
@@ -56,7 +57,7 @@ class CommonAttention(AttentionConfig, abstract=True):
     def validate(self) -> None:
         if self.context not in ("auto", *context_kernels.implementations):
             known = ", ".join(("auto", *context_kernels.implementations))
-            raise UserError(f"context: unknown {self.context!r}; use one of {known}")
+            raise UserError(f"context: unknown {shown(self.context)}; use one of {known}")
         if self.context == "ring" and self.dropout:
             raise UserError("context: a ring drops no weights; set dropout to 0, or use reference")
 

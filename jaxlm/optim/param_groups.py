@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.core.config import REQUIRED, Config, UserError, field
-from jaxlm.core.errors import few
+from jaxlm.core.errors import few, shown
 from jaxlm.core.tree import flatten, map_with_path
 
 STACKED = ("layers", "experts")  # leading axes that hold independent matrices
@@ -44,7 +44,7 @@ class Group(Config):
             re.compile(self.pattern)
         except re.error as error:
             raise UserError(
-                f"pattern: {self.pattern!r} is not a regular expression ({error}); fix it"
+                f"pattern: {shown(self.pattern)} is not a regular expression ({error}); fix it"
             ) from None
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlm.chat.rendering import Rendering, Turns
 from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.tasks.base import Record
 from jaxlm.tasks.conversations import (
     Conversations,
@@ -73,7 +74,7 @@ class Chat(Conversations):
             return {}
         tools = _parsed(record[self.tools])
         if tools is not None and not isinstance(tools, list):
-            raise UserError(f"column {self.tools!r} holds no list of tools; give JSON schemas")
+            raise UserError(f"column {shown(self.tools)} holds no list of tools; give JSON schemas")
         return {self.tools: tools}
 
     def identity(self, record: Record) -> str:

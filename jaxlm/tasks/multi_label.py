@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from jaxlm.core.config import UserError, field
-from jaxlm.core.errors import few
+from jaxlm.core.errors import few, shown
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry
 from jaxlm.tasks.base import Arrays, LeftOut, Record, Records
@@ -80,7 +80,7 @@ class MultiLabel(TextTask):
         classes = self.classes or tuple(sorted(found))
         if not classes:
             raise UserError(
-                f"no training text has a class in column {self.label!r}; check the column"
+                f"no training text has a class in column {shown(self.label)}; check the column"
             )
         return {"classes": list(classes)}
 

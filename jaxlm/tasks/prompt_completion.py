@@ -22,6 +22,7 @@ import numpy as np
 from jaxlm.chat.rendering import Rendering
 from jaxlm.chat.tokens import token_weights
 from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.tasks.base import Arrays, LeftOut, Record
 from jaxlm.tasks.conversations import (
     Conversations,
@@ -68,8 +69,8 @@ class PromptCompletion(Conversations):
         given, completion = record[self.prompt_column], record[self.completion_column]
         if isinstance(given, str) != isinstance(completion, str):
             raise UserError(
-                f"columns {self.prompt_column!r} and {self.completion_column!r} are not both texts "
-                "or both lists of messages; make them equal"
+                f"columns {shown(self.prompt_column)} and {shown(self.completion_column)} are not "
+                "both texts or both lists of messages; make them equal"
             )
         if not isinstance(given, str):
             for column in self.columns:
@@ -148,7 +149,7 @@ class PromptCompletion(Conversations):
         return renderer_of(tokenizer).render(messages)
 
     def _untrained(self, record: Record) -> str:
-        return f"give column {self.completion_column!r} an answer with a weight above 0"
+        return f"give column {shown(self.completion_column)} an answer with a weight above 0"
 
     # ---------------------------------------------------------------------- predicted, measured
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from jaxlm.core.config import UserError, field
-from jaxlm.core.errors import few
+from jaxlm.core.errors import few, shown
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
 from jaxlm.tasks.base import Arrays, LeftOut, Record, Records, Task
@@ -92,8 +92,8 @@ class Tagging(Task):
             raise LeftOut("blank")
         if len(words) != len(tags):
             raise UserError(
-                f"column {self.tokens!r} has {len(words)} words and {self.tags!r} {len(tags)} "
-                "tags; give each word one tag"
+                f"column {shown(self.tokens)} has {len(words)} words and {shown(self.tags)} "
+                f"{len(tags)} tags; give each word one tag"
             )
         return [{self.tokens: words, self.tags: tags}]
 
@@ -195,7 +195,9 @@ class Tagging(Task):
     def unanswered(self, record: Record) -> Record:
         words = words_of(record[self.tokens], self.tokens)
         if not words:
-            raise UserError(f"column {self.tokens!r} has no words; give some, or remove the record")
+            raise UserError(
+                f"column {shown(self.tokens)} has no words; give some, or remove the record"
+            )
         return {self.tokens: words, self.tags: [self.classes[0]] * len(words)}
 
     def answer(

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.data.formats.base import Failed, Fit, LineFormat, Placed, Record, Sample, refuse
 from jaxlm.data.formats.tags import pairs_of
 
@@ -37,7 +38,7 @@ class CoNLLU(LineFormat):
 
     def validate(self) -> None:
         if self.tag not in COLUMNS:
-            raise UserError(f"tag: unknown column {self.tag!r}; choose one of {COLUMNS}")
+            raise UserError(f"tag: unknown column {shown(self.tag)}; choose one of {COLUMNS}")
 
     def fit(self, sample: Sample) -> Fit:
         if is_conllu(sample.lines):

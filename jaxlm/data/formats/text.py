@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.data.formats.base import Failed, Fit, LineFormat, Placed, Record, Sample, refuse
 
 
@@ -19,7 +20,7 @@ class Text(LineFormat):
 
     def validate(self) -> None:
         if self.by not in ("file", "paragraph", "line"):
-            raise UserError(f"by: unknown value {self.by!r}; choose file, paragraph or line")
+            raise UserError(f"by: unknown value {shown(self.by)}; choose file, paragraph or line")
 
     def fit(self, sample: Sample) -> Fit:
         return Fit() if any(line.strip() for line in sample.lines) else Fit((), ("text",))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.core.config import REQUIRED, Config, UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.data.reading.rows import cell
 
 
@@ -29,9 +30,9 @@ class LabelBin(Config):
 
     def validate(self) -> None:
         if self.above is None and self.below is None:
-            raise UserError(f"bin {self.name!r} has no limit; set above, below or both")
+            raise UserError(f"bin {shown(self.name)} has no limit; set above, below or both")
         if self.above is not None and self.below is not None and self.above >= self.below:
-            raise UserError(f"bin {self.name!r} is empty; set above less than below")
+            raise UserError(f"bin {shown(self.name)} is empty; set above less than below")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Labels(Config):
             return None
         if isinstance(value, bytes | list | tuple | dict):
             raise UserError(
-                f"{here}: column {self.label_column!r} holds a {type(value).__name__}, not a "
+                f"{here}: column {shown(self.label_column)} holds a {type(value).__name__}, not a "
                 "class; set label_column to a column of texts or numbers"
             )
         if self.label_bins:
@@ -81,7 +82,7 @@ class Labels(Config):
             score = math.nan
         if math.isnan(score):
             raise UserError(
-                f"{here}: column {self.label_column!r} holds {value!r}, not a number; "
+                f"{here}: column {shown(self.label_column)} holds {value!r}, not a number; "
                 "correct the row, or use label_map instead of label_bins"
             )
         names = [
