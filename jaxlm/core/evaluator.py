@@ -20,12 +20,13 @@ One that compiles programs returns an object from `prepare`, which is made once 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from jaxlm.core.config import Config, Kind, field
+from jaxlm.core.config import Config, Kind, UserError, field, suggest
+from jaxlm.core.errors import shown
 from jaxlm.core.measures import Measure
 
 Compiling = Callable[[], AbstractContextManager[None]]  # makes the block of one compilation
@@ -77,6 +78,19 @@ class Evaluator(Config):
         parameters of the model. max_batches: None: the whole split.
         """
         raise NotImplementedError
+
+    def has_split(self, splits: Collection[str]) -> bool:
+        """Whether the data has `split`. A split other than the default that it lacks is an error.
+
+        splits: the names of those that the data has.
+        """
+        if self.split in splits:
+            return True
+        if self.split == "validation":
+            return False
+        raise UserError(
+            f"split: the data has no {shown(self.split)}; {suggest(self.split, splits)}"
+        )
 
     def prepare(self, session: Any) -> Measuring | None:
         """What measures in a run; None: the data has nothing to measure."""

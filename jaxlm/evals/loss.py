@@ -14,8 +14,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlm.core.config import UserError, suggest
-from jaxlm.core.errors import shown
 from jaxlm.core.evaluator import Compiling, Evaluator
 from jaxlm.core.measures import Measure
 from jaxlm.evals.sums import SplitSums, Sums, add
@@ -30,12 +28,8 @@ class Loss(Evaluator):
 
     def prepare(self, session: Session) -> SplitMeasures | None:
         splits = session.prepared.splits
-        if self.split not in splits:
-            if self.split == "validation":
-                return None
-            raise UserError(
-                f"split: the data has no {shown(self.split)}; {suggest(self.split, splits)}"
-            )
+        if not self.has_split(splits):
+            return None
         parts = [name for name in splits if name.startswith(f"{self.split}/")]
         return SplitMeasures(
             self._sums(session, self.split),

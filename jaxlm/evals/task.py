@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jaxlm.core.config import UserError, field, suggest, type_name
-from jaxlm.core.errors import few, shown
+from jaxlm.core.config import UserError, field, type_name
+from jaxlm.core.errors import few
 from jaxlm.core.evaluator import Compiling, Evaluator, Measuring
 from jaxlm.core.measures import Measure
 from jaxlm.evals.predictions import RecordRows, RowPredictions, answers
@@ -43,13 +43,8 @@ class TaskMeasures(Evaluator):
                 f"type: task measures what is predicted, and a model of task {name} writes text; "
                 "use type: loss"
             )
-        if self.split not in prepared.splits:
-            if self.split == "validation":
-                return None
-            splits = prepared.splits
-            raise UserError(
-                f"split: the data has no {shown(self.split)}; {suggest(self.split, splits)}"
-            )
+        if not self.has_split(prepared.splits):
+            return None
         return SplitScores(self, session)
 
 
