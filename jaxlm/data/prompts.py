@@ -1,46 +1,18 @@
-"""Prompts as ids, and what a model can make of them: text in, text out is `Writer`.
+"""Prompts as ids, and what a model can make of them.
 
 How a text becomes ids is a matter of the model's format (`jaxlm.data.prompt_formats`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxlm.core.config import UserError, parse
-from jaxlm.core.evaluator import Compiling
 from jaxlm.core.types import ModelConfig, Tokenizer
 from jaxlm.data.prompt_formats.base import Ends, PromptFormat
 from jaxlm.data.prompt_formats.continuation import Continuation
 from jaxlm.data.store.prepared import DataConfig
-
-if TYPE_CHECKING:
-    from jaxlm.generate.generator import Generator
-
-
-class Writer:
-    """Text to text: what a generator's model writes after each prompt."""
-
-    def __init__(self, tokenizer: Tokenizer, generator: Generator, ends: Ends):
-        self.tokenizer, self.generator, self.ends = tokenizer, generator, ends
-
-    def __call__(
-        self,
-        params: Any,
-        prompts: Sequence[str],
-        *,
-        seed: int = 0,
-        on_part: Callable[[], object] = lambda: None,
-        compiling: Compiling = nullcontext,
-    ) -> list[str]:
-        """The new text of each prompt; options and errors are those of `Generator.with_scores`."""
-        model = self.generator.program.model
-        ids = [encode_prompt(self.tokenizer, text, model, self.ends) for text in prompts]
-        size = self.tokenizer.vocab_size  # later ids, such as sentinels, add nothing to a text
-        rows = self.generator(params, ids, seed=seed, on_part=on_part, compiling=compiling)
-        return [self.tokenizer.decode([i for i in row if i < size]) for row in rows]
 
 
 def format_of(model: ModelConfig) -> PromptFormat:

@@ -3,7 +3,7 @@
 generator = Generator(program, Sampling(max_tokens=64, temperature=0.8), eos_id=2, pad_id=0)
 Writer(tokenizer, generator, Ends(bos=True, eos=True))(params, ["Once upon a time"], seed=0)
 
-prompts       text <-> ids, and whether a model can take a prompt
+writer        text in, text out
 sampling      how the next token is chosen
 reader        what a model has read: its cache, its state, what is read next
 generator     the loop, token by token or by beams
@@ -13,7 +13,6 @@ speculative   drafts of a small model, read by a large one
 
 from jaxlm.data.prompts import (
     Ends,
-    Writer,
     check_prompts,
     encode_prompt,
     ends_of,
@@ -21,6 +20,7 @@ from jaxlm.data.prompts import (
 )
 from jaxlm.generate.generator import Generator
 from jaxlm.generate.sampling import Sampling, cut, next_token
+from jaxlm.generate.writer import Writer
 
 __all__ = [
     "Ends",
