@@ -21,7 +21,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jaxlm.core.numbers import duration, human, percent, scientific
 
@@ -45,7 +45,8 @@ class Measure:
     improvement; None: neither. label: its name for people; "": the name with spaces. brief: its
     label on the progress line ("": the value alone); None: not on that line. format: "count"
     (12.3k), "duration", "percent", "scientific", or a Python format such as ".3f". unit: follows
-    the value. summary: the value of a whole run, the last one or the median.
+    the value. summary: the value of a whole run, the last one or the median. baseline: what reaches
+    it without a neural network, for people ("naive Bayes"); "": it is the model's own.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Measure:
     format: str = ".4f"
     unit: str = ""
     summary: Summary = "last"
+    baseline: str = ""
 
     def of(self, value: Any) -> Measure:
         """The same measure with a value."""
@@ -100,6 +102,50 @@ class Measure:
         default = Measure(self.name)
         names = (f.name for f in dataclasses.fields(self) if f.name not in ("name", "value"))
         return {n: v for n in names if (v := getattr(self, n)) != getattr(default, n)}
+
+
+class Compared(NamedTuple):
+    """A measure of a model beside the same of a baseline."""
+
+    model: Measure
+    baseline: Measure
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the model is better."""
+        return self.model.improves(self.model.value, self.baseline.value)
+
+    @property
+    def line(self) -> str:
+        """What people are told of a model that does not beat the baseline."""
+        own, theirs = self.model, self.baseline
+        return (
+            f"the model does not beat its baseline: {theirs.baseline} has {own.title} "
+            f"{own.shown(theirs.value)}, the model {own.text}"
+        )
+
+
+def compared(measures: Iterable[Measure]) -> list[Compared]:
+    """Each measure of a baseline, "eval/naive_bayes/accuracy", with the model's "eval/accuracy"."""
+    measures = list(measures)
+    own = {m.name: m for m in measures if not m.baseline}
+    pairs = [(own.get(model_key(m.name)), m) for m in measures if m.baseline]
+    return [Compared(model, m) for model, m in pairs if model is not None]
+
+
+def not_beaten(measures: Iterable[Measure]) -> list[str]:
+    """A line for each baseline whose main measure the model does not beat."""
+    first: dict[str, Compared] = {}
+    for each in compared(measures):
+        if each.model.better is not None:
+            first.setdefault(each.baseline.name.rpartition("/")[0], each)
+    return [each.line for each in first.values() if not each.beaten]
+
+
+def model_key(name: str) -> str:
+    """The key of the model's measure, of that of a baseline."""
+    *before, _, last = name.split("/")
+    return "/".join([*before, last])
 
 
 def is_better(better: Better, value: float, best: float, min_delta: float = 0.0) -> bool:

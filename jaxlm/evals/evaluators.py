@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jaxlm.core.config import UserError
 from jaxlm.core.evaluator import Evaluator, Measuring
 from jaxlm.core.measures import Measure
+from jaxlm.evals.beside_baselines import BesideBaselines
 from jaxlm.evals.loss import Loss
 from jaxlm.evals.task import with_task
 
@@ -63,6 +64,8 @@ def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
             measuring = config.prepare(session)
             if not name and measuring is not None:
                 measuring = with_task(measuring, session, main)
+                if first.baseline:
+                    measuring = BesideBaselines(measuring, session, split)
         except UserError as error:
             raise UserError(f"evaluators.{name}.{error}" if name else str(error)) from None
         if measuring is not None:

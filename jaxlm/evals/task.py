@@ -4,24 +4,24 @@
       answers: {type: task, every_steps: 500, metrics: [exact_match, f1]}
 
 The objective predicts each record of the split, windows of one are joined, and `Task.score`
-compares. After training the same measures are given of `Task.baseline`, a guess without a model
-from the training records: "baseline/exact_match".
+compares. After training the same measures are given of baselines (`jaxlm.evals.baselines`), such as
+`Task.baseline`, a guess without a model from the training records: "baseline/exact_match".
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from jaxlm.core.config import UserError, field, type_name
 from jaxlm.core.errors import few
 from jaxlm.core.evaluator import Compiling, Evaluator, Measuring
 from jaxlm.core.measures import Measure
+from jaxlm.evals.beside_baselines import BesideBaselines
 from jaxlm.evals.predictions import RecordRows, RowPredictions, answers
+from jaxlm.evals.split_records import records_of
 from jaxlm.tasks.base import Record, Records
 from jaxlm.training.session import Session
 
@@ -31,9 +31,9 @@ class TaskMeasures(Evaluator):
     """The measures of the data's task."""
 
     metrics: tuple[str, ...] = field((), "which of the task's measures; empty: all")
-    baseline: bool = field(True, "measure the task's guess without a model as well, at the end")
+    baseline: bool = field(True, "measure baselines without a neural network as well, at the end")
 
-    def prepare(self, session: Session) -> SplitScores | None:
+    def prepare(self, session: Session) -> Measuring | None:
         prepared = session.prepared
         if prepared.task is None:
             raise UserError("type: task needs records (data.type: records); use type: loss")
@@ -45,7 +45,8 @@ class TaskMeasures(Evaluator):
             )
         if not self.has_split(prepared.splits):
             return None
-        return SplitScores(self, session)
+        scores = SplitScores(self, session)
+        return BesideBaselines(scores, session, self.split) if self.baseline else scores
 
 
 class SplitScores:
@@ -56,7 +57,6 @@ class SplitScores:
         assert prepared.task is not None
         self.config, self.task, self.tokenizer = config, prepared.task, prepared.tokenizer
         self._records = records_of(prepared, config.split)
-        self._train = records_of(prepared, "train") if "train" in prepared.splits else None
         size = config.batch_size or session.config.train.batch_size
         spec = prepared.row_spec
         self._predict = RowPredictions(session.program, self.tokenizer, spec, size)
@@ -83,10 +83,9 @@ class SplitScores:
             true.append(self.task.whole(windows))
             ends.append((ends[-1] if ends else 0) + len(windows))
         found = []
-        for count, size in zip(counts, sizes, strict=True):
+        for size in sizes:
             number = sum(end <= size for end in ends)
-            measures = self._chosen(self.task.score(said[:number], true[:number]))
-            found.append(measures + (self._floor if count is None else []))
+            found.append(self._chosen(self.task.score(said[:number], true[:number])))
         return found
 
     def extent(self, count: int | None) -> dict[str, int]:
@@ -113,18 +112,6 @@ class SplitScores:
             )
         return [m for m in measures if not self.config.metrics or m.name in self.config.metrics]
 
-    @cached_property
-    def _floor(self) -> list[Measure]:
-        """The measures of the guess without a model, over the whole split."""
-        if not self.config.baseline or self._train is None:
-            return []
-        guess = self.task.baseline(self._train)
-        if guess is None:
-            return []
-        true = whole_records(self.task, self._records)
-        floor = self._chosen(self.task.score([guess(record) for record in true], true))
-        return [_as_figure(m).named("baseline") for m in floor]
-
 
 def with_task(measuring: Measuring, session: Session, config: Evaluator) -> Measuring:
     """What measures as `measuring`, and the measures of the data's task where it has some that an
@@ -134,7 +121,8 @@ def with_task(measuring: Measuring, session: Session, config: Evaluator) -> Meas
     task, split = prepared.task, prepared.splits.get(config.split)
     if task is None or not task.scored or not hasattr(split, "rows"):
         return measuring
-    scores = TaskMeasures(split=config.split, batch_size=config.batch_size).prepare(session)
+    plain = TaskMeasures(split=config.split, batch_size=config.batch_size, baseline=False)
+    scores = plain.prepare(session)
     return measuring if scores is None else Joined(measuring, scores)
 
 
@@ -165,28 +153,6 @@ class Joined:
 
     def extent(self, count: int | None) -> dict[str, int] | None:
         return self.first.extent(count)
-
-
-def _as_figure(measure: Measure) -> Measure:
-    return dataclasses.replace(measure, show="figure", brief=None, label=measure.title)
-
-
-def records_of(prepared: Any, split: str) -> Records:
-    """The records of a split, as they are stored. Raises `UserError` for a split of other rows."""
-    rows = getattr(prepared.splits[split], "rows", None)
-    if rows is None:
-        raise UserError(f"split: {split!r} has no records of its own; name a part of it")
-    return rows.records
-
-
-def whole_records(task: Any, windows: Records) -> list[Record]:
-    """The records that the windows of a split are made of."""
-    found: list[list[Record]] = []
-    for window in windows:
-        if task.begins(window) or not found:
-            found.append([])
-        found[-1].append(window)
-    return [task.whole(each) for each in found]
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ class Task(Config):
     scored: ClassVar[bool] = False
     # Whether an answer is text that the model writes after `prompt`; else an objective predicts it.
     writes: ClassVar[bool] = False
+    # What `baseline` says, for people: "largest class".
+    baseline_title: ClassVar[str] = "baseline"
     # Raise it when `expand` or `length` come to give others for the same records and options.
     version: ClassVar[int] = 1
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from jaxlm.tasks.texts import TextTask
 @dataclass(frozen=True, kw_only=True)
 class Classification(TextTask):
     """One class for a text."""
+
+    baseline_title: ClassVar[str] = "largest class"
 
     label: str = field("label", "the column of the class")
     classes: tuple[str, ...] = field(

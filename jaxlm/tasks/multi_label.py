@@ -41,6 +41,7 @@ class MultiLabel(TextTask):
     """Any number of classes for a text or a pair."""
 
     scored: ClassVar[bool] = True
+    baseline_title: ClassVar[str] = "most frequent classes"
 
     text_b: str | None = field(None, "the column of a second text; null: one text")
     label: str = field("label", "the column of the classes: a list, or a text with separators")

@@ -57,6 +57,7 @@ class QuestionAnswering(Task):
     """The span of a context that answers a question."""
 
     scored: ClassVar[bool] = True
+    baseline_title: ClassVar[str] = "first sentence"
     version: ClassVar[int] = 2
 
     question: str = field("question", "the column of the question")

@@ -35,6 +35,7 @@ class Regression(TextTask):
     """A number for a text or a pair."""
 
     scored: ClassVar[bool] = True
+    baseline_title: ClassVar[str] = "mean"
 
     text_b: str | None = field(None, "the column of a second text; null: one text")
     label: str = field("label", "the column of the number")

@@ -47,6 +47,7 @@ class Tagging(Task):
     """A tag for each word."""
 
     scored: ClassVar[bool] = True
+    baseline_title: ClassVar[str] = "most frequent tag of a word"
     version: ClassVar[int] = 2
 
     tokens: str = field("tokens", "the column of the words: a list, or a text with spaces")

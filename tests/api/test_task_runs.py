@@ -116,3 +116,4 @@ def test_an_evaluation_has_the_measures_of_the_task(run: jaxlm.Run, capsys: Any)
     assert "does not have bleu; it has" in capsys.readouterr().err
     last = run.metrics[-1]
     assert any(key.startswith("final/baseline/") for key in last)
+    assert "the model does not beat its baseline" in (run.path / "report.html").read_text().lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from jaxlm.core.measures import Measure, tables_of, values_of
+from jaxlm.core.measures import Measure, not_beaten, tables_of, values_of
 
 MAX_COLUMNS = 8  # in a confusion table on a terminal
 MAX_CONFUSIONS = 10
@@ -13,7 +13,9 @@ Table = Sequence[Sequence[int]]  # rows: the true class; columns: the predicted 
 
 
 def print_figures(measures: Iterable[Measure]) -> None:
-    """One line for each figure, then a confusion table for each table."""
+    """One line for each figure, a confusion table for each table, and a line for each baseline that
+    the model does not beat.
+    """
     measures = list(measures)
     for name, value in values_of(measures).items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
@@ -24,6 +26,8 @@ def print_figures(measures: Iterable[Measure]) -> None:
             print(f"  {name}")
         show = _print_table if len(table["classes"]) <= MAX_COLUMNS else _print_classes
         show(table["classes"], table["table"])
+    for line in not_beaten(measures):
+        print(f"  {line}")
 
 
 def _print_table(classes: Sequence[str], table: Table) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from jaxlm.core.measures import model_key
 from jaxlm.report.charts import Line, line_chart
 from jaxlm.report.files import RunFiles
 from jaxlm.report.sections.base import Section
@@ -19,6 +20,7 @@ from jaxlm.runs.trackers import series
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+WHOLE = ", whole split"
 STYLES = ("b", "c", "a")  # of the lines of a chart after that of training
 
 
@@ -47,6 +49,8 @@ class Curves(Section):
         marks = {"mark": [r["step"] for r in resumed], "mark back": [r["step"] for r in back]}
         groups: dict[str, list[str]] = {}
         for key in run.measured:
+            if run.measure(key).baseline and model_key(key) not in run.measured:
+                continue  # such as the seconds of a baseline
             # the ends of a curve are drawn with it
             if not key.startswith("final/") or f"eval/{key[6:]}" not in run.measured:
                 groups.setdefault(key.rpartition("/")[2], []).append(key)
@@ -74,7 +78,7 @@ class Curves(Section):
         legend = []
         if any('class="line faint' in chart for chart in [*charts, *more]):
             legend.append("Faint: values as logged; bold: their moving mean.")
-        if any(not line.joined and line.steps for line in drawn):
+        if any(line.name.endswith(WHOLE) and line.steps for line in drawn):
             legend.append(f"Dot: {_part(run)}")
         if resumed:
             legend.append("Dashed: the run was resumed.")
@@ -87,7 +91,10 @@ def _lines(run: RunFiles, key: str, several: bool) -> list[Line]:
     part, _, name = key.partition("/")
     if part != "eval":
         steps, values = series(run.metrics, key)
-        own = part if several else run.measure(key).title
+        measure = run.measure(key)
+        own = measure.baseline or (part if several else measure.title)
+        if measure.baseline:
+            return [Line(name=own, style="c", steps=steps, values=values, joined=False)]
         return [Line(name=own, style="a", steps=steps, values=values, smooth=_noisy(values))]
     evaluator = name.rpartition("/")[0]
     own = evaluator or "validation"
@@ -95,7 +102,7 @@ def _lines(run: RunFiles, key: str, several: bool) -> list[Line]:
     (at, values), (ends, finals) = run.curve(name), run.whole(name)
     return [
         Line(name=own, style=style, steps=at, values=values),
-        Line(name=f"{own}, whole split", style=style, steps=ends, values=finals, joined=False),
+        Line(name=f"{own}{WHOLE}", style=style, steps=ends, values=finals, joined=False),
     ]
 
 

@@ -21,7 +21,7 @@ class Evaluation(Section):
     template: ClassVar = '<div class="side">{% for part in parts %}{{ part }}{% endfor %}</div>'
 
     def data(self, run: RunFiles) -> dict[str, Any] | None:
-        figures = [(m.title, m.value) for m in run.finals() if "/" in m.name]
+        figures = [(m.title, m.value) for m in run.finals() if "/" in m.name and not m.baseline]
         where = f"on {extent(run.result.get('evaluated'))}"
         parts = [table([where, ""], figures)] if figures else []
         parts += [confusion_table(t["classes"], t["table"]) for t in run.tables()]

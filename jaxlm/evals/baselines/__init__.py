@@ -1,0 +1,4 @@
+"""Baselines: what is reached without training a neural network.
+
+A new baseline is one file here; derive from `Baseline` (base.py).
+"""

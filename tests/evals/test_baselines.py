@@ -1,0 +1,150 @@
+"""Baselines: naive Bayes against a slow one, and what a model that does not beat them is told."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlm.cli.shared.figures import print_figures
+from jaxlm.core.files import read_json, write_sealed
+from jaxlm.core.measures import Measure
+from jaxlm.evals.baselines.base import Baseline
+from jaxlm.evals.baselines.naive_bayes import Counts, NaiveBayes, grams
+from jaxlm.evals.beside_baselines import BesideBaselines
+from jaxlm.report import write_report
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.pair import Pair
+from jaxlm.tasks.regression import Regression
+from tests.fake_run import make_run
+
+
+def split(records: list[dict[str, Any]]) -> Any:
+    class Listed(list[Any]):
+        def column(self, name: str) -> Any:
+            return (record[name] for record in self)
+
+    return SimpleNamespace(rows=SimpleNamespace(records=Listed(records)))
+
+
+def session(task: Any, train: list[dict[str, Any]], validation: list[dict[str, Any]]) -> Any:
+    splits = {"train": split(train), "validation": split(validation)}
+    return SimpleNamespace(prepared=SimpleNamespace(task=task, splits=splits))
+
+
+def slow_bayes(train: list[tuple[str, list[Any]]], text: list[Any]) -> str:
+    """From the definition, with a count for each class and n-gram."""
+    vocabulary = {gram for _, each in train for gram in each}
+    best = {}
+    for name in sorted({label for label, _ in train}):
+        own = [each for label, each in train if label == name]
+        counts = Counter(gram for each in own for gram in each)
+        total = counts.total() + len(vocabulary)
+        known = [gram for gram in text if gram in vocabulary]
+        best[name] = math.log(len(own) / len(train)) + sum(
+            math.log((counts[gram] + 1) / total) for gram in known
+        )
+    return max(best, key=lambda name: best[name])
+
+
+def test_naive_bayes_is_that_of_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    words = {"a": "good fine film new plot", "b": "bad film dull plot", "c": "film old fine"}
+    draw = lambda c: " ".join(rng.choice(words[c].split(), rng.integers(1, 6)))  # noqa: E731
+    train = [(c, grams([draw(c)])) for c in rng.choice([*"aabc"], 60)]
+    model = Counts([c for c, _ in train], [text for _, text in train])
+    asked = [grams([draw(c)]) for c in rng.choice([*"abc"], 60)] + [grams(["unseen"]), []]
+    assert [model(text) for text in asked] == [slow_bayes(train, text) for text in asked]
+    assert len({model(text) for text in asked}) == 3
+
+
+def test_words_are_runs_of_letters_and_chinese_characters() -> None:
+    assert grams(["It's 很好"]) == [
+        *(("it",), ("'",), ("it", "'"), ("s",), ("'", "s"), ("很",), ("s", "很"), ("好",)),
+        ("很", "好"),
+    ]
+    assert grams(["a", "a"]) == [("a",), ("1", "a")]  # of the second text: another n-gram
+
+
+def test_the_rarest_grams_are_left_out_of_a_large_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxlm.evals.baselines.naive_bayes.MAX_CELLS", 4)
+    model = Counts(["x", "y"], [[("a",), ("a",), ("z",)], [("b",), ("b",)]])
+    assert model([("a",)]) == "x" and model([("b",)]) == "y"
+    assert model([("z",), ("b",)]) == "y"  # "z" is not in the table
+
+
+class Model:
+    """What measures a model that is right by chance."""
+
+    def __init__(self, **values: float) -> None:
+        self.values = values
+
+    def after(self, params: Any, counts: Any, **_: Any) -> list[list[Measure]]:
+        return [[Measure(n, v, better="higher", format=".1%") for n, v in self.values.items()]
+                for _ in counts]  # fmt: skip
+
+    def extent(self, count: int | None) -> None:
+        return None
+
+
+TRAIN = [{"text": t, "label": c} for t, c in [("good", "x"), ("good film", "x"), ("bad", "y"),
+         ("fine good", "x"), ("bad film", "y")]]  # fmt: skip
+TEST = [{"text": t, "label": c} for t, c in [("good", "x"), ("bad bad", "y"), ("so bad", "y")]]
+
+
+def test_a_model_that_does_not_beat_a_baseline_is_told_so(capsys: Any) -> None:
+    task = Classification(classes=("x", "y"))
+    beside = BesideBaselines(Model(accuracy=0.5), session(task, TRAIN, TEST), "validation")
+    part, whole = beside.after(None, [1, None])
+    assert [m.name for m in part] == ["accuracy"]
+    found = {m.name: m.value for m in whole}
+    assert found["baseline/accuracy"] == pytest.approx(1 / 3)  # all are of the largest class
+    assert found["naive_bayes/accuracy"] == 1 and found["naive_bayes/seconds"] > 0
+    assert "baseline/macro_f1" not in found  # the model has no such figure
+    print_figures(m.under("eval") for m in whole)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].strip() == (
+        "the model does not beat its baseline: naive Bayes has accuracy 100.0%, the model 50.0%"
+    )
+    assert sum("does not beat" in line for line in lines) == 1  # the largest class is beaten
+
+
+def test_naive_bayes_is_of_classes_alone() -> None:
+    pair = [{"text": "a b", "text_b": t, "label": c} for t, c in [("yes", "x"), ("no", "y")] * 3]
+    measures = NaiveBayes().measures(session(Pair(), pair, pair), "validation")
+    assert measures is not None and measures[0].value == 1
+    numbers = [{"text": "a", "label": 1.0}]
+    assert NaiveBayes().measures(session(Regression(), numbers, numbers), "validation") is None
+    without_task = SimpleNamespace(prepared=SimpleNamespace(task=None, splits={}))
+    assert NaiveBayes().measures(without_task, "validation") is None
+
+
+def test_a_baseline_that_fails_is_left_out(caplog: Any) -> None:
+    broken = [{"text": None, "label": "x"}]
+    data = session(Classification(classes=("x", "y")), broken, TEST)
+    with caplog.at_level(logging.WARNING, "jaxlm"):
+        ((whole,),) = [BesideBaselines(Model(accuracy=0.5), data, "validation").after(None, [None])]
+    assert {m.name for m in whole} >= {"baseline/accuracy"}
+    assert "baseline naive_bayes is left out: TypeError" in caplog.text
+    assert Baseline.kind.group == "jaxlm.baselines"
+
+
+def test_the_report_shows_the_model_beside_its_baselines(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", classification=True)
+    result = read_json(run / "result.json", "")
+    result["final"] |= {"eval/naive_bayes/accuracy": 0.95, "eval/naive_bayes/seconds": 0.25}
+    write_sealed(run / "result.json", result)
+    own = {"baseline": "naive Bayes", "better": "higher"}
+    displays = {"eval/accuracy": {"better": "higher", "format": ".1%"}}
+    displays |= {f"eval/naive_bayes/{key}": own for key in ("accuracy", "seconds")}
+    write_sealed(run / "measures.json", displays)
+    page = write_report(run).read_text()
+    section = page[page.index("Baselines") :]
+    assert "naive Bayes" in section and "95.0%" in section and "the model" in section
+    assert "The model does not beat its baseline: naive Bayes has accuracy 95.0%" in section
