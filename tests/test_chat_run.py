@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxlm
+from jaxlm import cli
 from jaxlm.api.prediction import Predictor
 from jaxlm.chat.template import named
 from jaxlm.core.config import UserError
@@ -53,7 +54,7 @@ def test_a_run_answers_in_its_template(run) -> None:
     by_hand = run.generate("User: say c\nAssistant:", chat=False, max_tokens=6, temperature=0.0)
     assert answer == by_hand != run.generate(prompt, chat=False, max_tokens=6, temperature=0.0)
     found = run.predict([{"messages": json.loads(talk)}])
-    assert found == [{"text": answer}]
+    assert found == [{"text": answer, "score": found[0]["score"]}] and found[0]["score"] < 0
     with pytest.raises(UserError, match="record 0: column 'messages' holds no list of messages"):
         run.predict([{"messages": "say c"}])
 
@@ -67,6 +68,26 @@ def test_all_batches_of_prompts_are_one_program(run, caplog: pytest.LogCaptureFi
     said = [line for line in caplog.messages if line.startswith("Compiling jit(_draw)")]
     assert len(said) == 1, caplog.messages
     assert found[3:5] == want and len(found) == 7
+
+
+def test_written_answers_are_scored(run, capsys) -> None:
+    """Greedily and by beams, as `score` has them of the answers to the same records."""
+    path = run.path.parent / "chats.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    both = "evaluators={greedy: {type: task}, beams: {type: task, num_beams: 2, max_tokens: 3}}"
+    assert cli.main(["eval", str(run.path), "--data", str(path), "--json", both]) == 0
+    found = json.loads(capsys.readouterr().out)["final"]
+    task = run.config.data.task
+    for name, writing in (("greedy", {}), ("beams", {"num_beams": 2, "max_tokens": 3})):
+        said = [task.said(answer) for answer in Predictor(run, 8, **writing)(records)]
+        for measure in task.score(said, records):
+            assert found[f"eval/{name}/{measure.name}"] == pytest.approx(measure.value)
+    words = ["--input", str(path), "--output", str(path.with_name("out.jsonl")), "--beams", "2"]
+    assert cli.main(["predict", str(run.path), *words]) == 0
+    lines = path.with_name("out.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == Predictor(run, num_beams=2)(records)
+    assert cli.main(["predict", str(run.path), *words[:-1], "3"]) == 2
+    assert "has predictions of another writing" in capsys.readouterr().err
 
 
 def test_the_loss_falls_on_answers_alone(run) -> None:

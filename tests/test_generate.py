@@ -227,10 +227,11 @@ def test_sources_and_answers_have_positions_of_their_own():
         check_prompts([[1] * 1000], 9, model.replace(position=learned))
 
 
+@pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("name", tiny.MODELS[1:])  # the other one: test_beam.py
-def test_beams_have_the_probability_of_their_text(name):
+def test_texts_have_their_probability_as_score(name, num_beams):
     program, params, _ = setup(name)
-    sampling = Sampling(max_tokens=6, num_beams=4, length_penalty=0.0)
+    sampling = Sampling(max_tokens=6, temperature=0, num_beams=num_beams, length_penalty=0.0)
     found = Generator(program, sampling, eos_id=None, pad_id=256).with_scores(params, PROMPTS)
 
     @jax.jit

@@ -3,8 +3,9 @@
 run.predict(["a fine film"])    # [{"label": "good", "score": 0.93, "scores": {"bad": 0.07, ...}}]
 run.predict("reviews.csv")      # one dict for each row of the file, in order
 
-The task says what the columns of a record mean, and the objective what is predicted. Rows, batches
-and their padding are those of an evaluation.
+The task says what the columns of a record mean, and the objective what is predicted, or the model
+writes the answer (`jaxlm.evals.written`). Rows, batches and their padding are those of an
+evaluation.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.data.detect import detect
@@ -24,10 +23,12 @@ from jaxlm.data.held_out import file_column, own_data, own_source, unanswered_so
 from jaxlm.data.reading.rows import cell
 from jaxlm.data.reading.text import check_characters
 from jaxlm.data.store.prepared import DataConfig
-from jaxlm.evals.predictions import RecordRows, RowPredictions, answers, imported_task, marked
+from jaxlm.evals.predictions import Answering, Predictions, RowPredictions, imported_task, marked
 from jaxlm.evals.run import facts_of
+from jaxlm.evals.written import Written, sampling_of
 from jaxlm.runs.folder import RunDir
 from jaxlm.tasks.base import Record, Task
+from jaxlm.tasks.written import WrittenTask
 
 if TYPE_CHECKING:
     from jaxlm.api.run import Run
@@ -39,8 +40,13 @@ Prediction = dict[str, Any]
 class Predictor:
     """Applies the objective of a run to records; compiled once, for one size of batch."""
 
-    def __init__(self, run: Run, batch_size: int | None = None) -> None:
-        """Raises `UserError` for a run that predicts nothing for records."""
+    def __init__(self, run: Run, batch_size: int | None = None, **writing: Any) -> None:
+        """Raises `UserError` for a run that predicts nothing for records.
+
+        writing: of answers that are written, `num_beams`, `length_penalty` and `max_tokens`, as of
+        `jaxlm.evals.written.sampling_of`.
+        """
+        self._writing = writing
         config = run.config
         self.batch_size = batch_size or config.eval.batch_size or config.train.batch_size
         self._run, self._own = run, own_source(config.data)
@@ -70,32 +76,22 @@ class Predictor:
     def predictions(self, records: Iterable[Record]) -> Iterator[Prediction]:
         """One dict for each record of `records`, in order."""
         tokenizer, task = self._run.tokenizer, self._task
-        if task.writes:
-            yield from self._written(records)
-            return
         windows = [window for record in records for window in task.windows(record, tokenizer)]
-        rows = RecordRows(windows, task, tokenizer, self._rows.spec)
-        arrays = self._rows(self._run.params, rows)
-        for _, answer in answers(task, tokenizer, windows, arrays):
+        for _, answer in self._answering(self._run.params, windows):
             yield answer
 
-    def _written(self, records: Iterable[Record]) -> Iterator[Prediction]:
-        """What the model writes after each prompt, greedily, `sample.max_tokens` at most."""
-        most = self._run.config.sample.max_tokens
-        prompts = [self._task.prompt(record) for record in records]
-        for start in range(0, len(prompts), self.batch_size):
-            some = prompts[start : start + self.batch_size]
-            missing = self.batch_size - len(some) if start else 0
-            full = some + some[-1:] * missing  # all batches have one compiled size
-            written = self._run.generate(full, max_tokens=most, temperature=0.0)
-            for text in written[: len(some)]:
-                yield self._task.prediction({"text": np.array(text)})
-
     @cached_property
-    def _rows(self) -> RowPredictions:
-        tokenizer = self._run.tokenizer
-        spec = self._task.row_spec(self._seq_len, tokenizer.pad_id)
-        return RowPredictions(self._run.program, tokenizer, spec, self.batch_size)
+    def _answering(self) -> Answering:
+        task, run, size = self._task, self._run, self.batch_size
+        if isinstance(task, WrittenTask):
+            return Written(task, run.writer(sampling_of(run.config, task, **self._writing)), size)
+        if self._writing:
+            raise UserError(
+                f"{run.path}: answers of task {type_name(type(task))} are predicted, not written; "
+                f"leave {few(self._writing)} out"
+            )
+        spec = task.row_spec(self._seq_len, run.tokenizer.pad_id)
+        return Predictions(task, RowPredictions(run.program, run.tokenizer, spec, size))
 
     # ------------------------------------------------------------------------------------ records
 

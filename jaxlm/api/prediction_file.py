@@ -33,19 +33,21 @@ def predict_file(
     *,
     batch_size: int | None = None,
     report: Callable[[str], None] = print,
+    **writing: Any,
 ) -> int:
     """Writes a line for each record of the file `given`; returns their number.
 
-    Raises `UserError` where `out` has predictions of another run, checkpoint or input.
+    writing: as of `Predictor`. Raises `UserError` where `out` has predictions of another run,
+    checkpoint or input.
     """
-    predictor, out = Predictor(run, batch_size), Path(out)
+    predictor, out = Predictor(run, batch_size, **writing), Path(out)
     size = CHUNK * predictor.batch_size
     records = predictor.records(given)
     first = next(records, None)  # a wrong column costs no loading of weights
     if first is None:
         raise UserError(f"{given}: has no records; name a file with some")
     records = itertools.chain([first], records)
-    origin = _origin(run, given, predictor.batch_size)
+    origin = _origin(run, given, predictor.batch_size, writing)
     done = _kept(out, origin, size, report)
     for _ in itertools.islice(records, done):
         pass
@@ -59,13 +61,14 @@ def predict_file(
     return done
 
 
-def _origin(run: Run, given: str, batch_size: int) -> dict[str, Any]:
+def _origin(run: Run, given: str, batch_size: int, writing: dict[str, Any]) -> dict[str, Any]:
     record, _ = read_record(RunDir(run.path))
     return {
         "run": None if record is None else record.identity.run_id,
         "step": run.step,
         "input": file_sha256(given),
         "batch_size": batch_size,
+        **({"writing": writing} if writing else {}),
     }
 
 
@@ -80,7 +83,8 @@ def _kept(out: Path, origin: dict[str, Any], size: int, report: Callable[[str], 
             f"{out}: exists, and nothing says of which run it is; remove it, or name another file"
         )
     before = read_json(beside, f"remove it and {out}")
-    if changed := [key for key, value in origin.items() if before.get(key) != value]:
+    keys = dict.fromkeys([*origin, *before])
+    if changed := [key for key in keys if before.get(key) != origin.get(key)]:
         raise UserError(
             f"{out}: has predictions of another {' and '.join(changed)}; remove it, or name "
             "another file"

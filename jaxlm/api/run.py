@@ -124,15 +124,17 @@ class Run:
         sampling: `max_tokens`, `temperature`, `top_k`, `top_p`, `num_beams`, `length_penalty`, as
         `jaxlm.generate.Sampling` has them.
         """
-        if why := self.program.objective.why_silent(self.config.model):
-            raise UserError(f"{self.path}: its objective {why}; generate from a causal_lm run")
         single = isinstance(prompts, str)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        written = self._writer(chat, Sampling(**sampling))(self.params, texts, seed=seed)
+        written = self.writer(Sampling(**sampling), chat)(self.params, texts, seed=seed)
         return written[0] if single else written
 
-    def _writer(self, chat: bool | None, sampling: Sampling) -> Writer:
-        """What writes in this way; the latest ones are kept, with what they compiled."""
+    def writer(self, sampling: Sampling, chat: bool | None = None) -> Writer:
+        """What writes in this way, with `Run.params`; the latest ones are kept, with what they
+        compiled. chat: as of `generate`. Raises `UserError` for a model that writes no text.
+        """
+        if why := self.program.objective.why_silent(self.config.model):
+            raise UserError(f"{self.path}: its objective {why}; generate from a causal_lm run")
         key = chat, sampling
         if key not in self._writers:
             ends = asked_as(self.ends, chat)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
-from jaxlm.cli.shared.values import PATH, WHOLE
+from jaxlm.cli.shared.values import PATH, RATIO, WHOLE
 from jaxlm.cli.shared.verb import USING, verb
 
 
@@ -17,6 +19,7 @@ from jaxlm.cli.shared.verb import USING, verb
     examples=(
         ("predict runs/sentiment_en --input new.csv --output classes.jsonl", ""),
         ("predict runs/qa --input questions.jsonl --output answers.jsonl", "and again to continue"),
+        ("predict runs/chat --input talks.jsonl --output answers.jsonl --beams 4", ""),
     ),
 )
 @options.run_dir
@@ -40,15 +43,42 @@ from jaxlm.cli.shared.verb import USING, verb
 @click.option(
     "--batch-size", type=WHOLE, metavar="N", help="records of one batch (default: eval.batch_size)"
 )
+@click.option(
+    "--beams",
+    "num_beams",
+    type=WHOLE,
+    metavar="N",
+    help="of answers that are written: beam search with N beams (default: greedily)",
+)
+@click.option(
+    "--length-penalty",
+    type=RATIO,
+    metavar="X",
+    help="with --beams: log p is divided by length ** X (default 1)",
+)
+@click.option(
+    "--max-tokens",
+    type=WHOLE,
+    metavar="N",
+    help="of answers that are written: their length (default: the task's, or sample.max_tokens)",
+)
 @options.step
 def command(
-    run_dir: str, given: str, out: str, batch_size: int | None, step: int | str | None
+    run_dir: str,
+    given: str,
+    out: str,
+    batch_size: int | None,
+    step: int | str | None,
+    **writing: Any,
 ) -> None:
-    """Writes what the run predicts for each record, with its scores. The columns are those of the
-    run's task, under the names of its own data or of the task.
+    """Writes what the run predicts for each record, with its scores; a run that writes answers
+    (chat, translation, summaries) writes them. The columns are those of the run's task, under the
+    names of its own data or of the task.
     """
     from jaxlm.api.prediction_file import predict_file
     from jaxlm.api.run import load
 
-    count = predict_file(load(run_dir, step=step), given, out, batch_size=batch_size, report=say)
+    writing = {name: value for name, value in writing.items() if value is not None}
+    run = load(run_dir, step=step)
+    count = predict_file(run, given, out, batch_size=batch_size, report=say, **writing)
     say(f"{out}: {count} lines")

@@ -3,7 +3,8 @@
     predict = RowPredictions(program, tokenizer, spec, batch_size=32)
     for arrays in predict(params, rows): ...                # {"probs": [C]} of each row, in order
 
-    for windows, answer in answers(task, tokenizer, windows, predict(params, rows)): ...
+    answering = Predictions(task, predict)
+    for windows, answer in answering(params, windows): ...  # {"label": "good", ...} of each record
 
 Rows and batches are those of an evaluation: the last batch is filled with padding.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -36,6 +37,32 @@ from jaxlm.training.program import Program
 
 IMPORTED_LENGTH = 512  # tokens of a row of a run that was imported, at most
 Predicted = dict[str, np.ndarray]
+Answer = tuple[list[Record], dict[str, Any]]  # the windows of one record, and what is predicted
+
+
+class Answering(Protocol):
+    """What answers the records of a task: an objective that predicts, or a model that writes."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def __call__(
+        self,
+        params: Any,
+        windows: Sequence[Record],
+        *,
+        on_batch: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> Iterator[Answer]:
+        """(its windows, its answer as JSON values) of each record, in order.
+
+        windows: as `Task.windows` gives them. on_batch, compiling: as of `Measuring.after`.
+        """
+        ...
+
+    def batches(self, rows: int) -> int:
+        """The batches that so many windows are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -104,9 +131,37 @@ def marked(task: Task, tokenizer: Tokenizer) -> Task:
     return task.replace(add_bos=tokenizer.adds_bos, add_eos=tokenizer.adds_eos)
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """The answers that an objective predicts; as `Answering`."""
+
+    task: Task
+    predict: RowPredictions
+
+    @property
+    def batch_size(self) -> int:
+        return self.predict.batch_size
+
+    def __call__(
+        self,
+        params: Any,
+        windows: Sequence[Record],
+        *,
+        on_batch: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> Iterator[Answer]:
+        tokenizer = self.predict.tokenizer
+        rows = RecordRows(windows, self.task, tokenizer, self.predict.spec)
+        arrays = self.predict(params, rows, on_batch=on_batch, compiling=compiling)
+        return answers(self.task, tokenizer, windows, arrays)
+
+    def batches(self, rows: int) -> int:
+        return self.predict.batches(rows)
+
+
 def answers(
     task: Task, tokenizer: Tokenizer, windows: Iterable[Record], arrays: Iterable[Predicted]
-) -> Iterator[tuple[list[Record], dict[str, Any]]]:
+) -> Iterator[Answer]:
     """(its windows, what is predicted) of each record; arrays: of each window, in order."""
     ours: list[tuple[Record, Predicted]] = []
     for window, each in zip(windows, arrays, strict=False):
@@ -118,9 +173,7 @@ def answers(
         yield _answer(task, tokenizer, ours)
 
 
-def _answer(
-    task: Task, tokenizer: Tokenizer, ours: Sequence[tuple[Record, Predicted]]
-) -> tuple[list[Record], dict[str, Any]]:
+def _answer(task: Task, tokenizer: Tokenizer, ours: Sequence[tuple[Record, Predicted]]) -> Answer:
     windows = [window for window, _ in ours]
     return windows, task.answer(windows, [each for _, each in ours], tokenizer)
 

@@ -3,9 +3,10 @@
     evaluators:
       answers: {type: task, every_steps: 500, metrics: [exact_match, f1]}
 
-The objective predicts each record of the split, windows of one are joined, and `Task.score`
-compares. After training the same measures are given of baselines (`jaxlm.evals.baselines`), such as
-`Task.baseline`, a guess without a model from the training records: "baseline/exact_match".
+The objective predicts each record of the split, or the model writes an answer to its prompt;
+windows of one record are joined, and `Task.score` compares. After training the same measures are
+given of baselines (`jaxlm.evals.baselines`), such as `Task.baseline`, a guess without a model from
+the training records: "baseline/exact_match".
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from jaxlm.core.errors import few
 from jaxlm.core.evaluator import Compiling, Evaluator, Measuring
 from jaxlm.core.measures import Measure
 from jaxlm.evals.beside_baselines import BesideBaselines
-from jaxlm.evals.predictions import RecordRows, RowPredictions, answers
+from jaxlm.evals.predictions import Answering, Predictions, RowPredictions
 from jaxlm.evals.split_records import records_of
-from jaxlm.tasks.base import Record, Records
+from jaxlm.evals.written import Written, sampling_of, writer_of
+from jaxlm.tasks.base import Record, Records, Task
+from jaxlm.tasks.written import WrittenTask
 from jaxlm.training.session import Session
 
 
@@ -32,34 +35,52 @@ class TaskMeasures(Evaluator):
 
     metrics: tuple[str, ...] = field((), "which of the task's measures; empty: all")
     baseline: bool = field(True, "measure baselines without a neural network as well, at the end")
+    num_beams: int = field(1, "of answers that are written: beams of the search; 1: greedy", ge=1)
+    length_penalty: float = field(
+        1.0, "of beams: log p is divided by length ** this; above 1 favours long answers"
+    )
+    max_tokens: int | None = field(
+        None, "of answers that are written: their length; null: as the task says", ge=1
+    )
 
     def prepare(self, session: Session) -> Measuring | None:
         prepared = session.prepared
         if prepared.task is None:
             raise UserError("type: task needs records (data.type: records); use type: loss")
-        if prepared.task.writes:
-            name = type_name(type(prepared.task))
-            raise UserError(
-                f"type: task measures what is predicted, and a model of task {name} writes text; "
-                "use type: loss"
-            )
         if not self.has_split(prepared.splits):
             return None
-        scores = SplitScores(self, session)
+        scores = SplitScores(self, session, self._answering(session, prepared.task))
         return BesideBaselines(scores, session, self.split) if self.baseline else scores
+
+    def _answering(self, session: Session, task: Task) -> Answering:
+        size = self.batch_size or session.config.train.batch_size
+        if isinstance(task, WrittenTask):
+            sampling = sampling_of(
+                session.config,
+                task,
+                num_beams=self.num_beams,
+                length_penalty=self.length_penalty,
+                max_tokens=self.max_tokens,
+            )
+            return Written(task, writer_of(session, sampling), size)
+        if self.num_beams > 1 or self.max_tokens is not None:
+            name = type_name(type(task))
+            raise UserError(
+                f"type: task: answers of task {name} are predicted, not written; leave num_beams "
+                "and max_tokens out"
+            )
+        tokenizer, spec = session.prepared.tokenizer, session.prepared.row_spec
+        return Predictions(task, RowPredictions(session.program, tokenizer, spec, size))
 
 
 class SplitScores:
     """The task's measures of one split, at any parameters."""
 
-    def __init__(self, config: TaskMeasures, session: Session) -> None:
+    def __init__(self, config: TaskMeasures, session: Session, answering: Answering) -> None:
         prepared = session.prepared
         assert prepared.task is not None
-        self.config, self.task, self.tokenizer = config, prepared.task, prepared.tokenizer
+        self.config, self.task, self._answering = config, prepared.task, answering
         self._records = records_of(prepared, config.split)
-        size = config.batch_size or session.config.train.batch_size
-        spec = prepared.row_spec
-        self._predict = RowPredictions(session.program, self.tokenizer, spec, size)
 
     def after(
         self,
@@ -74,11 +95,10 @@ class SplitScores:
         """
         sizes = [self._rows(count) for count in counts]
         shown = _First(self._records, max(sizes))
-        rows = RecordRows(shown, self.task, self.tokenizer, self._predict.spec)
-        arrays = self._predict(params, rows, on_batch=on_batch, compiling=compiling)
         said, true = [], []
         ends: list[int] = []
-        for windows, answer in answers(self.task, self.tokenizer, shown, arrays):
+        answers = self._answering(params, shown, on_batch=on_batch, compiling=compiling)
+        for windows, answer in answers:
             said.append(self.task.said(answer))
             true.append(self.task.whole(windows))
             ends.append((ends[-1] if ends else 0) + len(windows))
@@ -89,15 +109,15 @@ class SplitScores:
         return found
 
     def extent(self, count: int | None) -> dict[str, int]:
-        whole = self._predict.batches(len(self._records))
+        whole = self._answering.batches(len(self._records))
         return {"batches": min(whole, count or whole), "of": whole}
 
     def _rows(self, count: int | None) -> int:
         """The rows of `count` batches, and those that follow of their last record."""
         size = len(self._records)
-        if count is None or count * self._predict.batch_size >= size:
+        if count is None or count * self._answering.batch_size >= size:
             return size
-        last = count * self._predict.batch_size
+        last = count * self._answering.batch_size
         while last < size and not self.task.begins(self._records[last]):
             last += 1
         return last
@@ -115,7 +135,8 @@ class SplitScores:
 
 def with_task(measuring: Measuring, session: Session, config: Evaluator) -> Measuring:
     """What measures as `measuring`, and the measures of the data's task where it has some that an
-    objective's sums do not give.
+    objective's sums do not give. To write takes long: answers that are written are scored where
+    the whole split is measured.
     """
     prepared = session.prepared
     task, split = prepared.task, prepared.splits.get(config.split)
@@ -123,7 +144,33 @@ def with_task(measuring: Measuring, session: Session, config: Evaluator) -> Meas
         return measuring
     plain = TaskMeasures(split=config.split, batch_size=config.batch_size, baseline=False)
     scores = plain.prepare(session)
-    return measuring if scores is None else Joined(measuring, scores)
+    if scores is None:
+        return measuring
+    return Joined(measuring, WholeSplit(scores) if task.writes else scores)
+
+
+@dataclass(frozen=True)
+class WholeSplit:
+    """What measures a whole split, and no part of it."""
+
+    measuring: Measuring
+
+    def after(
+        self,
+        params: Any,
+        counts: Sequence[int | None],
+        *,
+        on_batch: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> list[list[Measure]]:
+        """As `jaxlm.core.evaluator.Measuring`; of n batches it measures nothing."""
+        whole = [count for count in counts if count is None]
+        after = self.measuring.after
+        found = iter(after(params, whole, on_batch=on_batch, compiling=compiling) if whole else ())
+        return [[] if count is not None else next(found) for count in counts]
+
+    def extent(self, count: int | None) -> dict[str, int] | None:
+        return self.measuring.extent(count)
 
 
 @dataclass(frozen=True)

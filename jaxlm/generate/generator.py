@@ -25,7 +25,7 @@ from jaxlm.data.prompt_formats.base import Prompts
 from jaxlm.data.prompts import check_prompts, format_of
 from jaxlm.generate.beam import EosId, Search, beam_search, is_any
 from jaxlm.generate.reader import Reader
-from jaxlm.generate.sampling import Sampling, next_token
+from jaxlm.generate.sampling import Sampling, log_prob, next_token
 from jaxlm.training.ahead import Ahead, Compiling
 from jaxlm.training.program import SAMPLE_STREAM, Program, derive_key
 
@@ -47,7 +47,7 @@ class Generator:
 
         Raises `UserError` for an empty prompt, or one too long for the model's positions.
         """
-        return [self._until_end(ids) for ids, _ in self.with_scores(params, prompts, **how)]
+        return [self.until_end(ids) for ids, _ in self.with_scores(params, prompts, **how)]
 
     def with_scores(
         self,
@@ -58,7 +58,8 @@ class Generator:
         on_part: Callable[[], object] = lambda: None,
         compiling: Compiling = nullcontext,
     ) -> list[tuple[np.ndarray, float]]:
-        """(all max_tokens ids, score) of each prompt; the score of a beam, 0 where none is.
+        """(all max_tokens ids, score) of each prompt: log p / n ** length_penalty of its n new ids,
+        the end of the text among them, with p of the uncut distribution at temperature 1.
 
         `on_part` is called whenever PART more tokens a row have been drawn, and at the end;
         `compiling` makes the block of each compilation.
@@ -112,7 +113,8 @@ class Generator:
         shape = self.program.mesh.shape
         return int(np.prod([shape[axis] for axis in meshes.BATCH_AXES]))
 
-    def _until_end(self, row: np.ndarray) -> list[int]:
+    def until_end(self, row: np.ndarray) -> list[int]:
+        """The ids of a row before the first that ends a text."""
         ids = row.tolist()
         ends = (n for n, i in enumerate(ids) if i in self.eos_ids)
         return ids[: next(ends, len(ids))]
@@ -131,7 +133,8 @@ class Generator:
             loop = go_on(*given, loop, np.int32(end), compiling=compiling)
             jax.block_until_ready(loop.ids)
             on_part()
-        return loop.ids, np.zeros(len(loop.ids))
+        sizes = np.maximum(np.asarray(loop.sizes), 1)
+        return loop.ids, np.asarray(loop.log_probs) / sizes**self.sampling.length_penalty
 
     # ------------------------------------------------------------------------------ token by token
 
@@ -148,9 +151,11 @@ class Generator:
         def begin(params: Any, prompts: Any, alive: jax.Array, key: jax.Array) -> Drawn:
             logits, cache = self._reader(params, prompts).begin()
             ids = jnp.full((len(alive), self.sampling.max_tokens), self.pad_id, jnp.int32)
-            return Drawn(jnp.zeros((), jnp.int32), ids, alive, logits, cache)
+            sizes = jnp.zeros(len(alive), jnp.int32)
+            log_probs = jnp.zeros(len(alive), jnp.float32)
+            return Drawn(jnp.zeros((), jnp.int32), ids, alive, sizes, log_probs, logits, cache)
 
-        return Ahead(jax.jit(begin, out_shardings=Drawn(*(whole,) * 3, *(None,) * 2)))  # type: ignore[arg-type]
+        return Ahead(jax.jit(begin, out_shardings=Drawn(*(whole,) * 5, *(None,) * 2)))  # type: ignore[arg-type]
 
     def _part(self, loop: Drawn) -> Ahead:
         """Goes on from a loop as `loop` is, in its place."""
@@ -174,15 +179,17 @@ class Generator:
             return (loop.turn < end) & loop.alive.any()
 
         def write(loop: Drawn) -> Drawn:
-            turn, ids, alive, logits, cache = loop
+            turn, ids, alive, sizes, log_probs, logits, cache = loop
             keys = jax.vmap(jax.random.fold_in, (0, None))(keys_of, turn)
             token = jnp.where(alive, next_token(logits, keys, self.sampling), self.pad_id)
             ids = ids.at[:, turn].set(token)
+            sizes += alive
+            log_probs += jnp.where(alive, log_prob(logits, token), 0.0)
             alive = alive & ~is_any(token, self.eos_ids)
             # The last token written needs no logits after it, but a loop of equal turns compiles
             # smaller.
             logits, cache = reader(token[:, None], turn, cache)
-            return Drawn(turn + 1, ids, alive, logits[:, 0], cache)
+            return Drawn(turn + 1, ids, alive, sizes, log_probs, logits[:, 0], cache)
 
         return jax.lax.while_loop(more, write, loop)
 
@@ -222,5 +229,7 @@ class Drawn(NamedTuple):
     turn: jax.Array
     ids: jax.Array  # [B, max_tokens]
     alive: jax.Array  # [B] whether a row continues
+    sizes: jax.Array  # [B] ids that were drawn
+    log_probs: jax.Array  # [B] of these ids
     logits: jax.Array  # [B, V] of its next token
     cache: Any

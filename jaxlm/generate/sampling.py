@@ -18,7 +18,7 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     num_beams: int = 1
-    length_penalty: float = 1.0  # of beams: above 1 favours long texts, below 1 short ones
+    length_penalty: float = 1.0  # above 1 favours long beams, below 1 short ones; of scores too
 
 
 def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
@@ -26,6 +26,13 @@ def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Ar
     if sampling.temperature == 0:
         return logits.argmax(-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys, cut(logits, sampling)).astype(jnp.int32)
+
+
+def log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:
+    """The log probability [B] of one id a row under logits [B, V], float32."""
+    logits = logits.astype(jnp.float32)
+    own = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+    return own - jax.nn.logsumexp(logits, axis=-1)
 
 
 def cut(logits: jax.Array, sampling: Sampling) -> jax.Array:

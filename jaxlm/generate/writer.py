@@ -33,8 +33,26 @@ class Writer:
         compiling: Compiling = nullcontext,
     ) -> list[str]:
         """The new text of each prompt; options and errors are those of `Generator.with_scores`."""
-        model = self.generator.program.model
-        ids = [encode_prompt(self.tokenizer, text, model, self.ends) for text in prompts]
-        size = self.tokenizer.vocab_size  # later ids, such as sentinels, add nothing to a text
-        rows = self.generator(params, ids, seed=seed, on_part=on_part, compiling=compiling)
-        return [self.tokenizer.decode([i for i in row if i < size]) for row in rows]
+        found = self.with_scores(params, prompts, seed=seed, on_part=on_part, compiling=compiling)
+        return [text for text, _ in found]
+
+    def with_scores(
+        self,
+        params: Any,
+        prompts: Sequence[str],
+        *,
+        seed: int = 0,
+        on_part: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> list[tuple[str, float]]:
+        """The new text of each prompt with its score, as of `Generator.with_scores`."""
+        generator, size = self.generator, self.tokenizer.vocab_size
+        ids = [self._ids(text) for text in prompts]
+        rows = generator.with_scores(params, ids, seed=seed, on_part=on_part, compiling=compiling)
+        texts = (generator.until_end(row) for row, _ in rows)
+        # later ids, such as sentinels, add nothing to a text
+        decoded = (self.tokenizer.decode([i for i in row if i < size]) for row in texts)
+        return [(text, score) for text, (_, score) in zip(decoded, rows, strict=True)]
+
+    def _ids(self, text: str) -> list[int]:
+        return encode_prompt(self.tokenizer, text, self.generator.program.model, self.ends)

@@ -73,6 +73,7 @@ class Task(Config):
     # Whether `score` measures what the sums of an objective do not, so that an evaluation asks it.
     scored: ClassVar[bool] = False
     # Whether an answer is text that the model writes after `prompt`; else an objective predicts it.
+    # `jaxlm.tasks.written.WrittenTask` is the base of those that do.
     writes: ClassVar[bool] = False
     # What `baseline` says, for people: "largest class".
     baseline_title: ClassVar[str] = "baseline"

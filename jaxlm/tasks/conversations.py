@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from jaxlm.chat.tokens import token_weights, tokenise
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import NO_LIMIT, Arrays, Extent, Record, Task
+from jaxlm.tasks.base import NO_LIMIT, Arrays, Extent, Record
+from jaxlm.tasks.written import WrittenTask
 
 if TYPE_CHECKING:
     from jaxlm.core.types import Tokenizer
@@ -34,10 +35,8 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversations(Task, abstract=True):
+class Conversations(WrittenTask, abstract=True):
     """Records that a chat template makes one text of."""
-
-    writes: ClassVar[bool] = True
 
     template: str | None = field(
         None, "the chat template, one of jaxlm's by name; null: the tokenizer's own"
@@ -122,14 +121,6 @@ class Conversations(Task, abstract=True):
 
     # --------------------------------------------------------------------------------- measured
 
-    def grade(self, record: Record, answer: str) -> float:
-        """1 where the answer is the reference, apart from white space at its ends."""
-        return float(answer.strip() == self.reference(record).strip())
-
-    def reference(self, record: Record) -> str:
-        """The text that a record has as the answer to its `prompt`."""
-        raise NotImplementedError
-
     def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
         """`predictions` are texts; the share that equals the reference, and the mean of
 
@@ -148,12 +139,6 @@ class Conversations(Task, abstract=True):
             Measure("exact_match", exact, better="higher", label="exact match", format=".1%"),
             Measure("word_f1", f1, better="higher", label="F1 of words", format=".3f"),
         ]
-
-    # -------------------------------------------------------------------------------- predicted
-
-    def prediction(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """{"text": the answer}."""
-        return {"text": str(arrays["text"])}
 
 
 def renderer_of(tokenizer: Any) -> Renderer:

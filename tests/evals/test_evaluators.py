@@ -17,10 +17,12 @@ from jaxlm.core.evaluator import Evaluator
 from jaxlm.core.measures import Measure, values_of
 from jaxlm.evals.evaluators import evaluators_of
 from jaxlm.evals.task import TaskMeasures
+from jaxlm.objectives.masked_lm import MaskedLM
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.measures import read_displays
 from jaxlm.runs.trackers import read_metrics
 from jaxlm.tasks.chat import Chat
+from jaxlm.tasks.classification import Classification
 from jaxlm.training.session import Session
 from tests import tiny
 
@@ -122,10 +124,21 @@ def test_the_sums_of_the_parts_are_those_of_the_whole() -> None:
     assert set(values) == {f"{part}{n}" for part in ("", "web/", "books/") for n in plain}
 
 
-def test_what_a_task_measures_is_not_of_text_that_is_written() -> None:
-    session: Any = SimpleNamespace(prepared=SimpleNamespace(task=Chat()))
-    with pytest.raises(UserError, match="a model of task chat writes text; use type: loss"):
+def test_answers_are_written_by_models_that_write() -> None:
+    config = SimpleNamespace(
+        data=None,
+        train=SimpleNamespace(batch_size=2),
+        sample=SimpleNamespace(max_tokens=4),
+        objective=MaskedLM(),
+        model=None,
+    )
+    prepared = SimpleNamespace(task=Chat(), splits=["validation"])
+    session: Any = SimpleNamespace(config=config, prepared=prepared)
+    with pytest.raises(UserError, match="a model of objective masked_lm fills .* type: loss"):
         TaskMeasures().prepare(session)
+    prepared.task = Classification()
+    with pytest.raises(UserError, match="task classification are predicted, not written"):
+        TaskMeasures(num_beams=4).prepare(session)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from jaxlm.data.loader import Loader
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.evals.evaluators import evaluators_of
-from jaxlm.generate import Ends, Writer, encode_prompt
+from jaxlm.generate import Ends, Generator, Sampling, Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
 from jaxlm.nn.heads.classify import Classify
 from jaxlm.training.compatibility import check_fit
@@ -291,10 +291,12 @@ def test_a_model_of_blanks_goes_by_their_places():
 def test_ids_behind_the_tokenizers_add_nothing_to_a_text():
     config, data = setup("glm")
 
-    def generator(params, ids, **options):
-        return [[97, 263, 98, data.tokenizer.eos_id]]
+    class Given(Generator):
+        def with_scores(self, params, prompts, **options):
+            return [(np.array([97, 263, 98, data.tokenizer.eos_id]), 0.0)]
 
-    generator.program = SimpleNamespace(model=config.model)
+    model = SimpleNamespace(model=config.model)
+    generator = Given(model, Sampling(), eos_id=data.tokenizer.eos_id, pad_id=0)
     assert Writer(data.tokenizer, generator, Ends(bos=True, eos=True))({}, ["x"], seed=0) == ["ab"]
 
 
