@@ -1,0 +1,6 @@
+"""A run behind HTTP: `jaxlm serve RUN_DIR`.
+
+app        the routes: predictions for records, completions and chats in OpenAI's format
+requests   what a client may ask, checked as a config is
+batches    requests of several clients that are answered together
+"""

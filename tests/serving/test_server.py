@@ -1,0 +1,150 @@
+"""Requests over HTTP: formats, errors, and that requests which come together are one batch."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from jaxlm.core.errors import UserError
+from jaxlm.serving.app import application
+from jaxlm.serving.batches import Batches
+from tests.serving.client import ask
+
+
+class Echo:
+    """A run that answers what it was asked, and notes its calls."""
+
+    path, step = Path("runs/echo"), 7
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def predict(self, records: Sequence[Any]) -> list[Any]:
+        self.calls.append(list(records))
+        if "bad" in records:
+            raise UserError("record: is bad; give a good one")
+        if "broken" in records:
+            raise RuntimeError("the model is broken")
+        return [{"label": str(record)} for record in records]
+
+    def generate(self, prompts: Sequence[str], **options: Any) -> list[str]:
+        self.calls.append((list(prompts), options))
+        return [f"{prompt}!" for prompt in prompts]
+
+
+def predict(*records: Any) -> tuple[str, str, Any]:
+    return "POST", "/predict", {"records": list(records)}
+
+
+def test_requests_of_the_same_moment_are_one_batch_in_order() -> None:
+    run: Any = Echo()
+    found = ask(application(run), *(predict(n, -n) for n in range(5)))
+    assert found == [
+        (200, {"predictions": [{"label": str(n)}, {"label": str(-n)}]}) for n in range(5)
+    ]
+    assert len(run.calls) < 5 and sorted(sum(run.calls, [])) == sorted(
+        [*range(5), *range(0, -5, -1)]
+    )
+
+
+def test_no_batch_is_larger_than_its_size_except_a_request_that_is() -> None:
+    run: Any = Echo()
+    app = application(run, batch_size=3)
+    found = ask(app, *(predict(n) for n in range(7)), predict(*"abcde"))
+    assert all(status == 200 for status, _ in found)
+    assert max(len(call) for call in run.calls if "a" not in call) <= 3
+    assert list("abcde") in run.calls
+
+
+def test_a_wrong_record_spoils_no_other_request() -> None:
+    run: Any = Echo()
+    found = ask(application(run), predict("a"), predict("bad"), predict("b"))
+    assert [status for status, _ in found] == [200, 400, 200]
+    assert found[1][1]["error"]["message"] == "record: is bad; give a good one"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/predict", {"records": []}, "records is empty; give at least one"),
+        ("/predict", {"record": ["a"]}, "record: unknown key; did you mean records?"),
+        ("/predict", b"{", "the body is not JSON"),
+        ("/predict", [1], "expected a mapping"),
+        ("/v1/completions", {"prompt": "a", "stream": True}, "sent whole; leave it out"),
+        ("/v1/completions", {"prompt": "a", "temperature": -1}, "-1.0 is out of range"),
+        ("/v1/completions", {"prompt": "a", "n": 2}, "n: unknown key"),
+        ("/v1/chat/completions", {"messages": []}, "messages is empty"),
+    ],
+)
+def test_a_wrong_request_is_one_line(path: str, body: Any, says: str) -> None:
+    run: Any = Echo()
+    ((status, found),) = ask(application(run), ("POST", path, body))
+    message = found["error"]["message"]
+    assert status == 400 and says in message and "\n" not in message and not run.calls
+
+
+def test_texts_are_in_the_format_of_openai() -> None:
+    run: Any = Echo()
+    talk = [{"role": "user", "content": "Hi"}]
+    found = ask(
+        application(run),
+        ("POST", "/v1/completions", {"prompt": ["a", "b"], "max_tokens": 3, "temperature": 0}),
+        ("POST", "/v1/chat/completions", {"messages": talk, "model": "any", "seed": 4}),
+        ("GET", "/v1/models", None),
+        ("GET", "/health", None),
+    )
+    bodies = [body for _, body in found]
+    assert [status for status, _ in found] == [200] * 4
+    assert bodies[0]["object"] == "text_completion" and bodies[0]["model"] == "echo"
+    assert [(c["index"], c["text"]) for c in bodies[0]["choices"]] == [(0, "a!"), (1, "b!")]
+    answer = bodies[1]["choices"][0]["message"]
+    assert answer == {"role": "assistant", "content": json.dumps(talk) + "!"}
+    assert bodies[2]["data"][0]["id"] == "echo" and bodies[3] == {
+        "status": "ok",
+        "run": "echo",
+        "step": 7,
+    }
+    options = dict(run.calls[1][1])
+    assert options["seed"] == 4 and options["chat"] and options["temperature"] == 1.0
+
+
+def test_a_batch_is_closed_when_all_are_answered() -> None:
+    batches = Batches(size=4, wait=0.0)
+    slow = lambda items: [time.sleep(0.01) or item for item in items]  # noqa: E731
+    futures = [batches.ask(slow if n % 2 else Echo().predict, [n]) for n in range(9)]
+    batches.close()
+    assert all(future.done() and future.result() for future in futures)
+
+
+def test_a_fault_of_the_model_is_an_error_of_the_server_which_lives_on() -> None:
+    run: Any = Echo()
+    server = uvicorn.Server(
+        uvicorn.Config(application(run), port=0, log_level="critical", host="127.0.0.1")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+
+    def post(record: str) -> Any:
+        body = json.dumps({"records": [record]}).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/predict", body) as answer:
+            return json.load(answer)
+
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            post("broken")
+        assert post("fine") == {"predictions": [{"label": "fine"}]}
+    finally:
+        server.should_exit = True
+        thread.join()
