@@ -1,4 +1,4 @@
-"""`jaxlm serve RUN_DIR`: a run behind HTTP."""
+"""`jaxlm serve RUN_DIR`: answers to requests over HTTP."""
 
 from __future__ import annotations
 

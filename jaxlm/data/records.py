@@ -140,7 +140,8 @@ class RecordData(DataConfig):
             )
             if found:
                 name, number = type_name(type(self.task)), store.manifest["records"]
-                report(f"{found}, {number:,} records -> {name}")
+                own = self.task.chosen(tokenizer)
+                report(f"{found}, {number:,} records -> {name}{own and f'; {own}'}")
             return store
 
         stores, sources = {"train": stored(self.source)}, {"train": self.source}

@@ -1,4 +1,4 @@
-"""A run behind HTTP: `jaxlm serve RUN_DIR`.
+"""A run that answers requests over HTTP: `jaxlm serve RUN_DIR`.
 
 app        the routes: predictions for records, completions and chats in OpenAI's format
 requests   what a client may ask, checked as a config is

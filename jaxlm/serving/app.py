@@ -88,17 +88,17 @@ class Served:
         asked = await _read(request, Completions)
         texts = await self._ask(Writing.of(self._run, asked, chat=False), asked.prompt)
         choices = [
-            {"index": n, "text": text, "logprobs": None, "finish_reason": reason}
-            for n, (text, reason) in enumerate(texts)
+            {"index": n, "text": text, "logprobs": None, "finish_reason": None}
+            for n, text in enumerate(texts)
         ]
         return _json(self._written("cmpl", "text_completion", choices))
 
     async def chat_completions(self, request: Request) -> Any:
         asked = await _read(request, Chats)
         conversation = json.dumps(list(asked.messages), ensure_ascii=False)
-        ((text, reason),) = await self._ask(Writing.of(self._run, asked, chat=True), [conversation])
+        (text,) = await self._ask(Writing.of(self._run, asked, chat=True), [conversation])
         message = {"role": "assistant", "content": text}
-        choices = [{"index": 0, "message": message, "finish_reason": reason}]
+        choices = [{"index": 0, "message": message, "finish_reason": None}]
         return _json(self._written("chatcmpl", "chat.completion", choices))
 
     async def _ask(self, work: Work, items: Sequence[Any]) -> list[Any]:

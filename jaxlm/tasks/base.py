@@ -130,6 +130,10 @@ class Task(Config):
         """The tokenizer with what the task needs of it, such as a chat template: a run keeps it."""
         return tokenizer
 
+    def chosen(self, tokenizer: Tokenizer) -> str:
+        """What was found out besides the format of the files, as in "chat template: chatml"."""
+        return ""
+
     def texts(self, record: Record) -> Iterable[str]:
         """What a tokenizer is trained on."""
         raise NotImplementedError

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxlm.chat.fitting import fitting
 from jaxlm.chat.rendering import Renderer, Rendering
 from jaxlm.chat.template import OWN, ChatTemplate, from_file, named, names
 from jaxlm.chat.tokens import token_weights, tokenise
@@ -30,6 +31,7 @@ from jaxlm.tasks.written import WrittenTask
 if TYPE_CHECKING:
     from jaxlm.core.types import Tokenizer
 
+AUTO = "auto"
 ROLES = ("system", "user", "assistant", "tool")
 Message = dict[str, Any]
 
@@ -39,14 +41,16 @@ class Conversations(WrittenTask, abstract=True):
     """Records that a chat template makes one text of."""
 
     template: str | None = field(
-        None, "the chat template, one of jaxlm's by name; null: the tokenizer's own"
+        None,
+        "the chat template, one of jaxlm's by name; null: the tokenizer's own; auto: its own, else "
+        "the one whose special tokens it has, else plain",
     )
     template_file: str | None = field(None, "a file with a jinja chat template", path=True)
 
     def validate(self) -> None:
         if self.template is not None and self.template_file is not None:
             raise UserError("template and template_file are both set; choose one")
-        if self.template is not None:
+        if self.template not in (None, AUTO):
             named(self.template)
 
     # -------------------------------------------------------------------------------- template
@@ -68,11 +72,16 @@ class Conversations(WrittenTask, abstract=True):
         wanted = self.template
         if self.template_file is not None:
             wanted = str(Path(self.template_file).expanduser().absolute())
-        if wanted is None or (own is not None and own.origin == wanted):
+        if wanted is None or (own is not None and wanted in (own.origin, AUTO)):
             return tokenizer
+        wanted = fitting(tokenizer) if wanted == AUTO else wanted
         path = self.template_file
         template = named(wanted) if path is None else from_file(Path(path).expanduser())
         return tokenizer.with_chat_template(template)  # type: ignore[attr-defined]
+
+    def chosen(self, tokenizer: Tokenizer) -> str:
+        template: ChatTemplate | None = getattr(tokenizer, "chat_template", None)
+        return "" if template is None else f"chat template: {template.origin}"
 
     @property
     def prompt_format(self) -> str | None:

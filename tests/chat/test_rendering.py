@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from jaxlm.chat.fitting import fitting
 from jaxlm.chat.rendering import Renderer
 from jaxlm.chat.template import ChatTemplate, from_file, named, names, template_of
 from jaxlm.chat.tokens import token_weights, tokenise
 from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers.base import ByteTokenizer, load_tokenizer
+from jaxlm.tasks.chat import Chat
 from tests.chat.test_golden import GOLDEN, tokenizer
 
 TALK = [
@@ -164,3 +167,32 @@ def test_errors_name_template_and_line(tmp_path) -> None:
         named("chatmll")
     with pytest.raises(UserError, match="chat template gemma: roles must alternate[^\n]*$"):
         Renderer(named("gemma"), tokenizer()).render([*TALK, TALK[4]])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "name"),
+    [
+        ((), "plain"),
+        (("<|im_start|>",), "plain"),  # one is missing
+        (("<|im_start|>", "<|im_end|>"), "chatml"),
+        (("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "llama3"),
+        (("<start_of_turn>", "<end_of_turn>"), "gemma"),
+        (("[INST]", "[/INST]"), "mistral"),
+        (("[gMASK]", "<sop>", "<|user|>", "<|assistant|>"), "glm"),
+    ],
+)
+def test_the_template_that_fits_has_the_special_tokens_of_the_tokenizer(tokens, name) -> None:
+    own = ("<s>", "</s>", *tokens)
+    known = SimpleNamespace(special_tokens=dict.fromkeys(own, 1), id_of=lambda token: None)
+    assert fitting(known) == name
+    listed = SimpleNamespace(special_tokens={}, id_of=dict.fromkeys(own, 1).get)
+    assert fitting(listed) == name
+
+
+def test_a_template_of_the_tokenizer_goes_before_one_that_fits() -> None:
+    own = tokenizer().with_chat_template(named("alpaca"))
+    task = Chat(template="auto")
+    assert task.equipped(own) is own and task.chosen(own) == "chat template: alpaca"
+    found = task.equipped(tokenizer())
+    assert found.chat_template == named(fitting(tokenizer()))
+    assert task.equipped(found) is found
