@@ -79,16 +79,16 @@ class Batches:
         until = time.monotonic() + self._wait
         while count < self._size:
             try:
-                other = self._asked.get(timeout=max(0.0, until - time.monotonic()))
+                asked = self._asked.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
-            if other is None:
+            if asked is None:
                 return group, True
-            if joins(other):
-                group.append(other)
-                count += len(other.items)
+            if joins(asked):
+                group.append(asked)
+                count += len(asked.items)
             else:
-                self._later.append(other)
+                self._later.append(asked)
         return group, False
 
     def _work(self, group: list[Asked]) -> None:
