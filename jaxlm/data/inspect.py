@@ -6,6 +6,8 @@ train: 37 documents, 1,402,000 tokens, 5,477 rows of 257, 0.01% padding
 row 0, id 4711: 257 tokens, 2 segments, 0 padding
   segment 1, 180 tokens, positions 512..691: "...end of one play"
   segment 2, 77 tokens, positions 0..76: "beginning of the next..."
+
+Where the texts of a split are augmented, each row is shown as it was before as well.
 """
 
 from __future__ import annotations
@@ -94,10 +96,12 @@ def _row_lines(index: int, row: Row, prepared: Prepared, split: str, colour: boo
     painted = pieces_of(prepared, split, row) if "loss_weights" in row else []
     if painted:
         lines[0] += f", {share(painted):.1%} trained"
+    unchanged = getattr(prepared.splits[split], "unchanged", None)
+    before = None if unchanged is None else unchanged(int(row["id"]))
+    if before is not None and not np.array_equal(before["tokens"], row["tokens"]):
+        lines += [f"  before augmentation: {_text(part, prepared)!r}" for part in segments(before)]
     for part in segments(row):
-        text = prepared.tokenizer.decode(part["tokens"])
-        if len(text) > MAX_CHARS:
-            text = f"{text[: MAX_CHARS // 2]} ... {text[-MAX_CHARS // 2 :]}"
+        text = _text(part, prepared)
         first, last = part["positions"]
         size = len(part["tokens"])
         lines.append(
@@ -105,6 +109,14 @@ def _row_lines(index: int, row: Row, prepared: Prepared, split: str, colour: boo
         )
         lines += piece_lines(painted, part["segment"], colour)
     return lines
+
+
+def _text(part: dict[str, Any], prepared: Prepared) -> str:
+    """The text of a segment, the middle of a long one left out."""
+    text = prepared.tokenizer.decode(part["tokens"])
+    if len(text) > MAX_CHARS:
+        text = f"{text[: MAX_CHARS // 2]} ... {text[-MAX_CHARS // 2 :]}"
+    return text
 
 
 def _summary(counts: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset, Tokenizer
 from jaxlm.data.augment.base import Augment
 from jaxlm.data.rows.encoded import Drawn, EncodedRows, PackedRecords
+from jaxlm.data.rows.order import Row
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import source_files
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
@@ -73,12 +74,7 @@ class RecordData(DataConfig):
                 "packing: whole needs records whose lengths stay; remove packing or augment"
             )
         for change in self.augment:
-            columns = change.columns or self.task.augmented
-            if not columns or {*columns} - {*self.task.stored}:
-                raise UserError(
-                    f"augment: task {name} has no text in {few(columns) or 'any column'}; set its "
-                    f"columns to some of {few(self.task.stored)}"
-                )
+            change.check(self.task)
 
     @property
     def _task(self) -> Task:
@@ -197,6 +193,8 @@ class RecordData(DataConfig):
         for name, (store, whole) in parts.items():
             train = name == "train"
             index = _trained(store, whole, spec.sizes["T"], name)
+            for change in self.augment if train else ():
+                change.prepare(tokenizer)
             rows = EncodedRows(
                 store.records(index), task, tokenizer, spec, self.augment if train else ()
             )
@@ -282,6 +280,10 @@ class RecordSplit:
     def records_of(self, identity: int) -> list[Record]:
         """The records of the row with this `id`, in the order of its segments."""
         return [self.rows.records[number] for number in self._rows.numbers(identity)]
+
+    def unchanged(self, identity: int) -> Row | None:
+        """The row with this `id` before augmentation; None where nothing is augmented."""
+        return self._rows.row(identity) if self.rows.augment else None
 
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         return Drawn(self._rows, seed, self.shuffle, self.draws)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 Arrays = dict[str, Any]
+Span = tuple[int, int]
 NO_LIMIT = 2**31 - 1
 
 
@@ -43,6 +44,26 @@ class Records(Protocol):
 
     def column(self, name: str) -> Iterator[Any]:
         """One column of all records: much quicker than the records."""
+        ...
+
+
+class Change(Protocol):
+    """A random change of a text: an augmentation."""
+
+    def __call__(self, text: str, rng: np.random.RandomState) -> str: ...
+
+    def around(
+        self, text: str, spans: Sequence[Span], rng: np.random.RandomState
+    ) -> tuple[str, list[Span]]:
+        """The changed text, and where the texts of `spans` (in characters) are in it, unchanged."""
+        ...
+
+    def of_words(
+        self, words: Sequence[str], spans: Sequence[Span], rng: np.random.RandomState
+    ) -> tuple[list[str], list[int]]:
+        """The changed words, and for each the number of the word whose tag it has; the words of a
+        span stay, side by side.
+        """
         ...
 
 
@@ -77,6 +98,11 @@ class Task(Config):
     writes: ClassVar[bool] = False
     # What `baseline` says, for people: "largest class".
     baseline_title: ClassVar[str] = "baseline"
+    # Whether records have places in a text, or tags of its words, which a change must keep:
+    # `changed` then uses `Change.around` or `of_words`.
+    has_places: ClassVar[bool] = False
+    # The keys of arrays that are numbers of tokens, such as where an answer starts.
+    places: ClassVar[tuple[str, ...]] = ()
     # Raise it when `expand` or `length` come to give others for the same records and options.
     version: ClassVar[int] = 1
 
@@ -188,6 +214,19 @@ class Task(Config):
     def augmented(self) -> tuple[str, ...]:
         """The columns of text that augmentation may change."""
         return ()
+
+    def changed(
+        self, record: Record, column: str, change: Change, rng: np.random.RandomState
+    ) -> Record:
+        """A record whose text in `column` is changed, with the same answer."""
+        return {**record, column: change(record[column], rng)}
+
+    def protected(self, arrays: Arrays) -> np.ndarray:
+        """[T] bool: the tokens that augmentation leaves, those that are trained."""
+        import numpy as np
+
+        weights = arrays.get("loss_weights")
+        return np.zeros(len(arrays["tokens"]), bool) if weights is None else weights > 0
 
     @property
     def prompt_format(self) -> str | None:

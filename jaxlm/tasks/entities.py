@@ -56,6 +56,16 @@ def entities(tags: Sequence[str]) -> list[Entity]:
     return found
 
 
+def kept_together(tags: Sequence[str]) -> list[tuple[int, int]]:
+    """(first word, last + 1) of the spans that stay as they are where other words change: entities,
+    and the word before one that does not begin with B, S or U, which divides it from another.
+    """
+    return [
+        (first - (tags[first][:1] not in "BSU" and first > 0), last + 1)
+        for _, first, last in entities(tags)
+    ]
+
+
 def strict_entities(tags: Sequence[str], ends: bool = False) -> list[Entity]:
     """The entities that IOB2 allows, or with `ends` IOBES."""
     found: list[Entity] = []

@@ -32,7 +32,7 @@ from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
 from jaxlm.tasks import cmrc, squad
 from jaxlm.tasks.answer_spans import Window, best_spans
-from jaxlm.tasks.base import Arrays, LeftOut, Record, Records, Task
+from jaxlm.tasks.base import Arrays, Change, LeftOut, Record, Records, Task
 from jaxlm.tasks.texts import fitting, special_tokens
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class QuestionAnswering(Task):
     scored: ClassVar[bool] = True
     baseline_title: ClassVar[str] = "first sentence"
     version: ClassVar[int] = 2
+    has_places: ClassVar[bool] = True
+    places: ClassVar[tuple[str, ...]] = ("start", "end")
 
     question: str = field("question", "the column of the question")
     context: str = field("context", "the column of the text that has the answer")
@@ -195,6 +197,8 @@ class QuestionAnswering(Task):
     ) -> Arrays:
         laid = self._laid(record, tokenizer, room)
         start, end = self._span(record, laid)
+        if not end and "unchanged" in record:  # a longer text has pushed the answer out of the row
+            return self.encode(record["unchanged"], tokenizer, room, rng)
         return {
             "tokens": np.array(laid.ids, np.int32),
             "token_types": np.array(laid.types, np.int32),
@@ -237,6 +241,37 @@ class QuestionAnswering(Task):
     def show(self, row: Mapping[str, Any]) -> str:
         start, end = int(row["start"]), int(row["end"])
         return f"answer at tokens {start} to {end}" if end else "no answer in this window"
+
+    # -------------------------------------------------------------------------- augmented
+
+    @property
+    def augmented(self) -> tuple[str, ...]:
+        return (self.context,)
+
+    def changed(
+        self, record: Record, column: str, change: Change, rng: np.random.RandomState
+    ) -> Record:
+        """The answers of a window whose first answer is in it stay, and have their new places."""
+        if column != self.context:
+            return super().changed(record, column, change, rng)
+        answers, offset, size = record[self.answers], record["offset"], len(record[column])
+        begins = [start - offset for start in answers["answer_start"]]
+        pairs = [*zip(answers["text"], begins, strict=True)]
+        inside = [(text, a) for text, a in pairs if a >= 0 and a + len(text) <= size]
+        if inside[:1] != pairs[:1]:
+            inside = []  # a window without the answer, as it was
+        spans = [(a, a + len(text)) for text, a in inside]
+        context, moved = change.around(record[column], spans, rng)
+        new = {
+            "text": [text for text, _ in inside],
+            "answer_start": [offset + a for a, _ in moved],
+        }
+        first = {"unchanged": record.get("unchanged", record)} if inside else {}
+        return {**record, column: context, self.answers: new, "window_tokens": None, **first}
+
+    def protected(self, arrays: Arrays) -> np.ndarray:
+        number = np.arange(len(arrays["tokens"]))
+        return (number >= arrays["start"]) & (number <= arrays["end"])
 
     # -------------------------------------------------------------------------- predicted
 

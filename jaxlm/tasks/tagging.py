@@ -25,9 +25,9 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import few, shown
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import Arrays, LeftOut, Record, Records, Task
+from jaxlm.tasks.base import Arrays, Change, LeftOut, Record, Records, Task
 from jaxlm.tasks.classification import class_name
-from jaxlm.tasks.entities import entity_scores, is_of_entities
+from jaxlm.tasks.entities import entity_scores, is_of_entities, kept_together
 from jaxlm.tasks.texts import fitting, special_tokens
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Tagging(Task):
     scored: ClassVar[bool] = True
     baseline_title: ClassVar[str] = "most frequent tag of a word"
     version: ClassVar[int] = 2
+    has_places: ClassVar[bool] = True
 
     tokens: str = field("tokens", "the column of the words: a list, or a text with spaces")
     tags: str = field("tags", "the column of the tags, one a word")
@@ -186,6 +187,21 @@ class Tagging(Task):
     def show(self, row: Mapping[str, Any]) -> str:
         learnt = np.asarray(row["loss_weights"]) > 0
         return f"tags {few(self.classes[i] for i in np.asarray(row['targets'])[learnt])}"
+
+    # -------------------------------------------------------------------------- augmented
+
+    @property
+    def augmented(self) -> tuple[str, ...]:
+        return (self.tokens,)
+
+    def changed(
+        self, record: Record, column: str, change: Change, rng: np.random.RandomState
+    ) -> Record:
+        """Words with their tags; entities stay as they are."""
+        tags = record[self.tags]
+        spans = kept_together(tags) if is_of_entities(self.classes or tags) else []
+        words, origins = change.of_words(record[column], spans, rng)
+        return {**record, column: words, self.tags: [tags[i] for i in origins]}
 
     # -------------------------------------------------------------------------- predicted
 

