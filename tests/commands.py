@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 from strikes import is_change  # noqa: E402
-from warm import Process, WarmLauncher  # noqa: E402
+from warm import Process  # noqa: E402
 from watching import Watched, differences, records  # noqa: E402
+
+from tests.programs import launcher  # noqa: E402
 
 __all__ = ["Commands", "Watched", "until", "records", "result", "use_environment"]
 __all__ += ["differences", "is_change"]
@@ -37,7 +39,9 @@ def use_environment(cache: Path) -> Iterator[None]:
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
     )
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = (
+        "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    )
     try:
         yield
     finally:
@@ -50,22 +54,18 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._count = folder, 0
-        self._launcher = WarmLauncher()
 
     def start(self, *arguments: object) -> tuple[Process, Path]:
         """A process under way, and the file that its output goes to."""
         self._count += 1
         log = self.folder / f"{self._count}.out"
         log.touch()
-        return self._launcher.start([str(a) for a in arguments], log), log
+        return launcher().start([str(a) for a in arguments], log), log
 
     def run(self, *arguments: object) -> tuple[int, str]:
         """(exit code, output) of a command."""
         process, log = self.start(*arguments)
         return process.wait(300), log.read_text()
-
-    def close(self) -> None:
-        self._launcher.__exit__()
 
 
 def until(condition: Callable[[], Any], process: Process, seconds: float = 120) -> None:

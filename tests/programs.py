@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,12 +20,15 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from warm import WarmLauncher  # noqa: E402
 
+_started: list[WarmLauncher] = []
 
-@cache
+
 def launcher() -> WarmLauncher:
-    started = WarmLauncher()
-    atexit.register(started.__exit__)
-    return started
+    """The one of this worker; a new one where that was killed."""
+    if not _started or not _started[-1].running():
+        _started.append(WarmLauncher())
+        atexit.register(_started[-1].__exit__)
+    return _started[-1]
 
 
 def run_programs(

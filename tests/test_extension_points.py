@@ -318,10 +318,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def commands(folder: Path) -> Iterator[Commands]:
-    found = Commands(folder)
-    yield found
-    found.close()
+def commands(folder: Path) -> Commands:
+    return Commands(folder)
 
 
 @pytest.fixture(scope="module", params=["own", "counted"])

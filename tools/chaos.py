@@ -29,6 +29,7 @@ import tempfile
 import threading
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -166,8 +167,13 @@ def shares(kills: int, chosen: list[Scenario]) -> dict[str, int]:
     return counts
 
 
-def run_all(chosen: list[Scenario], options: argparse.Namespace, folder: Path) -> list[Verdict]:
-    """Every scenario's verdict, `options.jobs` of them at a time."""
+def run_all(
+    chosen: list[Scenario],
+    options: argparse.Namespace,
+    folder: Path,
+    warm: WarmLauncher | None = None,
+) -> list[Verdict]:
+    """Every scenario's verdict, `options.jobs` of them at a time; `warm` starts their processes."""
     # Small programs are cached as well: starts are quicker, and kills hit the cache's writes.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
@@ -175,7 +181,7 @@ def run_all(chosen: list[Scenario], options: argparse.Namespace, folder: Path) -
     os.environ.setdefault("JAXLM_CACHE", str(folder / "cache"))
     write_texts(folder / "texts")
     counts, lock = shares(options.kills, chosen), threading.Lock()
-    launcher = None if options.fresh_every == 1 else WarmLauncher()
+    launcher = None if options.fresh_every == 1 else warm or WarmLauncher()
 
     def report(line: str) -> None:
         with lock:
@@ -202,7 +208,7 @@ def run_all(chosen: list[Scenario], options: argparse.Namespace, folder: Path) -
     sources = newest_source()
     with ThreadPoolExecutor(options.jobs) as pool:
         verdicts = list(pool.map(one, chosen))
-    if launcher is not None:
+    if launcher is not None and launcher is not warm:
         launcher.__exit__()
     for verdict in verdicts:
         if verdict.problems and newest_source() != sources:
@@ -245,7 +251,7 @@ def table(verdicts: list[Verdict], seconds: float) -> str:
     )
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None, warm: WarmLauncher | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("config", nargs="?")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
@@ -264,7 +270,7 @@ def main() -> int:
         "--folder", type=Path, help="where the runs are kept; default: a temporary one"
     )
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(words)
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="jaxlm-chaos-"))).resolve()
     known = scenarios(folder)
     if unknown := set(options.scenario) - known.keys():
@@ -278,7 +284,7 @@ def main() -> int:
         chosen = [one]
     folder.mkdir(parents=True, exist_ok=True)
     began = os.times().elapsed
-    verdicts = run_all(chosen, options, folder)
+    verdicts = run_all(chosen, options, folder, warm)
     problems = [f"{v.scenario}: {line}" for v in verdicts for line in v.problems]
     if options.json:
         print(json.dumps([{**asdict(v), "phases": v.phases} for v in verdicts], indent=1))

@@ -157,7 +157,7 @@ class WarmLauncher:
     ) -> Process:
         request: dict[str, Any] = {"program": program}
         request |= {"start": arguments, "log": str(log), "cwd": os.getcwd(), "before": list(before)}
-        pid = self._ask({**request, "environment": dict(environment or {})})
+        pid = self._ask({**request, "environment": {**_environment(), **(environment or {})}})
         return Process(pid, lambda: self._ask({"reap": pid}))
 
     def _ask(self, request: dict[str, Any]) -> int:
@@ -170,12 +170,16 @@ class WarmLauncher:
             raise RuntimeError("the warm launcher has ended; its messages are above")
         return int(reply)
 
+    def running(self) -> bool:
+        return self._server.poll() is None
+
     def __enter__(self) -> WarmLauncher:
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it was killed
+            self._server.stdin.close()
         self._server.stdout.close()
         self._server.wait()
 
@@ -237,7 +241,7 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["cwd"])
-        os.environ.update(request["environment"])
+        _have_environment(request["environment"])
         code = _command(request) if request["program"] is None else _program(request)
     except SystemExit as error:
         code = error.code
@@ -248,6 +252,23 @@ def _run(request: dict[str, Any]) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _have_environment(wanted: Mapping[str, str]) -> None:
+    """The variables of a command; those that were read at a start are read again."""
+    import jax
+
+    before = dict(os.environ)
+    for name in before.keys() - wanted.keys() - {"OPENBLAS_NUM_THREADS"}:
+        del os.environ[name]
+    os.environ.update(wanted)
+    for name, value in wanted.items():
+        setting = name.lower()
+        if setting in jax.config.values and before.get(name) != value:
+            kind = type(jax.config.values[setting])
+            assert kind in (str, int, float, type(None)), f"{name}: {kind} is not read again"
+            jax.config.update(setting, value if kind is type(None) else kind(value))
+    sys.path[1:1] = [p for p in wanted["PYTHONPATH"].split(os.pathsep) if p not in sys.path]
 
 
 def _program(request: dict[str, Any]) -> int:

@@ -20,6 +20,8 @@ from jaxlm.launch.group import GroupRunner
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Group, Member
 from jaxlm.launch.target import load_target
+from tests.programs import launcher
+from tests.several import in_two
 
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "configs/smoke/transformer.yaml")
@@ -257,19 +259,32 @@ def test_gpus_of_this_machine() -> None:
 # --------------------------------------------------------------------------------------- real ones
 
 
-def launch(run: Path, capsys: pytest.CaptureFixture, *words: str) -> str:
-    """What two processes of two devices told while they trained to the end."""
-    settings = ("train.steps=12", "checkpoint.every_steps=4", "eval.every_steps=null")
-    # what else may hang on few cores is found soon, and starts again
-    settings += ("train.hang_timeout=20",)
-    quiet = ("sample.prompts=[]", "eval.at_end=false", "logging.tensorboard=false")
-    code = cli.main(
-        ["launch", "local", SMOKE, f"run_dir={run}", *settings, *quiet, *words]
-        + ["--set", "processes=2", "--set", "devices=2", "--set", "max_restarts=6"]
-    )
-    told = capsys.readouterr()
-    assert code == DONE, told
-    return told.out
+# what else may hang on few cores is found soon, and starts again
+SETTINGS = (
+    *("train.steps=12", "checkpoint.every_steps=4", "eval.every_steps=null"),
+    *("train.hang_timeout=20", "sample.prompts=[]", "eval.at_end=false"),
+    "logging.tensorboard=false",
+)
+TRAIN = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+class Fork:
+    """A fork of a warm process in place of a `Popen`: for starts that are not the first."""
+
+    def __init__(self, member: Member, port: str, log: Path) -> None:
+        assert member.argv[1:4] == ("-u", "-m", "jaxlm") and member.coordinator is not None
+        environment = {**member.environment, member.coordinator: f"localhost:{port}"}
+        self._process = launcher().start(list(member.argv[4:]), log, environment)
+        self.pid = self._process.pid
+        self.kill = self.send_signal = self._process.kill
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return None if self._process.running() else self.wait()
+
+    def wait(self) -> int:
+        self.returncode = self._process.wait()
+        return self.returncode
 
 
 @pytest.mark.chaos
@@ -277,17 +292,21 @@ def launch(run: Path, capsys: pytest.CaptureFixture, *words: str) -> str:
 def test_a_run_with_a_killed_process_ends_in_the_weights_of_one_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    """Two processes of two devices, whose first start is that of a user."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    launch(straight, capsys)
-    started: list[subprocess.Popen] = []
+    code, outputs = in_two(TRAIN, "train", SMOKE, f"run_dir={straight}", *SETTINGS)
+    assert code == DONE, outputs
+    started: list[subprocess.Popen | Fork] = []
     start, over = GroupRunner.start_member, threading.Event()
 
-    def remember(self: GroupRunner, member: Member, port: str) -> subprocess.Popen:
-        started.append(start(self, member, port))
+    def start_member(self: GroupRunner, member: Member, port: str) -> subprocess.Popen | Fork:
+        log = tmp_path / f"again{len(started)}.txt"
+        again = len(started) >= 2
+        started.append(Fork(member, port, log) if again else start(self, member, port))
         return started[-1]
 
     def strike() -> None:
@@ -299,16 +318,21 @@ def test_a_run_with_a_killed_process_ends_in_the_weights_of_one_without(
                 return
             time.sleep(0.001)
 
-    monkeypatch.setattr(GroupRunner, "start_member", remember)
+    monkeypatch.setattr(GroupRunner, "start_member", start_member)
     thread = threading.Thread(target=strike)
     thread.start()
     try:
-        told = launch(killed, capsys)
+        code = cli.main(
+            ["launch", "local", SMOKE, f"run_dir={killed}", *SETTINGS]
+            + ["--set", "processes=2", "--set", "devices=2", "--set", "max_restarts=6"]
+        )
     finally:
         over.set()
     thread.join()
-    assert "process 1 was ended by SIGKILL" in told, told
-    assert "starting again from checkpoint" in told
+    told = capsys.readouterr()
+    assert code == DONE, told
+    assert "process 1 was ended by SIGKILL" in told.out, told
+    assert "starting again from checkpoint" in told.out
     assert len(started) >= 4
 
     def ends_in(run: Path) -> tuple[str, list[str]]:
