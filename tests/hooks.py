@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
+from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core.callback import Callback, Hook, Taken
 from jaxlm.core.config import field
 
@@ -40,3 +43,15 @@ class Signal(Callback):
     def on_dispatch(self, run: Any, taken: Taken) -> None:
         if taken.step == self.step and os.environ.get("JAXLM_PROCESS_ID") == self.process:
             os.kill(os.getpid(), self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Callback):
+    """Prints what the parameters are before the first step."""
+
+    every_steps: int | None = field(None, "not called", ge=1)
+
+    def on_start(self, run: Any) -> None:
+        with run.watchdog.paused():
+            sha = param_sha256(run.params)
+        print("start", sha, jax.process_count(), jax.device_count(), flush=True)

@@ -40,40 +40,31 @@ SETTINGS = (
     "sample.max_tokens=4",
     "logging.tensorboard=false",
 )
-# Afterwards each says what the run's parameters are before step 1.
-WORKER = """
-import sys
+TRAIN = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
+# Process 1 compiles for longer than a step may take.
+LATE = """
+import os, sys, time
 from jaxlm.cli import main
+from jaxlm.training import trainer
+from jaxlm.training.learner import Learner
 
-run, *words = sys.argv[1:]
-code = main(words)
-import jax
-from jaxlm.run import load_saved
-from jaxlm.checkpoint.hashing import param_sha256
-from jaxlm.training.build import program_of
-config = load_saved(run).config
-program = program_of(config, config.mesh.build())
-params = jax.jit(program.init_params, out_shardings=program.param_shardings)()
-print("start", param_sha256(params), jax.process_count(), jax.device_count(), flush=True)
-sys.exit(code)
+compile_ = Learner.compile
+
+def late(*arguments):
+    if os.environ["JAXLM_PROCESS_ID"] == "1":
+        time.sleep(6)
+    return compile_(*arguments)
+
+Learner.compile = late
+trainer.LINGER_SECONDS = 0
+sys.exit(main(sys.argv[1:]))
 """
 
 
-def train_in_two(run: Path, settings: tuple[str, ...], stop: int = 0) -> tuple[int, str]:
-    """(exit code, hash of the parameters at the start) of both processes, which must agree.
-
-    `stop`: the step after which process 1 alone receives SIGTERM.
-    """
-    stops = f"callbacks=[{{type: 'tests.hooks:Signal', step: {stop}}}]" if stop else "callbacks=[]"
-    resolved = load(*settings, stops, f"run_dir={run}")
-    config = run.parent / "config.yaml"
-    config.write_text(configs.to_yaml(resolved.config))
-    code, outputs = in_two(WORKER, str(run), "train", str(config))
-    last = {output.splitlines()[-1] if output else "" for output in outputs}
-    assert len(last) == 1, outputs
-    word, digest, processes, devices = last.pop().split()
-    assert (word, processes, devices) == ("start", "2", "4"), outputs
-    return code, digest
+def start_of(output: str) -> list[str]:
+    """What `tests.hooks.Start` printed: SHA-256, number of processes, number of devices."""
+    (line,) = (line for line in output.splitlines() if line.startswith("start "))
+    return line.split()[1:]
 
 
 def ledger(path: Path) -> dict[int, list[int]]:
@@ -93,26 +84,30 @@ def compare(run: Path, alone: Path) -> None:
         np.testing.assert_allclose([two[s] for s in one], list(one.values()), rtol=rtol)
 
 
-def start_of(alone: Path, settings: tuple[str, ...]) -> str:
-    from tiny import learner, prepared
-
-    from jaxlm.checkpoint.hashing import param_sha256
-
-    return param_sha256(learner(prepared(load(*settings).config)[0]).create()["params"])
-
-
 def train_alone(run: Path, settings: tuple[Any, ...]) -> None:
     outcome = api.fit(load(*settings, f"run_dir={run}", "mesh={data: 1, num_devices: 1}"))
     assert outcome.code == DONE, outcome.message
 
 
-def test_two_processes_train_as_one_device_does(tmp_path: Path) -> None:
-    settings = ("transformer", *SETTINGS)
+def config_in(folder: Path, *settings: str) -> str:
+    """The file of a run's config."""
+    path = folder / "config.yaml"
+    path.write_text(configs.to_yaml(load(*settings).config))
+    return str(path)
+
+
+def test_two_processes_train_as_one_device_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where one waits for the compilation of the other for longer than for a step."""
+    settings = ("transformer", *SETTINGS, "callbacks=[{type: 'tests.hooks:Start'}]")
     alone, run = tmp_path / "alone", tmp_path / "run"
     train_alone(alone, settings)
-    code, start = train_in_two(run, (*settings, "mesh={data: 2, fsdp: 2}"))
-    assert code == DONE
-    assert start == start_of(alone, settings)
+    more = ("mesh={data: 2, fsdp: 2}", "train.hang_timeout=4", f"run_dir={run}")
+    start, *_ = start_of(capsys.readouterr().out)
+    code, outputs = in_two(LATE, "train", config_in(tmp_path, *settings, *more))
+    assert code == DONE, outputs
+    assert [start_of(output) for output in outputs] == [[start, "2", "4"]] * 2
     compare(run, alone)
     parts = [ledger(run / name) for name in ("ledger.jsonl", "ledger.1.jsonl")]
     whole = {step: parts[0][step] + parts[1][step] for step in parts[0]}
@@ -128,9 +123,8 @@ def test_two_processes_import_one_model(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text(json.dumps(config))
     save_file(arrays, model / "model.safetensors")
-    command = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
     words = ("import", "hf", str(model), "--out", str(run), "mesh={data: 2, fsdp: 2}")
-    code, outputs = in_two(command, *words)
+    code, outputs = in_two(TRAIN, *words)
     assert code == 0, outputs
     told = [sum("mixtral, " in line for line in text.splitlines()) for text in outputs]
     assert told[0] == 1, outputs
@@ -142,21 +136,22 @@ def test_two_processes_import_one_model(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stop_that_one_process_hears_ends_both_and_other_numbers_go_on(tmp_path: Path) -> None:
-    """An LSTM that carries its state: two processes of two devices, then eight devices of one, on
+    """An LSTM that carries its state: two processes of two devices, then two devices of one, on
     another mesh, or four processes of one device.
     """
-    settings = ("lstm", *SETTINGS, "train.accumulation=2")
+    settings = ("lstm", *SETTINGS, "train.accumulation=2", "sample.prompts=[]")
     alone, run = tmp_path / "alone", tmp_path / "run"
     train_alone(alone, settings)
-    code, _ = train_in_two(run, (*settings, "mesh={data: 4}"), stop=STOP)
-    assert code == INTERRUPTED
+    stop = f"callbacks=[{{type: 'tests.hooks:Signal', step: {STOP}}}]"  # of process 1
+    config = config_in(tmp_path, *settings, "mesh={data: 4}", stop, f"run_dir={run}")
+    code, outputs = in_two(TRAIN, "train", config)
+    assert code == INTERRUPTED, outputs
     reached = max(figures(run, "train/loss"))
     assert STOP <= reached <= STOP + 4  # the other one may be ahead
     more = shutil.copytree(run, tmp_path / "more")
-    outcome = api.fit(load(*settings, f"run_dir={run}", "mesh={data: 2, fsdp: 2, tensor: 2}"))
+    outcome = api.fit(load(*settings, f"run_dir={run}", "mesh={data: 1, fsdp: 2, num_devices: 2}"))
     assert outcome.code == DONE, outcome.message
-    command = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
-    codes, outputs = in_processes(4, 1, command, "resume", str(more), "mesh={data: 2, fsdp: 2}")
+    codes, outputs = in_processes(4, 1, TRAIN, "resume", str(more), "mesh={data: 2, fsdp: 2}")
     assert codes == [DONE] * 4, outputs
     for found, numbers in ((run, 2), (more, 4)):
         compare(found, alone)
@@ -167,38 +162,7 @@ def test_a_stop_that_one_process_hears_ends_both_and_other_numbers_go_on(tmp_pat
         assert drawn == ledger(alone / "ledger.jsonl")
 
 
-# Process 1 kills itself as the kernel would; its own heartbeat and that of the others are quick.
-# Process 1 compiles for longer than a step may take.
-LATE = """
-import os, sys, time
-from jaxlm.cli import main
-from jaxlm import api
-from jaxlm.training import trainer
-from jaxlm.training.learner import Learner
-
-compile_ = Learner.compile
-
-def late(*arguments):
-    if os.environ["JAXLM_PROCESS_ID"] == "1":
-        time.sleep(12)
-    return compile_(*arguments)
-
-Learner.compile = late
-trainer.LINGER_SECONDS = 0
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-def test_a_process_that_compiles_for_longer_is_waited_for(tmp_path: Path) -> None:
-    run, config = tmp_path / "run", tmp_path / "config.yaml"
-    settings = ("train.steps=2", "train.batch_size=16", "train.hang_timeout=8", "eval.at_end=false")
-    resolved = load("transformer", *settings, "sample.prompts=[]", f"run_dir={run}")
-    config.write_text(configs.to_yaml(resolved.config))
-    code, outputs = in_two(LATE, "train", str(config))
-    assert code == DONE, outputs
-
-
+# Heartbeats are quick.
 KILLED = """
 import functools, sys
 from jaxlm.distributed import processes
@@ -215,11 +179,9 @@ def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path, victi
     """Process 0 takes the store of keys with it, of which jax tells the others at once."""
     kill = f"{{type: 'tests.hooks:Signal', step: 3, number: 9, process: '{victim}'}}"
     settings = (*SETTINGS, f"run_dir={tmp_path / 'run'}", "train.steps=100000")
-    resolved = load("transformer", *settings, f"callbacks=[{kill}]")
-    config = tmp_path / "config.yaml"
-    config.write_text(configs.to_yaml(resolved.config))
+    config = config_in(tmp_path, "transformer", *settings, f"callbacks=[{kill}]")
     began = time.monotonic()
-    codes, outputs = in_processes(2, 2, KILLED, "train", str(config))
+    codes, outputs = in_processes(2, 2, KILLED, "train", config)
     assert time.monotonic() - began < 60
     if victim == 0:
         assert codes == [-signal.SIGKILL, -signal.SIGABRT], outputs

@@ -25,6 +25,8 @@ from jaxlm.training.program import Program
 from tests import tiny
 from tests.hooks import At
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SECONDS = 0.4
 
 
@@ -136,7 +138,7 @@ def test_the_loop_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     settings = ("eval.every_steps=null", "eval.at_end=false", "sample.prompts=[]")
     run = tmp_path / "run"
-    settings += ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4")
+    settings += ("mesh.num_devices=1", "train.hang_timeout=2", "train.steps=4")
     outcome = api.fit(tiny.load("transformer", *settings, f"run_dir={run}"), hooks=[At({3: hang})])
     assert outcome.code == DONE and codes == [HUNG]
     told = (run / "log.txt").read_text()
@@ -166,7 +168,7 @@ class Hang:
             return step(program, params, batch, carry)
 
         monkeypatch.setattr(Program, "eval_step", hang)
-        return "no batch of evaluation ended in 3 seconds (train.hang_timeout) after step 2"
+        return "no batch of evaluation ended in 2 seconds (train.hang_timeout) after step 2"
 
     def in_sampling(self, monkeypatch: pytest.MonkeyPatch) -> str:
         draw = generator.next_token
@@ -176,7 +178,7 @@ class Hang:
             return draw(logits, *arguments)
 
         monkeypatch.setattr(generator, "next_token", hang)
-        return "no part of a sample ended in 3 seconds (train.hang_timeout) after step 2"
+        return "no part of a sample ended in 2 seconds (train.hang_timeout) after step 2"
 
     def in_a_save(self, monkeypatch: pytest.MonkeyPatch) -> str:
         write = writer.write_atomic
@@ -188,7 +190,7 @@ class Hang:
         monkeypatch.setattr(writer, "write_atomic", hang)
         monkeypatch.setattr(context, "PATIENCE", 2)
         monkeypatch.setattr(trainer, "PATIENCE", 2)
-        return "no save ended in 6 seconds (2 times train.hang_timeout) after step 2"
+        return "no save ended in 4 seconds (2 times train.hang_timeout) after step 2"
 
     def in_the_start(self, monkeypatch: pytest.MonkeyPatch) -> str:
         """The search for a state to go on from, such as a restore that waits for a store."""
@@ -200,7 +202,7 @@ class Hang:
 
         monkeypatch.setattr(restoring, "find_state", hang)
         monkeypatch.setattr(trainer, "PATIENCE", 2)
-        return "no start ended in 6 seconds (2 times train.hang_timeout): the process hangs"
+        return "no start ended in 4 seconds (2 times train.hang_timeout): the process hangs"
 
     def in_the_save_before(self, monkeypatch: pytest.MonkeyPatch) -> str:
         """One that is still under way when the run is stopped by its losses."""
@@ -210,10 +212,14 @@ class Hang:
             run.ended = Outcome(NOT_FINITE, "stopped")
 
         self.hooks.append(At({2: stop}))
-        return "no save ended in 6 seconds (2 times train.hang_timeout) after step 2"
+        return "no save ended in 4 seconds (2 times train.hang_timeout) after step 2"
 
 
-SMALL = ("mesh.num_devices=1", "train.hang_timeout=3", "train.steps=4", "eval.max_batches=2")
+SMALL = ("mesh.num_devices=1", "train.hang_timeout=2", "train.steps=4", "eval.max_batches=2")
+
+
+# Programs that call what is patched here must not be shared: another seed makes another program.
+OWN_SEEDS = {"evaluation": 2, "sampling": 3}
 
 
 @pytest.mark.parametrize(
@@ -232,6 +238,8 @@ def test_what_is_no_step_is_watched(
     }.get(where, (f"checkpoint.every_steps={every}", "eval.at_end=false", "sample.prompts=[]"))
     if where == "a_save":
         settings += ("checkpoint.async_save=false",)
+    if where in OWN_SEEDS:
+        settings += (f"seed={OWN_SEEDS[where]}",)
     api.fit(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"), hooks=hang.hooks)
     assert hang.codes == [HUNG]
     told = (run / "log.txt").read_text()
@@ -247,7 +255,7 @@ def test_a_compilation_may_take_any_time(
     slow = jax.debug.callback
 
     def trace(*arguments: Any) -> None:
-        time.sleep(5)
+        time.sleep(3.5)
         slow(*arguments)
 
     monkeypatch.setattr(jax.debug, "callback", trace)
@@ -255,5 +263,6 @@ def test_a_compilation_may_take_any_time(
         "evaluation": ("eval.every_steps=2", "eval.at_end=false", "sample.prompts=[]"),
         "sampling": ("sample.every_steps=2", "eval.at_end=false"),
     }[where]
+    settings += (f"seed={OWN_SEEDS[where] + 10}",)
     outcome = api.fit(tiny.load("transformer", *SMALL, *settings, f"run_dir={run}"))
     assert outcome.code == DONE and hang.codes == [] and hang.calls > 1
