@@ -202,8 +202,8 @@ def workplace(tmp_path_factory) -> Iterator[Path]:
 IN_SMALL = {"quickstart_code": "quickstart"}
 # They train as they are: tests/test_resume.py, tests/training/test_saved_step.py, test_state.py.
 WHOLE = {"transformer", "lstm", "bert", "t5", "glm", "moe"}
-# Their records are not texts with a label: tests/api/test_task_runs.py trains such tasks.
-RECORDS = {"tag_en", "qa"}
+# Their records are no texts with a label; tests/api/test_task_runs.py, test_grpo_run.py have such.
+RECORDS = {"tag_en", "qa", "arithmetic", "grpo"}
 TRAINED = [
     path
     for path in RUNS

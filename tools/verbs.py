@@ -60,6 +60,7 @@ def warm_programs() -> Iterator[None]:
     from jaxlm import generate
     from jaxlm.evals import samples as sampler
     from jaxlm.evals import sums as evaluate
+    from jaxlm.generate import rollouts
     from jaxlm.training import build
     from jaxlm.training.learner import GradientLearner
 
@@ -95,6 +96,7 @@ def warm_programs() -> Iterator[None]:
             (GradientLearner, "compile", compile_once),
             (evaluate.SplitSums, "_step", step),
             (generate, "Generator", generator),
+            (rollouts, "Generator", generator),
             (sampler, "Generator", generator),
         ):
             stack.enter_context(mock.patch.object(owner, name, new))

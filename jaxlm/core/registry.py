@@ -124,11 +124,12 @@ def check_importable(cls: type) -> None:
         )
 
 
-def import_class(name: str) -> Any:
-    """The class that "package.module:Class" names. Raises `UserError`."""
+def import_class(name: str, noun: str = "class") -> Any:
+    """The class, or other `noun`, that "package.module:Class" names. Raises `UserError`."""
     module_name, _, attribute = name.partition(":")
     if not re.fullmatch(f"{_NAME}:{_NAME}", name) or module_name == "__main__":
-        raise UserError(f"{shown(name)} names no class; write package.module:Class")
+        example = "Class" if noun == "class" else noun
+        raise UserError(f"{shown(name)} names no {noun}; write package.module:{example}")
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     found: Any = _import(module_name)
@@ -136,7 +137,7 @@ def import_class(name: str) -> Any:
         if not hasattr(found, part):
             kept = vars(found).items()
             classes = [n for n, c in kept if getattr(c, "__module__", "") == module_name]
-            raise UserError(f"{module_name} has no class {attribute}; {suggest(part, classes)}")
+            raise UserError(f"{module_name} has no {noun} {attribute}; {suggest(part, classes)}")
         found = getattr(found, part)
     return found
 

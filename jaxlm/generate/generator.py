@@ -35,9 +35,20 @@ PART = 32  # tokens a row that are drawn between two looks of the host
 class Generator:
     """Continues prompts; compiled once for each (batch, prompt length) bucket."""
 
-    def __init__(self, program: Program, sampling: Sampling, *, eos_id: EosId, pad_id: int):
-        """eos_id: what ends a text: an id, several, or None."""
+    def __init__(
+        self,
+        program: Program,
+        sampling: Sampling,
+        *,
+        eos_id: EosId,
+        pad_id: int,
+        prompt_length: int | None = None,
+    ):
+        """eos_id: what ends a text: an id, several, or None. prompt_length: the one length of
+        prompts that is compiled, at least that of the longest; None: one for each power of two.
+        """
         self.program, self.sampling, self.pad_id = program, sampling, pad_id
+        self.prompt_length = prompt_length
         self.eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id or ())
 
     def __call__(
@@ -102,6 +113,8 @@ class Generator:
 
     def _bucket(self, longest: int) -> int:
         """The prompt length compiled for: the next power of two that the positions allow."""
+        if self.prompt_length is not None:
+            return max(longest, self.prompt_length)
         length = 1 << (longest - 1).bit_length()
         for model in self._models:
             limit = format_of(model).longest(model, self._max_tokens)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import jax
     from flax import nnx
 
-    from jaxlm.core.types import Batch, Cache, Metrics, ModelConfig, Tokenizer
+    from jaxlm.core.types import Batch, Cache, Metrics, ModelConfig, RowDataset, Tokenizer
     from jaxlm.tasks.base import Task
 
 Transform = Callable[[Mapping[str, Any], int], dict[str, Any]]
@@ -103,6 +103,15 @@ class Objective(Config):
     def several(self) -> bool:
         """Whether a row may have several of the labels."""
         return False
+
+    @property
+    def train_displays(self) -> tuple[Measure, ...]:
+        """How metrics of train steps are shown that only this objective has; others are not."""
+        return ()
+
+    def arranged(self, rows: RowDataset, batch_size: int) -> RowDataset:
+        """The rows of the training batches, from the data's rows: each several times, say."""
+        return rows
 
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> Any:
         """The NNX module that is trained: the language model, with the objective's head."""

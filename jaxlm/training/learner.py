@@ -15,6 +15,7 @@ they are never donated and never saved; a checkpoint names them. An objective na
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -24,9 +25,11 @@ from jaxlm import mesh as meshes
 from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import join
+from jaxlm.data.store.prepared import Prepared
 from jaxlm.optim.base import OptimizerConfig
 from jaxlm.optim.optimizer import build
 from jaxlm.run import RunConfig
+from jaxlm.training.ahead import Compiling
 from jaxlm.training.compiler import compile_with
 from jaxlm.training.program import Program
 from jaxlm.training.state import State, init_state, shardings_of, with_shardings
@@ -91,8 +94,27 @@ class Learner:
 
     # --------------------------------------------------------------------------------------- step
 
-    def batch(self, state: State, frozen: Frozen, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the step is given for a batch of the loader, already on the mesh."""
+    def use_data(self, config: RunConfig, prepared: Prepared) -> None:
+        """Takes from the data what `batch` needs of it, before training. Raises `UserError` where
+        there is no such thing.
+
+        config: the resolved one.
+        """
+
+    def batch(
+        self,
+        state: State,
+        frozen: Frozen,
+        batch: Mapping[str, Any],
+        *,
+        on_part: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> Mapping[str, Any]:
+        """What the step is given for a batch of the loader, already on the mesh.
+
+        on_part: called from time to time while a batch takes long; the watchdog needs it.
+        compiling: makes the block of each compilation.
+        """
         return batch
 
     def step(
@@ -168,7 +190,7 @@ class GradientLearner(Learner):
 
     def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
         shapes = jax.eval_shape(self._init, self.program.trained(self.program.abstract_params))
-        return with_shardings(shapes, shardings_of(self.program, self.optimizer, shapes))
+        return with_shardings(shapes, self._shardings(shapes))
 
     def abstract_frozen(self) -> Frozen:
         base = self.program.base(self.program.abstract_params)
@@ -185,3 +207,7 @@ class GradientLearner(Learner):
 
     def _init(self, params: dict[str, Any]) -> State:
         return init_state(self.program, self.optimizer, params)
+
+    def _shardings(self, shapes: State) -> State:
+        """The sharding of every array of a state of these shapes."""
+        return shardings_of(self.program, self.optimizer, shapes)

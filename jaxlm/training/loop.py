@@ -54,7 +54,13 @@ class Loop:
         run = self.run
         # Nothing moves between host and device here except by name: a hidden transfer is an error.
         with run.watch("step"), jax.transfer_guard("disallow"):
-            batch = run.learner.batch(run.state, run.frozen, batch)
+            batch = run.learner.batch(
+                run.state,
+                run.frozen,
+                batch,
+                on_part=lambda: run.watchdog.beat(run.step),
+                compiling=run.compiling,
+            )
             run.state, metrics = self._step(run.state, run.frozen, batch)
             run.step += 1
         taken = Taken(run.step, ids, metrics)

@@ -74,6 +74,8 @@ class Figures:
         self._program, self._peak, self._watch = program, peak, watch
         self._forward = program.flops_per_token(seq_len)
         self._per_token = program.step_flops_per_token(seq_len)
+        own = program.objective.train_displays
+        self._of_steps = OF_STEPS | {m.name: m.under("train") for m in own}
         self._tokens = 0.0  # real tokens since the last line of metrics
         self._step = 0
 
@@ -93,7 +95,7 @@ class Figures:
         steps = max(step - self._step, 1)
         self._tokens, self._step = 0.0, step
         return [
-            *(m.of(_mean(values[name])) for name, m in OF_STEPS.items() if name in values),
+            *(m.of(_mean(values[name])) for name, m in self._of_steps.items() if name in values),
             RATE.of(rate),
             *self._mfu(rate),
             DATA_WAIT.of(lap["data"] / busy if busy else 0.0),

@@ -103,7 +103,9 @@ def resolve(
         )
     steps = config.train.steps
     if steps is None:
-        rows = prepared.rows("train", batch_size=config.train.batch_size, seed=0).rows_per_epoch
+        size = config.train.batch_size
+        drawn = prepared.rows("train", batch_size=size, seed=0)
+        rows = config.objective.arranged(drawn, size).rows_per_epoch
         epochs = config.train.epochs or 0.0  # one of the two is set: TrainConfig.validate
         # the last batch of an epoch may be a part: no row is left out (1e-9: 0.1 is not a tenth)
         steps = max(1, math.ceil(epochs * rows / config.train.batch_size - 1e-9))
@@ -148,6 +150,7 @@ class Session:
         config = anchored(config).replace(run_dir=config.run_dir)
         learner = learner_of(config, mesh)
         check_room(learner)
+        learner.use_data(config, prepared)
         return cls(config, prepared, learner.program, learner)
 
     def transform(self, seed: int) -> Any:
@@ -162,8 +165,9 @@ class Session:
     def train_loader(self) -> Loader:
         """The training batches. Raises `UserError` where a row is not as its spec says."""
         train = self.config.train
+        rows = self.prepared.rows("train", batch_size=train.batch_size, seed=self.config.seed)
         loader = Loader(
-            self.prepared.rows("train", batch_size=train.batch_size, seed=self.config.seed),
+            self.config.objective.arranged(rows, train.batch_size),
             self.transform(self.config.seed),
             train.batch_size,
             local_rows(train.batch_size, self.program.mesh),

@@ -1,0 +1,183 @@
+"""GRPO: descend on completions that the model writes, by how much better than their group each is.
+
+    objective: {type: grpo, group_size: 8, max_tokens: 32, rewards: [task]}
+    train: {batch_size: 64}                      # completions of a step: 8 prompts
+
+The losses are those of `jaxlm.objectives.policy_losses`, in four variants:
+
+    dapo      mean over the tokens of all completions (the default, as in TRL)
+    grpo      mean over completions of the mean over tokens: long ones count less a token
+    dr_grpo   sum over tokens / (completions x max_tokens); rewards are not divided by their
+              standard deviation
+    gspo      as grpo, with one ratio for a whole completion
+
+The old log-probabilities are those of the train step's own forward pass, not of the generator,
+whose arithmetic differs (a cache, token by token): so the first ratio is exactly 1. Where a rollout
+serves one step, they need no pass of their own. Dropout is off. On rows without a rollout, in an
+evaluation, the loss is that of the records' own completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.core.config import UserError, field
+from jaxlm.core.measures import Measure
+from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.kernels.log_probs import log_probs
+from jaxlm.nn.adapter_key import adapter_key
+from jaxlm.objectives import policy_losses as losses
+from jaxlm.objectives.base import LOSS, Loss
+from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.objectives.on_policy import WRITTEN, OnPolicy
+from jaxlm.objectives.prediction import ACCURACY
+from jaxlm.objectives.rewards import short_name
+
+if TYPE_CHECKING:
+    from jaxlm.core.types import Batch, Cache, LanguageModel, Output
+
+
+FIGURES = (
+    Measure("reward", better="higher", show="headline", brief="reward", format=".3f"),
+    Measure("reward_std", label="standard deviation of rewards in a group"),
+    Measure("equal_groups", label="groups of equal rewards", format="percent"),
+    Measure("completion_tokens", label="tokens of a completion", format=".1f"),
+    Measure("truncated", label="completions without an end", format="percent"),
+    Measure("clipped", label="clipped ratios", format="percent"),
+    Measure("entropy", label="entropy of a token", unit="nats"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPO(OnPolicy):
+    """Raise the rewards of what the model writes, relative to its group."""
+
+    displays: ClassVar[tuple[Measure, ...]] = (LOSS, ACCURACY)
+
+    variant: Literal["dapo", "grpo", "dr_grpo", "gspo"] = field(
+        "dapo", "how tokens and completions are weighed"
+    )
+    group_size: int = field(8, "completions of each prompt", ge=2)
+    reward_weights: tuple[float, ...] = field((), "factor of each reward; empty: 1 each")
+    epsilon: float = field(0.2, "a ratio below 1 - epsilon is clipped", gt=0, lt=1)
+    epsilon_high: float | None = field(
+        None, "a ratio above 1 + epsilon_high is clipped; null: as epsilon", gt=0
+    )
+    mask_truncated: bool = field(False, "leave out completions that have no end")
+
+    def validate(self) -> None:
+        super().validate()
+        if self.reward_weights and len(self.reward_weights) != len(self.rewards):
+            raise UserError(
+                f"reward_weights: {len(self.reward_weights)} numbers for {len(self.rewards)} "
+                "rewards; give one for each"
+            )
+
+    @property
+    def train_displays(self) -> tuple[Measure, ...]:
+        each = (Measure(name, better="higher", format=".3f") for name in self._reward_names)
+        return (*FIGURES, *each)
+
+    @property
+    def _reward_names(self) -> tuple[str, ...]:
+        """The metric of each reward, where there are several."""
+        if len(self.rewards) == 1:
+            return ()
+        short = [short_name(name) for name in self.rewards]
+        names = short if len({*short}) == len(short) else self.rewards
+        return tuple(f"reward/{name}" for name in names)
+
+    # ------------------------------------------------------------------------------ the rollout
+
+    def rollout_spec(self, length: int) -> RowSpec:
+        number = Entry((), "float32")
+        entries = {
+            **WRITTEN,
+            "rewards": Entry((len(self.rewards),), "float32"),
+            **{name: number for name in ("advantages", "reward_std", "completion_tokens")},
+        }
+        if self.num_iterations > 1:
+            entries["old_log_probs"] = Entry(("T",), "float32")
+        return RowSpec(entries, T=length)
+
+    def rollout(self, model: LanguageModel, batch: Batch) -> Mapping[str, jax.Array]:
+        mask = batch["loss_weights"]
+        found = losses.group_advantages(
+            self._total(batch["rewards"]),
+            self.group_size,
+            scale=losses.VARIANTS[self.variant].scale,
+        )
+        out = {
+            **batch,
+            "advantages": found.advantages,
+            "reward_std": found.std,
+            "completion_tokens": mask.sum(-1),
+        }
+        if self.mask_truncated:
+            out["loss_weights"] = mask * (1 - batch["truncated"])[:, None]
+        if self.num_iterations > 1:
+            out["old_log_probs"] = self._read(model, batch)[0]
+        return out
+
+    def _total(self, rewards: jax.Array) -> jax.Array:
+        """[B, number of rewards] -> [B], weighed."""
+        weights = jnp.array(self.reward_weights or (1.0,) * len(self.rewards), jnp.float32)
+        return (rewards * weights).sum(-1)
+
+    # --------------------------------------------------------------------------------- the loss
+
+    def loss(
+        self, model: LanguageModel, batch: Batch, *, key: jax.Array | None, cache: Cache | None
+    ) -> Loss:
+        if "advantages" not in batch:
+            return CausalLM().loss(model, batch, key=key, cache=cache)
+        mask = batch["loss_weights"]
+        log_p, entropy, out = self._read(model, batch)
+        sums = losses.policy_sums(
+            self.variant,
+            log_p,
+            batch.get("old_log_probs", log_p),
+            batch["advantages"],
+            mask,
+            max_tokens=self.max_tokens,
+            low=self.epsilon,
+            high=self.epsilon_high or self.epsilon,
+        )
+        tokens, weight, loss_sum = mask.sum(), sums.weight.sum(), sums.loss_sum
+        metrics = {
+            **self._of_rewards(batch),
+            "clipped": (sums.clipped, tokens),
+            "entropy": ((entropy * mask).sum(), tokens),
+        }
+        for name, by_row in out.losses.items():
+            metrics[name] = ((by_row * sums.weight).sum(), weight)
+            loss_sum += metrics[name][0]
+        return Loss(loss_sum, weight, metrics, cache, out.load)
+
+    def _read(self, model: LanguageModel, batch: Batch) -> tuple[jax.Array, jax.Array, Output]:
+        """(log p of the targets [B, T], entropy [B, T], the model's output), without dropout."""
+        with adapter_key(None):
+            out = model(
+                batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"]
+            )
+        hidden = model.head_input(out.hidden)
+        found = log_probs(hidden, model.head(), batch["targets"], temperature=self.temperature)
+        return *found, out
+
+    def _of_rewards(self, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """The metrics that a rollout has itself; each completion counts as one."""
+        rewards, count = batch["rewards"], jnp.float32(len(batch["rewards"]))
+        values = {
+            "reward": self._total(rewards),
+            "reward_std": batch["reward_std"],
+            "equal_groups": (batch["reward_std"] == 0).astype(jnp.float32),
+            "completion_tokens": batch["completion_tokens"],
+            "truncated": batch["truncated"],
+        }
+        values |= {name: rewards[:, i] for i, name in enumerate(self._reward_names)}
+        return {name: (value.sum(), count) for name, value in values.items()}

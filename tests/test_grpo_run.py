@@ -1,0 +1,205 @@
+"""Runs of GRPO: rollouts are a function of weights, seed and step, and rewards rise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm import api
+from jaxlm.core.config import UserError
+from jaxlm.core.tree import flatten
+from jaxlm.data.loader import stack
+from jaxlm.mesh import to_global_whole
+from jaxlm.run import load_saved
+from jaxlm.training.session import Session
+from tests import tiny
+
+ONE = "mesh={data: 1, num_devices: 1}"
+HERE = "test_grpo_run"
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+
+def low_letters(record: dict[str, Any], text: str) -> float:
+    """The share of characters below "P": a random model has about a half of them."""
+    return sum(c < "P" for c in text) / 8
+
+
+def nothing(record: dict[str, Any], text: str) -> float:
+    return float("nan") if record["prompt"].startswith("1+") else 0.0
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sums") / "sums.jsonl"
+    pairs = [(a, b) for a in range(5) for b in (1, 2, 3)]
+    records = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a, b in pairs]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def config_of(sums: Path, run: Path, *changes: str) -> Any:
+    task = "{type: prompt_completion}"
+    source = f"{{type: jsonl, files: {sums}}}"
+    objective = f"{{type: grpo, group_size: 4, max_tokens: 6, rewards: ['{HERE}:low_letters']}}"
+    return tiny.load(
+        "transformer",
+        f"data={{type: records, source: {source}, seq_len: 16, task: {task}}}",
+        f"objective={objective}",
+        *("train.steps=4", "train.batch_size=8", "eval.every_steps=null", "sample.prompts=[]"),
+        *(
+            "checkpoint.every_steps=1",
+            "checkpoint.keep_last=9",
+            "logging.tensorboard=false",
+            "eval.at_end=false",
+        ),
+        *(f"run_dir={run}", *changes),
+    )
+
+
+def result(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "result.json").read_text())["final"]
+    return found
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one step", "two steps"])
+def run(request: Any, sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose rollouts serve one step, or two."""
+    folder = tmp_path_factory.mktemp("grpo") / "run"
+    several = f"objective.num_iterations={request.param}"
+    assert api.fit(config_of(sums, folder, ONE, several, "eval.at_end=true")).code == 0
+    return folder
+
+
+def test_a_run_that_is_cut_anywhere_ends_in_the_same_weights(run: Path, tmp_path: Path) -> None:
+    """Where rollouts serve two steps, checkpoint 1 is between these."""
+    cut = tmp_path / "run"
+    shutil.copytree(run, cut)
+    for step in (3, 2, 1):
+        (cut / "result.json").unlink()
+        for later in range(step + 1, 5):
+            shutil.rmtree(cut / "checkpoints" / f"{later:08d}")
+        assert api.fit(load_saved(cut), must_exist=True).result["final"] == result(run)
+
+
+def test_weights_change_and_lines_have_the_figures_of_rollouts(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "train/reward" in line][-1]
+    assert 0 < last["train/reward"] <= 1 and last["train/reward_std"] > 0
+    assert 1 <= last["train/completion_tokens"] <= 6 and 0 <= last["train/truncated"] <= 1
+    assert last["train/entropy"] > 1 and last["train/grad_norm"] > 0
+    assert result(run)["eval/loss"] > 0  # of the records' own completions
+
+
+def params_of(run: Path) -> dict[str, np.ndarray]:
+    from jaxlm.training.loading import load_trained
+
+    return flatten(load_trained(str(run), report=lambda _: None)[2])
+
+
+@pytest.fixture(scope="module")
+def first_step(sums: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """Plain SGD: a small difference of the gradients stays one."""
+    folder = tmp_path_factory.mktemp("first") / "run"
+    assert api.fit(config_of(sums, folder, ONE, *SGD)).code == 0
+    return params_of(folder)
+
+
+SGD = ("optimizer={type: sgd, learning_rate: 0.1}", "train.steps=1")
+
+
+@pytest.mark.parametrize("change", ["train.accumulation=2", "mesh={data: 4, fsdp: 2}"])
+def test_accumulation_and_devices_change_nothing(
+    first_step: dict[str, np.ndarray], sums: Path, tmp_path: Path, change: str
+) -> None:
+    mesh = () if change.startswith("mesh") else (ONE,)
+    assert api.fit(config_of(sums, tmp_path / "run", *mesh, *SGD, change)).code == 0
+    for path, value in params_of(tmp_path / "run").items():
+        np.testing.assert_allclose(value, first_step[path], atol=1e-6, err_msg=path)
+
+
+# --------------------------------------------------------------------------------------- rollouts
+
+
+def test_a_rollout_is_a_function_of_weights_and_step(sums: Path, tmp_path: Path) -> None:
+    config = config_of(sums, tmp_path / "run", ONE).config
+    session = Session.open(config, report=lambda _: None)
+    learner, compiled = session.learner, []
+    assert learner is not None
+
+    @contextmanager
+    def compiling() -> Iterator[None]:
+        compiled.append(1)
+        yield
+
+    def rollout(step: int, batch: int = 0) -> dict[str, np.ndarray]:
+        rows = stack([loader.row(batch * 8 + i) for i in range(8)])
+        rows.pop("id")
+        state["step"] = jax.device_put(np.int32(step))
+        on_mesh = to_global_whole(rows, learner.mesh)
+        found = learner.batch(state, learner.frozen, on_mesh, compiling=compiling)
+        return jax.device_get(dict(found))
+
+    with session.train_loader() as loader, jax.set_mesh(learner.mesh):
+        state = learner.create()
+        first = rollout(0)
+        count = len(compiled)
+        again, other, next_prompts = rollout(0), rollout(1), rollout(0, batch=1)
+    assert count > 0 and len(compiled) == count, "a program is compiled once"
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name], err_msg=name)
+    assert (first["targets"] != other["targets"]).any()
+    pieces = session.prepared.tokenizer
+    records = session.prepared.splits["train"].records_of  # type: ignore[attr-defined]
+    for found, number in ((first, 0), (next_prompts, 1)):
+        for row in range(8):
+            mask = found["loss_weights"][row].astype(bool)
+            begin, size = mask.argmax(), mask.sum()
+            assert mask[begin : begin + size].all() and 1 <= size <= 6
+            tokens = np.append(found["tokens"][row], found["targets"][row][-1])
+            record = records(loader.row(number * 8 + row)["record"])[0]
+            assert pieces.decode(tokens[1 : begin + 1]) == record["prompt"]
+            text = tokens[begin + 1 : begin + 1 + size].tolist()
+            ended = text[-1] == pieces.eos_id
+            assert found["truncated"][row] == (not ended)
+            text = pieces.decode(text[:-1] if ended else text)
+            assert found["rewards"][row, 0] == np.float32(low_letters(record, text))
+        tokens = [tuple(row) for row in found["targets"]]
+        assert len({*tokens}) == 8, "each completion of a group is drawn for itself"
+        groups = found["rewards"].reshape(2, 4)
+        std = groups.std(1, ddof=1, keepdims=True)
+        want = (groups - groups.mean(1, keepdims=True)) / (std + 1e-4)
+        np.testing.assert_allclose(found["advantages"], want.reshape(-1), atol=1e-4)
+
+
+def test_rewards_rise(sums: Path, tmp_path: Path) -> None:
+    rate = "optimizer={type: adam, learning_rate: 0.02}"
+    changes = (rate, "train.steps=12", "train.batch_size=16", "logging.every_steps=1")
+    assert api.fit(config_of(sums, tmp_path / "run", ONE, *changes)).code == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rewards = [v for line in lines if (v := json.loads(line).get("train/reward")) is not None]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("train.batch_size=6", "6 completions cannot be cut into groups of 4"),
+        ("data.packing=whole", "data.packing: grpo needs a record a row"),
+        ("data.seq_len=8", "the prompt of training record .* room for 3 beside"),
+        ("objective.max_tokens=17", "leave no room for a prompt"),
+        (f"objective.rewards=['{HERE}:nothing']", "nothing returned nan .*'1[+]"),
+        ("model.attention.causal=false", "needs a model that continues its prompt"),
+    ],
+)
+def test_what_cannot_be_is_one_line(sums: Path, tmp_path: Path, change: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        api.fit(config_of(sums, tmp_path / "run", ONE, "train.batch_size=16", change))
+    assert "\n" not in str(error.value)
