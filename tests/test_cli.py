@@ -228,7 +228,7 @@ def test_config_show_needs_no_jax_and_gives_the_same():
     program = (
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from jaxlm.cli.shared.without_jax import without_jax\n"
+        "from jaxlm.cli.shared.without_jax import reading, without_jax\n"
         "from jaxlm.core.config import UserError, to_yaml\n"
         "def shown(path):\n"
         "    from jaxlm.cli.shared.settings import lines_of\n"
@@ -243,6 +243,8 @@ def test_config_show_needs_no_jax_and_gives_the_same():
     apart = program + (
         f"with without_jax():\n    found = [shown(path) for path in {paths!r}]\n"
         "assert not {'jax', 'flax', 'numpy', 'jaxlm.run'} & sys.modules.keys()\n"
+        "def read():\n    import jax.numpy as jnp\n    return int(jnp.arange(3).sum() + 1)\n"
+        "assert reading(read) == 4\n"  # what needs jax is read with it
         "import jaxlm.mesh, jax\n"
         "assert jaxlm.mesh.MeshConfig().build().size == jax.device_count()\n"  # the real ones
         "print(json.dumps(found))\n"
@@ -252,17 +254,6 @@ def test_config_show_needs_no_jax_and_gives_the_same():
     names: dict = {}
     exec(program, names)
     assert json.loads(done.stdout) == [names["shown"](path) for path in paths]
-
-
-def test_what_needs_jax_is_read_with_it():
-    program = (
-        "import sys\n"
-        "from jaxlm.cli.shared.without_jax import reading\n"
-        "def read():\n    import jax.numpy as jnp\n    return int(jnp.arange(3).sum() + 1)\n"
-        "assert reading(read) == 4 and 'jax' in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
 
 
 def test_config_show_as_yaml_can_be_run_again(out, tmp_path):

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("faults")
     with warm_programs():
-        faults.make_runs(folder, (*faults.SETTINGS, "mesh.num_devices=1"))
+        kept = "checkpoint={every_steps: 4, keep_last: 2}"
+        faults.make_runs(folder, (*faults.SETTINGS, "mesh.num_devices=1", kept))
         yield folder
 
 
@@ -61,7 +62,7 @@ def test_a_planted_fault_is_found(
     else:
         monkeypatch.setattr(run_files, "damage", fail)
     cases = numbers(folder, ("run/metrics.jsonl",), 4)
-    found = [faults.trial(folder, 0, number, folder / "work").verdict for number in cases]
+    found = (faults.trial(folder, 0, number, folder / "work").verdict for number in cases)
     assert ("other" if reason == "a check is missing" else "traceback") in found
 
 

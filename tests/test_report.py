@@ -150,14 +150,14 @@ def test_foreign_text_stays_text(tmp_path):
 
 def test_a_long_run_stays_small_and_quick(tmp_path):
     words = "<&\"'" * 2000
-    run = make_run(tmp_path / "long", steps=100_000, every=1, sample_count=500, speech=words)
+    run = make_run(tmp_path / "long", steps=30_000, every=1, sample_count=500, speech=words)
     began = time.process_time()
     path = write_report(run)
-    assert time.process_time() - began < 15
+    assert time.process_time() - began < 5
     assert path.stat().st_size < 2_000_000
     page = Page(path.read_text(encoding="utf-8"))
     assert "more are in samples.jsonl" in page.text
-    assert "step 100,000" in page.text
+    assert "step 30,000" in page.text
 
 
 def test_an_empty_run_and_a_missing_one(tmp_path):
