@@ -14,6 +14,7 @@ from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
 from jaxlm.core.files import read_sealed
 from jaxlm.core.tree import flatten
+from jaxlm.nn.stored_kernel import count_of
 from jaxlm.run import config_sha256, load_saved
 from jaxlm.runs.files import folder_problems, read_result
 from jaxlm.runs.folder import RunDir
@@ -44,6 +45,7 @@ def describe_run(path: Path) -> Found:
         "total_steps": config.train.steps,
         "num_params": None,
         "trained_params": None,
+        "frozen_bytes": None,
         "param_sha256": None,
         "config_sha256": config_sha256(config),
         "data": None,
@@ -70,7 +72,8 @@ def describe_run(path: Path) -> Found:
         params = reader.restore_partial(step, {"params": trained})["params"]
         found["trained_params"] = reader.read_metadata(step).count("params/")
         base = flatten(program.base(program.abstract_params))
-        found["num_params"] = found["trained_params"] + sum(x.size for x in base.values())
+        found["num_params"] = found["trained_params"] + count_of(base)
+        found["frozen_bytes"] = sum(x.size * x.dtype.itemsize for x in base.values())
         found["param_sha256"] = param_sha256(params)
         found["data"] = json.loads(reader.read_file(step, "data.json"))
     return found
@@ -99,8 +102,10 @@ def _parameters(found: Found) -> str:
     total, trained = found["num_params"], found["trained_params"]
     if total is None:
         return "no checkpoint yet"
-    share = f", {trained:,} trained ({trained / total:.2%})" if trained != total else ""
-    return f"{total:,}{share}"
+    if trained == total:
+        return f"{total:,}"
+    frozen = f"the others take {found['frozen_bytes'] / 1e6:,.1f} MB"
+    return f"{total:,}, {trained:,} trained ({trained / total:.2%}); {frozen}"
 
 
 def render(found: Found) -> str:

@@ -58,6 +58,12 @@ class TrainConfig(Config):
         None, "passes over the training rows, where steps is null", gt=0, le=1e6, affects="host"
     )
     batch_size: int = field(32, "rows of one step, over all devices and micro-batches", ge=1)
+    embedding_noise: float = field(
+        0.0,
+        "noise on embeddings of tokens, U(-1, 1) times this / sqrt(row length * width): 5 to 15 in "
+        "NEFTune (arXiv:2310.05914); 0: none",
+        ge=0,
+    )
     accumulation: int = field(1, "micro-batches that a step's rows are taken in", ge=1)
     prefetch: int = field(8, "batches made ahead of the step", ge=0, le=10_000, affects="run")
     data_threads: int = field(1, "threads that make batches", ge=1, le=1024, affects="run")

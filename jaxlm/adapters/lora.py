@@ -12,6 +12,10 @@ over time or sorted experts multiply with are changed first: W + s A B. Of a tab
 [V, D], A [V, rank] starts at 0 and B [rank, D] is drawn from N(0, 1); a head that is tied to the
 table changes with it. Dropout is for kernels with an input of their own: not for these three.
 
+`base_weights` stores the frozen kernels in 4 or 8 bits (QLoRA: `jaxlm.nn.stored_kernel`), those
+without an A and B as well; not embeddings, the output embedding and what is trained in full. The
+base is then what these bits say, in each matmul and in the merged model.
+
 `rslora` (Kalajdzievski 2023, arXiv:2312.03732) has s = alpha / sqrt(rank). `rank` 0 adds nothing:
 the model is its base to the bit, and only new heads are trained.
 """
@@ -39,6 +43,7 @@ from jaxlm.nn.dense import Adaptable
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.heads.base import is_of_head
+from jaxlm.nn.stored_kernel import StoredAs, as_plain, store
 
 A, B = "lora_a", "lora_b"
 INSIDE = "adapter"  # the attribute of a module that has one
@@ -62,6 +67,9 @@ class LoRA(Adapter):
     alpha_pattern: dict[str, float] = field(dict, "target -> its own alpha; the first match counts")
     train: tuple[str, ...] = field(
         (), "regular expressions: parameters that are trained in full as well; new heads always are"
+    )
+    base_weights: StoredAs | None = field(
+        None, "how frozen kernels are stored: nf4 (4 bits) or int8 (QLoRA); null: float32"
     )
     adapts_tables: ClassVar[bool] = True  # whether a table of embeddings can be a target
 
@@ -99,6 +107,10 @@ class LoRA(Adapter):
                 own = self.build(found[path], rank, scale, rngs=rngs)
                 own.rate, own.number = self.dropout, number
                 found[path].adapter = own
+        if self.base_weights is not None:
+            for path, node in found.items():
+                if isinstance(node, Adaptable) and not self.trains(f"{path}/kernel"):
+                    store(node, self.base_weights)
 
     @property
     def low_rank(self) -> LoRA:
@@ -132,7 +144,7 @@ class LoRA(Adapter):
                 raise no_match("adapter.train", pattern, paths)
 
     def merge(self, params: dict[str, Any]) -> dict[str, Any]:
-        flat = flatten(params)
+        flat = as_plain(flatten(params))
         adapted = adapted_modules(flat)
         for where, (_, scale) in self.settings(adapted).items():
             own = {name: flat.pop(f"{where}/{INSIDE}/{name}") for name in adapted[where]}

@@ -25,6 +25,7 @@ from flax import nnx
 from jaxlm.kernels.contract import contract
 from jaxlm.kernels.quantized import Quantization, quantized_contract
 from jaxlm.mesh import gather_weight, is_split, shard
+from jaxlm.nn.stored_kernel import Stored, restored, stored_value
 
 
 class Adaptable(nnx.Module):
@@ -36,14 +37,14 @@ class Adaptable(nnx.Module):
     kernel that gives that output.
     """
 
-    kernel: nnx.Param
+    kernel: Any  # an nnx.Param, or a StoredKernel
     num_inputs: int
     adapter: Any = None
     has_input: ClassVar[bool] = (
         False  # whether the adapter is given the input, not the kernel alone
     )
 
-    def adapted_kernel(self) -> nnx.Param:
+    def adapted_kernel(self) -> Any:
         """The kernel with its adapter, for code that multiplies with the kernel itself."""
         if self.adapter is None:
             return self.kernel
@@ -89,29 +90,31 @@ class Dense(Adaptable):
         """The map in the compute dtype. `x` ends in the dims that the kernel begins with."""
         axes, low = tuple(self.kernel.get_metadata()["axes"]), self.quantization
 
-        def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        def product(x: jax.Array, stored: Any) -> jax.Array:
+            kernel = restored(stored)
             if low is not None:
                 return quantized_contract(x, kernel, axes, self.num_inputs, low)
             return contract(x, gather_weight(kernel, axes, self.dtype), self.num_inputs)
 
-        if is_split("fsdp") and low is None:
-            # The backward pass gathers the kernel again: saved, those of all layers would be whole.
+        x, stored = x.astype(self.dtype), stored_value(self.kernel)
+        if (is_split("fsdp") and low is None) or isinstance(stored, Stored):
+            # The backward pass gathers or restores the kernel again: saved, those of all layers
+            # would be whole.
             product = jax.checkpoint(product, prevent_cse=False)
-        x, kernel = x.astype(self.dtype), self.kernel.get_value()
-        y = product(x, kernel)
+        y = product(x, stored)
         if self.adapter is not None:
-            y = self.adapter(x, y, kernel)
+            y = self.adapter(x, y, restored(stored))
         if self.bias is not None:
             y = y + weight(self.bias, self.dtype)
         return y
 
 
-def weight(param: nnx.Param, dtype: Any) -> jax.Array:
+def weight(param: Any, dtype: Any) -> jax.Array:
     """A parameter as its matmul wants it: in the compute dtype, gathered over fsdp."""
     return gather_weight(param.get_value(), param.get_metadata()["axes"], dtype)
 
 
-def whole(param: nnx.Param, dtype: Any) -> jax.Array:
+def whole(param: Any, dtype: Any) -> jax.Array:
     """A parameter as a loop over time wants it: in the compute dtype, whole on every device.
 
     A collective at each of T small steps would cost more than the products that it saves.

@@ -18,6 +18,7 @@ from flax import nnx
 
 from jaxlm.mesh import gradient_by_columns
 from jaxlm.nn.dense import weight
+from jaxlm.nn.embedding_noise import noisy
 
 
 class Embedding(nnx.Module):
@@ -44,6 +45,7 @@ class Embedding(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         table = std * jax.random.normal(rngs.params(), (vocab_size, dim), jnp.float32)
         self.table = nnx.Param(table, axes=(rows, "embed"))
+        self.of_tokens = rows == "vocab"
 
     @jax.named_scope("embedding")
     def __call__(
@@ -55,7 +57,8 @@ class Embedding(nnx.Module):
         """
         x = jnp.take(weight(self.table, self.dtype), tokens, axis=0, mode="fill")
         x = gradient_by_columns(x, rows=self.table.shape[0], axes=axes)
-        return x if self.adapter is None else self.adapter(tokens, x)
+        x = x if self.adapter is None else self.adapter(tokens, x)
+        return noisy(x, axes.index("batch")) if self.of_tokens else x
 
     def attend(self) -> jax.Array:
         """The table as the kernel [D, V] of a tied head, in the compute dtype."""

@@ -23,6 +23,7 @@ from jax import ShapeDtypeStruct
 
 from jaxlm.core.tree import map_with_path
 from jaxlm.nn.dense import Adaptable, Dense
+from jaxlm.nn.stored_kernel import plain_path
 
 TIED = "embed/table"  # the kernel of a head that has none of its own
 
@@ -46,7 +47,7 @@ def only_trained(module: Any, frozen: Collection[str]) -> Any:
     nodes = {"/".join(map(str, path)): node for path, node in nnx.iter_graph(module)}
 
     def left(path: str, leaf: Any) -> Any:
-        owner: Any = nodes.get(path.rpartition("/")[0])
+        owner: Any = nodes.get(plain_path(path).rpartition("/")[0])
         if isinstance(owner, Adaptable) and not isinstance(owner, Dense) and owner.adapter:
             return leaf
         none = ShapeDtypeStruct((0, *leaf.shape[1:]), leaf.dtype)

@@ -19,6 +19,7 @@ import optax
 from jaxlm.core.config import REQUIRED, Config, Kind, field
 from jaxlm.core.tree import map_with_path
 from jaxlm.core.types import ScheduleConfig
+from jaxlm.optim.by_layer import Unfreeze
 from jaxlm.optim.param_groups import Group
 from jaxlm.optim.schedules.constant import Constant
 
@@ -53,6 +54,18 @@ class OptimizerConfig(Config):
     lr_groups: tuple[Group, ...] = field(
         (),
         "multipliers of the learning rate, by parameter, above 0; empty: 1 for all",
+        affects="schedule",
+    )
+    layer_decay: float = field(
+        1.0,
+        "the learning rate of a layer relative to that of the layer above it; 1: equal",
+        gt=0,
+        le=1,
+        affects="schedule",
+    )
+    unfreeze: Unfreeze | None = field(
+        None,
+        "from which step parameters are trained, the upper layers first; null: all from the first",
         affects="schedule",
     )
     offload: bool = field(False, "keep the moments in host memory between updates")

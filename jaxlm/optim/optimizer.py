@@ -3,7 +3,10 @@
 Whatever the optimizer, an update is made in the same order:
 
     gradient + l1 sign(w) + l2 w  ->  clip by global norm  ->  the optimizer's direction
-    -> + weight_decay w  ->  * learning rate * schedule(step) * multiplier of lr_groups  ->  negated
+    -> + weight_decay w  ->  * learning rate * schedule(step) * multipliers  ->  negated
+
+The multipliers are those of lr_groups and of layer_decay; before a parameter is unfrozen, its
+update is none (`jaxlm.optim.by_layer`).
 
 So l1 and l2 act like terms of the loss (l1 |w| + l2 w^2 / 2), and weight_decay is decoupled
 (arXiv:1711.05101). Statistics of stacked parameters (layers, experts) are kept matrix by matrix.
@@ -34,6 +37,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten, map_with_path
 from jaxlm.mesh import spec_of
 from jaxlm.optim.base import OptimizerConfig
+from jaxlm.optim.by_layer import decays, starts
 from jaxlm.optim.param_groups import HELD, group_values
 from jaxlm.optim.schedules.base import Schedule
 
@@ -77,16 +81,22 @@ def build(config: OptimizerConfig, abstract_params: Any, axes: Any, total_steps:
     if config.lr_groups:
         groups = group_values("optimizer.lr_groups", config.lr_groups, axes)
         rates = jax.tree.map(lambda a, b: a * b, rates, groups)
+    if config.layer_decay != 1:
+        by_depth = decays(config.layer_decay, abstract_params, axes)
+        rates = jax.tree.map(lambda a, b: a * b, rates, by_depth)
+    begin = None
+    if config.unfreeze is not None:
+        begin = starts(config.unfreeze, abstract_params, axes)
     rates = map_with_path(lambda path, r: 0.0 if path.rpartition("/")[2] in HELD else r, rates)
     clip = config.clip_norm
     tx = optax.chain(
         _add(values["l1"], jnp.sign),
         _add(values["l2"], lambda p: p),
-        optax.clip_by_global_norm(clip) if clip is not None else optax.identity(),
+        _clip(clip, begin) if clip is not None else optax.identity(),
         config.direction(axes),
         _add(values["weight_decay"], lambda p: p),
-        optax.stateless(lambda u, _: jax.tree.map(lambda x, r: x if r == 1 else x * r, u, rates)),
-        _descend(schedule),
+        optax.stateless(lambda u, _: jax.tree.map(_times, u, rates)),
+        _descend(schedule, begin),
     )
     return Optimizer(config, tx, schedule)
 
@@ -145,12 +155,41 @@ def _add(weights: Any, function: Callable[[jax.Array], jax.Array]) -> optax.Grad
     )
 
 
-def _descend(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+def _times(x: jax.Array, rate: Any) -> jax.Array:
+    """An update with its multiplier: a number, or an array of the layers of a stack."""
+    return x if isinstance(rate, float) and rate == 1 else x * jnp.asarray(rate, x.dtype)
+
+
+def _active(tree: Any, begin: Any, step: Any, otherwise: float) -> Any:
+    """A tree in which the parameters that begin to change after `step` have another value."""
+    if begin is None:
+        return tree
+    return jax.tree.map(
+        lambda x, start: jnp.where(step >= start, x, jnp.asarray(otherwise, x.dtype)), tree, begin
+    )
+
+
+def _clip(norm: float, begin: Any) -> optax.GradientTransformationExtraArgs:
+    """Scales gradients whose norm, that of the parameters that change, exceeds `norm`."""
+    plain = optax.clip_by_global_norm(norm)
+
+    def update(updates: Any, state: Any, params: Any = None, *, step: Any, **_: Any) -> Any:
+        if begin is None:
+            return plain.update(updates, state, params)
+        found = optax.tree.norm(_active(updates, begin, step, 0.0))
+        scale = jnp.where(found < norm, 1.0, norm / found)
+        return jax.tree.map(lambda u: u * scale.astype(u.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(plain.init, update)
+
+
+def _descend(schedule: Schedule, begin: Any) -> optax.GradientTransformationExtraArgs:
     """Multiplies by minus the learning rate of the step that `update` is given."""
 
     def update(updates: Any, state: Any, params: Any = None, *, step: Any, **_: Any) -> Any:
         rate = -schedule(step)
-        return jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates), state
+        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
+        return _active(updates, begin, step, -0.0), state  # x + -0.0 is x, whatever its sign
 
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 

@@ -21,6 +21,7 @@ from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten, join, select, unflatten
+from jaxlm.nn.stored_kernel import as_stored, plain_leaves
 from jaxlm.run import RunConfig, load_saved, own_config
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import IDENTITY
@@ -120,29 +121,28 @@ def read_pretrained(
     report: Report = log.info,
 ) -> dict[str, Any]:
     """{path: array} of the parameters at these paths, of a checkpoint of the run that `init.from`
-    names: those of its model, with its adapter merged.
+    names: those of its model, with its adapter merged, as this program stores them.
 
     Raises `UserError` that lists parameters that the run lacks or has in another shape.
     """
     source, use_ema = RunDir(config.init.from_ or ""), config.init.use_ema
-    leaves = flatten(program.abstract_params)
+    wanted = {path: x for path, x in flatten(program.abstract_params).items() if path in paths}
+    leaves = plain_leaves(wanted)
     if own_config(source.path).values.get("adapter") is None:
         part = params_part(reader, step, use_ema)
-        tree = unflatten({path: leaves[path] for path in paths})
-        return flatten(reader.restore_partial(step, {part: tree})[part])
+        found = flatten(reader.restore_partial(step, {part: unflatten(leaves)})[part])
+        return as_stored(found, wanted)
     other = load_saved(source.path).config.replace(mesh=config.mesh, train=config.train)
     own = program_of(other, program.mesh)
     params = read_weights(other, own, reader, step, use_ema=use_ema, report=report)
-    return _placed(flatten(merged(other, own, params)[1]), paths, leaves, source)
+    return as_stored(_placed(flatten(merged(other, own, params)[1]), leaves, source), wanted)
 
 
-def _placed(
-    merged: Mapping[str, Any], paths: Collection[str], leaves: Mapping[str, Any], source: RunDir
-) -> dict[str, Any]:
+def _placed(merged: Mapping[str, Any], leaves: Mapping[str, Any], source: RunDir) -> dict[str, Any]:
     """The merged parameters of a source, where this program has them."""
     found = {}
-    for path in paths:
-        value, leaf = merged.get(path), leaves[path]
+    for path, leaf in leaves.items():
+        value = merged.get(path)
         if value is None or value.shape != leaf.shape:
             have = "is missing" if value is None else f"has the shape {list(value.shape)}"
             raise UserError(

@@ -35,6 +35,7 @@ def program_of(config: RunConfig, mesh: Any) -> Program:
         seed=config.seed,
         batch_size=config.train.batch_size,
         accumulation=config.train.accumulation,
+        embedding_noise=config.train.embedding_noise,
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core import config as configs
 from jaxlm.core.exit_codes import DONE
 from jaxlm.core.measures import Measure, tables_of, values_of
+from jaxlm.core.tree import flatten
 from jaxlm.distributed.watchdog import PATIENCE
+from jaxlm.nn.stored_kernel import count_of
 from jaxlm.run import config_sha256
 from jaxlm.runs.trackers import extent
 from jaxlm.training.callbacks.evaluate import Evaluate
@@ -31,7 +31,7 @@ def finish(run: Context, evaluate: Evaluate, sample: Sample) -> Outcome:
     with run.watch("other"), run.watchdog.doing("checksum of the parameters", PATIENCE):
         digest = param_sha256(run.state["params"])
     about = [
-        NUM_PARAMS.of(sum(x.size for x in jax.tree.leaves(run.params))),
+        NUM_PARAMS.of(count_of(flatten(run.params))),
         PARAM_SHA256.of(digest),
         CONFIG_SHA256.of(config_sha256(run.config)),
     ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxlm.core.measures import Measure
 from jaxlm.core.tree import flatten
+from jaxlm.nn.stored_kernel import count_of
 from jaxlm.runs.stopwatch import Stopwatch
 from jaxlm.training.program import Program
 from jaxlm.training.throughput import Peak
@@ -109,8 +110,8 @@ class Figures:
     def header(self, options: Mapping[str, str]) -> str:
         """Size, mesh, the definition of MFU and the compiler's options, for people."""
         params = flatten(self._program.abstract_params)
-        count = sum(x.size for x in params.values())
-        trained = count - sum(params[path].size for path in self._program.frozen)
+        count = count_of(params)
+        trained = count_of(flatten(self._program.trained(self._program.abstract_params)))
         mesh = {axis: size for axis, size in self._program.mesh.shape.items() if size > 1}
         dtype = self._program.model.dtype
         forward = f"{self._forward / 1e6:.1f} MFLOP/token (forward)"

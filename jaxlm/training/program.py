@@ -28,6 +28,7 @@ from jaxlm.nn.flops import matmul_flops, only_trained
 from jaxlm.nn.heads.base import is_of_head
 from jaxlm.nn.params import split
 from jaxlm.nn.pipeline import Schedule, pipelined
+from jaxlm.nn.stored_kernel import plain_path
 from jaxlm.objectives.base import Objective
 
 INIT_STREAM, DROPOUT_STREAM, SAMPLE_STREAM = range(3)
@@ -59,6 +60,7 @@ class Program:
     batch_size: int
     accumulation: int
     stage_repeats: int
+    embedding_noise: float
 
     def trained(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The part of a tree of parameters (or of their axes, shardings) that training changes."""
@@ -134,6 +136,7 @@ def make_program(
     seed: int = 0,
     batch_size: int = 1,
     accumulation: int = 1,
+    embedding_noise: float = 0.0,
 ) -> Program:
     """A Program from configs; shapes only, nothing is allocated.
 
@@ -175,6 +178,7 @@ def make_program(
         batch_size=batch_size,
         accumulation=accumulation,
         stage_repeats=stage_repeats,
+        embedding_noise=embedding_noise,
     )
 
 
@@ -204,4 +208,5 @@ def _adapted(
     own = flatten(plain)
     adapter.check(sorted(own))
     frozen = {path for path in params if not adapter.trains(path) and not is_of_head(path)}
-    return frozenset(params.keys() - own.keys()), frozenset(frozen)
+    added = {path for path in params if plain_path(path) not in own}
+    return frozenset(added), frozenset(frozen)

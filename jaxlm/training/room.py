@@ -20,6 +20,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxlm.core.config import UserError
+from jaxlm.core.tree import flatten
+from jaxlm.nn.stored_kernel import count_of
 from jaxlm.run import RunConfig
 
 ROW_KEYS = 3  # int32 numbers a token of a batch
@@ -74,7 +76,7 @@ def check_room(learner: Any) -> None:
     devices = list(learner.program.mesh.devices.flat)
     need, room = sum(sizes), memory_of(devices)
     if room is not None and need > room:
-        count = sum(math.prod(p.shape) for p in jax.tree.leaves(learner.program.abstract_params))
+        count = count_of(flatten(learner.program.abstract_params))
         raise UserError(
             f"model: {count:,} parameters take {need / 1e9:,.1f} GB with their optimizer state, "
             f"but {len(devices)} devices have {room / 1e9:,.1f} GB in all; make the model smaller "

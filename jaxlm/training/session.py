@@ -111,6 +111,7 @@ def resolve(
         steps = max(1, math.ceil(epochs * rows / config.train.batch_size - 1e-9))
         ran = config.replace(train=config.train.replace(steps=steps, epochs=None))
         check_schedule(ran, marks or {}, epochs)
+    config = _unfrozen_by_steps(config, prepared)
     model = config.model.replace(vocab_size=wanted or size)
     objective = config.objective.resolve(prepared, model)
     config = config.replace(
@@ -120,6 +121,18 @@ def resolve(
     )
     check_samples(config, prepared)
     return config
+
+
+def _unfrozen_by_steps(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """`optimizer.unfreeze` in steps, where it is in epochs."""
+    optimizer = config.optimizer
+    if optimizer is None or optimizer.unfreeze is None:
+        return config
+    size = config.train.batch_size
+    rows = prepared.rows("train", batch_size=size, seed=0).rows_per_epoch
+    return config.replace(
+        optimizer=optimizer.replace(unfreeze=optimizer.unfreeze.in_steps(rows / size))
+    )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from flax import nnx
 from jaxlm import mesh as meshes
 from jaxlm.core.tree import join
 from jaxlm.nn.adapter_key import adapter_key
+from jaxlm.nn.embedding_noise import embedding_noise
 from jaxlm.nn.pipeline import Schedule, pipelined
 from jaxlm.optim.optimizer import Optimizer, update_ema
 from jaxlm.training.program import DROPOUT_STREAM, Program, derive_key
@@ -122,7 +123,7 @@ def _micro_gradients(
 ) -> tuple:
     def loss_sum(params: Any) -> tuple[jax.Array, Any]:
         model = nnx.merge(program.graphdef, join(params, base))
-        with adapter_key(key):
+        with adapter_key(key), embedding_noise(program.embedding_noise, key):
             out = program.objective.loss(model, batch, key=key, cache=carry)
         return out.loss_sum, out
 

@@ -34,6 +34,7 @@ ADJUSTABLE = {
     *("train.steps", "train.max_bad_steps", "train.rollback", "early_stop"),
     *("optimizer.learning_rate", "optimizer.schedule", "optimizer.clip_norm"),
     *("optimizer.weight_decay", "optimizer.lr_groups"),
+    *("optimizer.layer_decay", "optimizer.unfreeze"),
     *("model.dtype", "model.encoder.dtype"),
 }
 NOT_TRACED = {

@@ -34,6 +34,7 @@ from jaxlm.hf.peft.settings import CONFIG, WEIGHTS, Settings, compact, to_values
 from jaxlm.hf.shards import Header, write_file
 from jaxlm.hf.vocabularies import to_json
 from jaxlm.models.families.shared.table import write_tensors
+from jaxlm.nn.stored_kernel import as_plain
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.base import origin
@@ -105,7 +106,7 @@ def write_adapter(
     base: str | None,
 ) -> int:
     """Writes PEFT's two files; returns how many modules are adapted. Raises `UserError`."""
-    flat = {path: np.asarray(x) for path, x in flatten(params).items()}
+    flat = {path: np.asarray(x) for path, x in as_plain(flatten(params)).items()}
     modules = adapters_of(layout, adapter, flat)
     whole, bias = saved_whole(layout, program, set(modules))
     linear = [parts[0] for n in modules if not _is_table(parts := layout.modules[n])]
@@ -274,7 +275,7 @@ def _checked(
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     """The files read back, and their logits against the run's."""
-    base = {p: x for p, x in flatten(params).items() if p not in program.added}
+    base = as_plain({p: x for p, x in flatten(params).items() if p not in program.added})
     adapter, other, again = read_adapter(folder, layout, config, base, program.mesh)
     with jax.set_mesh(program.mesh):
         want, found = outputs(program, params), outputs(other, again)

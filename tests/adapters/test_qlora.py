@@ -1,0 +1,171 @@
+"""LoRA on a base of 4 or 8 bits: the base, what is merged, other meshes, a run that is cut."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm import api
+from jaxlm.adapters.dora import DoRA
+from jaxlm.adapters.lora import LoRA
+from jaxlm.core.tree import flatten, join, unflatten
+from jaxlm.info import describe_run
+from jaxlm.mesh import MeshConfig
+from jaxlm.nn.stored_kernel import as_plain, dequantize, quantize
+from jaxlm.optim.adamw import AdamW
+from jaxlm.run import load_saved
+from jaxlm.training.loading import load_trained
+from tests import tiny
+from tests.adapters.test_adapters import config_of, loss, program_of, steps
+
+ONE = "mesh={data: 1, num_devices: 1}"
+SHORT = (
+    *(ONE, "data.seq_len=16", "train.steps=4", "sample.prompts=[]", "model.dropout=0"),
+    *("eval.every_steps=null", "eval.max_batches=1", "eval.at_end=false"),
+    *("checkpoint.every_steps=2", "checkpoint.keep_last=3", "logging.tensorboard=false"),
+)
+
+
+@cache
+def drawn(name: str, adapter: Any) -> dict[str, np.ndarray]:
+    """Parameters with a B that is not 0, on the host."""
+    flat = flatten(jax.device_get(jax.jit(program_of(name, adapter).init_params)()))
+    rng = np.random.default_rng(0)
+    return {
+        path: rng.normal(0, 0.05, x.shape).astype(x.dtype) if path.endswith("lora_b") else x
+        for path, x in flat.items()
+    }
+
+
+@pytest.mark.parametrize("form", ["nf4", "int8"])
+def test_rank_0_is_the_base_rounded(form) -> None:
+    """Every kernel but the output embedding, and nothing else, is what its bits say."""
+    program = program_of("transformer", LoRA(rank=0, base_weights=form))
+    assert not program.added and len(program.frozen) == len(flatten(program.abstract_params))
+    found = flatten(jax.device_get(jax.jit(program.init_params)()))
+    plain_program = program_of("transformer", None)
+    plain = flatten(jax.device_get(jax.jit(plain_program.init_params)()))
+    restored, changed = as_plain(found), set()
+    for path, value in plain.items():
+        if np.array_equal(restored[path], value):
+            continue
+        changed.add(path)
+        want = dequantize(quantize(jnp.asarray(value), form))
+        np.testing.assert_allclose(restored[path], want, atol=1e-6)
+    kernels = {path for path in plain if path.startswith("layers/") and path.endswith("kernel")}
+    assert changed == kernels and restored.keys() == plain.keys()
+    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
+    value = jax.jit(partial(loss, program))(unflatten(found), batch)
+    want = jax.jit(partial(loss, plain_program))(unflatten(restored), batch)
+    np.testing.assert_allclose(value, want, rtol=1e-6)
+    size = lambda flat: sum(x.nbytes for p, x in flat.items() if p.startswith("layers/"))  # noqa: E731
+    assert size(found) < size(plain) * (0.3 if form == "nf4" else 0.45)  # blocks of 8 to 32 here
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter"),
+    [
+        ("transformer", DoRA(rank=3, base_weights="nf4")),
+        ("lstm", LoRA(rank=3, base_weights="int8")),
+        ("moe", LoRA(rank=3, base_weights="nf4")),
+    ],
+)
+def test_merged_it_is_the_restored_base_and_the_change(name, adapter) -> None:
+    """The loss of the merged model is that of the adapted one, and so are the gradients of A and B
+    those of the same adapter on a float32 base of the same values.
+    """
+    program, flat = program_of(name, adapter), drawn(name, adapter)
+    plain, wide = program_of(name, None), program_of(name, adapter.replace(base_weights=None))
+    batch = tiny.on_mesh(tiny.ragged_batch(0), program)
+
+    def adapted(program: Any, params: Any) -> Any:
+        trained, base = program.trained(params), program.base(params)
+        call = lambda t, base, batch: loss(program, join(t, base), batch)  # noqa: E731
+        return jax.jit(jax.value_and_grad(call))(trained, base, batch)
+
+    value, grads = adapted(program, unflatten(flat))
+    want, whole = adapted(wide, unflatten(as_plain(flat)))
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    grads, whole = flatten(grads), flatten(whole)
+    assert grads.keys() == whole.keys() and len(grads) >= 4
+    for path, x in grads.items():
+        scale = np.abs(whole[path]).max() + 1e-3
+        np.testing.assert_allclose(x, whole[path], atol=1e-4 * scale, err_msg=path)
+    merged = adapter.merge(unflatten(flat))
+    assert flatten(merged).keys() == flatten(plain.abstract_params).keys()
+    np.testing.assert_allclose(jax.jit(partial(loss, plain))(merged, batch), value, rtol=1e-5)
+
+
+def test_what_is_trained_in_full_is_not_rounded() -> None:
+    program = program_of("transformer", LoRA(rank=1, base_weights="nf4", train=("query/kernel",)))
+    assert "layers/attention/query/kernel" in flatten(program.trained(program.abstract_params))
+    assert "layers/attention/key/kernel/codes" in program.frozen
+
+
+def test_a_backward_pass_keeps_the_codes_and_no_restored_kernel() -> None:
+    """No residual of the scan over layers has the shape of its kernels, [L, D, F]."""
+    program = program_of("transformer", LoRA(rank=2, targets=("query",), base_weights="nf4"))
+    shapes = program.abstract_params
+    batch = tiny.ragged_batch(0)
+
+    def call(trained: Any, base: Any) -> jax.Array:
+        return loss(program, join(trained, base), batch)
+
+    text = str(jax.make_jaxpr(jax.grad(call))(program.trained(shapes), program.base(shapes)))
+    assert "u8[2,32,48]" in text and "f32[2,32,96]" not in text  # up: 32 -> 96
+    wide = program_of("transformer", LoRA(rank=2, targets=("query",)))
+    shapes = wide.abstract_params
+    call_wide = lambda t, base: loss(wide, join(t, base), batch)  # noqa: E731
+    text = str(jax.make_jaxpr(jax.grad(call_wide))(wide.trained(shapes), wide.base(shapes)))
+    assert "f32[2,32,96]" in text
+
+
+def test_eight_devices_are_as_one() -> None:
+    adapter = LoRA(rank=2, base_weights="nf4")
+    optimizer = AdamW(learning_rate=0.01)
+    found = []
+    for mesh in (tiny.ONE, MeshConfig(data=2, fsdp=2, tensor=2)):
+        learner = tiny.learner(
+            config_of("transformer"), mesh, adapter=adapter, optimizer=optimizer, batch_size=16
+        )
+        state, losses = steps(learner, rows=16)
+        found.append((losses, flatten(jax.device_get(state["params"])), learner.frozen["base"]))
+    (one, params, base), (eight, own, split) = found
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(base), jax.device_get(split))
+    for path, value in params.items():
+        np.testing.assert_allclose(own[path], value, atol=2e-5, err_msg=path)
+
+
+@pytest.mark.usefixtures("shared_programs")
+def test_a_run_rounds_the_base_that_it_names_and_ends_the_same_if_it_is_cut(tmp_path: Path) -> None:
+    base, run = tmp_path / "base", tmp_path / "qlora"
+    adapter = "adapter={type: lora, rank: 2, targets: [query], base_weights: nf4}"
+    for folder, changes in ((base, ()), (run, (f"init.from={base}", adapter))):
+        assert api.fit(tiny.load("transformer", *SHORT, f"run_dir={folder}", *changes)).code == 0
+
+    def params_of(folder: Path, merge: bool = False) -> dict[str, np.ndarray]:
+        loaded = load_trained(str(folder), overrides=(ONE,), merge=merge, report=lambda _: None)
+        return flatten(jax.device_get(loaded[2]))
+
+    plain, own, merged = params_of(base), params_of(run), params_of(run, merge=True)
+    assert merged.keys() == plain.keys()
+    for path, value in plain.items():
+        stored = path.startswith("layers/") and path.endswith("kernel")
+        want = np.asarray(dequantize(quantize(jnp.asarray(value), "nf4"))) if stored else value
+        np.testing.assert_allclose(as_plain(own)[path], want, atol=1e-6)
+        assert np.array_equal(merged[path], as_plain(own)[path]) != path.endswith("query/kernel")
+    assert describe_run(run)["num_params"] == describe_run(base)["num_params"] + 2 * 2 * 2 * 32
+
+    want = json.loads((run / "result.json").read_text())["final"]
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "00000004")
+    assert api.fit(load_saved(run), must_exist=True).result["final"] == want
