@@ -24,6 +24,7 @@ from jaxlm.core.config_yaml import read_yaml_text
 from jaxlm.core.errors import looked_from
 from jaxlm.core.evaluator import Evaluator
 from jaxlm.core.renames import renamed
+from jaxlm.core.sampling import DRAWING, Sampling, SamplingOptions
 from jaxlm.core.types import ModelConfig, TokenizerConfig
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.mesh import MeshConfig
@@ -146,20 +147,28 @@ class ProfileConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(Config):
-    """Text that the model writes while it trains."""
+class SampleConfig(Sampling):
+    """Text that the model writes while it trains, and the defaults of text that is asked of it."""
 
     every_steps: int | None = field(None, "write every N steps; null: at the end alone", ge=1)
     prompts: tuple[str, ...] = field((), "texts to continue; none: no samples")
-    max_tokens: int = field(128, "tokens written after each prompt", ge=1)
     eos_ids: tuple[int, ...] = field(
         (), "ids that end a text, besides the tokenizer's eos; an import reads them"
     )
-    temperature: float = field(0.8, "0 is greedy; higher is more varied", ge=0)
-    top_k: int | None = field(None, "sample from the k likeliest tokens", ge=1)
-    top_p: float | None = field(
-        None, "sample from the likeliest tokens of this total probability", gt=0, le=1
-    )
+
+    def asked(self, options: SamplingOptions, *, draws: bool = False) -> Sampling:
+        """These options over the run's own. Raises `UserError` for an unknown or wrong one.
+
+        An option of drawing turns off the run's beams, and so does `draws`.
+        """
+        own, asked = configs.to_dict(self.sampling), dict(options)
+        if isinstance(stop := options.get("stop"), str | tuple):
+            asked["stop"] = [stop] if isinstance(stop, str) else list(stop)
+        if (draws or set(asked) & set(DRAWING)) and "num_beams" not in asked:
+            own["num_beams"] = 1
+        if "max_tokens" in asked and "min_tokens" not in asked:
+            own["min_tokens"] = 0
+        return configs.parse(Sampling, own | asked)
 
 
 @dataclass(frozen=True, kw_only=True)

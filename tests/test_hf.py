@@ -270,10 +270,13 @@ def test_what_came_in_goes_out(tmp_path, dtype, shards):
     mask = {"transformer.h.0.attn.bias": np.tril(np.ones((1, 1, 4, 4), dtype))}
     config = {**GPT2.config, "torch_dtype": dtype, "dtype": dtype, "ours": [1]}
     folder = write_model(tmp_path / "model", config, arrays | mask, shards)
-    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 7]}')
+    options = {"eos_token_id": [5, 7], "do_sample": True, "top_k": 9, "typical_p": 0.5}
+    (folder / "generation_config.json").write_text(json.dumps(options))
     said: list[str] = []
     import_model(folder, tmp_path / "run", ONE, report=said.append)
-    assert load_saved(tmp_path / "run").config.sample.eos_ids == (5, 7)
+    sample = load_saved(tmp_path / "run").config.sample
+    assert (sample.eos_ids, sample.top_k, sample.temperature) == ((5, 7), 9, 1.0)
+    assert any("generation_config.json: left out" in s and "typical_p (0.5)" in s for s in said)
     assert any("left out" in line and "h.0.attn.bias" in line for line in said)
     small = {"max_bytes": 30_000} if shards > 1 else {}
     export_run(tmp_path / "run", tmp_path / "out", report=said.append, **small)

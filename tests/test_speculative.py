@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from jaxlm.core.config import UserError
-from jaxlm.generate import Generator, Sampling
+from jaxlm.generate import Generator, Sampling, Stops
 from jaxlm.generate.speculative import Options, Side, SpeculativeGenerator, most_likely, speculate
 from tests import tiny
+from tests.golden_generation import STEPS as STEPS_OF_CASE
+from tests.golden_generation import Pieces, cases
 from tests.golden_programs import case_of, program_of, prompts_of
 
 GREEDY = Sampling(max_tokens=40, temperature=0)
@@ -40,6 +42,23 @@ def test_the_end_of_text_ends_a_row_alone():
         stops = [next((n for n, i in enumerate(ids) if i in ends), 40) for ids in want]
         expected = [ids[: min(n, 40)] for ids, n in zip(want, stops, strict=True)]
         assert generate((params, params), prompts) == expected
+
+
+def test_penalties_and_ends_are_those_of_plain_generation():
+    """Each drafted token is read with the states that the tokens before it make."""
+    case = cases()["llama_all"]
+    program, params = program_of(case.model)
+    sampling = Sampling(max_tokens=STEPS_OF_CASE, temperature=0, **case.options)
+    stops = Stops.of(sampling.stop, Pieces(program.model.vocab_size), program.model.vocab_size)
+    ends = {"eos_id": case.eos_ids, "pad_id": 0, "stops": stops}
+    generate = SpeculativeGenerator(program, program, sampling, num_drafts=3, **ends)
+    rows = [
+        list(itertools.takewhile(lambda i: i not in case.eos_ids, r))
+        for r in case.arrays["ids"].tolist()
+    ]
+    want = [ids[: stops.end(ids)] for ids in rows]
+    other = jax.tree.map(lambda x: x + 0.02 * jnp.sin(x * 99), params)
+    assert generate((params, other), prompts_of(case_of(case.model))) == want
 
 
 def test_pairs_that_do_not_go_together():

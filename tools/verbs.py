@@ -57,10 +57,8 @@ def run_verb(words: list[str]) -> Answer:
 @contextlib.contextmanager
 def warm_programs() -> Iterator[None]:
     """A block in which equal programs are made, traced and compiled once."""
-    from jaxlm import generate
-    from jaxlm.evals import samples as sampler
     from jaxlm.evals import sums as evaluate
-    from jaxlm.generate import rollouts
+    from jaxlm.generate import rollouts, writing
     from jaxlm.training import build
     from jaxlm.training.learner import GradientLearner
 
@@ -89,15 +87,14 @@ def warm_programs() -> Iterator[None]:
             compiled[key] = (learner, own_compile(learner, *args))
         return compiled[key][1]
 
-    generator = shared(generate.Generator, first=True)
+    generator = shared(writing.Generator, first=True)
     with contextlib.ExitStack() as stack:
         for owner, name, new in (
             (build, "make_program", shared(build.make_program)),
             (GradientLearner, "compile", compile_once),
             (evaluate.SplitSums, "_step", step),
-            (generate, "Generator", generator),
+            (writing, "Generator", generator),
             (rollouts, "Generator", generator),
-            (sampler, "Generator", generator),
         ):
             stack.enter_context(mock.patch.object(owner, name, new))
         yield

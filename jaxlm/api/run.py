@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from jaxlm.core.measures import values_of
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.prompts import asked_as, ends_of, ids_of
 from jaxlm.evals.run import evaluate_run
-from jaxlm.generate import Generator, Sampling, Writer
+from jaxlm.generate import Sampling, SamplingOptions, Writer, writer_of
 from jaxlm.run import RunConfig, load_saved, saved_config
 from jaxlm.runs.folder import RunDir, is_hugging_face
 from jaxlm.runs.trackers import read_metrics
@@ -100,12 +100,22 @@ class Run:
     # --------------------------------------------------------------------------------- generation
 
     @overload
-    def generate(
-        self, prompts: str, *, seed: int = 0, chat: bool | None = None, **sampling: Any
+    def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
+        self,
+        prompts: str,
+        *,
+        seed: int = 0,
+        chat: bool | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> str: ...
     @overload
     def generate(
-        self, prompts: Sequence[str], *, seed: int = 0, chat: bool | None = None, **sampling: Any
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int = 0,
+        chat: bool | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> list[str]: ...
 
     def generate(
@@ -114,19 +124,21 @@ class Run:
         *,
         seed: int = 0,
         chat: bool | None = None,
-        **sampling: Any,
+        **options: Unpack[SamplingOptions],
     ) -> str | list[str]:
         """The text that the model writes after each prompt.
 
         chat: a prompt is a user's message, or messages as JSON, and what is written is the answer;
         False: text that is continued; None: as the run's task says.
 
-        sampling: `max_tokens`, `temperature`, `top_k`, `top_p`, `num_beams`, `length_penalty`, as
-        `jaxlm.generate.Sampling` has them.
+        options: those of `jaxlm.generate.Sampling` that differ from `sample:` of the run:
+        `max_tokens`, `temperature`, `top_p`, `repetition_penalty`, `stop` and others.
+        Raises `UserError` for an unknown one.
         """
         single = isinstance(prompts, str)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        written = self.writer(Sampling(**sampling), chat)(self.params, texts, seed=seed)
+        writer = self.writer(self.config.sample.asked(options), chat)
+        written = writer(self.params, texts, seed=seed)
         return written[0] if single else written
 
     def writer(self, sampling: Sampling, chat: bool | None = None) -> Writer:
@@ -140,7 +152,7 @@ class Run:
             ends = asked_as(self.ends, chat)
             trained = self.config.data is not None
             ids = ids_of(self.tokenizer, self.config.sample.eos_ids, trained=trained, ends=ends)
-            writer = Writer(self.tokenizer, Generator(self.program, sampling, **ids), ends)
+            writer = writer_of(self.program, sampling, self.tokenizer, ids, ends)
             self._writers = dict([*self._writers.items()][1 - MOST_WRITERS :]) | {key: writer}
         return self._writers[key]
 

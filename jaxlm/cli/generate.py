@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jaxlm.cli.shared import options
+from jaxlm.cli.shared.sampling import sampling_options
 from jaxlm.cli.shared.training import say
-from jaxlm.cli.shared.values import COUNT, PATH, RATIO, SHARE, WHOLE
+from jaxlm.cli.shared.values import COUNT, PATH, WHOLE
 from jaxlm.cli.shared.verb import USING, verb
 from jaxlm.core.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxlm.generate import Sampling
+    from jaxlm.core.sampling import SamplingOptions
+    from jaxlm.training.program import Program
 
 
 @verb(
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         ('generate runs/quickstart --prompt "ROMEO. " --temperature 0.5', ""),
         ("generate runs/quickstart --prompt A --prompt B --json", "a line of JSON for each"),
         ("generate runs/quickstart --prompt A --beams 4", "beam search"),
+        ('generate runs/quickstart --prompt A --stop "." --repetition-penalty 1.2', ""),
         ('generate runs/chat --prompt "How are you?"', "of a chat run: its answer"),
         ("generate runs/large --prompt A --draft runs/small", "faster, with a small draft model"),
     ),
@@ -42,31 +45,8 @@ if TYPE_CHECKING:
     "run's task says)",
 )
 @click.option("--system", metavar="TEXT", help="with --chat: a system message before each prompt")
-@click.option(
-    "--max-tokens", type=WHOLE, default=200, metavar="N", help="length of a text (default 200)"
-)
-@click.option("--temperature", type=RATIO, metavar="X", help="0 is greedy (default 0.8)")
-@click.option("--top-k", type=WHOLE, metavar="K", help="sample from the K likeliest tokens")
-@click.option(
-    "--top-p",
-    type=SHARE,
-    metavar="P",
-    help="sample from the likeliest tokens of total probability P",
-)
+@sampling_options
 @click.option("--seed", type=COUNT, default=0, metavar="N", help="seed of the sampling (default 0)")
-@click.option(
-    "--beams",
-    type=WHOLE,
-    default=1,
-    metavar="N",
-    help="beam search with N beams, without sampling",
-)
-@click.option(
-    "--length-penalty",
-    type=RATIO,
-    metavar="X",
-    help="with --beams: log p is divided by length ** X (default 1)",
-)
 @click.option(
     "--draft",
     type=PATH,
@@ -92,40 +72,42 @@ def command(
     num_drafts: int | None,
     step: int | str | None,
     as_json: bool,
-    **drawing: Any,
+    sampling: SamplingOptions,
 ) -> None:
     """Continues one or several prompts with a run's newest checkpoint. A folder in Hugging Face's
     format is imported into the cache once, and used from there.
     """
     from jaxlm.cli.shared.folders import run_folder
+    from jaxlm.cli.shared.sampling import check_together
     from jaxlm.data.prompts import asked_as
-    from jaxlm.generate import Writer, ends_of, ids_of
+    from jaxlm.generate import ends_of, ids_of, writer_of
     from jaxlm.run import load_saved
     from jaxlm.runs.files import data_manifest
     from jaxlm.runs.folder import RunDir
     from jaxlm.training.loading import load_trained
     from jaxlm.training.started import saved_tokenizer
 
-    sampling = _sampling(draft=draft, num_drafts=num_drafts, **drawing)
+    check_together(sampling, draft, num_drafts)
     run_dir = run_folder(run_dir)
     config = load_saved(run_dir, overrides).config
+    options = config.sample.asked(sampling, draws=draft is not None)
+    if options.num_beams == 1 and "length_penalty" in sampling:
+        raise UserError("--length-penalty: needs a beam search; add --beams 4")
     _check_writes(run_dir, config)
     run = RunDir(run_dir)
     tokenizer = saved_tokenizer(run)
     _, program, params, step = load_trained(run_dir, overrides=overrides, step=step, report=say)
     stored = {} if config.data is None else data_manifest(run)
     ends = asked_as(ends_of(config.data, stored, tokenizer), chat, system)
-    trained = config.data is not None
-    ids = ids_of(tokenizer, config.sample.eos_ids, trained=trained, ends=ends)
-    if draft is None:
-        from jaxlm.generate import Generator
-
-        generator: Any = Generator(program, sampling, **ids)
-    else:
-        generator, own = _drafting(draft, num_drafts, run_dir, tokenizer, program, sampling, ids)
+    ids = ids_of(tokenizer, config.sample.eos_ids, trained=config.data is not None, ends=ends)
+    smaller = None
+    if draft is not None:
+        smaller, own = _drafting(draft, run_dir, tokenizer, program)
         params = (params, own)
     prompts = prompt or ("",)
-    writer = Writer(tokenizer, generator, ends)
+    writer = writer_of(
+        program, options, tokenizer, ids, ends, draft=smaller, num_drafts=num_drafts or 4
+    )
     texts = writer(params, prompts, seed=seed)
     if as_json:
         for given, text in zip(prompts, texts, strict=True):
@@ -134,34 +116,6 @@ def command(
         from jaxlm.cli.shared.texts import print_texts
 
         print_texts(prompts, texts)
-
-
-def _sampling(
-    *,
-    max_tokens: int,
-    beams: int,
-    length_penalty: float | None,
-    draft: str | None,
-    num_drafts: int | None,
-    **drawn: Any,
-) -> Sampling:
-    """The options of sampling or beam search. Raises `UserError` if they exclude each other."""
-    from jaxlm.generate import Sampling
-
-    drawn = {name: value for name, value in drawn.items() if value is not None}
-    searched: dict[str, Any] = {"num_beams": beams}
-    if length_penalty is not None:
-        searched["length_penalty"] = length_penalty
-    if beams > 1 and drawn:
-        words = ", ".join("--" + name.replace("_", "-") for name in drawn)
-        raise UserError(f"--beams: a beam search does not sample; leave {words} out")
-    if beams > 1 and draft is not None:
-        raise UserError("--draft: does not work with a beam search; leave --beams out")
-    if num_drafts is not None and draft is None:
-        raise UserError("--num-drafts: needs a draft model; add --draft RUN_DIR")
-    if beams == 1 and length_penalty is not None:
-        raise UserError("--length-penalty: needs a beam search; add --beams 4")
-    return Sampling(max_tokens=max_tokens, **drawn, **searched)
 
 
 def _check_writes(run_dir: str, config: Any) -> None:
@@ -176,18 +130,9 @@ def _check_writes(run_dir: str, config: Any) -> None:
         )
 
 
-def _drafting(
-    draft: str,
-    num_drafts: int | None,
-    run_dir: str,
-    tokenizer: Any,
-    program: Any,
-    sampling: Sampling,
-    ids: dict[str, Any],
-) -> tuple[Any, Any]:
-    """A generator with a smaller model that guesses ahead, and that model's parameters."""
+def _drafting(draft: str, run_dir: str, tokenizer: Any, program: Program) -> tuple[Program, Any]:
+    """The program of a smaller model that guesses ahead, and that model's parameters."""
     from jaxlm.data.tokenizers.base import ids_sha256
-    from jaxlm.generate.speculative import SpeculativeGenerator
     from jaxlm.run import saved_config
     from jaxlm.runs.folder import RunDir
     from jaxlm.training.loading import load_trained
@@ -200,5 +145,4 @@ def _drafting(
             "draft with a run of the same tokenizer"
         )
     _, smaller, params, _ = load_trained(draft, mesh=program.mesh, report=say)
-    count = {} if num_drafts is None else {"num_drafts": num_drafts}
-    return SpeculativeGenerator(program, smaller, sampling, **count, **ids), params
+    return smaller, params

@@ -6,7 +6,7 @@ How a text becomes ids is a matter of the model's format (`jaxlm.data.prompt_for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.types import ModelConfig, Tokenizer
@@ -54,20 +54,27 @@ def asked_as(ends: Ends, chat: bool | None, system: str | None = None) -> Ends:
     return ends._replace(format=asked.replace(**changes))
 
 
+class TextIds(NamedTuple):
+    """The ids of a tokenizer that a generator needs."""
+
+    eos_ids: tuple[int, ...]  # each ends a text
+    pad_id: int
+
+
 def ids_of(
     tokenizer: Tokenizer,
     eos_ids: Sequence[int] = (),
     trained: bool = True,
     ends: Ends | None = None,
-) -> dict[str, Any]:
-    """The ids that a generator asks for: what ends a text, and padding.
+) -> TextIds:
+    """What ends a text, and padding.
 
     eos_ids: what the run's config lists. A run that was trained stops at the tokenizer's eos too.
     ends: how prompts are encoded, whose format may know more ids.
     """
     own = () if tokenizer.eos_id is None or (eos_ids and not trained) else (tokenizer.eos_id,)
     form = () if ends is None or ends.format is None else ends.format.stops(tokenizer)
-    return {"eos_id": tuple(dict.fromkeys((*eos_ids, *own, *form))), "pad_id": tokenizer.pad_id}
+    return TextIds(tuple(dict.fromkeys((*eos_ids, *own, *form))), tokenizer.pad_id)
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig, ends: Ends) -> list[int]:

@@ -6,10 +6,14 @@ for prompt, text in sampler(params): ...
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
-from jaxlm.generate import Generator, Sampling, Writer, ends_of, ids_of
+from jaxlm.core.evaluator import Compiling
+from jaxlm.evals.written import session_writer
+from jaxlm.generate import Writer
 from jaxlm.training.session import Session
 
 
@@ -20,26 +24,22 @@ class Sampler:
         self._session = session
         self.prompts = session.config.sample.prompts
 
-    def __call__(self, params: dict[str, Any], **how: Any) -> list[tuple[str, str]]:
+    def __call__(
+        self,
+        params: dict[str, Any],
+        *,
+        on_part: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> list[tuple[str, str]]:
         """(prompt, text) of each prompt, written with these parameters.
 
-        `how`: what `Generator.with_scores` calls on its way.
+        The options are those of `Generator.with_scores`.
         """
-        texts = self._writer(params, self.prompts, seed=self._session.config.seed, **how)
+        seed = self._session.config.seed
+        texts = self._writer(params, self.prompts, seed=seed, on_part=on_part, compiling=compiling)
         return list(zip(self.prompts, texts, strict=True))
 
     @cached_property
     def _writer(self) -> Writer:
         """Made once, so that its program is compiled once."""
-        sample = self._session.config.sample
-        sampling = Sampling(
-            max_tokens=sample.max_tokens,
-            temperature=sample.temperature,
-            top_k=sample.top_k,
-            top_p=sample.top_p,
-        )
-        prepared = self._session.prepared
-        tokenizer = prepared.tokenizer
-        ends = ends_of(self._session.config.data, prepared.manifest, tokenizer)
-        ids = ids_of(tokenizer, sample.eos_ids, ends=ends)
-        return Writer(tokenizer, Generator(self._session.program, sampling, **ids), ends)
+        return session_writer(self._session, self._session.config.sample.sampling)

@@ -23,7 +23,7 @@ from jaxlm.core.measures import Measure
 from jaxlm.evals.beside_baselines import BesideBaselines
 from jaxlm.evals.predictions import Answering, Predictions, RowPredictions
 from jaxlm.evals.split_records import records_of
-from jaxlm.evals.written import Written, sampling_of, writer_of
+from jaxlm.evals.written import Written, check_writes, sampling_of, session_writer
 from jaxlm.tasks.base import Record, Records, Task
 from jaxlm.tasks.written import WrittenTask
 from jaxlm.training.session import Session
@@ -55,6 +55,7 @@ class TaskMeasures(Evaluator):
     def _answering(self, session: Session, task: Task) -> Answering:
         size = self.batch_size or session.config.train.batch_size
         if isinstance(task, WrittenTask):
+            check_writes(session.config, session.prepared)
             sampling = sampling_of(
                 session.config,
                 task,
@@ -62,7 +63,7 @@ class TaskMeasures(Evaluator):
                 length_penalty=self.length_penalty,
                 max_tokens=self.max_tokens,
             )
-            return Written(task, writer_of(session, sampling), size)
+            return Written(task, session_writer(session, sampling), size)
         if self.num_beams > 1 or self.max_tokens is not None:
             name = type_name(type(task))
             raise UserError(

@@ -20,7 +20,7 @@ from jaxlm.core.config import UserError, type_name
 from jaxlm.core.evaluator import Compiling
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.evals.predictions import Answer
-from jaxlm.generate import Generator, Sampling, Writer, ends_of, ids_of
+from jaxlm.generate import Sampling, Writer, ends_of, ids_of, writer_of
 from jaxlm.run import RunConfig
 from jaxlm.tasks.base import Record
 from jaxlm.tasks.written import WrittenTask
@@ -69,30 +69,33 @@ def sampling_of(
     length_penalty: float = 1.0,
     max_tokens: int | None = None,
 ) -> Sampling:
-    """How the answers of a run's task are written: nothing is drawn.
+    """How the answers of a run's task are written: nothing is drawn, and penalties and ends are
+    those of `sample:`.
 
     max_tokens: None: as the task, or else `sample.max_tokens`, says.
     """
     if max_tokens is None and config.data is not None:
         max_tokens = task.longest_answer(config.data.row_length)
-    return Sampling(
-        max_tokens=max_tokens or config.sample.max_tokens,
-        temperature=0.0,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
+    return config.sample.asked(
+        {
+            "max_tokens": max_tokens or config.sample.max_tokens,
+            "temperature": 0.0,
+            "num_beams": num_beams,
+            "length_penalty": length_penalty,
+        }
     )
 
 
-def writer_of(session: Session, sampling: Sampling) -> Writer:
-    """What writes the answers of a session's task. Raises `UserError` for a model that does not."""
+def session_writer(session: Session, sampling: Sampling) -> Writer:
+    """What writes texts with a session's model."""
     config, prepared = session.config, session.prepared
-    check_writes(config, prepared)
     ends = ends_of(config.data, prepared.manifest, prepared.tokenizer)
     ids = ids_of(prepared.tokenizer, config.sample.eos_ids, ends=ends)
-    return Writer(prepared.tokenizer, Generator(session.program, sampling, **ids), ends)
+    return writer_of(session.program, sampling, prepared.tokenizer, ids, ends)
 
 
 def check_writes(config: RunConfig, prepared: Prepared) -> None:
+    """Raises `UserError` for a model that writes no answers."""
     if why := config.objective.why_silent(config.model):
         name, objective = type_name(type(prepared.task)), type_name(type(config.objective))
         raise UserError(

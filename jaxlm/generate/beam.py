@@ -1,7 +1,8 @@
 """Beam search: the likeliest text of those that K beginnings at a time lead to.
 
-Each turn forms the 2K likeliest continuations of the K beginnings. Those that end there and are
-among the first K are kept as texts, those that go on and are likeliest are the next K beginnings:
+Each turn forms the 2K likeliest continuations of the K beginnings, or (n + 1) K where n ids end a
+text, so that K of them go on. Those that end there and are among the first K are kept as texts,
+those that go on and are likeliest are the next K beginnings:
 
     score(text) = log p(text) / length ** length_penalty
 
@@ -21,14 +22,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlm.generate.processors import Processors
+from jaxlm.generate.stops import Stops, Tables
+
 NEVER = -1e9  # in place of the score of what may not be chosen
 EosId = int | Sequence[int] | None  # what ends a text
 
 
 def is_any(token: jax.Array, ids: EosId) -> jax.Array:
     """Where a token is one of the ids."""
-    listed = (ids,) if isinstance(ids, int) else tuple(ids or ())
-    return jnp.isin(token, jnp.asarray(listed, jnp.int32))
+    return jnp.isin(token, jnp.asarray(_listed(ids), jnp.int32))
+
+
+def _listed(ids: EosId) -> tuple[int, ...]:
+    return (ids,) if isinstance(ids, int) else tuple(ids or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,8 @@ class Search:
     max_tokens: int
     eos_id: EosId
     pad_id: int
+    processors: Processors = Processors()
+    stops: Stops = Stops()
 
 
 class Loop(NamedTuple):
@@ -54,6 +63,8 @@ class Loop(NamedTuple):
     open: jax.Array  # [B] whether a better one may come
     logits: jax.Array  # [B * K, V]
     cache: Any
+    states: tuple[Any, ...]  # of the processors, [B * K, ...] each
+    matched: Tables  # [B, K] each: the states of the stops
 
 
 def beam_search(
@@ -63,29 +74,41 @@ def beam_search(
     take_rows: Callable[[Any, jax.Array], Any],
     alive: jax.Array,  # [B] bool: rows to search for
     search: Search,
+    *,
+    states: tuple[Any, ...] = (),
+    tables: Tables = (),
 ) -> tuple[jax.Array, jax.Array]:
     """The best text of each row [B, T], padded after its end, and its score [B].
 
     `advance(tokens, turn, cache)`: logits after one more token a row, and the cache with it.
-    `take_rows(cache, index)`: the cache of the rows `index`.
+    `take_rows(cache, index)`: the cache of the rows `index`. `states`: those of the processors of
+    `search` after the prompts; `tables`: those of its stops.
     """
     (batch, vocab), beams, steps = logits.shape, search.num_beams, search.max_tokens
     rows = jnp.arange(batch)[:, None]
+    processors, stops = search.processors, search.stops
+    width = min(max(2, len(_listed(search.eos_id)) + 1), vocab) * beams
 
     def more(loop: Loop) -> jax.Array:
         return (loop.turn < steps) & loop.open.any()
 
+    def take(states: tuple[Any, ...], index: jax.Array) -> tuple[Any, ...]:
+        return jax.tree.map(lambda x: x[index], states)
+
     def grow(loop: Loop) -> Loop:
-        log_probs = jax.nn.log_softmax(loop.logits).reshape(batch, beams, vocab)
+        log_probs = processors(jax.nn.log_softmax(loop.logits), loop.states, loop.turn)
+        log_probs = log_probs.reshape(batch, beams, vocab)
         log_probs = (log_probs + loop.begun_scores[..., None]).reshape(batch, beams * vocab)
-        best, index = jax.lax.top_k(log_probs, 2 * beams)
-        beam, token = index // vocab, index % vocab  # [B, 2K]
+        best, index = jax.lax.top_k(log_probs, width)
+        beam, token = index // vocab, index % vocab  # [B, width]
         texts = loop.begun[rows, beam].at[:, :, loop.turn].set(token)
         ends = jnp.broadcast_to(loop.turn + 1 == steps, token.shape)
-        ends |= is_any(token, search.eos_id)
+        matched = tuple(state[rows, beam] for state in loop.matched)
+        matched, stopped = stops.add(tables, matched, token)
+        ends |= is_any(token, search.eos_id) | stopped
 
         length = (loop.turn + 1.0) ** search.length_penalty
-        counts = ends & (jnp.arange(2 * beams) < beams) & loop.open[:, None]
+        counts = ends & (jnp.arange(width) < beams) & loop.open[:, None]
         scores = jnp.concatenate([loop.ended_scores, jnp.where(counts, best / length, NEVER)], 1)
         ended_scores, kept = jax.lax.top_k(scores, beams)
         has_ended = jnp.concatenate([loop.has_ended, counts], 1)[rows, kept]
@@ -95,8 +118,9 @@ def beam_search(
         beam, token = beam[rows, kept], token[rows, kept]
         worst = jnp.where(has_ended, ended_scores[:, -1:], NEVER)
         can_improve = (begun_scores[:, :1] / length > worst).any(1)
-        cache = take_rows(loop.cache, (rows * beams + beam).reshape(-1))
-        logits, cache = advance(token.reshape(-1).astype(jnp.int32), loop.turn, cache)
+        index, token = (rows * beams + beam).reshape(-1), token.reshape(-1).astype(jnp.int32)
+        states = processors.add(take(loop.states, index), token, loop.turn)
+        logits, cache = advance(token, loop.turn, take_rows(loop.cache, index))
         return Loop(
             turn=loop.turn + 1,
             begun=texts[rows, kept],
@@ -107,6 +131,8 @@ def beam_search(
             open=loop.open & can_improve,
             logits=logits,
             cache=cache,
+            states=states,
+            matched=tuple(state[rows, kept] for state in matched),
         )
 
     every = jnp.repeat(jnp.arange(batch), beams)
@@ -122,6 +148,8 @@ def beam_search(
         open=alive,
         logits=logits[every],
         cache=take_rows(cache, every),
+        states=take(states, every),
+        matched=stops.begin((batch, beams)),
     )
     last = jax.lax.while_loop(more, grow, first)
     return last.ended[:, 0], last.ended_scores[:, 0]

@@ -20,12 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm import mesh as meshes
+from jaxlm.core.sampling import Sampling
 from jaxlm.core.types import ModelConfig
 from jaxlm.data.prompt_formats.base import Prompts
 from jaxlm.data.prompts import check_prompts, format_of
 from jaxlm.generate.beam import EosId, Search, beam_search, is_any
+from jaxlm.generate.processors import processors_of
 from jaxlm.generate.reader import Reader
-from jaxlm.generate.sampling import Sampling, log_prob, next_token
+from jaxlm.generate.sampling import log_prob, next_token
+from jaxlm.generate.stops import Stops, Tables
 from jaxlm.training.ahead import Ahead, Compiling
 from jaxlm.training.program import SAMPLE_STREAM, Program, derive_key
 
@@ -42,23 +45,36 @@ class Generator:
         *,
         eos_id: EosId,
         pad_id: int,
+        stops: Stops | None = None,
         prompt_length: int | None = None,
     ):
-        """eos_id: what ends a text: an id, several, or None. prompt_length: the one length of
-        prompts that is compiled, at least that of the longest; None: one for each power of two.
+        """eos_id: what ends a text: an id, several, or None. stops: those of `sampling.stop`.
+        prompt_length: the one length of prompts that is compiled, at least that of the longest;
+        None: one for each power of two.
         """
+        assert not sampling.stop or stops is not None, "stop needs a tokenizer: Stops.of"
         self.program, self.sampling, self.pad_id = program, sampling, pad_id
         self.prompt_length = prompt_length
         self.eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id or ())
+        self.stops = stops or Stops()
+        self.processors = processors_of(sampling, self.eos_ids)
 
     def __call__(
-        self, params: Any, prompts: Sequence[Sequence[int]], **how: Any
+        self,
+        params: Any,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seed: int = 0,
+        on_part: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
     ) -> list[list[int]]:
-        """The new ids of each prompt, without the end-of-text id; `how` as in `with_scores`.
+        """The new ids of each prompt, without the end-of-text id, and to the token that completes a
+        text of `sampling.stop`. The options are those of `with_scores`.
 
         Raises `UserError` for an empty prompt, or one too long for the model's positions.
         """
-        return [self.until_end(ids) for ids, _ in self.with_scores(params, prompts, **how)]
+        found = self.with_scores(params, prompts, seed=seed, on_part=on_part, compiling=compiling)
+        return [self.until_end(ids) for ids, _ in found]
 
     def with_scores(
         self,
@@ -92,7 +108,7 @@ class Generator:
         with jax.set_mesh(self.program.mesh):
             rows = tuple(Prompts(*map(self._on_mesh, one)) for one in arranged)
             alive = self._on_mesh({"alive": real.any(axis=1)})["alive"]
-            given = (params, rows, alive, key)
+            given = (params, rows, alive, key, self._tables)
             out = self._write(*given, on_part=on_part, compiling=compiling)
         ids, scores = (np.asarray(x)[: len(prompts)] for x in out)
         on_part()
@@ -100,6 +116,11 @@ class Generator:
 
     def _on_mesh(self, rows: Any) -> Any:
         return None if rows is None else meshes.to_global_whole(rows, self.program.mesh)
+
+    @cached_property
+    def _tables(self) -> Tables:
+        tables = {str(n): table for n, table in enumerate(self.stops.tables)}
+        return tuple(self._on_mesh(tables).values()) if tables else ()
 
     @property
     def _models(self) -> list[ModelConfig]:
@@ -130,7 +151,8 @@ class Generator:
         """The ids of a row before the first that ends a text."""
         ids = row.tolist()
         ends = (n for n, i in enumerate(ids) if i in self.eos_ids)
-        return ids[: next(ends, len(ids))]
+        ids = ids[: next(ends, len(ids))]
+        return ids[: self.stops.end(ids)]
 
     def _write(
         self, *given: Any, on_part: Callable[[], object], compiling: Compiling
@@ -161,19 +183,25 @@ class Generator:
         """Reads the prompts."""
         whole = meshes.replicated(self.program.mesh)
 
-        def begin(params: Any, prompts: Any, alive: jax.Array, key: jax.Array) -> Drawn:
-            logits, cache = self._reader(params, prompts).begin()
+        def begin(
+            params: Any, prompts: Any, alive: jax.Array, key: jax.Array, tables: Tables
+        ) -> Drawn:
+            reader = self._reader(params, prompts)
+            logits, cache = reader.begin()
             ids = jnp.full((len(alive), self.sampling.max_tokens), self.pad_id, jnp.int32)
             sizes = jnp.zeros(len(alive), jnp.int32)
             log_probs = jnp.zeros(len(alive), jnp.float32)
-            return Drawn(jnp.zeros((), jnp.int32), ids, alive, sizes, log_probs, logits, cache)
+            turn = jnp.zeros((), jnp.int32)
+            states = reader.states(self.processors, logits.shape[-1], self._max_tokens)
+            matched = self.stops.begin(alive.shape)
+            return Drawn(turn, ids, alive, sizes, log_probs, logits, cache, states, matched)
 
-        return Ahead(jax.jit(begin, out_shardings=Drawn(*(whole,) * 5, *(None,) * 2)))  # type: ignore[arg-type]
+        return Ahead(jax.jit(begin, out_shardings=Drawn(*(whole,) * 5, *(None,) * 4)))  # type: ignore[arg-type]
 
     def _part(self, loop: Drawn) -> Ahead:
         """Goes on from a loop as `loop` is, in its place."""
         where = jax.tree.map(lambda x: x.sharding, loop)
-        return Ahead(jax.jit(self._draw, donate_argnums=4, out_shardings=where))
+        return Ahead(jax.jit(self._draw, donate_argnums=5, out_shardings=where))
 
     def _draw(
         self,
@@ -181,6 +209,7 @@ class Generator:
         prompts: tuple[Prompts, ...],
         alive: jax.Array,
         key: jax.Array,
+        tables: Tables,
         loop: Drawn,
         end: jax.Array,
     ) -> Drawn:
@@ -192,17 +221,21 @@ class Generator:
             return (loop.turn < end) & loop.alive.any()
 
         def write(loop: Drawn) -> Drawn:
-            turn, ids, alive, sizes, log_probs, logits, cache = loop
+            turn, ids, alive, sizes, log_probs, logits, cache, states, matched = loop
             keys = jax.vmap(jax.random.fold_in, (0, None))(keys_of, turn)
-            token = jnp.where(alive, next_token(logits, keys, self.sampling), self.pad_id)
+            changed = self.processors(logits, states, turn)
+            token = jnp.where(alive, next_token(changed, keys, self.sampling), self.pad_id)
             ids = ids.at[:, turn].set(token)
             sizes += alive
             log_probs += jnp.where(alive, log_prob(logits, token), 0.0)
-            alive = alive & ~is_any(token, self.eos_ids)
+            states = self.processors.add(states, token, turn)
+            matched, stopped = self.stops.add(tables, matched, token)
+            alive = alive & ~is_any(token, self.eos_ids) & ~stopped
             # The last token written needs no logits after it, but a loop of equal turns compiles
             # smaller.
             logits, cache = reader(token[:, None], turn, cache)
-            return Drawn(turn + 1, ids, alive, sizes, log_probs, logits[:, 0], cache)
+            logits = logits[:, 0]
+            return Drawn(turn + 1, ids, alive, sizes, log_probs, logits, cache, states, matched)
 
         return jax.lax.while_loop(more, write, loop)
 
@@ -216,7 +249,12 @@ class Generator:
         return Ahead(jax.jit(self._generate, out_shardings=meshes.replicated(self.program.mesh)))
 
     def _generate(
-        self, params: Any, prompts: tuple[Prompts, ...], alive: jax.Array, key: jax.Array
+        self,
+        params: Any,
+        prompts: tuple[Prompts, ...],
+        alive: jax.Array,
+        key: jax.Array,
+        tables: Tables,
     ) -> tuple[jax.Array, jax.Array]:
         """Ids and scores, as `_write` returns them, by a search that draws nothing."""
         reader = self._reader(params, prompts)
@@ -232,8 +270,13 @@ class Generator:
             max_tokens=self.sampling.max_tokens,
             eos_id=self.eos_ids,
             pad_id=self.pad_id,
+            processors=self.processors,
+            stops=self.stops,
         )
-        return beam_search(logits, cache, advance, reader.taker(), alive, search)
+        states = reader.states(self.processors, logits.shape[-1], self._max_tokens)
+        return beam_search(
+            logits, cache, advance, reader.taker(), alive, search, states=states, tables=tables
+        )
 
 
 class Drawn(NamedTuple):
@@ -246,3 +289,5 @@ class Drawn(NamedTuple):
     log_probs: jax.Array  # [B] of these ids
     logits: jax.Array  # [B, V] of its next token
     cache: Any
+    states: tuple[Any, ...]  # of the processors
+    matched: Tables  # [B] each: the states of the stops

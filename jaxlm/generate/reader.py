@@ -19,6 +19,7 @@ from flax import nnx
 
 from jaxlm.data.prompt_formats.base import Prompts
 from jaxlm.data.prompts import format_of
+from jaxlm.generate.processors import Processors
 from jaxlm.training.program import Program
 
 
@@ -41,6 +42,11 @@ class Reader:
         cache = self.model.init_cache(len(self.tokens), self.max_len, self.encoded)
         hidden, cache, *_ = self.model(self.tokens, **self.rows, cache=cache)
         return self.model.logits(hidden[:, -1:])[:, 0], cache
+
+    def states(self, processors: Processors, vocab: int, most: int) -> tuple[Any, ...]:
+        """The states of processors after the prompts, as the decoder reads them."""
+        real = jnp.asarray(self.rows["segment_ids"])
+        return processors.begin(jnp.asarray(self.tokens), real, vocab, most)
 
     def __call__(
         self,

@@ -27,12 +27,12 @@ from flax import nnx
 
 from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError, type_name
+from jaxlm.core.sampling import Sampling
 from jaxlm.core.tree import join
 from jaxlm.data.loader import stack
 from jaxlm.data.prompts import encode_prompt, ends_of, ids_of
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.generate.generator import Generator
-from jaxlm.generate.sampling import Sampling
 from jaxlm.nn.pipeline import Schedule, pipelined
 from jaxlm.objectives.base import record_rng
 from jaxlm.objectives.on_policy import RECORD, OnPolicy
@@ -181,7 +181,13 @@ class Completions:
         )
         ids = ids_of(self.tokenizer, config.sample.eos_ids, ends=self._ends)
         self._room = self._length - objective.max_tokens
-        self._generator = Generator(program, sampling, **ids, prompt_length=max(self._room, 1))
+        self._generator = Generator(
+            program,
+            sampling,
+            eos_id=ids.eos_ids,
+            pad_id=ids.pad_id,
+            prompt_length=max(self._room, 1),
+        )
         self._check_prompts()
 
     def __call__(

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from jaxlm.core.sampling import Sampling
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How texts are written: token by token, greedily at temperature 0 or drawn from the cut
-    distribution, or searched for with several beams, which draws nothing."""
-
-    max_tokens: int = 128
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    num_beams: int = 1
-    length_penalty: float = 1.0  # above 1 favours long beams, below 1 short ones; of scores too
+Warper = Callable[[jax.Array, Sampling], jax.Array]
 
 
 def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
@@ -36,19 +27,43 @@ def log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:
 
 
 def cut(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """The logits [..., V] that are drawn from.
-
-    Top-k keeps the k likeliest tokens; top-p (Holtzman et al. 2020, arXiv:1904.09751) the fewest
-    whose probability reaches p, the likeliest always among them.
-    """
-    logits = logits / sampling.temperature
-    if sampling.top_k is not None:
-        least = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][..., -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if sampling.top_p is not None:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        probs = jax.nn.softmax(ordered)
-        before = jnp.cumsum(probs, axis=-1) - probs  # probability of all likelier tokens
-        least = jnp.where(before < sampling.top_p, ordered, jnp.inf).min(-1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+    """The logits [..., V] that are drawn from, in transformers' order of warpers."""
+    for warper in WARPERS:
+        logits = warper(logits, sampling)
     return logits
+
+
+def temperature(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    return logits / sampling.temperature
+
+
+def top_k(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Keeps the k likeliest tokens."""
+    if sampling.top_k is None:
+        return logits
+    least = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][..., -1:]
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def top_p(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Keeps the fewest tokens whose probability reaches p, the likeliest always among them
+    (Holtzman et al. 2020, arXiv:1904.09751)."""
+    if sampling.top_p is None:
+        return logits
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    probs = jax.nn.softmax(ordered)
+    before = jnp.cumsum(probs, axis=-1) - probs  # probability of all likelier tokens
+    least = jnp.where(before < sampling.top_p, ordered, jnp.inf).min(-1, keepdims=True)
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def min_p(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Keeps the tokens of at least p times the likeliest's probability
+    (Nguyen et al. 2024, arXiv:2407.01082)."""
+    if sampling.min_p is None:
+        return logits
+    least = logits.max(-1, keepdims=True) + jnp.log(sampling.min_p)
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+WARPERS: tuple[Warper, ...] = (temperature, top_k, top_p, min_p)

@@ -22,12 +22,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.core.config import UserError, type_name
+from jaxlm.core.sampling import Sampling
 from jaxlm.core.types import ModelConfig
 from jaxlm.data.prompt_formats.base import Prompts
 from jaxlm.generate.beam import EosId, is_any
 from jaxlm.generate.generator import Generator
+from jaxlm.generate.processors import Processors
 from jaxlm.generate.reader import Reader
-from jaxlm.generate.sampling import Sampling, cut, next_token
+from jaxlm.generate.sampling import cut, next_token
+from jaxlm.generate.stops import Stops, Tables
 from jaxlm.training.ahead import Compiling
 from jaxlm.training.program import Program
 
@@ -46,9 +49,10 @@ class SpeculativeGenerator(Generator):
         num_drafts: int = 4,
         eos_id: EosId,
         pad_id: int,
+        stops: Stops | None = None,
     ) -> None:
         """Raises `UserError` where the two models do not go together."""
-        super().__init__(program, sampling, eos_id=eos_id, pad_id=pad_id)
+        super().__init__(program, sampling, eos_id=eos_id, pad_id=pad_id, stops=stops)
         self.draft, self.num_drafts = draft, num_drafts
         for model in self._models:
             if not model.rewinds:
@@ -78,8 +82,14 @@ class SpeculativeGenerator(Generator):
         return self._whole(*given, compiling=compiling)
 
     def _generate(
-        self, params: Any, prompts: tuple[Prompts, ...], alive: jax.Array, key: jax.Array
+        self,
+        params: Any,
+        prompts: tuple[Prompts, ...],
+        alive: jax.Array,
+        key: jax.Array,
+        tables: Tables,
     ) -> tuple[jax.Array, jax.Array]:
+        """A text that a stop ends is cut on the host; its row is written on."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(alive)))
         programs = (self.program, self.draft)
         target, draft = (
@@ -88,12 +98,15 @@ class SpeculativeGenerator(Generator):
         )
         logits, cache = target.begin()
         _, draft_cache = draft.begin()
+        states = target.states(self.processors, logits.shape[-1], self._max_tokens)
+        begin = jnp.zeros((), jnp.int32)
+        first = next_token(self.processors(logits, states, begin), keys, self.sampling)
         greedy = self.sampling.temperature == 0
         ids = speculate(
             Side(target, target.model.rewind),
             Side(draft, draft.model.rewind),
             (cache, draft_cache),
-            next_token(logits, keys, self.sampling),
+            first,
             alive,
             keys,
             Options(
@@ -102,7 +115,9 @@ class SpeculativeGenerator(Generator):
                 eos_id=self.eos_ids,
                 pad_id=self.pad_id,
                 probs=most_likely if greedy else lambda x: jax.nn.softmax(cut(x, self.sampling)),
+                processors=self.processors,
             ),
+            states=self.processors.add(states, first, begin),
         )
         return ids, jnp.zeros(len(alive))
 
@@ -123,6 +138,7 @@ class Options:
     eos_id: EosId
     pad_id: int
     probs: Probs
+    processors: Processors = Processors()
 
 
 def most_likely(logits: jax.Array) -> jax.Array:
@@ -137,46 +153,87 @@ def speculate(
     alive: jax.Array,  # [B] bool: rows to write
     keys: jax.Array,  # [B] one a row
     options: Options,
+    *,
+    states: tuple[Any, ...] = (),  # of the processors, with `first`
 ) -> jax.Array:  # [B, max_tokens], padded after the end
     """The whole loop; a turn writes 1 to num_drafts + 1 tokens."""
     o, batch, count = options, len(first), options.num_drafts
 
     def more(loop: tuple) -> jax.Array:
-        written, _, _, _, alive = loop
+        written, _, _, _, alive, _ = loop
         return (written < o.max_tokens) & alive.any()
 
     def turn(loop: tuple) -> tuple:
-        written, out, last, (cache, draft_cache), alive = loop
+        written, out, last, (cache, draft_cache), alive, states = loop
         own = _fold(keys, written)
 
         def guess(carry: tuple, j: jax.Array) -> tuple:
-            token, cache = carry
+            token, cache, states = carry
             logits, cache = draft.read(token[:, None], written - 1 + j, cache)
-            q = o.probs(logits[:, 0])
+            q = o.probs(o.processors(logits[:, 0], states, written + j))
             token = jax.vmap(jax.random.categorical)(_fold(own, j), jnp.log(q)).astype(jnp.int32)
-            return (token, cache), (token, q)
+            states = o.processors.add(states, token, written + j)
+            return (token, cache, states), (token, q)
 
         # The last guess is not used, but the draft's cache then holds what the target's does.
         steps = jnp.arange(count + 1)
-        scanned: Any = jax.lax.scan(guess, (last, draft_cache), steps)
-        (_, draft_cache), guessed = scanned
+        scanned: Any = jax.lax.scan(guess, (last, draft_cache, states), steps)
+        (_, draft_cache, _), guessed = scanned
         tokens, q = (jnp.moveaxis(x, 0, 1)[:, :-1] for x in guessed)  # [B, n], [B, n, V]
         logits, cache = target.read(jnp.column_stack([last, tokens]), written - 1, cache)
-        p = o.probs(logits)  # [B, n + 1, V]
+        p = o.probs(_processed(logits, tokens, states, written, o.processors))  # [B, n + 1, V]
         kept, new = verify(p, q, tokens, alive, _fold(own, count + 1))
 
         out = jax.lax.dynamic_update_slice(out, new, (0, written))
         ended = (is_any(new, o.eos_id) & (jnp.arange(count + 1) <= kept)).any(1)
         last = new[:, kept]
+        states = _states_after(new, kept, states, written, o.processors)
         caches = target.rewind(cache, count - kept), draft.rewind(draft_cache, count - kept)
-        return written + kept + 1, out, last, caches, alive & ~ended
+        return written + kept + 1, out, last, caches, alive & ~ended, states
 
     out = jnp.full((batch, o.max_tokens + count + 1), o.pad_id, jnp.int32).at[:, 0].set(first)
-    begun = (jnp.ones((), jnp.int32), out, first, caches, alive & ~is_any(first, o.eos_id))
+    alive_now = alive & ~is_any(first, o.eos_id)
+    begun = (jnp.ones((), jnp.int32), out, first, caches, alive_now, states)
     out = jax.lax.while_loop(more, turn, begun)[1][:, : o.max_tokens]
     is_end = is_any(out, o.eos_id)
     after = jnp.cumsum(is_end, axis=1) - is_end > 0
     return jnp.where(after | ~alive[:, None], o.pad_id, out)
+
+
+def _processed(
+    logits: jax.Array,  # [B, n + 1, V] after each drafted token
+    tokens: jax.Array,  # [B, n] drafted
+    states: tuple[Any, ...],  # before them
+    written: jax.Array,
+    processors: Processors,
+) -> jax.Array:
+    """The logits as the processors change them, each after the tokens before it."""
+    if not processors.each:
+        return logits
+
+    def one(states: tuple, step: tuple) -> tuple:
+        turn, logits, token = step
+        changed = processors(logits, states, turn)
+        return processors.add(states, token, turn), changed
+
+    turns = written + jnp.arange(logits.shape[1])
+    following = jnp.pad(tokens, ((0, 0), (0, 1)))  # nothing is read after the last
+    steps = (turns, jnp.moveaxis(logits, 1, 0), following.T)
+    scanned: Any = jax.lax.scan(one, states, steps)
+    return jnp.moveaxis(scanned[1], 0, 1)
+
+
+def _states_after(
+    new: jax.Array,  # [B, n + 1], of which the first kept + 1 were written
+    kept: jax.Array,
+    states: tuple[Any, ...],
+    written: jax.Array,
+    processors: Processors,
+) -> tuple[Any, ...]:
+    def one(j: jax.Array, states: tuple) -> tuple:
+        return processors.add(states, new[:, j], written + j)
+
+    return jax.lax.fori_loop(0, kept + 1, one, states) if processors.each else states
 
 
 def verify(

@@ -52,7 +52,14 @@ class Writer:
         texts = (generator.until_end(row) for row, _ in rows)
         # later ids, such as sentinels, add nothing to a text
         decoded = (self.tokenizer.decode([i for i in row if i < size]) for row in texts)
-        return [(text, score) for text, (_, score) in zip(decoded, rows, strict=True)]
+        stop = generator.sampling.stop
+        pairs = zip(decoded, rows, strict=True)
+        return [(_before(text, stop), score) for text, (_, score) in pairs]
 
     def _ids(self, text: str) -> list[int]:
         return encode_prompt(self.tokenizer, text, self.generator.program.model, self.ends)
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of `stops` that it has."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]

@@ -31,6 +31,7 @@ from jaxlm.core.types import ModelConfig
 from jaxlm.distributed.consensus import decide, processes
 from jaxlm.hf.checking import NOTE
 from jaxlm.hf.folder import new_folder
+from jaxlm.hf.generation import GENERATION, read_generation
 from jaxlm.hf.matching import Match, dtypes_of, match_tensors
 from jaxlm.hf.reading import check_repeats, read_params
 from jaxlm.hf.stored import INDEX, Stored
@@ -52,7 +53,7 @@ from jaxlm.training.program import Program
 from jaxlm.training.session import use_compilation_cache
 
 CHUNK_BYTES = 64 << 20  # on the host at a time; less where the files are small
-CONFIGS = ("config.json", "generation_config.json")
+CONFIGS = ("config.json", GENERATION)
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,10 @@ def _run_config(
         "objective": _objective(source),
         "optimizer": None,
         "train": {"steps": 0},
-        "sample": {"eos_ids": eos_ids(source.folder, source.values, _size(source))},
+        "sample": {
+            **read_generation(source.folder)[0],
+            "eos_ids": eos_ids(source.folder, source.values, _size(source)),
+        },
     }
     if dtype is not None:
         for part in (values["model"], values["model"].get("encoder")):
@@ -191,6 +195,7 @@ def _run_config(
                 part["dtype"] = dtype
     mark = Mark(str(source.folder / "config.json"))
     layer = Layer(values, {key: mark for key in values})
+    layer.marks["sample"] = Mark(str(source.folder / GENERATION))
     layer.merge(configs.read_overrides(overrides))
     layer = renamed(layer)
     layer.merge(Layer({"run_dir": str(out)}, {"run_dir": Mark("command line")}))
@@ -266,6 +271,9 @@ def _report(
     if source.unread:
         found = few(f"{key} ({shown(value)})" for key, value in source.unread.items())
         report(f"config.json: left out, as no {architecture} depends on it: {found}")
+    if left := read_generation(source.folder)[1]:
+        found = few(f"{key} ({shown(value)})" for key, value in left.items())
+        report(f"{GENERATION}: left out, not an option of generating here: {found}")
     lacking = lacking_ids(source.folder, source.values, _size(source))
     if lacking:
         report(f"not among the model's {_size(source)} ids, so taken as none: {few(lacking)}")

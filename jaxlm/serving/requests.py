@@ -12,33 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.core.config import REQUIRED, Config, UserError, field
-from jaxlm.generate import Sampling
+from jaxlm.core.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written(Config):
-    """How a text is written."""
+class Written(Sampling):
+    """How a text is written: the options of `Sampling`, and OpenAI's own."""
 
     model: str = field("", "the name of the model; a server has one, so every name means it")
-    max_tokens: int = field(128, "the most tokens of the text", ge=1)
     temperature: float = field(1.0, "0 is greedy", ge=0)
-    top_p: float | None = field(None, "the likeliest tokens of this total probability", gt=0, le=1)
-    top_k: int | None = field(None, "the K likeliest tokens", ge=1)
     seed: int | None = field(None, "equal seeds give equal texts; null: another each time", ge=0)
     stream: bool = field(False, "false: streaming is not supported")
 
     def validate(self) -> None:
+        super().validate()
         if self.stream:
             raise UserError("stream is true, but texts are sent whole; leave it out")
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

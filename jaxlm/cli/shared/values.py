@@ -55,6 +55,8 @@ WHOLE = _whole(1)
 COUNT = _whole(0)
 WORKERS = _whole(1, 1024)  # each is a process
 RATIO = _number(float, lambda v: 0 <= v < 3.4e38, "a number", "from 0 to 3.4e38")
+POSITIVE = _number(float, lambda v: 0 < v < 3.4e38, "a number", "above 0, up to 3.4e38")
+NUMBER = _number(float, lambda v: abs(v) < 3.4e38, "a number", "from -3.4e38 to 3.4e38")
 SHARE = _number(float, lambda v: 0 < v <= 1, "a number", "above 0, up to 1")
 
 
