@@ -35,7 +35,8 @@ FLAGS = {
     "xla_cpu_multi_thread_eigen": "false",
     "xla_cpu_enable_concurrency_optimized_scheduler": "false",
 }
-if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # newer ones do not know it
+OLDER_JAX = tuple(map(int, version("jax").split(".")[:2])) < (0, 11)
+if OLDER_JAX:  # newer ones do not know it
     FLAGS["xla_cpu_use_fusion_emitters"] = "false"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -58,6 +59,13 @@ if not IS_WORKER:  # workers inherit it
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     some = config.getoption("lf", False) or any("::" in word for word in config.args)
     core_set.mark(items, whole_files=not some)
+
+
+def pytest_collection_finish() -> None:
+    if OLDER_JAX and "jax" in sys.modules:  # the files of tests import it, where they need it
+        from tests.static_hashes import hash_static_values
+
+        hash_static_values()
 
 
 def pytest_unconfigure() -> None:
