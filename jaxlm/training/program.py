@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from jaxlm.adapters.base import Adapter
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.tree import flatten, map_with_path, select
 from jaxlm.core.types import ModelConfig
+from jaxlm.kernels.registry import platform
 from jaxlm.nn.flops import matmul_flops, only_trained
 from jaxlm.nn.heads.base import is_of_head
 from jaxlm.nn.params import split
@@ -153,9 +155,8 @@ def make_program(
     model.check_stages(mesh.shape["stage"], stage_repeats)
     if isinstance(mesh, Mesh):  # an abstract one has no devices: what kernels are picked for
         model = model.computing_on(mesh.devices.flat[0].platform)
-    module = nnx.eval_shape(lambda: _build(objective, model, adapter, seed))
-    graphdef, abstract, axes = split(module)
-    added, frozen = _adapted(objective, model, adapter, seed, flatten(abstract))
+    graphdef, abstract, axes = _structure(objective, model, adapter)
+    added, frozen = _adapted(objective, model, adapter, flatten(abstract))
     update_shardings = meshes.param_shardings(abstract, axes, mesh)
     whole = ("fsdp",) if zero == 1 else ()
     shardings = meshes.param_shardings(abstract, axes, mesh, without=whole)
@@ -191,11 +192,34 @@ def _build(objective: Objective, model: ModelConfig, adapter: Adapter | None, se
     return module
 
 
+def _structure(
+    objective: Objective, model: ModelConfig, adapter: Adapter | None
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """(graphdef, shapes, logical axes) of the module, whatever the seed; nobody may change them.
+
+    To trace a module takes about 0.1 s, and a verb makes several programs of one config.
+    """
+    try:
+        hash((objective, model, adapter))
+    except TypeError:  # of a part with a dict
+        return _traced(objective, model, adapter, platform())
+    return _traced_once(objective, model, adapter, platform())
+
+
+def _traced(
+    objective: Objective, model: ModelConfig, adapter: Adapter | None, kernels_for: str
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """`_structure`, traced. A model may depend on the platform that kernels are picked for."""
+    return split(nnx.eval_shape(lambda: _build(objective, model, adapter, seed=0)))
+
+
+_traced_once = lru_cache(maxsize=32)(_traced)
+
+
 def _adapted(
     objective: Objective,
     model: ModelConfig,
     adapter: Adapter | None,
-    seed: int,
     params: Mapping[str, Any],
 ) -> tuple[frozenset[str], frozenset[str]]:
     """The paths that an adapter adds, and those that are frozen with it.
@@ -204,8 +228,7 @@ def _adapted(
     """
     if adapter is None:
         return frozenset(), frozenset()
-    plain = split(nnx.eval_shape(lambda: _build(objective, model, None, seed)))[1]
-    own = flatten(plain)
+    own = flatten(_structure(objective, model, None)[1])
     adapter.check(sorted(own))
     frozen = {path for path in params if not adapter.trains(path) and not is_of_head(path)}
     added = {path for path in params if plain_path(path) not in own}
