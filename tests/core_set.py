@@ -29,7 +29,7 @@ CORE = (
     "tests/models/test_families.py::test_logits_states_loss_and_gradients[gpt2]",
     "tests/models/test_families.py::test_logits_states_loss_and_gradients[mixtral]",
     "tests/models/test_encoder_families.py::test_logits_states_loss_and_gradients[t5]",
-    "tests/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[decoder-mixed]",
+    "tests/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[decoder-slices]",
     "tests/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[lstm-tensor]",
     "tests/test_mesh_invariance.py::test_odd_sizes_start_alike",
     "tests/test_generate.py::test_greedy_is_the_argmax_of_full_forwards",

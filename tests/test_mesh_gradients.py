@@ -89,10 +89,11 @@ MESHES: dict[str, MeshConfig] = {
     "slices of stages": TwoSlices(data=1, stage=2, fsdp=4, zero=1, dcn="stage"),
 }
 # Each axis of a mesh alone or in a mixture, and each model, once: what data, fsdp and the order of
-# the devices do to a parameter is the same code in all models. Attention alone depends on how a
-# Transformer's length is split. Layers of experts on more meshes: nn/test_moe.py.
+# the devices do to a parameter is the same code in all models. The decoder's mixture in the usual
+# order is that of the accelerators' kernels below. Attention alone depends on how a Transformer's
+# length is split. Layers of experts on more meshes: nn/test_moe.py.
 TABLE = {
-    "decoder": ("fsdp", "mixed", "mixed ring", "slices"),
+    "decoder": ("fsdp", "slices", "mixed ring"),
     "decoder in parts": ("slices of stages",),
     "moe": ("mixed expert",),
     "t5": ("mixed context",),

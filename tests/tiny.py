@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxlm.core.config import Resolved
+from jaxlm.core.tree import flatten, unflatten
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.mesh import MeshConfig, to_global_whole
 from jaxlm.run import RunConfig, load_run
@@ -60,16 +61,31 @@ def program(config: RunConfig, mesh: MeshConfig = ONE, **changes: Any) -> Progra
 
 
 @cache
-def _drawn(objective: Any, model: Any, seed: int) -> dict[str, Any]:
+def _drawn(objective: Any, model: Any, adapter: Any, seed: int) -> dict[str, Any]:
     """The parameters of a program, on the host: drawn once, on one device."""
-    one = make_program(mesh=ONE.build(), model=model, objective=objective, seed=seed)
+    parts = {"model": model, "objective": objective, "adapter": adapter}
+    one = make_program(mesh=ONE.build(), **parts, seed=seed)
     return jax.device_get(jax.jit(one.init_params)())
 
 
 def params_of(program: Program) -> dict[str, Any]:
     """Its parameters at the start, without compiling what draws them for every mesh."""
-    drawn = _drawn(program.objective, program.model, program.seed)
+    drawn = _drawn(program.objective, program.model, program.adapter, program.seed)
     return jax.device_put(drawn, program.param_shardings)
+
+
+def near_fresh(shapes: dict[str, Any], std: float = 0.1) -> dict[str, Any]:
+    """Parameters off their fresh values: scales are 1 +- 0.1, all else is 0 +- `std`.
+
+    Numpy draws them, so that nothing is compiled.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        mean, deviation = (1, 0.1) if path.endswith("scale") else (0, std)
+        return rng.normal(mean, deviation, shape).astype(np.float32)
+
+    return unflatten({path: draw(path, x.shape) for path, x in flatten(shapes).items()})
 
 
 def learner(config: RunConfig, mesh: MeshConfig = ONE, **changes: Any) -> GradientLearner:

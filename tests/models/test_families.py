@@ -134,18 +134,15 @@ def test_a_token_influences_no_earlier_one(name):
 
 @pytest.mark.parametrize("name", firsts(CASES))
 def test_neither_padding_nor_another_document_is_seen(name):
-    batch, ((loss, results), _) = batch_of(name), computed(name)
+    """Both change at the same time; what is left is the same to the bit."""
+    batch, ((_, results), _) = batch_of(name), computed(name)
     tokens, segment_ids = batch["tokens"], batch["how"]["segment_ids"]
-    (other_loss, others), _ = again(name, tokens=np.where(segment_ids > 0, tokens, 7))
-    assert other_loss == loss
-    np.testing.assert_array_equal(
-        others["logits"][segment_ids > 0], results["logits"][segment_ids > 0]
-    )
-    second = segment_ids == 2
-    changed = np.where(second, tokens, (tokens + 5) % model_of(name).config.vocab_size)
-    (_, others), _ = again(name, tokens=changed)
-    np.testing.assert_array_equal(others["logits"][second], results["logits"][second])
-    assert (others["logits"][~second] != results["logits"][~second]).any()
+    second, padding = segment_ids == 2, segment_ids == 0
+    changed = np.where(second, (tokens + 5) % model_of(name).config.vocab_size, tokens)
+    (_, others), _ = again(name, tokens=np.where(padding, 7, changed))
+    kept = ~second & ~padding
+    np.testing.assert_array_equal(others["logits"][kept], results["logits"][kept])
+    assert (others["logits"][second] != results["logits"][second]).any()
 
 
 # ------------------------------------------------------------------ properties, by another program

@@ -28,10 +28,18 @@ HIDDEN = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
 
 def built(config: TaskHeadConfig, seed: int = 1):
     """A head whose every parameter is random, its biases too."""
-    head, rng = config.build(D, C, rngs=nnx.Rngs(0)), np.random.default_rng(seed)
-    drawn = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), nnx.state(head))
-    nnx.update(head, drawn)
+    head = nnx.eval_shape(lambda: config.build(D, C, rngs=nnx.Rngs(0)))
+    drawn = randomized(head, seed)
     return head, {k: np.asarray(v) for k, v in flatten(nnx.to_pure_dict(drawn)).items()}
+
+
+def randomized(module, seed: int):
+    """The parameters, all random, of a module that has had none."""
+    rng = np.random.default_rng(seed)
+    draw = lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32)  # noqa: E731
+    drawn = jax.tree.map(draw, nnx.state(module))
+    nnx.update(module, drawn)
+    return drawn
 
 
 # ------------------------------------------------------------------------------------------- oracle
@@ -132,10 +140,13 @@ def test_the_models_own_parameters_keep_their_paths_and_values():
 def test_the_models_own_pooler_is_a_pool():
     model = tiny.load("bert", "model.head.pooler=true").config.model
     head = Classify(pool="pooler")
-    built = beside(model.build(264, rngs=nnx.Rngs(0)), head, 2, rngs=nnx.Rngs(1))
+    built = nnx.eval_shape(
+        lambda: beside(model.build(264, rngs=nnx.Rngs(0)), head, 2, rngs=nnx.Rngs(1))
+    )
+    drawn = randomized(built, 1)
     hidden = jnp.asarray(np.random.default_rng(5).normal(size=(2, T, model.hidden_size)), "float32")
-    p = flatten(nnx.to_pure_dict(nnx.state(built)))
-    vector = np.tanh(hidden[:, 0] @ p["pooler/dense/kernel"] + p["pooler/dense/bias"])
+    p = jax.device_get(flatten(nnx.to_pure_dict(drawn)))
+    vector = np.tanh(np.asarray(hidden)[:, 0] @ p["pooler/dense/kernel"] + p["pooler/dense/bias"])
     want = vector @ p["task_head/kernel"] + p["task_head/bias"]
     np.testing.assert_allclose(
         built.task_head(built, hidden, jnp.ones((2, T), jnp.int32)), want, rtol=1e-5, atol=1e-5

@@ -17,6 +17,7 @@ from jaxlm.nn.latent import LatentConfig
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.position import RotaryConfig, Rows
+from tests import tiny
 
 DIM = 12
 SMALL = LatentConfig(num_heads=4, kv_rank=6, nope_dim=4, rope_dim=2, v_dim=5)
@@ -37,15 +38,16 @@ def window_of(name):
     return 3 if name == "window" else None
 
 
-@functools.cache
 def module(name):
+    return module_of(CONFIGS[name])
+
+
+@functools.cache
+def module_of(config):
     """(graphdef, params off their fresh values, axes)"""
-    config = CONFIGS[name]
     make = functools.partial(config.build, DIM, norm=NORM, std=0.5, rotary_interleaved=True)
-    graphdef, params, axes = split(make(rngs=nnx.Rngs(0)))
-    draw = np.random.default_rng(1).normal
-    params = jax.tree.map(lambda p: p + jnp.float32(draw(size=p.shape) * 0.05), params)
-    return graphdef, params, axes
+    graphdef, shapes, axes = split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+    return graphdef, tiny.near_fresh(shapes, std=0.5), axes
 
 
 def inputs(seed=0):
@@ -213,10 +215,8 @@ def test_cross_attention_sees_its_documents_source():
 
 
 def test_a_mesh_changes_nothing():
-    graphdef, params, axes = module("low queries")
     config = CONFIGS["low queries"].replace(q_rank=8)
-    make = functools.partial(config.build, DIM, norm=NORM, std=0.5, rotary_interleaved=True)
-    graphdef, params, axes = split(make(rngs=nnx.Rngs(0)))
+    graphdef, params, axes = module_of(config)
 
     def loss(params, x, positions, segments):
         rows = Rows(positions, segments)

@@ -17,6 +17,7 @@ from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.moe import MoEConfig
 from jaxlm.nn.params import split
+from tests import tiny
 
 DIM, E = 12, 6
 BASE = MoEConfig(
@@ -40,9 +41,12 @@ SEGMENTS = np.array([[1] * 5 + [2] * 6 + [0] * 2, [1] * 13, [0] * 13, [1] + [0] 
 def module(name):
     """(graphdef, params off their fresh values, axes)"""
     config = CONFIGS[name]
-    graphdef, params, axes = split(config.build(DIM, std=0.4, rngs=nnx.Rngs(0)))
+    made = nnx.eval_shape(lambda: config.build(DIM, rngs=nnx.Rngs(0)))
+    graphdef, shapes, axes = split(made)
+    params = tiny.near_fresh(shapes, std=0.4)
     if "choice_bias" in params:
-        params["choice_bias"] = jnp.linspace(-0.3, 0.3, E)[jnp.array([3, 0, 5, 1, 4, 2])]
+        bias = np.linspace(-0.3, 0.3, E, dtype=np.float32)
+        params["choice_bias"] = bias[[3, 0, 5, 1, 4, 2]]
     return graphdef, params, axes
 
 
