@@ -117,7 +117,7 @@ def test_a_verb_is_one_file(tmp_path, monkeypatch, capsys):
     ("words", "says"),
     [
         (["trian"], "'trian' is not a verb; did you mean train"),
-        (["fly"], "choose one of config, data"),
+        (["fly"], "choose one of config, curve, data"),
         (["train"], "CONFIG is required;"),
         (["resume"], "RUN_DIR is required;"),
         (["config", "shwo", "a.yaml"], "'shwo' is unknown; did you mean show?"),

@@ -7,7 +7,8 @@
       seq_len: 128
 
 Records are stored as the task expands them; a row is encoded when it is read, in the training split
-after `augment`. Records of equal identity (equal texts, say) are always in one split.
+after `augment`. Records of equal identity (equal texts, say) are in one split. With `max_records`
+fewer are trained; the validation split, the classes and a trained tokenizer are those of all.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import source_files
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
 from jaxlm.data.store.records import RecordStore, prepare_records
-from jaxlm.data.store.split import hash64, held_out
+from jaxlm.data.store.split import hash64, held_out, scores
 from jaxlm.data.text import report_shared_texts, store_facts
 from jaxlm.tasks.base import LeftOut, Record, Task
 
@@ -51,6 +52,10 @@ class RecordData(DataConfig):
         0.2, "share held out by a hash of the task's choice (the text)", ge=0, lt=1
     )
     split_salt: int = field(0, "changes which records are held out")
+    max_records: int | None = field(
+        None, "train on this many of the training records, a hash chooses them; null: all", ge=1
+    )
+    subset_salt: int = field(0, "changes which records those are")
     seq_len: int = field(128, "tokens of a row", ge=3)
     shuffle: bool = field(True, "draw in an order that changes each epoch; false: as in the source")
     packing: Literal["whole"] | None = field(
@@ -152,6 +157,10 @@ class RecordData(DataConfig):
         elif out.any():
             index["validation"] = np.flatnonzero(out)
         facts = self.task.resolve(stores["train"].records(index["train"]))
+        if self.max_records is not None:
+            index["train"] = _subset(
+                stores["train"], index["train"], self.max_records, self.subset_salt
+            )
         parts = {name: (stores.get(name, stores["train"]), index[name]) for name in index}
         prepared = self._prepared(parts, facts, tokenizer, report)
         content = {
@@ -238,6 +247,19 @@ class RecordData(DataConfig):
         digest.update(np.ascontiguousarray(index, "<i8").tobytes())
         files = source_files({"source": source})
         return {"sha256": digest.hexdigest(), "files": files, "format": FORMAT}
+
+
+def _subset(store: RecordStore, index: np.ndarray, size: int, salt: int) -> np.ndarray:
+    """The records `index` of `size` records of the source, with all windows of each; a smaller
+    number of the same salt chooses some of the same records.
+    """
+    names, hashes = (np.array(store.arrays[n])[index] for n in ("name_hashes", "identity_hashes"))
+    _, first, number = np.unique(names, return_index=True, return_inverse=True)
+    # another salt than that of the split, whose smallest hashes are held out
+    places = np.argsort(scores(hashes[first], hash64(f"subset {salt}".encode())), kind="stable")
+    chosen = np.zeros(len(first), bool)
+    chosen[places[:size]] = True
+    return index[chosen[number]]
 
 
 def _trained(store: RecordStore, index: np.ndarray, room: int, name: str) -> np.ndarray:

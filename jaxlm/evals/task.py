@@ -95,7 +95,24 @@ class SplitScores:
         record.
         """
         sizes = [self._rows(count) for count in counts]
-        shown = _First(self._records, max(sizes))
+        said, true, ends = self.answered(params, max(sizes), on_batch, compiling)
+        found = []
+        for size in sizes:
+            number = sum(end <= size for end in ends)
+            found.append(self._chosen(self.task.score(said[:number], true[:number])))
+        return found
+
+    def answered(
+        self,
+        params: Any,
+        size: int | None = None,
+        on_batch: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> tuple[list[Any], list[Record], list[int]]:
+        """What is said of each whole record of the first `size` rows, None: of all; the records;
+        and the rows at which each ends.
+        """
+        shown = _First(self._records, len(self._records) if size is None else size)
         said, true = [], []
         ends: list[int] = []
         answers = self._answering(params, shown, on_batch=on_batch, compiling=compiling)
@@ -103,11 +120,7 @@ class SplitScores:
             said.append(self.task.said(answer))
             true.append(self.task.whole(windows))
             ends.append((ends[-1] if ends else 0) + len(windows))
-        found = []
-        for size in sizes:
-            number = sum(end <= size for end in ends)
-            found.append(self._chosen(self.task.score(said[:number], true[:number])))
-        return found
+        return said, true, ends
 
     def extent(self, count: int | None) -> dict[str, int]:
         whole = self._answering.batches(len(self._records))

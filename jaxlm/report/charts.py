@@ -48,11 +48,12 @@ def line_chart(
     from_zero: bool = False,
     wide: bool = False,
     note: str = "",
+    unit: str = "step",
 ) -> Markup | str:
     """A figure with axes, a legend and a readout under the pointer; "" if there is nothing to draw.
 
     `marks` are {CSS class: steps to draw a dashed line at}. Values that are not finite break the
-    curve and are counted in the note, to which `note` (text) is added.
+    curve and are counted in the note, to which `note` (text) is added. unit: one on the x axis.
     """
     lines = [_thinned(line) for line in lines if any(map(math.isfinite, line.values))]
     if not lines:
@@ -82,6 +83,7 @@ def line_chart(
         title=title,
         lines=lines,
         wide=wide,
+        unit=unit,
         data=json.dumps(data),
         first=first,
         last=last,

@@ -24,7 +24,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     const at = first + ((event.clientX - box.left) / box.width) * (last - first);
     const step = lines[0].x[nearest(lines[0].x, at)];
     const parts = lines.map((line) => `${line.name} ${number(line.y[nearest(line.x, step)])}`);
-    output.textContent = `step ${step.toLocaleString("en")}: ${parts.join(", ")}`;
+    output.textContent = `${figure.dataset.unit} ${step.toLocaleString("en")}: ${parts.join(", ")}`;
     cross.style.left = `${((step - first) / Math.max(last - first, 1)) * 100}%`;
     cross.hidden = false;
   });
