@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxlm.core.config import UserError, suggest
+from jaxlm.core.errors import few
 from jaxlm.core.measures import Better, Measure
 
 
@@ -92,4 +93,16 @@ def check_measure(key: str, name: str, evaluators: Sequence[Any]) -> None:
         raise UserError(
             f"{key}.measure: {name} is measured at the end alone; set eval.every_steps, or the "
             "every_steps of its evaluator"
+        )
+
+
+def check_reported(key: str, name: str, measures: Iterable[Measure]) -> None:
+    """Raises `UserError` where the evaluator of a measure has reported, and others than this one:
+    a task that has no such metric.
+    """
+    owner = name.rpartition("/")[0]
+    reported = [m.name for m in measures if m.name.rpartition("/")[0] == owner]
+    if reported and name not in reported:
+        raise UserError(
+            f"{key}.measure: the evaluation during training has no {name}; it has {few(reported)}"
         )

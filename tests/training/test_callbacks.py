@@ -197,6 +197,8 @@ def test_early_stopping_and_what_it_measures_belong_to_the_run() -> None:
         ("early_stop={measure: eval/x/loss}", ""),
         ("early_stop={measure: loss}", "early_stop.measure: no evaluator reports loss"),
         ("checkpoint.keep_best={measure: valid/loss}", "keep_best.measure: no evaluator reports"),
+        ("early_stop={measure: eval/bleu}", "training has no eval/bleu; it has eval/loss"),
+        ("checkpoint.keep_best={measure: eval/f1}", "training has no eval/f1; it has eval/loss"),
     ],
 )
 def test_a_measure_that_nobody_reports_is_an_error(

@@ -13,7 +13,7 @@ from jaxlm.core.callback import Hook
 from jaxlm.core.measures import Measure, is_better
 from jaxlm.run import EarlyStopConfig
 from jaxlm.training.context import Context
-from jaxlm.training.history import Point, direction
+from jaxlm.training.history import Point, check_reported, direction
 
 
 class EarlyStop(Hook):
@@ -28,6 +28,7 @@ class EarlyStop(Hook):
     def on_measures(self, run: Context, step: int, measures: Sequence[Measure]) -> None:
         if run.history.record(self._config.measure, step, measures):
             self._decide(run)
+        check_reported("early_stop", self._config.measure, measures)
 
     def _decide(self, run: Context) -> None:
         run.stopping = run.stopping or stop_reason(

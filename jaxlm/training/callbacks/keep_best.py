@@ -13,7 +13,7 @@ from jaxlm.core.callback import Hook
 from jaxlm.core.measures import Measure
 from jaxlm.training.callbacks.save import Save
 from jaxlm.training.context import Context
-from jaxlm.training.history import best_steps
+from jaxlm.training.history import best_steps, check_reported
 
 
 class KeepBest(Hook):
@@ -29,6 +29,7 @@ class KeepBest(Hook):
         if run.history.record(self._config.measure, step, measures):
             self._choose(run)
             self._save.owed |= step in run.saver.best
+        check_reported("checkpoint.keep_best", self._config.measure, measures)
 
     def _choose(self, run: Context) -> None:
         points = run.history.points(self._config.measure)
