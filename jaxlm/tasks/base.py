@@ -31,6 +31,7 @@ Record = dict[str, Any]
 Arrays = dict[str, Any]
 Span = tuple[int, int]
 NO_LIMIT = 2**31 - 1
+LEAD, BETWEEN = "\n", "\n\n"  # of few-shot prompts: before an answer, and after an example
 
 
 class Records(Protocol):
@@ -75,6 +76,13 @@ class Extent(NamedTuple):
     tokens: int
     trained: int | None = None
     first: int = 0
+
+
+class Asked(NamedTuple):
+    """A prompt, and the text that ends the answer; "": the model ends it itself."""
+
+    prompt: str
+    stop: str
 
 
 class LeftOut(Exception):
@@ -302,6 +310,22 @@ class Task(Config):
     def prompt(self, record: Record) -> str:
         """The text that a model is asked with, of a record whose answer is not known."""
         raise NotImplementedError
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The answers that there are, where they are few: a language model chooses the likeliest
+        one after the prompt; (): it writes the answer.
+        """
+        return ()
+
+    def reference(self, record: Record) -> str:
+        """The text of the right answer to the prompt."""
+        raise NotImplementedError
+
+    def shots(self, examples: Sequence[Record], record: Record) -> Asked:
+        """The prompt of a record after examples with their answers."""
+        parts = [f"{self.prompt(each)}{LEAD}{self.reference(each)}" for each in examples]
+        return Asked(BETWEEN.join([*parts, f"{self.prompt(record)}{LEAD}"]), BETWEEN)
 
     def grade(self, record: Record, answer: str) -> float:
         """How right an answer to the prompt is, in [0, 1]."""

@@ -118,6 +118,13 @@ class Classification(TextTask):
     def prompt(self, record: Record) -> str:
         return record[self.text]
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return self.classes
+
+    def reference(self, record: Record) -> str:
+        return str(record[self.label])
+
     def grade(self, record: Record, answer: str) -> float:
         return float(class_name(answer) == class_name(record[self.label]))
 

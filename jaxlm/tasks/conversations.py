@@ -25,7 +25,7 @@ from jaxlm.chat.tokens import token_weights, tokenise
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import NO_LIMIT, Arrays, Extent, Record
+from jaxlm.tasks.base import NO_LIMIT, Arrays, Asked, Extent, Record
 from jaxlm.tasks.written import WrittenTask
 
 if TYPE_CHECKING:
@@ -129,6 +129,18 @@ class Conversations(WrittenTask, abstract=True):
         raise NotImplementedError
 
     # --------------------------------------------------------------------------------- measured
+
+    def shots(self, examples: Sequence[Record], record: Record) -> Asked:
+        """The examples are earlier turns of one conversation, whose system message is the first."""
+        asked = json.loads(self.prompt(record))
+        tools = asked.get("tools") if isinstance(asked, dict) else None
+        turns: list[Any] = []
+        for each in examples:
+            turns += _turns(self.prompt(each))
+            turns.append({"role": "assistant", "content": self.reference(each)})
+        turns += _turns(self.prompt(record))
+        kept = [turn for n, turn in enumerate(turns) if n == 0 or turn["role"] != "system"]
+        return Asked(as_prompt(kept, tools), "")
 
     def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
         """`predictions` are texts; the share that equals the reference, and the mean of
@@ -237,6 +249,12 @@ def text_of(message: Mapping[str, Any]) -> str:
     """The content of a message as one text."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def _turns(prompt: str) -> list[Any]:
+    value = json.loads(prompt)
+    messages: list[Any] = value["messages"] if isinstance(value, dict) else value
+    return messages
 
 
 def as_prompt(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:

@@ -13,7 +13,7 @@ trained. With a template, texts are a user's message and its answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from jaxlm.chat.rendering import Rendering
 from jaxlm.chat.tokens import token_weights
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
-from jaxlm.tasks.base import Arrays, LeftOut, Record
+from jaxlm.tasks.base import BETWEEN, Arrays, Asked, LeftOut, Record
 from jaxlm.tasks.conversations import (
     Conversations,
     Message,
@@ -165,6 +165,13 @@ class PromptCompletion(Conversations):
         if isinstance(given, str) and not self._templated:
             return given
         return as_prompt([{"role": "user", "content": given}] if isinstance(given, str) else given)
+
+    def shots(self, examples: Sequence[Record], record: Record) -> Asked:
+        """Texts are joined with their completions as they are."""
+        if self._messages(record) is not None:
+            return super().shots(examples, record)
+        parts = [self.prompt(each) + self.reference(each) for each in examples]
+        return Asked(BETWEEN.join([*parts, self.prompt(record)]), BETWEEN)
 
     def reference(self, record: Record) -> str:
         completion = record[self.completion_column]

@@ -324,6 +324,17 @@ class QuestionAnswering(Task):
         """The first sentence of the context."""
         return lambda record: SENTENCE_END.split(record[self.context].strip(), maxsplit=1)[0]
 
+    def prompt(self, record: Record) -> str:
+        return f"{record[self.context]}\n{record[self.question]}"
+
+    def reference(self, record: Record) -> str:
+        """The first answer, "" where the context has none."""
+        return next(iter(record[self.answers]["text"]), "")
+
+    def grade(self, record: Record, answer: str) -> float:
+        """1 where the answer is one of the record's, as exact match compares them."""
+        return float(self.score([answer], [record])[0].value)
+
     def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
         """`predictions` are texts, "" for no answer."""
         rules = {"squad": squad, "cmrc": cmrc}[self.metric]

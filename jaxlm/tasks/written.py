@@ -22,10 +22,6 @@ class WrittenTask(Task, abstract=True):
         """Tokens that an answer may have, in rows of `seq_len`; None: `sample.max_tokens`."""
         return None
 
-    def reference(self, record: Record) -> str:
-        """The text that a record has as the answer to its `prompt`."""
-        raise NotImplementedError
-
     def prediction(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """{"text": the answer, "score": its log probability divided by its number of tokens (of
         beams by that number ** length_penalty)}.
