@@ -150,10 +150,17 @@ def tried(cell: Cell, folder: Path) -> str:
     run_dir = folder / re.sub(r"\W+", "_", str(cell))
     settings = [
         f"adapter={ADAPTERS[cell.adapter]}",
-        *("train.steps=2", "train.batch_size=8", "train.epochs=null"),
-        *("optimizer.schedule.warmup=1", "logging.tensorboard=false", "sample.prompts=[]"),
-        *("eval.every_steps=null", "checkpoint.every_steps=null", "mesh.num_devices=1"),
-        *(f"run_dir={run_dir}", f"cache_dir={folder}/cache"),
+        "train.steps=2",
+        "train.batch_size=8",
+        "train.epochs=null",
+        "optimizer.schedule.warmup=1",
+        "logging.tensorboard=false",
+        "sample.prompts=[]",
+        "eval.every_steps=null",
+        "checkpoint.every_steps=null",
+        "mesh.num_devices=1",
+        f"run_dir={run_dir}",
+        f"cache_dir={folder}/cache",
     ]
     smoke, own = MODELS[cell.model]
     given: list[dict[str, Any]] = []

@@ -11,8 +11,8 @@ the micro-batch, so a run that resumes draws the same.
     with embedding_noise(5.0, key):       # within the trace of a step
         loss = objective.loss(...)
 
-What embeds tokens asks for it (`jaxlm.nn.embed`); outside of the context there is none: evaluation,
-generation and export have the plain embeddings.
+What embeds tokens asks for it (`jaxlm.nn.embed`); outside of the context the embeddings
+are plain, as in evaluation, generation and export.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Whatever the optimizer, an update is made in the same order:
     gradient + l1 sign(w) + l2 w  ->  clip by global norm  ->  the optimizer's direction
     -> + weight_decay w  ->  * learning rate * schedule(step) * multipliers  ->  negated
 
-The multipliers are those of lr_groups and of layer_decay; before a parameter is unfrozen, its
-update is none (`jaxlm.optim.by_layer`).
+The multipliers are those of lr_groups and of layer_decay; a parameter has no update before it is
+unfrozen (`jaxlm.optim.by_layer`).
 
 So l1 and l2 act like terms of the loss (l1 |w| + l2 w^2 / 2), and weight_decay is decoupled
 (arXiv:1711.05101). Statistics of stacked parameters (layers, experts) are kept matrix by matrix.
