@@ -105,24 +105,25 @@ def params_of(run: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def first_step(sums: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+def two_steps(sums: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """Plain SGD: a small difference of the gradients stays one."""
-    folder = tmp_path_factory.mktemp("first") / "run"
+    folder = tmp_path_factory.mktemp("two") / "run"
     assert api.fit(config_of(sums, folder, ONE, *SGD)).code == 0
     return params_of(folder)
 
 
-SGD = ("optimizer={type: sgd, learning_rate: 0.1}", "train.steps=1")
+RATE = "optimizer={type: sgd, learning_rate: 0.1}"
+SGD = (RATE, "train.steps=2", "objective.num_iterations=2")  # both of what the first weights wrote
 
 
 @pytest.mark.parametrize("change", ["train.accumulation=2", "mesh={data: 4, fsdp: 2}"])
 def test_accumulation_and_devices_change_nothing(
-    first_step: dict[str, np.ndarray], sums: Path, tmp_path: Path, change: str
+    two_steps: dict[str, np.ndarray], sums: Path, tmp_path: Path, change: str
 ) -> None:
     mesh = () if change.startswith("mesh") else (ONE,)
     assert api.fit(config_of(sums, tmp_path / "run", *mesh, *SGD, change)).code == 0
     for path, value in params_of(tmp_path / "run").items():
-        np.testing.assert_allclose(value, first_step[path], atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(value, two_steps[path], atol=1e-6, err_msg=path)
 
 
 # --------------------------------------------------------------------------------------- rollouts

@@ -14,7 +14,6 @@ checkpoint between them has what the rest needs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -148,13 +147,19 @@ class RolloutLearner(GradientLearner):
 
     @cached_property
     def _rolled(self) -> Ahead:
-        program = self.program
+        program, objective = self.program, self.objective
 
         def rollout(params: Any, rows: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-            size = program.batch_size // meshes.batch_parts(program.mesh)
-            schedule = Schedule(math.gcd(size, program.accumulation), program.stage_repeats)
-            with pipelined(schedule):
-                return self.objective.rollout(nnx.merge(program.graphdef, params), rows)
+            found = objective.rollout(rows)
+            k = 1 if program.mesh.shape["stage"] > 1 else program.accumulation
+            micro = {name: meshes.cut_rows(x, k) for name, x in found.items()}
+
+            def read(part: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+                return objective.read_again(nnx.merge(program.graphdef, params), part)
+
+            with pipelined(Schedule(program.accumulation, program.stage_repeats)):
+                more = jax.lax.map(read, micro)
+            return {**found, **{name: meshes.join_rows(x) for name, x in more.items()}}
 
         shardings = {name: x.sharding for name, x in self.rollout_spec.items()}
         return Ahead(jax.jit(rollout, out_shardings=shardings))

@@ -105,7 +105,7 @@ class GRPO(OnPolicy):
             entries["old_log_probs"] = Entry(("T",), "float32")
         return RowSpec(entries, T=length)
 
-    def rollout(self, model: LanguageModel, batch: Batch) -> Mapping[str, jax.Array]:
+    def rollout(self, batch: Batch) -> Mapping[str, jax.Array]:
         mask = batch["loss_weights"]
         found = losses.group_advantages(
             self._total(batch["rewards"]),
@@ -120,9 +120,12 @@ class GRPO(OnPolicy):
         }
         if self.mask_truncated:
             out["loss_weights"] = mask * (1 - batch["truncated"])[:, None]
-        if self.num_iterations > 1:
-            out["old_log_probs"] = self._read(model, batch)[0]
         return out
+
+    def read_again(self, model: LanguageModel, batch: Batch) -> Mapping[str, jax.Array]:
+        if self.num_iterations == 1:
+            return {}
+        return {"old_log_probs": self._read(model, batch)[0]}
 
     def _total(self, rewards: jax.Array) -> jax.Array:
         """[B, number of rewards] -> [B], weighed."""

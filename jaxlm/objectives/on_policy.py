@@ -86,13 +86,19 @@ class OnPolicy(Objective, abstract=True):
         """What is in a row of `rollout`, with `length` tokens."""
         raise NotImplementedError
 
-    def rollout(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
+    def rollout(self, batch: Batch) -> Mapping[str, jax.Array]:
         """The batch that the train step descends, of the completions of a batch (traceable).
 
-        model: with the weights that wrote them. batch: the keys of `written_spec`; the completions
-        of one prompt are `group_size` rows in a row.
+        batch: the keys of `written_spec`; the completions of one prompt are `group_size` rows in a
+        row.
         """
         raise NotImplementedError
+
+    def read_again(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
+        """More keys [B, ...] for the batch that `rollout` gives, from a forward pass of the weights
+        that wrote the completions. It is called with a micro-batch at a time.
+        """
+        return {}
 
     # ------------------------------------------------------------------------- as an objective
 

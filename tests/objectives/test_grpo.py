@@ -163,7 +163,8 @@ def written() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_loss_of_a_rollout_and_its_gradient(variant: str) -> None:
     objective = GRPO(variant=variant, num_iterations=2, **SETTINGS)  # type: ignore[arg-type]
-    batch = dict(objective.rollout(Backbone(HIDDEN), written()))  # type: ignore[arg-type]
+    batch = dict(objective.rollout(written()))
+    batch |= objective.read_again(Backbone(HIDDEN), batch)  # type: ignore[arg-type]
     spec = objective.rollout_spec(T).batch(B)
     assert {n: (np.shape(x), np.asarray(x).dtype) for n, x in batch.items()} == spec
     assert not np.any(batch["loss_weights"][0]) and np.any(batch["loss_weights"][1])
@@ -214,8 +215,8 @@ def written_total(rewards: Any) -> np.ndarray:
 def test_one_step_a_rollout_needs_no_old_log_probs() -> None:
     """The ratio is 1, so the gradient is that of the advantages times log p."""
     objective = GRPO(**SETTINGS)
-    batch = dict(objective.rollout(Backbone(HIDDEN), written()))  # type: ignore[arg-type]
-    assert "old_log_probs" not in batch
+    batch = dict(objective.rollout(written()))
+    assert not objective.read_again(Backbone(HIDDEN), batch)  # type: ignore[arg-type]
 
     def loss(hidden: Any) -> Any:
         return objective.loss(Backbone(hidden), batch, key=None, cache=None).loss_sum  # type: ignore[arg-type]
