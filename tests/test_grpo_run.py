@@ -15,9 +15,12 @@ import pytest
 
 from jaxlm import api
 from jaxlm.core.config import UserError
+from jaxlm.core.sampling import Sampling
 from jaxlm.core.tree import flatten
 from jaxlm.data.loader import stack
+from jaxlm.generate import Generator
 from jaxlm.mesh import to_global_whole
+from jaxlm.objectives.base import record_rng
 from jaxlm.run import load_saved
 from jaxlm.training.session import Session
 from tests import tiny
@@ -130,7 +133,7 @@ def test_accumulation_and_devices_change_nothing(
 
 
 def test_a_rollout_is_a_function_of_weights_and_step(sums: Path, tmp_path: Path) -> None:
-    config = config_of(sums, tmp_path / "run", ONE).config
+    config = config_of(sums, tmp_path / "run", ONE, "objective.num_iterations=2").config
     session = Session.open(config, report=lambda _: None)
     learner, compiled = session.learner, []
     assert learner is not None
@@ -150,9 +153,10 @@ def test_a_rollout_is_a_function_of_weights_and_step(sums: Path, tmp_path: Path)
 
     with session.train_loader() as loader, jax.set_mesh(learner.mesh):
         state = learner.create()
+        first_records = [int(loader.row(i)["record"]) for i in range(8)]
         first = rollout(0)
         count = len(compiled)
-        again, other, next_prompts = rollout(0), rollout(1), rollout(0, batch=1)
+        again, other, next_prompts = rollout(0), rollout(2), rollout(0, batch=1)
     assert count > 0 and len(compiled) == count, "a program is compiled once"
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name], err_msg=name)
@@ -178,6 +182,17 @@ def test_a_rollout_is_a_function_of_weights_and_step(sums: Path, tmp_path: Path)
         std = groups.std(1, ddof=1, keepdims=True)
         want = (groups - groups.mean(1, keepdims=True)) / (std + 1e-4)
         np.testing.assert_allclose(found["advantages"], want.reshape(-1), atol=1e-4)
+    # the training forward gives what was drawn the probability that the generator gave it
+    prompts = [pieces.encode(records(n)[0]["prompt"]) for n in first_records]
+    sampling = Sampling(max_tokens=6, temperature=1.0, length_penalty=0.0)
+    eos, pad = pieces.eos_id, pieces.pad_id
+    generator = Generator(session.program, sampling, eos_id=eos, pad_id=pad, prompt_length=11)
+    seed = record_rng(config.seed, 0).randint(2**31 - 1)
+    drawn = generator.with_scores(
+        state["params"], [[pieces.bos_id, *prompt] for prompt in prompts], seed=seed
+    )
+    log_p = (first["old_log_probs"] * first["loss_weights"]).sum(1)
+    np.testing.assert_allclose(log_p, [score for _, score in drawn], atol=1e-4)
 
 
 def test_rewards_rise(sums: Path, tmp_path: Path) -> None:
