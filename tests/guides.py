@@ -119,8 +119,12 @@ def _jaxlm(words: list[str]) -> tuple[int, str]:
         target = Path(words[words.index(">") + 1])
         words = words[: words.index(">")]
     words = [name for word in words for name in _expanded(word)]
-    if words[0] in ("train", "finetune") and not any(w.startswith("mesh.") for w in words):
-        words.append("mesh.num_devices=1")  # as on a laptop; a test has eight
+    if words[0] in ("train", "finetune"):
+        given = " ".join(words)
+        if " sample." not in given:
+            words.append("sample.prompts=[]")  # `jaxlm generate` shows what models write
+        if " mesh." not in given:
+            words.append("mesh.num_devices=1")  # as on a laptop; a test has eight
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)

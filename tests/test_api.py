@@ -189,6 +189,7 @@ def test_the_package_is_imported_without_jax() -> None:
 
 
 def test_runs_that_stop_early_raise(tmp_path: Path) -> None:
-    config = tiny.load("transformer", *QUIET, f"run_dir={tmp_path}/run").config
+    quiet = (*QUIET[:-1], "mesh={data: 1, num_devices: 1}")
+    config = tiny.load("transformer", *quiet, f"run_dir={tmp_path}/run").config
     with pytest.raises(RuntimeError, match="not finite"):
         jaxlm.train(config, ["optimizer.learning_rate=1e30", "train.max_bad_steps=1"])

@@ -12,17 +12,21 @@ from jaxlm.api import fit
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.config_paths import anchored, path_keys
+from jaxlm.core.exit_codes import INTERRUPTED
 from jaxlm.run import load_run, load_saved
+from tests.hooks import At, terminate
 
 SMOKE = Path(__file__).parents[1] / "configs/smoke/transformer.yaml"
 DATA = "{type: text, source: {type: text, files: texts/*.txt}, seq_len: 16}"
 SMALL = [
     "cache_dir=cache",
-    "train.steps=1",
+    "train.steps=4",
+    "train.prefetch=0",
     "train.batch_size=8",
     "optimizer.schedule.warmup=0",
     "sample.prompts=[]",
     "eval.at_end=false",
+    "mesh.num_devices=1",
 ]
 
 
@@ -73,23 +77,30 @@ def test_an_error_says_where_it_looked(tmp_path, monkeypatch):
 
 
 def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch, shared_programs):
-    """Its own config says where its files are; they may be moved, their content may not change."""
+    """Its own config says where its files are; they may be moved, their content may not change.
+
+    Each start ends by a signal: one program, which another number of steps would not be.
+    """
+
+    def train(resolved, step, **options):
+        outcome = fit(resolved, hooks=[At({step: terminate})], **options)
+        assert outcome.code == INTERRUPTED and f"after step {step} of 4" in outcome.message
+
     write_texts(tmp_path / "here/texts")
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     run = tmp_path / "run"
-    fit(load_run(SMOKE, [*SMALL, f"data={DATA}", f"run_dir={run}"]))
+    train(load_run(SMOKE, [*SMALL, f"data={DATA}", f"run_dir={run}"]), 1)
     saved = load_saved(run).config
     assert saved.data.source.files == (f"{tmp_path}/here/texts/*.txt",)
     assert saved.cache_dir == f"{tmp_path}/here/cache"
 
     monkeypatch.chdir(tmp_path / "there")
-    assert fit(load_saved(run, ["train.steps=2"]), must_exist=True).code == 0
+    train(load_saved(run), 2, must_exist=True)
     (tmp_path / "here/texts").rename(tmp_path / "there/moved")
     with pytest.raises(UserError, match="matches no file|no such file"):
-        fit(load_saved(run, ["train.steps=3"]), must_exist=True)
-    moved = ["train.steps=3", "data.source.files=moved/*.txt"]
-    assert fit(load_saved(run, moved), must_exist=True).code == 0
+        fit(load_saved(run), must_exist=True)
+    train(load_saved(run, ["data.source.files=moved/*.txt"]), 3, must_exist=True)
     (tmp_path / "there/moved/a.txt").write_text("another text. " * 20)
     with pytest.raises(UserError, match="is not what the run was trained on"):
-        fit(load_saved(run, ["train.steps=4"]), must_exist=True)
+        fit(load_saved(run), must_exist=True)

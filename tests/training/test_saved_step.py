@@ -327,6 +327,7 @@ def test_what_the_runtime_cannot_load_is_told(kept, tmp_path):
 
 
 QUIET = ("eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]", "train.steps=3")
+QUIET += ("mesh.num_devices=1",)  # several devices: `kept`
 
 
 def kept_by_a_plan(name: str, path) -> None:
@@ -343,6 +344,7 @@ def trained(name: str, run_dir, *more: str) -> str:
     return outcome.result["final"]["param_sha256"]
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_training_takes_the_kept_step_and_ends_in_the_same_weights(tmp_path, capsys):
     path = tmp_path / "step.bin"
     kept_by_a_plan("transformer", path)
@@ -355,6 +357,7 @@ def test_training_takes_the_kept_step_and_ends_in_the_same_weights(tmp_path, cap
     assert told in "".join(capsys.readouterr())
 
 
+@pytest.mark.usefixtures("shared_programs")
 @pytest.mark.parametrize("name", ["bert", "t5", "glm"])
 def test_ids_that_training_finds_in_its_tokenizer_are_of_no_account(name, tmp_path, capsys):
     """A plan reads no tokenizer, so its masks, sentinels and starts are null."""
