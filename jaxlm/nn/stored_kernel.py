@@ -190,3 +190,17 @@ def as_plain(flat: Mapping[str, Any]) -> dict[str, Any]:
 def count_of(leaves: Mapping[str, Any]) -> int:
     """How many parameters arrays {path: array} hold: each weight of a stored kernel is one."""
     return sum(math.prod(leaf.shape) for leaf in plain_leaves(leaves).values())
+
+
+def bytes_of(path: str, leaves: Mapping[str, Any]) -> float:
+    """Bytes of a weight of the parameter at a plain path, as `leaves` store it."""
+    if path in leaves:
+        return leaves[path].dtype.itemsize
+    codes, scales = (leaves[f"{path}/{name}"] for name in (CODES, SCALES))
+    size = sum(math.prod(part.shape) * part.dtype.itemsize for part in (codes, scales))
+    return size / math.prod(plain_shape(codes))
+
+
+def axes_of(path: str, axes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The logical axes of the parameter at a plain path, of those of stored ones."""
+    return tuple(axes[path] if path in axes else axes[f"{path}/{CODES}"])

@@ -21,6 +21,7 @@ from jaxlm.info import describe_run
 from jaxlm.mesh import MeshConfig
 from jaxlm.nn.stored_kernel import as_plain, dequantize, quantize
 from jaxlm.optim.adamw import AdamW
+from jaxlm.plan.closed_form.facts import facts_of
 from jaxlm.run import load_saved
 from jaxlm.training.loading import load_trained
 from tests import tiny
@@ -169,3 +170,15 @@ def test_a_run_rounds_the_base_that_it_names_and_ends_the_same_if_it_is_cut(tmp_
     (run / "result.json").unlink()
     shutil.rmtree(run / "checkpoints" / "00000004")
     assert api.fit(load_saved(run), must_exist=True).result["final"] == want
+
+
+@pytest.mark.parametrize("form", ["nf4", "int8"])
+def test_a_plan_has_the_bytes_that_are_stored(form) -> None:
+    config = config_of("transformer").replace(adapter=LoRA(rank=2, base_weights=form))
+    facts = facts_of(config)
+    shapes = program_of("transformer", config.adapter).abstract_params
+    stored = sum(x.size * x.dtype.itemsize for x in flatten(shapes).values())
+    assert sum(a.size * a.itemsize for a in facts.params) == pytest.approx(stored)
+    wide = facts_of(config.replace(adapter=LoRA(rank=2)))
+    assert {a.path: a.size for a in facts.params} == {a.path: a.size for a in wide.params}
+    assert facts.frozen == wide.frozen and facts.step_flops == wide.step_flops

@@ -25,6 +25,7 @@ import jaxlm.plan.closed_form.transformer_stacks  # noqa: F401  (registers itsel
 from jaxlm.core.config import parse, type_name
 from jaxlm.core.tree import flatten
 from jaxlm.mesh import MeshConfig
+from jaxlm.nn.stored_kernel import axes_of, bytes_of, plain_leaves, plain_path
 from jaxlm.optim.optimizer import state_axes
 from jaxlm.plan.closed_form.stacks import (
     Array,
@@ -101,15 +102,15 @@ def facts_of(config: RunConfig) -> Facts:
         config.replace(mesh=MeshConfig(), train=config.train.replace(accumulation=1)), one
     )
     program = learner.program
-    axes = flatten(program.param_axes)
+    stored, axes = flatten(program.abstract_params), flatten(program.param_axes)
     if config.objective.task_head is not None:
         raise UnknownModel(
             f"objective: the analytic model does not know a {type_name(type(config.objective))}; "
             "plan it for a TPU topology, where the step is compiled"
         )
     params = tuple(
-        Array(path, leaf.shape, leaf.dtype.itemsize, tuple(axes[path]))
-        for path, leaf in flatten(program.abstract_params).items()
+        Array(path, leaf.shape, bytes_of(path, stored), axes_of(path, axes))
+        for path, leaf in plain_leaves(stored).items()
     )
     row, data_len = row_of(config), seq_len_of(config)
     seq_len = tokens_of(row)
@@ -126,7 +127,7 @@ def facts_of(config: RunConfig) -> Facts:
     return Facts(
         config=config,
         params=params,
-        frozen=program.frozen,
+        frozen=frozenset(map(plain_path, program.frozen)),
         moments=_moments(learner, config),
         stacks=stacks,
         seq_len=seq_len,

@@ -31,7 +31,7 @@ class Array:
 
     path: str
     shape: tuple[int, ...]
-    itemsize: int
+    itemsize: float  # bytes of an element; of a stored kernel with its scales
     axes: tuple[str | None, ...]
     on_host: bool = False
 
