@@ -59,8 +59,10 @@ def name_of(path: Path) -> str:
 
 
 def source_of(path: Path) -> Path | None:
-    """The config whose run `path` starts from: its first comment says init.from=runs/NAME."""
-    found = re.search(r"init\.from=runs/(\w+)", header(path))
+    """The config whose run `path` starts from, or learns from: its first comment says
+    init.from=runs/NAME or objective.teacher.from=runs/NAME.
+    """
+    found = re.search(r"(?:init|teacher)\.from=runs/(\w+)", header(path))
     if found is None:
         return None
     (made_by,) = (other for other in RUNS if other.stem == found[1])
@@ -75,7 +77,9 @@ def header(path: Path) -> str:
 
 def overrides_of(path: Path) -> list[str]:
     source = source_of(path)
-    return [] if source is None else [f"init.from=runs/{source.stem}"]
+    if source is None or "init.from=" not in header(path):
+        return []
+    return [f"init.from=runs/{source.stem}"]
 
 
 @cache
@@ -208,8 +212,9 @@ def workplace(tmp_path_factory) -> Iterator[Path]:
 
 # In small it is the other one except for a rate: whole, both are built above.
 IN_SMALL = {"quickstart_code": "quickstart"}
-# Their records are no texts with a label; tests/api/test_task_runs.py, test_grpo_run.py have such.
-RECORDS = {"tag_en", "qa", "arithmetic", "grpo"}
+# Their records are not texts with a label: tests/api/test_task_runs.py, test_grpo_run.py and
+# tests/objectives/test_preference.py and test_distill.py have such.
+RECORDS = {"tag_en", "qa", "arithmetic", "grpo", "preference", "distill"}
 TRAINED = [
     path
     for path in RUNS

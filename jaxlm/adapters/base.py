@@ -59,6 +59,13 @@ class Adapter(Config):
         raise NotImplementedError
 
     @property
+    def off(self) -> Adapter | None:
+        """The adapter with which the model is what it was before training, its frozen parameters
+        as they are with this one; None: the model without an adapter is that.
+        """
+        return None
+
+    @property
     def low_rank(self) -> LowRankSettings | None:
         """What PEFT's files say of an A and a B beside each kernel (`jaxlm.adapters.lora`), where
         these are the adapter's parameters; None: it has others, or none.

@@ -113,6 +113,10 @@ class LoRA(Adapter):
                     store(node, self.base_weights)
 
     @property
+    def off(self) -> Adapter | None:
+        return None if self.base_weights is None else self.replace(rank=0, rank_pattern={})
+
+    @property
     def low_rank(self) -> LoRA:
         return self
 

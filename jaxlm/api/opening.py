@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import jax
 
+from jaxlm.api.frozen import with_imported
 from jaxlm.core.callback import Hook
 from jaxlm.core.config import Resolved
 from jaxlm.core.exit_codes import INTERRUPTED
@@ -68,6 +69,7 @@ def open_run(
     if must_exist:
         saved_config(run.path)
     check_schedule(resolved.config, resolved.marks, None)
+    resolved = with_imported(resolved)
     started.check_trainable(run)
     started.check_checkpoints(run)
     stack.enter_context(run.lock(jax.process_index()))

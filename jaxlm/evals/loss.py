@@ -41,7 +41,15 @@ class Loss(Evaluator):
         size = self.batch_size or config.train.batch_size
         rows = prepared.rows(split, batch_size=size, seed=config.seed)
         transform, spread = session.transform(EVAL_SEED), not prepared.consecutive
-        return SplitSums(session.program, rows, prepared.row_spec, transform, size, spread=spread)
+        return SplitSums(
+            session.program,
+            rows,
+            prepared.row_spec,
+            transform,
+            size,
+            spread=spread,
+            references=lambda: session.references,
+        )
 
 
 class SplitMeasures:

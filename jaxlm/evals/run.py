@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.measures import Measure
 from jaxlm.data.detect import Found, detect, source_of
@@ -19,6 +20,7 @@ from jaxlm.runs.files import read_own
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.loading import load_trained
 from jaxlm.training.records import check_measured_data
+from jaxlm.training.references import read_references
 from jaxlm.training.session import Session, cache_dir, check_writable, prepare_data
 from jaxlm.training.started import saved_tokenizer
 
@@ -43,8 +45,10 @@ def evaluate_run(
     # first: a wrong file costs no loading
     found = detect(files, with_text=False) if files else None
     config, program, params, step = load_trained(
-        run_dir, overrides=overrides, step=step, report=report
+        run_dir, overrides=overrides, step=step, references=True, report=report
     )
+    reader = CheckpointReader(RunDir(run_dir).checkpoints, report=report)
+    beside, _ = read_references(config, program, reader, step)
     if found is not None:
         prepared = _measured(run_dir, config, found, report)
         own = {k: e for k, e in config.evaluators.items() if e.split == "validation"}
@@ -53,7 +57,7 @@ def evaluate_run(
         prepared = prepare_data(config, report)
         if config.data == load_saved(run_dir).config.data:
             check_measured_data(RunDir(run_dir), prepared, accept_data, report)
-    evaluators = evaluators_of(Session(config, prepared, program), split)
+    evaluators = evaluators_of(Session(config, prepared, program, beside=beside), split)
     if not evaluators or evaluators[0].name:
         raise UserError(
             f"{run_dir}: its data has no validation split; set data.validation to texts that it "

@@ -9,7 +9,7 @@ The sums of one batch are float32; they are added in float64, which counts exact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
@@ -44,13 +44,14 @@ class SplitSums:
         batch_size: int,
         *,
         spread: bool = False,
+        references: Callable[[], Mapping[str, Any]] = dict,
     ):
         """`spec`: of the rows. `spread`: their order is free; the first batches are spread over
-        the split.
+        the split. `references`: gives the trees of the frozen models that the objective asks for.
         """
         mesh = program.mesh
         meshes.check_batch(batch_size, mesh, "eval.batch_size")
-        self.program, self.batch_size = program, batch_size
+        self.program, self.batch_size, self.references = program, batch_size, references
         self.num_batches = -(-rows.rows_per_epoch // batch_size)
         self.loader = Loader(
             OnePass(rows, spec, spread=spread),
@@ -86,7 +87,9 @@ class SplitSums:
                     rows.pop("id")
                     batch = meshes.to_global(rows, self.program.mesh)
                     before = metrics
-                    metrics, carry = self._step(params, batch, carry, compiling=compiling)
+                    metrics, carry = self._step(
+                        params, batch, carry, self.references(), compiling=compiling
+                    )
                     add(sums, before)  # waits: a queue of batches would hide one that hangs
                     if done in limits:
                         found[done] = dict(sums)

@@ -125,8 +125,8 @@ def _values(
         x, target, _ = chunk
         return None, _look(static, _logits(static, x, kernel, bias), target)[0]
 
-    _, token = jax.lax.scan(one, None, _cut(hidden, targets, weights))
-    return tuple(_joined(x, targets.shape[1]) for x in token)
+    _, token = jax.lax.scan(one, None, cut_tokens(hidden, targets, weights))
+    return tuple(joined_tokens(x, targets.shape[1]) for x in token)
 
 
 def _values_and_gradients(
@@ -148,8 +148,8 @@ def _values_and_gradients(
         return total, (*token, d_x.astype(x.dtype))
 
     zeros = jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
-    sums, parts = jax.lax.scan(one, zeros, _cut(hidden, targets, weights))
-    *token, d_hidden = (_joined(x, targets.shape[1]) for x in parts)
+    sums, parts = jax.lax.scan(one, zeros, cut_tokens(hidden, targets, weights))
+    *token, d_hidden = (joined_tokens(x, targets.shape[1]) for x in parts)
     tokens = [axis for axis in (ROWS[0], static.length) if axis]
     d_kernel, d_bias = sums[0], sums[1]
     d_kernel = sum_split(d_kernel, tokens, dim=0, by="embed")
@@ -182,7 +182,7 @@ def _look(static: Static, z: jax.Array, target: jax.Array) -> tuple[tuple, tuple
     return (loss, nll, (best == target).astype(jnp.float32)), (log_total, is_target)
 
 
-def _cut(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+def cut_tokens(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """[B, T, ...] -> [chunks, B, CHUNK, ...], filled up with zeros."""
     length = arrays[0].shape[1]
     size = min(CHUNK, length)
@@ -195,7 +195,7 @@ def _cut(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(map(one, arrays))
 
 
-def _joined(x: jax.Array, length: int) -> jax.Array:
-    """The chunks of `_cut` in a row again."""
+def joined_tokens(x: jax.Array, length: int) -> jax.Array:
+    """The chunks of `cut_tokens` in a row again."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

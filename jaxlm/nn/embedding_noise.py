@@ -58,6 +58,16 @@ def embedding_noise(alpha: float, key: jax.Array) -> Iterator[None]:
         raise UserError("train.embedding_noise: this model has no embedding of tokens; remove it")
 
 
+@contextmanager
+def plain_embeddings() -> Iterator[None]:
+    """Within it, embeddings of tokens have no noise: those of a frozen model in a train step."""
+    token = _NOISE.set(None)
+    try:
+        yield
+    finally:
+        _NOISE.reset(token)
+
+
 def noisy(x: jax.Array, rows_at: int) -> jax.Array:
     """Embeddings [B, T, d] with their noise, where the context has some; `rows_at` 1: [T, B, d]."""
     noise = _NOISE.get()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from jaxlm.core.config import Config, Kind, UserError, type_name
+from jaxlm.core.config import Config, Kind, UserError, field, type_name
 from jaxlm.core.measures import Measure, ratios
 from jaxlm.core.rows import RowSpec
 
@@ -45,6 +45,17 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrozenModel(Config):
+    """A model beside the trained one that does not change: a reference, or a teacher."""
+
+    from_: str | None = field(
+        None, "run directory of its weights; null: the weights that this run starts from", path=True
+    )
+    step: int | None = field(None, "checkpoint of that run; null: the last", ge=0)
+    use_ema: bool = field(True, "take the averaged weights, if that run has them")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective(Config):
     """What is learnt: a host transform and a device loss under one name."""
 
@@ -55,6 +66,7 @@ class Objective(Config):
     displays: ClassVar[tuple[Measure, ...]] = (LOSS,)  # how measures are shown, the main one first
     # Whether its model may be a backbone, whose config.json names a class without a head.
     headless: ClassVar[bool] = False
+    least_rows: ClassVar[int] = 1  # of a batch: fewer have no loss
 
     # The keys of a dataset's rows that it must have, and those that it uses where they are given.
     needs: ClassVar[tuple[str, ...]] = ("tokens", "segment_ids", "positions")
@@ -88,6 +100,13 @@ class Objective(Config):
     def task_head(self) -> Any:
         """The config of the head beside the language model (`jaxlm.nn.heads`); None: no head."""
         return None
+
+    @property
+    def references(self) -> Mapping[str, FrozenModel]:
+        """The frozen models that `loss_beside` needs, by name, which are fields of these names.
+        They are not trained and not saved: a checkpoint names them.
+        """
+        return {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -130,6 +149,24 @@ class Objective(Config):
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
         """Sums over one batch; `key` switches dropout on."""
         raise NotImplementedError
+
+    def over_batch(self, model: Any, beside: Mapping[str, Any], batch: Batch) -> Batch:
+        """The batch of a whole step, before it is cut into micro-batches, with what the loss needs
+        of all its rows together: more keys [B, ...]. They have no gradient.
+        """
+        return batch
+
+    def loss_beside(
+        self,
+        model: Any,
+        beside: Mapping[str, Any],
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        cache: Cache | None,
+    ) -> Loss:
+        """`loss`, for an objective that has `references`: `beside` are these models, by name."""
+        return self.loss(model, batch, key=key, cache=cache)
 
     def flops_per_token(self, model: Any, seq_len: int) -> float:
         """Forward FLOPs for each token of a batch's `segment_ids`, for rows of `data.seq_len`.

@@ -23,9 +23,7 @@ from jaxlm.objectives.base import LOSS, Loss, Transform
 from jaxlm.objectives.prediction import ACCURACY, PREDICTED, TokenPrediction
 
 if TYPE_CHECKING:
-    import jax
-
-    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
+    from jaxlm.core.types import Batch, LanguageModel, ModelConfig, Output, Tokenizer
 
 BITS_PER_CHAR = Measure(
     "bits_per_char", better="lower", show="headline", label="bits per character", format=".3f"
@@ -90,13 +88,11 @@ class CausalLM(TokenPrediction):
         entries = {**PREDICTED, "num_bytes": Entry(()), "num_chars": Entry(())}
         return RowSpec(entries, T=rows.sizes["T"] - 1)
 
-    def loss(
-        self, model: LanguageModel, batch: Batch, *, key: jax.Array | None, cache: Cache | None
-    ) -> Loss:
-        out = super().loss(model, batch, key=key, cache=cache)
-        bits = out.metrics["loss"][0] / math.log(2)
+    def predicted(self, model: LanguageModel, out: Output, batch: Batch) -> Loss:
+        found = super().predicted(model, out, batch)
+        bits = found.metrics["loss"][0] / math.log(2)
         rates = {
             "bits_per_byte": (bits, batch["num_bytes"].astype(bits.dtype).sum()),
             "bits_per_char": (bits, batch["num_chars"].astype(bits.dtype).sum()),
         }
-        return out._replace(metrics={**out.metrics, **rates})
+        return found._replace(metrics={**found.metrics, **rates})

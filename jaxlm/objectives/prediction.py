@@ -72,7 +72,10 @@ class TokenPrediction(Objective, abstract=True):
     def loss(
         self, model: LanguageModel, batch: Batch, *, key: jax.Array | None, cache: Cache | None
     ) -> Loss:
-        out = self.read(model, batch, key, cache)
+        return self.predicted(model, self.read(model, batch, key, cache), batch)
+
+    def predicted(self, model: LanguageModel, out: Output, batch: Batch) -> Loss:
+        """The sums over one batch, from the model's output for it."""
         weights = batch["loss_weights"]  # [B, T]
         loss_sum, token = head_loss(
             model.head_input(out.hidden),  # [B, T, D]

@@ -106,9 +106,15 @@ def read_base(
     return base
 
 
-def origin(reader: CheckpointReader, step: int) -> Mapping[str, Any]:
-    """Where the base of a checkpoint comes from, as the module's docstring shows it."""
-    return json.loads(reader.read_file(step, IDENTITY)).get("frozen", {}).get("base", {})
+def origin(reader: CheckpointReader, step: int, name: str = "base") -> Mapping[str, Any]:
+    """Where a frozen tree of a checkpoint comes from, as the module's docstring shows it; {}: it
+    does not say.
+    """
+    try:
+        identity = json.loads(reader.read_file(step, IDENTITY))
+    except UserError:  # of an earlier version, or imported
+        identity = {}
+    return identity.get("frozen", {}).get(name, {})
 
 
 def read_pretrained(

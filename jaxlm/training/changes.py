@@ -71,7 +71,7 @@ def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
     if record is None:
         return ()
     compared: tuple[str, ...] = ("data.",) if record.identity.data else ()
-    compared += ("init.from",) if record.identity.frozen else ()
+    compared += ("init.from", "objective.") if record.identity.frozen else ()
     return tuple(f"{key}:" for key in sorted(path_keys(config)) if key.startswith(compared))
 
 

@@ -27,6 +27,14 @@ def check_fit(config: RunConfig) -> None:
         _check_source(config, config.data)
         _check_carried_state(config, config.data)
     config.objective.check_model(config.model)
+    least, name = config.objective.least_rows, type_name(type(config.objective))
+    sizes = {"train": config.train.batch_size, "eval": config.eval.batch_size}
+    for key, size in sizes.items():
+        if size is not None and size < least:
+            raise UserError(
+                f"{key}.batch_size: {size}, but objective {name} compares the rows of a batch; set "
+                f"it to {least} or more"
+            )
 
 
 def check_schedule(config: RunConfig, marks: Mapping[str, Mark], epochs: float | None) -> None:

@@ -194,7 +194,8 @@ class GradientLearner(Learner):
 
     def abstract_frozen(self) -> Frozen:
         base = self.program.base(self.program.abstract_params)
-        return {"base": base} if base else {}
+        trees = {"base": base, **self.program.abstract_references}
+        return {name: tree for name, tree in trees.items() if tree}
 
     def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
         params = state["ema"] if "ema" in state else state["params"]
@@ -203,7 +204,7 @@ class GradientLearner(Learner):
     def step(
         self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
     ) -> tuple[State, dict]:
-        return train_step(self.program, self.optimizer, state, frozen.get("base", {}), batch)
+        return train_step(self.program, self.optimizer, state, frozen, batch)
 
     def _init(self, params: dict[str, Any]) -> State:
         return init_state(self.program, self.optimizer, params)

@@ -29,12 +29,13 @@ def load_trained(
     step: int | str | None = None,
     mesh: Mesh | None = None,
     merge: bool = False,
+    references: bool = False,
     report: Any = print,
 ) -> tuple[RunConfig, Program, Any, int]:
     """(config, program, parameters, step) of a run, for use without training.
 
     On the mesh of its config, or on another. merge: a program without the run's adapter, and the
-    parameters that compute the same.
+    parameters that compute the same. references: with the frozen models that its loss needs.
     Raises `UserError` where the folder is not a run, or has no checkpoint (yet).
     """
     config = load_saved(run_dir, overrides).config
@@ -44,7 +45,7 @@ def load_trained(
     step = reader.choose(step)
     if step is None:
         raise UserError(f"{run_dir}: no checkpoint yet; train it first (`jaxlm resume {run_dir}`)")
-    program = program_of(config, mesh or config.mesh.build())
+    program = program_of(config, mesh or config.mesh.build(), references=references)
     params = bases.read_weights(config, program, reader, step, report=report)
     if merge:
         program, params = merged(config, program, params)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jaxlm import mesh as meshes
 from jaxlm.adapters.base import Adapter
 from jaxlm.core.config import UserError, type_name
-from jaxlm.core.tree import flatten, map_with_path, select
+from jaxlm.core.tree import flatten, join, map_with_path, select
 from jaxlm.core.types import ModelConfig
 from jaxlm.kernels.registry import platform
 from jaxlm.nn.flops import matmul_flops, only_trained
@@ -63,6 +63,7 @@ class Program:
     accumulation: int
     stage_repeats: int
     embedding_noise: float
+    references: Mapping[str, Reference] = field(default_factory=dict)  # frozen models, by name
 
     def trained(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The part of a tree of parameters (or of their axes, shardings) that training changes."""
@@ -71,6 +72,24 @@ class Program:
     def base(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The part of a tree of parameters that is frozen; {} where all are trained."""
         return select(tree, lambda path: path in self.frozen) if self.frozen else {}
+
+    def beside(self, params: dict[str, Any], trees: Mapping[str, Any]) -> dict[str, Any]:
+        """The frozen models that the objective asks for, as NNX modules (traceable).
+
+        params: with all frozen parameters. trees: the references' own parameters, by name.
+        """
+        return {
+            name: reference.model(params, trees.get(name, {}))
+            for name, reference in self.references.items()
+        }
+
+    @property
+    def abstract_references(self) -> dict[str, Any]:
+        """Shapes and shardings of the references' own parameters, by name; without those that have
+        none of their own.
+        """
+        found = {n: r.own(r.program.abstract_params) for n, r in self.references.items()}
+        return {name: tree for name, tree in found.items() if tree}
 
     def init_params(self) -> dict[str, Any]:
         """Fresh parameters (traceable): a function of the seed alone."""
@@ -99,8 +118,13 @@ class Program:
         """FLOPs of a train step for each token of rows of `seq_len`: 3 times the forward ones, less
         the gradients of frozen kernels (`jaxlm.nn.flops`). Recomputation does not count.
 
-        Where a head alone is trained, no gradient enters the model below it.
+        Where a head alone is trained, no gradient enters the model below it. The frozen models
+        beside the trained one have a forward pass each.
         """
+        others = sum(r.program.flops_per_token(seq_len) for r in self.references.values())
+        return others + self._trained_flops_per_token(seq_len)
+
+    def _trained_flops_per_token(self, seq_len: int) -> float:
         forward = self.flops_per_token(seq_len)
         if not self.frozen:
             return 3 * forward
@@ -111,13 +135,22 @@ class Program:
         return 2 * forward + self.objective.flops_per_token(kernels, seq_len)
 
     def eval_step(
-        self, params: Any, batch: Mapping[str, jax.Array], carry: Any
+        self,
+        params: Any,
+        batch: Mapping[str, jax.Array],
+        carry: Any,
+        references: Mapping[str, Any] | None = None,
     ) -> tuple[dict, Any]:
-        """Metric sums of one batch, no dropout; and the carry after it."""
+        """Metric sums of one batch, no dropout; and the carry after it.
+
+        references: the trees of the frozen models beside the trained one, by name.
+        """
         rows = len(batch["segment_ids"]) // meshes.batch_parts(self.mesh)
         with pipelined(Schedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
             model = nnx.merge(self.graphdef, params)
-            out = self.objective.loss(model, batch, key=None, cache=carry)
+            beside = self.beside(params, references or {})
+            batch = self.objective.over_batch(model, beside, batch)
+            out = self.objective.loss_beside(model, beside, batch, key=None, cache=carry)
         return dict(out.metrics), out.cache
 
     def predict_step(self, params: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
@@ -125,6 +158,25 @@ class Program:
         rows = len(batch["segment_ids"]) // meshes.batch_parts(self.mesh)
         with pipelined(Schedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
             return self.objective.predict(nnx.merge(self.graphdef, params), batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A frozen model that an objective asks for. `shared` are the paths of the parameters that it
+    has in common with the frozen ones of the run, of which it has no copy.
+    """
+
+    program: Program
+    shared: frozenset[str]
+
+    def own(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """The part of a tree of its parameters that the run does not have."""
+        return select(tree, lambda path: path not in self.shared)
+
+    def model(self, params: dict[str, Any], own: dict[str, Any]) -> Any:
+        """The NNX module, of the run's parameters and its own (traceable)."""
+        whole = join(select(params, self.shared.__contains__), own)
+        return nnx.merge(self.program.graphdef, jax.lax.stop_gradient(whole))
 
 
 def make_program(
@@ -139,6 +191,7 @@ def make_program(
     batch_size: int = 1,
     accumulation: int = 1,
     embedding_noise: float = 0.0,
+    references: Mapping[str, Reference] | None = None,
 ) -> Program:
     """A Program from configs; shapes only, nothing is allocated.
 
@@ -180,6 +233,7 @@ def make_program(
         accumulation=accumulation,
         stage_repeats=stage_repeats,
         embedding_noise=embedding_noise,
+        references=references or {},
     )
 
 

@@ -24,6 +24,7 @@ from jaxlm.nn.heads.base import is_of_head
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training import base as bases
+from jaxlm.training import references
 from jaxlm.training.learner import Learner
 from jaxlm.training.session import Session
 from jaxlm.training.started import lacks_tokenizer, saved_tokenizer
@@ -44,20 +45,28 @@ def find_state(
     step = reader.latest() if latest is None else latest
     if step is not None:
         log.info("restore order: resume <- checkpoint %d of %s", step, config.run_dir)
-        if not learner.frozen:  # a rollback finds it there
+        if not learner.frozen:  # a rollback finds them there
             _restore_base(learner, config, reader, step)
+            trees, origins = references.read_references(config, learner.program, reader, step)
+            learner.frozen |= trees
+            learner.origins |= origins
         return reader.restore(step, learner.abstract_state(reader.read_metadata(step).arrays)), step
     source: dict[str, Any] = {"seed": config.seed}
+    params: dict[str, Any] | None
     if config.init.from_ is not None:
         params, at = read_pretrained(session)
-        state = learner.create(params)
         source = {"run": config.init.from_, "step": at}
     else:
         log.info("restore order: no checkpoint, no init.from: scratch, seed %d", config.seed)
-        state = learner.create()
+        params = learner.program.draw() if learner.program.references else None
+    trees, origins = {}, {}
+    if params is not None:
+        trees, origins = references.start_references(config, learner.program, params, source)
+    state = learner.create(params)
     if "base" in learner.frozen:
-        source["sha256"] = param_sha256(learner.frozen["base"])
-        learner.origins = {"base": source}
+        origins["base"] = source | {"sha256": param_sha256(learner.frozen["base"])}
+    learner.frozen |= trees
+    learner.origins = origins
     return state, 0
 
 

@@ -33,6 +33,7 @@ from jaxlm.training.build import learner_of
 from jaxlm.training.compatibility import check_fit, check_samples, check_schedule
 from jaxlm.training.learner import Learner
 from jaxlm.training.program import Program
+from jaxlm.training.references import check_references
 from jaxlm.training.room import check_batch, check_room
 from jaxlm.training.started import has_started, lacks_tokenizer, saved_tokenizer
 
@@ -143,6 +144,7 @@ class Session:
     prepared: Prepared
     program: Program
     learner: Learner | None = None  # None: for use without training
+    beside: Mapping[str, Any] | None = None  # the references' trees, where there is no learner
 
     @classmethod
     def open(
@@ -159,12 +161,19 @@ class Session:
         check_batch(config, mesh)
         prepared = prepare_data(config, report)
         config = resolve(config, prepared, marks)
+        check_references(config, prepared.tokenizer)
         # as it is kept: the run may be resumed from another folder
         config = anchored(config).replace(run_dir=config.run_dir)
         learner = learner_of(config, mesh)
         check_room(learner)
         learner.use_data(config, prepared)
         return cls(config, prepared, learner.program, learner)
+
+    @property
+    def references(self) -> Mapping[str, Any]:
+        """The trees of the frozen models that the objective asks for, by name."""
+        found = self.beside or {} if self.learner is None else self.learner.frozen
+        return {name: tree for name, tree in found.items() if name in self.program.references}
 
     def transform(self, seed: int) -> Any:
         """The objective's, which draws by `seed`."""

@@ -34,16 +34,16 @@ Batch = Mapping[str, jax.Array]
 
 
 def train_step(
-    program: Program, optimizer: Optimizer, state: State, base: Any, batch: Batch
+    program: Program, optimizer: Optimizer, state: State, frozen: Mapping[str, Any], batch: Batch
 ) -> tuple[State, dict]:
     """(the state after the step, metrics). Metrics are (sum, weight) pairs.
 
-    base: the parameters that are not trained. A step whose loss or gradient is not finite changes
-    the counters alone.
+    frozen: the parameters that are not trained ("base"), and those of the models beside the trained
+    one. A step whose loss or gradient is not finite changes the counters alone.
     """
-    params, carry = state["params"], state.get("carry")
+    params, carry, base = state["params"], state.get("carry"), frozen.get("base", {})
     key = derive_key(program.seed, DROPOUT_STREAM, state["step"])
-    grads, weight, metrics, load, carry = gradients(program, params, base, batch, carry, key)
+    grads, weight, metrics, load, carry = gradients(program, params, frozen, batch, carry, key)
     scale = 1.0 / jnp.maximum(weight, 1.0)
     grads = jax.tree.map(lambda g: g * scale, grads)
     norm = optax.tree.norm(grads)
@@ -83,16 +83,18 @@ def train_step(
 
 
 def gradients(
-    program: Program, params: Any, base: Any, batch: Batch, carry: Any, key: jax.Array
+    program: Program, params: Any, frozen: Any, batch: Batch, carry: Any, key: jax.Array
 ) -> tuple:
     """Sums over the micro-batches: (gradient, weight, metrics, load of experts, carry)."""
     k = program.accumulation
+    batch = _over_batch(program, params, frozen, batch)
     if program.mesh.shape["stage"] > 1:  # the stages work on all micro-batches at a time
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(k))
         with pipelined(Schedule(k, program.stage_repeats)):
-            return _micro_gradients(program, params, base, batch, carry, keys)
+            return _micro_gradients(program, params, frozen, batch, carry, keys)
     if k == 1:
-        return _micro_gradients(program, params, base, batch, carry, jax.random.fold_in(key, 0))
+        one = jax.random.fold_in(key, 0)
+        return _micro_gradients(program, params, frozen, batch, carry, one)
 
     # rows are the second dim of a carry
     cut = lambda x: jnp.moveaxis(meshes.cut_rows(x, k, dim=1), 1, 0)  # noqa: E731
@@ -103,13 +105,13 @@ def gradients(
     def add(total: Any, inputs: Any) -> tuple[Any, Any]:
         i, rows, carry = inputs
         one = jax.random.fold_in(key, i)
-        *sums, carry = _micro_gradients(program, params, base, rows, carry, one)
+        *sums, carry = _micro_gradients(program, params, frozen, rows, carry, one)
         return jax.tree.map(jnp.add, total, tuple(sums)), carry
 
     first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
     inputs = (jnp.arange(k), micro, carries)
     shapes = jax.eval_shape(
-        lambda p, args: _micro_gradients(program, p, base, args[1], args[2], key)[:4],
+        lambda p, args: _micro_gradients(program, p, frozen, args[1], args[2], key)[:4],
         params,
         first(inputs),
     )
@@ -118,13 +120,24 @@ def gradients(
     return *sums, jax.tree.map(join_rows, carries)
 
 
+def _over_batch(program: Program, params: Any, frozen: Any, batch: Batch) -> Batch:
+    """The batch with what its loss needs of all rows together."""
+    whole = jax.lax.stop_gradient(join(params, frozen.get("base", {})))
+    with pipelined(Schedule(program.accumulation, program.stage_repeats)):
+        model, beside = nnx.merge(program.graphdef, whole), program.beside(whole, frozen)
+        return program.objective.over_batch(model, beside, batch)
+
+
 def _micro_gradients(
-    program: Program, params: Any, base: Any, batch: Batch, carry: Any, key: jax.Array
+    program: Program, params: Any, frozen: Any, batch: Batch, carry: Any, key: jax.Array
 ) -> tuple:
+    base = frozen.get("base", {})
+
     def loss_sum(params: Any) -> tuple[jax.Array, Any]:
-        model = nnx.merge(program.graphdef, join(params, base))
+        whole = join(params, base)
+        model, beside = nnx.merge(program.graphdef, whole), program.beside(whole, frozen)
         with adapter_key(key), embedding_noise(program.embedding_noise, key):
-            out = program.objective.loss(model, batch, key=key, cache=carry)
+            out = program.objective.loss_beside(model, beside, batch, key=key, cache=carry)
         return out.loss_sum, out
 
     grads, out = jax.grad(loss_sum, has_aux=True)(params)

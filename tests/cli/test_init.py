@@ -109,6 +109,7 @@ RECORDS = {
     "tagging": {"tokens": ["EU", "rejects", "{}"], "ner_tags": ["B-ORG", "O", "O"]},
     "translation": {"translation": {"en": "house {}", "de": "Haus {}"}},
     "preference": {"prompt": "Say {}.", "chosen": "{}", "rejected": "no"},
+    "kto": {"prompt": "Say {}.", "completion": "{}", "label": True},
 }
 
 
@@ -126,6 +127,7 @@ def write_records(name: str) -> None:
         ("question_answering", "question_answering", "question_answering"),
         ("tagging", "tagging", "tagging"),
         ("translation", "prompt_completion", "causal_lm"),
+        ("preference", "preference", "orpo"),
     ],
 )
 def test_a_recognised_format_decides_on_the_task(here, capsys, name, task, objective):
@@ -135,7 +137,7 @@ def test_a_recognised_format_decides_on_the_task(here, capsys, name, task, objec
     config = load_run(f"{name}.yaml").config
     assert type_name(type(config.data.task)) == task
     assert type_name(type(config.objective)) == objective
-    assert config.model.attention.causal == (objective == "causal_lm")
+    assert config.model.attention.causal == (objective in ("causal_lm", "orpo"))
     records = config.data.source
     assert {*config.data.task.columns} <= {
         *next(records.whole(records.units()[0], (), Counter()))[1]
@@ -150,7 +152,7 @@ def test_a_chat_model_of_ones_own_instructions(here, capsys):
 
 
 def test_a_format_without_a_task_is_named(here, capsys):
-    write_records("preference")
-    assert main(["init", "preference.jsonl"]) == 2
-    assert "preference.jsonl: preference (chosen" in capsys.readouterr().err
-    assert not Path("preference.yaml").exists()
+    write_records("kto")
+    assert main(["init", "kto.jsonl"]) == 2
+    assert "kto.jsonl: kto (" in capsys.readouterr().err
+    assert not Path("kto.yaml").exists()

@@ -164,9 +164,9 @@ class Hang:
     def in_evaluation(self, monkeypatch: pytest.MonkeyPatch) -> str:
         step = Program.eval_step
 
-        def hang(program: Program, params: Any, batch: Any, carry: Any) -> Any:
+        def hang(program: Program, params: Any, batch: Any, *rest: Any) -> Any:
             jax.debug.callback(self.a_call_that_hangs, batch["tokens"].sum())
-            return step(program, params, batch, carry)
+            return step(program, params, batch, *rest)
 
         monkeypatch.setattr(Program, "eval_step", hang)
         return "no batch of evaluation ended in 2 seconds (train.hang_timeout) after step 2"

@@ -162,7 +162,7 @@ class Figures:
             return [*ratios(loss), Measure("table", sums["table"][0], show="table")]
 
     @staticmethod
-    def eval_step(params, batch, carry):
+    def eval_step(params, batch, carry, references):
         total, weight = batch["total"].sum(), batch["weight"].sum()
         return {"loss": (total, weight), "table": (weight[None], weight)}, carry
 

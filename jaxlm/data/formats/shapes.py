@@ -113,7 +113,15 @@ PROMPT_COMPLETION: Shape = Shape(
 )
 KTO = Shape("kto", ("prompt", "completion", "label"))
 PREFERENCE = Shape(
-    "preference", ("prompt", "chosen", "rejected"), bridges=lambda: (Bridge(KTO, two_labels),)
+    "preference",
+    ("prompt", "chosen", "rejected"),
+    bridges=lambda: (Bridge(KTO, two_labels),),
+    start=Start(
+        "pairs of answers, one of which is preferred",
+        "{type: preference, template: plain}",
+        "{type: orpo}",
+        True,
+    ),
 )
 CLASSIFICATION = Shape("classification", ("text", "label"), ("text_b",), plain=True)
 QUESTION_ANSWERING = Shape(

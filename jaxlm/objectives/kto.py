@@ -1,0 +1,156 @@
+"""Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv:2402.01306): answers that are
+desirable or not, without pairs.
+
+With D = log p(y | x) in the model less that in the frozen reference, as a sum over y's tokens,
+
+    z    = max(0, mean_i D(x_i, y_{i - 1}))           over the whole batch of a step, no gradient
+    loss = desirable_weight (1 - sigmoid(beta (D - z)))       of a desirable answer
+           undesirable_weight (1 - sigmoid(beta (z - D)))     of another
+
+as a mean over answers. The mismatched pairs of z are the batch's own: each prompt with the answer
+before it in the order of rows and segments, the first with the last one. They fill rows as the
+answers do, and what a row has no room for is cut.
+
+z is computed once a step, from all its rows and without dropout, before these are taken in
+micro-batches: accumulation does not change it. It does depend on which answers are in a batch, so
+`train.batch_size` is a setting of the loss: two answers at least, better many.
+
+    objective: {type: kto, beta: 0.1}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from jaxlm.core.config import field
+from jaxlm.core.measures import Measure
+from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.objectives.base import LOSS, FrozenModel, Loss, Objective, Transform
+from jaxlm.objectives.base_pairs import check_decoder, read, shifted
+from jaxlm.objectives.prediction import PREDICTED
+from jaxlm.objectives.rotated import rotated
+from jaxlm.objectives.segments import segment_sums, target_log_probs
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
+
+CHOSEN = Measure("reward_desirable", better="higher", label="reward of desirable", format=".3f")
+REJECTED = Measure(
+    "reward_undesirable", better="lower", label="reward of undesirable", format=".3f"
+)
+ACCURACY = Measure(
+    "accuracy", better="higher", show="headline", label="rewards on their side of z", format=".1%"
+)
+KL = Measure("kl", label="z", format=".3f")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTO(Objective):
+    """Learn from answers that are desirable or not."""
+
+    displays: ClassVar[tuple[Measure, ...]] = (LOSS, ACCURACY, CHOSEN, REJECTED, KL)
+    least_rows: ClassVar[int] = 2
+
+    beta: float = field(0.1, "how close the model stays to the reference", gt=0)
+    desirable_weight: float = field(1.0, "weight of a desirable answer", ge=0)
+    undesirable_weight: float = field(1.0, "weight of one that is not", ge=0)
+    reference: FrozenModel = field(FrozenModel, "the frozen model that rewards are relative to")
+
+    needs = ("tokens", "segment_ids", "positions", "loss_weights", "desirable")
+
+    @property
+    def references(self) -> Mapping[str, FrozenModel]:
+        return {"reference": self.reference}
+
+    def why_silent(self, model: ModelConfig) -> str | None:
+        return None
+
+    def check_model(self, model: ModelConfig) -> None:
+        check_decoder(self, model)
+
+    def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
+        return model.build(model.vocab_size, rngs=rngs)
+
+    def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
+        return lambda row, index: {**shifted(row), "desirable": row["desirable"][:-1]}
+
+    def transform_spec(self, rows: RowSpec) -> RowSpec:
+        return RowSpec({**PREDICTED, "desirable": Entry(("T",))}, T=rows.sizes["T"] - 1)
+
+    def over_batch(self, model: LanguageModel, beside: Mapping[str, Any], batch: Batch) -> Batch:
+        other = rotated(batch)
+        own, known = (
+            target_log_probs(m, other, read(m, other).hidden) for m in (model, beside["reference"])
+        )
+        weights = other["loss_weights"]
+        answers = (segment_sums(weights, other["segment_ids"]) > 0).sum()
+        z = ((own - known) * weights).sum() / jnp.maximum(answers, 1)
+        z = jax.lax.stop_gradient(jnp.maximum(z, 0.0))
+        return {**batch, "z": jnp.full(len(weights), z)}
+
+    def loss_beside(
+        self,
+        model: LanguageModel,
+        beside: Mapping[str, Any],
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        cache: Cache | None,
+    ) -> Loss:
+        out = read(model, batch, key)
+        weights, segments = batch["loss_weights"], batch["segment_ids"]
+        reference = beside["reference"]
+        known = target_log_probs(reference, batch, read(reference, batch).hidden)
+        counts = segment_sums(weights, segments)  # [B, S]
+        marks = segment_sums((batch["desirable"] == 1) * weights, segments)
+        real, good = (counts > 0).astype(jnp.float32), marks > 0
+        z = batch["z"][:, None]
+
+        own = target_log_probs(model, batch, out.hidden)
+        d = segment_sums((own - jax.lax.stop_gradient(known)) * weights, segments)
+        loss = kto_loss(
+            d,
+            good,
+            z,
+            beta=self.beta,
+            desirable_weight=self.desirable_weight,
+            undesirable_weight=self.undesirable_weight,
+        )
+        loss_sum = (loss * real).sum()
+        total, reward = real.sum(), self.beta * d
+        right = jnp.where(good, d > z, d < z)
+        desirable, undesirable = real * good, real * ~good
+        metrics = {
+            "loss": ((loss * real).sum(), total),
+            "accuracy": ((right * real).sum(), total),
+            "reward_desirable": ((reward * desirable).sum(), desirable.sum()),
+            "reward_undesirable": ((reward * undesirable).sum(), undesirable.sum()),
+            "kl": ((z * real).sum(), total),
+        }
+        metrics = jax.lax.stop_gradient(metrics)
+        for name, by_row in out.losses.items():
+            metrics[name] = ((by_row * real.sum(-1)).sum(), total)
+            loss_sum += metrics[name][0]
+        return Loss(loss_sum, total, metrics, out.cache, out.load)
+
+
+def kto_loss(
+    d: jax.Array,
+    desirable: jax.Array,
+    z: jax.Array,
+    *,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> jax.Array:
+    """The loss of each answer, as the module's docstring gives it; desirable: bool."""
+    good = desirable_weight * (1 - sigmoid(beta * (d - z)))
+    return jnp.where(desirable, good, undesirable_weight * (1 - sigmoid(beta * (z - d))))
