@@ -146,10 +146,12 @@ def command(
 
 def _print(step: int | str, measures: list[Measure], measured: str, as_json: bool) -> None:
     from jaxlm.cli.shared.figures import print_figures
-    from jaxlm.core.measures import tables_of, values_of
+    from jaxlm.core.measures import notes_of, tables_of, values_of
 
     if as_json:
-        print(json.dumps({"step": step, "final": values_of(measures), **tables_of(measures)}))
+        notes = {"notes": found} if (found := notes_of(measures)) else {}
+        values = {"step": step, "final": values_of(measures), **notes, **tables_of(measures)}
+        print(json.dumps(values))
     else:
         print(f"step {step}, {measured}")
         print_figures(measures)

@@ -46,7 +46,8 @@ class Measure:
     label on the progress line ("": the value alone); None: not on that line. format: "count"
     (12.3k), "duration", "percent", "scientific", or a Python format such as ".3f". unit: follows
     the value. summary: the value of a whole run, the last one or the median. baseline: what reaches
-    it without a neural network, for people ("naive Bayes"); "": it is the model's own.
+    it without a neural network, for people ("naive Bayes"); "": it is the model's own. note: how it
+    was computed, which a figure is quoted with, such as sacreBLEU's signature.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Measure:
     unit: str = ""
     summary: Summary = "last"
     baseline: str = ""
+    note: str = ""
 
     def of(self, value: Any) -> Measure:
         """The same measure with a value."""
@@ -163,6 +165,11 @@ def from_display(name: str, value: Any, display: Mapping[str, Any] | None = None
 def values_of(measures: Iterable[Measure]) -> dict[str, Any]:
     """{name: value} of all but tables, in order."""
     return {m.name: m.value for m in measures if m.show != "table"}
+
+
+def notes_of(measures: Iterable[Measure]) -> dict[str, str]:
+    """{name: note} of those of the model that have a note, in order."""
+    return {m.name: m.note for m in measures if m.note and not m.baseline}
 
 
 def tables_of(measures: Iterable[Measure]) -> dict[str, Any]:

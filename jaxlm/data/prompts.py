@@ -29,6 +29,7 @@ def ends_of(data: DataConfig | None, manifest: Mapping[str, Any], tokenizer: Tok
     task = getattr(data, "task", None)
     form = None
     if task is not None and task.prompt_format is not None:
+        task = task.fitted(data.row_length)
         form = named_format(task.prompt_format, **task.prompt_options)
     return Ends(*data.marks(manifest), format=form)
 

@@ -28,7 +28,7 @@ from jaxlm.core.errors import few
 from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset, Tokenizer
 from jaxlm.data.augment.base import Augment
-from jaxlm.data.rows.encoded import Drawn, EncodedRows, PackedRecords
+from jaxlm.data.rows.encoded import TOKENS, Drawn, EncodedRows, PackedRecords
 from jaxlm.data.rows.order import Row
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import source_files
@@ -68,7 +68,7 @@ class RecordData(DataConfig):
     def validate(self) -> None:
         self.task.fitted(self.seq_len)
         spec, name = self.row_spec(), type_name(type(self.task))
-        once = [key for key in spec if key not in spec.with_dim("T")]
+        once = [key for key in spec if spec[key].dims[:1] not in TOKENS]
         if self.packing and once:
             raise UserError(
                 f"packing: whole puts several records in a row, and task {name} gives {few(once)} "
@@ -224,6 +224,8 @@ class RecordData(DataConfig):
                 split.facts["cut_away"] = cut_away
             if line := _trained_line(name, split.facts):
                 report(line)
+            for remark in task.remarks(split.facts):
+                report(f"{name}: {remark}")
             splits[name] = split
         manifest = {
             "tokenizer": tokenizer.fingerprint(),

@@ -49,6 +49,7 @@ class TaskMeasures(Evaluator):
             raise UserError("type: task needs records (data.type: records); use type: loss")
         if not self.has_split(prepared.splits):
             return None
+        prepared.task.check_score()
         scores = SplitScores(self, session, self._answering(session, prepared.task))
         return BesideBaselines(scores, session, self.split) if self.baseline else scores
 

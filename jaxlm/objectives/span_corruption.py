@@ -31,24 +31,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.core.config import UserError, field
-from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.core.rows import RowSpec
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
-from jaxlm.nn.dropout import split_key
 from jaxlm.objectives.base import Transform, record_rng, text_ids
 from jaxlm.objectives.ids import choose_ids
-from jaxlm.objectives.prediction import PREDICTED, TokenPrediction
+from jaxlm.objectives.prediction import PREDICTED
 from jaxlm.objectives.spans import documents_of, filled, place_spans, round_up, split_at_random
+from jaxlm.objectives.with_source import SOURCE, WithSource, start_id
 
 if TYPE_CHECKING:
-    import jax
-
-    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Output, Tokenizer
+    from jaxlm.core.types import ModelConfig, Tokenizer
 
 Spans = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpanCorruption(TokenPrediction):
+class SpanCorruption(WithSource):
     """Write the spans that a source text lacks (T5)."""
 
     # the lengths that follow from them are the batch's shapes
@@ -72,13 +70,6 @@ class SpanCorruption(TokenPrediction):
 
     def why_silent(self, model: ModelConfig) -> str | None:
         return "writes spans between sentinels and no text of its own"
-
-    def check_model(self, model: ModelConfig) -> None:
-        if not model.encodes:
-            raise UserError(
-                "objective: span_corruption needs an encoder that reads the source; set "
-                "model.encoder, or use masked_lm or causal_lm"
-            )
 
     def lengths(self, seq_len: int) -> tuple[int, int]:
         """Tokens of a source and of a target, for rows of `seq_len`."""
@@ -112,11 +103,7 @@ class SpanCorruption(TokenPrediction):
         given: list[int | str | None] = [*self.sentinels] or [None] * count
         wanted = {f"sentinels[{i}]": (t, (f"<extra_id_{i}>",)) for i, t in enumerate(given)}
         sentinels = tuple(choose_ids(wanted, tokenizer, model).values())
-        start = self.start
-        if start is None:
-            start = getattr(model.prompt_format, "start_id", None)
-            start = tokenizer.pad_id if start is None else start
-        start = choose_ids({"start": (start, ())}, tokenizer, model)["start"]
+        start = start_id(self.start, tokenizer, model)
         if start in sentinels:
             raise UserError(
                 f"objective.start: {start} is a sentinel's id as well; name another, such as "
@@ -170,31 +157,11 @@ class SpanCorruption(TokenPrediction):
 
     def transform_spec(self, rows: RowSpec) -> RowSpec:
         source, target = self.lengths(rows.sizes["T"] - 1)
-        keys = ("tokens", "segment_ids", "positions")
-        entries = {f"source_{key}": Entry(("S",)) for key in keys}
-        return RowSpec({**entries, **PREDICTED}, S=source, T=target)
+        return RowSpec({**SOURCE, **PREDICTED}, S=source, T=target)
 
     def flops_per_token(self, model: Any, seq_len: int) -> float:
         source, target = self.lengths(seq_len)
         return model.flops_per_token(target, source_len=source)
-
-    def read(
-        self, model: LanguageModel, batch: Batch, key: jax.Array | None, cache: Cache | None
-    ) -> Output:
-        keys = split_key(key, 2)
-        encoded = model.encode(
-            batch["source_tokens"],
-            positions=batch["source_positions"],
-            segment_ids=batch["source_segment_ids"],
-            key=keys[0],
-        )
-        return model(
-            batch["tokens"],
-            positions=batch["positions"],
-            segment_ids=batch["segment_ids"],
-            encoded=encoded,
-            key=keys[1],
-        )
 
 
 def corrupt(

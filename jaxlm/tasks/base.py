@@ -106,6 +106,8 @@ class Task(Config):
     writes: ClassVar[bool] = False
     # What `baseline` says, for people: "largest class".
     baseline_title: ClassVar[str] = "baseline"
+    # The baselines that suit it besides those that look for themselves (`jaxlm.evals.baselines`).
+    guesses: ClassVar[tuple[str, ...]] = ()
     # Whether records have places in a text, or tags of its words, which a change must keep:
     # `changed` then uses `Change.around` or `of_words`.
     has_places: ClassVar[bool] = False
@@ -187,6 +189,10 @@ class Task(Config):
         resolved task cannot encode.
         """
         return {}
+
+    def remarks(self, counts: Mapping[str, Any]) -> list[str]:
+        """What the log says of a split's `counts`: that records lose their ends, and the like."""
+        return []
 
     # ----------------------------------------------------------------------------- as rows
 
@@ -330,6 +336,9 @@ class Task(Config):
     def grade(self, record: Record, answer: str) -> float:
         """How right an answer to the prompt is, in [0, 1]."""
         raise NotImplementedError
+
+    def check_score(self) -> None:
+        """Raises `UserError` where `score` needs a package that is not installed."""
 
     def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
         """The measures of a corpus: prediction i is the answer for record i."""

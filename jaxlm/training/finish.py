@@ -7,7 +7,7 @@ from typing import Any
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core import config as configs
 from jaxlm.core.exit_codes import DONE
-from jaxlm.core.measures import Measure, tables_of, values_of
+from jaxlm.core.measures import Measure, notes_of, tables_of, values_of
 from jaxlm.core.tree import flatten
 from jaxlm.distributed.watchdog import PATIENCE
 from jaxlm.nn.stored_kernel import count_of
@@ -38,6 +38,7 @@ def finish(run: Context, evaluate: Evaluate, sample: Sample) -> Outcome:
     result: dict[str, Any] = {
         "step": run.step,
         "final": values_of([*measures, *about]),
+        **({"notes": notes} if (notes := notes_of(measures)) else {}),
         **evaluate.extent(run),
         **tables_of(measures),
     }

@@ -126,7 +126,7 @@ def write_records(name: str) -> None:
         ("prompt_completion", "prompt_completion", "causal_lm"),
         ("question_answering", "question_answering", "question_answering"),
         ("tagging", "tagging", "tagging"),
-        ("translation", "prompt_completion", "causal_lm"),
+        ("translation", "translation", "causal_lm"),
         ("preference", "preference", "orpo"),
     ],
 )

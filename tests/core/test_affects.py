@@ -52,6 +52,8 @@ NOT_TRACED = {
     "FillBlank.blank_ids",
     "Chat.system",
     "Chat.texts",
+    *(f"Source.{n}" for n in ("prefix", "separator", "max_source", "cut")),
+    *(f"Seq2Seq.{n}" for n in ("start", "source_share")),
     *(f"MaskedLM.{n}" for n in ("rate", "masked", "random", "whole_words", "mask")),
     *(f"SpanCorruption.{n}" for n in ("density", "mean_span", "sentinels", "start")),
     "SpanCorruption.multiple_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from jaxlm.core.measures import Measure, not_beaten, tables_of, values_of
+from jaxlm.core.measures import Measure, not_beaten, notes_of, tables_of, values_of
 
 MAX_COLUMNS = 8  # in a confusion table on a terminal
 MAX_CONFUSIONS = 10
@@ -17,9 +17,11 @@ def print_figures(measures: Iterable[Measure]) -> None:
     the model does not beat.
     """
     measures = list(measures)
+    notes = notes_of(measures)
     for name, value in values_of(measures).items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"  {name:24} {shown}")
+        note = f"  {notes[name]}" if name in notes else ""
+        print(f"  {name:24} {shown}{note}")
     tables = tables_of(measures)
     for name, table in tables.items():
         if len(tables) > 1:

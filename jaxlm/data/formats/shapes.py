@@ -94,9 +94,6 @@ def two_labels(record: Record) -> list[Record]:
 
 ANSWERS = "{type: causal_lm}"
 TEMPLATED = "{type: prompt_completion, template: plain}"
-TARGETS = (
-    "{type: prompt_completion, template: plain, prompt_column: source, completion_column: target}"
-)
 
 CHAT = Shape(
     "chat",
@@ -139,12 +136,12 @@ QUESTION_ANSWERING = Shape(
 TRANSLATION = Shape(
     "translation",
     ("source", "target"),
-    start=Start("translation, as an answer to the source", TARGETS, ANSWERS, True),
+    start=Start("translation", "{type: translation, too_long: cut}", ANSWERS, True),
 )
 SUMMARISATION = Shape(
     "summarisation",
     ("source", "target"),
-    start=Start("a summary, as an answer to the source", TARGETS, ANSWERS, True),
+    start=Start("summaries", "{type: summarisation, too_long: cut}", ANSWERS, True),
 )
 TAGGING = Shape(
     "tagging",

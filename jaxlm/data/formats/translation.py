@@ -10,6 +10,8 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import few
 from jaxlm.data.formats.base import Fit, Record, Row, RowFormat, Sample, text_of
 
+COLUMN = "translation"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Translation(RowFormat):
@@ -40,7 +42,7 @@ class Translation(RowFormat):
 
     def row(self, record: Record) -> dict[str, Any]:
         names = self.source or "source", self.target or "target"
-        return {"translation": dict(zip(names, sides(record), strict=True))}
+        return {COLUMN: dict(zip(names, sides(record), strict=True))}
 
 
 def direction(source: str | None, target: str | None, known: Sequence[str]) -> tuple[str, str]:

@@ -21,7 +21,8 @@ class Evaluation(Section):
     template: ClassVar = '<div class="side">{% for part in parts %}{{ part }}{% endfor %}</div>'
 
     def data(self, run: RunFiles) -> dict[str, Any] | None:
-        figures = [(m.title, m.value) for m in run.finals() if "/" in m.name and not m.baseline]
+        own = [m for m in run.finals() if "/" in m.name and not m.baseline]
+        figures = [(f"{m.title} ({m.note})" if m.note else m.title, m.value) for m in own]
         where = f"on {extent(run.result.get('evaluated'))}"
         parts = [table([where, ""], figures)] if figures else []
         parts += [confusion_table(t["classes"], t["table"]) for t in run.tables()]

@@ -1,0 +1,27 @@
+"""The source as its own translation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxlm.evals.baselines.base import Guess
+from jaxlm.tasks.base import Record, Records, Task
+from jaxlm.tasks.sources import SourceTask
+
+if TYPE_CHECKING:
+    from jaxlm.training.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(Guess):
+    """The source, unchanged."""
+
+    def title(self, session: Session) -> str:
+        return "copy of the source"
+
+    def fit(self, task: Task, train: Records) -> Callable[[Record], Any] | None:
+        if not isinstance(task, SourceTask) or self.key not in task.guesses:
+            return None
+        return lambda record: record[task.source]
