@@ -376,7 +376,7 @@ def test_another_dtype_is_stated_in_the_config(tmp_path, gpt2_run):
     assert config == {**GPT2.config, "dtype": "bfloat16"}
 
 
-def test_an_encoder_is_kept_without_an_objective(tmp_path, capsys):
+def test_an_encoder_is_kept(tmp_path, capsys):
     case = load_case("bert")
     arrays = case.weights()
     write_model(tmp_path / "model", case.config, arrays)
@@ -388,7 +388,7 @@ def test_an_encoder_is_kept_without_an_objective(tmp_path, capsys):
     assert tokenizer.encode("To bes!") == [5, 6, 7, 8]
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (2, 3, 0)
     assert cli.main(["generate", str(run)]) == 2
-    assert "objective is none, which writes no text" in capsys.readouterr().err
+    assert "objective is masked_lm, which fills masks and writes no text" in capsys.readouterr().err
     export_run(run, tmp_path / "out", report=quiet)
     assert_same_bytes(load_all(tmp_path / "out"), arrays)
     same = (tmp_path / "out/vocab.txt").read_bytes(), (tmp_path / "model/vocab.txt").read_bytes()

@@ -26,6 +26,7 @@ from jaxlm.data.store.prepared import DataConfig
 from jaxlm.evals.predictions import Answering, Predictions, RowPredictions, imported_task, marked
 from jaxlm.evals.run import facts_of
 from jaxlm.evals.written import Written, sampling_of
+from jaxlm.run import RunConfig
 from jaxlm.runs.folder import RunDir
 from jaxlm.tasks.base import Record, Task
 from jaxlm.tasks.written import WrittenTask
@@ -54,7 +55,8 @@ class Predictor:
             task, self._seq_len = imported_task(config, run.path)
         else:
             data = own_data(config.data)
-            task, self._seq_len = _task_of(data, run.path), data.row_length
+            task = _task_of(config, data, run.path)
+            self._seq_len = min(data.row_length, config.model.max_positions or data.row_length)
         if not task.asked:
             raise UserError(
                 f"{run.path}: task {type_name(type(task))} does not say which columns a record "
@@ -62,6 +64,8 @@ class Predictor:
             )
         if config.data is None:
             task = marked(task, run.tokenizer)
+        elif getattr(data, "task", None) is None:
+            task = task.replace(add_bos=run.ends.bos, add_eos=run.ends.eos)
         else:
             task = task.given(facts_of(RunDir(run.path)))
         self._task = task.fitted(self._seq_len)
@@ -142,9 +146,9 @@ class Predictor:
             raise UserError(f"{here}: {error}") from None
 
 
-def _task_of(data: DataConfig, name: Path) -> Task:
-    """The task of a run's data. Raises `UserError` where it has none."""
-    task: Task | None = getattr(data, "task", None)
+def _task_of(config: RunConfig, data: DataConfig, name: Path) -> Task:
+    """The task of a run's data, or else of its objective. Raises `UserError` without either."""
+    task: Task | None = getattr(data, "task", None) or config.objective.own_task
     if task is None:
         raise UserError(
             f"{name}: its data is running text, so it predicts nothing for records; load a run of "

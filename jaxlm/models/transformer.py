@@ -153,7 +153,11 @@ class TransformerConfig(StackConfig, ModelConfig):
 
     @property
     def made_for(self) -> str | None:
-        return "causal_lm" if self.prompt_format is None and self.attention.causal else None
+        if self.prompt_format is not None:
+            return None
+        if self.attention.causal:
+            return "causal_lm"
+        return None if self.head.transform is None else "masked_lm"  # a BERT with its own head
 
     @property
     def row_keys(self) -> frozenset[str]:

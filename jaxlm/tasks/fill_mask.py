@@ -1,0 +1,185 @@
+"""Filling masks: the tokens that a text lacks, by a model that sees both sides of them (BERT).
+
+    {"text": "The capital of France is [MASK].", "answer": "paris"}
+
+    run.predict(["The capital of France is [MASK]."])
+    # [{"text": "the capital of france is paris.", "score": -0.31, "fills": [[{"token": "paris",
+    #   "id": 3000, "score": 0.73}, ...]]}]
+
+The mask is written as the tokenizer has it, or [MASK]; a text has at most 16. `score` is the log
+probability of the likeliest tokens. For a text without a mask it is the pseudo-log-likelihood
+(Salazar et al. 2020, arXiv:1910.14659): each token in turn is hidden, in a row of its own,
+
+    score = sum_t log p(x_t | all other tokens),   perplexity = exp(-score / T)
+
+`answer` is what an evaluation compares with, in accuracy and perplexity of the masked tokens: as
+many tokens as the text has masks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import shown
+from jaxlm.core.rows import Entry, RowSpec, text_rows
+from jaxlm.tasks.base import NO_LIMIT, Arrays, LeftOut, Record
+from jaxlm.tasks.texts import TextTask, fitting
+
+if TYPE_CHECKING:
+    from jaxlm.core.types import Tokenizer
+
+MOST_MASKS = 16  # of a text
+SPELLINGS = ("[MASK]", "<mask>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillMask(TextTask):
+    """The tokens that belong in the masks of a text."""
+
+    answer_column: str = field("answer", "the column of the tokens that belong in the masks")
+    mask: int | str | None = field(None, "the mask's id or spelling; null: as usual")
+    max_length: int | None = field(None, "tokens of a row at most; null: data.seq_len", ge=3)
+
+    # ------------------------------------------------------------------------- at preparation
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.text, self.answer_column)
+
+    def expand(self, record: Record) -> list[Record]:
+        texts, answer = self._texts_of(record), record[self.answer_column]
+        if not isinstance(answer, str):
+            raise UserError(
+                f"column {self.answer_column!r} holds a {type(answer).__name__}; give the text "
+                "that belongs in the masks"
+            )
+        if not answer.strip():
+            raise LeftOut("without an answer")
+        return [{**texts, self.answer_column: answer}]
+
+    def fitted(self, seq_len: int) -> Self:
+        return self.replace(max_length=fitting(self.max_length, seq_len))
+
+    def windows(self, record: Record, tokenizer: Tokenizer) -> list[Record]:
+        """The record, or one for each token of a text without a mask."""
+        ids, mask = self._read(record, tokenizer)
+        bos, _, eos = self._marks(tokenizer)
+        size = len(bos) + len(ids) + len(eos)
+        if self.max_length is not None and size > self.max_length:
+            raise UserError(
+                f"a text of {size} tokens does not fit rows of {self.max_length}; shorten it"
+            )
+        count = ids.count(mask)
+        if count > MOST_MASKS:
+            raise UserError(f"a text has {count} masks; give it at most {MOST_MASKS}")
+        if answer := record[self.answer_column]:
+            self._answer_ids(answer, count, tokenizer)
+        if count or not ids:
+            return [{**record, "hidden": None, "first": True}]
+        places = range(len(bos), len(bos) + len(ids))
+        return [{**record, "hidden": n, "first": n == len(bos)} for n in places]
+
+    def begins(self, window: Record) -> bool:
+        return window["first"]
+
+    # ----------------------------------------------------------------------------------- rows
+
+    def row_spec(self, seq_len: int, pad_id: int = 0) -> RowSpec:
+        """`hidden` is 1 at masks, where `targets` are the right tokens, -1 where not known."""
+        asked = {"targets": Entry(("T",)), "hidden": Entry(("T",), np.float32)}
+        return RowSpec({**text_rows(seq_len, pad_id), **asked}, T=seq_len)
+
+    def encode(
+        self,
+        record: Record,
+        tokenizer: Tokenizer,
+        room: int,
+        rng: np.random.RandomState | None = None,
+    ) -> Arrays:
+        found, mask = self._read(record, tokenizer)
+        bos, _, eos = self._marks(tokenizer)
+        tokens = np.array([*bos, *found, *eos][:room], np.int32)
+        targets, place = tokens.copy(), record.get("hidden")
+        if place is not None:
+            tokens[place] = mask
+        hidden = tokens == mask
+        if answer := record[self.answer_column]:
+            targets[hidden] = self._answer_ids(answer, found.count(mask), tokenizer)[: hidden.sum()]
+        elif place is None:
+            targets[hidden] = -1
+        return {"tokens": tokens, "targets": targets, "hidden": hidden.astype(np.float32)}
+
+    def length(self, record: Record, tokenizer: Tokenizer) -> int:
+        bos, _, eos = self._marks(tokenizer)
+        return len(bos) + len(self._read(record, tokenizer)[0]) + len(eos)
+
+    def _read(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], int]:
+        """(the ids of a text, the mask's id)."""
+        mask = self._mask(tokenizer)
+        text, spelt = record[self.text], tokenizer.special_tokens
+        if mask in spelt.values():
+            return list(tokenizer.encode_with_offsets(text, special=True)[0]), mask
+        parts = [tokenizer.encode(part) if part else [] for part in text.split(SPELLINGS[0])]
+        return [*parts[0], *(i for part in parts[1:] for i in (mask, *part))], mask
+
+    def _mask(self, tokenizer: Tokenizer) -> int:
+        if isinstance(self.mask, int):
+            return self.mask
+        names = SPELLINGS if self.mask is None else (self.mask,)
+        found = next((i for i in map(tokenizer.id_of, names) if i is not None), None)
+        if found is None:
+            raise UserError(f"task.mask: the tokenizer has no {names[0]}; set the id of the mask")
+        return found
+
+    def _answer_ids(self, answer: str, count: int, tokenizer: Tokenizer) -> list[int]:
+        ids = tokenizer.encode(answer)
+        if len(ids) != count:
+            raise UserError(
+                f"column {self.answer_column!r} holds {shown(answer)}, {len(ids)} tokens for "
+                f"{count} masks; give each token a mask"
+            )
+        return ids
+
+    # ---------------------------------------------------------------------- predicted, measured
+
+    def _placeholder(self) -> Record:
+        return {self.answer_column: ""}
+
+    def answer(
+        self,
+        windows: Sequence[Record],
+        arrays: Sequence[Mapping[str, np.ndarray]],
+        tokenizer: Tokenizer,
+    ) -> dict[str, Any]:
+        """{"text", "score", "fills"} of a text with masks, {"text", "score", "perplexity"} of
+        another. arrays: `ids` and `log_probs` [M, k] of the likeliest tokens of each mask, and
+        `target_log_probs` [M].
+        """
+        if windows[0]["hidden"] is not None:
+            score = sum(float(each["target_log_probs"][0]) for each in arrays)
+            perplexity = math.exp(min(-score / len(windows), 700.0))
+            return {"text": windows[0][self.text], "score": score, "perplexity": perplexity}
+        own = self.encode(windows[0], tokenizer, self.max_length or NO_LIMIT)
+        tokens, places = own["tokens"], np.flatnonzero(own["hidden"])
+        ids, log_probs = (arrays[0][name][: len(places)] for name in ("ids", "log_probs"))
+        tokens[places] = ids[:, 0]
+        fills = [
+            [
+                {"token": _text([i], tokenizer), "id": int(i), "score": math.exp(p)}
+                for i, p in zip(*each, strict=True)
+            ]
+            for each in zip(ids, log_probs, strict=True)
+        ]
+        score = float(log_probs[:, 0].sum())
+        return {"text": _text(tokens, tokenizer), "score": score, "fills": fills}
+
+
+def _text(ids: Iterable[int], tokenizer: Tokenizer) -> str:
+    """The text of ids, without those of special tokens and those that the tokenizer lacks."""
+    return tokenizer.decode([int(i) for i in ids if i < tokenizer.vocab_size]).strip()

@@ -1,0 +1,124 @@
+"""Masked fill: an imported BERT and a run of one's own, against the model's own logits."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxlm
+from jaxlm import cli
+from jaxlm.core.config import UserError
+from jaxlm.evals.run import evaluate_run
+from jaxlm.hf import import_model
+from tests import tiny
+from tests.golden_families import load_case
+from tests.test_hf import ONE, quiet, write_model
+
+tokenizers = pytest.importorskip("tokenizers")
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "met", "ana", "bo", "##s", ".")
+MASK = WORDS.index("[MASK]")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> jaxlm.Run:
+    folder, case = tmp_path_factory.mktemp("bert"), load_case("bert")
+    write_model(folder / "model", case.config, case.weights())
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({w: n for n, w in enumerate(WORDS)}, unk_token="[UNK]")
+    )
+    made.add_special_tokens(list(WORDS[:5]))
+    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.decoder = tokenizers.decoders.WordPiece()
+    made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    made.save(str(folder / "model" / "tokenizer.json"))
+    words = (*ONE, "model.dtype=float32", "eval.batch_size=4")
+    import_model(folder / "model", folder / "run", words, report=quiet)
+    return jaxlm.load(folder / "run")
+
+
+def log_probs(run: jaxlm.Run, ids: list[int]) -> np.ndarray:
+    """[T, V] of one row, without padding."""
+    with jax.set_mesh(run.program.mesh):
+        model = nnx.merge(run.program.graphdef, run.params)
+        positions, segments = np.arange(len(ids))[None], np.ones((1, len(ids)), np.int32)
+        out = model(np.array([ids]), positions=positions, segment_ids=segments)
+        return np.asarray(jax.nn.log_softmax(model.logits(out.hidden))[0], np.float64)
+
+
+def test_masks_get_their_likeliest_tokens(bert):
+    one, two = bert.predict(["Ana met [MASK].", "[MASK] who [MASK]"])
+    for found, ids in ((one, [2, 7, 6, MASK, 10, 3]), (two, [2, MASK, 5, MASK, 3])):
+        want = log_probs(bert, ids)[np.array(ids) == MASK]
+        best = np.argsort(-want, axis=-1)[:, :5]
+        assert [[each["id"] for each in fill] for fill in found["fills"]] == best.tolist()
+        scores = [[each["score"] for each in fill] for fill in found["fills"]]
+        np.testing.assert_allclose(scores, np.exp(np.take_along_axis(want, best, -1)), rtol=1e-4)
+        assert found["score"] == pytest.approx(want.max(-1).sum(), rel=1e-4)
+
+
+def test_a_text_without_masks_has_a_pseudo_log_likelihood(bert):
+    ids, texts = [2, 7, 6, 8, 9, 3], ["ana met bos", "[MASK] met", "who"]
+    want = 0.0
+    for place in range(1, 5):
+        hidden = [MASK if n == place else i for n, i in enumerate(ids)]
+        want += log_probs(bert, hidden)[place, ids[place]]
+    found, other, short = bert.predict(texts)
+    assert found["score"] == pytest.approx(want, rel=1e-4) and found["text"] == "ana met bos"
+    assert found["perplexity"] == pytest.approx(math.exp(-want / 4), rel=1e-4)
+    assert len(other["fills"]) == 1 and short["perplexity"] > 1
+
+
+def test_the_verb_writes_a_line_a_record(bert, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "ana [MASK] bo"}\n{"text": "who met"}\n')
+    words = ["--input", f"{tmp_path}/in.jsonl", "--output", f"{tmp_path}/out.jsonl"]
+    assert cli.main(["predict", str(bert.path), *words]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [*lines[0]] == ["text", "score", "fills"] and [*lines[1]] == [
+        "text",
+        "score",
+        "perplexity",
+    ]
+
+
+def test_the_accuracy_of_masks(bert, tmp_path):
+    ids = [2, 7, 6, MASK, 10, 3]
+    rows = log_probs(bert, ids)[3]
+    words = [WORDS[int(i)] for i in np.argsort(-rows) if 5 <= i < 9][:2]
+    lines = [json.dumps({"text": "Ana met [MASK].", "answer": word}) for word in words]
+    (tmp_path / "cloze.jsonl").write_text("\n".join(lines) + "\n")
+    _, measures = evaluate_run(str(bert.path), files=(f"{tmp_path}/cloze.jsonl",), report=quiet)
+    found = {m.name: m.value for m in measures}
+    want = -np.mean([rows[WORDS.index(word)] for word in words])
+    assert found["eval/loss"] == pytest.approx(want, rel=1e-4)
+    right = [rows.argmax() == WORDS.index(word) for word in words]
+    assert found["eval/accuracy"] == np.mean(right)
+
+
+def test_what_cannot_be_filled(bert):
+    with pytest.raises(UserError, match="17 masks; give it at most 16"):
+        bert.predict(["[MASK]" * 17])
+    with pytest.raises(UserError, match="tokens does not fit rows of"):
+        bert.predict(["ana " * 2000])
+
+
+def test_a_run_of_ones_own_fills(tmp_path):
+    settings = (
+        "train.steps=2",
+        "eval.at_end=false",
+        "sample.prompts=[]",
+        f"run_dir={tmp_path}/run",
+    )
+    run = jaxlm.train(tiny.load("bert", *ONE, *settings, "logging.tensorboard=false").config)
+    (found,) = run.predict(["ab[MASK]d"])
+    mask = run.config.objective.mask
+    begin = [run.tokenizer.bos_id] if run.ends.bos else []
+    end = [run.tokenizer.eos_id] if run.ends.eos else []
+    ids = [*begin, *run.tokenizer.encode("ab"), mask, *run.tokenizer.encode("d"), *end]
+    want = log_probs(run, ids)[ids.index(mask)]
+    assert [each["id"] for each in found["fills"][0]] == np.argsort(-want)[:5].tolist()
