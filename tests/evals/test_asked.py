@@ -257,19 +257,31 @@ def test_figures_of_the_harness() -> None:
     assert [m.better for m in found] == ["higher", None, None, "lower"]
 
 
-TOY = """\
-task: toy_choice
+SHARED = """\
 dataset_path: json
 dataset_kwargs: {data_files: {test: FOLDER/toy.jsonl}}
 test_split: test
-output_type: multiple_choice
 doc_to_text: "{{question}}"
+"""
+TASKS = {
+    "toy_choice": """\
+output_type: multiple_choice
 doc_to_choice: "{{choices}}"
 doc_to_target: "{{answer}}"
-target_delimiter: " "
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-"""
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+""",
+    "toy_written": """\
+output_type: generate_until
+doc_to_target: "{{written}}"
+generation_kwargs: {until: ["\\n\\n\\n"], max_gen_toks: 5, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+""",
+    "toy_rolling": """\
+output_type: loglikelihood_rolling
+doc_to_target: "{{question}}"
+metric_list: [{metric: bits_per_byte}]
+""",
+}
 
 
 def test_a_local_task_of_the_harness(
@@ -284,13 +296,24 @@ def test_a_local_task_of_the_harness(
         pytest.skip("lm_eval is not installed")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    written = run.generate([f"Act {n}:" for n in range(6)], max_tokens=5, temperature=0.0)
     docs = [
-        {"question": f"Act {n}:", "choices": ["the king", "a", "Enter"], "answer": n % 3}
-        for n in range(6)
-    ]
+        {"question": f"Act {n}:", "choices": ["the king", "a", "Enter"], "answer": n % 3,
+         "written": text if n < 4 else "other"}
+        for n, text in enumerate(written)
+    ]  # fmt: skip
     (tmp_path / "toy.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
-    (tmp_path / "toy.yaml").write_text(TOY.replace("FOLDER", str(tmp_path)))
-    found = values_of(evaluate_harness(run, ["toy_choice"], include_path=str(tmp_path)))
+    for name, text in TASKS.items():
+        shared = SHARED.replace("FOLDER", str(tmp_path))
+        (tmp_path / f"{name}.yaml").write_text(f"task: {name}\n{shared}{text}")
+    found = values_of(evaluate_harness(run, [*TASKS], include_path=str(tmp_path)))
+    assert found["toy_written/exact_match"] == pytest.approx(4 / 6)
+    total = sum(
+        from_logits(run, *map(list, split_ids(run.tokenizer, "", doc["question"], True)))[0]
+        for doc in docs
+    )
+    size = sum(len(doc["question"]) for doc in docs)
+    assert found["toy_rolling/bits_per_byte"] == pytest.approx(-total / size / np.log(2), rel=1e-4)
     right = 0
     for doc in docs:
         pairs = [split_ids(run.tokenizer, doc["question"], f" {c}", True) for c in doc["choices"]]
