@@ -6,14 +6,12 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.generate import Generator, Sampling
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.shared.table import locate, read_params
-from jaxlm.nn.params import split
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.program import Program, make_program
 from tests.golden_families import CASES, Case, load_case
@@ -42,8 +40,7 @@ def program_of(name: str) -> tuple[Program, Any]:
     if config.encodes:
         config = config.replace(encoder=config.encoder.replace(dtype="float32"))
     program = make_program(mesh=ONE.build(), model=config, objective=CausalLM())
-    abstract = split(nnx.eval_shape(lambda: config.build(config.vocab_size, rngs=nnx.Rngs(0))))[1]
-    shapes = {path: leaf.shape for path, leaf in flatten(abstract).items()}
+    shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}
     arrays = read_params(locate(family.tensors(config), shapes), shapes, case.weights().__getitem__)
     return program, unflatten({path: jnp.asarray(array) for path, array in arrays.items()})
 

@@ -53,9 +53,13 @@ def logits_of(run: Path, case: Case) -> np.ndarray:
     real = np.arange(tokens.shape[1]) < case.arrays["lengths"][:, None]
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     batch = {"tokens": tokens, "positions": positions, "segment_ids": real.astype(np.int32)}
+
+    @jax.jit  # one program is sooner compiled than each operation
+    def scores(params, batch):
+        return program.objective.scores(nnx.merge(program.graphdef, params), batch)[0]
+
     with jax.set_mesh(program.mesh):
-        model = nnx.merge(program.graphdef, params)
-        return np.asarray(program.objective.scores(model, batch)[0])
+        return np.asarray(scores(params, batch))
 
 
 def test_there_is_a_fixture_of_every_kind_of_head():

@@ -61,7 +61,7 @@ def trained(model, mesh):
     loader = Loader(rows, transform, 16, local_rows(16, learner.mesh), threads=0, prefetch=0)
     spec = config.objective.transform_spec(data.row_spec)
     step = learner.compile(batch_spec(spec, 16, learner.mesh))
-    state = learner.create()
+    state = tiny.state_of(learner)  # a start of each mesh: below
     ids, tokens, metrics = [], [], []
     with Feed(loader, learner.mesh, 0, ahead=0) as feed:
         for _ in range(STEPS):
