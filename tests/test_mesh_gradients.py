@@ -159,9 +159,11 @@ def step_of(program: Program, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         carry_of(program),
     )
     key = derive_key(program.seed, DROPOUT_STREAM, 7)
+    params = tiny.near_fresh(program.abstract_params, std=0.02)
+    params = jax.device_put(params, program.param_shardings)
     with jax.set_mesh(program.mesh):
         grads, *rest = jax.jit(partial(gradients, program))(
-            tiny.params_of(program), {}, tiny.on_mesh(batch, program), carry, key
+            params, {}, tiny.on_mesh(batch, program), carry, key
         )
     weight, metrics, load, carry = jax.device_get(rest)
     found = {"weight": weight, "metrics": metrics, "load": load or {}, "carry": carry or {}}
