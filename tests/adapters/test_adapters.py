@@ -195,11 +195,13 @@ def test_parameters_that_are_named_and_new_heads_are_trained_in_full() -> None:
 # ---------------------------------------------------------------------------------------- learning
 
 
-def steps(learner: Any, count: int = 2, rows: int = 8) -> tuple[Any, list[float]]:
-    """(state, losses) after some steps."""
+def steps(
+    learner: Any, count: int = 2, rows: int = 8, state: Any = None
+) -> tuple[Any, list[float]]:
+    """(state, losses) after some steps, from a state or the usual one."""
     batches = [tiny.on_mesh(tiny.ragged_batch(i, rows), learner) for i in range(count)]
-    step, state = learner.compile(tiny.spec_of(batches[0])), tiny.state_of(learner)
-    found = []
+    step = learner.compile(tiny.spec_of(batches[0]))
+    state, found = state or tiny.state_of(learner), []
     for batch in batches:
         state, metrics = step(state, learner.frozen, batch)
         found.append(float(metrics["objective"][0] / metrics["objective"][1]))
