@@ -195,6 +195,21 @@ def test_a_rollout_is_a_function_of_weights_and_step(sums: Path, tmp_path: Path)
     np.testing.assert_allclose(log_p, [score for _, score in drawn], atol=1e-4)
 
 
+def test_a_reference_is_the_start_and_is_there_again_after_a_restart(
+    sums: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    changes = ("objective.beta=0.5", "train.steps=3")
+    assert api.fit(config_of(sums, run, ONE, *changes)).code == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kl = [line["train/kl"] for line in lines if "train/kl" in line]
+    assert kl[0] == 0 and kl[-1] > 0, "at the first step the policy is the reference"
+    final = result(run)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "00000003")
+    assert api.fit(load_saved(run), must_exist=True).result["final"] == final
+
+
 def test_rewards_rise(sums: Path, tmp_path: Path) -> None:
     rate = "optimizer={type: adam, learning_rate: 0.02}"
     changes = (rate, "train.steps=12", "train.batch_size=16", "logging.every_steps=1")

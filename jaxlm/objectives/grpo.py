@@ -15,6 +15,9 @@ The old log-probabilities are those of the train step's own forward pass, not of
 whose arithmetic differs (a cache, token by token): so the first ratio is exactly 1. Where a rollout
 serves one step, they need no pass of their own. Dropout is off. On rows without a rollout, in an
 evaluation, the loss is that of the records' own completions.
+
+With `beta` above 0, beta times an estimate of the KL from a frozen reference is added to each
+token's loss. The reference is the weights that the run starts from, or those of another run.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.kernels.log_probs import log_probs
 from jaxlm.nn.adapter_key import adapter_key
 from jaxlm.objectives import policy_losses as losses
-from jaxlm.objectives.base import LOSS, Loss
+from jaxlm.objectives.base import LOSS, FrozenModel, Loss
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.on_policy import WRITTEN, OnPolicy
 from jaxlm.objectives.prediction import ACCURACY
@@ -53,6 +56,10 @@ FIGURES = (
 )
 
 
+KL = Measure("kl", better="lower", label="KL from the reference", unit="nats")
+REFERENCE = "reference_log_probs"  # a key of a batch
+
+
 @dataclass(frozen=True, kw_only=True)
 class GRPO(OnPolicy):
     """Raise the rewards of what the model writes, relative to its group."""
@@ -69,6 +76,8 @@ class GRPO(OnPolicy):
         None, "a ratio above 1 + epsilon_high is clipped; null: as epsilon", gt=0
     )
     mask_truncated: bool = field(False, "leave out completions that have no end")
+    beta: float = field(0.0, "weight of the KL from the reference; 0: no reference", ge=0)
+    reference: FrozenModel = field(FrozenModel, "the frozen model of the KL")
 
     def validate(self) -> None:
         super().validate()
@@ -81,7 +90,11 @@ class GRPO(OnPolicy):
     @property
     def train_displays(self) -> tuple[Measure, ...]:
         each = (Measure(name, better="higher", format=".3f") for name in self._reward_names)
-        return (*FIGURES, *each)
+        return (*FIGURES, *each, *((KL,) if self.beta else ()))
+
+    @property
+    def references(self) -> Mapping[str, FrozenModel]:
+        return {"reference": self.reference} if self.beta else {}
 
     @property
     def _reward_names(self) -> tuple[str, ...]:
@@ -134,6 +147,19 @@ class GRPO(OnPolicy):
 
     # --------------------------------------------------------------------------------- the loss
 
+    def loss_beside(
+        self,
+        model: LanguageModel,
+        beside: Mapping[str, LanguageModel],
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        cache: Cache | None,
+    ) -> Loss:
+        if self.beta and "advantages" in batch:
+            batch = {**batch, REFERENCE: self._read(beside["reference"], batch)[0]}
+        return self.loss(model, batch, key=key, cache=cache)
+
     def loss(
         self, model: LanguageModel, batch: Batch, *, key: jax.Array | None, cache: Cache | None
     ) -> Loss:
@@ -150,6 +176,8 @@ class GRPO(OnPolicy):
             max_tokens=self.max_tokens,
             low=self.epsilon,
             high=self.epsilon_high or self.epsilon,
+            reference=batch.get(REFERENCE),
+            beta=self.beta,
         )
         tokens, weight, loss_sum = mask.sum(), sums.weight.sum(), sums.loss_sum
         metrics = {
@@ -157,6 +185,8 @@ class GRPO(OnPolicy):
             "clipped": (sums.clipped, tokens),
             "entropy": ((entropy * mask).sum(), tokens),
         }
+        if self.beta:
+            metrics[KL.name] = (sums.kl, tokens)
         for name, by_row in out.losses.items():
             metrics[name] = ((by_row * sums.weight).sum(), weight)
             loss_sum += metrics[name][0]

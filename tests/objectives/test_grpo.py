@@ -229,6 +229,22 @@ def test_one_step_a_rollout_needs_no_old_log_probs() -> None:
     np.testing.assert_allclose(jax.grad(loss)(HIDDEN), jax.grad(plain)(HIDDEN), atol=1e-6)
 
 
+def test_the_kl_from_a_reference_is_added() -> None:
+    objective, plain = GRPO(beta=0.1, **SETTINGS), GRPO(**SETTINGS)
+    batch = dict(objective.rollout(written()))
+    other = (HIDDEN + 0.3 * RNG.normal(size=HIDDEN.shape)).astype(np.float32)
+    beside = {"reference": Backbone(other)}
+    assert {*objective.references} == {"reference"} and not plain.references
+    out = objective.loss_beside(Backbone(HIDDEN), beside, batch, key=None, cache=None)  # type: ignore[arg-type]
+    without = plain.loss(Backbone(HIDDEN), batch, key=None, cache=None)  # type: ignore[arg-type]
+    own, reference = (in_numpy(x, HEAD, 0.0, batch["targets"], 0.8)[0] for x in (HIDDEN, other))
+    d = reference - own
+    kl = ((np.exp(d) - d - 1) * batch["loss_weights"]).sum()
+    np.testing.assert_allclose(out.metrics["kl"][0], kl, rtol=1e-5)
+    np.testing.assert_allclose(out.loss_sum - without.loss_sum, 0.1 * kl, rtol=1e-4)
+    assert {m.name for m in objective.train_displays} == {*out.metrics}
+
+
 # ---------------------------------------------------------------------------------------- rewards
 
 
