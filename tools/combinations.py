@@ -48,6 +48,7 @@ ADAPTERS = {
     "all parameters": "null",
     "freeze": "{type: freeze, train: [norm, bias]}",
     "LoRA": "{type: lora, rank: 2, targets: [all-linear]}",
+    "QLoRA": "{type: lora, rank: 2, targets: [all-linear], base_weights: nf4}",
     "DoRA": "{type: dora, rank: 2, targets: [all-linear]}",
 }
 WORDS = ("Ana", "Bo", "Chen", "Dee", "Eva")
@@ -97,6 +98,10 @@ def summaries(n: int) -> dict[str, Any]:
     return {"document": f"{WORDS[n % 5]} met {WORDS[n % 3]}. All left.", "summary": WORDS[n % 5]}
 
 
+def texts(n: int) -> dict[str, Any]:
+    return {"text": f"{WORDS[n % 5]} met {WORDS[n % 3]}"}
+
+
 def preferences(n: int) -> dict[str, Any]:
     return {"prompt": f"{n}+1=", "chosen": str(n + 1), "rejected": str(n + 2)}
 
@@ -128,6 +133,19 @@ METHODS = {
     "question answering": Method(questions, "question_answering", "question_answering"),
     "chat": Method(talks, "chat, template: plain", "causal_lm"),
     "prompt and completion": Method(completions, "prompt_completion", "causal_lm"),
+    "translation, one text": Method(translations, "translation", "causal_lm"),
+    "translation, encoder": Method(translations, "translation, encoder: true", "seq2seq"),
+    "summaries, one text": Method(summaries, "summarisation", "causal_lm"),
+    "summaries, encoder": Method(summaries, "summarisation, encoder: true", "seq2seq"),
+    "masked fill": Method(texts, "fill_mask", "masked_lm"),
+    "DPO": Method(preferences, "preference", "dpo", then="evaluate"),
+    "ORPO": Method(preferences, "preference", "orpo", then="evaluate"),
+    "SimPO": Method(preferences, "preference", "simpo", then="evaluate"),
+    "reward model": Method(preferences, "preference", "reward", then="evaluate"),
+    "KTO": Method(verdicts, "kto", "kto", then="evaluate"),
+    "GRPO": Method(
+        completions, "prompt_completion", "grpo, group_size: 4, max_tokens: 4", then="evaluate"
+    ),
 }
 
 
