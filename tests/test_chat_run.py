@@ -14,8 +14,10 @@ from jaxlm.api.prediction import Predictor
 from jaxlm.chat.template import named
 from jaxlm.core.config import UserError
 from jaxlm.hf.vocabularies import files_of, template_files
+from jaxlm.serving.app import application
 from tests import tiny
 from tests.chat.test_golden import tokenizer
+from tests.serving.client import ask
 
 QUIET = ("eval.at_end=false", "eval.every_steps=null", "sample.prompts=[]")
 
@@ -91,6 +93,24 @@ def test_written_answers_are_scored(run, capsys) -> None:
     assert [json.loads(line) for line in lines] == Predictor(run, num_beams=2)(records)
     assert cli.main(["predict", str(run.path), *words[:-1], "3"]) == 2
     assert "has predictions of another writing" in capsys.readouterr().err
+
+
+def test_a_server_answers_as_the_run_does(run) -> None:
+    talk = [{"role": "user", "content": "say c"}]
+    asked = {"messages": talk, "max_tokens": 6, "temperature": 0}
+    chat = "/v1/chat/completions"
+    found = ask(
+        application(run),
+        ("POST", chat, asked),
+        ("POST", chat, {**asked, "max_tokens": 1}),
+        ("POST", "/predict", {"records": [{"messages": talk}]}),
+        ("POST", chat, {**asked, "n": 2}),
+    )
+    answer = run.generate("say c", max_tokens=6, temperature=0.0)
+    first, short = (body["choices"][0] for _, body in found[:2])
+    assert (first["message"]["content"], short["finish_reason"]) == (answer, "length")
+    assert found[2] == (200, {"predictions": run.predict([{"messages": talk}])})
+    assert found[3][0] == 400 and found[3][1]["error"]["message"].startswith("n: unknown key")
 
 
 def test_the_loss_falls_on_answers_alone(run) -> None:

@@ -20,7 +20,7 @@ from jaxlm.core.config import UserError, type_name
 from jaxlm.core.evaluator import Compiling
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.evals.predictions import Answer
-from jaxlm.generate import Sampling, Writer, ends_of, ids_of, writer_of
+from jaxlm.generate import Sampling, Text, Writer, ends_of, ids_of, writer_of
 from jaxlm.run import RunConfig
 from jaxlm.tasks.base import Record
 from jaxlm.tasks.written import WrittenTask
@@ -45,7 +45,7 @@ class Written:
     ) -> Iterator[Answer]:
         prompts = [self.task.prompt(record) for record in windows]
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        found: dict[int, tuple[str, float]] = {}
+        found: dict[int, Text] = {}
         for start in range(0, len(order), self.batch_size):
             some = order[start : start + self.batch_size]
             missing = self.batch_size - len(some) if start else 0
@@ -53,8 +53,7 @@ class Written:
             written = self.writer.with_scores(params, full, on_part=on_batch, compiling=compiling)
             found |= dict(zip(some, written, strict=False))
         for number, record in enumerate(windows):
-            text, score = found[number]
-            arrays = {"text": np.array(text), "score": np.array(score)}
+            arrays = {name: np.array(getattr(found[number], name)) for name in ("text", "score")}
             yield [record], self.task.answer([record], [arrays], self.writer.tokenizer)
 
     def batches(self, rows: int) -> int:

@@ -25,13 +25,14 @@ from jaxlm.data.prompts import (
 from jaxlm.generate.generator import Generator
 from jaxlm.generate.sampling import cut, next_token
 from jaxlm.generate.stops import Stops
-from jaxlm.generate.writer import Writer
+from jaxlm.generate.writer import Text, Writer
 from jaxlm.generate.writing import writer_of
 
 __all__ = [
     "Ends",
     "Generator",
     "Sampling",
+    "Text",
     "SamplingOptions",
     "Stops",
     "Writer",

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlm.core.evaluator import Compiling
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.prompt_formats.base import Ends
 from jaxlm.data.prompts import encode_prompt
 from jaxlm.generate.generator import Generator
+
+
+class Text(NamedTuple):
+    """What was written after a prompt."""
+
+    text: str
+    score: float  # as of `Generator.with_scores`
+    ended: bool  # by an end of text or a stop, not by `max_tokens`
 
 
 class Writer:
@@ -34,7 +42,7 @@ class Writer:
     ) -> list[str]:
         """The new text of each prompt; options and errors are those of `Generator.with_scores`."""
         found = self.with_scores(params, prompts, seed=seed, on_part=on_part, compiling=compiling)
-        return [text for text, _ in found]
+        return [written.text for written in found]
 
     def with_scores(
         self,
@@ -44,17 +52,19 @@ class Writer:
         seed: int = 0,
         on_part: Callable[[], object] = lambda: None,
         compiling: Compiling = nullcontext,
-    ) -> list[tuple[str, float]]:
-        """The new text of each prompt with its score, as of `Generator.with_scores`."""
+    ) -> list[Text]:
+        """The new text of each prompt, with its score."""
         generator, size = self.generator, self.tokenizer.vocab_size
         ids = [self._ids(text) for text in prompts]
         rows = generator.with_scores(params, ids, seed=seed, on_part=on_part, compiling=compiling)
-        texts = (generator.until_end(row) for row, _ in rows)
-        # later ids, such as sentinels, add nothing to a text
-        decoded = (self.tokenizer.decode([i for i in row if i < size]) for row in texts)
-        stop = generator.sampling.stop
-        pairs = zip(decoded, rows, strict=True)
-        return [(_before(text, stop), score) for text, (_, score) in pairs]
+        stop, found = generator.sampling.stop, []
+        for row, score in rows:
+            own = generator.until_end(row)
+            # later ids, such as sentinels, add nothing to a text
+            text = self.tokenizer.decode([i for i in own if i < size])
+            kept = _before(text, stop)
+            found.append(Text(kept, score, len(own) < len(row) or len(kept) < len(text)))
+        return found
 
     def _ids(self, text: str) -> list[int]:
         return encode_prompt(self.tokenizer, text, self.generator.program.model, self.ends)

@@ -20,21 +20,19 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from jaxlm.core.config import Config, UserError, parse
+from jaxlm.core.config import UserError, parse
 from jaxlm.core.optional import need
-from jaxlm.generate import Sampling
+from jaxlm.generate import Sampling, Text
 from jaxlm.serving.batches import Batches, Work
-from jaxlm.serving.requests import Chats, Completions, Records, Written
+from jaxlm.serving.requests import Chats, Completions, Records, split
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
     from jaxlm.api.run import Run
-
-C = TypeVar("C", bound=Config)
 
 
 def application(run: Run, *, batch_size: int = 16) -> Starlette:
@@ -81,25 +79,29 @@ class Served:
         return _json({"object": "list", "data": [model]})
 
     async def predict(self, request: Request) -> Any:
-        asked = await _read(request, Records)
+        asked = parse(Records, await _body(request))
         return _json({"predictions": await self._ask(self._run.predict, asked.records)})
 
     async def completions(self, request: Request) -> Any:
-        asked = await _read(request, Completions)
-        texts = await self._ask(Writing.of(self._run, asked, chat=False), asked.prompt)
+        asked, options = split(Completions, await _body(request))
+        work = Writing(self._run, self._sampling(options), asked.seed, chat=False)
         choices = [
-            {"index": n, "text": text, "logprobs": None, "finish_reason": None}
-            for n, text in enumerate(texts)
+            {"index": n, "text": text, "logprobs": None, "finish_reason": _reason(ended)}
+            for n, (text, _, ended) in enumerate(await self._ask(work, asked.prompt))
         ]
         return _json(self._written("cmpl", "text_completion", choices))
 
     async def chat_completions(self, request: Request) -> Any:
-        asked = await _read(request, Chats)
+        asked, options = split(Chats, await _body(request))
         conversation = json.dumps(list(asked.messages), ensure_ascii=False)
-        (text,) = await self._ask(Writing.of(self._run, asked, chat=True), [conversation])
+        work = Writing(self._run, self._sampling(options), asked.seed, chat=True)
+        ((text, _, ended),) = await self._ask(work, [conversation])
         message = {"role": "assistant", "content": text}
-        choices = [{"index": 0, "message": message, "finish_reason": None}]
+        choices = [{"index": 0, "message": message, "finish_reason": _reason(ended)}]
         return _json(self._written("chatcmpl", "chat.completion", choices))
+
+    def _sampling(self, options: Any) -> Sampling:
+        return self._run.config.sample.asked(options)
 
     async def _ask(self, work: Work, items: Sequence[Any]) -> list[Any]:
         return await asyncio.wrap_future(self.batches.ask(work, items))
@@ -123,22 +125,22 @@ class Writing:
     seed: int | None
     chat: bool
 
-    @classmethod
-    def of(cls, run: Run, asked: Written, chat: bool) -> Writing:
-        return cls(run, asked.sampling, 0 if asked.temperature == 0 else asked.seed, chat)
-
-    def __call__(self, prompts: list[str]) -> list[str]:
+    def __call__(self, prompts: list[str]) -> list[Text]:
         seed = secrets.randbits(31) if self.seed is None else self.seed
-        return self.run.generate(prompts, seed=seed, chat=self.chat, **vars(self.sampling))
+        writer = self.run.writer(self.sampling, self.chat)
+        return writer.with_scores(self.run.params, prompts, seed=seed)
 
 
-async def _read(request: Request, kind: type[C]) -> C:
-    """The body of a request. Raises `UserError` where it is not what is asked for."""
+def _reason(ended: bool) -> str:
+    return "stop" if ended else "length"
+
+
+async def _body(request: Request) -> Any:
+    """Raises `UserError` where it is not JSON."""
     try:
-        values = json.loads(await request.body())
+        return json.loads(await request.body())
     except ValueError as error:
         raise UserError(f"the body is not JSON ({error}); send an object") from None
-    return parse(kind, values)
 
 
 async def _wrong_request(request: Request, error: Exception) -> Any:

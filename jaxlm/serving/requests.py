@@ -1,31 +1,41 @@
 """What a client may ask: JSON objects, checked as strictly as a config.
 
-    asked = parse(Completions, {"prompt": "Once", "max_tokens": 16})
+    asked, options = split(Completions, {"prompt": "Once", "max_tokens": 16})
 
-`/v1/completions` and `/v1/chat/completions` have the names of OpenAI's API. A key that is not
-known, or has no effect here, is an error with its name.
+`/v1/completions` and `/v1/chat/completions` have the names of OpenAI's API. Besides the keys of
+these classes they take the options of `jaxlm.generate.Sampling`, over those of the run.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from jaxlm.core.config import REQUIRED, Config, UserError, field
-from jaxlm.core.sampling import Sampling
+from jaxlm.core.config import REQUIRED, Config, UserError, field, parse
+
+C = TypeVar("C", bound=Config)
+
+
+def split(kind: type[C], values: Any) -> tuple[C, dict[str, Any]]:
+    """The request, and the keys that its class does not have: options of sampling."""
+    own = {spec.name for spec in dataclasses.fields(kind)}
+    if not isinstance(values, Mapping):
+        return parse(kind, values), {}
+    rest = {key: value for key, value in values.items() if key not in own}
+    return parse(kind, {key: value for key, value in values.items() if key in own}), rest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written(Sampling):
-    """How a text is written: the options of `Sampling`, and OpenAI's own."""
+class Written(Config):
+    """How a text is asked for."""
 
     model: str = field("", "the name of the model; a server has one, so every name means it")
-    temperature: float = field(1.0, "0 is greedy", ge=0)
     seed: int | None = field(None, "equal seeds give equal texts; null: another each time", ge=0)
     stream: bool = field(False, "false: streaming is not supported")
 
     def validate(self) -> None:
-        super().validate()
         if self.stream:
             raise UserError("stream is true, but texts are sent whole; leave it out")
 

@@ -9,12 +9,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 
 from jaxlm.core.errors import UserError
+from jaxlm.generate import Text
+from jaxlm.run import SampleConfig
 from jaxlm.serving.app import application
 from jaxlm.serving.batches import Batches
 from tests.serving.client import ask
@@ -23,7 +26,8 @@ from tests.serving.client import ask
 class Echo:
     """A run that answers what it was asked, and notes its calls."""
 
-    path, step = Path("runs/echo"), 7
+    path, step, params = Path("runs/echo"), 7, None
+    config = SimpleNamespace(sample=SampleConfig(max_tokens=9))
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -36,9 +40,12 @@ class Echo:
             raise RuntimeError("the model is broken")
         return [{"label": str(record)} for record in records]
 
-    def generate(self, prompts: Sequence[str], **options: Any) -> list[str]:
-        self.calls.append((list(prompts), options))
-        return [f"{prompt}!" for prompt in prompts]
+    def writer(self, sampling: Any, chat: bool) -> Any:
+        def written(params: None, prompts: Sequence[str], *, seed: int) -> list[Text]:
+            self.calls.append((list(prompts), sampling, chat, seed))
+            return [Text(f"{prompt}!", 0.0, len(prompt) == 1) for prompt in prompts]
+
+        return SimpleNamespace(with_scores=written)
 
 
 def predict(*records: Any) -> tuple[str, str, Any]:
@@ -113,8 +120,11 @@ def test_texts_are_in_the_format_of_openai() -> None:
         "run": "echo",
         "step": 7,
     }
-    options = dict(run.calls[1][1])
-    assert options["seed"] == 4 and options["chat"] and options["temperature"] == 1.0
+    reasons = [[choice["finish_reason"] for choice in body["choices"]] for body in bodies[:2]]
+    assert reasons == [["stop", "stop"], ["length"]]
+    (_, greedy, chat, _), (_, drawn, talks, seed) = run.calls
+    assert greedy.max_tokens == 3 and greedy.temperature == 0 and not chat
+    assert drawn.max_tokens == 9 and talks and seed == 4
 
 
 def test_a_batch_is_closed_when_all_are_answered() -> None:
