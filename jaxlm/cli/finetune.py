@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from jaxlm.cli.shared import options
+from jaxlm.cli.shared.training import Starting
 from jaxlm.cli.shared.verb import TRAINING, verb
 from jaxlm.core.errors import UserError
 
@@ -19,7 +20,7 @@ from jaxlm.core.errors import UserError
 @options.config
 @options.accept_changed_data
 @options.processes
-def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
+def command(config: str, overrides: tuple[str, ...], **starting: Unpack[Starting]) -> int:
     """Starts a run with the weights, model and tokenizer of another run, and the data, objective
     and optimizer of the config.
     """
@@ -29,4 +30,4 @@ def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
     resolved = load_run(config, overrides)
     if resolved.config.init.from_ is None:
         raise UserError("init.from: is required to fine-tune; add init.from=RUN_DIR")
-    return run_training(resolved, **how)
+    return run_training(resolved, **starting)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from jaxlm.cli.shared import options
+from jaxlm.cli.shared.training import Starting
 from jaxlm.cli.shared.verb import TRAINING, verb
 
 
@@ -22,11 +23,11 @@ from jaxlm.cli.shared.verb import TRAINING, verb
 @options.overrides
 @options.accept_changed_data
 @options.processes
-def command(run_dir: str, overrides: tuple[str, ...], **how: Any) -> int:
+def command(run_dir: str, overrides: tuple[str, ...], **starting: Unpack[Starting]) -> int:
     """Continues from a run's newest good checkpoint, with the config in the run's folder. The
     mesh may be another.
     """
     from jaxlm.cli.shared.training import run_training
     from jaxlm.run import load_saved
 
-    return run_training(load_saved(run_dir, overrides), must_exist=True, **how)
+    return run_training(load_saved(run_dir, overrides), must_exist=True, **starting)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from jaxlm.cli.shared import options
+from jaxlm.cli.shared.training import Starting
 from jaxlm.cli.shared.verb import TRAINING, verb
 
 
@@ -22,11 +23,11 @@ from jaxlm.cli.shared.verb import TRAINING, verb
 @options.config
 @options.accept_changed_data
 @options.processes
-def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
+def command(config: str, overrides: tuple[str, ...], **starting: Unpack[Starting]) -> int:
     """Trains the run of a config, from the start or from its newest checkpoint. The
     folder of another run is never overwritten.
     """
     from jaxlm.cli.shared.training import run_training
     from jaxlm.run import load_run
 
-    return run_training(load_run(config, overrides), **how)
+    return run_training(load_run(config, overrides), **starting)

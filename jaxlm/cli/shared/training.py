@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from jaxlm.core.config import Resolved
     from jaxlm.run import RunConfig
 
 
+class Starting(TypedDict):
+    """The options of verbs that train: `options.accept_changed_data` and `options.processes`."""
+
+    accept_changed_data: bool
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+
+
 def run_training(
-    resolved: Resolved[RunConfig],
-    *,
-    accept_changed_data: bool,
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    must_exist: bool = False,
+    resolved: Resolved[RunConfig], *, must_exist: bool = False, **starting: Unpack[Starting]
 ) -> int:
     """The exit code of the run."""
     from jaxlm.api import fit
@@ -27,9 +30,10 @@ def run_training(
     from jaxlm.runs.folder import RunDir
     from jaxlm.runs.measures import final_measures
 
-    init_processes(coordinator, num_processes, process_id)
+    accept_data = starting["accept_changed_data"]
+    init_processes(starting["coordinator"], starting["num_processes"], starting["process_id"])
     with failing_together(), disk_errors(resolved.config.run_dir or ""):
-        outcome = fit(resolved, must_exist=must_exist, accept_data=accept_changed_data)
+        outcome = fit(resolved, must_exist=must_exist, accept_data=accept_data)
     import jax
 
     if jax.process_index() == 0:
