@@ -71,8 +71,8 @@ class WrittenTexts:
         found = self._writer.with_scores(
             params, self.prompts, seed=seed, on_part=on_batch, compiling=compiling
         )
-        mean = sum(score for _, score in found) / len(found)
-        texts = [text for text, _ in found]
+        mean = sum(written.score for written in found) / len(found)
+        texts = [written.text for written in found]
         measures = [
             PERPLEXITY.of(math.exp(min(-mean, 700.0))),
             *(
