@@ -127,6 +127,7 @@ def differing(path, config, learner, spec, options) -> set[str]:
         ("train", {"steps": 99}, "train.steps 12 -> 99"),
         ("train", {"batch_size": 16}, "train.batch_size 8 -> 16"),
         ("train", {"accumulation": 2}, "train.accumulation 1 -> 2"),
+        ("train", {"embedding_noise": 5.0}, "train.embedding_noise 0.0 -> 5.0"),
         ("mesh", {"zero": 1}, "mesh.zero 3 -> 1"),
         ("mesh", {"stage_repeats": 2}, "mesh.stage_repeats 1 -> 2"),
         ("adapter", LoRA(rank=0), "adapter None -> {"),
