@@ -214,7 +214,17 @@ def workplace(tmp_path_factory) -> Iterator[Path]:
 IN_SMALL = {"quickstart_code": "quickstart"}
 # Their records are not texts with a label: tests/api/test_task_runs.py, test_grpo_run.py and
 # tests/objectives/test_preference.py and test_distill.py have such.
-RECORDS = {"tag_en", "qa", "arithmetic", "grpo", "preference", "distill"}
+RECORDS = {
+    "tag_en",
+    "qa",
+    "translate_en_de",
+    "translate_en_zh",
+    "summarise_en",
+    "arithmetic",
+    "grpo",
+    "preference",
+    "distill",
+}
 TRAINED = [
     path
     for path in RUNS
