@@ -104,9 +104,9 @@ def resolve(
         )
     steps = config.train.steps
     if steps is None:
-        size = config.train.batch_size
-        drawn = prepared.rows("train", batch_size=size, seed=0)
-        rows = config.objective.arranged(drawn, size).rows_per_epoch
+        batch = config.train.batch_size
+        drawn = prepared.rows("train", batch_size=batch, seed=0)
+        rows = config.objective.arranged(drawn, batch).rows_per_epoch
         epochs = config.train.epochs or 0.0  # one of the two is set: TrainConfig.validate
         # the last batch of an epoch may be a part: no row is left out (1e-9: 0.1 is not a tenth)
         steps = max(1, math.ceil(epochs * rows / config.train.batch_size - 1e-9))
