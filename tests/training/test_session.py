@@ -277,3 +277,10 @@ def test_a_batch_that_no_memory_holds_is_refused_before_anything_is_made(
     with pytest.raises(UserError) as error:
         Session.open(config, report=lambda _: None)
     assert says in str(error.value) and "; lower " in str(error.value)
+
+
+def test_a_run_of_epochs_has_the_vocabulary_of_its_tokenizer() -> None:
+    settings = ("train.steps=null", "train.epochs=1", "model.vocab_size=null")
+    config, data = tiny.prepared(tiny.load("transformer", *settings).config)
+    assert config.model.vocab_size == data.tokenizer.vocab_size == 259
+    assert config.train.steps and config.train.epochs is None
