@@ -259,7 +259,8 @@ def check(number: int, seed: int) -> int:
     wrong = 0
     for cell, reason in outcomes(random.Random(seed).sample(CELLS, number)):
         said = rows[cell.method][cell.model]
-        works = said.startswith("✓") or cell.adapter in re.sub(r"\(\d+\)", "", said).split(", ")
+        named = [name.strip() for name in re.sub(r"\(\d+\)", "", said).split(", ")]
+        works = said.startswith("✓") or cell.adapter in named
         print(f"{cell}: {reason or 'works'}")
         if works == bool(reason) or reason.startswith("FAILED"):
             print(f"{PAGE.name} says {said}", file=sys.stderr)

@@ -191,7 +191,13 @@ class Run:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return Predictor(self)
+        return self.predictor()
+
+    def predictor(self, batch_size: int | None = None) -> Predictor:
+        """What predicts as `predict` does, compiled once for batches of this size; None: those of
+        the evaluation.
+        """
+        return Predictor(self, batch_size)
 
     def predict(self, records: Given) -> list[Prediction]:
         """What the run's objective predicts for each record, in order: one dict a record.

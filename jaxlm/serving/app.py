@@ -20,7 +20,10 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.optional import need
@@ -69,6 +72,7 @@ class Served:
         self._run = run
         self._name = run.path.name
         self._created = int(time.time())
+        self._batch_size = batch_size
         self.batches = Batches(size=batch_size)
 
     async def health(self, request: Request) -> Any:
@@ -80,11 +84,11 @@ class Served:
 
     async def predict(self, request: Request) -> Any:
         asked = parse(Records, await _body(request))
-        return _json({"predictions": await self._ask(self._run.predict, asked.records)})
+        return _json({"predictions": await self._ask(self._predicted, asked.records)})
 
     async def completions(self, request: Request) -> Any:
         asked, options = split(Completions, await _body(request))
-        work = Writing(self._run, self._sampling(options), asked.seed, chat=False)
+        work = self._writing(options, asked.seed, chat=False)
         choices = [
             {"index": n, "text": text, "logprobs": None, "finish_reason": _reason(ended)}
             for n, (text, _, ended) in enumerate(await self._ask(work, asked.prompt))
@@ -94,14 +98,19 @@ class Served:
     async def chat_completions(self, request: Request) -> Any:
         asked, options = split(Chats, await _body(request))
         conversation = json.dumps(list(asked.messages), ensure_ascii=False)
-        work = Writing(self._run, self._sampling(options), asked.seed, chat=True)
+        work = self._writing(options, asked.seed, chat=True)
         ((text, _, ended),) = await self._ask(work, [conversation])
         message = {"role": "assistant", "content": text}
         choices = [{"index": 0, "message": message, "finish_reason": _reason(ended)}]
         return _json(self._written("chatcmpl", "chat.completion", choices))
 
-    def _sampling(self, options: Any) -> Sampling:
-        return self._run.config.sample.asked(options)
+    @cached_property
+    def _predicted(self) -> Work:
+        return self._run.predictor(self._batch_size)
+
+    def _writing(self, options: Any, seed: int | None, *, chat: bool) -> Writing:
+        sampling = self._run.config.sample.asked(options)
+        return Writing(self._run, sampling, self._batch_size, seed, chat)
 
     async def _ask(self, work: Work, items: Sequence[Any]) -> list[Any]:
         return await asyncio.wrap_future(self.batches.ask(work, items))
@@ -118,17 +127,38 @@ class Served:
 
 @dataclass(frozen=True)
 class Writing:
-    """Writes a text after each prompt. seed: None draws another one each time."""
+    """Writes a text after each prompt.
+
+    seed: one that is given makes equal texts of equal requests, which therefore share no batch
+    with others: a text depends on its place in the batch. None: another one each time.
+    """
 
     run: Run
     sampling: Sampling
+    batch_size: int
     seed: int | None
     chat: bool
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Writing) or self.seed is not None:
+            return self is other
+        return (self.sampling, self.chat, other.seed) == (other.sampling, other.chat, None)
+
+    def __hash__(self) -> int:
+        return hash((self.sampling, self.chat))
+
     def __call__(self, prompts: list[str]) -> list[Text]:
-        seed = secrets.randbits(31) if self.seed is None else self.seed
+        """In parts, each of a number of rows that is a power of two: few programs are compiled."""
         writer = self.run.writer(self.sampling, self.chat)
-        return writer.with_scores(self.run.params, prompts, seed=seed)
+        seed = secrets.randbits(31) if self.seed is None else self.seed
+        found: list[Text] = []
+        for start in range(0, len(prompts), self.batch_size):
+            some = prompts[start : start + self.batch_size]
+            full = some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
+            own = seed if start == 0 else np.random.SeedSequence([seed, start]).generate_state(1)[0]
+            written = writer.with_scores(self.run.params, full, seed=int(own) % 2**31)
+            found += written[: len(some)]
+        return found
 
 
 def _reason(ended: bool) -> str:

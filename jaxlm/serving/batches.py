@@ -3,12 +3,13 @@
     batches = Batches(size=16)
     batches.ask(work, [item, item]).result()     # work([item, item]): an answer for each item
 
-Items of equal works that come within `wait` seconds are one call `work(items)`. If it raises
-`UserError`, each request is answered alone: a wrong record spoils no other client's request.
+Items of equal works that come within `wait` seconds are one call `work(items)`. If it fails, each
+request is answered alone: a wrong record spoils no other client's request.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from jaxlm.core.errors import UserError
+log = logging.getLogger("jaxlm")
 
 Work = Callable[[list[Any]], list[Any]]  # compared by ==
 
@@ -41,27 +42,34 @@ class Batches:
         self._size, self._wait = size, wait
         self._asked: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self._later: deque[Asked] = deque()  # what came while others were collected
+        self._lock = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="jaxlm-serve", daemon=True)
         self._thread.start()
 
     def ask(self, work: Work, items: Sequence[Any]) -> Future[list[Any]]:
-        """The answers to come, one for each item."""
+        """The answers to come, one for each item. Raises `RuntimeError` after `close`."""
         asked = Asked(work, items, Future())
-        self._asked.put(asked)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the server is closed")
+            self._asked.put(asked)
         return asked.future
 
     def close(self) -> None:
         """Answers what was asked before, then ends the thread."""
-        self._asked.put(None)
+        with self._lock:
+            self._closed = True
+            self._asked.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while (first := self._later.popleft() if self._later else self._asked.get()) is not None:
             group, ends = self._collect(first)
-            self._work(group)
+            _answer(group)
             if ends:
                 while self._later:
-                    self._work([self._later.popleft()])
+                    _answer([self._later.popleft()])
                 return
 
     def _collect(self, first: Asked) -> tuple[list[Asked], bool]:
@@ -91,27 +99,28 @@ class Batches:
                 self._later.append(asked)
         return group, False
 
-    def _work(self, group: list[Asked]) -> None:
-        group = [asked for asked in group if asked.future.set_running_or_notify_cancel()]
-        items = [item for asked in group for item in asked.items]
+
+def _answer(group: Sequence[Asked]) -> None:
+    """Answers requests together; each by itself where that fails."""
+    alive = [asked for asked in group if asked.future.set_running_or_notify_cancel()]
+    if len(alive) > 1:
         try:
-            answers = iter(group[0].work(items) if group else ())
-        except UserError as error:
-            if len(group) == 1:
-                group[0].future.set_exception(error)
-                return
-            for asked in group:
-                _alone(asked)
-        except Exception as error:
-            for asked in group:
-                asked.future.set_exception(error)
+            answers = iter(_answers(alive[0].work, [i for asked in alive for i in asked.items]))
+        except Exception:
+            log.debug("%d requests are answered one by one", len(alive), exc_info=True)
         else:
-            for asked in group:
+            for asked in alive:
                 asked.future.set_result([next(answers) for _ in asked.items])
+            return
+    for asked in alive:
+        try:
+            asked.future.set_result(_answers(asked.work, asked.items))
+        except Exception as error:
+            asked.future.set_exception(error)
 
 
-def _alone(asked: Asked) -> None:
-    try:
-        asked.future.set_result(asked.work(list(asked.items)))
-    except Exception as error:
-        asked.future.set_exception(error)
+def _answers(work: Work, items: Sequence[Any]) -> list[Any]:
+    answers = list(work(list(items)))
+    if len(answers) != len(items):
+        raise RuntimeError(f"{len(answers)} answers to {len(items)} items")
+    return answers

@@ -88,7 +88,13 @@ def test_a_models_format_follows_from_what_it_is():
     names = ("transformer", "lstm", "bert", "t5", "glm")
     kinds = [type(format_of(tiny.load(name).config.model)) for name in names]
     assert kinds == [Continuation, Continuation, Continuation, EncodeSource, FillBlank]
-    assert registry.names(PromptFormat) == ["chat", "continue", "encode_source", "fill_blank"]
+    assert registry.names(PromptFormat) == [
+        "chat",
+        "continue",
+        "encode_source",
+        "fill_blank",
+        "source",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,9 +135,9 @@ def test_a_chat_stops_at_the_end_of_the_turn() -> None:
     for name, end in (("chatml", "<|im_end|>"), ("llama3", "<|eot_id|>"), ("plain", "</s>")):
         chat = tokenizer.with_chat_template(named(name))
         ends = asked_as(BOTH, True)
-        ids = ids_of(chat, ends=ends)["eos_id"]
+        ids = ids_of(chat, ends=ends).eos_ids
         assert ids == tuple(dict.fromkeys((chat.eos_id, chat.id_of(end))))
-        assert ids_of(chat, ends=asked_as(ends, False))["eos_id"] == (chat.eos_id,)
+        assert ids_of(chat, ends=asked_as(ends, False)).eos_ids == (chat.eos_id,)
     assert Chat().stops(ByteTokenizer().with_chat_template(named("chatml"))) == ()
 
 
@@ -166,7 +172,7 @@ def test_prompts_of_messages_are_rendered_and_texts_are_continued() -> None:
     assert encode_prompt(tokenizer, messages, model, ends) == read
     assert encode_prompt(tokenizer, "Hi", model, ends) == [257, *b"Hi"]
     assert encode_prompt(ByteTokenizer(), messages, model, ends) == [257, *messages.encode()]
-    assert ids_of(ByteTokenizer(), ends=ends)["eos_id"] == (ByteTokenizer().eos_id,)
+    assert ids_of(ByteTokenizer(), ends=ends).eos_ids == (ByteTokenizer().eos_id,)
     assert encode_prompt(tokenizer, "Hi", model, asked_as(ends, True)) == read
 
 

@@ -23,6 +23,7 @@ from jaxlm.optim.adafactor import Adafactor
 from jaxlm.optim.adam import Adam
 from jaxlm.optim.adamw import AdamW
 from jaxlm.optim.base import OptimizerConfig
+from jaxlm.optim.by_layer import Start, Unfreeze
 from jaxlm.optim.lion import Lion
 from jaxlm.optim.muon import Muon, orthogonalize
 from jaxlm.optim.optimizer import build, state_shardings, update_ema
@@ -365,6 +366,7 @@ CHANGES: dict[str, Any] = {
     "adam_learning_rate": 1.0,
     "eps": 0.1,
     "adam_eps": 0.1,
+    "unfreeze": Unfreeze(groups=(Start(pattern="query", step=9),)),
 }
 
 

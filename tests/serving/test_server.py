@@ -32,12 +32,17 @@ class Echo:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
+    def predictor(self, batch_size: int) -> Any:
+        return self.predict
+
     def predict(self, records: Sequence[Any]) -> list[Any]:
         self.calls.append(list(records))
         if "bad" in records:
             raise UserError("record: is bad; give a good one")
         if "broken" in records:
             raise RuntimeError("the model is broken")
+        if "few" in records:
+            return []
         return [{"label": str(record)} for record in records]
 
     def writer(self, sampling: Any, chat: bool) -> Any:
@@ -125,6 +130,40 @@ def test_texts_are_in_the_format_of_openai() -> None:
     (_, greedy, chat, _), (_, drawn, talks, seed) = run.calls
     assert greedy.max_tokens == 3 and greedy.temperature == 0 and not chat
     assert drawn.max_tokens == 9 and talks and seed == 4
+
+
+def test_requests_with_a_seed_share_no_batch_and_rows_are_powers_of_two() -> None:
+    run: Any = Echo()
+    asked = {"prompt": ["a", "b", "c"], "max_tokens": 3}
+    seeded = [("POST", "/v1/completions", {**asked, "seed": 4})] * 2
+    plain = [("POST", "/v1/completions", asked)] * 2
+    found = ask(application(run, batch_size=8), *seeded, *plain)
+    texts = [[choice["text"] for choice in body["choices"]] for _, body in found]
+    assert texts == [["a!", "b!", "c!"]] * 4
+    assert sorted(len(prompts) for prompts, *_ in run.calls) in ([4, 4, 4, 4], [4, 4, 8])
+    assert [call[3] for call in run.calls].count(4) == 2
+
+
+def test_many_prompts_are_several_batches_that_draw_differently() -> None:
+    run: Any = Echo()
+    prompts = [chr(97 + n) for n in range(7)]
+    asked = {"prompt": prompts, "seed": 4}
+    ((_, body),) = ask(application(run, batch_size=4), ("POST", "/v1/completions", asked))
+    assert [choice["text"] for choice in body["choices"]] == [f"{p}!" for p in prompts]
+    assert [len(call[0]) for call in run.calls] == [4, 4]
+    assert len({call[3] for call in run.calls}) == 2
+
+
+def test_no_failure_ends_the_thread_that_answers() -> None:
+    run: Any = Echo()
+    batches = Batches(size=4)
+    for record, error in (("few", "0 answers to 1 items"), ("broken", "is broken")):
+        with pytest.raises(RuntimeError, match=error):
+            batches.ask(run.predict, [record]).result(timeout=10)
+    assert batches.ask(run.predict, ["a"]).result(timeout=10) == [{"label": "a"}]
+    batches.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        batches.ask(run.predict, ["a"])
 
 
 def test_a_batch_is_closed_when_all_are_answered() -> None:
