@@ -211,9 +211,9 @@ def test_prompts_begin_as_documents_did():
 
 def test_an_import_stops_at_what_its_files_list_and_a_trained_run_at_its_eos_too():
     tokenizer = ByteTokenizer()
-    assert ids_of(tokenizer)["eos_id"] == (tokenizer.eos_id,)
-    assert ids_of(tokenizer, (5, 7), trained=False)["eos_id"] == (5, 7)
-    assert ids_of(tokenizer, (5, 7))["eos_id"] == (5, 7, tokenizer.eos_id)
+    assert ids_of(tokenizer).eos_ids == (tokenizer.eos_id,)
+    assert ids_of(tokenizer, (5, 7), trained=False).eos_ids == (5, 7)
+    assert ids_of(tokenizer, (5, 7)).eos_ids == (5, 7, tokenizer.eos_id)
 
 
 def test_sources_and_answers_have_positions_of_their_own():

@@ -165,7 +165,10 @@ def shipped_runs() -> list[Path]:
 
 
 def second_stage(path: Path) -> RunConfig:
-    """A config of configs/finetune on a model as `init.from` would bring it."""
+    """A config of configs/finetune, on a model as `init.from` would bring it if it has none."""
+    own = configs.read_yaml(path).values
+    if "tokenizer" in own:
+        return load_run(path).config
     kind = "lstm" if "lstm" in path.stem else "transformer"
     first = load_run(ROOT / f"configs/smoke/{kind}.yaml").config
     layer = configs.Layer({"model": configs.to_dict(first.model), "tokenizer": {"type": "bytes"}})
