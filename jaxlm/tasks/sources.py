@@ -52,6 +52,9 @@ class SourceForm(NamedTuple):
         return [*first, *tokenizer.encode(self.prefix + text)[:left], *last]
 
 
+LIMITS = {"source": "data.task.max_source", "target": "data.task.max_target"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceTask(WrittenTask, abstract=True):
     """The base of tasks that write a target for a source."""
@@ -149,7 +152,7 @@ class SourceTask(WrittenTask, abstract=True):
             text = record[getattr(self, cut[0])]
             raise UserError(
                 f"the {cut[0]} {shown(text[:60])} has {size} tokens, and there is room for {room}; "
-                f"raise data.task.max_{cut[0]}, or set data.task.too_long to cut or leave_out"
+                f"raise {LIMITS[cut[0]]}, or set data.task.too_long to cut or leave_out"
             )
         return [{**record, "cut": cut}]
 
