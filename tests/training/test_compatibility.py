@@ -9,15 +9,26 @@ import pytest
 
 from jaxlm.core.config import UserError
 from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.compatibility import check_fit
+from tests import tiny
+
+
+class Reader(CausalLM):
+    """An objective of rows that have a source alone."""
+
+    needs, uses = ("source_tokens",), ()
+
+    def check_model(self, model: Any) -> None:
+        pass
 
 
 def test_a_source_that_is_longer_than_the_encoder_is_an_error() -> None:
     spec = RowSpec({"source_tokens": Entry(("S",))}, S=64)
     data = SimpleNamespace(row_spec=lambda: spec, row_length=8, consecutive=True)
-    objective = SimpleNamespace(needs=("source_tokens",), uses=(), check_model=lambda model: None)
     model: Any = SimpleNamespace(max_positions=8, max_source_positions=64, carries_state=False)
-    config: Any = SimpleNamespace(data=data, objective=objective, model=model)
+    parts = {"data": data, "objective": Reader(), "model": model}
+    config: Any = SimpleNamespace(**vars(tiny.load("transformer").config) | parts)
     check_fit(config)
     model.max_source_positions = 63
     with pytest.raises(UserError, match="source texts of 64 tokens are longer than the encoder's"):
