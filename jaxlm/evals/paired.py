@@ -19,7 +19,7 @@ import numpy as np
 from jaxlm.core.measures import Better, Measure
 
 DRAWS, SLOW_DRAWS = 10_000, 300  # of a mean over records; of a measure of the whole corpus
-CHUNK = 500
+CHUNK, CELLS = 500, 10_000_000  # draws made in one piece, and numbers of records in it
 
 Score = Callable[[Sequence[Any], Sequence[Any]], list[Measure]]
 
@@ -57,10 +57,12 @@ def _mean_gains(gains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The mean gain of each draw, of those of seeds and records [S, n]."""
     seeds, size = gains.shape
     found = []
-    for _ in range(0, DRAWS, CHUNK):
-        by_seed = rng.multinomial(seeds, [1 / seeds] * seeds, CHUNK) / seeds
-        records = rng.integers(0, size, (CHUNK, size))
-        mixed = by_seed @ gains  # [CHUNK, n]
+    chunk = max(1, min(CHUNK, CELLS // size))
+    for begin in range(0, DRAWS, chunk):
+        draws = min(chunk, DRAWS - begin)
+        by_seed = rng.multinomial(seeds, [1 / seeds] * seeds, draws) / seeds
+        records = rng.integers(0, size, (draws, size))
+        mixed = by_seed @ gains  # [draws, n]
         found.append(np.take_along_axis(mixed, records, axis=1).mean(1))
     return np.concatenate(found)
 
@@ -73,13 +75,17 @@ def _corpus_gains(
     sign: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
+    """The mean gain of each draw, of a measure of the whole corpus."""
     found = []
     for _ in range(SLOW_DRAWS):
         records = rng.integers(0, len(true), len(true))
-        seed = int(rng.integers(len(first)))
         asked = [true[i] for i in records]
-        values = [score([s[seed][i] for i in records], asked)[0].value for s in (first, second)]
-        found.append(sign * (values[1] - values[0]))
+        seeds, times = np.unique(rng.integers(len(first), size=len(first)), return_counts=True)
+        gains = []
+        for seed in seeds:
+            a, b = (score([s[seed][i] for i in records], asked)[0].value for s in (first, second))
+            gains.append(sign * (b - a))
+        found.append(np.average(gains, weights=times))
     return np.array(found)
 
 

@@ -52,6 +52,26 @@ def test_a_measure_of_the_corpus_is_drawn_as_a_whole() -> None:
     assert draws == 300 and p == 1 / 301
 
 
+def test_a_measure_of_the_corpus_compares_means_of_as_many_seeds() -> None:
+    """As of a measure that is a mean over records; gains of single seeds spread more."""
+
+    def whole(said: Sequence[Any], true: Sequence[Any]) -> list[Measure]:
+        return [Measure("m", SCORE(said, true)[0].value * (len(true) > 1), better="higher")]
+
+    first = [wrong_at(*range(size)) for size in (9, 3, 7, 4, 8)]
+    second = [wrong_at(*range(size)) for size in (3, 5, 4, 3, 4)]
+    assert paired.per_record(whole, first[0], TRUE) is None
+    p, draws = paired.bootstrap(whole, first, second, TRUE)
+    assert draws == 300
+    assert p == pytest.approx(paired.bootstrap(SCORE, first, second, TRUE)[0], abs=0.03)
+
+
+def test_many_records_are_drawn_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paired, "CELLS", 40 * 7)
+    p, draws = paired.bootstrap(SCORE, [wrong_at(7)], [RIGHT], TRUE)
+    assert draws == 10_000 and p == pytest.approx((1 - 1 / 40) ** 40, abs=0.02)
+
+
 def test_lower_may_be_better() -> None:
     def score(said: Sequence[Any], true: Sequence[Any]) -> list[Measure]:
         errors = [abs(a - b) for a, b in zip(said, true, strict=True)]
