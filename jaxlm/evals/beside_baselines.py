@@ -1,6 +1,6 @@
 """The measures of a model beside those of the baselines that suit the run.
 
-    measuring = beside_baselines(measuring, session, "validation")
+    measuring = BesideBaselines(measuring, session, "validation")
     measuring.after(params, [None])     # [[loss, accuracy, ..., naive_bayes/accuracy, ...]]
 
 Only measures that the model has as well are kept, and the seconds that a baseline took.
@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jaxlm.core import registry
@@ -33,6 +32,7 @@ class BesideBaselines:
 
     def __init__(self, measuring: Measuring, session: Session, split: str) -> None:
         self.measuring, self._session, self._split = measuring, session, split
+        self._known: list[tuple[str, str, list[Measure]]] | None = None
 
     def after(
         self,
@@ -57,32 +57,37 @@ class BesideBaselines:
     ) -> list[Measure]:
         own = {m.name: m for m in measures if m.show != "table"}
         found = []
-        for key, title, theirs in self._measured:
+        for key, title, theirs in self._measured(on_batch):
             known = [own[m.name].of(m.value) for m in theirs if m.name in own]
             for measure in [*known, *(m for m in theirs if m.name == SECONDS.name)] * bool(known):
                 shown = dataclasses.replace(
                     measure, show="figure", brief=None, label=f"{title}: {measure.title}"
                 )
                 found.append(dataclasses.replace(shown, name=f"{key}/{shown.name}", baseline=title))
-            on_batch()
         return found
 
-    @cached_property
-    def _measured(self) -> list[tuple[str, str, list[Measure]]]:
-        return list(measured_baselines(self._session, self._split))
+    def _measured(self, on_batch: Callable[[], object]) -> list[tuple[str, str, list[Measure]]]:
+        """What `measured_baselines` finds, which parameters do not change: it is measured once."""
+        if self._known is None:
+            self._known = list(measured_baselines(self._session, self._split, on_batch))
+        return self._known
 
 
-def measured_baselines(session: Session, split: str) -> Iterator[tuple[str, str, list[Measure]]]:
+def measured_baselines(
+    session: Session, split: str, on_batch: Callable[[], object] = lambda: None
+) -> Iterator[tuple[str, str, list[Measure]]]:
     """(key, title, its measures and seconds) of each baseline that suits a run.
 
-    One that fails is left out and named: the result of a run must not depend on it.
+    on_batch: called before each and while it measures. One that fails is left out and named: the
+    result of a run must not depend on it.
     """
     for name in registry.names(Baseline):
+        on_batch()
         start = time.perf_counter()
         try:
             baseline: Baseline = registry.find(Baseline, name)()
-            measures = baseline.measures(session, split)
-            title = baseline.title(session)
+            measures = baseline.measures(session, split, on_batch=on_batch)
+            title = baseline.title(session, split)
         except Exception as error:
             log.warning("baseline %s is left out: %s: %s", name, type(error).__name__, error)
             continue

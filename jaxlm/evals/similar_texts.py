@@ -5,8 +5,8 @@
 
     tf-idf(g) = count(g) (1 + log((1 + N) / (1 + df(g)))),  of N texts, of which df(g) have g
 
-Trigrams are hashed. Of many texts TEXTS are indexed, evenly spread, and CHARS characters of each,
-so that an index has at most 0.4 GB.
+Trigrams are hashed, and CHARS characters of each text are indexed: an index of 50,000 texts has at
+most 0.4 GB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 
 BUCKETS = 2**18
-TEXTS = 50_000
 CHARS = 500
 FACTORS = np.array([1, 31_337, 31_337**2 % 2**32], np.uint32)
 
@@ -25,9 +24,8 @@ class SimilarTexts:
     """An index of texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        number = min(len(texts), TEXTS)
-        self._index = np.linspace(0, len(texts) - 1, number).astype(np.int64)
-        found = [_trigrams(texts[i]) for i in self._index]
+        self._size = number = len(texts)
+        found = [_trigrams(text) for text in texts]
         grams = np.concatenate([g for g, _ in found] or [np.zeros(0, np.int32)])
         counts = np.concatenate([c for _, c in found] or [np.zeros(0, np.float32)])
         rows = np.repeat(np.arange(number, dtype=np.int32), [len(g) for g, _ in found])
@@ -47,8 +45,8 @@ class SimilarTexts:
         spans = [slice(self._begins[g], self._begins[g + 1]) for g in grams]
         rows = np.concatenate([self._rows[span] for span in spans])
         weighted = [self._values[s] * w for s, w in zip(spans, weights, strict=True)]
-        scores = np.bincount(rows, np.concatenate(weighted), minlength=len(self._index))
-        return int(self._index[scores.argmax()])
+        scores = np.bincount(rows, np.concatenate(weighted), minlength=self._size)
+        return int(scores.argmax())
 
 
 def _trigrams(text: str) -> tuple[np.ndarray, np.ndarray]:

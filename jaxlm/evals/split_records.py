@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from jaxlm.core.config import UserError
 from jaxlm.tasks.base import Record, Records
 
@@ -24,3 +26,8 @@ def whole_records(task: Any, windows: Records) -> list[Record]:
             found.append([])
         found[-1].append(window)
     return [task.whole(each) for each in found]
+
+
+def spread(size: int, most: int) -> np.ndarray:
+    """The numbers of at most `most` of `size` records, evenly spread, in order."""
+    return np.linspace(0, size - 1, min(most, size)).astype(np.int64)

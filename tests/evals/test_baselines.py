@@ -15,13 +15,16 @@ import pytest
 from jaxlm.cli.shared.figures import print_figures
 from jaxlm.core.files import read_json, write_sealed
 from jaxlm.core.measures import Measure
-from jaxlm.evals.baselines.base import Baseline
+from jaxlm.evals.baselines.base import EVERY, Baseline
 from jaxlm.evals.baselines.naive_bayes import Counts, NaiveBayes, grams
+from jaxlm.evals.baselines.nearest import Nearest
 from jaxlm.evals.beside_baselines import BesideBaselines
+from jaxlm.evals.split_records import records_of
 from jaxlm.report import write_report
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.pair import Pair
 from jaxlm.tasks.regression import Regression
+from jaxlm.tasks.translation import Translation
 from tests.fake_run import make_run
 
 
@@ -113,6 +116,34 @@ def test_a_model_that_does_not_beat_a_baseline_is_told_so(capsys: Any) -> None:
         "the model does not beat its baseline: naive Bayes has accuracy 100.0%, the model 50.0%"
     )
     assert sum("does not beat" in line for line in lines) == 1  # the largest class is beaten
+
+
+def test_baselines_report_progress_while_they_answer() -> None:
+    """A long split must not look like a hang."""
+    task, beats = Classification(classes=("x", "y")), []
+    beside = BesideBaselines(Model(accuracy=0.5), session(task, TRAIN, TEST * 50), "validation")
+    first = beside.after(None, [None], on_batch=lambda: beats.append(0))
+    assert len(beats) > 2 * 150 / EVERY  # naive Bayes, and the largest class
+    beats.clear()
+    assert beside.after(None, [None], on_batch=lambda: beats.append(0)) == first
+    assert not beats  # they are measured once
+
+
+def test_the_nearest_source_is_looked_up_for_a_part_of_a_long_split(monkeypatch: Any) -> None:
+    texts = ["save the file", "open a window", "close the door", "read the mail"]
+    train = [{"source": text, "target": str(n)} for n, text in enumerate(texts)]
+    asked = [{"source": texts[n % 2], "target": str(n % 2)} for n in range(40)]
+    data, nearest = session(Translation(), train, asked), Nearest()
+    assert nearest.title(data, "validation") == "target of the nearest source"
+    monkeypatch.setattr("jaxlm.evals.baselines.nearest.TEXTS", 2)  # numbers 0 and 3
+    said = nearest.fit(Translation(), records_of(data.prepared, "train"))
+    assert said is not None and said(train[3]) == "3" and said(train[1]) in ("0", "3")
+    seen: list[Any] = []
+    monkeypatch.setattr(Translation, "score", lambda _, said, true: seen.extend(true))
+    monkeypatch.setattr(Nearest, "most", 3)
+    nearest.measures(data, "validation")
+    assert seen == [asked[0], asked[19], asked[39]]
+    assert nearest.title(data, "validation") == "target of the nearest source, of 3 records"
 
 
 def test_naive_bayes_is_of_classes_alone() -> None:

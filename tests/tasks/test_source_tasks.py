@@ -179,7 +179,7 @@ def test_guesses_without_a_model() -> None:
     two = Listed([{"source": "a", "target": "One. Two."}])
     own = {"train": SimpleNamespace(rows=SimpleNamespace(records=two))}
     session: Any = SimpleNamespace(prepared=SimpleNamespace(task=summary, splits=own))
-    assert Lead().title(session) == "lead-2"
+    assert Lead().title(session, "validation") == "lead-2"
     assert sentences("一。二！三") == ["一。", "二！", "三"]
 
 

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxlm.core.config import Config, Kind, type_name
 from jaxlm.core.measures import Measure
-from jaxlm.evals.split_records import records_of, whole_records
+from jaxlm.evals.split_records import records_of, spread, whole_records
 from jaxlm.tasks.base import Record, Records, Task
 
 if TYPE_CHECKING:
     from jaxlm.training.session import Session
+
+EVERY = 32  # answers between two calls of `on_batch`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +45,17 @@ class Baseline(Config):
         assert name is not None
         return name
 
-    def title(self, session: Session) -> str:
-        """Its name for people: "naive Bayes"."""
+    def title(self, session: Session, split: str) -> str:
+        """Its name for people: "naive Bayes"; of a split of which it answers a part, with that."""
         return self.key.replace("_", " ")
 
-    def measures(self, session: Session, split: str) -> list[Measure] | None:
+    def measures(
+        self, session: Session, split: str, *, on_batch: Callable[[], object] = lambda: None
+    ) -> list[Measure] | None:
         """Its measures of a split, named as the model's, the main one first; None: it does not suit
         the run.
+
+        on_batch: called now and then; the watchdog needs it.
         """
         raise NotImplementedError
 
@@ -58,11 +64,16 @@ class Baseline(Config):
 class Guess(Baseline, abstract=True):
     """The base of those that answer the records of a task, whose `score` compares them."""
 
+    # How many records of a split are answered, evenly spread; None: all.
+    most: ClassVar[int | None] = None
+
     def fit(self, task: Task, train: Records) -> Callable[[Record], Any] | None:
         """What answers a record as `Task.score` takes it; None: it does not suit the task."""
         raise NotImplementedError
 
-    def measures(self, session: Session, split: str) -> list[Measure] | None:
+    def measures(
+        self, session: Session, split: str, *, on_batch: Callable[[], object] = lambda: None
+    ) -> list[Measure] | None:
         prepared = session.prepared
         task, splits = prepared.task, prepared.splits
         if task is None or not all(hasattr(splits.get(s), "rows") for s in ("train", split)):
@@ -71,4 +82,12 @@ class Guess(Baseline, abstract=True):
         if guess is None:
             return None
         true = whole_records(task, records_of(prepared, split))
-        return task.score([guess(record) for record in true], true)
+        if self.most is not None:
+            true = [true[i] for i in spread(len(true), self.most)]
+        said = []
+        for number, record in enumerate(true):
+            if number % EVERY == 0:
+                on_batch()
+            said.append(guess(record))
+        on_batch()
+        return task.score(said, true)

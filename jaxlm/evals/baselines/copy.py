@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Copy(Guess):
     """The source, unchanged."""
 
-    def title(self, session: Session) -> str:
+    def title(self, session: Session, split: str) -> str:
         return "copy of the source"
 
     def fit(self, task: Task, train: Records) -> Callable[[Record], Any] | None:

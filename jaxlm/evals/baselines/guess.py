@@ -21,7 +21,7 @@ class TaskGuess(Guess):
     def key(self) -> str:
         return "baseline"
 
-    def title(self, session: Session) -> str:
+    def title(self, session: Session, split: str) -> str:
         task = session.prepared.task
         return "baseline" if task is None else task.baseline_title
 

@@ -24,7 +24,7 @@ LOOKED_AT = 2000  # summaries whose sentences are counted
 class Lead(Guess):
     """The first sentences of the document."""
 
-    def title(self, session: Session) -> str:
+    def title(self, session: Session, split: str) -> str:
         task = session.prepared.task
         if not isinstance(task, SourceTask):
             return self.key

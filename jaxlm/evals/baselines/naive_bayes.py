@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.evals.baselines.base import Guess
+from jaxlm.evals.split_records import spread
 from jaxlm.tasks.base import Record, Records, Task
 from jaxlm.tasks.classification import Classification
 
@@ -36,13 +37,13 @@ Gram = tuple[str, ...]
 class NaiveBayes(Guess):
     """Multinomial naive Bayes over words and pairs of words (characters of Chinese)."""
 
-    def title(self, session: Session) -> str:
+    def title(self, session: Session, split: str) -> str:
         return "naive Bayes"
 
     def fit(self, task: Task, train: Records) -> Callable[[Record], Any] | None:
         if not isinstance(task, Classification) or len(train) == 0:
             return None
-        chosen = [train[int(i)] for i in _spread(train, task.parts)]
+        chosen = [train[int(i)] for i in _counted(train, task.parts)]
         texts = [[record[column] for column in task.parts] for record in chosen]
         model = Counts([record[task.label] for record in chosen], [grams(t) for t in texts])
         return lambda record: model(grams([record[column] for column in task.parts]))
@@ -94,9 +95,8 @@ def _grams(text: str, number: int) -> Iterator[Gram]:
             yield (*mark, words[n - 1], word)
 
 
-def _spread(train: Records, columns: Sequence[str]) -> np.ndarray:
+def _counted(train: Records, columns: Sequence[str]) -> np.ndarray:
     """The records that are counted: all of them, or as many evenly spread ones as are enough."""
-    sample = np.unique(np.linspace(0, len(train) - 1, 500).astype(np.int64))
-    sizes = [sum(len(train[int(i)][column]) for column in columns) for i in sample]
+    sizes = [sum(len(train[int(i)][c]) for c in columns) for i in spread(len(train), 500)]
     most = max(1, int(MAX_CHARS / max(float(np.mean(sizes)), 1)))
-    return np.unique(np.linspace(0, len(train) - 1, min(most, len(train))).astype(np.int64))
+    return spread(len(train), most)
