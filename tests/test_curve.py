@@ -10,11 +10,13 @@ import pytest
 
 import jaxlm
 from jaxlm import cli
-from jaxlm.api.curve import curve, variant
+from jaxlm.api.curve import check_labels, curve, variant
 from jaxlm.core.config import UserError
 from jaxlm.data.records import RecordData
+from jaxlm.evals.split_records import records_of
 from jaxlm.report.curve import table, worth
 from jaxlm.run import load_run
+from jaxlm.training.session import prepare_data
 from tests import tiny
 
 WORDS = ("good", "fine", "bad", "dull")
@@ -71,6 +73,21 @@ def test_a_curve_is_measured_and_continued(made: Path, capsys: Any) -> None:
     words[words.index("4,8")] = "99"
     assert cli.main(words) == 2
     assert "--labels: 99 but the training split has" in capsys.readouterr().err
+    assert not (made / "out/scratch-99-seed0").exists()  # it is found before a run is trained
+
+    # answers of other data are not taken: those runs are trained again
+    words[words.index("99")] = "4"
+    rows = (made / "r.csv").read_text()
+    (made / "r.csv").write_text(rows.replace("film", "movie"))
+    before = (made / "out/answers/scratch-4-seed0.json").read_bytes()
+    assert cli.main(words) == 0
+    err = capsys.readouterr().err
+    assert "out/scratch-4-seed0: is of another config or other data, so it is trained again" in err
+    assert (made / "out/answers/scratch-4-seed0.json").read_bytes() != before
+    assert (made / "out/scratch-4-seed0/result.json").is_file()
+    (made / "out/answers/scratch-4-seed0.json").write_text("{}")
+    assert cli.main(words) == 2  # one that is damaged has no checkpoints to be asked again
+    assert f"remove it and {made}/out/scratch-4-seed0, and that run" in capsys.readouterr().err
 
 
 def test_both_starts_have_the_same_records(made: Path) -> None:
@@ -91,6 +108,35 @@ def test_both_starts_have_the_same_records(made: Path) -> None:
     assert seen["scratch", 8, 0] == seen["pretrained", 8, 0] != seen["scratch", 8, 1]
     assert {*seen["scratch", 4, 0]} < {*seen["scratch", 8, 0]}  # fewer are some of more
     assert not {*seen["held"]} & {*seen["scratch", 8, 0]}
+
+
+def test_from_scratch_all_layers_are_trained(made: Path) -> None:
+    rates = ["optimizer.layer_decay=0.9", "optimizer.unfreeze={every_epochs: 1}"]
+    base = load_run(made / "task.yaml", [f"init.from={made}/base", *rates])
+    scratch, pretrained = (
+        variant(base, start, 4, 0, made / "x").config for start in ("scratch", "pretrained")
+    )
+    assert scratch.optimizer is not None and pretrained.optimizer is not None
+    assert (scratch.optimizer.layer_decay, scratch.optimizer.unfreeze) == (1, None)
+    assert pretrained.optimizer == base.config.optimizer
+
+
+def test_labels_are_records_where_several_share_a_row(made: Path) -> None:
+    rows = [{"tokens": ["a", "b"], "tags": ["X", "Y"]} for _ in range(20)]
+    for n, row in enumerate(rows):
+        row["tokens"][0] = f"w{n}"
+    (made / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = (made / "task.yaml").read_text().replace("{type: classification}", "{type: tagging}")
+    text = text.replace("r.csv", "tags.jsonl").replace("type: csv", "type: jsonl")
+    (made / "packed.yaml").write_text(text.replace("seq_len: 24", "seq_len: 24\n  packing: whole"))
+    prepared = prepare_data(
+        load_run(made / "packed.yaml", [f"init.from={made}/base"]).config, lambda _: None
+    )
+    records = len(records_of(prepared, "train"))
+    assert prepared.splits["train"].counts["rows"] < records
+    check_labels(prepared, records)
+    with pytest.raises(UserError, match=f"the training split has {records} records"):
+        check_labels(prepared, records + 1)
 
 
 def test_a_curve_needs_a_run_and_records(made: Path, capsys: Any) -> None:

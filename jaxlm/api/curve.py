@@ -12,7 +12,10 @@ are removed when its answers are written.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,8 +29,9 @@ from jaxlm.core.exit_codes import DONE
 from jaxlm.core.files import read_json, read_sealed, write_atomic, write_sealed
 from jaxlm.core.measures import Measure, from_display
 from jaxlm.data.records import RecordData
+from jaxlm.data.store.prepared import Prepared
 from jaxlm.evals.paired import bootstrap, needed
-from jaxlm.evals.split_records import whole_records
+from jaxlm.evals.split_records import records_of, whole_records
 from jaxlm.evals.task import SplitScores, TaskMeasures
 from jaxlm.report.curve import PRETRAINED, SCRATCH, STARTS, table, write_page
 from jaxlm.run import InitConfig, RunConfig, config_sha256, load_run
@@ -35,6 +39,8 @@ from jaxlm.runs.folder import RunDir
 from jaxlm.training.loading import load_trained
 from jaxlm.training.outcome import Outcome
 from jaxlm.training.session import Session, prepare_data
+
+log = logging.getLogger("jaxlm")
 
 Report = Callable[[str], None]
 
@@ -45,7 +51,6 @@ class Answers:
 
     said: list[Any]
     main: Measure
-    records: int  # it was trained on
 
 
 def curve(
@@ -59,13 +64,16 @@ def curve(
 ) -> Outcome:
     """Trains what is not trained yet, and writes curve.json and curve.html in `out`.
 
-    Raises `UserError` for a config without `init.from`, or whose data has no records and answers.
+    Raises `UserError` for a config without `init.from`, or whose data has no records and answers,
+    or fewer than `labels`.
     """
     base = load_run(config, overrides)
     check(base.config, config)
     labels = sorted({*labels})
     folder = Path(out or f"runs/{Path(config).stem}_curve")
-    judge = _Judge(folder)
+    prepared = prepare_data(base.config.replace(run_dir=str(folder)), log.info)
+    check_labels(prepared, labels[-1])
+    judge = _Judge(folder, prepared, report)
     found: dict[tuple[str, int], list[Answers]] = {}
     for count in labels:
         for seed in range(seeds):
@@ -77,11 +85,6 @@ def curve(
                     if outcome.code != DONE:
                         return outcome
                     answers = judge.ask(run.config)
-                if answers.records < count:
-                    raise UserError(
-                        f"--labels: {count} but the training split has {answers.records:,} "
-                        "records; ask for at most that"
-                    )
                 found.setdefault((start, count), []).append(answers)
                 report(
                     f"{count:,} labels, seed {seed}, {start}: {answers.main.title} "
@@ -117,16 +120,35 @@ def check(config: RunConfig, path: str | Path) -> None:
         raise UserError("data.max_records: a curve sets it itself; remove it")
 
 
+def check_labels(prepared: Prepared, most: int) -> None:
+    """Raises `UserError` where fewer records can be trained; the windows of a text are one record.
+
+    prepared: of all records.
+    """
+    assert prepared.task is not None
+    firsts = filter(prepared.task.begins, records_of(prepared, "train"))
+    size = sum(1 for _ in itertools.islice(firsts, most))
+    if size < most:
+        raise UserError(
+            f"--labels: {most} but the training split has {size:,} records; ask for at most that"
+        )
+
+
 def variant(
     base: Resolved[RunConfig], start: str, count: int, seed: int, run_dir: Path
 ) -> Resolved[RunConfig]:
     """The config of one run: from a start, on `count` records that the seed chooses.
 
-    What is trained from scratch is trained whole: an adapter on random weights would learn little.
+    What is trained from scratch is trained whole, all layers from the first step and at one rate:
+    an adapter on random weights, or frozen random layers, would learn little.
     """
     config = base.config
     assert isinstance(config.data, RecordData)
-    scratch = {"init": InitConfig(), "adapter": None} if start == SCRATCH else {}
+    scratch: dict[str, Any] = {}
+    if start == SCRATCH:
+        scratch = {"init": InitConfig(), "adapter": None}
+        if config.optimizer is not None:
+            scratch["optimizer"] = config.optimizer.replace(unfreeze=None, layer_decay=1.0)
     changed = config.replace(
         seed=config.seed + seed,
         run_dir=str(run_dir),
@@ -139,36 +161,46 @@ def variant(
 class _Judge:
     """Keeps the answers of trained runs, with the task and the records that measure them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "answers"
-        self.true: list[Any] = []
-        self._task: Any = None
+    def __init__(self, folder: Path, prepared: Prepared, report: Report) -> None:
+        """prepared: of all records; its validation split is that of all runs."""
+        if "validation" not in prepared.splits:
+            raise UserError(
+                "data: has no validation split; set data.validation_fraction or data.validation"
+            )
+        self._folder, self._report = folder / "answers", report
+        self._task: Any = prepared.task
+        self._data = _content(prepared)
+        self.true = whole_records(prepared.task, records_of(prepared, "validation"))
 
     def stored(self, config: RunConfig) -> Answers | None:
-        """The answers of a run of this config, where they are written."""
-        path = self._path(config)
+        """The answers of a run of this config, where they are written.
+
+        A run whose answers are those of another config, or of other data, is removed.
+        """
+        path, run = self._path(config), RunDir(config.run_dir or "")
         if not path.is_file():
             return None
-        values = read_sealed(path, "remove it, and its run is trained again")
-        if values["key"] != _key(config):
-            return None
-        self._prepared(config)
-        return Answers(values["said"], from_display(**values["main"]), values["records"])
+        values = read_sealed(path, f"remove it and {run}, and that run is trained again")
+        if values["key"] == self._key(config):
+            return Answers(values["said"], from_display(**values["main"]))
+        self._report(f"{run}: is of another config or other data, so it is trained again")
+        shutil.rmtree(run.path, ignore_errors=True)
+        path.unlink()
+        return None
 
     def ask(self, config: RunConfig) -> Answers:
         """The answers of a run that is trained; writes them, and removes its checkpoints."""
         run = RunDir(config.run_dir or "")
         trained, program, params, _ = load_trained(str(run), report=lambda _: None)
         prepared = prepare_data(trained, lambda _: None)
-        self._prepared(config, prepared)
         scores = TaskMeasures(baseline=False).prepare(Session(trained, prepared, program))
         assert isinstance(scores, SplitScores)
         said, _, _ = scores.answered(params)
         main = self.score(said, self.true)[0]
-        answers = Answers(said, main, prepared.splits["train"].counts["rows"])
+        answers = Answers(said, main)
         self._folder.mkdir(parents=True, exist_ok=True)
         shown = {"name": main.name, "value": main.value, "display": main.display}
-        values = {"key": _key(config), "said": said, "main": shown, "records": answers.records}
+        values = {"key": self._key(config), "said": said, "main": shown}
         write_sealed(self._path(config), values)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         return answers
@@ -177,32 +209,29 @@ class _Judge:
         measures: list[Measure] = self._task.score(said, true)
         return measures
 
-    def _prepared(self, config: RunConfig, prepared: Any = None) -> None:
-        """The task and the validation records, which are those of all runs."""
-        if self._task is not None:
-            return
-        prepared = prepared or prepare_data(config.replace(run_dir=None), lambda _: None)
-        assert prepared.task is not None
-        records = getattr(prepared.splits.get("validation"), "rows", None)
-        if records is None:
-            raise UserError(
-                "data: has no validation split; set data.validation_fraction or data.validation"
-            )
-        self._task = prepared.task
-        self.true = whole_records(prepared.task, records.records)
-
     def _path(self, config: RunConfig) -> Path:
         return self._folder / f"{Path(config.run_dir or '').name}.json"
 
+    def _key(self, config: RunConfig) -> str:
+        """What decides a run's answers: its config, the data, and the weights at its start."""
+        return f"{config_sha256(config)} {self._data} {_weights(config)}".strip()
 
-def _key(config: RunConfig) -> str:
-    """What decides a run's answers: its config, and the weights that it starts from."""
+
+def _content(prepared: Prepared) -> str:
+    """SHA-256 of the tokenizer and of what each split consists of."""
+    manifest = prepared.manifest
+    splits = {name: each["sha256"] for name, each in manifest["content"].items()}
+    text = json.dumps([manifest["tokenizer"], splits], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _weights(config: RunConfig) -> str:
+    """SHA-256 of the weights that a run starts from; "": from scratch, or it is not known."""
     start = config.init.from_
-    weights = ""
-    if start is not None and RunDir(start).result.is_file():
-        final = read_json(RunDir(start).result, "restore it").get("final", {})
-        weights = str(final.get("param_sha256", ""))
-    return f"{config_sha256(config)} {weights}".strip()
+    if start is None or not RunDir(start).result.is_file():
+        return ""
+    final = read_json(RunDir(start).result, "restore it").get("final", {})
+    return str(final.get("param_sha256", ""))
 
 
 def _row(judge: _Judge, found: dict[tuple[str, int], list[Answers]], count: int) -> dict[str, Any]:
