@@ -101,8 +101,18 @@ class QuestionAnswering(Task):
     def marks(self) -> tuple[bool, bool]:
         return self.add_bos, self.add_eos
 
+    def whole(self, windows: Sequence[Record]) -> Record:
+        """White space between two windows that share nothing is not stored, and becomes spaces."""
+        context = ""
+        for window in windows:
+            offset = window["offset"]
+            context = context[:offset].ljust(offset) + window[self.context]
+        own = {column: windows[0][column] for column in (self.question, self.answers)}
+        return {**own, self.context: context}
+
     def identity(self, record: Record) -> str:
-        return str(record[self.group or self.context])
+        """The group; of a record that is stored, which does not have it, the context."""
+        return str(record.get(self.group or self.context, record[self.context]))
 
     def texts(self, record: Record) -> Iterable[str]:
         return record[self.question], record[self.context]
@@ -251,22 +261,24 @@ class QuestionAnswering(Task):
     def changed(
         self, record: Record, column: str, change: Change, rng: np.random.RandomState
     ) -> Record:
-        """The answers of a window whose first answer is in it stay, and have their new places."""
-        if column != self.context:
-            return super().changed(record, column, change, rng)
-        answers, offset, size = record[self.answers], record["offset"], len(record[column])
+        """The answers of a window whose first answer is in it stay, and have their new places. A
+        longer question too may push an answer out of its row, which then stays `unchanged`.
+        """
+        answers, offset, size = record[self.answers], record["offset"], len(record[self.context])
         begins = [start - offset for start in answers["answer_start"]]
         pairs = [*zip(answers["text"], begins, strict=True)]
         inside = [(text, a) for text, a in pairs if a >= 0 and a + len(text) <= size]
         if inside[:1] != pairs[:1]:
             inside = []  # a window without the answer, as it was
+        first = {"unchanged": record.get("unchanged", record)} if inside else {}
+        if column != self.context:
+            return {**super().changed(record, column, change, rng), **first}
         spans = [(a, a + len(text)) for text, a in inside]
         context, moved = change.around(record[column], spans, rng)
         new = {
             "text": [text for text, _ in inside],
             "answer_start": [offset + a for a, _ in moved],
         }
-        first = {"unchanged": record.get("unchanged", record)} if inside else {}
         return {**record, column: context, self.answers: new, "window_tokens": None, **first}
 
     def protected(self, arrays: Arrays) -> np.ndarray:

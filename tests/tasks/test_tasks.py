@@ -226,6 +226,24 @@ def test_a_window_that_begins_in_a_word_has_the_tokens_of_the_text() -> None:
     assert task.answer(windows, arrays, Pieces())["answer"] == "Ana"
 
 
+@pytest.mark.parametrize("stride", [0, 3, 20])
+def test_windows_become_the_whole_record_again(stride: int) -> None:
+    """As few-shot prompts and baselines read it: its context has all answers, at their places."""
+    tokenizer = CharacterTokenizer("".join(sorted({*CONTEXT})), True)
+    task, record = asked("Chang'an.", doc_stride=stride, group="title")
+    windows = json.loads(json.dumps(task.windows(record, tokenizer)))
+    assert len(windows) > 3 and task.whole(windows) == record
+    assert task.identity(task.whole(windows)) == CONTEXT  # the title is not stored
+    assert task.identity({**record, "title": "Poems"}) == "Poems"
+
+    words = "unbelievable " * 6 + "Ana"  # between two pieces there is no token of a space
+    answers = {"text": ["Ana"], "answer_start": [words.index("Ana")]}
+    task = QuestionAnswering(doc_stride=stride, no_answer=True).fitted(16)
+    (record,) = task.expand({"question": "Who?", "context": words, "answers": answers})
+    windows = task.windows(record, Pieces())
+    assert len(windows) > 2 and task.whole(windows) == record
+
+
 def test_two_windows_share_doc_stride_tokens() -> None:
     tokenizer = CharacterTokenizer("".join(sorted({*CONTEXT})), True)
     task, record = asked("Ana", doc_stride=20)
