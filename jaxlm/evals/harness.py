@@ -10,6 +10,7 @@ and whose `data_files` are JSONL files, in the folder of `--include-path`, witho
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,9 @@ from jaxlm.data.prompts import ids_of
 from jaxlm.evals.likelihood import Likelihood, Pair, split_ids
 from jaxlm.generate.generator import Generator
 from jaxlm.generate.writing import writer_of
+from jaxlm.tasks.base import NO_LIMIT
 
+log = logging.getLogger("jaxlm")
 TOKENS = 256  # of an answer, where a task does not say
 WINDOW = 2048  # tokens of a window of a long text, where the model has no limit
 BATCH = 16  # answers that are written together
@@ -42,7 +45,9 @@ class Harness:
 
     def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
         """(log p(continuation | context), whether it is what is written greedily)."""
-        found = self.likelihood([self._pair(*request.args) for request in requests])
+        pairs = [self._pair(*request.args) for request in requests]
+        self._report_cut(sum(map(self.likelihood.is_cut, pairs)), len(pairs))
+        found = self.likelihood(pairs)
         return [(each.logprob, each.greedy) for each in found]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
@@ -74,29 +79,46 @@ class Harness:
 
     def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
         """What is written after each context, to the first of its stop strings or the end."""
-        asked = [(request.args[0], _sampling(request.args[1])) for request in requests]
+        asked = [_sampling(request.args[1]) for request in requests]
+        rooms = [self._room(sampling) for sampling in asked]
+        prompts = [self._encoded(request.args[0]) for request in requests]
+        cut = [len(ids) > room for ids, room in zip(prompts, rooms, strict=True)]
+        self._report_cut(sum(cut), len(cut))
         groups: dict[Sampling, list[int]] = {}
-        for n in sorted(range(len(asked)), key=lambda n: len(asked[n][0])):
-            groups.setdefault(asked[n][1], []).append(n)
+        for n in sorted(range(len(asked)), key=lambda n: len(prompts[n])):
+            groups.setdefault(asked[n], []).append(n)
         found = [""] * len(asked)
         for sampling, members in groups.items():
             for first in range(0, len(members), BATCH):
                 chosen = members[first : first + BATCH]
-                texts = self._written([asked[n][0] for n in chosen], sampling)
+                texts = self._written([prompts[n][-rooms[n] :] for n in chosen], sampling)
                 for n, text in zip(chosen, texts, strict=True):
                     found[n] = text
         return found
 
-    def _written(self, contexts: Sequence[str], sampling: Sampling) -> list[str]:
+    def _room(self, sampling: Sampling) -> int:
+        """The tokens that a prompt may have."""
         longest, tokens = self.likelihood.longest, sampling.max_tokens
-        room = None if longest is None else longest - tokens
-        if room is not None and room < 1:
+        if longest is None:
+            return NO_LIMIT
+        if longest <= tokens:
             raise UserError(
                 f"max_gen_toks: {tokens} but the model has {longest} positions; lower it in the "
                 "task's generation_kwargs"
             )
-        ids = [self._encoded(context) for context in contexts]
-        prompts = [each[-room:] if room else each for each in ids]
+        return longest - tokens
+
+    def _report_cut(self, cut: int, total: int) -> None:
+        if cut:
+            log.warning(
+                "--lm-eval: %d of %d prompts lose their beginning: with the answer they are longer "
+                "than the model's %s positions",
+                cut,
+                total,
+                self.likelihood.longest,
+            )
+
+    def _written(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[str]:
         tokenizer = self.run.tokenizer
         rows = self._generator(sampling)(self.run.params, prompts)
         texts = [tokenizer.decode([i for i in row if i < tokenizer.vocab_size]) for row in rows]

@@ -7,7 +7,8 @@
 
 Requests are sorted by their length and padded on the right to a power of two, as many rows to a
 batch as BATCH_TOKENS has room for: one program is compiled for each power of two. A pair that is
-longer than the model's positions loses the beginning of its context.
+longer than the model's positions loses the beginning of its context (`is_cut`), and a continuation
+that is longer is an error.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Likelihood:
     def __call__(
         self, pairs: Sequence[Pair], on_batch: Callable[[], object] = lambda: None
     ) -> list[Scored]:
-        """The score of each pair, in order; that of an empty continuation is (0, true)."""
+        """The score of each pair, in order; that of an empty continuation is (0, true). Raises
+        `UserError` for a continuation that the model has no positions for.
+        """
         rows = [self._cut(*pair) for pair in pairs]
         found = {n: Scored(0.0, True) for n, (_, count) in enumerate(rows) if count == 0}
         order = sorted(range(len(rows)), key=lambda n: -len(rows[n][0]))
@@ -68,13 +71,22 @@ class Likelihood:
             on_batch()
         return [found[n] for n in range(len(rows))]
 
+    def is_cut(self, pair: Pair) -> bool:
+        """Whether the context loses its beginning: the model has no positions for all of it."""
+        return self.longest is not None and sum(map(len, pair)) > self.longest + 1
+
     def _cut(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[list[int], int]:
         """The ids that are read, and how many of them are scored."""
         assert len(context) > 0, "the first token of a text has no log-likelihood"
         ids = [*context, *continuation]
         if self.longest is not None:
+            if len(continuation) > self.longest:
+                raise UserError(
+                    f"a continuation has {len(continuation)} tokens but the model has "
+                    f"{self.longest} positions; give a shorter one"
+                )
             ids = ids[-(self.longest + 1) :]  # the last one is not read
-        return ids, min(len(continuation), len(ids) - 1)
+        return ids, len(continuation)
 
     def _bucket(self, length: int) -> int:
         size = max(SHORTEST, 1 << (length - 1).bit_length())

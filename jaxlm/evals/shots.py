@@ -3,10 +3,11 @@
     step, measures = evaluate_shots("runs/quickstart", 4, task="configs/finetune/sentiment_en.yaml")
 
 The examples are records of the training split that a seed draws, the same ones for every record,
-without the record itself. Of a task with few answers (the classes of a text) the model chooses the
-one with the largest log p(answer | prompt); `by_length/...` are the measures where that is divided
-by the answer's bytes, which long names of classes need. Of other tasks it writes the answer,
-greedily, and the task's own measures compare it.
+without the record itself and its duplicates. A prompt that is longer than the model's positions
+loses its beginning, and one line says how many do. Of a task with few answers (the classes of a
+text) the model chooses the one with the largest log p(answer | prompt); `by_length/...` are the
+measures where that is divided by the answer's bytes, which long names of classes need. Of other
+tasks it writes the answer, greedily, and the task's own measures compare it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxlm.core.config import UserError, parse, read_yaml, type_name
 from jaxlm.core.measures import Measure
 from jaxlm.core.sampling import Sampling
 from jaxlm.core.types import Tokenizer
-from jaxlm.data.prompts import Ends, ends_of, ids_of
+from jaxlm.data.prompts import Ends, encode_prompt, ends_of, ids_of
 from jaxlm.data.store.prepared import DataConfig, Prepared
 from jaxlm.evals.likelihood import Likelihood, split_ids
 from jaxlm.evals.split_records import records_of, whole_records
@@ -30,7 +31,7 @@ from jaxlm.generate.writing import writer_of
 from jaxlm.run import RunConfig
 from jaxlm.runs.files import read_own
 from jaxlm.runs.folder import RunDir
-from jaxlm.tasks.base import Asked, Record, Task
+from jaxlm.tasks.base import Asked, Record, Records, Task
 from jaxlm.training.loading import load_trained
 from jaxlm.training.program import Program
 from jaxlm.training.session import prepare_data
@@ -74,7 +75,8 @@ def evaluate_shots(
     if split not in prepared.splits:
         raise UserError(f"--split: the data has no {split!r} split")
     form = ends_of(changed.data, prepared.manifest, prepared.tokenizer).format
-    few = FewShot(prepared, config, program, params, own_ends(prepared.tokenizer, form), likelihood)
+    ends = own_ends(prepared.tokenizer, form)
+    few = FewShot(prepared, config, program, params, ends, likelihood, report)
     return step, few(shots, split, seed=seed, limit=limit)
 
 
@@ -105,10 +107,14 @@ class FewShot:
     params: Any
     ends: Ends
     likelihood: Likelihood
+    report: Report = print
 
     def __call__(
         self, shots: int, split: str, *, seed: int = 0, limit: int | None = None
     ) -> list[Measure]:
+        """The measures of the answers to the records of `split`. Raises `UserError` where the
+        training split has fewer examples, or the model has no room for an answer.
+        """
         task = self.prepared.task
         assert task is not None
         records = whole_records(task, records_of(self.prepared, split))
@@ -117,7 +123,7 @@ class FewShot:
             records = [records[i] for i in chosen]
         examples = self._examples(task, shots, seed)
         try:
-            asked = [task.shots(without(task, examples, r, shots), r) for r in records]
+            asked = [task.shots(examples(record, shots), record) for record in records]
         except NotImplementedError:
             raise UserError(
                 f"--shots: task {type_name(type(task))} has no prompt and answer in text"
@@ -128,24 +134,12 @@ class FewShot:
         measures = task.score(plain, records)
         return [*measures, *(m.named("by_length") for m in task.score(by_length, records))]
 
-    def _examples(self, task: Task, shots: int, seed: int) -> list[Record]:
-        """One more than are shown, for the record that is an example itself."""
+    def _examples(self, task: Task, shots: int, seed: int) -> Callable[[Record, int], list[Record]]:
         if shots == 0:
-            return []
+            return lambda record, count: []
         if "train" not in self.prepared.splits:
             raise UserError("--shots: the data has no training split, which has the examples")
-        train = records_of(self.prepared, "train")
-        if len(train) <= shots:
-            raise UserError(f"--shots: {shots} but the training split has {len(train)} records")
-        order = np.random.RandomState(seed).permutation(len(train))
-        found: list[Record] = []
-        for number in map(int, order):
-            if len(found) <= shots and task.begins(train[number]):
-                last = number + 1
-                while last < len(train) and not task.begins(train[last]):
-                    last += 1
-                found.append(task.whole([train[n] for n in range(number, last)]))
-        return found
+        return Examples(task, records_of(self.prepared, "train"), seed)
 
     def _chosen(self, task: Task, asked: Sequence[Asked]) -> tuple[list[str], list[str]]:
         """The likeliest answer to each prompt, and the likeliest for its bytes."""
@@ -155,6 +149,8 @@ class FewShot:
             for each in asked
             for choice in choices
         ]
+        cut = np.array([self.likelihood.is_cut(pair) for pair in pairs])
+        self._report_cut(int(cut.reshape(-1, len(choices)).any(1).sum()), len(asked))
         scores = np.array([s.logprob for s in self.likelihood(pairs)]).reshape(-1, len(choices))
         sizes = np.array([len(choice.encode()) for choice in choices])
         return tuple(  # type: ignore[return-value]
@@ -170,17 +166,69 @@ class FewShot:
         trained = config.data is not None
         ids = ids_of(tokenizer, config.sample.eos_ids, trained=trained, ends=self.ends)
         writer = writer_of(self.program, sampling, tokenizer, ids, self.ends)
-        order = sorted(range(len(asked)), key=lambda n: len(asked[n].prompt))
+        model = self.program.model
+        encoded = [encode_prompt(tokenizer, each.prompt, model, self.ends) for each in asked]
+        if self.likelihood.longest is not None:
+            room = self.likelihood.longest - sampling.max_tokens
+            if room < 1:
+                raise UserError(
+                    f"sample.max_tokens: {sampling.max_tokens} but the model has "
+                    f"{self.likelihood.longest} positions; lower it"
+                )
+            self._report_cut(sum(len(each) > room for each in encoded), len(asked))
+            encoded = [each[-room:] for each in encoded]
+        order = sorted(range(len(asked)), key=lambda n: len(encoded[n]))
         found = [""] * len(asked)
         for first in range(0, len(order), BATCH):
             chosen = order[first : first + BATCH]
-            texts = writer(self.params, [asked[n].prompt for n in chosen])
-            for n, text in zip(chosen, texts, strict=True):
-                found[n] = text.strip()
+            written = writer.continued(self.params, [encoded[n] for n in chosen])
+            for n, each in zip(chosen, written, strict=True):
+                found[n] = each.text.strip()
         return found
 
+    def _report_cut(self, cut: int, total: int) -> None:
+        if cut:
+            self.report(
+                f"--shots: {cut:,} of {total:,} prompts lose their beginning: with the answer they "
+                f"are longer than the model's {self.likelihood.longest} positions; ask with fewer"
+            )
 
-def without(task: Task, examples: Sequence[Record], record: Record, count: int) -> list[Record]:
-    """The first `count` examples that are not the record itself."""
-    own = task.identity(record)
-    return [each for each in examples if task.identity(each) != own][:count]
+
+class Examples:
+    """The examples for each record: records of `train` in the order that a seed draws, each read
+    when it is needed.
+    """
+
+    def __init__(self, task: Task, train: Records, seed: int):
+        self._task, self._train = task, train
+        self._order = iter(np.random.RandomState(seed).permutation(len(train)).tolist())
+        self._read: list[tuple[str, Record]] = []  # with their identities
+
+    def __call__(self, record: Record, count: int) -> list[Record]:
+        """The first `count` that are not the record itself, or equal to it. Raises `UserError`
+        where there are fewer.
+        """
+        own, found, number = self._task.identity(record), [], 0
+        while len(found) < count:
+            if number == len(self._read) and not self._read_another():
+                raise UserError(
+                    f"--shots: {count} but the training split has {len(found)} records that are "
+                    "not the one that is asked; ask with fewer"
+                )
+            identity, example = self._read[number]
+            number += 1
+            if identity != own:
+                found.append(example)
+        return found
+
+    def _read_another(self) -> bool:
+        task, train = self._task, self._train
+        for number in self._order:
+            if task.begins(train[number]):
+                last = number + 1
+                while last < len(train) and not task.begins(train[last]):
+                    last += 1
+                example = task.whole([train[n] for n in range(number, last)])
+                self._read.append((task.identity(example), example))
+                return True
+        return False

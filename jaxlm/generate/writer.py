@@ -54,9 +54,23 @@ class Writer:
         compiling: Compiling = nullcontext,
     ) -> list[Text]:
         """The new text of each prompt, with its score."""
-        generator, size = self.generator, self.tokenizer.vocab_size
         ids = [self._ids(text) for text in prompts]
-        rows = generator.with_scores(params, ids, seed=seed, on_part=on_part, compiling=compiling)
+        return self.continued(params, ids, seed=seed, on_part=on_part, compiling=compiling)
+
+    def continued(
+        self,
+        params: Any,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seed: int = 0,
+        on_part: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> list[Text]:
+        """The new text of each prompt that is encoded, with its score."""
+        generator, size = self.generator, self.tokenizer.vocab_size
+        rows = generator.with_scores(
+            params, prompts, seed=seed, on_part=on_part, compiling=compiling
+        )
         stop, found = generator.sampling.stop, []
         for row, score in rows:
             own = generator.until_end(row)

@@ -14,13 +14,15 @@ import pytest
 
 import jaxlm
 from jaxlm import cli
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, parse
 from jaxlm.core.measures import values_of
+from jaxlm.core.types import TokenizerConfig
 from jaxlm.data.records import RecordData
+from jaxlm.data.sources.jsonl import JsonLines
 from jaxlm.evals import likelihood as scoring
 from jaxlm.evals.harness import Harness, evaluate_harness, figures
 from jaxlm.evals.likelihood import Likelihood, split_ids
-from jaxlm.evals.shots import without
+from jaxlm.evals.shots import Examples, FewShot
 from jaxlm.tasks.base import Asked
 from jaxlm.tasks.chat import Chat
 from jaxlm.tasks.classification import Classification
@@ -81,8 +83,12 @@ def test_a_long_context_loses_its_beginning(run: jaxlm.Run) -> None:
     ids = np.random.default_rng(1).integers(3, 250, 40).tolist()
     (found,) = likelihood([(ids[:37], ids[37:])])
     assert found.logprob == pytest.approx(from_logits(run, ids[23:37], ids[37:])[0], abs=1e-4)
-    (whole,) = likelihood([(ids[:1], ids[1:])])  # its own beginning is lost as well
-    assert whole.logprob == pytest.approx(from_logits(run, ids[23:24], ids[24:])[0], abs=1e-4)
+    cut = [likelihood.is_cut((ids[:n], ids[37:])) for n in (13, 14, 15)]
+    assert cut == [False, False, True]
+    (whole,) = likelihood([(ids[:1], ids[1:17])])
+    assert whole.logprob == pytest.approx(from_logits(run, ids[:1], ids[1:17])[0], abs=1e-4)
+    with pytest.raises(UserError, match="a continuation has 17 tokens but the model has 16 posit"):
+        likelihood([(ids[:1], ids[1:18])])
 
 
 def test_a_continuation_is_tokenised_with_its_context(run: jaxlm.Run) -> None:
@@ -120,15 +126,12 @@ def test_classes_are_chosen_after_examples(run: jaxlm.Run, capsys: Any) -> None:
 
     import yaml
 
-    from jaxlm.core.config import parse
     from jaxlm.data.store.prepared import DataConfig
 
     values = yaml.safe_load((run.path.parent / "task.yaml").read_text())["data"]
     data = parse(DataConfig, values)
     assert isinstance(data, RecordData)
     saved = {"type": "saved", "path": str(run.path / "tokenizer")}
-    from jaxlm.core.types import TokenizerConfig
-
     prepared = data.prepare(parse(TokenizerConfig, saved), Path(tiny.cache_dir()), report=len)  # type: ignore[arg-type]
     train: Any = prepared.splits["train"]
     held: Any = prepared.splits["validation"]
@@ -167,8 +170,6 @@ def test_prompts_with_examples() -> None:
     one, two = {"text": "x", "label": "a"}, {"text": "y", "label": "b"}
     assert task.shots([one], two) == Asked("x\na\n\ny\n", "\n\n")
     assert task.shots([], two).prompt == "y\n" and task.choices == ("a", "b")
-    assert without(task, [one, two], one, 1) == [two]  # never the record itself
-    assert without(task, [one, two], {"text": "z", "label": "a"}, 1) == [one]
 
     qa = QuestionAnswering()
     record = {"question": "Who?", "context": "Ana spoke.",
@@ -191,6 +192,57 @@ def test_prompts_with_examples() -> None:
     assert asked.stop == ""
     with pytest.raises(NotImplementedError):
         Regression().shots([], {"text": "x", "label": 1.0})
+
+
+def test_examples_are_as_many_as_are_asked_for() -> None:
+    """Never the record itself, nor its duplicates, in whose place others are drawn."""
+    task = Classification(classes=("a", "b"))
+    train = [{"text": "xyzxyx"[n], "label": "a"} for n in range(6)]
+    examples = Examples(task, train, seed=0)  # type: ignore[arg-type]
+    drawn = [train[n] for n in np.random.RandomState(0).permutation(6)]
+    for text in "wxyz":
+        others = [each for each in drawn if each["text"] != text]
+        for count in range(1, len(others) + 1):
+            assert examples({"text": text, "label": "a"}, count) == others[:count]
+    with pytest.raises(UserError, match="--shots: 4 but the training split has 3 records that are"):
+        examples({"text": "x", "label": "b"}, 4)
+
+
+def test_answers_are_written_after_prompts_that_fit(run: jaxlm.Run, tmp_path: Path) -> None:
+    """The examples of a question are whole contexts, whose windows are a row each."""
+    long = "Ana spoke of the sea and of ships. " * 4
+    rows = []
+    for n in range(12):
+        context = f"{n} {long}Bo {n} did not."
+        answers = {"text": [f"Bo {n}"], "answer_start": [context.index("Bo")]}
+        rows.append({"question": "Who?", "context": context, "answers": answers, "title": f"{n}"})
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = RecordData(
+        source=JsonLines(files=(f"{tmp_path}/q.jsonl",)),
+        task=QuestionAnswering(doc_stride=4, group="title"),
+        seq_len=48,
+        validation_fraction=0.4,
+    )
+    saved = parse(TokenizerConfig, {"type": "saved", "path": str(run.path / "tokenizer")})  # type: ignore[type-abstract]
+    prepared = data.prepare(saved, tmp_path / "cache", report=len)  # type: ignore[arg-type]
+    likelihood, lines = Likelihood(run.program, run.params), []
+    config = run.config.replace(sample=run.config.sample.replace(max_tokens=4))
+    few = FewShot(prepared, config, run.program, run.params, run.ends, likelihood, lines.append)
+    likelihood.longest = 400
+    few(0, "validation")
+    assert lines == []
+    likelihood.longest = 64
+    found = values_of(few(1, "validation"))
+    rows_of: Any = prepared.splits["validation"]
+    count = sum(window["first"] for window in rows_of.rows.records)
+    assert {*found} == {"exact_match", "f1"} and 1 < count < 12
+    assert lines == [
+        f"--shots: {count} of {count} prompts lose their beginning: with the answer they are "
+        "longer than the model's 64 positions; ask with fewer"
+    ]
+    likelihood.longest = 4
+    with pytest.raises(UserError, match="sample.max_tokens: 4 but the model has 4 positions"):
+        few(0, "validation")
 
 
 # ----------------------------------------------------------------------------------- the harness
@@ -218,6 +270,21 @@ def test_the_harness_asks_for_log_likelihoods(run: jaxlm.Run) -> None:
         context = ids[max(0, last - 17) : first]
         total += from_logits(run, context, ids[first:last])[0]
     assert rolled == pytest.approx(total, abs=1e-3) and len(ids) > 33
+
+
+def test_the_harness_reports_prompts_that_lose_their_beginning(
+    run: jaxlm.Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness = Harness(run)
+    harness.likelihood.longest = 16
+    long = "Now is the winter of our discontent"
+    with caplog.at_level("WARNING", logger="jaxlm"):
+        harness.loglikelihood([request("To", " be")])
+        assert not caplog.records
+        harness.loglikelihood([request("To", " be"), request(long, " made")])
+        harness.generate_until([request(text, {"max_gen_toks": 6}) for text in ("To", long)])
+    lines = [record.getMessage() for record in caplog.records if "--lm-eval" in record.getMessage()]
+    assert len(lines) == 2 and all("1 of 2 prompts lose their beginning" in each for each in lines)
 
 
 def test_the_harness_asks_for_text(run: jaxlm.Run) -> None:
