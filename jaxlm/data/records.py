@@ -164,7 +164,13 @@ class RecordData(DataConfig):
         parts = {name: (stores.get(name, stores["train"]), index[name]) for name in index}
         prepared = self._prepared(parts, facts, tokenizer, report)
         content = {
-            name: self._content(*parts[name], facts, sources.get(name, self.source), tokenizer)
+            name: self._content(
+                *parts[name],
+                facts,
+                sources.get(name, self.source),
+                tokenizer,
+                self.augment if name == "train" else (),
+            )
             for name in parts
         }
         prepared.manifest.update(
@@ -241,13 +247,17 @@ class RecordData(DataConfig):
         facts: Mapping[str, Any],
         source: Source,
         tokenizer: Tokenizer,
+        augment: tuple[Augment, ...],
     ) -> dict[str, Any]:
         """What a split consists of, as one SHA-256 (see `jaxlm.data.store.content`)."""
         task = self._task.given(facts)
         about = [store.fingerprint(), task.fingerprint(tokenizer), dict(facts)]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(index, "<i8").tobytes())
-        files = source_files({"source": source})
+        tables = [each for change in augment for each in change.contents()]
+        for _, sha256 in tables:
+            digest.update(sha256.encode())
+        files = {**source_files({"source": source}), **dict(tables)}
         return {"sha256": digest.hexdigest(), "files": files, "format": FORMAT}
 
 

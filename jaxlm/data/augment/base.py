@@ -18,14 +18,14 @@ A new one is a file; `jaxlm.core.registry` says where it may be. It defines one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxlm.core.config import Config, Kind, UserError, field, type_name
 from jaxlm.core.errors import few
 from jaxlm.core.rows import RowSpec
-from jaxlm.data.reading.words import Span, Unit, around, cut, joined, of_words
+from jaxlm.data.reading.words import Span, Unit, around, cut, joined, of_words, spaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,11 @@ class Augment(Config):
             )
 
     def prepare(self, tokenizer: Tokenizer) -> None:
-        """Called before rows are read: fetches what it needs. Raises `UserError`."""
+        """Called before rows are read: reads or fetches what it needs. Raises `UserError`."""
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """(name, SHA-256) of every file of the user that is read: part of the data's identity."""
+        return iter(())
 
     def record(self, record: Record, task: Task, rng: np.random.RandomState) -> Record:
         """A record before it is encoded, changed."""
@@ -114,7 +118,7 @@ class WordAugment(Augment, abstract=True):
 
     def __call__(self, text: str, rng: np.random.RandomState) -> str:
         head, units = cut(text)
-        return joined(head, self.change(units, rng))
+        return joined(head, spaced(self.change(units, rng)))
 
     def around(
         self, text: str, spans: Sequence[Span], rng: np.random.RandomState

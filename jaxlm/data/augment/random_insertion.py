@@ -10,6 +10,7 @@ In tagging, it has the tag of that word.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,9 @@ class RandomInsertion(WordAugment):
 
     def prepare(self, tokenizer: Tokenizer) -> None:
         self.words.prepare(tokenizer)
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        return self.words.contents()
 
     def change(self, units: list[Unit], rng: np.random.RandomState) -> list[Unit]:
         words = self.words.words(units)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
@@ -64,7 +65,7 @@ def around(text: str, spans: Sequence[Span], change: Change) -> tuple[str, list[
         end = start + len(unit.text)
         over = [b for a, b in spans if a < end + len(unit.gap) and b > start]
         before.append(unit._replace(free=not over, open=all(b <= end for b in over)))
-    after = change(before)
+    after = spaced(change(before))
     places = {
         unit.origin: start
         for unit, start in zip(after, _starts(head, after), strict=True)
@@ -91,6 +92,16 @@ def of_words(
     before = [Unit(w, " ", i, i not in inside, i not in closed) for i, w in enumerate(words)]
     after = change(before)
     return [unit.text for unit in after], [unit.origin for unit in after]
+
+
+def spaced(units: Sequence[Unit]) -> list[Unit]:
+    """Units with a space where two would touch that are not Chinese: two of a text never do."""
+    found = list(units)
+    for i, (unit, following) in enumerate(pairwise(units)):
+        if unit.gap or DENSE.match(unit.text[-1:]) or DENSE.match(following.text[:1]):
+            continue
+        found[i] = unit._replace(gap=" ")
+    return found
 
 
 def placed_after(unit: Unit, word: str, origin: int) -> list[Unit]:
