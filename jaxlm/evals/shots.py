@@ -208,7 +208,8 @@ class Examples:
         """The first `count` that are not the record itself, or equal to it. Raises `UserError`
         where there are fewer.
         """
-        own, found, number = self._task.identity(record), [], 0
+        own, number = self._task.identity(record), 0
+        found: list[Record] = []
         while len(found) < count:
             if number == len(self._read) and not self._read_another():
                 raise UserError(
