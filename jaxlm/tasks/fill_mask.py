@@ -124,6 +124,8 @@ class FillMask(TextTask):
         mask = self._mask(tokenizer)
         text, spelt = record[self.text], tokenizer.special_tokens
         if mask in spelt.values():
+            name = next(name for name, i in spelt.items() if i == mask)
+            text = text.replace(SPELLINGS[0], name)
             return list(tokenizer.encode_with_offsets(text, special=True)[0]), mask
         parts = [tokenizer.encode(part) if part else [] for part in text.split(SPELLINGS[0])]
         return [*parts[0], *(i for part in parts[1:] for i in (mask, *part))], mask

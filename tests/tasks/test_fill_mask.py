@@ -13,8 +13,10 @@ from flax import nnx
 import jaxlm
 from jaxlm import cli
 from jaxlm.core.config import UserError
+from jaxlm.data.tokenizers.huggingface import HuggingFaceTokenizer
 from jaxlm.evals.run import evaluate_run
 from jaxlm.hf import import_model
+from jaxlm.tasks.fill_mask import FillMask
 from tests import tiny
 from tests.golden_families import load_case
 from tests.test_hf import ONE, quiet, write_model
@@ -98,6 +100,17 @@ def test_the_accuracy_of_masks(bert, tmp_path):
     assert found["eval/loss"] == pytest.approx(want, rel=1e-4)
     right = [rows.argmax() == WORDS.index(word) for word in words]
     assert found["eval/accuracy"] == np.mean(right)
+
+
+def test_the_mask_has_two_spellings():
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, "?"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<mask>"])
+    tokenizer = HuggingFaceTokenizer(made.to_str().encode(), {})
+    task = FillMask(add_bos=False, add_eos=False)
+    for text in ("a <mask> b", "a [MASK] b"):
+        (window,) = task.windows(task.unanswered({"text": text}), tokenizer)
+        assert task.encode(window, tokenizer, 9)["tokens"].tolist() == [0, 3, 1]
 
 
 def test_what_cannot_be_filled(bert):
