@@ -9,6 +9,7 @@ is an error.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 ROLES = ("system", "user", "assistant", "tool")
 Message = dict[str, Any]
+CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Chinese characters and kana
+WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +150,8 @@ class Conversations(WrittenTask, abstract=True):
 
         F1 = 2 c / (p + r)
 
-        over words, with c words in common, p in the prediction and r in the reference.
+        over words, with c words in common, p in the prediction and r in the reference. Each Chinese
+        or Japanese character is a word.
         """
         pairs = [
             (str(predicted).strip(), self.reference(record).strip())
@@ -179,8 +183,10 @@ def _renderer(template: ChatTemplate, tokenizer: Any) -> Renderer:
 
 
 def word_f1(predicted: str, reference: str) -> float:
-    """F1 over the words of two texts; 1 where both have none."""
-    a, b = Counter(predicted.split()), Counter(reference.split())
+    """F1 over the words of two texts; 1 where both have none. A Chinese or Japanese character is a
+    word, and all else is cut at white space.
+    """
+    a, b = (Counter(WORD.findall(text)) for text in (predicted, reference))
     total = a.total() + b.total()
     return 2 * (a & b).total() / total if total else 1.0
 

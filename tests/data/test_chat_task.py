@@ -14,6 +14,7 @@ from jaxlm.data.tokenizers.base import Bytes, load_tokenizer
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.tasks.base import Task
 from jaxlm.tasks.chat import Chat
+from jaxlm.tasks.conversations import word_f1
 from jaxlm.tasks.prompt_completion import PromptCompletion
 
 
@@ -249,6 +250,7 @@ def test_answers_are_graded_and_scored() -> None:
     assert json.loads(task.prompt(record)) == record["messages"][:1]
     assert task.grade(record, " Hello there\n") == 1 and task.grade(record, "Hello") == 0
     scores = {m.name: m.value for m in task.score(["Hello", "Hello there"], [record, record])}
+    assert word_f1("我很好谢谢", "我很好") == pytest.approx(6 / 8) and word_f1("", " ") == 1
     assert scores["exact_match"] == 0.5 and scores["word_f1"] == pytest.approx((2 / 3 + 1) / 2)
     pair = {"prompt": "2 + 2 =", "completion": " 4"}
     assert PromptCompletion().prompt(pair) == "2 + 2 =" and PromptCompletion().grade(pair, "4") == 1
