@@ -156,6 +156,7 @@ class RecordData(DataConfig):
             report_shared_texts(hashes, other, report)
         elif out.any():
             index["validation"] = np.flatnonzero(out)
+        index["train"], too_long = self._short(stores["train"], index["train"], report)
         facts = self.task.resolve(stores["train"].records(index["train"]))
         if self.max_records is not None:
             index["train"] = _subset(
@@ -163,6 +164,7 @@ class RecordData(DataConfig):
             )
         parts = {name: (stores.get(name, stores["train"]), index[name]) for name in index}
         prepared = self._prepared(parts, facts, tokenizer, report)
+        prepared.manifest["splits"]["train"] |= too_long
         content = {
             name: self._content(
                 *parts[name],
@@ -177,6 +179,21 @@ class RecordData(DataConfig):
             stores={name: store_facts(store) for name, store in stores.items()}, content=content
         )
         return prepared
+
+    def _short(
+        self, store: RecordStore, index: np.ndarray, report: Report
+    ) -> tuple[np.ndarray, dict[str, int]]:
+        """The training records `index` that are not too long, and a count of the others."""
+        too_long = self._task.too_long_to_train(store.records(index))
+        if too_long is None or not too_long.any():
+            return index, {}
+        if too_long.all():
+            raise UserError(
+                f"data.task: all {len(index):,} training records are too long; raise data.seq_len"
+            )
+        number = int(too_long.sum())
+        report(f"train: {number:,} records are left out, which are too long")
+        return index[~too_long], {"too_long": number}
 
     def measured(
         self,

@@ -184,6 +184,12 @@ class Task(Config):
         """The task with these facts, which `encode` may need."""
         return self
 
+    def too_long_to_train(self, records: Records) -> np.ndarray | None:
+        """[n] bool: the records that the training split leaves out, and other splits keep, cut;
+        None: it keeps all.
+        """
+        return None
+
     def counts(self, records: Records) -> dict[str, Any]:
         """What the manifest says of a split's records. Raises `UserError` for records that the
         resolved task cannot encode.

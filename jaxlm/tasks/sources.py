@@ -10,7 +10,8 @@ their own, and for one without (objective causal_lm) they are one text, whose ta
 
 Source and target are tokenised by themselves, so that a prompt is the beginning of its training
 row. They have room for `max_source` and `max_target` tokens. A longer one is an error, or loses its
-end, or is left out, as `too_long` says; both are counted.
+end, or is left out of training, as `too_long` says; both are counted. All records of other splits
+are measured, cut where they are too long.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class SourceTask(WrittenTask, abstract=True):
     """The base of tasks that write a target for a source."""
 
     scored: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     source: str = field("source", "the column of the source")
     target: str = field("target", "the column of the target")
@@ -75,7 +77,9 @@ class SourceTask(WrittenTask, abstract=True):
         None, "tokens of a target; null: data.seq_len with an encoder, else the rest of it", ge=2
     )
     too_long: TooLong = field(
-        "error", "a longer source or target is an error, loses its end, or is left out"
+        "error",
+        "a longer source or target is an error, loses its end, or is left out of training and cut "
+        "elsewhere",
     )
     add_bos: bool = field(True, "begin each source with the tokenizer's bos, where it has one")
     add_eos: bool = field(True, "end each text with the tokenizer's eos, where it has one")
@@ -145,9 +149,7 @@ class SourceTask(WrittenTask, abstract=True):
             "target": (len(self._target_ids(record, tokenizer)), self.max_target),
         }
         cut = [name for name, (size, room) in sizes.items() if size > room]
-        if cut and self.too_long == "leave_out" and record[self.target]:
-            raise LeftOut("too long")
-        if cut and self.too_long != "cut":
+        if cut and self.too_long == "error":
             size, room = sizes[cut[0]]
             text = record[getattr(self, cut[0])]
             raise UserError(
@@ -170,6 +172,11 @@ class SourceTask(WrittenTask, abstract=True):
 
     def length(self, record: Record, tokenizer: Tokenizer) -> int:
         return self.extent(record, tokenizer).tokens
+
+    def too_long_to_train(self, records: Records) -> np.ndarray | None:
+        if self.too_long != "leave_out":
+            return None
+        return np.array([bool(cut) for cut in records.column("cut")], bool)
 
     def counts(self, records: Records) -> dict[str, Any]:
         cut = Counter(name for names in records.column("cut") for name in names)
@@ -245,7 +252,7 @@ class SourceTask(WrittenTask, abstract=True):
             "prefix": self.prefix,
             "separator": None if self.encoder else self.separator,
             "max_source": self.max_source,
-            "cut": self.too_long == "cut",
+            "cut": self.too_long != "error",
         }
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +15,14 @@ from jaxlm.core.config import UserError
 from jaxlm.core.measures import Measure, notes_of
 from jaxlm.data.prompt_formats.base import Ends
 from jaxlm.data.prompt_formats.source import Source
-from jaxlm.data.tokenizers.base import ByteTokenizer
+from jaxlm.data.records import RecordData
+from jaxlm.data.sources.jsonl import JsonLines
+from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.evals.baselines.copy import Copy
 from jaxlm.evals.baselines.lead import Lead, sentences
 from jaxlm.evals.baselines.nearest import Nearest
 from jaxlm.evals.similar_texts import SimilarTexts
 from jaxlm.objectives.seq2seq import Seq2Seq
-from jaxlm.tasks.base import LeftOut
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.sources import SourceTask
 from jaxlm.tasks.summarisation import Summarisation
@@ -93,8 +96,6 @@ def test_what_has_no_room_is_an_error_cut_or_left_out_and_never_silent() -> None
         prepared(task, long)
     with pytest.raises(UserError, match="the target 'x+' has 31 tokens"):
         prepared(task, far)
-    with pytest.raises(LeftOut, match="too long"):
-        prepared(task.replace(too_long="leave_out"), long)
     cut = task.replace(too_long="cut")
     records = Listed(prepared(cut, record) for record in (long, far, PAIR))
     row = cut.encode(records[0], BYTES, 16)
@@ -103,14 +104,34 @@ def test_what_has_no_room_is_an_error_cut_or_left_out_and_never_silent() -> None
         "1 sources are cut to 16 tokens",
         "1 targets are cut to 16 tokens",
     ]
-    asked = cut.windows(cut.unanswered({"source": "a" * 30}), BYTES)
     arrays = [{"text": np.array("y"), "score": np.array(-1.0)}]
-    assert cut.answer(asked, arrays, BYTES) == {"text": "y", "score": -1.0, "cut": True}
-    with pytest.raises(UserError, match="too_long to cut or leave_out"):  # what is asked is kept
-        left = task.replace(too_long="leave_out")
-        left.windows(left.unanswered({"source": "a" * 30}), BYTES)
+    for each in (cut, task.replace(too_long="leave_out")):
+        asked = each.windows(each.unanswered({"source": "a" * 30}), BYTES)
+        assert each.answer(asked, arrays, BYTES) == {"text": "y", "score": -1.0, "cut": True}
     with pytest.raises(UserError, match="task.max_source: sources of 15 tokens and targets of 2"):
         Translation(max_source=15).fitted(16)
+
+
+def test_what_is_left_out_of_training_is_measured(tmp_path: Path) -> None:
+    """Then the records that a figure is of do not depend on the tokenizer."""
+    texts = ["a", "b" * 30, "c"]
+    pairs = [json.dumps({"source": text, "target": text}) for text in texts]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(pairs) + "\n")
+    source = JsonLines(files=(str(tmp_path / "pairs.jsonl"),))
+    task, said = Translation(encoder=True, too_long="leave_out"), list[str]()
+    data = RecordData(source=source, validation=source, task=task, seq_len=16)
+    found = data.prepare(Bytes(), tmp_path / "cache", report=said.append)
+    train, held_out = (found.splits[name] for name in ("train", "validation"))
+    assert [r["source"] for r in train.rows.records] == ["a", "c"]  # type: ignore[attr-defined]
+    assert [r["target"] for r in held_out.rows.records] == texts  # type: ignore[attr-defined]
+    assert found.manifest["splits"]["train"]["too_long"] == 1
+    assert "train: 1 records are left out, which are too long" in said
+    assert "validation: 1 sources are cut to 16 tokens" in said
+    own = data.measured(source, found.tokenizer, tmp_path / "cache", found.facts)
+    assert own.splits["validation"].counts["documents"] == 3
+    with pytest.raises(UserError, match="data.task: all 2 training records are too long"):
+        (tmp_path / "pairs.jsonl").write_text(f"{pairs[1]}\n" * 2)
+        data.replace(validation_fraction=0).prepare(Bytes(), tmp_path / "cache", report=said.append)
 
 
 def test_pairs_that_fit_one_side_of_a_row_fit_the_other() -> None:
