@@ -90,6 +90,8 @@ def test_written_answers_are_scored(run, capsys) -> None:
     assert [json.loads(line) for line in lines] == Predictor(run, num_beams=2)(records)
     assert cli.main(["predict", str(run.path), *words[:-1], "3"]) == 2
     assert "has predictions of another writing" in capsys.readouterr().err
+    assert cli.main(["predict", str(run.path), *words[:-2], "--length-penalty", "2"]) == 2
+    assert "--length-penalty: needs a beam search; add --beams 4" in capsys.readouterr().err
 
 
 def test_a_server_answers_as_the_run_does(run) -> None:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     metavar="CONFIG",
     help="with --shots: ask the records of this config's data (default: the run's own)",
 )
-@click.option("--seed", type=COUNT, default=0, metavar="N", help="with --shots: which examples")
+@click.option("--seed", type=COUNT, metavar="N", help="with --shots: which examples (default: 0)")
 @click.option(
     "--lm-eval",
     "tasks",
@@ -79,7 +79,7 @@ def command(
     split: str | None,
     shots: int | None,
     task: str | None,
-    seed: int,
+    seed: int | None,
     tasks: str | None,
     include_path: str | None,
     chat: bool,
@@ -101,12 +101,14 @@ def command(
     from jaxlm.evals.run import evaluate_run
 
     _check(files, split, shots, task, tasks, include_path, chat, limit)
+    _check_run(overrides, accept_changed_data, shots, seed, tasks)
     if tasks is not None:
         from jaxlm.api import load
         from jaxlm.evals.harness import evaluate_harness
 
+        if not (names := [name.strip() for name in tasks.split(",") if name.strip()]):
+            raise UserError("--lm-eval: names no task; give some, separated by commas")
         run = load(run_dir, step=step)
-        names = [name for name in tasks.split(",") if name]
         found = evaluate_harness(
             run, names, include_path=include_path, shots=shots, limit=limit, chat=chat
         )
@@ -119,7 +121,7 @@ def command(
             run_folder(run_dir),
             shots,
             task=task,
-            seed=seed,
+            seed=seed or 0,
             limit=limit,
             split=split or "validation",
             overrides=overrides,
@@ -178,3 +180,22 @@ def _check(
         raise UserError("--include-path, --chat: are of --lm-eval TASKS; name some")
     if limit is not None and shots is None and tasks is None:
         raise UserError("--limit: is of --shots and --lm-eval; add one of them")
+
+
+def _check_run(
+    overrides: tuple[str, ...],
+    accept_changed_data: bool,
+    shots: int | None,
+    seed: int | None,
+    tasks: str | None,
+) -> None:
+    """Raises `UserError` for what --shots or --lm-eval do not use."""
+    if tasks is not None and (overrides or accept_changed_data):
+        raise UserError(
+            "--lm-eval: measures the run as it is, on other data; leave settings and "
+            "--accept-changed-data out"
+        )
+    if seed is not None and (shots is None or tasks is not None):
+        raise UserError("--seed: draws the examples of --shots without --lm-eval; leave it out")
+    if accept_changed_data and shots is not None:
+        raise UserError("--accept-changed-data: --shots does not compare the data; leave it out")

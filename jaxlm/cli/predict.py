@@ -10,6 +10,7 @@ from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import PATH, RATIO, WHOLE
 from jaxlm.cli.shared.verb import USING, verb
+from jaxlm.core.errors import UserError
 
 
 @verb(
@@ -48,7 +49,7 @@ from jaxlm.cli.shared.verb import USING, verb
     "num_beams",
     type=WHOLE,
     metavar="N",
-    help="of answers that are written: beam search with N beams (default: greedily)",
+    help="write answers by a beam search with N beams (default: greedily)",
 )
 @click.option(
     "--length-penalty",
@@ -60,7 +61,7 @@ from jaxlm.cli.shared.verb import USING, verb
     "--max-tokens",
     type=WHOLE,
     metavar="N",
-    help="of answers that are written: their length (default: the task's, or sample.max_tokens)",
+    help="most tokens of a written answer (default: the task's, or sample.max_tokens)",
 )
 @options.step
 def command(
@@ -79,6 +80,8 @@ def command(
     from jaxlm.api.run import load
 
     writing = {name: value for name, value in writing.items() if value is not None}
+    if "length_penalty" in writing and writing.get("num_beams", 1) == 1:
+        raise UserError("--length-penalty: needs a beam search; add --beams 4")
     run = load(run_dir, step=step)
     count = predict_file(run, given, out, batch_size=batch_size, report=say, **writing)
     say(f"{out}: {count} lines")

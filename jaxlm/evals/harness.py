@@ -15,18 +15,20 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, parse
 from jaxlm.core.errors import few
 from jaxlm.core.measures import Measure
-from jaxlm.core.sampling import Sampling
+from jaxlm.core.sampling import DRAWING, Sampling
 from jaxlm.data.prompts import ids_of
 from jaxlm.evals.likelihood import Likelihood, Pair, split_ids
 from jaxlm.generate.generator import Generator
 from jaxlm.generate.writing import writer_of
+from jaxlm.hf.generation import IDLE, KNOWN, OFF, without_off
 from jaxlm.tasks.base import NO_LIMIT
 
 log = logging.getLogger("jaxlm")
 TOKENS = 256  # of an answer, where a task does not say
+NAMES = {**KNOWN, "until": "stop", "max_gen_toks": "max_tokens"}  # of generation_kwargs
 WINDOW = 2048  # tokens of a window of a long text, where the model has no limit
 BATCH = 16  # answers that are written together
 
@@ -174,15 +176,26 @@ class Harness:
 
 
 def _sampling(given: Mapping[str, Any]) -> Sampling:
-    """How a task's generation_kwargs ask for text."""
-    until = given.get("until") or ()
-    tokens = int(given.get("max_gen_toks", given.get("max_new_tokens", TOKENS)))
-    drawn = given.get("do_sample", float(given.get("temperature", 0)) > 0)
-    return Sampling(
-        max_tokens=tokens,
-        temperature=float(given.get("temperature", 1.0)) if drawn else 0.0,
-        stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),
-    )
+    """How a task's generation_kwargs ask for text. Raises `UserError` for what is not known."""
+    said = {name: value for name, value in given.items() if value is not None}
+    known = {*NAMES, *IDLE}
+    if unknown := [n for n in said if n not in known and (n not in OFF or said[n] != OFF[n])]:
+        raise UserError(
+            f"generation_kwargs: {few(unknown)} has no effect here; remove it from the task's file"
+        )
+    found = {"max_tokens": TOKENS, **{NAMES[n]: said[n] for n in NAMES if n in said}}
+    stop = found.get("stop", ())
+    found["stop"] = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
+    if said.get("do_sample", float(said.get("temperature", 0)) > 0):
+        found = {"temperature": 1.0, **found}
+        if found.get("num_beams", 1) != 1:
+            raise UserError("generation_kwargs: a beam search does not sample; remove num_beams")
+    else:
+        found = {n: v for n, v in found.items() if n not in DRAWING} | {"temperature": 0.0}
+    try:
+        return parse(Sampling, without_off(found))
+    except UserError as error:
+        raise UserError(f"generation_kwargs: {error}") from None
 
 
 def evaluate_harness(

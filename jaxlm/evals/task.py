@@ -35,12 +35,12 @@ class TaskMeasures(Evaluator):
 
     metrics: tuple[str, ...] = field((), "which of the task's measures; empty: all")
     baseline: bool = field(True, "measure baselines without a neural network as well, at the end")
-    num_beams: int = field(1, "of answers that are written: beams of the search; 1: greedy", ge=1)
+    num_beams: int = field(1, "beams of the search, where answers are written; 1: greedy", ge=1)
     length_penalty: float = field(
-        1.0, "of beams: log p is divided by length ** this; above 1 favours long answers"
+        1.0, "with beams: log p is divided by length ** this; above 1 favours long answers"
     )
     max_tokens: int | None = field(
-        None, "of answers that are written: their length; null: as the task says", ge=1
+        None, "tokens of an answer, where answers are written; null: as the task says", ge=1
     )
 
     def prepare(self, session: Session) -> Measuring | None:
@@ -56,6 +56,8 @@ class TaskMeasures(Evaluator):
     def _answering(self, session: Session, task: Task) -> Answering:
         size = self.batch_size or session.config.train.batch_size
         if isinstance(task, WrittenTask):
+            if self.num_beams == 1 and self.length_penalty != 1:
+                raise UserError("length_penalty: needs a beam search; set num_beams, or remove it")
             check_writes(session.config, session.prepared)
             sampling = sampling_of(
                 session.config,
@@ -65,11 +67,11 @@ class TaskMeasures(Evaluator):
                 max_tokens=self.max_tokens,
             )
             return Written(task, session_writer(session, sampling), size)
-        if self.num_beams > 1 or self.max_tokens is not None:
+        if self.num_beams > 1 or self.length_penalty != 1 or self.max_tokens is not None:
             name = type_name(type(task))
             raise UserError(
-                f"type: task: answers of task {name} are predicted, not written; leave num_beams "
-                "and max_tokens out"
+                f"type: task: answers of task {name} are predicted, not written; leave num_beams, "
+                "length_penalty and max_tokens out"
             )
         tokenizer, spec = session.prepared.tokenizer, session.prepared.row_spec
         return Predictions(task, RowPredictions(session.program, tokenizer, spec, size))

@@ -71,9 +71,9 @@ def read_generation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         found = {"temperature": 1.0, "top_k": 50, **found}
     elif said.get("do_sample") is False:
         found = {key: v for key, v in found.items() if key not in DRAWING} | {"temperature": 0.0}
-    return _without_off(found), left
+    return without_off(found), left
 
 
-def _without_off(found: Mapping[str, Any]) -> dict[str, Any]:
+def without_off(found: Mapping[str, Any]) -> dict[str, Any]:
     """Without a top_k of 0 and a min_p of 0, which are transformers' words for none."""
     return {k: v for k, v in found.items() if not (k in ("top_k", "min_p") and v == 0)}

@@ -114,6 +114,8 @@ def test_an_evaluation_has_the_measures_of_the_task(run: jaxlm.Run, capsys: Any)
     words = ["eval", str(run.path), "evaluators={x: {type: task, metrics: [bleu]}}"]
     assert cli.main(words) == 2
     assert "does not have bleu; it has" in capsys.readouterr().err
+    assert cli.main([*words[:2], "evaluators={x: {type: task, length_penalty: 0.5}}"]) == 2
+    assert "are predicted, not written; leave num_beams, length_penalty" in capsys.readouterr().err
     last = run.metrics[-1]
     assert any(key.startswith("final/baseline/") for key in last)
     assert "the model does not beat its baseline" in (run.path / "report.html").read_text().lower()

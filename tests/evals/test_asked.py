@@ -159,6 +159,12 @@ def test_classes_are_chosen_after_examples(run: jaxlm.Run, capsys: Any) -> None:
         ([*words, "--split", "test"], "the data has no 'test' split"),
         ([*words[:2], *words[4:]], "--task: is asked with examples; add --shots K"),
         (["eval", str(run.path), "--limit", "3"], "--limit: is of --shots and --lm-eval"),
+        (["eval", str(run.path), "--seed", "1"], "--seed: draws the examples of --shots"),
+        (["eval", str(run.path), "--lm-eval", ","], "--lm-eval: names no task"),
+        (["eval", str(run.path), "train.steps=3", "--lm-eval", "a"], "--lm-eval: measures the run"),
+        ([*words[:2], "--lm-eval", "a", "--accept-changed-data"], "--lm-eval: measures the run as"),
+        ([*words[:2], "--lm-eval", "a", "--seed", "1"], "--seed: draws the examples of --shots"),
+        ([*words, "--accept-changed-data"], "--accept-changed-data: --shots does not compare"),
         ([*words, "--data", "x.csv"], "--data: --shots and --lm-eval measure records of a task"),
     ):
         assert cli.main(wrong) == 2
@@ -296,6 +302,20 @@ def test_the_harness_asks_for_text(run: jaxlm.Run) -> None:
     stop = next(text[1:3] for text in found if len(text) > 3)
     cut = harness.generate_until([request(c, {**settings, "until": stop}) for c in contexts])
     assert cut == [text.partition(stop)[0] for text in found] and cut != found
+    short = {**settings, "max_gen_toks": 4}
+    nearly_greedy = {**short, "do_sample": True, "top_k": 1, "until": "\n\n\n"}  # drawn, of one
+    assert harness.generate_until([request("To be", nearly_greedy)]) == harness.generate_until(
+        [request("To be", short)]
+    )
+    (searched,) = harness.generate_until([request("To be", {**short, "num_beams": 3})])
+    assert searched == run.generate("To be", max_tokens=4, temperature=0.0, num_beams=3)
+    for wrong, message in (
+        ({"typical_p": 0.5}, "generation_kwargs: typical_p has no effect here; remove it"),
+        ({"top_p": 2.0, "do_sample": True}, "generation_kwargs: top_p"),
+        ({"num_beams": 2, "do_sample": True}, "a beam search does not sample"),
+    ):
+        with pytest.raises(UserError, match=message):
+            harness.generate_until([request("To be", wrong)])
     with pytest.raises(UserError, match="max_gen_toks: 99 but the model has 16 positions"):
         harness.likelihood.longest = 16
         harness.generate_until([request("To be", {"max_gen_toks": 99})])
