@@ -90,8 +90,11 @@ def test_predictions_by_beams_are_continued_in_their_order(run: jaxlm.Run, tmp_p
     out.write_bytes(whole[: len(whole) // 2])
     predict_file(run, str(given), out, **how)
     assert out.read_bytes() == whole
-    with pytest.raises(UserError, match="the source 'aaa.* has .* there is room for"):
-        run.predict(["a" * 40])
+    with pytest.raises(UserError, match="record 1: the source 'aaa.* has .* there is room for"):
+        run.predict(["a", "a" * 40])
+    write(given, [{"source": "a"}, {"source": "a" * 40}])
+    with pytest.raises(UserError, match="new.jsonl:2: the source 'aaa"):
+        predict_file(run, str(given), tmp_path / "new_out.jsonl", report=lambda _: None)
 
 
 def test_an_evaluation_scores_texts_beside_guesses(run: jaxlm.Run, capsys: Any) -> None:

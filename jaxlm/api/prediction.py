@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 Given = Sequence[Mapping[str, Any]] | Sequence[str] | str | Path
 Prediction = dict[str, Any]
+
+
+class Placed(NamedTuple):
+    """A record and where it is: of a file "reviews.csv:12", of a list "record 0"."""
+
+    place: str
+    record: Record
 
 
 class Predictor:
@@ -77,12 +84,18 @@ class Predictor:
             raise UserError("records: is empty; give at least one")
         return [*self.predictions(records)]
 
-    def predictions(self, records: Iterable[Record]) -> Iterator[Prediction]:
+    def predictions(self, records: Iterable[Placed]) -> Iterator[Prediction]:
         """One dict for each record of `records`, in order."""
-        tokenizer, task = self._run.tokenizer, self._task
-        windows = [window for record in records for window in task.windows(record, tokenizer)]
+        windows = [window for each in records for window in self._windows(each)]
         for _, answer in self._answering(self._run.params, windows):
             yield answer
+
+    def _windows(self, given: Placed) -> list[Record]:
+        """The records that fit a row, of one that the task can encode."""
+        try:
+            return self._task.windows(given.record, self._run.tokenizer)
+        except UserError as error:
+            raise UserError(f"{given.place}: {error}") from None
 
     @cached_property
     def _answering(self) -> Answering:
@@ -99,12 +112,12 @@ class Predictor:
 
     # ------------------------------------------------------------------------------------ records
 
-    def records(self, given: Given) -> Iterator[Record]:
-        """Records that the task can encode, in order."""
-        return (self._record(*each) for each in self._read(given))
+    def records(self, given: Given) -> Iterator[Placed]:
+        """Records that the task can encode, in order, with their places."""
+        return (Placed(here, self._record(here, record)) for here, record in self._read(given))
 
     def _read(self, given: Given) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """(place, record) in order: of a file "reviews.csv:12", of a list "record 0"."""
+        """(place, record) in order."""
         if isinstance(given, str | Path):
             yield from self._read_file(str(given))
             return
