@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from commands import records
 from tiny import load, prepared
 
 from jaxlm import api
@@ -118,6 +120,37 @@ def test_lines_of_steps_that_run_again_are_taken_back(tmp_path: Path) -> None:
         assert text.startswith(before.get(name, ""))
         told = [r["step"] for r in map(json.loads, text.splitlines()) if "event" not in r]
         assert told == sorted(set(told)) and told[-1] == STEPS
+
+
+def test_the_same_seed_gives_the_same_weights_and_so_does_a_run_whose_save_fails(
+    tmp_path: Path,
+) -> None:
+    """A limit on the size of files takes the place of a full disk for one save in the middle."""
+    whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+    settings = ("train.steps=12", "checkpoint.every_steps=3", "checkpoint.async_save=false")
+
+    def limit(size: int) -> Callable[[object], None]:
+        return lambda run: resource.setrlimit(resource.RLIMIT_FSIZE, (size, whole[1]))
+
+    acts = {"one": {}, "twin": {}, "failing": {5: limit(50_000), 8: limit(whole[0])}}
+    weights = {}
+    for name, own in acts.items():
+        resolved = load("transformer", *SETTINGS, *settings, f"run_dir={tmp_path / name}")
+        try:
+            outcome = api.fit(resolved, hooks=[At(own)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+        assert outcome.code == DONE, outcome.message
+        weights[name] = outcome.result["final"]["param_sha256"]
+    assert weights["twin"] == weights["failing"] == weights["one"]
+    for file in ("metrics.jsonl", "ledger.jsonl"):
+        one, *others = (records(tmp_path / name / file) for name in acts)
+        assert len(one) >= 12 and all(other == one for other in others)
+    failed = [
+        "checkpoint 6: not saved, file too large" in (tmp_path / name / "log.txt").read_text()
+        for name in acts
+    ]
+    assert failed == [False, False, True]
 
 
 def test_a_config_of_the_same_run_may_change_how_it_is_fed() -> None:
