@@ -33,6 +33,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+TRUE = ("y", "yes", "t", "true", "on", "1")
+# {type of a setting of jax: how it reads a variable}
+READ: dict[type, Callable[[str], Any]] = {
+    bool: lambda text: text.lower() in TRUE,
+    int: int,
+    float: float,
+    str: str,
+    type(None): str,
+}
 
 
 class Process:
@@ -143,8 +152,7 @@ class WarmLauncher:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # OpenBLAS would start threads at numpy's import
-            env={**_environment(), "OPENBLAS_NUM_THREADS": "1"},
+            env=_of_the_server(),
         )
 
     def start(
@@ -187,6 +195,14 @@ class WarmLauncher:
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path}
+
+
+def _of_the_server() -> dict[str, str]:
+    """Without jax's variables: its settings keep their defaults, until a command has its own. And
+    OpenBLAS would start threads at numpy's import.
+    """
+    kept = {k: v for k, v in _environment().items() if not k.startswith("JAX_")}
+    return {**kept, "OPENBLAS_NUM_THREADS": "1"}
 
 
 # ------------------------------------------------------------------------------------------ server
@@ -255,19 +271,20 @@ def _run(request: dict[str, Any]) -> None:
 
 
 def _have_environment(wanted: Mapping[str, str]) -> None:
-    """The variables of a command; those that were read at a start are read again."""
+    """The variables of a command; jax's, which it reads at its import, are read again. The server
+    was started without them.
+    """
     import jax
 
-    before = dict(os.environ)
-    for name in before.keys() - wanted.keys() - {"OPENBLAS_NUM_THREADS"}:
+    for name in os.environ.keys() - wanted.keys() - {"OPENBLAS_NUM_THREADS"}:
         del os.environ[name]
     os.environ.update(wanted)
     for name, value in wanted.items():
         setting = name.lower()
-        if setting in jax.config.values and before.get(name) != value:
+        if setting in jax.config.values:
             kind = type(jax.config.values[setting])
-            assert kind in (str, int, float, type(None)), f"{name}: {kind} is not read again"
-            jax.config.update(setting, value if kind is type(None) else kind(value))
+            assert kind in READ, f"{name}: {kind} is not read again"
+            jax.config.update(setting, READ[kind](value))
     sys.path[1:1] = [p for p in wanted["PYTHONPATH"].split(os.pathsep) if p not in sys.path]
 
 
