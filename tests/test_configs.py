@@ -29,6 +29,7 @@ from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import Bytes
 from jaxlm.run import RunConfig, load_run
 from jaxlm.tasks.chat import Chat
+from tools.make_arithmetic_data import split
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -328,3 +329,12 @@ def smaller(name: str, value: Any, labels: tuple[str, ...]) -> Any:
     if name == "layers":  # numbers of some: the first alone, of those that are left
         return value[:1]
     return shrink(value, labels)
+
+
+def test_sums_are_in_one_split_of_every_size() -> None:
+    """A run on sums up to 19 is the start, or the teacher, of one on sums up to 49."""
+    small, large = split(19, 0.1), split(49, 0.1)
+    for name in ("train", "validation"):
+        assert set(small[name]) == {sum_ for sum_ in large[name] if max(sum_) <= 19}
+    sizes = {name: len(problems) for name, problems in large.items()}
+    assert sum(sizes.values()) == 2500 and 200 < sizes["validation"] < 300

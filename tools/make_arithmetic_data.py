@@ -8,8 +8,8 @@
     --preferences    {"prompt": "7+5=", "chosen": "12", "rejected": "13"}   to be preferred
 
 A rejected answer is wrong by one. Each kind is two files, as in preferences.train.jsonl and
-preferences.validation.jsonl; a problem is in the same split of every kind. The files are a function
-of the options alone.
+preferences.validation.jsonl. A hash of a problem and the seed holds it out, so it is in the same
+split of every kind and for every --largest. The files are a function of the options alone.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.largest < 2 or not 0 < args.validation < 1:
         parser.error("--largest is 2 or more, and --validation is between 0 and 1")
-    args.out.mkdir(parents=True, exist_ok=True)
     found = split(args.largest, args.validation, args.seed)
+    if not all(found.values()):
+        parser.error("--validation leaves one of the splits empty; raise --largest")
+    args.out.mkdir(parents=True, exist_ok=True)
     for kind in [kind for kind in KINDS if getattr(args, kind)] or KINDS:
         for name, problems in found.items():
             made = [*records(kind, problems[: args.records], args.seed)]
@@ -50,8 +52,11 @@ def split(largest: int, validation: float, seed: int = 0) -> dict[str, list[tupl
     """All problems (a, b) with 0 <= a, b <= largest, shuffled, by split."""
     problems = [(a, b) for a in range(largest + 1) for b in range(largest + 1)]
     random.Random(seed).shuffle(problems)
-    held_out = max(1, round(len(problems) * validation))
-    return {"train": problems[held_out:], "validation": problems[:held_out]}
+    out = [random.Random(f"split {seed} {a}+{b}").random() < validation for a, b in problems]
+    found: dict[str, list[tuple[int, int]]] = {"train": [], "validation": []}
+    for problem, held_out in zip(problems, out, strict=True):
+        found["validation" if held_out else "train"].append(problem)
+    return found
 
 
 def records(kind: str, problems: list[tuple[int, int]], seed: int = 0) -> Iterator[dict[str, Any]]:
