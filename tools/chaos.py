@@ -259,7 +259,7 @@ def main(words: Sequence[str] | None = None, warm: WarmLauncher | None = None) -
     parser.add_argument("--scenario", action="append", default=[], help="one of them; repeat it")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2, help="scenarios side by side")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
     parser.add_argument(
         "--fresh-every",
         type=int,

@@ -93,7 +93,7 @@ def golden() -> dict[str, Any]:
 
 
 def trainer(**values: Any) -> MagicMock:
-    """Stands in for a trainer whose model gives fixed values."""
+    """A mock of a trainer whose model gives fixed values."""
     made = MagicMock()
     made._metrics = defaultdict(lambda: defaultdict(list))
     made._tp_size, made._total_train_tokens = 1, 0

@@ -45,7 +45,7 @@ class Sampling(Config):
     )
     stop: tuple[str, ...] = field((), "a text ends before the first of these that it has")
     num_beams: int = field(1, "beam search with so many beams, without sampling; 1: none", ge=1)
-    length_penalty: float = field(1.0, "of beams: above 1 favours long texts, below 1 short ones")
+    length_penalty: float = field(1.0, "with beams: above 1 favours long texts, below 1 short ones")
 
     @property
     def sampling(self) -> Sampling:

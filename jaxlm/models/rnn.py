@@ -78,7 +78,7 @@ class RNNConfig(ModelConfig):
         False, "training passes the state on to the next window of a document stream"
     )
     initializer: Initializer = field(
-        "uniform", "of kernels of lstm, gru and elman: +-1/sqrt(H), or orthogonal"
+        "uniform", "kernels of lstm, gru and elman at the start: +-1/sqrt(H), or orthogonal"
     )
     initializer_range: float = field(
         0.05, "standard deviation of the embedding and of an untied head", gt=0

@@ -75,7 +75,9 @@ class RNNSeq2SeqConfig(ModelConfig):
     tie_embeddings: bool = field(False, "the head is the transpose of the text's embedding")
     activation: Activation = field("tanh", "activation of the Elman cell")
     dropout: float = field(0.0, "on the input of every layer and on the output", ge=0, lt=1)
-    initializer: Initializer = field("uniform", "of the cells' kernels: +-1/sqrt(H), or orthogonal")
+    initializer: Initializer = field(
+        "uniform", "the cells' kernels at the start: +-1/sqrt(H), or orthogonal"
+    )
     initializer_range: float = field(
         0.05, "standard deviation of embeddings and of an untied head", gt=0
     )

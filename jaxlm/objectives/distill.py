@@ -58,9 +58,9 @@ class Distill(CausalLM):
     weight: float = field(0.5, "share of the loss that is the teacher's", ge=0, le=1)
     temperature: float = field(2.0, "both softmaxes are of logits divided by it", gt=0)
     divergence: Literal["kl", "jsd"] = field("kl", "how far the student is from the teacher")
-    beta: float = field(0.5, "of jsd: the teacher's share of the mixture", ge=0, le=1)
+    beta: float = field(0.5, "the teacher's share of the mixture of jsd", ge=0, le=1)
     top_k: int | None = field(
-        None, "of kl: the teacher's likeliest tokens, the others lumped together; null: all", ge=1
+        None, "kl of the teacher's k likeliest tokens, the others together; null: of all", ge=1
     )
     hidden_weight: float = field(0.0, "weight of the distance of the last hidden states", ge=0)
     projection: int | None = field(

@@ -57,7 +57,7 @@ class OnPolicy(Objective, abstract=True):
 
     group_size: int = field(8, "completions of each prompt", ge=1)
     max_tokens: int = field(128, "the most tokens of a completion", ge=1)
-    temperature: float = field(1.0, "of the distribution that is drawn from, and trained", gt=0)
+    temperature: float = field(1.0, "logits are divided by it, in the draws and in the loss", gt=0)
     top_k: int | None = field(None, "draw from the k likeliest tokens; null: from all", ge=1)
     top_p: float | None = field(
         None, "draw from the likeliest tokens of this total probability; null: from all", gt=0, le=1

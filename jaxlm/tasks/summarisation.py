@@ -33,7 +33,7 @@ class Summarisation(SourceTask):
     guesses: ClassVar[tuple[str, ...]] = ("lead", "nearest")
 
     language: str | None = field(
-        None, "of the summaries: zh and ja are compared by characters; null: found"
+        None, "the summaries' language: zh and ja are compared by characters; null: found"
     )
 
     def resolve(self, records: Records) -> Mapping[str, Any]:

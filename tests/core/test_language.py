@@ -34,7 +34,7 @@ PHRASES = {
     r"in the hosts?'s? memory": "in host memory",
 }
 WORDS = re.compile("|".join(rf"\b(?:{phrase})\b" for phrase in PHRASES))
-BEGINS_WITH_OF = re.compile(r'^\s*(?:r?"""[Oo]f|# Of) ')
+BEGINS_WITH_OF = re.compile(r'^\s*(?:r?"""[Oo]f|# Of) |help="of |^\|.*\| of ')
 
 PLACES = ("jaxlm", "configs", "docs", "launch", "tools", "README.md", "CONTRIBUTING.md")
 TYPES = {".py", ".yaml", ".md", ".j2", ".html", ".sh"}
@@ -70,6 +70,7 @@ def test_a_phrase_of_the_list_is_found() -> None:
         'def f():\n    """Of rows that are alike."""\n    return 0  # there is no end; a stand-in\n'
     )
     assert [number for number, _ in findings(text)] == [2, 2]
+    assert findings('help="of it"') == [(1, 'help="of')] and findings("| a | of it |")
     assert [phrase for _, phrase in findings("# none is told anew, for 0 is no number")] == [
         "anew",
         "is no number",

@@ -24,7 +24,7 @@ class Csv(RowFiles):
     quotes: bool | None = field(
         None, "whether cells may be quoted; null: yes, but not over lines that have tabs"
     )
-    encoding: str = field("utf-8", "of the files; every byte must be valid in it")
+    encoding: str = field("utf-8", "the encoding of the files; every byte must be valid in it")
 
     def validate(self) -> None:
         super().validate()

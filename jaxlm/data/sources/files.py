@@ -46,7 +46,7 @@ class Files(FileSource):
     )
     header: tuple[str, ...] = field((), "names of the columns of a CSV without a header line")
     delimiter: str | None = field(None, "between the cells of a CSV; null: found in its first line")
-    encoding: str = field("utf-8", "of the files; every byte must be valid in it")
+    encoding: str = field("utf-8", "the encoding of the files; every byte must be valid in it")
     bad_rows: Literal["error", "skip"] = field(
         "error", "a row whose values are wrong is an error, or is left out and counted"
     )

@@ -17,7 +17,7 @@ from jaxlm.data.sources.base_rows import RowFiles
 class JsonLines(RowFiles):
     """A JSON object a line, plain or .gz, .zst, .bz2 or .xz."""
 
-    encoding: str = field("utf-8", "of the files; every byte must be valid in it")
+    encoding: str = field("utf-8", "the encoding of the files; every byte must be valid in it")
 
     def validate(self) -> None:
         super().validate()

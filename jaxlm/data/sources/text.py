@@ -19,7 +19,7 @@ class TextFiles(FileSource):
     document_separator: str | None = field(
         None, 'text between documents, to split a file into many ("<|endoftext|>"); it is dropped'
     )
-    encoding: str = field("utf-8", "of the files; every byte must be valid in it")
+    encoding: str = field("utf-8", "the encoding of the files; every byte must be valid in it")
 
     def validate(self) -> None:
         validate_text_options(self.document_separator, self.encoding)
