@@ -164,7 +164,7 @@ class LoRA(Adapter):
 class LowRank(nnx.Module):
     """The A and B of one kernel, or of the kernels of stacked layers and experts."""
 
-    rate: float = 0.0  # of dropout
+    rate: float = 0.0  # the share of the input that dropout drops
     number: int = 0  # among the adapters of the model
 
     def __init__(self, of: Adaptable, rank: int, scale: float, *, rngs: nnx.Rngs) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 import jaxlm.kernels.megablox  # noqa: F401  (registers itself)
 from jaxlm.kernels.exchange import Route, apart, send, send_back
@@ -28,6 +29,10 @@ from jaxlm.kernels.grouped_matmul import grouped_matmul
 from jaxlm.kernels.quantized import Quantization, quantized_grouped_matmul
 from jaxlm.mesh import gather_part, is_split, on_each_device, sum_parts
 from jaxlm.nn.dense import Adaptable
+from jaxlm.nn.stored_kernel import StoredKernel
+
+KEPT = "experts"  # the name of what a backward pass that restores kernels finds saved
+kept = partial(checkpoint_name, name=KEPT)
 
 
 class ExpertKernels(Adaptable):
@@ -72,7 +77,16 @@ def run_experts(
         [tokens, choices, choices, choices, *axes],
         tokens,
     )
-    return run(x, chosen, weights, taken, *(part.adapted_kernel().get_value() for part in parts))
+
+    def restored(*inputs: jax.Array) -> jax.Array:
+        return run(*inputs, *(part.adapted_kernel().get_value() for part in parts))
+
+    if any(isinstance(part.kernel, StoredKernel) for part in parts):
+        # The backward pass restores the kernels again: saved, those of all layers would be whole.
+        # Products, and what devices have sent each other, are saved.
+        policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+        restored = jax.checkpoint(restored, policy=policy, prevent_cse=False)
+    return restored(x, chosen, weights, taken)
 
 
 def _run(
@@ -113,16 +127,16 @@ def _run(
         def inner(first: jax.Array, *second: jax.Array) -> jax.Array:
             return function(first) * second[0] if second else function(first)
 
-        filled, last = sizes.sum(), len(kernels) - 1
+        rows, filled, last = kept(rows), sizes.sum(), len(kernels) - 1
         both = (rows, rows) if fill else twice_filled(filled, rows)
-        parts = [product(x, index) for index, x in enumerate(both[:last])]
+        parts = [kept(product(x, index)) for index, x in enumerate(both[:last])]
         between = inner(*parts) if fill else on_filled(inner, filled, *parts)
         return product(between, last)
 
     rows = _move(k, x.reshape(-1, dim), order, back)  # [M, D]
     # rounded rows have scales of their own, which have to be numbers in all of the room
     run = feed_forward if split == 1 else partial(_elsewhere, feed_forward, low is not None)
-    y = _move(1, run(rows, sizes), back, order).reshape(*chosen.shape, dim)
+    y = kept(_move(1, run(rows, sizes), back, order)).reshape(*chosen.shape, dim)
     y = jnp.einsum("BTKD,BTK->BTD", y, weights, preferred_element_type=jnp.float32)
     return sum_parts(y.astype(x.dtype), "mlp")
 

@@ -284,6 +284,9 @@ def _adapted(
         return frozenset(), frozenset()
     own = flatten(_structure(objective, model, None)[1])
     adapter.check(sorted(own))
-    frozen = {path for path in params if not adapter.trains(path) and not is_of_head(path)}
+    # A stored kernel has the path of the kernel: "scale" is of norms, and not of its scales.
+    frozen = {
+        path for path in params if not adapter.trains(plain_path(path)) and not is_of_head(path)
+    }
     added = {path for path in params if plain_path(path) not in own}
     return frozenset(added), frozenset(frozen)

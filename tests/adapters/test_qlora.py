@@ -111,22 +111,39 @@ def test_what_is_trained_in_full_is_not_rounded() -> None:
     assert "layers/attention/key/kernel/codes" in program.frozen
 
 
-def test_a_backward_pass_keeps_the_codes_and_no_restored_kernel() -> None:
-    """No residual of the scan over layers has the shape of its kernels, [L, D, F]."""
-    program = program_of("transformer", LoRA(rank=2, targets=("query",), base_weights="nf4"))
-    shapes = program.abstract_params
+def test_a_pattern_for_the_scales_of_norms_is_not_of_those_of_kernels() -> None:
+    program = program_of("transformer", LoRA(rank=1, base_weights="nf4", train=("scale",)))
+    trained = flatten(program.trained(program.abstract_params))
+    assert [path for path in trained if path.endswith("/scale")]
+    assert "layers/attention/key/kernel/scales" in program.frozen
+    assert not [path for path in trained if path.endswith("/scales")]
+
+
+@pytest.mark.parametrize("adapted", ["query", "up"])
+@pytest.mark.parametrize(("name", "layers"), [("transformer", "2,32"), ("moe", "2,8,32")])
+def test_a_backward_pass_keeps_the_codes_and_no_restored_kernel(name, layers, adapted) -> None:
+    """No residual of the scan over layers has the shape of its kernels, [L, D, F] or [L, E, D, F].
+
+    The kernels are those of `up`, without an adapter and with one.
+    """
     batch = tiny.ragged_batch(0)
 
-    def call(trained: Any, base: Any) -> jax.Array:
-        return loss(program, join(trained, base), batch)
+    def traced(adapter: LoRA) -> tuple[str, dict[str, Any]]:
+        """(the gradient's program, the shapes of the parameters by path)"""
+        program = program_of(name, adapter)
+        shapes = program.abstract_params
+        call = lambda t, base: loss(program, join(t, base), batch)  # noqa: E731
+        text = jax.make_jaxpr(jax.grad(call))(program.trained(shapes), program.base(shapes))
+        return str(text), flatten(shapes)
 
-    text = str(jax.make_jaxpr(jax.grad(call))(program.trained(shapes), program.base(shapes)))
-    assert "u8[2,32,48]" in text and "f32[2,32,96]" not in text  # up: 32 -> 96
-    wide = program_of("transformer", LoRA(rank=2, targets=("query",)))
-    shapes = wide.abstract_params
-    call_wide = lambda t, base: loss(wide, join(t, base), batch)  # noqa: E731
-    text = str(jax.make_jaxpr(jax.grad(call_wide))(wide.trained(shapes), wide.base(shapes)))
-    assert "f32[2,32,96]" in text
+    plain = LoRA(rank=2, targets=(adapted,))
+    text, shapes = traced(plain)
+    (path,) = [p for p in shapes if p.endswith("ffn/up/kernel")]
+    kernels = ",".join(map(str, shapes[path].shape))
+    assert kernels.startswith(layers) and f"f32[{kernels}]" in text
+    text, shapes = traced(plain.replace(base_weights="nf4"))
+    codes = ",".join(map(str, shapes[f"{path}/codes"].shape))
+    assert f"u8[{codes}]" in text and f"f32[{kernels}]" not in text
 
 
 def test_eight_devices_are_as_one() -> None:
