@@ -31,8 +31,8 @@ from flax import nnx
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
-from jaxlm.kernels.cross_entropy import logits
-from jaxlm.kernels.head_loss import cut_tokens, joined_tokens
+from jaxlm.kernels.cross_entropy import HeadParams, logits
+from jaxlm.kernels.head_chunks import over_chunks
 from jaxlm.nn.heads.base import NAME
 from jaxlm.objectives.base import LOSS, FrozenModel, Loss
 from jaxlm.objectives.base_pairs import read
@@ -102,13 +102,14 @@ class Distill(CausalLM):
         own, known = self.predicted(model, out, batch), read(teacher, batch).hidden
         known = jax.lax.stop_gradient(known)
         weights = batch["loss_weights"]
-        heads = model.head(), jax.lax.stop_gradient(teacher.head())
+        head, teachers = model.head(), jax.lax.stop_gradient(teacher.head())
         inputs = model.head_input(out.hidden), jax.lax.stop_gradient(teacher.head_input(known))
 
-        def of_chunk(x: jax.Array, y: jax.Array) -> jax.Array:  # [B, C, D] each -> [B, C]
-            return self._divergence(logits(x, heads[0]), logits(y, heads[1]))
+        def of_chunk(head: HeadParams, x: jax.Array, y: jax.Array) -> jax.Array:
+            """[B, C, D] each -> [B, C]"""
+            return self._divergence(logits(x, head), logits(y, teachers))
 
-        far = (over_chunks(of_chunk, *inputs) * weights).sum()
+        far = (over_chunks(of_chunk, head, *inputs) * weights).sum()
         loss_sum = (1 - self.weight) * own.loss_sum + self.weight * self._scale * far
         metrics = {**own.metrics, "divergence": (jax.lax.stop_gradient(far), own.weight)}
         if self.hidden_weight:
@@ -185,12 +186,3 @@ def jsd(
         return (jnp.exp(s) * (s - t)).sum(-1)
     m = jnp.logaddexp(s + jnp.log1p(-beta), t + jnp.log(beta))
     return (beta * jnp.exp(t) * (t - m) + (1 - beta) * jnp.exp(s) * (s - m)).sum(-1)
-
-
-def over_chunks(function: Any, *arrays: jax.Array) -> jax.Array:
-    """`function` of some tokens at a time, [B, C, D] each -> [B, C], as [B, T]. What it computes
-    is computed again for the gradient, and not kept.
-    """
-    one = jax.checkpoint(lambda _, chunk: (None, function(*chunk)))
-    _, found = jax.lax.scan(one, None, cut_tokens(*arrays))
-    return joined_tokens(found, arrays[0].shape[1])

@@ -106,6 +106,30 @@ def test_log_probs_and_entropy(length: int) -> None:
     check_grads(squares, (hidden, kernel), order=1, modes=["rev"], eps=1e-2, atol=2e-3, rtol=2e-3)
 
 
+def test_the_kernels_gradient_is_summed_over_chunks_in_float32(monkeypatch) -> None:
+    """A bfloat16 sum of so many equal parts stops at 256 of them."""
+    monkeypatch.setattr("jaxlm.kernels.head_loss.CHUNK", 1)
+    hidden, kernel = np.ones((1, 640, D), np.float32), 0.1 * RNG.normal(size=(D, V))
+
+    def gradient(dtype: Any) -> np.ndarray:
+        arrays = jnp.asarray(hidden, dtype), jnp.asarray(kernel, dtype)
+        targets = jnp.zeros(hidden.shape[:2], jnp.int32)
+        one = lambda k: log_probs(arrays[0], HeadParams(k), targets)[0].sum()  # noqa: E731
+        found = jax.jit(jax.grad(one))(arrays[1])
+        assert found.dtype == dtype
+        return np.asarray(found, np.float32)
+
+    want = gradient(jnp.float32)
+    assert np.abs(gradient(jnp.bfloat16) - want).max() < 0.02 * np.abs(want).max()
+
+
+def test_the_backward_pass_keeps_no_logits() -> None:
+    hidden, kernel = (RNG.normal(size=s).astype(np.float32) for s in ((2, 50, D), (D, V)))
+    targets = np.zeros((2, 50), np.int32)
+    _, pull = jax.vjp(lambda x, k: log_probs(x, HeadParams(k), targets)[0], hidden, kernel)
+    assert max(x.size for x in jax.tree.leaves(pull)) < 2 * 50 * V
+
+
 # ---------------------------------------------------------------------------------- the objective
 
 B, T, GROUP = 8, 7, 4
