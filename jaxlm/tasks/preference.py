@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -44,6 +44,8 @@ CHOSEN, REJECTED = 1, 2  # values of `sides`
 @dataclass(frozen=True, kw_only=True)
 class Preference(Conversations):
     """A prompt with a chosen and a rejected answer."""
+
+    version: ClassVar[int] = 2
 
     prompt_column: str = field("prompt", "the column of the prompt")
     chosen_column: str = field("chosen", "the column of the preferred answer")
@@ -131,8 +133,11 @@ class Preference(Conversations):
     def extent(self, record: Record, tokenizer: Tokenizer) -> Extent:
         both = [self._one.extent(side, tokenizer) for side in self._sides(record)]
         tokens, trained = (sum(getattr(e, name) or 0 for e in both) for name in Extent._fields[:2])
-        # Where both sides are cut to half of the row each, both must have a trained token left.
-        return Extent(tokens, trained, both[0].first + both[1].first + 1)
+        # Both sides must have a trained token left: of sides of a and b tokens, a row of n keeps
+        # min(a, max(ceil(n / 2), n - b)) and min(b, max(floor(n / 2), n - a)) (`longest_first`).
+        (a, _, chosen), (b, _, rejected) = both
+        first = max(min(2 * chosen, chosen + b), min(2 * rejected + 1, rejected + a))
+        return Extent(tokens, trained, first)
 
     def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
         found: list[str] = []

@@ -57,6 +57,35 @@ def test_messages_are_sides_of_a_conversation() -> None:
     assert bytes(int(t) for t in trained if t < 256).decode().split() == ["hello", "no"]
 
 
+UNTRAINED = [{"role": "assistant", "content": "well", "train": False}, *chat("why")]
+MESSAGES = {
+    "prompt": chat("hi"),
+    "chosen": chat("", "hello")[1:],
+    "rejected": [*UNTRAINED, *chat("", "because")[1:]],
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "record"),
+    [
+        (None, {**PAIR, "chosen": "c" * 9}),
+        (None, {**PAIR, "rejected": "e" * 9}),
+        ("plain", MESSAGES),
+        ("plain", {**MESSAGES, "chosen": MESSAGES["rejected"], "rejected": MESSAGES["chosen"]}),
+    ],
+)
+def test_a_row_has_room_for_a_pair_if_both_sides_keep_a_trained_token(template, record) -> None:
+    task = Preference(template=template)
+    tokenizer = task.equipped(BYTES)
+    (made,) = task.expand(record)
+    extent = task.extent(made, tokenizer)
+    for room in range(1, extent.tokens + 1):
+        row = task.encode(made, tokenizer, room)
+        weights = [row["loss_weights"][row["sides"] == side] for side in (1, 2)]
+        kept = all(side[1:].any() for side in weights)
+        assert kept == (extent.first < room), room
+
+
 def test_a_wrong_pair_is_one_line() -> None:
     task = Preference()
     with pytest.raises(UserError, match="^chosen and rejected are equal, so nothing is pref.*row$"):
