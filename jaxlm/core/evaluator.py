@@ -64,6 +64,8 @@ class Evaluator(Config):
     """What is measured of a model, on which split, and how often."""
 
     kind: ClassVar = Kind("evaluators", "evaluator", folder="jaxlm.evals", default="loss")
+    # Whether it computes the loss of batches, which some objectives need several rows for.
+    computes_loss: ClassVar[bool] = False
 
     split: str = field("validation", "split of the data that is measured, such as validation/web")
     every_steps: int | None = field(None, "measure every N steps; null: at the end alone", ge=1)

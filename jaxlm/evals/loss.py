@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxlm.core.evaluator import Compiling, Evaluator
 from jaxlm.core.measures import Measure
@@ -25,6 +25,8 @@ EVAL_SEED = 0  # for an objective's random masks: equal for runs of all seeds
 @dataclass(frozen=True, kw_only=True)
 class Loss(Evaluator):
     """The measures of the run's objective: loss, accuracy, perplexity and so on."""
+
+    computes_loss: ClassVar[bool] = True
 
     def prepare(self, session: Session) -> SplitMeasures | None:
         splits = session.prepared.splits

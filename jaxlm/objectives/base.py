@@ -150,9 +150,13 @@ class Objective(Config):
         """Sums over one batch; `key` switches dropout on."""
         raise NotImplementedError
 
-    def over_batch(self, model: Any, beside: Mapping[str, Any], batch: Batch) -> Batch:
+    def over_batch(
+        self, model: Any, beside: Mapping[str, Any], batch: Batch, *, parts: int = 1
+    ) -> Batch:
         """The batch of a whole step, before it is cut into micro-batches, with what the loss needs
         of all its rows together: more keys [B, ...]. They have no gradient.
+
+        parts: into how many micro-batches the memory needs the rows to be cut; a divisor of B.
         """
         return batch
 

@@ -11,9 +11,10 @@ as a mean over answers. The mismatched pairs of z are the batch's own: each prom
 before it in the order of rows and segments, the first with the last one. They fill rows as the
 answers do, and what a row has no room for is cut.
 
-z is computed once a step, from all its rows and without dropout, before these are taken in
-micro-batches: accumulation does not change it. It does depend on which answers are in a batch, so
-`train.batch_size` is a setting of the loss: two answers at least, better many.
+z is computed once a step, of all its rows and without dropout: accumulation does not change it. It
+does depend on which answers are in a batch, so `train.batch_size` is a setting of the loss, and
+`eval.batch_size` one of the evaluation: two answers at least, better many. A batch of one answer,
+such as the last one of a split, has no mismatched pair, and z is 0.
 
     objective: {type: kto, beta: 0.1}
 """
@@ -28,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
+from jaxlm import mesh as meshes
 from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec
@@ -85,16 +87,26 @@ class KTO(Objective):
     def transform_spec(self, rows: RowSpec) -> RowSpec:
         return RowSpec({**PREDICTED, "desirable": Entry(("T",))}, T=rows.sizes["T"] - 1)
 
-    def over_batch(self, model: LanguageModel, beside: Mapping[str, Any], batch: Batch) -> Batch:
+    def over_batch(
+        self, model: LanguageModel, beside: Mapping[str, Any], batch: Batch, *, parts: int = 1
+    ) -> Batch:
+        def sums(rows: Batch) -> tuple[jax.Array, jax.Array]:
+            """The sum of D, and the number of answers."""
+            own, known = (
+                target_log_probs(m, rows, read(m, rows).hidden)
+                for m in (model, beside["reference"])
+            )
+            return ((own - known) * rows["loss_weights"]).sum(), _answers(rows)
+
         other = rotated(batch)
-        own, known = (
-            target_log_probs(m, other, read(m, other).hidden) for m in (model, beside["reference"])
-        )
-        weights = other["loss_weights"]
-        answers = (segment_sums(weights, other["segment_ids"]) > 0).sum()
-        z = ((own - known) * weights).sum() / jnp.maximum(answers, 1)
-        z = jax.lax.stop_gradient(jnp.maximum(z, 0.0))
-        return {**batch, "z": jnp.full(len(weights), z)}
+        if parts == 1:
+            total, answers = sums(other)
+        else:
+            cut = {name: meshes.cut_rows(x, parts) for name, x in other.items()}
+            total, answers = (x.sum() for x in jax.lax.map(sums, cut))
+        z = jnp.maximum(total / jnp.maximum(answers, 1), 0.0)
+        z = jax.lax.stop_gradient(jnp.where(_answers(batch) > 1, z, 0.0))
+        return {**batch, "z": jnp.full(len(batch["tokens"]), z)}
 
     def loss_beside(
         self,
@@ -140,6 +152,11 @@ class KTO(Objective):
             metrics[name] = ((by_row * real.sum(-1)).sum(), total)
             loss_sum += metrics[name][0]
         return Loss(loss_sum, total, metrics, out.cache, out.load)
+
+
+def _answers(batch: Batch) -> jax.Array:
+    """How many answers are in a batch."""
+    return (segment_sums(batch["loss_weights"], batch["segment_ids"]) > 0).sum()
 
 
 def kto_loss(

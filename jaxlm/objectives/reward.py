@@ -69,10 +69,11 @@ class Reward(HeadObjective):
         check_decoder(self, model)
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
-        return lambda row, index: {k: v for k, v in split_sides(row).items() if k in KEYS}
+        return lambda row, index: {k: v[:-1] for k, v in split_sides(row).items() if k in KEYS}
 
     def transform_spec(self, rows: RowSpec) -> RowSpec:
-        return RowSpec({key: rows[key] for key in KEYS}, **rows.sizes)
+        # `data.seq_len` tokens, as of the other objectives: the row's last one is their target
+        return RowSpec({key: rows[key] for key in KEYS}, T=rows.sizes["T"] - 1)
 
     def loss(self, model: Any, batch: Batch, *, key: jax.Array | None, cache: Cache | None) -> Loss:
         keys, segments = split_key(key, 2), batch["segment_ids"]

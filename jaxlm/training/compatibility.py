@@ -29,6 +29,9 @@ def check_fit(config: RunConfig) -> None:
     config.objective.check_model(config.model)
     least, name = config.objective.least_rows, type_name(type(config.objective))
     sizes = {"train": config.train.batch_size, "eval": config.eval.batch_size}
+    for key, each in config.evaluators.items():
+        if each.computes_loss:
+            sizes[f"evaluators.{key}"] = each.batch_size
     for key, size in sizes.items():
         if size is not None and size < least:
             raise UserError(

@@ -131,6 +131,50 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(name: str) -> None:
     check_equal(name, measured(name, accumulation=4), measured(name), rtol=2e-6)
 
 
+def test_micro_batches_bound_what_mismatched_answers_need() -> None:
+    """The logits of all rows [B, T, V] are in memory without accumulation alone."""
+    batch, key = rows_of("kto", False), jax.random.key(0)
+    found = []
+    for accumulation in (1, 4):
+        program, params, frozen = setup("kto", accumulation=accumulation)
+        step = lambda p, f, b: gradients(program, p, f, b, None, key)[0]  # noqa: B023, E731
+        with jax.set_mesh(program.mesh):
+            text = str(jax.make_jaxpr(step)(params, frozen, batch))
+        found.append([f"{rows},{LENGTH},264]" in text for rows in (8, 2)])
+    assert found == [[True, False], [False, True]]
+
+
+def test_an_answer_that_is_alone_in_its_batch_is_compared_with_0() -> None:
+    program, params, frozen = setup("kto")
+    batch = rows_of("kto", False)
+    # D is positive where the model is the one that is less sure
+    known = {"reference": params}
+    positive = 0
+    with jax.set_mesh(program.mesh):
+        step = jax.jit(program.eval_step)
+        for row in range(len(ANSWERS)):
+            only = np.arange(8)[:, None] == row
+            alone = {
+                key: np.where(only if x.ndim > 1 else only[:, 0], x, 0) for key, x in batch.items()
+            }
+            sums, _ = step(frozen["reference"], tiny.on_mesh(alone, program), None, known)
+            sums = jax.device_get(sums)
+            assert sums["kl"] == (0, 1)
+            positive += sums["reward_desirable"][0] + sums["reward_undesirable"][0] > 0
+        assert positive  # whose own D would be z
+        sums, _ = step(frozen["reference"], tiny.on_mesh(batch, program), None, known)
+    assert sums["kl"][0] > 0
+
+
+def test_rows_of_a_reward_have_the_tokens_that_data_seq_len_says() -> None:
+    task, tokenizer, objective = Preference(), ByteTokenizer(), config_of("reward").objective
+    spec = task.row_spec(16, tokenizer.pad_id)
+    row = EncodedRows(PAIRS, task, tokenizer, spec).row(5)
+    made = objective.transform_spec(spec)
+    assert made.sizes["T"] == 16
+    made.check(objective.host_transform(tokenizer, 0)(row, 0), "reward")
+
+
 @pytest.mark.parametrize("name", ["dpo", "kto"])
 def test_eight_devices_give_the_gradient_of_one(name: str) -> None:
     eight = MeshConfig(data=2, fsdp=2, tensor=2)

@@ -9,7 +9,10 @@ import pytest
 
 from jaxlm.core.config import UserError
 from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.evals.generation import Generation
+from jaxlm.evals.loss import Loss
 from jaxlm.objectives.causal_lm import CausalLM
+from jaxlm.objectives.kto import KTO
 from jaxlm.training.compatibility import check_fit
 from tests import tiny
 
@@ -33,3 +36,14 @@ def test_a_source_that_is_longer_than_the_encoder_is_an_error() -> None:
     model.max_source_positions = 63
     with pytest.raises(UserError, match="source texts of 64 tokens are longer than the encoder's"):
         check_fit(config)
+
+
+def test_an_objective_that_compares_rows_needs_two_in_each_batch_of_a_loss() -> None:
+    config = tiny.load("transformer").config.replace(objective=KTO(), data=None)
+    for name in ("train", "eval"):
+        part = getattr(config, name).replace(batch_size=1)
+        with pytest.raises(UserError, match=rf"^{name}.batch_size: 1, but objective kto compares"):
+            check_fit(config.replace(**{name: part}))
+    check_fit(config.replace(evaluators={"texts": Generation(batch_size=1), "all": Loss()}))
+    with pytest.raises(UserError, match=r"^evaluators.web.batch_size: 1, but objective kto"):
+        check_fit(config.replace(evaluators={"web": Loss(batch_size=1)}))
