@@ -88,7 +88,10 @@ class Depth:
 
 
 def depths(shapes: Mapping[str, Any], axes: Mapping[str, Any]) -> dict[str, Depth]:
-    """{path: depth} of the parameters of a nested dict, from their shapes and logical axes."""
+    """{path: depth} of a model's parameters, from nested dicts of their shapes and logical axes.
+
+    Give it all of them: where some are frozen, the depth of the others is the same.
+    """
     flat, names = flatten(shapes), flatten(axes)
     found: dict[str, tuple[str, int, int]] = {}  # stack, first layer, layers
     total: dict[str, int] = {}
@@ -112,19 +115,22 @@ def depths(shapes: Mapping[str, Any], axes: Mapping[str, Any]) -> dict[str, Dept
     return out
 
 
-def decays(decay: float, shapes: Mapping[str, Any], axes: Mapping[str, Any]) -> dict[str, Any]:
-    """The multiplier of each parameter's rate: a number, or [L, 1, ...] of stacked layers."""
-    found = depths(shapes, axes)
+def decays(decay: float, found: Mapping[str, Depth], axes: Mapping[str, Any]) -> dict[str, Any]:
+    """The multiplier of each parameter's rate: a number, or [L, 1, ...] of stacked layers.
+
+    found: `depths` of the whole model. axes: of the parameters that are trained.
+    """
     power = lambda depth: (  # noqa: E731
         decay**depth if isinstance(depth, int) else (decay ** depth.astype(float)).astype("f4")
     )
     return map_with_path(lambda path, _: power(found[path].from_top), axes)
 
 
-def starts(config: Unfreeze, shapes: Mapping[str, Any], axes: Mapping[str, Any]) -> dict[str, Any]:
+def starts(config: Unfreeze, found: Mapping[str, Depth], axes: Mapping[str, Any]) -> dict[str, Any]:
     """The first step that changes each parameter: a number, or [L, 1, ...] of stacked layers.
 
-    Raises `UserError` for a pattern that is found in no parameter.
+    found: `depths` of the whole model. axes: of the parameters that are trained. Raises `UserError`
+    for a pattern that is found in none of these.
     """
     if config.groups:
         paths = [*flatten(axes)]
@@ -139,7 +145,7 @@ def starts(config: Unfreeze, shapes: Mapping[str, Any], axes: Mapping[str, Any])
             axes,
         )
     assert config.every_steps is not None, "resolved: Unfreeze.in_steps"
-    found, every, size = depths(shapes, axes), config.every_steps, config.layers
+    every, size = config.every_steps, config.layers
 
     def start(path: str, _: Any) -> Any:
         depth = found[path]

@@ -37,7 +37,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten, map_with_path
 from jaxlm.mesh import spec_of
 from jaxlm.optim.base import OptimizerConfig
-from jaxlm.optim.by_layer import decays, starts
+from jaxlm.optim.by_layer import decays, depths, starts
 from jaxlm.optim.param_groups import HELD, group_values
 from jaxlm.optim.schedules.base import Schedule
 
@@ -52,13 +52,30 @@ class Optimizer:
     config: OptimizerConfig
     tx: optax.GradientTransformationExtraArgs
     schedule: Schedule  # step -> learning rate, float32; jittable
+    begin: Any = None  # the first step that changes each parameter; None: all begin with the first
+
+    def held(self, params: Any, before: Any, step: Any) -> Any:
+        """The parameters, with their values of `before` where they do not change yet at a step."""
+        if self.begin is None:
+            return params
+        return jax.tree.map(
+            lambda x, old, start: jnp.where(step >= start, x, old), params, before, self.begin
+        )
 
 
-def build(config: OptimizerConfig, abstract_params: Any, axes: Any, total_steps: int) -> Optimizer:
+def build(
+    config: OptimizerConfig,
+    abstract_params: Any,
+    axes: Any,
+    total_steps: int,
+    *,
+    model: tuple[Any, Any] | None = None,
+) -> Optimizer:
     """The optimizer for parameters of these shapes and logical axes, over `total_steps` updates.
 
-    `abstract_params` and `axes` are nested dicts, as `jaxlm.nn.params.split` gives them. Raises
-    `UserError` for groups that do not fit the parameters and a schedule that does not fit the run.
+    `abstract_params` and `axes` are nested dicts, as `jaxlm.nn.params.split` gives them. model: the
+    same two of the whole model, where some of its parameters are not trained. Raises `UserError`
+    for groups that do not fit the parameters and a schedule that does not fit the run.
     """
     config.validate()
     assert flatten(abstract_params).keys() == flatten(axes).keys()
@@ -81,12 +98,11 @@ def build(config: OptimizerConfig, abstract_params: Any, axes: Any, total_steps:
     if config.lr_groups:
         groups = group_values("optimizer.lr_groups", config.lr_groups, axes)
         rates = jax.tree.map(lambda a, b: a * b, rates, groups)
+    places = depths(*(model or (abstract_params, axes)))
     if config.layer_decay != 1:
-        by_depth = decays(config.layer_decay, abstract_params, axes)
+        by_depth = decays(config.layer_decay, places, axes)
         rates = jax.tree.map(lambda a, b: a * b, rates, by_depth)
-    begin = None
-    if config.unfreeze is not None:
-        begin = starts(config.unfreeze, abstract_params, axes)
+    begin = None if config.unfreeze is None else starts(config.unfreeze, places, axes)
     rates = map_with_path(lambda path, r: 0.0 if path.rpartition("/")[2] in HELD else r, rates)
     clip = config.clip_norm
     tx = optax.chain(
@@ -98,7 +114,7 @@ def build(config: OptimizerConfig, abstract_params: Any, axes: Any, total_steps:
         optax.stateless(lambda u, _: jax.tree.map(_times, u, rates)),
         _descend(schedule, begin),
     )
-    return Optimizer(config, tx, schedule)
+    return Optimizer(config, tx, schedule, begin)
 
 
 def update_ema(ema: Any, params: Any, decay: float) -> Any:

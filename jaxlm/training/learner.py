@@ -170,9 +170,8 @@ class GradientLearner(Learner):
                 "adapter: trains no parameter; name some by adapter.train, or use a lora of rank 1 "
                 "or more"
             )
-        self.optimizer = build(
-            optimizer, program.trained(shapes), program.trained(axes), total_steps
-        )
+        trained = program.trained(shapes), program.trained(axes)
+        self.optimizer = build(optimizer, *trained, total_steps, model=(shapes, axes))
 
     @classmethod
     def of(cls, config: RunConfig, program: Program) -> Learner:

@@ -61,7 +61,8 @@ def train_step(
     with jax.named_scope("optimizer"):
         updates, opt_state = optimizer.tx.update(grads, opt_state, params, step=state["step"])
         params = optax.apply_updates(params, updates)
-    params = _adjusted(program, params, base, load)
+    adjusted = _adjusted(program, params, base, load)
+    params = optimizer.held(adjusted, params, state["step"])
     new: State = {"params": params, "opt_state": opt_state}
     if "ema" in state:
         decay = optimizer.config.ema_decay
@@ -123,9 +124,11 @@ def gradients(
 def _over_batch(program: Program, params: Any, frozen: Any, batch: Batch) -> Batch:
     """The batch with what its loss needs of all rows together."""
     whole = jax.lax.stop_gradient(join(params, frozen.get("base", {})))
+    # the stages of a pipeline cut the rows themselves
+    parts = 1 if program.mesh.shape["stage"] > 1 else program.accumulation
     with pipelined(Schedule(program.accumulation, program.stage_repeats)):
         model, beside = nnx.merge(program.graphdef, whole), program.beside(whole, frozen)
-        return program.objective.over_batch(model, beside, batch)
+        return program.objective.over_batch(model, beside, batch, parts=parts)
 
 
 def _micro_gradients(

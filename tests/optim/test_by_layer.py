@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from jaxlm import api
+from jaxlm.adapters.freeze import Freeze
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.optim.adam import Adam
-from jaxlm.optim.by_layer import Start, Unfreeze, decays, starts
+from jaxlm.optim.by_layer import Start, Unfreeze, decays, depths, starts
 from jaxlm.optim.optimizer import build
 from jaxlm.optim.param_groups import Group
 from jaxlm.optim.sgd import SGD
@@ -70,6 +71,20 @@ def test_each_layer_learns_at_its_rate() -> None:
         np.testing.assert_allclose(found[path][1], want, rtol=1e-6, atol=1e-7, err_msg=path)
 
 
+def test_a_layer_learns_at_its_rate_where_those_above_it_are_frozen() -> None:
+    config = tiny.load("moe").config
+    optimizer = SGD(learning_rate=1.0, clip_norm=None, layer_decay=0.5)
+    learner = tiny.learner(config, adapter=Freeze(train=("^layers_0/",)), optimizer=optimizer)
+    tx, shapes = learner.optimizer.tx, learner.program.trained(learner.program.abstract_params)
+    ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    updates, _ = tx.update(ones, tx.init(ones), ones, step=0)
+    found = flatten(updates)
+    assert found and all(path.startswith("layers_0/") for path in found)
+    for path, update in found.items():
+        if not path.endswith("choice_bias"):
+            np.testing.assert_allclose(-update[0], 0.5**config.model.num_layers, err_msg=path)
+
+
 def first_steps(every: int, layers: int) -> dict[str, Any]:
     """When each parameter of MODEL begins to change, from its place from the top."""
     lowest = lambda path: 2 if path.startswith("encoder") else 4  # noqa: E731
@@ -107,7 +122,7 @@ def test_layers_do_not_change_to_the_bit_until_they_are_unfrozen(every: int, lay
 
 def test_own_groups_begin_where_they_say_and_epochs_become_steps() -> None:
     groups = (Start(pattern="^layers_1", step=2), Start(pattern="embed", step=4))
-    found = flatten(starts(Unfreeze(groups=groups), PARAMS, AXES))
+    found = flatten(starts(Unfreeze(groups=groups), depths(PARAMS, AXES), AXES))
     assert found["layers_1/query/kernel"] == 2 and found["embed/table"] == 4
     assert found["layers_0/query/kernel"] == 0 and found["unembed/kernel"] == 4
     assert Unfreeze(every_epochs=0.5).in_steps(37.0) == Unfreeze(every_steps=18)
@@ -131,7 +146,7 @@ def test_models_have_their_layers_where_the_rule_looks() -> None:
     for name, stacks in (("transformer", {"layers"}), ("lstm", {"layers"})):
         program = tiny.program(tiny.load(name).config)
         shapes, axes = program.abstract_params, program.param_axes
-        found = flatten(decays(0.5, shapes, axes))
+        found = flatten(decays(0.5, depths(shapes, axes), axes))
         layered = {path.split("/")[0] for path, value in found.items() if np.ndim(value)}
         assert layered and {path.split("_")[0] for path in layered} <= stacks
         count = max(-np.log2(v.min()) for v in found.values() if np.ndim(v))
