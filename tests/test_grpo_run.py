@@ -22,6 +22,8 @@ from jaxlm.generate import Generator
 from jaxlm.mesh import to_global_whole
 from jaxlm.objectives.base import record_rng
 from jaxlm.run import load_saved
+from jaxlm.runs.folder import RunDir
+from jaxlm.training.changes import check_changes
 from jaxlm.training.session import Session
 from tests import tiny
 
@@ -129,6 +131,20 @@ def test_accumulation_and_devices_change_nothing(
         np.testing.assert_allclose(value, two_steps[path], atol=1e-6, err_msg=path)
 
 
+def test_ids_that_end_a_text_are_part_of_the_run(run: Path) -> None:
+    check_changes(RunDir(run), load_saved(run, ["sample.max_tokens=3"]).config)
+    with pytest.raises(UserError, match=r"sample.eos_ids: .*7"):
+        check_changes(RunDir(run), load_saved(run, ["sample.eos_ids=[7]"]).config)
+
+
+def test_unfreezing_counts_the_copies_of_records(sums: Path, tmp_path: Path) -> None:
+    changes = ("optimizer.unfreeze={every_epochs: 1}", "train.steps=null", "train.epochs=1")
+    twice = "objective.num_iterations=2"
+    config, _ = tiny.prepared(config_of(sums, tmp_path / "run", ONE, twice, *changes).config)
+    assert config.optimizer is not None and config.optimizer.unfreeze is not None
+    assert config.optimizer.unfreeze.every_steps == config.train.steps
+
+
 # --------------------------------------------------------------------------------------- rollouts
 
 
@@ -228,6 +244,7 @@ def test_rewards_rise(sums: Path, tmp_path: Path) -> None:
         ("objective.max_tokens=17", "leave no room for a prompt"),
         (f"objective.rewards=['{HERE}:nothing']", "nothing returned nan .*'1[+]"),
         ("model.attention.causal=false", "needs a model that continues its prompt"),
+        ("train.embedding_noise=5", "train.embedding_noise: grpo compares probabilities"),
     ],
 )
 def test_what_cannot_be_is_one_line(sums: Path, tmp_path: Path, change: str, said: str) -> None:

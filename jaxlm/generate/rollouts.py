@@ -70,6 +70,11 @@ class RolloutLearner(GradientLearner):
                 f"train.batch_size: {size} completions cannot be cut into groups of "
                 f"{objective.group_size} (objective.group_size); set it to a multiple"
             )
+        if program.embedding_noise:
+            raise UserError(
+                f"train.embedding_noise: {name} compares probabilities with those that texts were "
+                "written with, which have no noise; set it to 0"
+            )
         if config.data is None:
             raise UserError(f"data: null, and {name} writes answers to its prompts; name some")
         length = objective.transform_spec(config.data.row_spec()).sizes["T"]
@@ -169,7 +174,9 @@ class Completions:
     """What the model writes for prompts of the training records, graded."""
 
     def __init__(self, program: Program, config: RunConfig, prepared: Prepared) -> None:
-        """Raises `UserError` for a prompt that leaves no room, or a reward that is not there."""
+        """Raises `UserError` for a prompt that leaves no room, for a reward that is not there, and
+        where nothing ends a completion and the objective needs it.
+        """
         objective, task = program.objective, prepared.task
         assert isinstance(objective, OnPolicy) and task is not None
         self.task, self.tokenizer, self.model = task, prepared.tokenizer, program.model
@@ -185,6 +192,7 @@ class Completions:
             top_p=objective.top_p,
         )
         ids = ids_of(self.tokenizer, config.sample.eos_ids, ends=self._ends)
+        objective.check_ends(ids.eos_ids)
         self._room = self._length - objective.max_tokens
         self._generator = Generator(
             program,
@@ -252,7 +260,7 @@ class Completions:
                 f"objective.max_tokens: {self._max_tokens} of the {self._length} tokens of a row "
                 f"leave no room for a prompt; {fix}"
             )
-        # of a record that is short with its reference, the prompt is short as well
+        # where prompt and reference are short together, the prompt is short as well
         for number in np.flatnonzero(np.asarray(self._split.lengths) > self._room).tolist():
             size = len(self._prompt(number))
             if size > self._room:

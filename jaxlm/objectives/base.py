@@ -54,6 +54,16 @@ class FrozenModel(Config):
     step: int | None = field(None, "checkpoint of that run; null: the last", ge=0)
     use_ema: bool = field(True, "take the averaged weights, if that run has them")
 
+    def validate(self) -> None:
+        if self.from_ is not None:
+            return
+        for name, default in (("step", None), ("use_ema", True)):
+            if getattr(self, name) != default:
+                raise UserError(
+                    f"{name}: from is null, so no other run is read; set from to a run directory, "
+                    f"or remove {name}"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Config):
@@ -63,6 +73,7 @@ class Objective(Config):
     # module:Class of the `Learner` that trains it
     learner: ClassVar[str] = "jaxlm.training.learner:GradientLearner"
     descends: ClassVar[bool] = True  # whether it is trained by an optimizer
+    on_policy: ClassVar[bool] = False  # whether it learns from texts that the model writes
     displays: ClassVar[tuple[Measure, ...]] = (LOSS,)  # how measures are shown, the main one first
     # Whether its model may be a backbone, whose config.json names a class without a head.
     headless: ClassVar[bool] = False

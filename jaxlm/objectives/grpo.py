@@ -22,7 +22,7 @@ token's loss. The reference is the weights that the run starts from, or those of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -85,6 +85,19 @@ class GRPO(OnPolicy):
             raise UserError(
                 f"reward_weights: {len(self.reward_weights)} numbers for {len(self.rewards)} "
                 "rewards; give one for each"
+            )
+        if self.reference.from_ is not None and not self.beta:
+            raise UserError(
+                "reference: beta is 0, so it has no part in the loss; set beta above 0, or remove "
+                "reference"
+            )
+
+    def check_ends(self, eos_ids: Sequence[int]) -> None:
+        if self.mask_truncated and not eos_ids:
+            raise UserError(
+                "objective.mask_truncated: the tokenizer has no id that ends a text, so each "
+                "completion counts as truncated and none is trained; set sample.eos_ids, or "
+                "mask_truncated to false"
             )
 
     @property

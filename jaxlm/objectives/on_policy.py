@@ -14,7 +14,7 @@ is `jaxlm/objectives/grpo.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,6 +53,7 @@ class OnPolicy(Objective, abstract=True):
     """The base of objectives that learn from what the model writes."""
 
     learner: ClassVar[str] = "jaxlm.generate.rollouts:RolloutLearner"
+    on_policy: ClassVar[bool] = True
     uses = ("loss_weights",)
 
     group_size: int = field(8, "completions of each prompt", ge=1)
@@ -70,6 +71,9 @@ class OnPolicy(Objective, abstract=True):
     def validate(self) -> None:
         if not self.rewards:
             raise UserError("rewards: empty; name task, or a function as package.module:function")
+
+    def check_ends(self, eos_ids: Sequence[int]) -> None:
+        """Raises `UserError` where it cannot learn from completions that end with these ids."""
 
     # ------------------------------------------------------------------------------ the rollout
 

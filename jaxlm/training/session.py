@@ -104,9 +104,7 @@ def resolve(
         )
     steps = config.train.steps
     if steps is None:
-        batch = config.train.batch_size
-        drawn = prepared.rows("train", batch_size=batch, seed=0)
-        rows = config.objective.arranged(drawn, batch).rows_per_epoch
+        rows = _rows_per_epoch(config, prepared)
         epochs = config.train.epochs or 0.0  # one of the two is set: TrainConfig.validate
         # the last batch of an epoch may be a part: no row is left out (1e-9: 0.1 is not a tenth)
         steps = max(1, math.ceil(epochs * rows / config.train.batch_size - 1e-9))
@@ -124,16 +122,20 @@ def resolve(
     return config
 
 
+def _rows_per_epoch(config: RunConfig, prepared: Prepared) -> int:
+    """The rows of the training batches in a pass over the records."""
+    batch = config.train.batch_size
+    drawn = prepared.rows("train", batch_size=batch, seed=0)
+    return config.objective.arranged(drawn, batch).rows_per_epoch
+
+
 def _unfrozen_by_steps(config: RunConfig, prepared: Prepared) -> RunConfig:
     """`optimizer.unfreeze` in steps, where it is in epochs."""
     optimizer = config.optimizer
     if optimizer is None or optimizer.unfreeze is None:
         return config
-    size = config.train.batch_size
-    rows = prepared.rows("train", batch_size=size, seed=0).rows_per_epoch
-    return config.replace(
-        optimizer=optimizer.replace(unfreeze=optimizer.unfreeze.in_steps(rows / size))
-    )
+    steps = _rows_per_epoch(config, prepared) / config.train.batch_size
+    return config.replace(optimizer=optimizer.replace(unfreeze=optimizer.unfreeze.in_steps(steps)))
 
 
 @dataclass(frozen=True)

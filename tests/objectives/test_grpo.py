@@ -16,6 +16,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.types import Output
 from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.log_probs import log_probs
+from jaxlm.objectives.base import FrozenModel
 from jaxlm.objectives.grpo import GRPO
 from jaxlm.objectives.on_policy import Repeated
 from jaxlm.objectives.policy_losses import VARIANTS, group_advantages, policy_sums
@@ -306,6 +307,16 @@ def test_rewards_and_their_errors() -> None:
             Rewards(task, (name,))
     with pytest.raises(UserError, match="reward_weights: 2 numbers for 1 rewards"):
         GRPO(reward_weights=(1.0, 2.0)).validate()
+
+
+def test_what_would_have_no_effect_is_refused() -> None:
+    with pytest.raises(UserError, match="^reference: beta is 0, so it has no part in the loss"):
+        GRPO(reference=FrozenModel(from_="runs/a")).validate()
+    GRPO(reference=FrozenModel(from_="runs/a"), beta=0.1).validate()
+    with pytest.raises(UserError, match="mask_truncated: the tokenizer has no id that ends a text"):
+        GRPO(mask_truncated=True).check_ends(())
+    GRPO(mask_truncated=True).check_ends((7,))
+    GRPO().check_ends(())
 
 
 def test_each_record_fills_a_group_in_each_step_of_a_rollout() -> None:
