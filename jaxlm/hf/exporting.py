@@ -21,6 +21,7 @@ from jax.sharding import SingleDeviceSharding
 
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError
+from jaxlm.core.errors import few
 from jaxlm.core.files import read_sealed, write_atomic
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.core.types import ModelConfig
@@ -35,6 +36,7 @@ from jaxlm.models.families import family_of
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.shared.head_classes import task_for
 from jaxlm.models.families.shared.table import tensor_shapes, write_tensors
+from jaxlm.nn.heads.base import is_of_head
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.base import params_part
@@ -80,7 +82,7 @@ def export_run(
         report("the adapter is merged into the weights of its base")
     chosen = family_for(run, config.model, family)
     contents, config = contents_of(chosen, config, report)
-    leaves = flatten(program_on_one_device(config).abstract_params)
+    leaves = exported_leaves(config, report)
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     task = contents.task
     pieces, repeats = pieces_of(chosen, config.model, shapes, task)
@@ -149,6 +151,18 @@ def contents_of(
         family, model, task, objective.task_head, objective.labels, several=objective.several
     )
     return contents, config.replace(model=model)
+
+
+def exported_leaves(config: RunConfig, report: Callable[[str], None]) -> dict[str, Any]:
+    """The abstract parameters that go out, by path: without what an objective trains beside the
+    model, where that is not the head of a task.
+    """
+    leaves = flatten(program_on_one_device(config).abstract_params)
+    if config.objective.task_head is not None:
+        return leaves
+    if others := sorted(filter(is_of_head, leaves)):
+        report(f"left out, as the objective alone uses it: {few(others)}")
+    return {path: leaf for path, leaf in leaves.items() if not is_of_head(path)}
 
 
 def _tokenizer_files(

@@ -5,7 +5,8 @@ With the logits z of the student and t of the teacher, p^T = softmax(. / T) and 
     loss = (1 - a) CE + a T^2 KL(p_t^T || p_s^T) + hidden_weight mean_i (W h_s - h_t)_i^2
 
 for each token that counts (Hinton et al. 2015, arXiv:1503.02531). T^2 keeps the gradient's size as
-T grows. The last term compares the last hidden states; W is there where their sizes differ.
+T grows. The last term compares the last hidden states; W is there where their sizes differ. The
+losses of the student's routers are added to it, whatever `weight` is.
 
     top_k       the teacher's k likeliest tokens by themselves; all others are one event, in both
     divergence  jsd: the generalised Jensen-Shannon divergence of Agarwal et al. 2023
@@ -110,7 +111,9 @@ class Distill(CausalLM):
             return self._divergence(logits(x, head), logits(y, teachers))
 
         far = (over_chunks(of_chunk, head, *inputs) * weights).sum()
-        loss_sum = (1 - self.weight) * own.loss_sum + self.weight * self._scale * far
+        routers = sum(own.metrics[name][0] for name in out.losses)  # are part of own.loss_sum
+        plain = own.loss_sum - routers
+        loss_sum = (1 - self.weight) * plain + self.weight * self._scale * far + routers
         metrics = {**own.metrics, "divergence": (jax.lax.stop_gradient(far), own.weight)}
         if self.hidden_weight:
             apart = (self._distance(model, out.hidden, known) * weights).sum()

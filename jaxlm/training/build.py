@@ -10,6 +10,7 @@ import jax
 from jaxlm.core.config import UserError
 from jaxlm.core.registry import import_class
 from jaxlm.core.tree import flatten
+from jaxlm.core.types import ModelConfig
 from jaxlm.objectives.base import FrozenModel
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.training.learner import Learner
@@ -60,8 +61,37 @@ def _reference(config: RunConfig, program: Program, name: str, wanted: FrozenMod
             f"objective.{name}.from: the model of {wanted.from_} has {size} ids and this run's has "
             f"{own}; set model.vocab_size to {size}"
         )
+    _check_reference(config, name, wanted.from_, other.model)
     other = other.replace(mesh=config.mesh, train=config.train, adapter=None)
     return Reference(program=_program_of(other, program.mesh), shared=frozenset())
+
+
+def _check_reference(config: RunConfig, name: str, source: str, model: ModelConfig) -> None:
+    """Raises `UserError` where the model of another run does not fit the objective or the data.
+
+    It is called without a cache, so it has no state of the row before.
+    """
+    try:
+        config.objective.check_model(model)
+    except UserError as error:
+        raise UserError(
+            f"objective.{name}.from: {source} has a model that does not fit; name another run "
+            f"({error})"
+        ) from None
+    if config.data is None:
+        return
+    length, limit = config.data.row_length, model.max_positions
+    if limit is not None and length > limit:
+        raise UserError(
+            f"objective.{name}.from: the model of {source} has {limit} positions, and rows have "
+            f"{length} tokens; set data.seq_len to at most {limit}, or name another run"
+        )
+    if model.carries_state and config.data.consecutive:
+        raise UserError(
+            f"objective.{name}.from: the model of {source} was trained with the state of the row "
+            "before (model.carry_state), which a frozen model is not given; set data.order to "
+            "shuffle, or name another run"
+        )
 
 
 def _program_of(config: RunConfig, mesh: Any) -> Program:

@@ -15,9 +15,10 @@ from flax import nnx
 
 from jaxlm import api
 from jaxlm.checkpoint.hashing import param_sha256
-from jaxlm.core.config import UserError, parse
+from jaxlm.core.config import UserError, parse, to_yaml
 from jaxlm.core.tree import flatten, unflatten
-from jaxlm.objectives.base import Objective
+from jaxlm.hf import export_run
+from jaxlm.objectives.base import FrozenModel, Objective
 from jaxlm.objectives.distill import jsd, kl
 from jaxlm.run import load_saved
 from jaxlm.training import build
@@ -127,6 +128,26 @@ def test_the_gradient_is_that_of_finite_differences_and_of_micro_batches(teacher
         np.testing.assert_allclose(again[path], g, rtol=2e-6, atol=2e-6 * largest, err_msg=path)
 
 
+def test_the_losses_of_routers_are_added_whatever_the_weight(teacher: Path) -> None:
+    moe = "model.ffn={type: moe, num_experts: 4, intermediate_size: 12, router_z_loss: 0.1}"
+    found = tiny.load("transformer", *SHORT, *small(teacher, "weight: 1.0"), moe).config
+    program = build.program_of(found, tiny.ONE.build(), references=True)
+    frozen = {"teacher": load_trained(str(teacher), report=lambda _: None)[2]}
+    batch = tiny.on_mesh(tiny.ragged_batch(0, rows=4), program)
+
+    @jax.jit
+    def sums(params: Any) -> Any:
+        model, beside = nnx.merge(program.graphdef, params), program.beside(params, frozen)
+        out = program.objective.loss_beside(model, beside, batch, key=None, cache=None)
+        return out.loss_sum, out.metrics
+
+    with jax.set_mesh(program.mesh):
+        loss, metrics = jax.device_get(sums(program.draw()))
+    routers = metrics["balance_loss"][0] + metrics["router_z_loss"][0]
+    assert routers > 0
+    assert loss == pytest.approx(2.0**2 * metrics["divergence"][0] + routers, rel=1e-6)
+
+
 def test_a_student_that_is_cut_ends_in_the_same_weights(teacher: Path, tmp_path: Path) -> None:
     folder = tmp_path / "student"
     outcome = run(folder, *small(teacher))
@@ -135,6 +156,10 @@ def test_a_student_that_is_cut_ends_in_the_same_weights(teacher: Path, tmp_path:
     named = json.loads((folder / "checkpoints/00000004/identity.json").read_text())["frozen"]
     params = load_trained(str(teacher), report=lambda _: None)[2]
     assert named == {"teacher": {"run": str(teacher), "step": 4, "sha256": param_sha256(params)}}
+    said: list[str] = []
+    export_run(folder, tmp_path / "out", family="llama", report=said.append)
+    assert "left out, as the objective alone uses it: task_head/kernel" in said
+    assert any(line.startswith("read back and run") for line in said)
     (folder / "result.json").unlink()
     shutil.rmtree(folder / "checkpoints/00000004")
     again = api.fit(load_saved(folder), must_exist=True)
@@ -163,3 +188,29 @@ def test_a_teacher_that_does_not_fit_is_one_error(teacher: Path, tmp_path: Path)
         run(tmp_path / "d", *small(teacher, "hidden_weight: 1"))
     with pytest.raises(UserError, match=r"teacher.from: names no teacher; set it to the folder"):
         parse(Objective, {"type": "distill"})
+    with pytest.raises(UserError, match=r"^step: from is null, so no other run is read"):
+        FrozenModel(step=3).validate()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("transformer", "model.attention.causal=false", "does not fit; name another run .*sees"),
+        ("t5", "model.vocab_size=264", "does not fit; name another run .*no source text"),
+        (
+            "transformer",
+            "model.position={type: learned, max_seq_len: 8}",
+            "has 8 positions, and rows have 16 tokens; set data.seq_len to at most 8",
+        ),
+        ("lstm", "model.carry_state=true", "is not given; set data.order to shuffle"),
+    ],
+)
+def test_the_model_of_a_teacher_must_fit(tmp_path: Path, name: str, change: str, said: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    config = tiny.load(name, f"run_dir={other}", change).config
+    (other / "config.yaml").write_text(to_yaml(config))
+    student = tiny.load("transformer", *SHORT, *small(other, "weight: 0.5"), "data.order=stream")
+    with pytest.raises(UserError, match=f"^objective.teacher.from: .*{said}") as error:
+        build.program_of(student.config, tiny.ONE.build(), references=True)
+    assert "\n" not in str(error.value)

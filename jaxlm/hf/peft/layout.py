@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from flax import nnx
 
-from jaxlm.core.tree import flatten
 from jaxlm.core.types import ModelConfig
-from jaxlm.hf.exporting import contents_of
+from jaxlm.hf.exporting import contents_of, exported_leaves
 from jaxlm.hf.matching import named, pieces_of
 from jaxlm.hf.peft.modules import Modules, modules_of
 from jaxlm.hf.vocabularies import read_json
@@ -24,7 +23,6 @@ from jaxlm.nn.dense import Adaptable
 from jaxlm.nn.embed import Embedding
 from jaxlm.run import RunConfig
 from jaxlm.runs.folder import RunDir
-from jaxlm.training.loading import program_on_one_device
 from jaxlm.training.program import Program
 
 
@@ -57,10 +55,7 @@ def layout_of(
     """
     contents, plain = contents_of(family, config.replace(adapter=None), report)
     task = contents.task
-    shapes = {
-        path: leaf.shape
-        for path, leaf in flatten(program_on_one_device(plain).abstract_params).items()
-    }
+    shapes = {path: leaf.shape for path, leaf in exported_leaves(plain, report).items()}
     pieces, repeats = pieces_of(family, contents.model, shapes, task)
     cls = task.name if task else came_as if came_as in family.classes else family.architectures[0]
     if names is None:
