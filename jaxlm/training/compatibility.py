@@ -27,6 +27,11 @@ def check_fit(config: RunConfig) -> None:
         _check_source(config, config.data)
         _check_carried_state(config, config.data)
     config.objective.check_model(config.model)
+    if config.train.embedding_noise and not config.objective.descends:
+        raise UserError(
+            "train.embedding_noise: the objective counts, and noise has no effect on counts; set "
+            "it to 0"
+        )
     least, name = config.objective.least_rows, type_name(type(config.objective))
     sizes = {"train": config.train.batch_size, "eval": config.eval.batch_size}
     for key, each in config.evaluators.items():

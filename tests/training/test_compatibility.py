@@ -26,6 +26,19 @@ class Reader(CausalLM):
         pass
 
 
+class Counted(CausalLM):
+    """An objective that counts."""
+
+    descends = False
+
+
+def test_noise_on_what_is_counted_is_an_error() -> None:
+    config = tiny.load("transformer", "train.embedding_noise=5").config
+    check_fit(config)
+    with pytest.raises(UserError, match="train.embedding_noise: the objective counts"):
+        check_fit(config.replace(objective=Counted()))
+
+
 def test_a_source_that_is_longer_than_the_encoder_is_an_error() -> None:
     spec = RowSpec({"source_tokens": Entry(("S",))}, S=64)
     data = SimpleNamespace(row_spec=lambda: spec, row_length=8, consecutive=True)
