@@ -26,7 +26,7 @@ from jaxlm.core.measures import Measure
 from jaxlm.core.rows import RowSpec
 from jaxlm.nn.embedding_noise import plain_embeddings
 from jaxlm.objectives.base import LOSS, Loss, Objective, Transform
-from jaxlm.objectives.prediction import PREDICTED
+from jaxlm.objectives.prediction import PREDICTED, shifted
 from jaxlm.objectives.segments import segment_sums, target_log_probs
 
 if TYPE_CHECKING:
@@ -108,10 +108,8 @@ class PairObjective(Objective, abstract=True):
         if other := next(iter(beside.values()), None):
             known = target_log_probs(other, batch, read(other, batch).hidden)
             reference = pairs_of(jax.lax.stop_gradient(known), batch)
-        real = pairs_of(jnp.ones_like(batch["loss_weights"]), batch)
-        weight = ((real.num_chosen > 0) & (real.num_rejected > 0)).astype(jnp.float32)  # [B, P]
-
         pairs = pairs_of(target_log_probs(model, batch, out.hidden), batch)
+        weight = ((pairs.num_chosen > 0) & (pairs.num_rejected > 0)).astype(jnp.float32)  # [B, P]
         scored = self.pair_loss(pairs, reference)
         loss_sum = jnp.where(weight > 0, scored.loss, 0.0).sum()
         return pair_sums(loss_sum, scored, weight, out)
@@ -180,19 +178,4 @@ def split_sides(row: Mapping[str, Any]) -> dict[str, Any]:
         **{key: value for key, value in row.items() if key not in ("sides", "id")},
         "segment_ids": segments,
         "positions": np.where(segments > 0, positions, 0).astype(np.int32),
-    }
-
-
-def shifted(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Tokens [T + 1] with weights -> inputs, targets and weights [T] of each next token in the same
-    segment.
-    """
-    segments = row["segment_ids"]
-    same = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
-    return {
-        "tokens": row["tokens"][:-1],
-        "targets": row["tokens"][1:],
-        "loss_weights": (row["loss_weights"][1:] * same).astype(np.float32),
-        "segment_ids": segments[:-1],
-        "positions": row["positions"][:-1],
     }

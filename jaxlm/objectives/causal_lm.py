@@ -20,7 +20,7 @@ from jaxlm.core.config import UserError
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.objectives.base import LOSS, Loss, Transform
-from jaxlm.objectives.prediction import ACCURACY, PREDICTED, TokenPrediction
+from jaxlm.objectives.prediction import ACCURACY, PREDICTED, TokenPrediction, shifted
 
 if TYPE_CHECKING:
     from jaxlm.core.types import Batch, LanguageModel, ModelConfig, Output, Tokenizer
@@ -54,30 +54,18 @@ class CausalLM(TokenPrediction):
             )
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
-        """Raw token rows [T + 1] -> inputs, targets and weights [T].
-
-        A target counts where it belongs to the same document as its input, so no document is asked
-        to predict the next one's start. Where rows have `loss_weights` [T + 1], each token counts
-        by its own.
+        """Raw token rows [T + 1] -> inputs, targets and weights [T], as `shifted` makes them, with
+        the bytes and characters of the targets that count.
         """
         pieces = tokenizer.token_bytes
         num_bytes = np.array([len(piece) for piece in pieces], np.int32)
         num_chars = np.array([sum((b & 0xC0) != 0x80 for b in piece) for piece in pieces], np.int32)
 
         def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-            tokens, segments = row["tokens"], row["segment_ids"]  # [T + 1]
-            targets = tokens[1:]
-            counts = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
-            weights = counts.astype(np.float32)
-            if "loss_weights" in row:
-                weights = weights * row["loss_weights"][1:]
-                counts = weights > 0
+            made = shifted(row)
+            targets, counts = made["targets"], made["loss_weights"] > 0
             return {
-                "tokens": tokens[:-1],
-                "targets": targets,
-                "loss_weights": weights,
-                "segment_ids": segments[:-1],
-                "positions": row["positions"][:-1],
+                **made,
                 "num_bytes": (num_bytes[targets] * counts).sum(dtype=np.int32),
                 "num_chars": (num_chars[targets] * counts).sum(dtype=np.int32),
             }

@@ -34,8 +34,8 @@ from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.objectives.base import LOSS, FrozenModel, Loss, Objective, Transform
-from jaxlm.objectives.base_pairs import check_decoder, read, shifted
-from jaxlm.objectives.prediction import PREDICTED
+from jaxlm.objectives.base_pairs import check_decoder, read
+from jaxlm.objectives.prediction import PREDICTED, shifted
 from jaxlm.objectives.rotated import rotated
 from jaxlm.objectives.segments import segment_sums, target_log_probs
 

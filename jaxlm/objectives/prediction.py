@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
@@ -106,3 +107,23 @@ class TokenPrediction(Objective, abstract=True):
         found = super().measures(sums)
         loss = next(m.value for m in found if m.name == LOSS.name)
         return [*found, PERPLEXITY.of(math.exp(min(loss, 700.0)))]
+
+
+def shifted(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row [T + 1] of tokens as inputs, targets and weights [T] (on the host).
+
+    A target counts where it belongs to the same document as its input, so no document is asked to
+    predict the next one's start. Where the row has `loss_weights` [T + 1], each token counts by its
+    own.
+    """
+    segments = row["segment_ids"]
+    weights = ((segments[1:] == segments[:-1]) & (segments[1:] > 0)).astype(np.float32)
+    if "loss_weights" in row:
+        weights = (weights * row["loss_weights"][1:]).astype(np.float32)
+    return {
+        "tokens": row["tokens"][:-1],
+        "targets": row["tokens"][1:],
+        "loss_weights": weights,
+        "segment_ids": segments[:-1],
+        "positions": row["positions"][:-1],
+    }

@@ -7,7 +7,8 @@ import pytest
 
 from jaxlm.core.config import UserError
 from jaxlm.data.tokenizers.base import ByteTokenizer
-from jaxlm.objectives.base_pairs import shifted, split_sides
+from jaxlm.objectives.base_pairs import split_sides
+from jaxlm.objectives.prediction import shifted
 from jaxlm.tasks.kto import KTO
 from jaxlm.tasks.preference import Preference
 
