@@ -67,7 +67,8 @@ class Predictor:
         if not task.asked:
             raise UserError(
                 f"{run.path}: task {type_name(type(task))} does not say which columns a record "
-                "without its answer has; give it `asked` and `unanswered`"
+                "without its answer has, so nothing is predicted; measure the run with `jaxlm "
+                "eval`, or give a task of your own `asked` and `unanswered`"
             )
         if config.data is None:
             task = marked(task, run.tokenizer)

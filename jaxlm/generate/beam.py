@@ -63,13 +63,13 @@ class Loop(NamedTuple):
     open: jax.Array  # [B] whether a better one may come
     logits: jax.Array  # [B * K, V]
     cache: Any
-    states: tuple[Any, ...]  # of the processors, [B * K, ...] each
+    states: tuple[Any, ...]  # the processors' states, [B * K, ...] each
     matched: Tables  # [B, K] each: the states of the stops
 
 
 def beam_search(
     logits: jax.Array,  # [B, V] after the prompts
-    cache: Any,  # of B rows
+    cache: Any,  # the cache of B rows
     advance: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
     take_rows: Callable[[Any, jax.Array], Any],
     alive: jax.Array,  # [B] bool: rows to search for

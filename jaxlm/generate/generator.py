@@ -286,8 +286,8 @@ class Drawn(NamedTuple):
     ids: jax.Array  # [B, max_tokens]
     alive: jax.Array  # [B] whether a row continues
     sizes: jax.Array  # [B] ids that were drawn
-    log_probs: jax.Array  # [B] of these ids
+    log_probs: jax.Array  # [B] their sum over these ids
     logits: jax.Array  # [B, V] of its next token
     cache: Any
-    states: tuple[Any, ...]  # of the processors
+    states: tuple[Any, ...]  # the processors' states
     matched: Tables  # [B] each: the states of the stops

@@ -51,7 +51,7 @@ class Reader:
     def __call__(
         self,
         tokens: jax.Array,  # [B, T], or [B * beams, T]
-        turn: jax.Array,  # of the first of them, counted from the first new token
+        turn: jax.Array,  # the number of the first of them, counted from the first new token
         cache: Any,
     ) -> tuple[jax.Array, Any]:
         """Logits [B, T, V] after each of T more tokens a row, and the cache with them."""

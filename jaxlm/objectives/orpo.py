@@ -21,7 +21,7 @@ from jax.nn import log_sigmoid
 from jaxlm.core.config import field
 from jaxlm.objectives.base_pairs import PairObjective, Pairs, Scored
 
-LEAST = 1e-7  # of 1 - p, so that the odds are finite in float32
+LEAST = 1e-7  # the least 1 - p, so that the odds are finite in float32
 
 
 @dataclass(frozen=True, kw_only=True)

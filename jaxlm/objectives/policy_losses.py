@@ -28,7 +28,7 @@ class Advantages(NamedTuple):
     """Per completion, [B] float32."""
 
     advantages: jax.Array
-    std: jax.Array  # of its group's rewards, over G - 1; 0 where all are equal
+    std: jax.Array  # standard deviation of its group's rewards, over G - 1; 0 where all are equal
 
 
 def group_advantages(rewards: jax.Array, group_size: int, *, scale: bool = True) -> Advantages:

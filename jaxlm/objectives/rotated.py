@@ -23,10 +23,10 @@ def rotated(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     rows, length = segments.shape
     slots = length + 1
     place = jnp.broadcast_to(jnp.arange(length), segments.shape)
-    of = jnp.where(segments > 0, segments - 1, slots)  # the slot of each token
+    slot_of_token = jnp.where(segments > 0, segments - 1, slots)
 
     def least(values: jax.Array, counted: jax.Array) -> jax.Array:  # [B, S]
-        where = jnp.where(counted, of, slots)
+        where = jnp.where(counted, slot_of_token, slots)
         one = lambda v, i: jax.ops.segment_min(v, i, num_segments=slots)  # noqa: E731
         return jax.vmap(one)(values, where)
 
@@ -47,7 +47,7 @@ def rotated(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     pick = lambda x: jnp.take_along_axis(x, slot, axis=1)  # noqa: E731
     at = place - pick(ends - given - size)  # the place in its sequence
     prompt = jnp.clip(pick(start) + at, 0, length - 1)
-    late = at - pick(given)  # of the target that follows; below 0 in the prompt
+    late = at - pick(given)  # the place of the next target in its answer; below 0 in the prompt
     follows = lambda x, n: flat(x)[jnp.clip(pick(source) + n, 0, rows * length - 1)]  # noqa: E731
     own = jnp.take_along_axis(batch["tokens"], prompt, axis=1)
     tokens = jnp.where(late <= 0, own, follows(batch["targets"], late - 1))
