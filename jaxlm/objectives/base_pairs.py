@@ -66,7 +66,21 @@ class Scored(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairObjective(Objective, abstract=True):
+class AnswerObjective(Objective, abstract=True):
+    """The base of objectives that learn from log-probabilities of answers, given by a decoder."""
+
+    def why_silent(self, model: ModelConfig) -> str | None:
+        return None
+
+    def check_model(self, model: ModelConfig) -> None:
+        check_decoder(self, model)
+
+    def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
+        return model.build(model.vocab_size, rngs=rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairObjective(AnswerObjective, abstract=True):
     """The base of objectives that compare log-probabilities of pairs; `pair_loss` says how."""
 
     displays: ClassVar[tuple[Measure, ...]] = (LOSS, ACCURACY, MARGIN, CHOSEN, REJECTED)
@@ -78,15 +92,6 @@ class PairObjective(Objective, abstract=True):
         `references` has one.
         """
         raise NotImplementedError
-
-    def why_silent(self, model: ModelConfig) -> str | None:
-        return None
-
-    def check_model(self, model: ModelConfig) -> None:
-        check_decoder(self, model)
-
-    def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
-        return model.build(model.vocab_size, rngs=rngs)
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         return lambda row, index: shifted(split_sides(row))

@@ -33,16 +33,14 @@ from jaxlm import mesh as meshes
 from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec
-from jaxlm.objectives.base import LOSS, FrozenModel, Loss, Objective, Transform
-from jaxlm.objectives.base_pairs import check_decoder, read
+from jaxlm.objectives.base import LOSS, FrozenModel, Loss, Transform
+from jaxlm.objectives.base_pairs import AnswerObjective, read
 from jaxlm.objectives.prediction import PREDICTED, shifted
 from jaxlm.objectives.rotated import rotated
 from jaxlm.objectives.segments import segment_sums, target_log_probs
 
 if TYPE_CHECKING:
-    from flax import nnx
-
-    from jaxlm.core.types import Batch, Cache, LanguageModel, ModelConfig, Tokenizer
+    from jaxlm.core.types import Batch, Cache, LanguageModel, Tokenizer
 
 CHOSEN = Measure("reward_desirable", better="higher", label="reward of desirable", format=".3f")
 REJECTED = Measure(
@@ -55,7 +53,7 @@ KL = Measure("kl", label="z", format=".3f")
 
 
 @dataclass(frozen=True, kw_only=True)
-class KTO(Objective):
+class KTO(AnswerObjective):
     """Learn from answers that are desirable or not."""
 
     displays: ClassVar[tuple[Measure, ...]] = (LOSS, ACCURACY, CHOSEN, REJECTED, KL)
@@ -71,15 +69,6 @@ class KTO(Objective):
     @property
     def references(self) -> Mapping[str, FrozenModel]:
         return {"reference": self.reference}
-
-    def why_silent(self, model: ModelConfig) -> str | None:
-        return None
-
-    def check_model(self, model: ModelConfig) -> None:
-        check_decoder(self, model)
-
-    def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
-        return model.build(model.vocab_size, rngs=rngs)
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         return lambda row, index: {**shifted(row), "desirable": row["desirable"][:-1]}
