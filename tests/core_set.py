@@ -29,10 +29,10 @@ CORE = (
     "tests/models/test_families.py::test_logits_states_loss_and_gradients[gpt2]",
     "tests/models/test_families.py::test_logits_states_loss_and_gradients[mixtral]",
     "tests/models/test_encoder_families.py::test_logits_states_loss_and_gradients[t5]",
-    "tests/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[decoder-slices]",
-    "tests/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[lstm-tensor]",
-    "tests/test_mesh_invariance.py::test_odd_sizes_start_alike",
-    "tests/test_generate.py::test_greedy_is_the_argmax_of_full_forwards",
+    "tests/mesh/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[decoder-slices]",
+    "tests/mesh/test_mesh_gradients.py::test_a_gradient_does_not_depend_on_the_mesh[lstm-tensor]",
+    "tests/mesh/test_mesh_invariance.py::test_odd_sizes_start_alike",
+    "tests/generate/test_generate.py::test_greedy_is_the_argmax_of_full_forwards",
     "tests/optim/test_optimizer.py::test_agrees_with_torch",
     "tests/optim/test_schedules.py",
     "tests/checkpoint/test_hashing.py",
@@ -42,7 +42,7 @@ CORE = (
     "tests/training/test_state.py::test_accumulation_equals_the_big_batch[transformer]",
     "tests/training/test_state.py::test_a_step_that_is_not_finite_changes_nothing_but_the_counters",
     "tests/training/test_loop.py::test_the_step_compiles_once_and_nothing_else_in_the_loop[transformer]",
-    "tests/test_resume.py::test_three_resumes_over_epoch_borders[lstm-4-feeds1]",
+    "tests/training/test_resume.py::test_three_resumes_over_epoch_borders[lstm-4-feeds1]",
 )
 
 

@@ -136,7 +136,7 @@ def test_survives_being_written_and_read_again(path):
 # --------------------------------------------------------------------------------------- full size
 
 
-# They train as they are: tests/test_resume.py, tests/training/test_saved_step.py, test_state.py.
+# They train as they are in tests/training: test_resume.py, test_saved_step.py, test_state.py.
 WHOLE = {"transformer", "lstm", "bert", "t5", "glm", "moe"}
 
 

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import pytest
 import tiny
 import yaml
-from commands import Commands, result, use_environment
 from flax import nnx
 
 from jaxlm import api
@@ -27,6 +26,7 @@ from jaxlm.models.transformer import Transformer
 from jaxlm.nn.position import NoPositionConfig
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.compatibility import check_fit
+from tests.commands import Commands, result, use_environment
 
 TOYS = '''
 import os

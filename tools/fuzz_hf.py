@@ -21,7 +21,7 @@ from jaxlm.hf.importing import read_config
 from jaxlm.hf.token_ids import lacking_ids
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.shared.values import IDLE, Values
-from tests.golden_families import CASES, load_case
+from tests.models.golden_families import CASES, load_case
 
 FOLDER = Path("/nowhere")  # that of the config.json, by which errors name it
 REMOVED = object()

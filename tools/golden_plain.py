@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from tests import golden_families as golden
+from tests.models import golden_families as golden
 
 
 class Plain(PreTrainedModel, GenerationMixin):

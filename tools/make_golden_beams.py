@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests import golden_families as golden
+from tests.models import golden_families as golden
 from tools.golden_rows import DECODERS, ENCODER_DECODERS
 from tools.make_golden_families import BEAM_MARGIN, BEAM_STEPS, batch_of, load
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 import torch
 
-from tests import golden_families as golden
+from tests.models import golden_families as golden
 from tools.golden_plain import PLAIN
 from tools.golden_rows import INFILLERS
 from tools.make_golden_families import FIRST_WORD, GREEDY_MARGIN, GREEDY_STEPS, batch_of, load

@@ -2,8 +2,8 @@
 
     python tools/make_golden_families.py --only 'llama*'      (needs torch and transformers)
 
-The models are those of tools/golden_rows.py; tests/golden_families.py draws their weights and reads
-the files. Every document is run alone and without padding, and its results are put where packed or
+The models are those of tools/golden_rows.py; tests/models/golden_families.py draws their weights
+and reads the files. Every document is run alone and without padding, and its results are put where packed or
 padded rows have it; loss and gradients are those of all documents.
 
 A seed is skipped if its model repeats itself, or if a result depends on a close choice: a greedy
@@ -35,7 +35,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from tests import golden_families as golden
+from tests.models import golden_families as golden
 from tools.golden_plain import PLAIN, Plain
 from tools.golden_rows import DECODERS, ENCODER_DECODERS, ENCODERS, INFILLERS, Row
 

@@ -3,8 +3,8 @@
     python tools/make_golden_generation.py             (needs torch and transformers)
     python tools/make_golden_generation.py --check     (compares with the file, writes nothing)
 
-The models and prompts are those of tests/golden_families.py. Ids that end a text and texts that
-stop it are taken from what the model writes without them. Each option must change the text, and
+The models and prompts are those of tests/models/golden_families.py. Ids that end a text and texts
+that stop it are taken from what the model writes without them. Each option must change the text, and
 each token must win by more than rounding. Presence and frequency penalties, which transformers does
 not have, are a processor of this file, by vLLM's definition, put after transformers' own.
 """
@@ -25,8 +25,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
-from tests import golden_families as golden
-from tests.golden_generation import FIXTURE, STEPS, pieces
+from tests.generate.golden_generation import FIXTURE, STEPS, pieces
+from tests.models import golden_families as golden
 from tools.golden_rows import DECODERS, ENCODER_DECODERS
 from tools.make_golden_families import batch_of, load
 

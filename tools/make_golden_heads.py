@@ -4,8 +4,8 @@ transformers.
     python tools/make_golden_heads.py --only 'bert*'      (needs torch and transformers)
 
 A file has config.json, the shapes of the tensors, a batch that is padded on the right, and the
-class's logits. The weights are drawn again from a seed by tests/golden_families.py: every parameter
-is far from its initial value.
+class's logits. The weights are drawn again from a seed by tests/models/golden_families.py: every
+parameter is far from its initial value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests import golden_families as golden
+from tests.models import golden_families as golden
 from tools.make_golden_families import fresh, load, random_tokens
 
 FIXTURES = golden.FIXTURES.parent / "heads"

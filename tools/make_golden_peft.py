@@ -3,8 +3,8 @@
     python tools/make_golden_peft.py                 (needs torch, transformers and peft)
     python tools/make_golden_peft.py --check         (and jaxlm: there and back)
 
-The base's weights are drawn again from a seed by tests/golden_families.py. Every parameter that an
-adapter trains is off its start, so each has an effect on the logits. `--check` imports each folder
+The base's weights are drawn again from a seed by tests/models/golden_families.py. Every parameter
+that an adapter trains is off its start, so each has an effect on the logits. `--check` imports each folder
 here, exports the run, loads what was written in PEFT and compares the logits with the first ones.
 """
 
@@ -28,7 +28,7 @@ import peft
 import torch
 import transformers
 
-from tests import golden_families as golden
+from tests.models import golden_families as golden
 from tools.make_golden_families import fresh, load, random_tokens
 from tools.make_golden_heads import BERT, GPT2, LABELS, LENGTHS, LLAMA
 
@@ -147,7 +147,7 @@ def computed(model: Any, vocab_size: int) -> dict[str, np.ndarray]:
 def check(name: str) -> str:
     """PEFT's logits with the folder that jaxlm writes, against those with PEFT's own."""
     from jaxlm.hf.peft import export_adapter, import_adapter
-    from tests.test_hf import write_model
+    from tests.hf.test_hf import write_model
 
     case = golden.load_case("case", FIXTURES / name)
     said: list[str] = []

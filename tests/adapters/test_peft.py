@@ -20,8 +20,8 @@ from jaxlm.hf.peft.modules import Factors, joined
 from jaxlm.hf.peft.settings import compact
 from jaxlm.hf.stored import open_file
 from jaxlm.training.loading import load_trained
-from tests.golden_families import FIXTURES, load_case
-from tests.test_hf import ONE, quiet, write_model
+from tests.hf.test_hf import ONE, quiet, write_model
+from tests.models.golden_families import FIXTURES, load_case
 
 pytest.importorskip("safetensors")
 from safetensors.numpy import save_file  # noqa: E402

@@ -15,8 +15,8 @@ import jaxlm
 from jaxlm import cli
 from jaxlm.evals.run import evaluate_run
 from jaxlm.hf import export_run, import_model
-from tests.golden_families import FIXTURES, load_case
-from tests.test_hf import ONE, quiet, write_model
+from tests.hf.test_hf import ONE, quiet, write_model
+from tests.models.golden_families import FIXTURES, load_case
 
 pytest.importorskip("safetensors")
 tokenizers = pytest.importorskip("tokenizers")

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny import load
 
 from jaxlm import api
 from jaxlm.core import config as configs
@@ -26,9 +25,10 @@ from jaxlm.core.config import UserError
 from jaxlm.core.exit_codes import DONE, INTERRUPTED, LOST
 from jaxlm.distributed.processes import init_processes
 from jaxlm.hf import export_run
-from tests import golden_families
+from tests.models import golden_families
 from tests.programs import run_programs
 from tests.several import FLAG, in_processes, in_two, unordered
+from tests.tiny import load
 
 STEPS, STOP = 20, 9
 SETTINGS = (

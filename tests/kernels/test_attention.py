@@ -10,7 +10,7 @@ import pytest
 from jaxlm.core.config import UserError
 from jaxlm.kernels import attention as module
 from jaxlm.kernels.attention import attention
-from tests.golden_nn import assert_close, load, under
+from tests.nn.golden_nn import assert_close, load, under
 
 IMPLS = ["reference", "blocked"]
 CASES = {"full": None, "window": 7}

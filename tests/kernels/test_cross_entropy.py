@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlm.kernels.cross_entropy import HeadParams, cross_entropy, logits
-from tests.golden_nn import assert_close, load, under
+from tests.nn.golden_nn import assert_close, load, under
 
 CASES = {
     "plain": {},

@@ -14,8 +14,8 @@ from jaxlm.kernels import cudnn
 from jaxlm.kernels.attention import attention_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig
-from tests.golden_nn import assert_close
 from tests.kernels.packed_rows import values_and_gradients
+from tests.nn.golden_nn import assert_close
 
 B, T, N, K, H = 4, 48, 4, 2, 8
 CASES = {

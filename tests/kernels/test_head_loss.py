@@ -15,7 +15,7 @@ from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.head_loss import head_loss, head_loss_kernels
 from jaxlm.mesh import MeshConfig
 from jaxlm.plan.hlo.count import count
-from tests.golden_nn import assert_close, load, under
+from tests.nn.golden_nn import assert_close, load, under
 
 module = sys.modules[head_loss.__module__]
 

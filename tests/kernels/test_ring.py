@@ -16,7 +16,7 @@ from jaxlm.kernels.context import context_kernels
 from jaxlm.kernels.ring import zigzag
 from jaxlm.mesh import MeshConfig, on_each_device
 from jaxlm.nn.position import Rows
-from tests.golden_nn import assert_close
+from tests.nn.golden_nn import assert_close
 
 B, T, N, K, H, V = 2, 32, 4, 2, 8, 6
 MESHES = {

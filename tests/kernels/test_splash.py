@@ -14,8 +14,8 @@ from jaxlm.kernels.context import context_kernels
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig
 from jaxlm.nn.position import Rows
-from tests.golden_nn import assert_close
 from tests.kernels.packed_rows import values_and_gradients
+from tests.nn.golden_nn import assert_close
 
 B, T, N, K, H, V = 4, 256, 4, 2, 16, 8
 CASES = {

@@ -35,9 +35,10 @@ from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.base import Family
 from jaxlm.models.families.shared.table import locate, read_params, write_tensors
 from jaxlm.nn.params import split
-from tests import golden_rnn, golden_seq2seq
-from tests.golden_families import CASES, Case, gradient_sketch, load_case, sketch
-from tests.golden_nn import assert_close
+from tests.models import golden_seq2seq
+from tests.models.golden_families import CASES, Case, gradient_sketch, load_case, sketch
+from tests.nn import golden_rnn
+from tests.nn.golden_nn import assert_close
 
 Arrays = dict[str, Any]
 

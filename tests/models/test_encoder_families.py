@@ -29,7 +29,6 @@ from jaxlm.models.families import family_of, family_of_architecture
 from jaxlm.models.families.shared.table import locate, tensor_shapes, write_tensors
 from jaxlm.nn.params import split
 from jaxlm.training.loading import load_trained
-from tests.golden_nn import assert_close, load
 from tests.models.parity import (
     again,
     assert_small,
@@ -43,6 +42,7 @@ from tests.models.parity import (
     model_of,
     real_of,
 )
+from tests.nn.golden_nn import assert_close, load
 
 OURS = having("attention_mask", "encoder_tokens", "context_lengths")
 WRITERS = having("encoder_tokens", "context_lengths")

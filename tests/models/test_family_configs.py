@@ -14,7 +14,7 @@ from jaxlm.models.families import families, family_of, family_of_architecture
 from jaxlm.models.families.gpt2 import GPT3
 from jaxlm.models.families.shared.table import locate
 from jaxlm.models.families.shared.values import Values
-from tests.golden_families import CASES as GOLDEN
+from tests.models.golden_families import CASES as GOLDEN
 from tests.models.parity import abstract_of, architecture_of, decoders, golden, model_of
 
 CASES = decoders()

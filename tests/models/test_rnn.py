@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hlo import COLLECTIVE, loop_bodies
 
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten
@@ -23,7 +22,8 @@ from jaxlm.nn.params import split
 from jaxlm.nn.recurrent import CELLS
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.program import make_program
-from tests import golden_rnn
+from tests.hlo import COLLECTIVE, loop_bodies
+from tests.nn import golden_rnn
 
 V, B, T = 32, 2, 8
 SMALL = RNNConfig(hidden_size=16, num_layers=2, initializer_range=0.5, dtype="float32")

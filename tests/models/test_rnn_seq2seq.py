@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hlo import COLLECTIVE, loop_bodies
 
 from jaxlm.core.config import UserError
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
@@ -23,7 +22,8 @@ from jaxlm.models.rnn_seq2seq import RNNSeq2SeqConfig
 from jaxlm.nn.params import split
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.program import make_program
-from tests import golden_seq2seq as golden_files
+from tests.hlo import COLLECTIVE, loop_bodies
+from tests.models import golden_seq2seq as golden_files
 
 V, B, S, T = 32, 2, 7, 6
 SMALL = RNNSeq2SeqConfig(hidden_size=16, embedding_size=8, dtype="float32", initializer_range=0.5)

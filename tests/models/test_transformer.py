@@ -36,7 +36,7 @@ from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import DenseConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.position import NoPositionConfig
-from tests.golden_nn import assert_close, load, under
+from tests.nn.golden_nn import assert_close, load, under
 
 MODELS = ["gated", "plain", "interleaved"]
 VOCAB = 29

@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxlm.nn.bidirectional import Ends, Reader
 from jaxlm.nn.recurrent import CELLS
-from tests import golden_seq2seq as golden_files
+from tests.models import golden_seq2seq as golden_files
 
 D, H = 5, 6
 

@@ -23,7 +23,7 @@ from jaxlm.nn.position import (
     sinusoidal,
 )
 from jaxlm.nn.rope_scaling import LinearScaling
-from tests.golden_nn import assert_close, load, under
+from tests.nn.golden_nn import assert_close, load, under
 
 RNG = np.random.default_rng(0)
 

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxlm.nn.recurrent import CELLS, word_dropout
-from tests import golden_rnn
+from tests.nn import golden_rnn
 
 T, B, D, H = 6, 2, 5, 8
 GATED = [name for name, cell in CELLS.items() if cell.recurrent_kernel]

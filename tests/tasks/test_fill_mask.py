@@ -18,8 +18,8 @@ from jaxlm.evals.run import evaluate_run
 from jaxlm.hf import import_model
 from jaxlm.tasks.fill_mask import FillMask
 from tests import tiny
-from tests.golden_families import load_case
-from tests.test_hf import ONE, quiet, write_model
+from tests.hf.test_hf import ONE, quiet, write_model
+from tests.models.golden_families import load_case
 
 tokenizers = pytest.importorskip("tokenizers")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "met", "ana", "bo", "##s", ".")

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def load(name: str) -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parent / "fixtures" / f"{name}.npz") as arrays:
+    with np.load(Path(__file__).parents[1] / "fixtures" / f"{name}.npz") as arrays:
         return dict(arrays)
 
 

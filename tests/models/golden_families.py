@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-FIXTURES = Path(__file__).parent / "fixtures" / "families"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "families"
 CASES = sorted(path.stem for path in FIXTURES.glob("*.npz"))
 
 # What a tensor is like: its shape and, if it is a vector, the value that a fresh model has there.

@@ -1,4 +1,4 @@
-"""The cases of tests/golden_families.py as programs that generate."""
+"""The cases of tests/models/golden_families.py as programs that generate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxlm.models.families import families, family_of_architecture
 from jaxlm.models.families.shared.table import locate, read_params
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.training.program import Program, make_program
-from tests.golden_families import CASES, Case, load_case
+from tests.models.golden_families import CASES, Case, load_case
 
 ONE = MeshConfig(data=1, num_devices=1)
 

@@ -29,7 +29,7 @@ from jaxlm.generate import (
 from jaxlm.mesh import MeshConfig
 from jaxlm.nn.position import LearnedConfig
 from tests import tiny
-from tests.golden_programs import case_of, cases_with, generator_of, program_of, prompts_of
+from tests.generate.golden_programs import case_of, cases_with, generator_of, program_of, prompts_of
 
 LOGITS = np.array([2.0, 1.0, 0.5, -1.0, 1.5, -3.0])
 PROBS = np.exp(LOGITS) / np.exp(LOGITS).sum()

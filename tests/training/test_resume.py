@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from commands import records
-from tiny import load, prepared
 
 from jaxlm import api
 from jaxlm.core.exit_codes import DONE, INTERRUPTED
 from jaxlm.training.outcome import Outcome
+from tests.commands import records
 from tests.hooks import At, terminate
+from tests.tiny import load, prepared
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 

@@ -19,7 +19,7 @@ from jaxlm.run import load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.changes import check_same_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRANSFORMER = str(ROOT / "configs/smoke/transformer.yaml")
 LSTM = str(ROOT / "configs/smoke/lstm.yaml")
 ONE_DEVICE = "mesh.num_devices=1"
@@ -174,7 +174,7 @@ def test_an_empty_config_says_what_is_required(fails, tmp_path):
 
 @pytest.mark.parametrize("name", ["sentiment_en", "sentiment_en_lstm"])
 def test_a_second_stage_without_its_source_asks_for_it(fails, name):
-    path = Path(__file__).parents[1] / "configs" / "finetune" / f"{name}.yaml"
+    path = Path(__file__).parents[2] / "configs" / "finetune" / f"{name}.yaml"
     fails("finetune", path, says=(str(path), "no model", "add init.from=RUN_DIR"))
 
 

@@ -30,8 +30,8 @@ from jaxlm.nn.heads.span import Span
 from jaxlm.nn.heads.tag import Tag
 from jaxlm.run import load_saved
 from jaxlm.training.loading import load_trained
-from tests.golden_families import FIXTURES, Case, load_case
-from tests.test_hf import ONE, SMOKE, assert_same_bytes, load_all, quiet, write_model
+from tests.hf.test_hf import ONE, SMOKE, assert_same_bytes, load_all, quiet, write_model
+from tests.models.golden_families import FIXTURES, Case, load_case
 
 pytest.importorskip("safetensors")
 HEADS = FIXTURES.parent / "heads"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.golden_rnn import largest
+from tests.nn.golden_rnn import largest
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FAMILY = "rnn_seq2seq"
 
 # name: the config, beside the sizes that all have

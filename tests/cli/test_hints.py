@@ -16,7 +16,7 @@ from jaxlm.core.config import Config, key_of
 from jaxlm.core.renames import RENAMES
 from jaxlm.run import RunConfig
 
-PACKAGE = Path(__file__).parents[1] / "jaxlm"
+PACKAGE = Path(__file__).parents[2] / "jaxlm"
 SECTIONS = [key_of(spec) for spec in dataclasses.fields(RunConfig)]
 DOTTED = re.compile(
     rf"(?<![\w./<{{-])(?:{'|'.join(SECTIONS)})(?:\.[a-z][a-z0-9_]*)+(?![\w/(])"

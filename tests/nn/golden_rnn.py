@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FAMILY = "rnn"
 CASES = ("lstm", "gru", "elman_tanh", "elman_relu")
 

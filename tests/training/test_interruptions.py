@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import QUIET, ROOT, Commands, Watched, records, result, until, use_environment
+
+from tests.commands import QUIET, ROOT, Commands, Watched, records, result, until, use_environment
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 

@@ -9,8 +9,8 @@ import pytest
 
 from jaxlm.generate import Generator, Sampling
 from jaxlm.generate.beam import Search, beam_search
-from tests.golden_nn import assert_close, load
-from tests.golden_programs import case_of, generator_of, program_of, prompts_of
+from tests.generate.golden_programs import case_of, generator_of, program_of, prompts_of
+from tests.nn.golden_nn import assert_close, load
 
 # One of each kind of cache; greedy texts of all families: models/test_families.py.
 CACHES = ("t5_v1_1", "chatglm3", "gemma3", "deepseek_v3")  # a source, shared heads, windows, latent

@@ -12,7 +12,6 @@ import time
 from html.parser import HTMLParser
 
 import pytest
-from fake_run import make_run
 
 from jaxlm.core.config import UserError
 from jaxlm.core.files import write_sealed
@@ -29,6 +28,7 @@ from jaxlm.report.files import read_run
 from jaxlm.report.tables import fields_table, flatten, table, tree
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import Identity, Record
+from tests.fake_run import make_run
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

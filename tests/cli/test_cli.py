@@ -30,7 +30,7 @@ from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.position import LearnedConfig
 from jaxlm.run import load_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "configs/smoke/transformer.yaml")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from jaxlm.core.config import UserError
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import import_g2p
 
 METHODS = ("sigmoid", "grucell", "gru", "encode", "predict")

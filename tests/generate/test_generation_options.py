@@ -17,9 +17,9 @@ from jaxlm.generate import Generator, Stops, cut
 from jaxlm.generate.processors import processors_of
 from jaxlm.hf.generation import read_generation
 from jaxlm.run import SampleConfig
-from tests.golden_generation import STEPS, Pieces, cases
-from tests.golden_nn import assert_close
-from tests.golden_programs import case_of, program_of, prompts_of
+from tests.generate.golden_generation import STEPS, Pieces, cases
+from tests.generate.golden_programs import case_of, program_of, prompts_of
+from tests.nn.golden_nn import assert_close
 
 CASES = cases()
 DRAWN = [name for name in CASES if name.startswith("drawn_")]

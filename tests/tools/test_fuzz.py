@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from jaxlm.core.config import UserError
-from tests.golden_families import load_case
+from tests.models.golden_families import load_case
 
-PATH = Path(__file__).parents[1] / "tools/fuzz.py"
+PATH = Path(__file__).parents[2] / "tools/fuzz.py"
 spec = importlib.util.spec_from_file_location("fuzz", PATH)
 assert spec is not None and spec.loader is not None
 fuzz = importlib.util.module_from_spec(spec)

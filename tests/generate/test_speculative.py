@@ -13,9 +13,9 @@ from jaxlm.core.config import UserError
 from jaxlm.generate import Generator, Sampling, Stops
 from jaxlm.generate.speculative import Options, Side, SpeculativeGenerator, most_likely, speculate
 from tests import tiny
-from tests.golden_generation import STEPS as STEPS_OF_CASE
-from tests.golden_generation import Pieces, cases
-from tests.golden_programs import case_of, program_of, prompts_of
+from tests.generate.golden_generation import STEPS as STEPS_OF_CASE
+from tests.generate.golden_generation import Pieces, cases
+from tests.generate.golden_programs import case_of, program_of, prompts_of
 
 GREEDY = Sampling(max_tokens=40, temperature=0)
 

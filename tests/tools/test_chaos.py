@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, use_environment
 
+from tests.commands import ROOT, use_environment
 from tests.programs import launcher
 
 sys.path.insert(0, str(ROOT / "tools"))

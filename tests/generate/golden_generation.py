@@ -1,7 +1,7 @@
 """What transformers generates with each option, and the cases that were asked of it.
 
 tools/make_golden_generation.py wrote tests/fixtures/generation.npz, for models of
-tests/golden_families.py:
+tests/models/golden_families.py:
 
     case = cases()["gpt2_penalties"]
     case.options                       # those of `jaxlm.core.sampling.Sampling`
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-FIXTURE = Path(__file__).parent / "fixtures" / "generation.npz"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "generation.npz"
 STEPS = 20
 LETTERS = "abcdefghij"
 
@@ -30,7 +30,7 @@ class Golden:
     """One case."""
 
     name: str
-    model: str  # of tests/golden_families.py
+    model: str  # of tests/models/golden_families.py
     options: dict[str, Any]
     eos_ids: tuple[int, ...]
     arrays: dict[str, np.ndarray]

@@ -16,7 +16,7 @@ from jaxlm.core.exit_codes import INTERRUPTED
 from jaxlm.run import load_run, load_saved
 from tests.hooks import At, terminate
 
-SMOKE = Path(__file__).parents[1] / "configs/smoke/transformer.yaml"
+SMOKE = Path(__file__).parents[2] / "configs/smoke/transformer.yaml"
 DATA = "{type: text, source: {type: text, files: texts/*.txt}, seq_len: 16}"
 SMALL = [
     "cache_dir=cache",

@@ -43,14 +43,14 @@ from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.run import load_run, load_saved
 from jaxlm.training.loading import load_trained, one_device_program
 from jaxlm.training.program import make_program
-from tests.golden_families import load_case
+from tests.models.golden_families import load_case
 from tests.models.parity import batch_of, computed, known, real_of
 
 safetensors = pytest.importorskip("safetensors")
 tokenizers = pytest.importorskip("tokenizers")
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "configs/smoke/transformer.yaml")
 ONE = ("mesh.data=1", "mesh.fsdp=1", "mesh.num_devices=1")
 export_run = partial(hf.export_run, check=False)  # bytes are compared here, not logits
@@ -406,7 +406,7 @@ def cli_tokenizer(run: Path) -> Any:
 
 def test_logits_are_those_of_the_family(gpt2_run):
     """The whole way, against what transformers computed."""
-    from tests.golden_families import layout, sketch
+    from tests.models.golden_families import layout, sketch
 
     run = load_trained(str(gpt2_run), overrides=(*ONE, "model.dtype=float32"), report=quiet)
     _, program, params, _ = run
