@@ -3,8 +3,8 @@
     python tools/make_golden_families.py --only 'llama*'      (needs torch and transformers)
 
 The models are those of tools/golden_rows.py; tests/models/golden_families.py draws their weights
-and reads the files. Every document is run alone and without padding, and its results are put where packed or
-padded rows have it; loss and gradients are those of all documents.
+and reads the files. Every document is run alone and without padding, and its results are put where
+packed or padded rows have it; loss and gradients are those of all documents.
 
 A seed is skipped if its model repeats itself, or if a result depends on a close choice: a greedy
 choice or a best beam that wins by too little, or results that change by more than rounding when the

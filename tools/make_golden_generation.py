@@ -4,9 +4,9 @@
     python tools/make_golden_generation.py --check     (compares with the file, writes nothing)
 
 The models and prompts are those of tests/models/golden_families.py. Ids that end a text and texts
-that stop it are taken from what the model writes without them. Each option must change the text, and
-each token must win by more than rounding. Presence and frequency penalties, which transformers does
-not have, are a processor of this file, by vLLM's definition, put after transformers' own.
+that stop it are taken from what the model writes without them. Each option must change the text,
+and each token must win by more than rounding. Presence and frequency penalties, which transformers
+does not have, are a processor of this file, by vLLM's definition, put after transformers' own.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
     python tools/make_golden_peft.py --check         (and jaxlm: there and back)
 
 The base's weights are drawn again from a seed by tests/models/golden_families.py. Every parameter
-that an adapter trains is off its start, so each has an effect on the logits. `--check` imports each folder
-here, exports the run, loads what was written in PEFT and compares the logits with the first ones.
+that an adapter trains is off its start, so each has an effect on the logits. `--check` imports each
+folder here, exports the run, loads what was written in PEFT and compares the logits with the first
+ones.
 """
 
 from __future__ import annotations
