@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import importlib
 import io
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,21 +133,19 @@ def _jaxlm(words: list[str]) -> tuple[int, str]:
 
 
 def _install(project: Path) -> None:
-    """As pip does, without a build: the modules and the metadata, in a folder of sys.path."""
-    about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    """Builds a wheel and installs it into a folder of sys.path, without the network."""
     site = Path("site-packages").resolve()
-    info = site / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
-    info.mkdir(parents=True)
-    for module in project.glob("*.py"):
-        shutil.copy(module, site)
-    head = f"Metadata-Version: 2.1\nName: {about['name']}\nVersion: {about['version']}\n"
-    (info / "METADATA").write_text(head)
-    groups = "".join(
-        f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in points.items())
-        for group, points in about["entry-points"].items()
+    options = ["--no-build-isolation", "--no-deps", "--no-index", "--no-compile", "--target", site]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, f"./{project}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_CONFIG_FILE": os.devnull},
     )
-    (info / "entry_points.txt").write_text(groups)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Building wheel for" in done.stdout, done.stdout
     sys.path.append(str(site))
+    importlib.invalidate_caches()
 
 
 def _expanded(word: str) -> list[str]:
