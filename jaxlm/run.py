@@ -10,7 +10,7 @@ overrides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from jaxlm.data.store.prepared import DataConfig
 from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.base import Objective
 from jaxlm.optim.base import OptimizerConfig
-from jaxlm.runs.folder import RunDir
+from jaxlm.runs.folder import RunDir, is_hugging_face
 from jaxlm.runs.identity import check_config, check_files, read_record
 from jaxlm.runs.trackers import LoggingConfig
 
@@ -270,13 +270,24 @@ def config_sha256(config: RunConfig) -> str:
     return configs.sha256(config.replace(run_dir=None, cache_dir=None))
 
 
-def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Resolved[RunConfig]:
-    """The RunConfig of a YAML file under dotted overrides. Raises `ConfigError`."""
+def load_run(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    run_of: Callable[[str], Path] = Path,
+) -> Resolved[RunConfig]:
+    """The RunConfig of a YAML file under dotted overrides. Raises `ConfigError`.
+
+    run_of: the run of the folder that `init.from` names, such as `jaxlm.hf.opened.run_of`, which
+    imports a folder in Hugging Face's format.
+    """
     path = Path(path)
     top = _overridden(renamed(configs.read_yaml(path)), overrides)
     init = top.values.get("init")
-    source = init.get("from") if isinstance(init, dict) else None
-    layer = _inherited(Path(source)) if isinstance(source, str) else Layer({})
+    layer = Layer({})
+    if isinstance(init, dict) and isinstance(init.get("from"), str):
+        source = run_of(init["from"])
+        init["from"] = str(source)
+        layer = _inherited(source)
     layer.merge(_preset(top))
     layer.merge(top)
     named = "tokenizer" in layer.values or "type" in _mapping(layer.values.get("model"))
@@ -330,6 +341,11 @@ def _preset(top: Layer) -> Layer:
 def _inherited(source: Path) -> Layer:
     """The model and tokenizer of the run that weights are taken from."""
     path = source / "config.yaml"
+    if is_hugging_face(source):
+        raise UserError(
+            f"init.from: {source} is a folder in Hugging Face's format; `jaxlm import hf {source} "
+            "--out RUN_DIR` makes a run of it"
+        )
     if not path.is_file() and read_record(RunDir(source))[0] is None:
         raise UserError(
             f"init.from: {source} is not a run directory (no config.yaml{looked_from(source)}); "

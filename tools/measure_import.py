@@ -26,7 +26,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxlm.core.tree import flatten
-from jaxlm.hf import import_model
+from jaxlm.hf.importing import import_model
 from jaxlm.hf.shards import Header, write_shards
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import family_of

@@ -33,6 +33,7 @@ from jaxlm.data.store.prepared import Prepared
 from jaxlm.evals.paired import bootstrap, needed
 from jaxlm.evals.split_records import records_of, whole_records
 from jaxlm.evals.task import SplitScores, TaskMeasures
+from jaxlm.hf.opened import run_of
 from jaxlm.report.curve import PRETRAINED, SCRATCH, STARTS, table, write_page
 from jaxlm.run import InitConfig, RunConfig, config_sha256, load_run
 from jaxlm.runs.folder import RunDir
@@ -67,7 +68,7 @@ def curve(
     Raises `UserError` for a config without `init.from`, or whose data has no records and answers,
     or fewer than `labels`.
     """
-    base = load_run(config, overrides)
+    base = load_run(config, overrides, run_of)
     check(base.config, config)
     labels = sorted({*labels})
     folder = Path(out or f"runs/{Path(config).stem}_curve")

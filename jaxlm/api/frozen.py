@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
 from typing import Any
 
 from jaxlm.core.config import Resolved
+from jaxlm.hf.opened import run_of
 from jaxlm.run import RunConfig
 from jaxlm.runs.folder import is_hugging_face
-
-log = logging.getLogger("jaxlm")
 
 
 def with_imported(resolved: Resolved[RunConfig]) -> Resolved[RunConfig]:
@@ -19,12 +16,11 @@ def with_imported(resolved: Resolved[RunConfig]) -> Resolved[RunConfig]:
     Raises `UserError` where one cannot be imported.
     """
     objective = resolved.config.objective
-    changes: dict[str, Any] = {}
-    for name, wanted in objective.references.items():
-        if wanted.from_ is not None and is_hugging_face(wanted.from_):
-            from jaxlm.hf.cached import imported
-
-            changes[name] = wanted.replace(from_=str(imported(Path(wanted.from_), log.info)))
+    changes: dict[str, Any] = {
+        name: wanted.replace(from_=str(run_of(wanted.from_)))
+        for name, wanted in objective.references.items()
+        if wanted.from_ is not None and is_hugging_face(wanted.from_)
+    }
     if not changes:
         return resolved
     config = resolved.config.replace(objective=objective.replace(**changes))

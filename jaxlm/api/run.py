@@ -22,8 +22,9 @@ from jaxlm.core.types import Tokenizer
 from jaxlm.data.prompts import asked_as, ends_of, ids_of
 from jaxlm.evals.run import evaluate_run
 from jaxlm.generate import Sampling, SamplingOptions, Writer, writer_of
+from jaxlm.hf.opened import run_of
 from jaxlm.run import RunConfig, load_saved, saved_config
-from jaxlm.runs.folder import RunDir, is_hugging_face
+from jaxlm.runs.folder import RunDir
 from jaxlm.runs.trackers import read_metrics
 from jaxlm.training.loading import load_trained
 from jaxlm.training.program import Program
@@ -43,10 +44,7 @@ def load(folder: str | Path, *, step: int | str | None = None) -> Run:
     step: a checkpoint, or "best" (`checkpoint.keep_best`); None: the newest good one.
     Raises `UserError` where there is no run.
     """
-    if is_hugging_face(folder):
-        from jaxlm.hf.cached import imported
-
-        folder = imported(Path(folder), log.info)
+    folder = run_of(folder)
     saved_config(folder)
     return Run(folder, step=step)
 

@@ -12,6 +12,7 @@ from jaxlm.core.callback import Hook
 from jaxlm.core.config import Resolved, UserError
 from jaxlm.core.exit_codes import DONE
 from jaxlm.core.renames import renamed
+from jaxlm.hf.opened import run_of
 from jaxlm.run import RunConfig, load_run
 
 
@@ -37,7 +38,7 @@ def train(
 def resolve(config: str | Path | RunConfig, overrides: Iterable[str]) -> Resolved[RunConfig]:
     """A config under overrides, and where its values were set."""
     if not isinstance(config, RunConfig):
-        return load_run(config, overrides)
+        return load_run(config, overrides, run_of)
     layer = configs.Layer(configs.to_dict(config))
     layer.merge(configs.read_overrides(overrides))
     layer = renamed(layer)

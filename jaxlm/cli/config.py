@@ -32,9 +32,10 @@ def command(
     from jaxlm.core.config import to_yaml
 
     def read() -> tuple[str, list]:
+        from jaxlm.hf.opened import run_of
         from jaxlm.run import load_run
 
-        resolved = load_run(config, overrides)
+        resolved = load_run(config, overrides, run_of)
         return to_yaml(resolved.config), lines_of(resolved)
 
     text, lines = reading(read)

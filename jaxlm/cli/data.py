@@ -80,10 +80,11 @@ def command(
         raise UserError("CONFIG is required; `jaxlm data --help` lists the options")
     from jaxlm.core.files import write_atomic
     from jaxlm.data.inspect import inspect, inspected_page
+    from jaxlm.hf.opened import run_of
     from jaxlm.run import load_run
     from jaxlm.training.session import prepare_data
 
-    run = load_run(config, overrides).config
+    run = load_run(config, overrides, run_of).config
     prepared = prepare_data(run.replace(run_dir=None), say, workers=workers)
     if action == "prepare":
         print(json.dumps(prepared.manifest, indent=1, ensure_ascii=False))

@@ -73,7 +73,7 @@ def command(
     os.environ["JAX_PLATFORMS"] = "cpu"  # host work: an accelerator may be in use by a training run
     from pathlib import Path
 
-    from jaxlm.hf import export_run
+    from jaxlm.hf.exporting import export_run
     from jaxlm.hf.peft import export_adapter
     from jaxlm.run import saved_config
 

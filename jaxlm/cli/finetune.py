@@ -25,9 +25,10 @@ def command(config: str, overrides: tuple[str, ...], **starting: Unpack[Starting
     and optimizer of the config.
     """
     from jaxlm.cli.shared.training import run_training
+    from jaxlm.hf.opened import run_of
     from jaxlm.run import load_run
 
-    resolved = load_run(config, overrides)
+    resolved = load_run(config, overrides, run_of)
     if resolved.config.init.from_ is None:
         raise UserError("init.from: is required to fine-tune; add init.from=RUN_DIR")
     return run_training(resolved, **starting)

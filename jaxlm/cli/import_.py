@@ -60,7 +60,7 @@ def command(
     from pathlib import Path
 
     from jaxlm.distributed.processes import failing_together, init_processes
-    from jaxlm.hf import import_model
+    from jaxlm.hf.importing import import_model
     from jaxlm.hf.peft import import_adapter
 
     if (form == "peft") != (base is not None):

@@ -29,13 +29,14 @@ def command(action: str, config: str, overrides: tuple[str, ...], out: str) -> N
     """
     from pathlib import Path
 
+    from jaxlm.hf.opened import run_of
     from jaxlm.run import load_run
     from jaxlm.training.session import prepare_data
 
     folder = Path(out)
     if folder.exists():
         raise UserError(f"--out: {folder} exists already; name a new folder")
-    run = load_run(config, overrides).config
+    run = load_run(config, overrides, run_of).config
     tokenizer = prepare_data(run.replace(run_dir=None), say).tokenizer
     try:
         tokenizer.save(folder)

@@ -28,6 +28,7 @@ def command(config: str, overrides: tuple[str, ...], **starting: Unpack[Starting
     folder of another run is never overwritten.
     """
     from jaxlm.cli.shared.training import run_training
+    from jaxlm.hf.opened import run_of
     from jaxlm.run import load_run
 
-    return run_training(load_run(config, overrides), **starting)
+    return run_training(load_run(config, overrides, run_of), **starting)

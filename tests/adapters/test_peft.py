@@ -14,7 +14,8 @@ from flax import nnx
 
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten
-from jaxlm.hf import export_run, import_model
+from jaxlm.hf.exporting import export_run
+from jaxlm.hf.importing import import_model
 from jaxlm.hf.peft import export_adapter, import_adapter
 from jaxlm.hf.peft.modules import Factors, joined
 from jaxlm.hf.peft.settings import compact

@@ -14,7 +14,8 @@ from flax import nnx
 import jaxlm
 from jaxlm import cli
 from jaxlm.evals.run import evaluate_run
-from jaxlm.hf import export_run, import_model
+from jaxlm.hf.exporting import export_run
+from jaxlm.hf.importing import import_model
 from tests.hf.test_hf import ONE, quiet, write_model
 from tests.models.golden_families import FIXTURES, load_case
 

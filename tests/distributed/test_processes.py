@@ -24,7 +24,7 @@ from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.exit_codes import DONE, INTERRUPTED, LOST
 from jaxlm.distributed.processes import init_processes
-from jaxlm.hf import export_run
+from jaxlm.hf.exporting import export_run
 from tests.models import golden_families
 from tests.programs import run_programs
 from tests.several import FLAG, in_processes, in_two, unordered

@@ -22,14 +22,14 @@ import yaml
 from flax import nnx
 
 import jaxlm
-from jaxlm import cli, hf
+from jaxlm import cli
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.tree import flatten
-from jaxlm.hf import import_model
+from jaxlm.hf import exporting
 from jaxlm.hf.config_files import say
 from jaxlm.hf.folder import new_folder
-from jaxlm.hf.importing import read_config
+from jaxlm.hf.importing import import_model, read_config
 from jaxlm.hf.matching import match_tensors
 from jaxlm.hf.reading import read_params as read_sharded
 from jaxlm.hf.shards import Header, split, write_shards
@@ -53,7 +53,7 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "configs/smoke/transformer.yaml")
 ONE = ("mesh.data=1", "mesh.fsdp=1", "mesh.num_devices=1")
-export_run = partial(hf.export_run, check=False)  # bytes are compared here, not logits
+export_run = partial(exporting.export_run, check=False)  # bytes are compared here, not logits
 OURS = known()
 GPT2 = load_case("gpt2")
 
@@ -446,8 +446,12 @@ def test_verbs_work_on_an_imported_run(gpt2_run, tmp_path, capsys):
     for key in ("model", "tokenizer"):
         del config[key]
     (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
-    words = [*words[:3], f"init.from={gpt2_run}", f"run_dir={stage}", "eval.at_end=false"]
+    model = gpt2_run.parent / "model"  # a folder in Hugging Face's format is a start as it is
+    words = [*words[:3], f"init.from={model}", f"run_dir={stage}", "eval.at_end=false"]
     out("finetune", tmp_path / "stage.yaml", *words, "logging.tensorboard=false", *ONE)
+    assert load_saved(stage).config.init.from_ == str(jaxlm.load(model).path)
+    with pytest.raises(UserError, match=r"init.from: .*Hugging Face's format; `jaxlm import hf"):
+        load_run(tmp_path / "stage.yaml", words)
     line = out("export", "hf", stage, "--out", tmp_path / "tuned")
     assert "float32" in line and "step 1" in line
     tuned, before = load_all(tmp_path / "tuned"), gpt2_weights()

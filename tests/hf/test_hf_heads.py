@@ -18,9 +18,9 @@ from flax import nnx
 from jaxlm import cli
 from jaxlm.core.config import UserError, diff
 from jaxlm.core.tree import flatten
-from jaxlm.hf import export_run, import_model
 from jaxlm.hf.config_files import Contents
-from jaxlm.hf.importing import read_config
+from jaxlm.hf.exporting import export_run
+from jaxlm.hf.importing import import_model, read_config
 from jaxlm.models.families import families, family_of
 from jaxlm.models.families.shared.head_classes import TaskClass, linear, task_for
 from jaxlm.nn.heads.base import TaskHeadConfig

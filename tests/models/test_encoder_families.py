@@ -23,7 +23,7 @@ from jaxlm.core.tree import flatten, unflatten
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.data.reading.fetch import fetch
 from jaxlm.generate import Generator, Sampling
-from jaxlm.hf import import_model
+from jaxlm.hf.importing import import_model
 from jaxlm.mesh import MeshConfig
 from jaxlm.models.families import family_of, family_of_architecture
 from jaxlm.models.families.shared.table import locate, tensor_shapes, write_tensors

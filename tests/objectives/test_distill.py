@@ -17,7 +17,7 @@ from jaxlm import api
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core.config import UserError, parse, to_yaml
 from jaxlm.core.tree import flatten, unflatten
-from jaxlm.hf import export_run
+from jaxlm.hf.exporting import export_run
 from jaxlm.objectives.base import FrozenModel, Objective
 from jaxlm.objectives.distill import jsd, kl
 from jaxlm.run import load_saved

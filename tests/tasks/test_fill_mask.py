@@ -15,7 +15,7 @@ from jaxlm import cli
 from jaxlm.core.config import UserError
 from jaxlm.data.tokenizers.huggingface import HuggingFaceTokenizer
 from jaxlm.evals.run import evaluate_run
-from jaxlm.hf import import_model
+from jaxlm.hf.importing import import_model
 from jaxlm.tasks.fill_mask import FillMask
 from tests import tiny
 from tests.hf.test_hf import ONE, quiet, write_model
