@@ -123,6 +123,7 @@ class EvalConfig(Config):
     batch_size: int | None = field(None, "rows of one batch; null: that of training", ge=1)
     max_batches: int | None = field(None, "batches measured during training; null: all", ge=1)
     at_end: bool = field(True, "measure the whole split after the last step")
+    at_start: bool = field(False, "measure the whole split before the first step as well")
     baseline: bool = field(True, "measure baselines without a neural network as well, at the end")
 
 

@@ -72,6 +72,7 @@ class Evaluator(Config):
     batch_size: int | None = field(None, "rows of one batch; null: that of training", ge=1)
     max_batches: int | None = field(None, "batches measured during training; null: all", ge=1)
     at_end: bool = field(True, "measure the whole split after the last step")
+    at_start: bool = field(False, "measure the whole split before the first step as well")
 
     def measure(self, session: Any, params: Any, max_batches: int | None) -> list[Measure]:
         """The measures of parameters, the main one first.

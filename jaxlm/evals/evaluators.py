@@ -57,6 +57,7 @@ def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
         batch_size=first.batch_size,
         max_batches=first.max_batches,
         at_end=first.at_end,
+        at_start=first.at_start,
     )
     found = []
     for name, config in {"": main, **session.config.evaluators}.items():

@@ -157,7 +157,9 @@ class RunFiles:
         return self._measured(name)[0]
 
     def whole(self, name: str) -> Points:
-        """The metric over the whole split, after the last step, where it adds to the curve."""
+        """The metric over the whole split, before the first step and after the last one, where it
+        adds to the curve.
+        """
         return self._measured(name)[1]
 
     def _measured(self, name: str) -> tuple[Points, Points]:
@@ -171,7 +173,9 @@ class RunFiles:
         else:
             ends = [], []
         same = set(zip(steps, values, strict=True))
-        kept = [pair for pair in zip(*ends, strict=True) if pair not in same]
+        starts = series(self.metrics, f"start/{name}")
+        whole = [pair for points in (starts, ends) for pair in zip(*points, strict=True)]
+        kept = [pair for pair in whole if pair not in same]
         return (steps, values), ([step for step, _ in kept], [value for _, value in kept])
 
     @property

@@ -142,4 +142,4 @@ class Records:
 
 def _measures(line: dict[str, Any]) -> bool:
     """Whether a line of metrics is that of an evaluation."""
-    return any(name.startswith(("eval/", "final/")) for name in line)
+    return any(name.startswith(("eval/", "final/", "start/")) for name in line)

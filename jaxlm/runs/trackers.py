@@ -9,6 +9,7 @@ Python's `float` reads back.
     eval/loss, eval/accuracy, ...        the first `eval.max_batches` batches of the validation
                                          split: the points of one curve are comparable
     final/loss, final/accuracy, ...      the whole split, after the last step (`eval.at_end`)
+    start/loss, start/accuracy, ...      the whole split, before the first one (`eval.at_start`)
 
 A line with `event` in place of metrics says what happened at its step:
 

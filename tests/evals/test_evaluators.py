@@ -61,6 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"largest: {{type: '{__name__}:Largest', every_steps: 3, scale: 2.0}}}}"
     )
     settings = ("eval.every_steps=4", "eval.max_batches=2", "eval.batch_size=2", "train.steps=6")
+    settings += ("eval.at_start=true",)
     resolved = tiny.load("transformer", *QUIET, *settings, evaluators, f"run_dir={path}")
     mixed = tiny.load("transformer", *QUIET, *settings, evaluators, MIXTURE, f"run_dir={path}")
     assert resolved.config.evaluators == mixed.config.evaluators
@@ -75,8 +76,19 @@ def keyed(run: Path, key: str) -> list[int]:
 def test_each_evaluator_has_its_rhythm(run: Path) -> None:
     assert keyed(run, "eval/loss") == [4, 6] and keyed(run, "final/loss") == [6]
     assert keyed(run, "eval/books/loss") == [2, 4, 6]
+    assert keyed(run, "start/loss") == [0] and not keyed(run, "start/largest/weight")
     assert keyed(run, "eval/largest/weight") == [3, 6]
     assert keyed(run, "final/largest/weight") == [6]
+
+
+def test_the_start_is_the_model_before_its_first_step(run: Path) -> None:
+    resolved = tiny.load("transformer", *QUIET, "eval.batch_size=2", MIXTURE)
+    session = Session.open(resolved.config, report=lambda _: None)
+    (evaluator, *_) = evaluators_of(session)
+    params = tiny.params_of(session.program)
+    (found,) = evaluator.measuring.after(params, [None])
+    line = next(x for x in read_metrics(run / "metrics.jsonl") if "start/loss" in x)
+    assert line["start/loss"] == pytest.approx(values_of(found)["loss"], rel=1e-5)
 
 
 def test_the_parts_of_a_mixture_are_measured(run: Path) -> None:

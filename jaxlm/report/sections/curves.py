@@ -52,7 +52,8 @@ class Curves(Section):
             if run.measure(key).baseline and model_key(key) not in run.measured:
                 continue  # such as the seconds of a baseline
             # the ends of a curve are drawn with it
-            if not key.startswith("final/") or f"eval/{key[6:]}" not in run.measured:
+            extent, _, name = key.partition("/")
+            if extent not in ("start", "final") or f"eval/{name}" not in run.measured:
                 groups.setdefault(key.rpartition("/")[2], []).append(key)
         charts: list[Markup | str] = []
         more: list[Markup | str] = []

@@ -2,7 +2,7 @@
 
 During training an evaluator measures its first `max_batches` batches: the points of one curve
 (`eval/loss`), comparable with each other. After the last step it measures the whole split as well
-(`final/loss`), in the same pass.
+(`final/loss`), in the same pass; before the first step too if asked (`start/loss`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Evaluate(Hook):
 
     def on_start(self, run: Context) -> None:
         self._done.clear()
+        if run.step == 0:
+            self._measure_start(run)
 
     def due(self, run: Context, step: int) -> bool:
         return step < run.total and self.follows(run, step)
@@ -80,6 +82,14 @@ class Evaluate(Hook):
         config, measuring = self._evaluators[0].config, self._evaluators[0].measuring
         found = measuring.extent(None if config.at_end else config.max_batches)
         return {"evaluated": found} if found else {}
+
+    def _measure_start(self, run: Context) -> None:
+        line: list[Measure] = []
+        for evaluator in self._evaluators:
+            if evaluator.config.at_start:
+                (found,) = self._measure(run, evaluator, [None])
+                line += evaluator.keyed("start", [m for m in found if not m.baseline])
+        self._report(run, line)
 
     def _measure(
         self, run: Context, evaluator: Any, counts: Sequence[int | None]
