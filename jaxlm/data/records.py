@@ -9,6 +9,7 @@
 Records are stored as the task expands them; a row is encoded when it is read, in the training split
 after `augment`. Records of equal identity (equal texts, say) are in one split. With `max_records`
 fewer are trained; the validation split, the classes and a trained tokenizer are those of all.
+With `duplicates: drop` each record is in the data once.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from jaxlm.data.rows.encoded import TOKENS, Drawn, EncodedRows, PackedRecords
 from jaxlm.data.rows.order import Row
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import source_files
+from jaxlm.data.store.duplicates import distinct
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
 from jaxlm.data.store.records import RecordStore, prepare_records
 from jaxlm.data.store.split import hash64, held_out, scores
@@ -52,6 +54,11 @@ class RecordData(DataConfig):
         0.2, "share held out by a hash of the task's choice (the text)", ge=0, lt=1
     )
     split_salt: int = field(0, "changes which records are held out")
+    duplicates: Literal["keep", "drop", "drop_conflicts"] = field(
+        "keep",
+        "equal records: keep all, or the first; drop_conflicts: the first, and no records of one "
+        "text whose answers differ",
+    )
     max_records: int | None = field(
         None, "train on this many of the training records, a hash chooses them; null: all", ge=1
     )
@@ -146,16 +153,17 @@ class RecordData(DataConfig):
             return store
 
         stores, sources = {"train": stored(self.source)}, {"train": self.source}
-        hashes = np.array(stores["train"].arrays["identity_hashes"])
+        whole = self._kept(stores["train"], report)
+        hashes = np.array(stores["train"].arrays["identity_hashes"])[whole]
         out = held_out(hashes, self._fraction, self.split_salt, "text")
-        index = {"train": np.flatnonzero(~out)}
+        index = {"train": whole[~out]}
         if self.validation is not None:
             stores["validation"], sources["validation"] = stored(self.validation), self.validation
-            index["validation"] = np.arange(stores["validation"].manifest["records"])
+            index["validation"] = self._kept(stores["validation"], report)
             other = np.array(stores["validation"].arrays["identity_hashes"])
             report_shared_texts(hashes, other, report)
         elif out.any():
-            index["validation"] = np.flatnonzero(out)
+            index["validation"] = whole[out]
         index["train"], too_long = self._short(stores["train"], index["train"], report)
         facts = self.task.resolve(stores["train"].records(index["train"]))
         if self.max_records is not None:
@@ -179,6 +187,21 @@ class RecordData(DataConfig):
             stores={name: store_facts(store) for name, store in stores.items()}, content=content
         )
         return prepared
+
+    def _kept(self, store: RecordStore, report: Report) -> np.ndarray:
+        """The records of a store without the duplicates that are to be dropped."""
+        size = store.manifest["records"]
+        if self.duplicates == "keep":
+            return np.arange(size)
+        kept = distinct(store, conflicts=self.duplicates == "drop")
+        if not len(kept):
+            raise UserError(
+                "data.duplicates: drop_conflicts leaves no record, because each text has several "
+                "answers; set it to drop"
+            )
+        if dropped := size - len(kept):
+            report(f"{dropped:,} of {size:,} records are left out as duplicates")
+        return kept
 
     def _short(
         self, store: RecordStore, index: np.ndarray, report: Report

