@@ -1,0 +1,151 @@
+"""Counts of all n-grams of orders 1 to N of a stream of tokens, exact and without hashing.
+
+An n-gram is its context, the n-gram of one order less, and its last token. With the distinct
+n-grams of an order numbered in sorted order, the key
+
+    key = number of the context * vocab_size + last token
+
+is one integer for n-grams of any order, and sorting the keys of all places of the stream counts
+them. Keys in order are n-grams in order, so the n-grams that continue a context are neighbours.
+
+    counts = count(np.array([0, 5, 7, 5, 1]), order=3, vocab_size=8, bos=0)
+    counts.orders[1].key            # [M] uint64, the distinct pairs
+    counts.orders[1].count          # [M] how often each occurs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxlm.core.config import UserError
+
+MAX_ORDER = 8
+
+
+@dataclass(frozen=True)
+class Grams:
+    """The distinct n-grams of one order, M of them, sorted by key."""
+
+    key: np.ndarray  # [M] uint64
+    count: np.ndarray  # [M] int64: occurrences
+    suffix: np.ndarray  # [M]: the number of the n-gram without its first token, in the order below
+    context: np.ndarray  # [M]: the number of the n-gram without its last token
+    at_start: np.ndarray  # [M] bool: it begins with bos
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The n-grams of orders 1 to N. All tokens of the vocabulary are n-grams of order 1."""
+
+    orders: list[Grams]
+    predicted: np.ndarray  # [V] bool: tokens that can be predicted; not bos
+    bos: int
+
+    @property
+    def order(self) -> int:
+        return len(self.orders)
+
+    def num_contexts(self, n: int) -> int:
+        """How many n-grams may be contexts of order n; the empty one is that of order 1."""
+        return 1 if n == 1 else len(self.orders[n - 2])
+
+    def adjusted(self, n: int) -> np.ndarray:
+        """[M] the counts of Kneser-Ney smoothing for order n: how many distinct tokens come before
+        an n-gram. N-grams of the highest order, and those that begin with bos, keep their counts.
+        """
+        grams = self.orders[n - 1]
+        if n == self.order:
+            return grams.count
+        above = self.orders[n]
+        kinds = np.bincount(above.suffix, minlength=len(grams))
+        return np.where(grams.at_start, grams.count, kinds)
+
+
+def count(
+    tokens: np.ndarray, *, order: int, vocab_size: int, bos: int, never: Sequence[int] = ()
+) -> Counts:
+    """The n-grams of a stream [T] of ids below `vocab_size`, in which `bos` begins each sentence.
+
+    No n-gram crosses a bos. bos itself has no count as an n-gram of order 1: it is not predicted,
+    nor are the ids `never`, such as padding, which the stream lacks.
+    Takes about 40 bytes for each token. Raises `UserError` for an order out of [1, 8], and for a
+    stream that does not begin with bos.
+    """
+    if not 1 <= order <= MAX_ORDER:
+        raise UserError(f"order: {order} is not from 1 to {MAX_ORDER}")
+    tokens = np.asarray(tokens)
+    if not len(tokens) or tokens[0] != bos:
+        raise UserError(f"tokens: an n-gram model needs bos ({bos}) before each sentence")
+    predicted = np.ones(vocab_size, bool)
+    predicted[[bos, *never]] = False
+    inside = tokens != bos
+    ends = np.flatnonzero(inside)  # the places where an n-gram of the order ends
+    first = np.bincount(tokens[ends], minlength=vocab_size)
+    every = np.arange(vocab_size)
+    zeros = np.zeros(vocab_size, np.int64)
+    orders = [Grams(every.astype(np.uint64), first, zeros, zeros, every == bos)]
+    number = tokens.astype(np.int64)  # of the n-gram that ends at each place
+    for _ in range(1, order):
+        key = number[ends - 1].astype(np.uint64) * np.uint64(vocab_size)
+        key += tokens[ends].astype(np.uint64)
+        distinct, inverse, counts, example = _ranked(key)
+        context = (distinct // np.uint64(vocab_size)).astype(np.int64)
+        at_start = orders[-1].at_start[context]
+        orders.append(Grams(distinct, counts, number[ends[example]], context, at_start))
+        number[ends] = inverse
+        ends = ends[ends + 1 < len(tokens)] + 1
+        ends = ends[inside[ends]]
+    return Counts(orders, predicted, bos)
+
+
+def stream(documents: Sequence[np.ndarray], bos: int) -> np.ndarray:
+    """Documents as one stream: bos is put before those that do not begin with it."""
+    parts = []
+    for each in documents:
+        if not len(each) or each[0] != bos:
+            parts.append(np.array([bos]))
+        parts.append(np.asarray(each))
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """[T] int64: the place of each wanted key in the sorted keys; -1: it is not there."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
+    order, asked = _sorted(wanted)
+    at = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)  # quick: neighbours are close
+    found = np.empty(len(wanted), np.int64)
+    found[order] = np.where(keys[at] == asked, at, -1)
+    return found
+
+
+def _ranked(key: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(distinct keys, the number of each key, their counts, a place where each occurs)"""
+    order, sorted_keys = _sorted(key)
+    new = np.ones(len(key), bool)
+    np.not_equal(sorted_keys[1:], sorted_keys[:-1], out=new[1:])
+    starts = np.flatnonzero(new)
+    inverse = np.empty(len(key), np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    return sorted_keys[starts], inverse, np.diff(starts, append=len(key)), order[starts]
+
+
+def _sorted(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the places in sorted order, the sorted keys).
+
+    Key and place are sorted as one integer where both fit: numpy sorts values several times faster
+    than places.
+    """
+    bits = max(1, len(key).bit_length())
+    if len(key) and int(key.max()) >> (64 - bits):
+        order = np.argsort(key, kind="stable")
+        return order, key[order]
+    packed = (key << np.uint64(bits)) | np.arange(len(key), dtype=np.uint64)
+    packed.sort()
+    return (packed & np.uint64((1 << bits) - 1)).astype(np.int64), packed >> np.uint64(bits)
