@@ -54,6 +54,7 @@ def run(request: Any, tmp_path_factory: pytest.TempPathFactory) -> jaxlm.Run:
         f"data={{type: records, source: {source}, seq_len: 40, task: {task}}}",
         f"objective={objective}",
         f"run_dir={folder}/run",
+        "eval.baseline=true",
     )
     return jaxlm.train(tiny.load("transformer", *QUIET, *PLAIN, *settings).config)
 

@@ -103,7 +103,7 @@ def test_validation_is_drawn_once_for_all(name):
     for seed, size in ((1, 8), (2, 4)):
         config, data = setup(name, f"seed={seed}", f"eval.batch_size={size}")
         (evaluator,) = evaluators_of(Session(config, data, tiny.program(config)))
-        loader = evaluator.measuring.measuring.whole.loader  # of what baselines are beside
+        loader = evaluator.measuring.whole.loader
         found.append([loader.row(index) for index in range(8)])
         loader.close()
     assert all(same(a, b) for a, b in zip(*found, strict=True))
