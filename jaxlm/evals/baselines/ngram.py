@@ -81,9 +81,9 @@ class Ngram(Baseline):
             return None
         nats = self.scores(counted, scored, on_batch)
         num_bytes = sum(len(_spelt(each).encode()) for each in asked)
+        size = sum(len(text.characters) for text in counted)
         log.info(
-            "baseline: character %d-grams of %s characters, on %s",
-            *(self.order, f"{sum(len(t.characters) for t in counted):,}", f"{characters:,}"),
+            "baseline: character %d-grams of %d characters, on %d", self.order, size, characters
         )
         return [
             BITS_PER_CHAR.of(nats / math.log(2) / characters),

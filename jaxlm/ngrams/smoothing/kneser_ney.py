@@ -50,8 +50,8 @@ class KneserNey(Smoothing):
             yield per_context(adjusted - taken, grams, total), rest
 
     def discounts(self, adjusted: np.ndarray, n: int) -> tuple[float, ...]:
-        """D_1, D_2 and D_3 of order n. Raises `UserError` where they cannot be estimated and there
-        is no fallback.
+        """D_1, D_2 and D_3 of order n. Raises `UserError` where they cannot be estimated and
+        `fallback` is null.
         """
         kinds = np.bincount(adjusted[adjusted < 5], minlength=5).astype(float)
         if (kinds[1:4] > 0).all():
