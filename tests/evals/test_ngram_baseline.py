@@ -55,10 +55,10 @@ def split(path: Path, tokenizer: Any, texts: list[str], marked: bool = True) -> 
     return LanguageSplit(documents, 8, "in_order", "split", 256, {})
 
 
-def session(folder: Path, tokenizer: Any, objective: Any = None, **how: Any) -> Any:
+def session(folder: Path, tokenizer: Any, objective: Any = None, marked: bool = True) -> Any:
     splits = {
-        "train": split(folder / "train.bin", tokenizer, TRAIN, **how),
-        "validation": split(folder / "held.bin", tokenizer, HELD, **how),
+        "train": split(folder / "train.bin", tokenizer, TRAIN, marked),
+        "validation": split(folder / "held.bin", tokenizer, HELD, marked),
     }
     prepared = SimpleNamespace(tokenizer=tokenizer, splits=splits)
     return SimpleNamespace(
