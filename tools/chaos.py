@@ -3,6 +3,7 @@
     python tools/chaos.py --all --kills 300
     python tools/chaos.py configs/smoke/transformer.yaml --kills 100 train.steps=200
     python tools/chaos.py --scenario preparation --kills 20
+    python tools/chaos.py --second-stage --kills 45
 
 Each scenario is run once undisturbed. Then it is run again and gets SIGKILL at instants spread over
 the run: while it starts and compiles, inside steps, inside saves, right after a commit, in a
@@ -13,8 +14,9 @@ left over.
 
 `--all` does this to every config of configs/smoke, to runs with frozen parameters, to a run of two
 processes (one of them is killed, or both), to runs that roll back, to a run whose data worker is
-killed, to the preparation of its data, and to a run that is killed between its changes of files,
-one after the other. Two scenarios run at the same time. The exit code is 1 where anything is not
+killed, to the preparation of its data, to a run that is killed between its changes of files, one
+after the other, and to the second stage: tasks on records, adapters, preferences, distillation,
+rollouts, counts. Two scenarios run at the same time. The exit code is 1 where anything is not
 equal.
 """
 
@@ -34,127 +36,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from killing import ENDING, PREPARING, WORKING, Scenario, Verdict
+from killing import Verdict
 from killing_kinds import KINDS
+from killing_scenarios import (
+    ENDING,
+    PREPARING,
+    WORKING,
+    Scenario,
+    scenarios,
+    second_stage,
+    write_data,
+)
 from warm import ROOT, WarmLauncher
 
 PHASES = (*WORKING, "rollback", *ENDING, "worker", *PREPARING, "complete", "write", "end")
-SHORT = (
-    "train.steps=16",
-    "checkpoint.every_steps=2",
-    "eval.every_steps=8",
-    "eval.max_batches=2",
-    "data.source.num_documents=40",
-    "data.source.words_per_document=60",
-)
-# Runs whose checkpoints hold a part of the parameters: the rest is drawn from the seed again.
-ADAPTERS = {
-    "lora": "{type: lora, rank: 2}",
-    "freeze": "{type: freeze, train: [norm, ffn]}",
-}
-# A tokenizer that is trained, and as many parts as there are files.
-FILES, SENTENCES = 24, 40
-
-
-def scenarios(folder: Path) -> dict[str, Scenario]:
-    """All scenarios by name."""
-    smoke = ROOT / "configs" / "smoke"
-    transformer = str(smoke / "transformer.yaml")
-    quiet = (*SHORT, "sample.prompts=[]", "logging.tensorboard=false")
-    found = {
-        path.stem: Scenario(
-            name=path.stem,
-            config=str(path),
-            settings=SHORT if path.stem == "transformer" else quiet,
-        )
-        for path in sorted(smoke.glob("*.yaml"))
-    }
-    for name, adapter in ADAPTERS.items():
-        settings = (*quiet, f"adapter={adapter}")
-        found[name] = Scenario(name=name, config=transformer, settings=settings)
-    found["processes"] = Scenario(
-        name="processes", config=transformer, settings=(*quiet, "mesh={data: 2}"), processes=2
-    )
-    found["worker"] = Scenario(
-        name="worker",
-        config=transformer,
-        settings=(*quiet, "train.data_workers=1"),
-        working=("step", "start", "step"),
-        ending=(),
-        per_run=6,
-        kind="worker",
-    )
-    rollback = ("train.rollback={after: 2, before: 1, max: 2}", "train.steps=14")
-    found["rollback"] = Scenario(
-        name="rollback",
-        config=str(smoke / "lstm.yaml"),
-        settings=(*quiet, *rollback),
-        working=("rollback", "rollback", "step", "rollback", "start", "save"),
-        before=(("strikes:batch_that_breaks", 5),),
-        rolled_back=10,
-    )
-    found["rollback_processes"] = Scenario(
-        name="rollback_processes",
-        config=transformer,
-        settings=(*quiet, *rollback, "mesh={data: 2}"),
-        working=("rollback", "rollback", "step"),
-        processes=2,
-        before=(("strikes:batch_that_breaks", 5),),
-        rolled_back=10,
-    )
-    found["writes"] = Scenario(
-        name="writes",
-        config=transformer,
-        settings=(*SHORT, "train.steps=4", "eval.every_steps=2"),
-        per_run=60,
-        kind="writes",
-    )
-    texts = folder / "texts"
-    data = f"data={{type: text, source: {{type: text, files: {texts}/*.txt}}, seq_len: 32}}"
-    tokenizer = "tokenizer={type: sentencepiece, vocab_size: 320}"
-    found["preparation"] = Scenario(
-        name="preparation",
-        config=transformer,
-        settings=(*quiet[:4], *quiet[6:], data, "data.validation_fraction=0.2", tokenizer),
-        working=PREPARING,
-        ending=(),
-        per_run=12,
-        kind="preparation",
-    )
-    tables = f"data={{type: records, source: {{type: csv, files: {texts}/*.csv}}, seq_len: 32}}"
-    found["preparation_records"] = Scenario(
-        name="preparation_records",
-        config=transformer,
-        settings=(
-            *quiet[:4],
-            *quiet[6:],
-            tables,
-            "data.task={type: classification}",
-            tokenizer,
-            "data.augment=[{type: word_dropout}]",
-            "objective={type: classification}",
-        ),
-        working=PREPARING,
-        ending=(),
-        per_run=12,
-        kind="preparation",
-    )
-    return found
-
-
-def write_texts(folder: Path) -> None:
-    """A corpus of small files, each of which becomes a part of a store: texts, and tables."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = ("the", "sea", "of", "names", "turns", "under", "a", "low", "moon", "and", "nobody")
-    for number in range(FILES):
-        lines = (
-            " ".join(words[(number * 7 + i * k) % len(words)] for k in range(1, 12))
-            for i in range(SENTENCES)
-        )
-        sentences = [*lines]
-        (folder / f"{number:03d}.txt").write_text("\n".join(sentences) + f"\n{number}\n")
-        rows = (f"{line} {number},{'ab'[i % 2]}" for i, line in enumerate(sentences))
-        (folder / f"{number:03d}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
 
 
 def shares(kills: int, chosen: list[Scenario]) -> dict[str, int]:
@@ -179,7 +74,7 @@ def run_all(
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "xla"))
     os.environ.setdefault("JAXLM_CACHE", str(folder / "cache"))
-    write_texts(folder / "texts")
+    write_data(folder)
     counts, lock = shares(options.kills, chosen), threading.Lock()
     launcher = None if options.fresh_every == 1 else warm or WarmLauncher()
 
@@ -256,6 +151,7 @@ def main(words: Sequence[str] | None = None, warm: WarmLauncher | None = None) -
     parser.add_argument("config", nargs="?")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     parser.add_argument("--all", action="store_true", help="every scenario")
+    parser.add_argument("--second-stage", action="store_true", help="those of fine-tuning")
     parser.add_argument("--scenario", action="append", default=[], help="one of them; repeat it")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2, help="scenarios side by side")
@@ -276,8 +172,10 @@ def main(words: Sequence[str] | None = None, warm: WarmLauncher | None = None) -
     if unknown := set(options.scenario) - known.keys():
         parser.error(f"no scenario {', '.join(unknown)}; known: {', '.join(known)}")
     names = list(known) if options.all else options.scenario
+    if options.second_stage:
+        names = [scenario.name for scenario in second_stage(folder)]
     if bool(names) == bool(options.config):
-        parser.error("give a config, --scenario or --all")
+        parser.error("give a config, --scenario, --second-stage or --all")
     chosen = [known[name] for name in names]
     if options.config:
         one = Scenario(name="run", config=options.config, settings=tuple(options.overrides))

@@ -19,31 +19,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from killing_scenarios import ENDING, Before, Scenario
 from warm import FreshLauncher, Group, Process, WarmLauncher
 from watching import Watched, differences, written
 
 POLL_SECONDS = 0.001
 LIMIT_SECONDS = 300.0  # a process that runs for longer does not end
-WORKING = ("step", "save", "commit", "start")
-ENDING = ("evaluation", "result", "report")
-Before = tuple[tuple[str | int, ...], ...]
-PREPARING = ("tokenizer", "parts", "joining", "sealed", "removal")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """What is run, and where its kills are aimed at."""
-
-    name: str
-    config: str
-    settings: tuple[str, ...] = ()
-    working: tuple[str, ...] = WORKING
-    ending: tuple[str, ...] = ENDING
-    per_run: int = 9  # kills of one run, those of its end included
-    processes: int = 1
-    before: Before = ()  # calls in each process, see tools/warm.py
-    rolled_back: int = 0  # at this step a rollback is over
-    kind: str = "run"  # a key of KINDS, see tools/killing_kinds.py
 
 
 @dataclass(frozen=True)
@@ -99,7 +80,8 @@ class Killing:
         began = time.time()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.reference = self.folder / "reference"
-        self._undisturbed(self.reference)
+        if self._prepared():
+            self._undisturbed(self.reference)
         if not self.verdict.problems:
             twin = self.folder / "twin"
             self._undisturbed(twin)  # learns how long things take once they are compiled
@@ -115,6 +97,14 @@ class Killing:
         return self.verdict
 
     # ------------------------------------------------------------------------------------ the runs
+
+    def _prepared(self) -> bool:
+        """Whether what has to run before the scenario has ended well."""
+        for number, words in enumerate(self.scenario.first):
+            path = self.folder / f"first{number}"
+            if not self._check_end(self._launch([*words], path.with_suffix(".log")), path):
+                return False
+        return True
 
     def _undisturbed(self, path: Path) -> None:
         began, watched = time.time(), Watched(path)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from killing import ENDING, LIMIT_SECONDS, PREPARING, Before, Kill, Killing
+from killing import LIMIT_SECONDS, Kill, Killing
+from killing_scenarios import ENDING, PREPARING, Before
 from warm import Group, Process
 from watching import Watched, strays
 

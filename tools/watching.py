@@ -19,6 +19,7 @@ COMMIT_SECONDS = 0.05  # a kill so soon after a commit counts as one right after
 CLOCKS = {"time", "seal", "train/tokens_per_second", "train/mfu", "train/data_wait"} | {
     "train/seconds_per_step"
 }
+SECONDS = re.compile(r"/seconds$")  # of a baseline, wherever it is measured
 STRAY = re.compile(r"^\.|\.tmp$|\.partial$|\.saving\d*$|\.removing$|\.corrupt$|\.broken$|^core")
 
 
@@ -85,7 +86,7 @@ def differences(reference: Path, path: Path) -> list[str]:
     if not (path / "report.html").read_text().rstrip().endswith("</html>"):
         problems.append(f"{path.name}: report.html is not whole")
     wanted, found = (
-        json.loads((folder / "result.json").read_text()) for folder in (reference, path)
+        timeless(json.loads((folder / "result.json").read_text())) for folder in (reference, path)
     )
     for name in sorted({*wanted, *found} - {"run_id", "self_sha256"}):  # each run has its own id
         if wanted.get(name) != found.get(name):
@@ -128,11 +129,18 @@ def records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        {name: value for name, value in line.items() if name not in CLOCKS}
-        for line in lines
-        if "event" not in line
-    ]
+    return [timeless(line) for line in lines if "event" not in line]
+
+
+def timeless(value: Any) -> Any:
+    """A value of a JSON file without the figures that are read from a clock."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: timeless(inner)
+        for name, inner in value.items()
+        if name not in CLOCKS and not SECONDS.search(name)
+    }
 
 
 def first_difference(wanted: list, found: list) -> str:

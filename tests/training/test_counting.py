@@ -3,80 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from jaxlm import api
 from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import Resolved, UserError
 from jaxlm.core.measures import values_of
 from jaxlm.info import describe_run
-from jaxlm.objectives.base import Loss
-from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.objectives.counting import Counting, Tables
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.training.loading import load_trained
 from tests import tiny
-
-FIRST_ROWS = 8
-
-
-class Table(nnx.Module):
-    """Counts [rows, V] of the token after each token; rows are added when a larger token comes."""
-
-    def __init__(self, vocab_size: int) -> None:
-        zeros = jnp.zeros((FIRST_ROWS, vocab_size), jnp.float32)
-        self.counts = nnx.Param(zeros, axes=("pos", "vocab"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bigrams(Counting):
-    """How often each token follows each other token."""
-
-    def build_model(self, model: Any, *, rngs: nnx.Rngs) -> Table:
-        return Table(model.vocab_size)
-
-    def host_transform(self, tokenizer: Any, seed: int) -> Any:
-        return CausalLM().host_transform(tokenizer, seed)
-
-    def transform_spec(self, rows: Any) -> Any:
-        return CausalLM().transform_spec(rows)
-
-    def flops_per_token(self, model: Any, seq_len: int) -> float:
-        return 0.0
-
-    def count(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
-        at = tables["counts"].at[batch["tokens"], batch["targets"]]
-        return {"counts": at.add(batch["loss_weights"], mode="drop")}
-
-    def grow(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
-        rows, top = len(tables["counts"]), int(jax.device_get(batch["tokens"]).max())
-        need = 1 << top.bit_length()
-        if need <= rows:
-            return tables
-        return {"counts": np.pad(jax.device_get(tables["counts"]), ((0, need - rows), (0, 0)))}
-
-    def loss(self, model: Any, batch: Any, *, key: Any, cache: Any) -> Loss:
-        counts = model.counts.get_value()
-        known = jnp.take(counts, batch["tokens"], axis=0, mode="fill", fill_value=0.0)
-        found = jnp.take_along_axis(known, batch["targets"][..., None], -1)[..., 0]
-        each = -jnp.log((found + 1) / (known.sum(-1) + counts.shape[1]))
-        total, weight = (each * batch["loss_weights"]).sum(), batch["loss_weights"].sum()
-        return Loss(total, weight, {"loss": (total, weight)}, None)
+from tests.bigrams import FIRST_ROWS
 
 
 def config_of(run: Path, *changes: str) -> Resolved[RunConfig]:
     return tiny.load(
         "transformer",
-        *("objective={type: 'test_counting:Bigrams'}", "optimizer=null", "sample.prompts=[]"),
+        *("objective={type: 'tests.bigrams:Bigrams'}", "optimizer=null", "sample.prompts=[]"),
         *("data.seq_len=16", "train.steps=8", "checkpoint.every_steps=2", "checkpoint.keep_last=9"),
         *("eval.every_steps=null", f"run_dir={run}", *changes),
     )
