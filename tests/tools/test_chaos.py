@@ -1,12 +1,14 @@
 """SIGKILL at random instants, again and again, loses nothing: the tool that shows it.
 
-`python tools/chaos.py CONFIG --kills 100` does the same at length.
+`python tools/chaos.py CONFIG --kills 100` does the same at length. Of the scenarios of the second
+stage, one is killed: another one each day.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -17,19 +19,24 @@ from tests.programs import launcher
 sys.path.insert(0, str(ROOT / "tools"))
 
 import chaos  # noqa: E402
+from killing_scenarios import second_stage  # noqa: E402
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 CONFIG = ROOT / "configs" / "smoke" / "transformer.yaml"
+OF_METHODS = [scenario.name for scenario in second_stage(Path("unused"))]
+TODAY = OF_METHODS[date.today().toordinal() % len(OF_METHODS)]
 SETTINGS = ("sample.prompts=[]", "checkpoint.every_steps=5", "logging.tensorboard=false")
 
 
 @pytest.mark.parametrize(
     ("kills", "fresh", "words"),
     [
-        (6, 6, (CONFIG, *SETTINGS, "train.steps=30", "eval.every_steps=15")),
-        (3, 0, ("--scenario", "rollback")),  # of an LSTM that carries its state
+        (3, 6, (CONFIG, *SETTINGS, "train.steps=30", "eval.every_steps=15")),
+        (2, 0, ("--scenario", "rollback")),  # of an LSTM that carries its state
+        (2, 0, ("--scenario", TODAY)),
     ],
+    ids=["transformer", "rollback", "second stage"],
 )
 def test_killed_runs_end_in_the_same_weights(
     tmp_path: Path,
