@@ -174,6 +174,13 @@ def second_stage(folder: Path) -> list[Scenario]:
             "objective.teacher.from",
         ),
         "grpo": ((answers, *grpo), "init.from"),
+        "grpo_packed": (
+            (
+                answers,
+                "objective={type: grpo, group_size: 4, max_tokens: 6, packing: whole}",
+            ),
+            "init.from",
+        ),
         "counting": (("objective={type: 'tests.bigrams:Bigrams'}", "optimizer=null"), None),
     }
     start = ("train", TRANSFORMER, *SILENT, answers, "train.steps=4", "eval.at_end=false")

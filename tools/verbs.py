@@ -58,7 +58,7 @@ def run_verb(words: list[str]) -> Answer:
 def warm_programs() -> Iterator[None]:
     """A block in which equal programs are made, traced and compiled once."""
     from jaxlm.evals import sums as evaluate
-    from jaxlm.generate import rollouts, writing
+    from jaxlm.generate import completions, writing
     from jaxlm.training import build
     from jaxlm.training.learner import GradientLearner
 
@@ -94,7 +94,7 @@ def warm_programs() -> Iterator[None]:
             (GradientLearner, "compile", compile_once),
             (evaluate.SplitSums, "_step", step),
             (writing, "Generator", generator),
-            (rollouts, "Generator", generator),
+            (completions, "Generator", generator),
         ):
             stack.enter_context(mock.patch.object(owner, name, new))
         yield

@@ -16,6 +16,8 @@ whose arithmetic differs (a cache, token by token): so the first ratio is exactl
 serves one step, they need no pass of their own. Dropout is off. On rows without a rollout, in an
 evaluation, the loss is that of the records' own completions.
 
+With `packing` several completions, each with its prompt, share a row of the train step.
+
 With `beta` above 0, beta times an estimate of the KL from a frozen reference is added to each
 token's loss. The reference is the weights that the run starts from, or those of another run.
 """
@@ -37,7 +39,8 @@ from jaxlm.nn.adapter_key import adapter_key
 from jaxlm.objectives import policy_losses as losses
 from jaxlm.objectives.base import LOSS, FrozenModel, Loss
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.objectives.on_policy import WRITTEN, OnPolicy
+from jaxlm.objectives.graded import Graded
+from jaxlm.objectives.on_policy import COMPLETION, WRITTEN
 from jaxlm.objectives.prediction import ACCURACY
 from jaxlm.objectives.rewards import short_name
 
@@ -57,11 +60,12 @@ FIGURES = (
 
 
 KL = Measure("kl", better="lower", label="KL from the reference", unit="nats")
+FILLED = Measure("filled", better="higher", label="filled part of the rows", format="percent")
 REFERENCE = "reference_log_probs"  # a key of a batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPO(OnPolicy):
+class GRPO(Graded):
     """Raise the rewards of what the model writes, relative to its group."""
 
     displays: ClassVar[tuple[Measure, ...]] = (LOSS, ACCURACY)
@@ -103,7 +107,8 @@ class GRPO(OnPolicy):
     @property
     def train_displays(self) -> tuple[Measure, ...]:
         each = (Measure(name, better="higher", format=".3f") for name in self._reward_names)
-        return (*FIGURES, *each, *((KL,) if self.beta else ()))
+        more = ((KL,) if self.beta else ()) + ((FILLED,) if self.packs else ())
+        return (*FIGURES, *each, *more)
 
     @property
     def references(self) -> Mapping[str, FrozenModel]:
@@ -125,27 +130,31 @@ class GRPO(OnPolicy):
         entries = {
             **WRITTEN,
             "rewards": Entry((len(self.rewards),), "float32"),
-            **{name: number for name in ("advantages", "reward_std", "completion_tokens")},
+            "advantages": Entry(("T",), "float32") if self.packs else number,
+            **{name: number for name in ("reward_std", "completion_tokens")},
         }
         if self.num_iterations > 1:
             entries["old_log_probs"] = Entry(("T",), "float32")
         return RowSpec(entries, T=length)
 
     def rollout(self, batch: Batch) -> Mapping[str, jax.Array]:
-        mask = batch["loss_weights"]
+        mask, count = batch["loss_weights"], len(batch["rewards"])
         found = losses.group_advantages(
             self._total(batch["rewards"]),
             self.group_size,
             scale=losses.VARIANTS[self.variant].scale,
         )
-        out = {
-            **batch,
-            "advantages": found.advantages,
-            "reward_std": found.std,
-            "completion_tokens": mask.sum(-1),
-        }
+        out = {name: x for name, x in batch.items() if name != COMPLETION}
+        whole = 1 - batch["truncated"]
+        if self.packs:
+            place = batch[COMPLETION]
+            tokens = jax.ops.segment_sum(mask.ravel(), place.ravel(), num_segments=count)
+            advantages, whole = found.advantages[place], whole[place]
+        else:
+            tokens, advantages, whole = mask.sum(-1), found.advantages, whole[:, None]
+        out |= {"advantages": advantages, "reward_std": found.std, "completion_tokens": tokens}
         if self.mask_truncated:
-            out["loss_weights"] = mask * (1 - batch["truncated"])[:, None]
+            out["loss_weights"] = mask * whole
         return out
 
     def read_again(self, model: LanguageModel, batch: Batch) -> Mapping[str, jax.Array]:
@@ -189,6 +198,7 @@ class GRPO(OnPolicy):
             max_tokens=self.max_tokens,
             low=self.epsilon,
             high=self.epsilon_high or self.epsilon,
+            segment_ids=batch["segment_ids"] if self.packs else None,
             reference=batch.get(REFERENCE),
             beta=self.beta,
         )
@@ -198,6 +208,9 @@ class GRPO(OnPolicy):
             "clipped": (sums.clipped, tokens),
             "entropy": ((entropy * mask).sum(), tokens),
         }
+        if self.packs:
+            filled = (batch["segment_ids"] > 0).astype(jnp.float32)
+            metrics[FILLED.name] = (filled.sum(), jnp.float32(filled.size))
         if self.beta:
             metrics[KL.name] = (sums.kl, tokens)
         for name, by_row in out.losses.items():

@@ -1,20 +1,21 @@
 """Objectives that learn from texts that the model itself writes for the prompts of records.
 
 A step of such an objective has two parts. The learner (`jaxlm.generate.rollouts`) draws completions
-of the batch's prompts from the current weights and grades them; `rollout` makes of them the batch
-that the train step descends. Both are a function of the weights, the seed and the step alone, so a
-run that was killed writes the same texts again.
+of the batch's prompts from the current weights; `rollout` makes of them the batch that the train
+step descends. Both are a function of the weights, the seed and the step alone, so a run that was
+killed writes the same texts again. An objective may write at some steps only (`writes`): at the
+others the train step descends what `of_records` makes of the records' own completions.
 
-    train.batch_size 64, group_size 8    completions of a step, of 8 prompts
-    num_iterations 2                     each rollout serves two steps in a row
+    completions_per_prompt 8    a batch of 64 rows has the completions of 8 prompts
+    steps_per_rollout 2         each rollout serves two steps in a row
 
 A rollout that serves several steps is part of the train state, and so of a checkpoint. An example
-is `jaxlm/objectives/grpo.py`.
+is `jaxlm/objectives/grpo.py`, whose base `graded.py` adds rewards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,30 +23,25 @@ import numpy as np
 
 from jaxlm.core.config import UserError, field, type_name
 from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.core.sampling import Sampling
 from jaxlm.core.types import RowDataset
 from jaxlm.objectives.base import Objective, Transform
 from jaxlm.objectives.causal_lm import CausalLM
-from jaxlm.objectives.rewards import TASK, Rewards
+from jaxlm.objectives.prediction import PREDICTED, shifted
 
 if TYPE_CHECKING:
     import jax
-    from flax import nnx
 
-    from jaxlm.core.types import Batch, LanguageModel, ModelConfig, Tokenizer
-    from jaxlm.tasks.base import Task
+    from jaxlm.core.types import Batch, ModelConfig, Tokenizer
+    from jaxlm.tasks.base import Record, Task
 
 RECORD = "record"  # the key of a batch that has the number of each row's record
+COMPLETION = "completion"  # of packed rows, [R, T]: the number of each token's completion
 
 # What the learner gives `rollout`: completions after their prompts, as rows of text, with
-# `loss_weights` 1 where a target is of the completion.
-WRITTEN = {
-    "tokens": Entry(("T",)),
-    "targets": Entry(("T",)),
-    "loss_weights": Entry(("T",), "float32"),
-    "segment_ids": Entry(("T",)),
-    "positions": Entry(("T",)),
-    "truncated": Entry((), "float32"),  # 1 where no end-of-text was written
-}
+# `loss_weights` 1 where a target is of the completion; truncated is 1 where no end-of-text was
+# written. An objective may add keys (`written_transform`, `judge`).
+WRITTEN = {**PREDICTED, "truncated": Entry((), "float32")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,35 +52,52 @@ class OnPolicy(Objective, abstract=True):
     on_policy: ClassVar[bool] = True
     uses = ("loss_weights",)
 
-    group_size: int = field(8, "completions of each prompt", ge=1)
-    max_tokens: int = field(128, "the most tokens of a completion", ge=1)
-    temperature: float = field(1.0, "logits are divided by it, in the draws and in the loss", gt=0)
-    top_k: int | None = field(None, "draw from the k likeliest tokens; null: from all", ge=1)
-    top_p: float | None = field(
-        None, "draw from the likeliest tokens of this total probability; null: from all", gt=0, le=1
-    )
-    num_iterations: int = field(1, "optimizer steps on the same completions", ge=1)
-    rewards: tuple[str, ...] = field(
-        (TASK,), "what grades a completion: task, or functions as package.module:function"
-    )
+    instead_of_packing: ClassVar[str] = ""  # what else packs, for an error
 
-    def validate(self) -> None:
-        if not self.rewards:
-            raise UserError("rewards: empty; name task, or a function as package.module:function")
+    max_tokens: int = field(128, "the most tokens of a completion", ge=1)
+
+    # ------------------------------------------------------------------------------- what is drawn
+
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are drawn."""
+        return Sampling(max_tokens=self.max_tokens, temperature=1.0)
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """How many rows in a row of a batch complete the same prompt."""
+        return 1
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """How many optimizer steps in a row descend on the same completions."""
+        return 1
+
+    @property
+    def packs(self) -> bool:
+        """Whether a row of the train step has several completions: `rollout` is given R rows of
+        text, with `COMPLETION`, and what it is given of each completion has B rows.
+        """
+        return False
+
+    def writes(self, step: int, seed: int) -> bool:
+        """Whether the model writes the texts of a step (from 0); a function of both numbers."""
+        return True
 
     def check_ends(self, eos_ids: Sequence[int]) -> None:
         """Raises `UserError` where it cannot learn from completions that end with these ids."""
 
     # ------------------------------------------------------------------------------ the rollout
 
-    def graded(self, task: Task) -> Rewards:
-        """What grades a completion. Raises `UserError` for a function that is not there."""
-        return Rewards(task, self.rewards)
+    def judge(self, task: Task) -> Callable[[Record, str], Mapping[str, Any]]:
+        """A function of a record and the text of its completion, which gives more keys of a row.
+        Raises `UserError` where the task cannot do that.
+        """
+        return lambda record, text: {}
 
-    @property
-    def written_spec(self) -> Mapping[str, Entry]:
-        """The keys of what `rollout` is given."""
-        return {**WRITTEN, "rewards": Entry((len(self.rewards),), "float32")}
+    def written_transform(self, tokenizer: Tokenizer) -> Transform:
+        """A function from a completion after its prompt, a raw row [T + 1], to a row [T]."""
+        return lambda row, index: shifted(row)
 
     def rollout_spec(self, length: int) -> RowSpec:
         """What is in a row of `rollout`, with `length` tokens."""
@@ -93,8 +106,14 @@ class OnPolicy(Objective, abstract=True):
     def rollout(self, batch: Batch) -> Mapping[str, jax.Array]:
         """The batch that the train step descends, of the completions of a batch (traceable).
 
-        batch: the keys of `written_spec`; the completions of one prompt are `group_size` rows in a
-        row.
+        batch: the keys of `WRITTEN`, and those that the objective adds; the completions of one
+        prompt are `completions_per_prompt` rows in a row.
+        """
+        raise NotImplementedError
+
+    def of_records(self, batch: Batch) -> Mapping[str, jax.Array]:
+        """The batch of a step at which nothing is written, in the shapes of `rollout`, from that of
+        the loader (traceable).
         """
         raise NotImplementedError
 
@@ -107,7 +126,7 @@ class OnPolicy(Objective, abstract=True):
     # ------------------------------------------------------------------------- as an objective
 
     def arranged(self, rows: RowDataset, batch_size: int) -> RowDataset:
-        return Repeated(rows, batch_size, self.group_size, self.num_iterations)
+        return Repeated(rows, batch_size, self.completions_per_prompt, self.steps_per_rollout)
 
     def why_silent(self, model: ModelConfig) -> str | None:
         return None
@@ -128,11 +147,10 @@ class OnPolicy(Objective, abstract=True):
                 "records with a task such as prompt_completion"
             )
         if getattr(prepared.splits["train"], "packed", False):
-            raise UserError(f"data.packing: {name} needs a record a row; remove it")
+            raise UserError(
+                f"data.packing: {name} needs a record a row; remove it" + self.instead_of_packing
+            )
         return self
-
-    def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
-        return model.build(model.vocab_size, rngs=rngs)
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         """A record's prompt and reference as `causal_lm` has them, with the record's number."""

@@ -68,6 +68,34 @@ def test_losses_and_gradients_are_those_of_trl(variant: str, beta: float, mask: 
         np.testing.assert_allclose(sums.kl / weights.sum(), kl, atol=1e-6)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_completions_that_share_a_row_have_the_sums_of_their_own_rows(variant: str) -> None:
+    rng, sizes = np.random.default_rng(2), np.array([4, 2, 5, 3])
+    place = np.arange(6)
+    mask = ((place >= 1) & (place < sizes[:, None])).astype(np.float32)
+    arrays = [rng.normal(size=(4, 6)).astype(np.float32) for _ in range(3)]
+    advantages = rng.normal(size=4).astype(np.float32)
+    numbers = [[0, 1], [2, 3]]  # the completions of each row of 8
+
+    def packed(x: Any) -> Any:
+        rows = [jnp.concatenate([x[i][: sizes[i]] for i in row]) for row in numbers]
+        return jnp.stack([jnp.pad(row, (0, 8 - len(row))) for row in rows])
+
+    segments = packed([np.full(6, 1 + i % 2) for i in range(4)]).astype(np.int32)
+    of_tokens = packed([np.full(6, a) for a in advantages])
+
+    def loss(x: Any, fit: Any = lambda x: x, a: Any = advantages, more: Any = None) -> Any:
+        given = fit(x), fit(arrays[1]), a, fit(mask)
+        kl = {"reference": fit(arrays[2]), "beta": 0.1}
+        found = policy_sums(variant, *given, max_tokens=6, segment_ids=more, **kl)
+        return found.loss_sum, (*found[2:], found.weight.sum())
+
+    want = jax.value_and_grad(loss, has_aux=True)(arrays[0])
+    found = jax.value_and_grad(loss, has_aux=True)(arrays[0], packed, of_tokens, segments)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_advantages_are_those_of_trl_and_0_in_a_group_of_equal_rewards() -> None:
     rewards = GOLDEN["rewards"].astype(np.float32)
     for scale in (True, False):
@@ -316,6 +344,8 @@ def test_what_would_have_no_effect_is_refused() -> None:
     with pytest.raises(UserError, match="mask_truncated: the tokenizer has no id that ends a text"):
         GRPO(mask_truncated=True).check_ends(())
     GRPO(mask_truncated=True).check_ends((7,))
+    with pytest.raises(UserError, match="^packing: the number of rows changes with each rollout"):
+        GRPO(packing="whole", num_iterations=2).validate()
     GRPO().check_ends(())
 
 

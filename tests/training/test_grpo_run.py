@@ -131,6 +131,67 @@ def test_accumulation_and_devices_change_nothing(
         np.testing.assert_allclose(value, two_steps[path], atol=1e-6, err_msg=path)
 
 
+# -------------------------------------------------------------------------------------- packed rows
+
+PACKED = ("objective.packing=whole", "data.seq_len=40")
+
+
+@pytest.fixture(scope="module")
+def unpacked(sums: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    folder = tmp_path_factory.mktemp("unpacked") / "run"
+    assert api.fit(config_of(sums, folder, ONE, RATE, "train.steps=2", "data.seq_len=40")).code == 0
+    return params_of(folder)
+
+
+@pytest.mark.parametrize("change", [ONE, "train.accumulation=2", "mesh={data: 2, num_devices: 2}"])
+def test_packed_equals_unpacked_and_is_resumed(
+    unpacked: dict[str, np.ndarray], sums: Path, tmp_path: Path, change: str
+) -> None:
+    run = tmp_path / "run"
+    mesh = () if change.startswith("mesh") else (ONE,)
+    config = config_of(sums, run, *mesh, RATE, "train.steps=2", *PACKED, change)
+    assert api.fit(config).code == 0
+    for path, value in params_of(run).items():
+        np.testing.assert_allclose(value, unpacked[path], atol=1e-6, err_msg=path)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    filled = [line["train/filled"] for line in lines if "train/filled" in line]
+    assert filled and min(filled) > 0.25, "eight completions of at most 11 tokens in 8 rows of 40"
+    final = result(run)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "00000002")
+    assert api.fit(load_saved(run), must_exist=True).result["final"] == final
+
+
+def test_packed_rows_hold_each_completion_once(sums: Path, tmp_path: Path) -> None:
+    rows = {}
+    for name, changes in {"plain": ("data.seq_len=40",), "packed": PACKED}.items():
+        config = config_of(sums, tmp_path / name, ONE, *changes).config
+        session = Session.open(config, report=lambda _: None)
+        learner = session.learner
+        assert learner is not None
+        with session.train_loader() as loader, jax.set_mesh(learner.mesh):
+            batch = stack([loader.row(i) for i in range(8)])
+            batch.pop("id")
+            state = learner.create()
+            on_mesh = to_global_whole(batch, learner.mesh)
+            rows[name] = jax.device_get(dict(learner.batch(state, learner.frozen, on_mesh)))
+    plain, packed = rows["plain"], rows["packed"]
+    assert len(plain["tokens"]) == 8 and len(packed["tokens"]) in (1, 2, 4)
+    for name in ("rewards", "reward_std", "completion_tokens", "truncated"):
+        np.testing.assert_array_equal(packed[name], plain[name], err_msg=name)
+    texts = lambda batch: sorted(  # noqa: E731
+        (
+            batch["targets"][row][of].tolist(),
+            batch["positions"][row][of].tolist(),
+            float(np.max(np.broadcast_to(batch["advantages"][row], of.shape)[of])),
+        )
+        for row in range(len(batch["tokens"]))
+        for segment in range(1, batch["segment_ids"][row].max() + 1)
+        for of in [(batch["segment_ids"][row] == segment) & (batch["loss_weights"][row] > 0)]
+    )
+    assert texts(packed) == texts(plain) and len(texts(packed)) == 8
+
+
 def test_ids_that_end_a_text_are_part_of_the_run(run: Path) -> None:
     check_changes(RunDir(run), load_saved(run, ["sample.max_tokens=3"]).config)
     with pytest.raises(UserError, match=r"sample.eos_ids: .*7"):
@@ -239,12 +300,12 @@ def test_rewards_rise(sums: Path, tmp_path: Path) -> None:
     ("change", "said"),
     [
         ("train.batch_size=6", "6 completions cannot be cut into groups of 4"),
-        ("data.packing=whole", "data.packing: grpo needs a record a row"),
+        ("data.packing=whole", "data.packing: grpo needs a record a row; .*objective.packing"),
         ("data.seq_len=8", "the prompt of training record .* room for 3 beside"),
         ("objective.max_tokens=17", "leave no room for a prompt"),
         (f"objective.rewards=['{HERE}:nothing']", "nothing returned nan .*'1[+]"),
         ("model.attention.causal=false", "needs a model that continues its prompt"),
-        ("train.embedding_noise=5", "train.embedding_noise: grpo compares probabilities"),
+        ("train.embedding_noise=5", "train.embedding_noise: grpo learns from texts that are"),
     ],
 )
 def test_what_cannot_be_is_one_line(sums: Path, tmp_path: Path, change: str, said: str) -> None:
