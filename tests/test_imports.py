@@ -116,7 +116,6 @@ def test_imports_run_one_way():
     assert " 0 broken" in done.stdout
 
 
-@pytest.mark.slow
 def test_no_module_is_imported_for_its_effect_alone():
     """Every module imports by itself, in any order: none leans on another's having run before."""
     modules = ["jaxlm.doctor", "jaxlm.run", "jaxlm.generate", "jaxlm.evals.loss", "jaxlm.report"]

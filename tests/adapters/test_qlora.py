@@ -74,7 +74,7 @@ def test_rank_0_is_the_base_rounded(form) -> None:
 @pytest.mark.parametrize(
     ("name", "adapter"),
     [
-        ("transformer", DoRA(rank=3, base_weights="nf4")),
+        pytest.param("transformer", DoRA(rank=3, base_weights="nf4"), marks=pytest.mark.slow),
         ("lstm", LoRA(rank=3, base_weights="int8")),
         ("moe", LoRA(rank=3, base_weights="nf4")),
     ],

@@ -27,7 +27,7 @@ MESHES = {
     "zero 8": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),
     "expert 8": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
-TRAINED = [("transformer", "mixed 8"), ("lstm", "zero 8")]
+TRAINED = [pytest.param("transformer", "mixed 8", marks=pytest.mark.slow), ("lstm", "zero 8")]
 INITIALISED = [
     ("transformer", "data 2"),
     ("transformer", "mixed 8"),

@@ -47,7 +47,10 @@ def trained(quantization, mesh=tiny.ONE, *overrides):
 
 
 @needs_qwix
-@pytest.mark.parametrize(("quantization", "limit"), [("int8", 2e-3), ("fp8", 1e-2)])
+@pytest.mark.parametrize(
+    ("quantization", "limit"),
+    [("int8", 2e-3), pytest.param("fp8", 1e-2, marks=pytest.mark.slow)],
+)
 def test_a_run_is_near_that_of_float32(quantization, limit):
     plain, low = trained(None)[0], trained(quantization)[0]
     assert plain[0] - plain[-1] > 2.4  # it has learnt

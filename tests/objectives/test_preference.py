@@ -286,7 +286,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "base"
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
 def test_a_run_that_is_cut_ends_in_the_same_weights(name: str, base: Path, tmp_path: Path) -> None:
     rows = write(tmp_path, ANSWERS if name == "kto" else PAIRS)
     outcome = run(tmp_path, name, rows, f"init.from={base}")

@@ -149,7 +149,9 @@ def compared(name: str, mesh: MeshConfig, *overrides: str, contracts: str = "cpu
     return analyse(facts, setting, EIGHT), compiled.counts()
 
 
-@pytest.mark.parametrize("remat", [("dots", "full"), ("full", "none")])
+@pytest.mark.parametrize(
+    "remat", [("dots", "full"), pytest.param(("full", "none"), marks=pytest.mark.slow)]
+)
 def test_a_step_of_an_encoder_and_a_decoder(remat):
     """Source and target are of different lengths, and each stack keeps what its own config says."""
     how = f"model.remat={remat[0]}", f"model.encoder.remat={remat[1]}"
@@ -204,7 +206,7 @@ LSTM = (
     ("name", "cell", "mesh", "remat"),
     [
         *(("lstm", "lstm", "fsdp", "none"), ("lstm", "lstm", "tensor", "full")),
-        ("lstm", "gru", "fsdp", "full"),
+        pytest.param("lstm", "gru", "fsdp", "full", marks=pytest.mark.slow),
         *(("mingru", "mingru", "tensor", "full"), ("rglru", "rglru", "fsdp", "none")),
     ],
 )
@@ -257,7 +259,9 @@ def test_a_state_is_whole_where_tensor_splits_and_rows_where_context_does():
     assert context["recurrence"] == one["recurrence"]
 
 
-@pytest.mark.parametrize(("seq_len", "rows"), [(64, 80), (48, 56)])
+@pytest.mark.parametrize(
+    ("seq_len", "rows"), [(64, 80), pytest.param(48, 56, marks=pytest.mark.slow)]
+)
 def test_rows_that_an_objective_makes_longer_than_the_datas(seq_len, rows):
     """Blanks and their starts are computed, and all of a row meets all of it."""
     config = load(

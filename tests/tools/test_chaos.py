@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import chaos  # noqa: E402
 from killing_scenarios import second_stage  # noqa: E402
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = pytest.mark.chaos
 
 # Another one each day: all of them take a quarter of an hour.
 ROTATING = ["transformer", *(scenario.name for scenario in second_stage(Path("unused")))]
@@ -31,7 +31,8 @@ TODAY = ROTATING[date.today().toordinal() % len(ROTATING)]
     ("kills", "fresh", "scenario"),
     [
         (3, 6, TODAY),
-        (3, 0, "rollback"),  # of an LSTM that carries its state
+        # an LSTM that carries its state; killed in one process: training/test_bad_steps.py
+        pytest.param(3, 0, "rollback", marks=pytest.mark.slow),
     ],
     ids=["of today", "rollback"],
 )

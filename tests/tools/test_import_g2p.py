@@ -51,7 +51,6 @@ def made_up_words(count: int) -> list[str]:
     return sorted(words)
 
 
-@pytest.mark.slow
 def test_words_are_said_as_the_package_says_them():
     try:
         files = import_g2p.members()

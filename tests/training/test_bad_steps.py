@@ -133,7 +133,13 @@ class BadBatch(Hook):
 ROLLBACK = "train.rollback={after: 2, before: 1, max: 2}"
 
 
-@pytest.mark.parametrize(("name", "every"), [("transformer", 2), ("lstm", 5)])
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [
+        pytest.param("transformer", 2, marks=pytest.mark.slow),
+        ("lstm", 5),
+    ],  # the LSTM has a carry too
+)
 def test_a_rollback_skips_the_batches_and_ends_equal_from_any_checkpoint(
     tmp_path: Path, name: str, every: int
 ) -> None:

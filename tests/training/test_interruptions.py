@@ -14,7 +14,7 @@ import pytest
 
 from tests.commands import QUIET, ROOT, Commands, Watched, records, result, until, use_environment
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = pytest.mark.chaos
 
 CONFIG = ROOT / "configs" / "smoke" / "transformer.yaml"
 STEPS, EVERY = 80, 20

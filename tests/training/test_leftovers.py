@@ -67,7 +67,6 @@ class Signals:
 
 
 @pytest.mark.chaos
-@pytest.mark.slow
 def test_a_signal_at_any_change_of_a_start_or_an_end_loses_nothing(tmp_path: Path) -> None:
     """Between the changes of a run that has no step yet, then of one that has no step left."""
     whole, run = tmp_path / "whole", tmp_path / "run"

@@ -359,7 +359,13 @@ def test_training_takes_the_kept_step_and_ends_in_the_same_weights(tmp_path, cap
 
 
 @pytest.mark.usefixtures("shared_programs")
-@pytest.mark.parametrize("name", ["bert", "t5", "glm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "glm")),
+        "t5",  # sentinels and a start; the others have masks for sentinels
+    ],
+)
 def test_ids_that_training_finds_in_its_tokenizer_are_of_no_account(name, tmp_path, capsys):
     """A plan reads no tokenizer, so its masks, sentinels and starts are null."""
     path = tmp_path / "step.bin"

@@ -69,7 +69,13 @@ def run(learner, batches):
 # ------------------------------------------------------------------------------------- accumulation
 
 
-@pytest.mark.parametrize("name", ["transformer", "lstm", "classification", "moe"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("transformer", "lstm", "classification"),
+        pytest.param("moe", marks=pytest.mark.slow),  # its load over micro-batches: below
+    ],
+)
 def test_accumulation_equals_the_big_batch(name):
     """4 micro-batches with masks of all lengths; a mean of their means would be far off."""
     config = config_of("transformer" if name == "classification" else name)
