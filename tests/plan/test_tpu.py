@@ -112,7 +112,17 @@ def test_steps_of_other_models_agree_with_the_analytic_model(name, capsys):
         assert counted[key] == pytest.approx(told[key], rel=1e-3, abs=1e5)
 
 
-def test_the_two_cores_of_a_v4_chip_are_one_device(tmp_path):
+def test_the_two_cores_of_a_v4_chip_are_one_device():
+    program = (
+        "from jaxlm.plan.compiling import devices_of; from jaxlm.plan.devices import Topology\n"
+        "print(len(devices_of(Topology.read('v4:2x2x2'))))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.stdout == "8\n", found.stderr
+
+
+@pytest.mark.slow
+def test_a_step_is_compiled_for_the_two_cores_of_a_v4_chip(tmp_path):
     words = ("mesh.fsdp=4", "mesh.tensor=2", *NARROW, "--quick", "--json")
     found = plan(tmp_path, "--topology", "v4:2x2x2", *words)
     assert found.returncode == 0, found.stderr

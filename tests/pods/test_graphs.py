@@ -117,9 +117,9 @@ def differences(golden: str, text: str) -> list[str]:
     ]
 
 
-# One of each kind of stack; the other configs are of the same kinds, on other meshes.
-STACKS = ("gpt2_124m", "bert_large", "llama3.1_8b", "mixtral_8x7b", "deepseek_671b", "glm_10b")
-STACKS += ("gpt3_175b", "t5_11b", "lstm_1b")  # GPT-3's is a pipeline
+# One of each kind of loop: two runs of a decoder, one without experts; a pipeline; an encoder and a
+# decoder; a recurrent model. The other configs have the same loops, on other meshes.
+STACKS = ("deepseek_671b", "gpt3_175b", "t5_11b", "lstm_1b")
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -134,7 +134,7 @@ def test_every_golden_text_is_of_a_config_that_is_tested():
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(PODS)
 
 
-@pytest.mark.parametrize("name", sorted(IN_CI - {"ring", "bert_large"}))
+@pytest.mark.parametrize("name", sorted(IN_CI - {"ring"}))
 def test_the_analytic_model_counts_the_flops_of_the_compiled_step(name, capsys):
     """As the golden texts have them, which the tests above compare with the compiled steps."""
     lines = (GOLDEN / f"{name}.txt").read_text().splitlines()

@@ -1,4 +1,7 @@
-"""Six mistakes that no loss would show, each seeded, and each caught as graphs are looked at."""
+"""Six mistakes that no loss would show, each seeded, and each caught as graphs are looked at.
+
+What finds them is the same for all: the slow ones are for a change of what is looked at.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ def problems() -> list[str]:
     return problems_of(graph_of(load(NAME)), EXCEPTIONS)
 
 
+@pytest.mark.slow
 def test_a_dropped_constraint(monkeypatch):
     """Weights are not gathered before their products: activations move instead."""
     monkeypatch.setattr("jaxlm.nn.dense.gather_weight", lambda w, axes, dtype: w.astype(dtype))
@@ -50,6 +54,7 @@ def test_a_lost_donation_and_a_float32_product(monkeypatch):
     assert "donation: 0.000 GiB" in found and "float32 products" in found
 
 
+@pytest.mark.slow
 def test_a_replicated_parameter(monkeypatch):
     """A rule of the table that no longer splits, against the golden text of the step as it is."""
     monkeypatch.setitem(meshes.RULES, "embed", None)
