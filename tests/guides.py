@@ -3,7 +3,9 @@
 A block of commands (`sh`, `python`) is run, unless a comment before it says why not:
 
     <!-- not run: needs two hosts -->
+    <!-- not trained: finetuning.md trains one -->
 
+The second one is of trainings that another block shows: their config is resolved and shown instead.
 A block with a file's name after its language ("```yaml mine.yaml") is written to that file. After a
 command, "# exit code 2" gives the expected code, and a `text` block that follows has lines of its
 output, in which "..." is anything. `<!-- continues: ... -->` at the top of a page: it needs the run
@@ -32,6 +34,7 @@ FENCE = re.compile(
     r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S
 )
 NOT_RUN = "not run: "
+NOT_TRAINED = "not trained: "
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,10 @@ def follow(page: Path) -> None:
         elif block.is_run and block.language == "python":
             exec(compile(block.text, place, "exec"), names)
         elif block.is_run:
-            output = "".join(_run(line, place) for line in _lines(block.text))
+            lines = _lines(block.text)
+            if block.note.startswith(NOT_TRAINED):
+                lines = [re.sub("^jaxlm (train|finetune) ", "jaxlm config show ", x) for x in lines]
+            output = "".join(_run(line, place) for line in lines)
             continue
         output = ""
 
