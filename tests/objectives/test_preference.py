@@ -119,14 +119,18 @@ def check_equal(name: str, found: Any, want: Any, rtol: float = 1e-5) -> None:
         np.testing.assert_allclose(found[0][path], g, rtol=rtol, atol=rtol * largest, err_msg=path)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+# The others' sums over rows are those of these: DPO's and ORPO's.
+ROWS = [pytest.param(n, marks=[pytest.mark.slow] * (n in ("ipo", "simpo"))) for n in OBJECTIVES]
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_packed_rows_give_the_loss_and_the_gradient_of_unpacked_ones(name: str) -> None:
     packed = rows_of(name, True)
     assert packed["segment_ids"].max() > 2 and (packed["segment_ids"].max(1) > 0).sum() < 6
     check_equal(name, measured(name, packed=True), measured(name))
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ROWS)
 def test_micro_batches_give_the_gradient_of_the_whole_batch(name: str) -> None:
     check_equal(name, measured(name, accumulation=4), measured(name), rtol=2e-6)
 
