@@ -73,6 +73,7 @@ def test_a_stack_that_is_not_scanned():
     assert long > 1.3 * short
 
 
+@pytest.mark.slow
 def test_hidden_states_gathered_once(monkeypatch):
     """In a deep model, where all that fsdp sends is far more.
 
