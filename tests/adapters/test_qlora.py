@@ -76,7 +76,7 @@ def test_rank_0_is_the_base_rounded(form) -> None:
     [
         pytest.param("transformer", DoRA(rank=3, base_weights="nf4"), marks=pytest.mark.slow),
         ("lstm", LoRA(rank=3, base_weights="int8")),
-        ("moe", LoRA(rank=3, base_weights="nf4")),
+        ("moe", LoRA(rank=3, targets=("query", "up"), base_weights="nf4")),
     ],
 )
 def test_merged_it_is_the_restored_base_and_the_change(name, adapter) -> None:

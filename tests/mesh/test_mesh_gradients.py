@@ -97,9 +97,11 @@ TABLE = {
     "decoder in parts": ("slices of stages",),
     "moe": ("mixed expert",),
     "t5": ("mixed context",),
-    "rotary t5": ("mixed ring",),  # slow: the decoder's ring and T5's split rows are above
+    "rotary t5": ("mixed ring",),
     "lstm": ("tensor", "context", "mixed zero 1"),
 }
+# fsdp is in all mixtures; a ring is the decoder's, and T5's rows are split above.
+SLOW = {("decoder", "fsdp"), ("rotary t5", "mixed ring")}
 ROTARY = ("model.position={type: rotary}", "model.encoder.position={type: rotary}")
 # Every layer of the mixture has experts; a first one without: models/test_pipeline.py.
 DECODER = ("transformer", "model.attention.num_heads=8", "model.attention.num_kv_heads=4")
@@ -207,7 +209,7 @@ def assert_near(found: dict[str, Any], want: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("model", "mesh"),
     [
-        pytest.param(model, mesh, marks=[pytest.mark.slow] * (model == "rotary t5"))
+        pytest.param(model, mesh, marks=[pytest.mark.slow] * ((model, mesh) in SLOW))
         for model, meshes in TABLE.items()
         for mesh in meshes
     ],

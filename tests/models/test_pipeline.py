@@ -56,7 +56,7 @@ CASES: list[tuple[str, MeshConfig, dict[str, Any]]] = [  # each axis and each wa
     ("decoder", MeshConfig(data=1, **ROUND, fsdp=2, context=2), {"remat": "full"}),
     (
         "mixed",
-        MeshConfig(data=1, **ROUND, expert=2, tensor=2),
+        MeshConfig(data=1, **ROUND, expert=2, num_devices=4),
         {"remat": "named", "saved": ["query", "ffn_out"]},
     ),
     ("pair", MeshConfig(data=2, **ROUND, tensor=2), {"scan_layers": False}),

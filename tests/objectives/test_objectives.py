@@ -199,7 +199,7 @@ def test_it_learns_and_a_mesh_changes_nothing(name):
     one = train(name, tiny.ONE, STEPS)
     assert one[0] == pytest.approx(np.log(264), abs=0.3)
     assert one[-5:].mean() < one[0] - 2
-    if name != "t5":  # whose gradients test_mesh_gradients compares on every kind of mesh
+    if name == "glm":  # whose rows have places of their own; the others: test_mesh_gradients
         split = train(name, MeshConfig(data=2, fsdp=2, tensor=2), 2)  # the second sees gradients
         np.testing.assert_allclose(split, one[:2], rtol=1e-5)
 

@@ -74,7 +74,11 @@ def result(run: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one step", "two steps"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, marks=pytest.mark.slow), 2],  # what serves two is part of checkpoints
+    ids=["one step", "two steps"],
+)
 def run(request: Any, sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose rollouts serve one step, or two."""
     folder = tmp_path_factory.mktemp("grpo") / "run"

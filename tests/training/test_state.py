@@ -72,8 +72,9 @@ def run(learner, batches):
 @pytest.mark.parametrize(
     "name",
     [
-        *("transformer", "lstm", "classification"),
-        pytest.param("moe", marks=pytest.mark.slow),  # its load over micro-batches: below
+        *("transformer", "lstm"),
+        # their weights of examples: objectives/test_head_losses.py; the load of experts: below
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("classification", "moe")),
     ],
 )
 def test_accumulation_equals_the_big_batch(name):
