@@ -233,7 +233,9 @@ def test_collectives_have_one_order_in_all_processes() -> None:
     compare_orders(*found)
 
 
-@pytest.mark.parametrize("program", [JOINING, VERB], ids=["library", "verb"])
+@pytest.mark.parametrize(
+    "program", [pytest.param(JOINING, marks=pytest.mark.slow), VERB], ids=["library", "verb"]
+)
 def test_collectives_have_one_order_on_simulated_devices(program: str) -> None:
     """Of one process, whichever verb it runs and where it is no verb's; one device has no need."""
     eight = unordered()

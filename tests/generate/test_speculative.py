@@ -92,7 +92,9 @@ def side(logits: np.ndarray) -> Side:
     return Side(read, lambda cache, count: cache - count)
 
 
-@pytest.mark.parametrize("likeness", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(
+    "likeness", [0.7, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.0, 1.0))]
+)
 def test_texts_have_the_large_models_distribution(likeness):
     """Of all texts of four tokens, in rows of a batch that keep unequal numbers of guesses."""
     rng = np.random.default_rng(0)

@@ -29,7 +29,7 @@ MESHES = {
 }
 TRAINED = [pytest.param("transformer", "mixed 8", marks=pytest.mark.slow), ("lstm", "zero 8")]
 INITIALISED = [
-    ("transformer", "data 2"),
+    pytest.param("transformer", "data 2", marks=pytest.mark.slow),
     ("transformer", "mixed 8"),
     ("lstm", "fsdp 8"),
     ("moe", "expert 8"),

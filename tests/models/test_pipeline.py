@@ -52,8 +52,11 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 GPIPE = MeshConfig(data=1, stage=4, fsdp=2)
 ROUND = {"stage": 2, "stage_repeats": 2}
-CASES: list[tuple[str, MeshConfig, dict[str, Any]]] = [  # each axis and each way of a model once
-    ("decoder", MeshConfig(data=1, **ROUND, fsdp=2, context=2), {"remat": "full"}),
+CASES: list[Any] = [  # each axis and each way of a model once
+    pytest.param(  # a whole step of a decoder: below
+        *("decoder", MeshConfig(data=1, **ROUND, fsdp=2, context=2), {"remat": "full"}),
+        marks=pytest.mark.slow,
+    ),
     (
         "mixed",
         MeshConfig(data=1, **ROUND, expert=2, num_devices=4),

@@ -130,8 +130,9 @@ def test_outputs_are_those_of_a_loop(name):
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        *(("plain", (9,)), ("low queries", (6, 3))),
-        *(("window", (2, 1, 6)), ("wide latent", (2, 1, 1, 4, 1))),
+        *(("plain", (9,)), ("window", (2, 1, 6))),
+        pytest.param("low queries", (6, 3), marks=pytest.mark.slow),
+        pytest.param("wide latent", (2, 1, 1, 4, 1), marks=pytest.mark.slow),
     ],
 )
 def test_the_cache_equals_the_whole(name, sizes):

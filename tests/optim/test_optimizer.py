@@ -474,7 +474,9 @@ def test_the_schedule_follows_the_step_that_is_given():
 # ------------------------------------------------------------------------------------- sharding
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("adamw", marks=pytest.mark.slow), "adafactor", "muon"]
+)
 def test_state_is_split_like_its_parameters(name):
     """On 8 devices: every moment is made where its parameter is, and an update leaves it there."""
     mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()

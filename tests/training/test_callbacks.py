@@ -158,7 +158,7 @@ def test_a_run_that_does_not_improve_stops_and_stays_stopped(tmp_path: Path) -> 
     assert values(run, "eval/loss").keys() == {2, 4, 6, 8, 10}
 
 
-@pytest.mark.parametrize("stops", [(3,), (4, 5)])
+@pytest.mark.parametrize("stops", [pytest.param((3,), marks=pytest.mark.slow), (4, 5)])
 def test_a_resumed_run_stops_at_the_same_step(tmp_path: Path, stops: tuple[int, ...]) -> None:
     straight = train(tmp_path / "straight", *EARLY)
     run = tmp_path / "run"
@@ -234,7 +234,9 @@ BEST = (
 )
 
 
-@pytest.mark.parametrize("stops", [(), (3, 7), (5, 6, 9)])
+@pytest.mark.parametrize(
+    "stops", [*(pytest.param(x, marks=pytest.mark.slow) for x in ((), (3, 7))), (5, 6, 9)]
+)
 def test_the_best_checkpoints_stay_also_over_resumes(
     tmp_path: Path, stops: tuple[int, ...]
 ) -> None:

@@ -125,7 +125,10 @@ RATE = "optimizer={type: sgd, learning_rate: 0.1}"
 SGD = (RATE, "train.steps=2", "objective.num_iterations=2")  # both of what the first weights wrote
 
 
-@pytest.mark.parametrize("change", ["train.accumulation=2", "mesh={data: 4, fsdp: 2}"])
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param("train.accumulation=2", marks=pytest.mark.slow), "mesh={data: 4, fsdp: 2}"],
+)
 def test_accumulation_and_devices_change_nothing(
     two_steps: dict[str, np.ndarray], sums: Path, tmp_path: Path, change: str
 ) -> None:
