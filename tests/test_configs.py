@@ -144,15 +144,19 @@ def trains_whole(path: Path) -> bool:
     return path.parent.name == "smoke" and path.stem in WHOLE
 
 
-# Of others' shapes, or in small of others' steps.
-SLOW = {"llama3.1_70b", "llama3.1_405b", "qwen3_8b", "dialogues_en", "sentiment_en_lstm"}
+# Built at full size: decoders as llama3.1_8b is. Trained: a chat as finetune/chat is.
+LIKE_OTHERS = {"llama3.1_70b", "llama3.1_405b", "qwen3_8b"}
+TRAINED_LIKE_OTHERS = {"dialogues_en"}
 
 
-def with_slow(paths: list[Path]) -> list[Any]:
-    return [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in SLOW)) for p in paths]
+def with_slow(paths: list[Path], names: set[str]) -> list[Any]:
+    return [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in names)) for p in paths]
 
 
-@pytest.mark.parametrize("path", with_slow([p for p in RUNS if not trains_whole(p)]), ids=name_of)
+BUILT = with_slow([p for p in RUNS if not trains_whole(p)], LIKE_OTHERS)
+
+
+@pytest.mark.parametrize("path", BUILT, ids=name_of)
 def test_builds_at_full_size(path):
     """Model, objective, optimizer, schedule and the step of them all; nothing is allocated."""
     from jaxlm.core.tree import flatten
@@ -251,7 +255,7 @@ def test_in_small_it_is_the_same_as_another(name, other):
     assert [line for line in changes if not re.match(RATES, line)] == []
 
 
-@pytest.mark.parametrize("path", with_slow(TRAINED), ids=name_of)
+@pytest.mark.parametrize("path", with_slow(TRAINED, TRAINED_LIKE_OTHERS), ids=name_of)
 def test_runs_for_two_steps(path, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("JAXLM_CACHE", str(workplace / "cache"))
