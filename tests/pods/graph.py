@@ -44,10 +44,12 @@ LONGER = "sums of longer parts"
 TURNS = "sums in turns, two too many"
 TABLE = "a table summed over all of the batch at once"
 EXPERTS = "experts summed in float32"
+NORMS = "a stage's norms read by sums"
+TILES = "a table's tiles between slices"
 
-# A config, and the exceptions of `sent.BEYOND` that its step makes. The last six are here alone:
-# stages between slices, an expert a device, all experts on each device, rows whose tokens are
-# split, in two ways, and two slices; they are no one's to train.
+# A config, and the exceptions of `sent.BEYOND` that its step makes. The last seven are here alone:
+# stages between slices, large and small, an expert a device, all experts on each device, rows whose
+# tokens are split, in two ways, and two slices; they are no one's to train.
 PODS: dict[str, tuple[str, ...]] = {
     "gpt2_124m": (),
     "bert_large": (),
@@ -60,7 +62,8 @@ PODS: dict[str, tuple[str, ...]] = {
     "gpt3_175b": (CAST, LONGER, FOR_ALL, TABLE),
     "t5_11b": (CAST, LONGER, "adafactor's means along a split dim"),
     "lstm_1b": (CAST, TURNS),
-    "stages": (CAST, FOR_ALL, "a stage's norms read by sums", "a table's tiles between slices"),
+    "slices_of_stages": (CAST, FOR_ALL, NORMS, TILES),
+    "stages": (CAST, FOR_ALL, NORMS, TILES, TURNS),
     "expert": (CAST, TABLE, "experts summed by all-reduce, x2"),
     "mixture": (CAST, EXPERTS),
     "ring": (CAST,),
@@ -75,7 +78,7 @@ IN_CI = {"t5_11b", "lstm_1b"}
 IN_CI |= {"stages", "expert", "mixture", "context", "slices"}
 
 # Of these, which no one trains, fsdp takes all of a slice: what it sums is sent twice.
-WHOLE_SLICES = {"stages", "slices"}
+WHOLE_SLICES = {"slices_of_stages", "stages", "slices"}
 
 
 @dataclass(frozen=True)
