@@ -73,7 +73,8 @@ def test_a_head_s_gradient_comes_to_each_device_in_part():
     assert whole <= sum(found.values()) < 1.01 * whole, found
 
 
-@pytest.mark.parametrize("name", [pytest.param("v6e:8x8", marks=pytest.mark.slow), "v5p:4x4x4"])
+@pytest.mark.slow  # news of the compiler, which no change here brings
+@pytest.mark.parametrize("name", ["v6e:8x8", "v5p:4x4x4"])
 def test_over_a_whole_slice_libtpu_sums_all_for_all(name):
     """Also where a reduce-scatter is asked for by hand: so shipped meshes have `data` of two.
 
