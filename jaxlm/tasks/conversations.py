@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -255,6 +255,13 @@ def text_of(message: Mapping[str, Any]) -> str:
     """The content of a message as one text."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def texts_in(record: Record, columns: Iterable[str]) -> Iterator[str]:
+    """The texts of columns that hold texts, or lists of messages."""
+    for column in columns:
+        value = record[column]
+        yield from [value] if isinstance(value, str) else map(text_of, value)
 
 
 def _turns(prompt: str) -> list[Any]:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxlm.core.config import UserError, field
 from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.tasks.base import Arrays, LeftOut, Record
-from jaxlm.tasks.conversations import text_of
+from jaxlm.tasks.conversations import texts_in
 from jaxlm.tasks.prompt_completion import PromptCompletion
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ class KTO(PromptCompletion):
         return [{**made, self.label_column: label}]
 
     def texts(self, record: Record) -> Iterable[str]:
-        for column in super().columns:
-            value = record[column]
-            yield from [value] if isinstance(value, str) else map(text_of, value)
+        return texts_in(record, super().columns)
 
     def row_spec(self, seq_len: int, pad_id: int = 0) -> RowSpec:
         rows = super().row_spec(seq_len, pad_id)

@@ -31,7 +31,7 @@ from jaxlm.chat.rendering import Rendering
 from jaxlm.core.config import UserError, field
 from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.tasks.base import NO_LIMIT, Arrays, Extent, LeftOut, Record
-from jaxlm.tasks.conversations import Conversations, text_of
+from jaxlm.tasks.conversations import Conversations, texts_in
 from jaxlm.tasks.prompt_completion import PromptCompletion
 from jaxlm.tasks.texts import longest_first
 
@@ -103,9 +103,7 @@ class Preference(Conversations):
         return self._one.identity(self._side(record, self.chosen_column))
 
     def texts(self, record: Record) -> Iterable[str]:
-        for column in self.columns:
-            value = record[column]
-            yield from [value] if isinstance(value, str) else map(text_of, value)
+        return texts_in(record, self.columns)
 
     # ----------------------------------------------------------------------------------- rows
 

@@ -31,6 +31,7 @@ from jaxlm.tasks.conversations import (
     conversation_of,
     renderer_of,
     text_of,
+    texts_in,
 )
 
 if TYPE_CHECKING:
@@ -89,9 +90,7 @@ class PromptCompletion(Conversations):
         return given if isinstance(given, str) else as_prompt(given)
 
     def texts(self, record: Record) -> Iterable[str]:
-        for column in self.columns:
-            value = record[column]
-            yield from [value] if isinstance(value, str) else map(text_of, value)
+        return texts_in(record, self.columns)
 
     # ----------------------------------------------------------------------------------- rows
 
