@@ -62,7 +62,7 @@ class Predictor:
             task, self._seq_len = imported_task(config, run.path)
         else:
             data = own_data(config.data)
-            task = _task_of(config, data, run.path)
+            task = config.objective.asking(_task_of(config, data, run.path))
             self._seq_len = min(data.row_length, config.model.max_positions or data.row_length)
         if not task.asked:
             raise UserError(
@@ -139,8 +139,10 @@ class Predictor:
 
     def _read_file(self, path: str) -> Iterator[tuple[str, Record]]:
         left_out: Counter[str] = Counter()
-        source = unanswered_source(detect([path], with_text=False), self._task, self._own)
-        yield from source.records(self._task.asked, left_out)
+        found = detect([path], with_text=False)
+        columns = self._task.asked_of(found.columns)
+        source = unanswered_source(found, columns, self._own)
+        yield from source.records(columns, left_out)
         if number := left_out.total():
             reasons = few(reason for reason, count in left_out.items() if count)
             raise UserError(f"{path}: {number} of its rows cannot be used ({reasons}); remove them")
@@ -148,7 +150,7 @@ class Predictor:
     def _record(self, here: str, record: Mapping[str, Any]) -> Record:
         """A record that the task can encode."""
         asked = {}
-        for column in self._task.asked:
+        for column in self._task.asked_of(record):
             name = column if column in record else file_column(self._own, column)
             asked[column] = cell(record, name, here)
         for value in asked.values():

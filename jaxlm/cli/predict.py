@@ -73,8 +73,8 @@ def command(
     **writing: Any,
 ) -> None:
     """Writes what the run predicts for each record, with its scores; a run that writes answers
-    (chat, translation, summaries) writes them. The columns are those of the run's task, under the
-    names of its own data or of the task.
+    (chat, translation, summaries) writes them, and a reward model rates those that it gets. The
+    columns are those of the run's task, under the names of its own data or of the task.
     """
     from jaxlm.api.prediction_file import predict_file
     from jaxlm.api.run import load

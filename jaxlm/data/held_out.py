@@ -4,12 +4,13 @@ source = measured_source(detect(["new.csv"]), config.data)
 config.data.measured(source, tokenizer, Path("cache"), facts)    # all of it as "validation"
 
 own = own_source(config.data)
-source = unanswered_source(detect(["new.csv"]), task, own)       # without the answers
+source = unanswered_source(detect(["new.csv"]), task.asked, own)    # without the answers
 source.records(task.asked)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.core.config import UserError, parse, suggest
@@ -19,7 +20,6 @@ from jaxlm.data.mixture import MixtureData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.sources.files import Files
 from jaxlm.data.store.prepared import DataConfig
-from jaxlm.tasks.base import Task
 
 COLUMNS = ("text_column", "label_column")
 RULES = ("label_map", "label_bins")
@@ -48,11 +48,11 @@ def measured_source(found: Found, data: DataConfig) -> Source:
     return parse(Source, values)
 
 
-def unanswered_source(found: Found, task: Task, own: Source | None) -> Source:
+def unanswered_source(found: Found, columns: Sequence[str], own: Source | None) -> Source:
     """The source of files with records whose answers are not known, or are not read.
 
-    own: the source of the run's data, whose names of columns hold for the files as well. Raises
-    `UserError` where the files lack a column that the task needs.
+    columns: those that the task asks for. own: the source of the run's data, whose names of columns
+    hold for the files as well. Raises `UserError` where the files lack a column.
     """
     if isinstance(own, Files):
         return own.replace(files=found.files, answered=False)
@@ -61,7 +61,7 @@ def unanswered_source(found: Found, task: Task, own: Source | None) -> Source:
         values.pop(name, None)
     if found.kind == "text":
         return parse(Source, values)
-    for column in task.asked:
+    for column in columns:
         name = file_column(own, column)
         name = column if name not in found.columns and column in found.columns else name
         if name not in found.columns:

@@ -139,6 +139,12 @@ class Objective(Config):
         """How metrics of train steps are shown that only this objective has; others are not."""
         return ()
 
+    def asking(self, task: Task) -> Task:
+        """The task by which records are predicted, of the data's task: another one where the
+        objective does not predict what that task's answers are.
+        """
+        return task
+
     def arranged(self, rows: RowDataset, batch_size: int) -> RowDataset:
         """The rows of the training batches, from the data's rows: each several times, say."""
         return rows

@@ -288,6 +288,10 @@ class Task(Config):
         """The columns that a record has whose answer is not known; (): such records cannot be read,
         and nothing is predicted for them.
         """
+    def asked_of(self, columns: Iterable[str]) -> tuple[str, ...]:
+        """`asked`, of records that have these columns: a task may read records of several kinds."""
+        return self.asked
+
         return ()
 
     def unanswered(self, record: Record) -> Record:

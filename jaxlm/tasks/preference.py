@@ -54,7 +54,7 @@ class Preference(Conversations):
     add_eos: bool = field(True, "end each text with the tokenizer's eos, where it has one")
 
     @cached_property
-    def _one(self) -> PromptCompletion:
+    def one(self) -> PromptCompletion:
         """The task of one side."""
         return PromptCompletion(
             template=self.template,
@@ -63,11 +63,12 @@ class Preference(Conversations):
             add_eos=self.add_eos,
         )
 
-    def _side(self, record: Record, column: str) -> Record:
+    def side(self, record: Record, column: str) -> Record:
+        """The answer in `column` as a record of `one`."""
         return {"prompt": record[self.prompt_column], "completion": record[column]}
 
     def _sides(self, record: Record) -> tuple[Record, Record]:
-        return self._side(record, self.chosen_column), self._side(record, self.rejected_column)
+        return self.side(record, self.chosen_column), self.side(record, self.rejected_column)
 
     # ------------------------------------------------------------------------- at preparation
 
@@ -81,7 +82,7 @@ class Preference(Conversations):
 
     @property
     def prompt_options(self) -> Mapping[str, Any]:
-        return self._one.prompt_options
+        return self.one.prompt_options
 
     def expand(self, record: Record) -> list[Record]:
         chosen, rejected = record[self.chosen_column], record[self.rejected_column]
@@ -92,7 +93,7 @@ class Preference(Conversations):
             )
         for column in (self.chosen_column, self.rejected_column):
             try:
-                made = self._one.expand(self._side(record, column))
+                made = self.one.expand(self.side(record, column))
             except LeftOut:
                 made = []
             if not made or not record[column]:
@@ -100,7 +101,7 @@ class Preference(Conversations):
         return [{column: record[column] for column in self.columns}]
 
     def identity(self, record: Record) -> str:
-        return self._one.identity(self._side(record, self.chosen_column))
+        return self.one.identity(self.side(record, self.chosen_column))
 
     def texts(self, record: Record) -> Iterable[str]:
         return texts_in(record, self.columns)
@@ -118,7 +119,7 @@ class Preference(Conversations):
         room: int,
         rng: np.random.RandomState | None = None,
     ) -> Arrays:
-        sides = [self._one.encode(side, tokenizer, NO_LIMIT, rng) for side in self._sides(record)]
+        sides = [self.one.encode(side, tokenizer, NO_LIMIT, rng) for side in self._sides(record)]
         chosen, rejected = (len(side["tokens"]) for side in sides)
         sizes = longest_first(chosen, rejected, room)
         keys = ("tokens", "loss_weights")
@@ -129,7 +130,7 @@ class Preference(Conversations):
         return {**joined, "sides": np.repeat([CHOSEN, REJECTED], sizes).astype(np.int32)}
 
     def extent(self, record: Record, tokenizer: Tokenizer) -> Extent:
-        both = [self._one.extent(side, tokenizer) for side in self._sides(record)]
+        both = [self.one.extent(side, tokenizer) for side in self._sides(record)]
         tokens, trained = (sum(getattr(e, name) or 0 for e in both) for name in Extent._fields[:2])
         # Both sides must have a trained token left: of sides of a and b tokens, a row of n keeps
         # min(a, max(ceil(n / 2), n - b)) and min(b, max(floor(n / 2), n - a)) (`longest_first`).
@@ -140,12 +141,12 @@ class Preference(Conversations):
     def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
         found: list[str] = []
         for side in self._sides(record):
-            found += self._one.authors(side, tokenizer) or []
+            found += self.one.authors(side, tokenizer) or []
         return found
 
     def rendering(self, record: Record, tokenizer: Tokenizer) -> Rendering:
         """The text of the chosen side with its weights."""
-        return self._one.rendering(self._side(record, self.chosen_column), tokenizer)
+        return self.one.rendering(self.side(record, self.chosen_column), tokenizer)
 
     def show(self, row: Mapping[str, Any]) -> str:
         sides = np.asarray(row["sides"])
@@ -154,7 +155,7 @@ class Preference(Conversations):
     # --------------------------------------------------------------------------------- measured
 
     def prompt(self, record: Record) -> str:
-        return self._one.prompt(self._side(record, self.chosen_column))
+        return self.one.prompt(self.side(record, self.chosen_column))
 
     def reference(self, record: Record) -> str:
-        return self._one.reference(self._side(record, self.chosen_column))
+        return self.one.reference(self.side(record, self.chosen_column))

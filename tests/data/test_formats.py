@@ -172,7 +172,7 @@ def test_files_to_measure_and_to_predict_for_are_read_in_the_format_of_the_run(t
         found = detect([path], with_text=False)
         measured = measured_source(found, data)
         assert records_of(measured, data.task.columns) == [{"text": "a b", "label": "x"}]
-        assert unanswered_source(found, data.task, own) == measured.replace(answered=False)
+        assert unanswered_source(found, data.task.asked, own) == measured.replace(answered=False)
 
 
 # ------------------------------------------------------------------------------------------ errors

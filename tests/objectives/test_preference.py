@@ -227,7 +227,7 @@ def test_mismatched_answers_are_those_of_the_sequence_before() -> None:
         tokenizer = ByteTokenizer()
         answers = [a["completion"] for a in ANSWERS]
         want = [[*tokenizer.encode(a["prompt"] + answers[n - 1])] for n, a in enumerate(ANSWERS)]
-        marks = len(Preference()._one.encode(ANSWERS[0], tokenizer, 99)["tokens"])
+        marks = len(Preference().one.encode(ANSWERS[0], tokenizer, 99)["tokens"])
         marks -= len(tokenizer.encode(ANSWERS[0]["prompt"] + answers[0]))
         assert [len(w) - marks for w, _ in texts] == [len(w) for w in want]
         for (whole, counted), ids, n in zip(texts, want, range(len(want)), strict=True):
