@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,16 @@ import numpy as np
 from flax import nnx
 
 from jaxlm import mesh as meshes
+from jaxlm.api.trained import Trained
 from jaxlm.core.config import UserError
 from jaxlm.data.prompts import encode_prompt
-
-if TYPE_CHECKING:
-    from jaxlm.api.run import Run
+from jaxlm.kernels.log_probs import log_probs
 
 
 class Forward:
     """The forward passes of a run, each compiled once for each shape."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Trained) -> None:
         self._run = run
 
     def logits(self, texts: Sequence[str] | Sequence[Sequence[int]]) -> np.ndarray:
@@ -50,10 +49,7 @@ class Forward:
         tokens, lengths = self._rows(texts)
         if min(lengths) < 2:
             raise UserError("texts: one has less than two tokens, so none is predicted")
-        logits = self._forward(tokens, lengths, None)[:, :-1]
-        found = jnp.take_along_axis(
-            jax.nn.log_softmax(logits), jnp.asarray(tokens)[:, 1:, None], axis=-1
-        )[..., 0]
+        found = self._forward(tokens, lengths, "next")[:, :-1]
         real = np.arange(tokens.shape[1] - 1)[None] < np.asarray(lengths)[:, None] - 1
         mean = np.where(real, np.asarray(found, np.float64), 0.0).sum(1) / real.sum(1)
         return [math.exp(-value) for value in mean]
@@ -89,7 +85,9 @@ class Forward:
         return tokens[: len(rows)], lengths
 
     def _forward(self, tokens: np.ndarray, lengths: Sequence[int], want: Any) -> jax.Array:
-        """Logits (None), final hidden states ("final"), or the states after a layer (int)."""
+        """Logits (None), log p of the next token ("next"), final hidden states ("final"), or the
+        states after a layer (int).
+        """
         count = len(tokens)
         extra = -count % meshes.batch_parts(self._run.program.mesh)
         tokens = np.concatenate([tokens, np.zeros((extra, tokens.shape[1]), np.int32)])
@@ -113,6 +111,9 @@ class Forward:
                 model = nnx.merge(graphdef, params)
                 if want is None:
                     return model.logits(model(**batch).hidden)
+                if want == "next":
+                    inputs, targets = model.head_input(model(**batch).hidden), batch["tokens"]
+                    return log_probs(inputs, model.head(), jnp.roll(targets, -1, axis=1))[0]
                 if want == "final":
                     return model(**batch).hidden
                 return model(**batch, with_states=True).states[want]

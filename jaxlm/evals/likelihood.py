@@ -24,9 +24,10 @@ from flax import nnx
 
 from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError
+from jaxlm.kernels.head_loss import head_loss
 from jaxlm.training.program import Program
 
-BATCH_TOKENS = 4096  # of a batch on one device, whose logits are in memory
+BATCH_TOKENS = 4096  # of a batch on one device
 SHORTEST = 16
 
 Pair = tuple[Sequence[int], Sequence[int]]  # ids of the context, at least one; of the continuation
@@ -123,13 +124,11 @@ class Likelihood:
 
         def step(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             model = nnx.merge(graphdef, params)
-            targets, real = batch.pop("targets"), batch.pop("weights") > 0
-            logits = model.logits(model(**batch).hidden).astype(jnp.float32)
-            logprobs = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[
-                ..., 0
-            ]
-            likeliest = logits.argmax(-1) == targets
-            return jnp.where(real, logprobs, 0).sum(-1), (likeliest | ~real).all(-1)
+            targets, weights = batch.pop("targets"), batch.pop("weights")
+            inputs, real = model.head_input(model(**batch).hidden), weights > 0
+            _, token = head_loss(inputs, model.head(), targets, weights, impl="chunked")
+            logprobs = jnp.where(real, -token.nll, 0).sum(-1)
+            return logprobs, ((token.correct > 0) | ~real).all(-1)
 
         return jax.jit(step, out_shardings=meshes.replicated(self._program.mesh))
 

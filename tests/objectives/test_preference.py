@@ -40,7 +40,7 @@ ANSWERS = [
     for n, pair in enumerate(PAIRS)
     for side in [("chosen", "rejected")[n % 2]]
 ]
-LENGTH = 31
+LENGTH = 32
 OBJECTIVES = {
     "dpo": "{type: dpo, beta: 0.5, label_smoothing: 0.1}",
     "ipo": "{type: dpo, loss_type: ipo}",
@@ -84,9 +84,12 @@ def in_order(lengths: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def setup(name: str, mesh: MeshConfig = tiny.ONE, accumulation: int = 1) -> Any:
+def setup(
+    name: str, mesh: MeshConfig = tiny.ONE, accumulation: int = 1, num_layers: int = 1
+) -> Any:
     """(program, parameters, frozen): weights that are far from their reference."""
-    config = config_of(name, f"train.accumulation={accumulation}").replace(mesh=mesh)
+    sizes = f"train.accumulation={accumulation}", f"model.num_layers={num_layers}"
+    config = config_of(name, *sizes).replace(mesh=mesh)
     program = build.program_of(config, mesh.build(), references=True)
     params = tiny.params_of(build.program_of(config, mesh.build()))
     trees, _ = start_references(config, program, params, {"seed": 1})
@@ -96,10 +99,14 @@ def setup(name: str, mesh: MeshConfig = tiny.ONE, accumulation: int = 1) -> Any:
 
 @cache
 def measured(
-    name: str, packed: bool = False, mesh: MeshConfig = tiny.ONE, accumulation: int = 1
+    name: str,
+    packed: bool = False,
+    mesh: MeshConfig = tiny.ONE,
+    accumulation: int = 1,
+    num_layers: int = 1,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """(gradient by path, metrics) of one step, both divided by their weights."""
-    program, params, frozen = setup(name, mesh, accumulation)
+    program, params, frozen = setup(name, mesh, accumulation, num_layers)
     batch = tiny.on_mesh(rows_of(name, packed), program)
     with jax.set_mesh(program.mesh):
         key = jax.random.key(0)
@@ -179,10 +186,20 @@ def test_rows_of_a_reward_have_the_tokens_that_data_seq_len_says() -> None:
     made.check(objective.host_transform(tokenizer, 0)(row, 0), "reward")
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto"])
-def test_eight_devices_give_the_gradient_of_one(name: str) -> None:
-    eight = MeshConfig(data=2, fsdp=2, tensor=2)
-    check_equal(name, measured(name, packed=True, mesh=eight), measured(name, packed=True))
+@pytest.mark.parametrize(
+    ("name", "mesh", "num_layers"),
+    [
+        ("dpo", MeshConfig(data=2, context=2, stage=2), 2),  # which share the length at the head
+        ("kto", MeshConfig(data=2, fsdp=2, tensor=2), 1),
+    ],
+)
+def test_eight_devices_give_the_gradient_of_one(
+    name: str, mesh: MeshConfig, num_layers: int
+) -> None:
+    """A pipeline has a layer and a micro-batch for each stage."""
+    want = measured(name, packed=True, num_layers=num_layers)
+    found = measured(name, True, mesh, accumulation=mesh.stage, num_layers=num_layers)
+    check_equal(name, found, want)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
