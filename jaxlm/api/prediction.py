@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
+from jaxlm.api.trained import Trained
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.data.detect import detect
@@ -25,14 +26,11 @@ from jaxlm.data.reading.text import check_characters
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.evals.predictions import Answering, Predictions, RowPredictions, imported_task, marked
 from jaxlm.evals.run import facts_of
-from jaxlm.evals.written import Written, sampling_of
+from jaxlm.evals.written import Writing, Written, sampling_of
 from jaxlm.run import RunConfig
 from jaxlm.runs.folder import RunDir
 from jaxlm.tasks.base import Record, Task
 from jaxlm.tasks.written import WrittenTask
-
-if TYPE_CHECKING:
-    from jaxlm.api.run import Run
 
 Given = Sequence[Mapping[str, Any]] | Sequence[str] | str | Path
 Prediction = dict[str, Any]
@@ -48,11 +46,12 @@ class Placed(NamedTuple):
 class Predictor:
     """Applies the objective of a run to records; compiled once, for one size of batch."""
 
-    def __init__(self, run: Run, batch_size: int | None = None, **writing: Any) -> None:
+    def __init__(
+        self, run: Trained, batch_size: int | None = None, **writing: Unpack[Writing]
+    ) -> None:
         """Raises `UserError` for a run that predicts nothing for records.
 
-        writing: of answers that are written, `num_beams`, `length_penalty` and `max_tokens`, as of
-        `jaxlm.evals.written.sampling_of`.
+        writing: how answers are written, where they are.
         """
         self._writing = writing
         config = run.config

@@ -14,12 +14,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from jaxlm.api.prediction import Predictor
 from jaxlm.api.run import Run
 from jaxlm.core.config import UserError
 from jaxlm.core.files import file_sha256, read_json, write_atomic
+from jaxlm.evals.written import Writing
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import read_record
 
@@ -33,7 +34,7 @@ def predict_file(
     *,
     batch_size: int | None = None,
     report: Callable[[str], None] = print,
-    **writing: Any,
+    **writing: Unpack[Writing],
 ) -> int:
     """Writes a line for each record of the file `given`; returns their number.
 
@@ -61,7 +62,7 @@ def predict_file(
     return done
 
 
-def _origin(run: Run, given: str, batch_size: int, writing: dict[str, Any]) -> dict[str, Any]:
+def _origin(run: Run, given: str, batch_size: int, writing: Writing) -> dict[str, Any]:
     record, _ = read_record(RunDir(run.path))
     return {
         "run": None if record is None else record.identity.run_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 import click
 
@@ -15,6 +15,30 @@ from jaxlm.core.errors import UserError
 
 if TYPE_CHECKING:
     from jaxlm.core.measures import Measure
+
+
+class Asked(TypedDict):
+    """The options that say what is measured, by their names."""
+
+    overrides: tuple[str, ...]
+    files: tuple[str, ...]
+    split: str | None
+    shots: int | None
+    task: str | None
+    seed: int | None
+    tasks: str | None
+    include_path: str | None
+    chat: bool
+    limit: int | None
+    accept_changed_data: bool
+
+
+class Measured(NamedTuple):
+    """What was found, at which step, and what it was measured on, for people."""
+
+    step: int | str
+    measures: list[Measure]
+    on: str
 
 
 @verb(
@@ -72,22 +96,7 @@ if TYPE_CHECKING:
 @options.accept_changed_data
 @options.step
 @options.json
-def command(
-    run_dir: str,
-    overrides: tuple[str, ...],
-    files: tuple[str, ...],
-    split: str | None,
-    shots: int | None,
-    task: str | None,
-    seed: int | None,
-    tasks: str | None,
-    include_path: str | None,
-    chat: bool,
-    limit: int | None,
-    accept_changed_data: bool,
-    step: int | str | None,
-    as_json: bool,
-) -> None:
+def command(run_dir: str, step: int | str | None, as_json: bool, **asked: Unpack[Asked]) -> None:
     """Prints the measures of the run's objective, such as loss and bits per byte, or accuracy and
     the confusion table of a classifier; then those of each evaluator of the config (`evaluators`),
     on the whole of its own split. With --data no text of the run's own data is read, and only
@@ -97,105 +106,116 @@ def command(
     With --shots K a language model that was not trained on a task answers its records: it chooses
     the likeliest class, or writes the answer, after K examples. --lm-eval needs the extra `eval`.
     """
+    _check_modes(asked)
+    _check_unused(asked)
+    if asked["tasks"] is not None:
+        found = _of_harness(run_dir, step, asked, asked["tasks"])
+    elif asked["shots"] is not None:
+        found = _with_examples(run_dir, step, asked, asked["shots"])
+    else:
+        found = _of_split(run_dir, step, asked)
+    _print(found, as_json)
+
+
+def _of_harness(run_dir: str, step: int | str | None, asked: Asked, tasks: str) -> Measured:
+    """Tasks of lm-evaluation-harness."""
+    from jaxlm.api import load
+    from jaxlm.evals.harness import evaluate_harness
+
+    if not (names := [name.strip() for name in tasks.split(",") if name.strip()]):
+        raise UserError("--lm-eval: names no task; give some, separated by commas")
+    run = load(run_dir, step=step)
+    measures = evaluate_harness(
+        run,
+        names,
+        include_path=asked["include_path"],
+        shots=asked["shots"],
+        limit=asked["limit"],
+        chat=asked["chat"],
+    )
+    return Measured(run.step, measures, ", ".join(names))
+
+
+def _with_examples(run_dir: str, step: int | str | None, asked: Asked, shots: int) -> Measured:
+    """Records of a task, each asked after `shots` examples."""
+    from jaxlm.cli.shared.folders import run_folder
+    from jaxlm.evals.shots import evaluate_shots
+
+    split = asked["split"] or "validation"
+    step, measures = evaluate_shots(
+        run_folder(run_dir),
+        shots,
+        task=asked["task"],
+        seed=asked["seed"] or 0,
+        limit=asked["limit"],
+        split=split,
+        overrides=asked["overrides"],
+        step=step,
+        report=say,
+    )
+    named = [measure.under("eval") for measure in measures]
+    return Measured(step, named, f"{split} split, {shots} examples")
+
+
+def _of_split(run_dir: str, step: int | str | None, asked: Asked) -> Measured:
+    """A split of the run's data, or files."""
     from jaxlm.cli.shared.folders import run_folder
     from jaxlm.evals.run import evaluate_run
 
-    _check(files, split, shots, task, tasks, include_path, chat, limit)
-    _check_run(overrides, accept_changed_data, shots, seed, tasks)
-    if tasks is not None:
-        from jaxlm.api import load
-        from jaxlm.evals.harness import evaluate_harness
-
-        if not (names := [name.strip() for name in tasks.split(",") if name.strip()]):
-            raise UserError("--lm-eval: names no task; give some, separated by commas")
-        run = load(run_dir, step=step)
-        found = evaluate_harness(
-            run, names, include_path=include_path, shots=shots, limit=limit, chat=chat
-        )
-        _print(run.step, found, ", ".join(names), as_json)
-        return
-    if shots is not None:
-        from jaxlm.evals.shots import evaluate_shots
-
-        step, measures = evaluate_shots(
-            run_folder(run_dir),
-            shots,
-            task=task,
-            seed=seed or 0,
-            limit=limit,
-            split=split or "validation",
-            overrides=overrides,
-            step=step,
-            report=say,
-        )
-        named = [measure.under("eval") for measure in measures]
-        _print(step, named, f"{split or 'validation'} split, {shots} examples", as_json)
-        return
+    files, split = asked["files"], asked["split"]
     if files and split:
         raise UserError("--split: --data names files of no split; leave one of the two out")
+    split = split or "validation"
     step, measures = evaluate_run(
         run_folder(run_dir),
-        overrides=overrides,
+        overrides=asked["overrides"],
         step=step,
         files=files,
-        split=split or "validation",
-        accept_data=accept_changed_data,
+        split=split,
+        accept_data=asked["accept_changed_data"],
         report=say,
     )
-    measured = ", ".join(files) or f"whole {split or 'validation'} split"
-    _print(step, measures, measured, as_json)
+    return Measured(step, measures, ", ".join(files) or f"whole {split} split")
 
 
-def _print(step: int | str, measures: list[Measure], measured: str, as_json: bool) -> None:
+def _print(found: Measured, as_json: bool) -> None:
     from jaxlm.cli.shared.figures import print_figures
     from jaxlm.core.measures import notes_of, tables_of, values_of
 
+    measures = found.measures
     if as_json:
-        notes = {"notes": found} if (found := notes_of(measures)) else {}
-        values = {"step": step, "final": values_of(measures), **notes, **tables_of(measures)}
+        notes = {"notes": said} if (said := notes_of(measures)) else {}
+        values = {"step": found.step, "final": values_of(measures), **notes, **tables_of(measures)}
         print(json.dumps(values))
     else:
-        print(f"step {step}, {measured}")
+        print(f"step {found.step}, {found.on}")
         print_figures(measures)
 
 
-def _check(
-    files: tuple[str, ...],
-    split: str | None,
-    shots: int | None,
-    task: str | None,
-    tasks: str | None,
-    include_path: str | None,
-    chat: bool,
-    limit: int | None,
-) -> None:
+def _check_modes(asked: Asked) -> None:
     """Raises `UserError` for options that have no effect together."""
-    if files and (shots is not None or tasks is not None):
+    shots, tasks = asked["shots"], asked["tasks"]
+    if asked["files"] and (shots is not None or tasks is not None):
         raise UserError("--data: --shots and --lm-eval measure records of a task; leave it out")
-    if tasks is not None and (split or task):
+    if tasks is not None and (asked["split"] or asked["task"]):
         raise UserError("--lm-eval: its tasks name their own data; leave --split and --task out")
-    if task is not None and shots is None:
+    if asked["task"] is not None and shots is None:
         raise UserError("--task: is asked with examples; add --shots K, 0 for none")
-    if tasks is None and (include_path is not None or chat):
+    if tasks is None and (asked["include_path"] is not None or asked["chat"]):
         raise UserError("--include-path, --chat: are of --lm-eval TASKS; name some")
-    if limit is not None and shots is None and tasks is None:
+    if asked["limit"] is not None and shots is None and tasks is None:
         raise UserError("--limit: is of --shots and --lm-eval; add one of them")
 
 
-def _check_run(
-    overrides: tuple[str, ...],
-    accept_changed_data: bool,
-    shots: int | None,
-    seed: int | None,
-    tasks: str | None,
-) -> None:
+def _check_unused(asked: Asked) -> None:
     """Raises `UserError` for what --shots or --lm-eval do not use."""
-    if tasks is not None and (overrides or accept_changed_data):
+    shots, tasks = asked["shots"], asked["tasks"]
+    if tasks is not None and (asked["overrides"] or asked["accept_changed_data"]):
         raise UserError(
             "--lm-eval: measures the run as it is, on other data; leave settings and "
             "--accept-changed-data out"
         )
-    if seed is not None and (shots is None or tasks is not None):
+    if asked["seed"] is not None and (shots is None or tasks is not None):
         raise UserError("--seed: draws the examples of --shots without --lm-eval; leave it out")
-    if accept_changed_data and shots is not None:
+    if asked["accept_changed_data"] and shots is not None:
         raise UserError("--accept-changed-data: --shots does not compare the data; leave it out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TypedDict, Unpack
 
 import click
 
@@ -11,6 +11,22 @@ from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import PATH, RATIO, TOKENS, WHOLE
 from jaxlm.cli.shared.verb import TRAINING, verb
+
+
+class Options(TypedDict):
+    """The options of `jaxlm.plan.command.run`, by their names."""
+
+    topology: str | None
+    slices: int
+    search: bool
+    compile_best: int | None
+    tokens: float | None
+    price: float | None
+    analytic: bool
+    quick: bool
+    out: str | None
+    save: str | None
+    as_json: bool
 
 
 @verb(
@@ -51,7 +67,7 @@ from jaxlm.cli.shared.verb import TRAINING, verb
     "--save", type=PATH, metavar="FILE", help="save the compiled step, for train.compiled"
 )
 @options.json
-def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
+def command(config: str, overrides: tuple[str, ...], **asked: Unpack[Options]) -> int:
     """Compiles the train step of a config for a TPU topology (needs libtpu, no TPU) and reports
     whether it fits, what uses the memory, how long a step takes and what limits it. For GPUs, and
     with --analytic, a closed-form model is used, and the output says so. No data is read.
@@ -59,4 +75,4 @@ def command(config: str, overrides: tuple[str, ...], **how: Any) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # a plan does not use an accelerator
     from jaxlm.plan.command import run
 
-    return run(config, overrides, report=say, **how)
+    return run(config, overrides, report=say, **asked)

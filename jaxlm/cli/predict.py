@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,9 @@ from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import PATH, RATIO, WHOLE
 from jaxlm.cli.shared.verb import USING, verb
 from jaxlm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxlm.evals.written import Writing
 
 
 @verb(
@@ -69,8 +72,10 @@ def command(
     given: str,
     out: str,
     batch_size: int | None,
+    num_beams: int | None,
+    length_penalty: float | None,
+    max_tokens: int | None,
     step: int | str | None,
-    **writing: Any,
 ) -> None:
     """Writes what the run predicts for each record, with its scores; a run that writes answers
     (chat, translation, summaries) writes them, and a reward model rates those that it gets. The
@@ -79,9 +84,15 @@ def command(
     from jaxlm.api.prediction_file import predict_file
     from jaxlm.api.run import load
 
-    writing = {name: value for name, value in writing.items() if value is not None}
-    if "length_penalty" in writing and writing.get("num_beams", 1) == 1:
+    if length_penalty is not None and (num_beams or 1) == 1:
         raise UserError("--length-penalty: needs a beam search; add --beams 4")
+    writing: Writing = {}
+    if num_beams is not None:
+        writing["num_beams"] = num_beams
+    if length_penalty is not None:
+        writing["length_penalty"] = length_penalty
+    if max_tokens is not None:
+        writing["max_tokens"] = max_tokens
     run = load(run_dir, step=step)
     count = predict_file(run, given, out, batch_size=batch_size, report=say, **writing)
     say(f"{out}: {count} lines")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,14 @@ from jaxlm.run import RunConfig
 from jaxlm.tasks.base import Record
 from jaxlm.tasks.written import WrittenTask
 from jaxlm.training.session import Session
+
+class Writing(TypedDict, total=False):
+    """Options of `sampling_of`."""
+
+    num_beams: int
+    length_penalty: float
+    max_tokens: int
+
 
 
 @dataclass(frozen=True)
