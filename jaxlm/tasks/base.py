@@ -106,8 +106,6 @@ class Task(Config):
     writes: ClassVar[bool] = False
     # What `baseline` says, for people: "largest class".
     baseline_title: ClassVar[str] = "baseline"
-    # The baselines that suit it besides those that look for themselves (`jaxlm.evals.baselines`).
-    guesses: ClassVar[tuple[str, ...]] = ()
     # Whether records have places in a text, or tags of its words, which a change must keep:
     # `changed` then uses `Change.around` or `of_words`.
     has_places: ClassVar[bool] = False
@@ -288,11 +286,11 @@ class Task(Config):
         """The columns that a record has whose answer is not known; (): such records cannot be read,
         and nothing is predicted for them.
         """
+        return ()
+
     def asked_of(self, columns: Iterable[str]) -> tuple[str, ...]:
         """`asked`, of records that have these columns: a task may read records of several kinds."""
         return self.asked
-
-        return ()
 
     def unanswered(self, record: Record) -> Record:
         """A record for `encode`, of one that has the columns `asked` alone; what it has in place of

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
@@ -29,8 +29,6 @@ LOOKED_AT = 2000  # summaries by which the language is found
 @dataclass(frozen=True, kw_only=True)
 class Summarisation(SourceTask):
     """A summary of a source."""
-
-    guesses: ClassVar[tuple[str, ...]] = ("lead", "nearest")
 
     language: str | None = field(
         None, "the summaries' language: zh and ja are compared by characters; null: found"

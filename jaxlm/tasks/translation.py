@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
@@ -31,8 +31,6 @@ LOOKED_AT = 2000  # targets by which the language is found
 @dataclass(frozen=True, kw_only=True)
 class Translation(SourceTask):
     """A translation of a source."""
-
-    guesses: ClassVar[tuple[str, ...]] = ("copy", "nearest")
 
     bleu_tokenizer: str | None = field(
         None, "sacrebleu's, such as 13a, zh, char; null: by the targets' language"

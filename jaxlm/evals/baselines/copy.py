@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlm.evals.baselines.base import Guess
 from jaxlm.tasks.base import Record, Records, Task
-from jaxlm.tasks.sources import SourceTask
+from jaxlm.tasks.translation import Translation
 
 if TYPE_CHECKING:
     from jaxlm.training.session import Session
@@ -22,6 +22,4 @@ class Copy(Guess):
         return "copy of the source"
 
     def fit(self, task: Task, train: Records) -> Callable[[Record], Any] | None:
-        if not isinstance(task, SourceTask) or self.key not in task.guesses:
-            return None
-        return lambda record: record[task.source]
+        return (lambda record: record[task.source]) if isinstance(task, Translation) else None

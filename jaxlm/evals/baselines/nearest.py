@@ -31,7 +31,7 @@ class Nearest(Guess):
         return f"{title}, of {self.most:,} records"
 
     def fit(self, task: Task, train: Records) -> Callable[[Record], Any] | None:
-        if not isinstance(task, SourceTask) or self.key not in task.guesses or not len(train):
+        if not isinstance(task, SourceTask) or not len(train):
             return None
         source, target = task.source, task.target
         chosen = [int(i) for i in spread(len(train), TEXTS)]
