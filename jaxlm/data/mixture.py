@@ -155,8 +155,16 @@ class MixtureData(DataConfig):
                 if split in splits
             },
         }
-        spec = self.row_spec(tokenizer.pad_id)
-        return Prepared(tokenizer, splits, manifest, first.seq_len, spec, first.facts, first.task)
+        return Prepared(
+            tokenizer,
+            splits,
+            manifest,
+            first.seq_len,
+            self.row_spec(tokenizer.pad_id),
+            first.facts,
+            first.task,
+            tasks={f"validation/{name}": parts[name].task for name in held},
+        )
 
 
 def _check_equal(what: str, values: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from jaxlm.core.evaluator import Evaluator, Measuring
 from jaxlm.core.measures import Measure
 from jaxlm.evals.beside_baselines import BesideBaselines
 from jaxlm.evals.loss import Loss
-from jaxlm.evals.task import with_task
+from jaxlm.evals.with_task import with_task
 
 if TYPE_CHECKING:
     from jaxlm.training.session import Session

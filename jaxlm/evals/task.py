@@ -45,20 +45,32 @@ class TaskMeasures(Evaluator):
 
     def prepare(self, session: Session) -> Measuring | None:
         prepared = session.prepared
-        if prepared.task is None:
+        if prepared.task_of(self.split) is None:
             raise UserError("type: task needs records (data.type: records); use type: loss")
         if not self.has_split(prepared.splits):
             return None
-        prepared.task.check_score()
-        scores = SplitScores(self, session, self._answering(session, prepared.task))
+        scores = self.scores(session, self.rows(session))
         return BesideBaselines(scores, session, self.split) if self.baseline else scores
 
-    def _answering(self, session: Session, task: Task) -> Answering:
+    def rows(self, session: Session) -> RowPredictions:
+        """What predicts rows of the session's data; compiled once, for any number of splits."""
         size = self.batch_size or session.config.train.batch_size
+        tokenizer, spec = session.prepared.tokenizer, session.prepared.row_spec
+        return RowPredictions(session.program, tokenizer, spec, size)
+
+    def scores(self, session: Session, rows: RowPredictions) -> SplitScores:
+        """What measures the split, whose records have a task."""
+        task = session.prepared.task_of(self.split)
+        assert task is not None
+        task.check_score()
+        records = records_of(session.prepared, self.split)
+        return SplitScores(self, task, records, self._answering(session, task, rows))
+
+    def _answering(self, session: Session, task: Task, rows: RowPredictions) -> Answering:
         if isinstance(task, WrittenTask):
             if self.num_beams == 1 and self.length_penalty != 1:
                 raise UserError("length_penalty: needs a beam search; set num_beams, or remove it")
-            check_writes(session.config, session.prepared)
+            check_writes(session.config, task)
             sampling = sampling_of(
                 session.config,
                 task,
@@ -66,25 +78,24 @@ class TaskMeasures(Evaluator):
                 length_penalty=self.length_penalty,
                 max_tokens=self.max_tokens,
             )
-            return Written(task, session_writer(session, sampling), size)
+            return Written(task, session_writer(session, sampling), rows.batch_size)
         if self.num_beams > 1 or self.length_penalty != 1 or self.max_tokens is not None:
             name = type_name(type(task))
             raise UserError(
                 f"type: task: answers of task {name} are predicted, not written; leave num_beams, "
                 "length_penalty and max_tokens out"
             )
-        tokenizer, spec = session.prepared.tokenizer, session.prepared.row_spec
-        return Predictions(task, RowPredictions(session.program, tokenizer, spec, size))
+        return Predictions(task, rows)
 
 
 class SplitScores:
     """The task's measures of one split, at any parameters."""
 
-    def __init__(self, config: TaskMeasures, session: Session, answering: Answering) -> None:
-        prepared = session.prepared
-        assert prepared.task is not None
-        self.config, self.task, self._answering = config, prepared.task, answering
-        self._records = records_of(prepared, config.split)
+    def __init__(
+        self, config: TaskMeasures, task: Task, records: Records, answering: Answering
+    ) -> None:
+        self.config, self.task, self._answering = config, task, answering
+        self._records = records
 
     def after(
         self,
@@ -148,75 +159,6 @@ class SplitScores:
                 f"{few(known)}"
             )
         return [m for m in measures if not self.config.metrics or m.name in self.config.metrics]
-
-
-def with_task(measuring: Measuring, session: Session, config: Evaluator) -> Measuring:
-    """What measures as `measuring`, and the measures of the data's task where it has some that an
-    objective's sums do not give. To write takes long: answers that are written are scored where
-    the whole split is measured.
-    """
-    prepared = session.prepared
-    task, split = prepared.task, prepared.splits.get(config.split)
-    if task is None or not task.scored or not hasattr(split, "rows"):
-        return measuring
-    plain = TaskMeasures(split=config.split, batch_size=config.batch_size, baseline=False)
-    scores = plain.prepare(session)
-    if scores is None:
-        return measuring
-    return Joined(measuring, WholeSplit(scores) if task.writes else scores)
-
-
-@dataclass(frozen=True)
-class WholeSplit:
-    """What measures a whole split, and no part of it."""
-
-    measuring: Measuring
-
-    def after(
-        self,
-        params: Any,
-        counts: Sequence[int | None],
-        *,
-        on_batch: Callable[[], object] = lambda: None,
-        compiling: Compiling = nullcontext,
-    ) -> list[list[Measure]]:
-        """As `jaxlm.core.evaluator.Measuring`; of n batches it measures nothing."""
-        whole = [count for count in counts if count is None]
-        after = self.measuring.after
-        found = iter(after(params, whole, on_batch=on_batch, compiling=compiling) if whole else ())
-        return [[] if count is not None else next(found) for count in counts]
-
-    def extent(self, count: int | None) -> dict[str, int] | None:
-        return self.measuring.extent(count)
-
-
-@dataclass(frozen=True)
-class Joined:
-    """The measures of two, as of one evaluator; of equal names the first one counts."""
-
-    first: Measuring
-    second: Measuring
-
-    def after(
-        self,
-        params: Any,
-        counts: Sequence[int | None],
-        *,
-        on_batch: Callable[[], object] = lambda: None,
-        compiling: Compiling = nullcontext,
-    ) -> list[list[Measure]]:
-        """As `jaxlm.core.evaluator.Measuring`."""
-        a, b = (
-            each.after(params, counts, on_batch=on_batch, compiling=compiling)
-            for each in (self.first, self.second)
-        )
-        return [
-            [*first, *(m for m in second if m.name not in {known.name for known in first})]
-            for first, second in zip(a, b, strict=True)
-        ]
-
-    def extent(self, count: int | None) -> dict[str, int] | None:
-        return self.first.extent(count)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import numpy as np
 
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.evaluator import Compiling
-from jaxlm.data.store.prepared import Prepared
 from jaxlm.evals.predictions import Answer
 from jaxlm.generate import Sampling, Text, Writer, ends_of, ids_of, writer_of
 from jaxlm.run import RunConfig
@@ -26,13 +25,13 @@ from jaxlm.tasks.base import Record
 from jaxlm.tasks.written import WrittenTask
 from jaxlm.training.session import Session
 
+
 class Writing(TypedDict, total=False):
     """Options of `sampling_of`."""
 
     num_beams: int
     length_penalty: float
     max_tokens: int
-
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,10 @@ def session_writer(session: Session, sampling: Sampling) -> Writer:
     return writer_of(session.program, sampling, prepared.tokenizer, ids, ends)
 
 
-def check_writes(config: RunConfig, prepared: Prepared) -> None:
+def check_writes(config: RunConfig, task: WrittenTask) -> None:
     """Raises `UserError` for a model that writes no answers."""
     if why := config.objective.why_silent(config.model):
-        name, objective = type_name(type(prepared.task)), type_name(type(config.objective))
+        name, objective = type_name(type(task)), type_name(type(config.objective))
         raise UserError(
             f"type: task measures what a model writes, as task {name} asks, and a model of "
             f"objective {objective} {why}; use type: loss"

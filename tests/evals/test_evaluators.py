@@ -118,6 +118,37 @@ def test_jaxlm_eval_measures_each_evaluator_on_its_split(
     assert "eval/loss" in final and "eval/own/loss" not in final  # its split is not in the file
 
 
+def test_each_part_of_a_mixture_has_the_measures_of_its_own_task(tmp_path: Path) -> None:
+    """Their columns have other names; the mean squared error is the objective's loss."""
+    parts = []
+    for name, text, number in (("films", "text", "score"), ("goods", "title", "price")):
+        rows = [{text: f"{name} {n}", number: n % 5 / 4} for n in range(12)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = f"{{type: jsonl, files: {tmp_path / name}.jsonl}}"
+        task = f"{{type: regression, text: {text}, label: {number}}}"
+        rest = "seq_len: 16, validation_fraction: 0.4"
+        parts.append(f"{name}: {{data: {{type: records, source: {source}, task: {task}, {rest}}}}}")
+    settings = (
+        f"data={{type: mixture, parts: {{{', '.join(parts)}}}}}",
+        "objective={type: regression}",
+        "evaluators={own: {type: task, split: validation/goods, baseline: false}}",
+        "model.num_layers=1",
+        "eval.batch_size=4",
+        "sample.prompts=[]",
+    )
+    config, prepared = tiny.prepared(tiny.load("transformer", *settings).config)
+    session = Session(config, prepared, tiny.program(config))
+    main, own = evaluators_of(session)
+    params = tiny.params_of(session.program)
+    (found,), (again,) = (each.measuring.after(params, [None]) for each in (main, own))
+    values = values_of(found)
+    for name in ("films", "goods"):
+        assert values[f"{name}/mse"] == pytest.approx(values[f"{name}/loss"], rel=1e-5)
+    for name, value in values_of(again).items():
+        assert values[f"goods/{name}"] == pytest.approx(value, rel=1e-5)
+    assert {"goods/pearson", "films/spearman"} <= values.keys()
+
+
 def test_the_run_keeps_how_they_are_shown(run: Path) -> None:
     displays = read_displays(RunDir(run))
     assert displays["eval/largest/weight"]["better"] == "lower"
@@ -144,11 +175,17 @@ def test_answers_are_written_by_models_that_write() -> None:
         objective=MaskedLM(),
         model=None,
     )
-    prepared = SimpleNamespace(task=Chat(), splits=["validation"])
-    session: Any = SimpleNamespace(config=config, prepared=prepared)
+    tasks: list[Any] = [Chat(), Classification()]
+    prepared = SimpleNamespace(
+        task_of=lambda split: tasks[0],
+        splits={"validation": SimpleNamespace(rows=SimpleNamespace(records=[]))},
+        tokenizer=None,
+        row_spec=None,
+    )
+    session: Any = SimpleNamespace(config=config, prepared=prepared, program=None)
     with pytest.raises(UserError, match="a model of objective masked_lm fills .* type: loss"):
         TaskMeasures().prepare(session)
-    prepared.task = Classification()
+    del tasks[0]
     with pytest.raises(UserError, match="task classification are predicted, not written"):
         TaskMeasures(num_beams=4).prepare(session)
 

@@ -52,6 +52,11 @@ class Prepared:
     facts: Mapping[str, Any] = field(default_factory=dict)  # what a task found in the training data
     task: Task | None = None  # with these facts; None for running text
     consecutive: bool = False  # each row of a batch continues where it ended in the batch before
+    tasks: Mapping[str, Task | None] = field(default_factory=dict)  # of a mixture's parts
+
+    def task_of(self, split: str) -> Task | None:
+        """The task of a split's records: that of a mixture's part may be another than `task`."""
+        return self.tasks.get(split, self.task)
 
     def rows(self, split: str, *, batch_size: int, seed: int) -> RowDataset:
         """The rows of "train" (reshuffled every epoch, or in lanes) or "validation" (one pass in
