@@ -84,46 +84,25 @@ def beam_search(
     `take_rows(cache, index)`: the cache of the rows `index`. `states`: those of the processors of
     `search` after the prompts; `tables`: those of its stops.
     """
-    (batch, vocab), beams, steps = logits.shape, search.num_beams, search.max_tokens
-    rows = jnp.arange(batch)[:, None]
-    processors, stops = search.processors, search.stops
-    width = min(max(2, len(_listed(search.eos_id)) + 1), vocab) * beams
+    rows, beams = jnp.arange(len(logits))[:, None], search.num_beams
 
     def more(loop: Loop) -> jax.Array:
-        return (loop.turn < steps) & loop.open.any()
-
-    def take(states: tuple[Any, ...], index: jax.Array) -> tuple[Any, ...]:
-        return jax.tree.map(lambda x: x[index], states)
+        return (loop.turn < search.max_tokens) & loop.open.any()
 
     def grow(loop: Loop) -> Loop:
-        log_probs = processors(jax.nn.log_softmax(loop.logits), loop.states, loop.turn)
-        log_probs = log_probs.reshape(batch, beams, vocab)
-        log_probs = (log_probs + loop.begun_scores[..., None]).reshape(batch, beams * vocab)
-        best, index = jax.lax.top_k(log_probs, width)
-        beam, token = index // vocab, index % vocab  # [B, width]
-        texts = loop.begun[rows, beam].at[:, :, loop.turn].set(token)
-        ends = jnp.broadcast_to(loop.turn + 1 == steps, token.shape)
-        matched = tuple(state[rows, beam] for state in loop.matched)
-        matched, stopped = stops.add(tables, matched, token)
-        ends |= is_any(token, search.eos_id) | stopped
-
+        longer = _longer(loop, search, tables)
         length = (loop.turn + 1.0) ** search.length_penalty
-        counts = ends & (jnp.arange(width) < beams) & loop.open[:, None]
-        scores = jnp.concatenate([loop.ended_scores, jnp.where(counts, best / length, NEVER)], 1)
-        ended_scores, kept = jax.lax.top_k(scores, beams)
-        has_ended = jnp.concatenate([loop.has_ended, counts], 1)[rows, kept]
-        ended = jnp.concatenate([loop.ended, texts], 1)[rows, kept]
-
-        begun_scores, kept = jax.lax.top_k(jnp.where(ends, NEVER, best), beams)
-        beam, token = beam[rows, kept], token[rows, kept]
+        ended, ended_scores, has_ended = _ended(loop, longer, length)
+        begun_scores, kept = jax.lax.top_k(jnp.where(longer.ends, NEVER, longer.scores), beams)
         worst = jnp.where(has_ended, ended_scores[:, -1:], NEVER)
         can_improve = (begun_scores[:, :1] / length > worst).any(1)
-        index, token = (rows * beams + beam).reshape(-1), token.reshape(-1).astype(jnp.int32)
-        states = processors.add(take(loop.states, index), token, loop.turn)
+        index = (rows * beams + longer.beam[rows, kept]).reshape(-1)
+        token = longer.token[rows, kept].reshape(-1).astype(jnp.int32)
+        states = search.processors.add(_take(loop.states, index), token, loop.turn)
         logits, cache = advance(token, loop.turn, take_rows(loop.cache, index))
         return Loop(
             turn=loop.turn + 1,
-            begun=texts[rows, kept],
+            begun=longer.texts[rows, kept],
             begun_scores=begun_scores,
             ended=ended,
             ended_scores=ended_scores,
@@ -132,24 +111,77 @@ def beam_search(
             logits=logits,
             cache=cache,
             states=states,
-            matched=tuple(state[rows, kept] for state in matched),
+            matched=tuple(state[rows, kept] for state in longer.matched),
         )
 
-    every = jnp.repeat(jnp.arange(batch), beams)
-    nothing = jnp.full((batch, beams, steps), search.pad_id, jnp.int32)
-    none = jnp.full((batch, beams), NEVER, jnp.float32)
-    first = Loop(
-        turn=jnp.zeros((), jnp.int32),
-        begun=nothing,
-        begun_scores=none.at[:, 0].set(0.0),  # one beginning a row, or all would be the same
-        ended=nothing,
-        ended_scores=none,
-        has_ended=jnp.zeros((batch, beams), bool),
-        open=alive,
-        logits=logits[every],
-        cache=take_rows(cache, every),
-        states=take(states, every),
-        matched=stops.begin((batch, beams)),
-    )
+    every = jnp.repeat(jnp.arange(len(logits)), beams)
+    first = _first(logits[every], take_rows(cache, every), _take(states, every), alive, search)
     last = jax.lax.while_loop(more, grow, first)
     return last.ended[:, 0], last.ended_scores[:, 0]
+
+
+def _first(
+    logits: jax.Array,  # [B * K, V]
+    cache: Any,
+    states: tuple[Any, ...],
+    alive: jax.Array,  # [B]
+    search: Search,
+) -> Loop:
+    """No text has ended, and each row has one beginning: K equal ones would stay equal."""
+    shape = len(alive), search.num_beams
+    nothing = jnp.full((*shape, search.max_tokens), search.pad_id, jnp.int32)
+    none = jnp.full(shape, NEVER, jnp.float32)
+    return Loop(
+        turn=jnp.zeros((), jnp.int32),
+        begun=nothing,
+        begun_scores=none.at[:, 0].set(0.0),
+        ended=nothing,
+        ended_scores=none,
+        has_ended=jnp.zeros(shape, bool),
+        open=alive,
+        logits=logits,
+        cache=cache,
+        states=states,
+        matched=search.stops.begin(shape),
+    )
+
+
+class Longer(NamedTuple):
+    """The W likeliest continuations of each row's beginnings, best first."""
+
+    scores: jax.Array  # [B, W] log probabilities
+    beam: jax.Array  # [B, W] the beginning that each continues
+    token: jax.Array  # [B, W] the token that it adds
+    texts: jax.Array  # [B, W, T]
+    ends: jax.Array  # [B, W] whether it is a whole text
+    matched: Tables  # [B, W] each
+
+
+def _longer(loop: Loop, search: Search, tables: Tables) -> Longer:
+    (batch, beams, steps), vocab = loop.begun.shape, loop.logits.shape[-1]
+    rows = jnp.arange(batch)[:, None]
+    width = min(max(2, len(_listed(search.eos_id)) + 1), vocab) * beams
+    log_probs = search.processors(jax.nn.log_softmax(loop.logits), loop.states, loop.turn)
+    log_probs = log_probs.reshape(batch, beams, vocab) + loop.begun_scores[..., None]
+    scores, index = jax.lax.top_k(log_probs.reshape(batch, beams * vocab), width)
+    beam, token = index // vocab, index % vocab
+    texts = loop.begun[rows, beam].at[:, :, loop.turn].set(token)
+    matched = tuple(state[rows, beam] for state in loop.matched)
+    matched, stopped = search.stops.add(tables, matched, token)
+    ends = is_any(token, search.eos_id) | stopped | (loop.turn + 1 == steps)
+    return Longer(scores, beam, token, texts, ends, matched)
+
+
+def _ended(loop: Loop, longer: Longer, length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(texts, scores, whether there are such) of the K best that have ended, now or before."""
+    (batch, beams, _), width = loop.begun.shape, longer.scores.shape[1]
+    rows = jnp.arange(batch)[:, None]
+    counts = longer.ends & (jnp.arange(width) < beams) & loop.open[:, None]
+    own = jnp.where(counts, longer.scores / length, NEVER)
+    scores, kept = jax.lax.top_k(jnp.concatenate([loop.ended_scores, own], 1), beams)
+    texts = jnp.concatenate([loop.ended, longer.texts], 1)[rows, kept]
+    return texts, scores, jnp.concatenate([loop.has_ended, counts], 1)[rows, kept]
+
+
+def _take(states: tuple[Any, ...], index: jax.Array) -> tuple[Any, ...]:
+    return jax.tree.map(lambda x: x[index], states)

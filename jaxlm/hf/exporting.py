@@ -11,9 +11,10 @@ tensor, on the host alone, so an export needs no accelerator and less memory tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,6 +45,7 @@ from jaxlm.training.loading import load_trained, program_on_one_device
 from jaxlm.training.started import lacks_tokenizer, saved_tokenizer
 
 MAX_BYTES = 5 * 10**9
+Read = Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]]  # {path: shape} -> {path: array}
 
 
 def export_run(
@@ -72,32 +74,14 @@ def export_run(
     if step is None:
         raise UserError(f"{run}: no checkpoint yet; train it first (`jaxlm resume {run}`)")
     part = params_part(reader, step)
-    loaded = None
-    if config.adapter is not None:  # its base is another run's: merged, all of it is in memory
-        mesh = program_on_one_device(config).mesh
-        _, _, params, _ = load_trained(
-            str(run_dir), overrides=overrides, step=step, mesh=mesh, merge=True, report=report
-        )
-        loaded, config = flatten(params), config.replace(adapter=None)
-        report("the adapter is merged into the weights of its base")
+    read: Read = partial(_read, reader, step, part)
+    if config.adapter is not None:
+        read = _merged(run_dir, overrides, config, step, report)
+        config = config.replace(adapter=None)
     chosen = family_for(run, config.model, family)
     contents, config = contents_of(chosen, config, report)
     leaves = exported_leaves(config, report)
-    shapes = {path: leaf.shape for path, leaf in leaves.items()}
-    task = contents.task
-    pieces, repeats = pieces_of(chosen, config.model, shapes, task)
-    record = _record_of(run, chosen)
-    how = record.get("names", task.names if task is not None else "")
-    pieces, repeats = (named(p, chosen, how) for p in (pieces, repeats))
-    repeats = those_of(repeats, set(record.get("repeats", ())))
-    groups = _groups(pieces, repeats)
-    main = dtype or record.get("dtype", "float32")
-    others = {} if dtype else record.get("other_dtypes", {})
-    headers = {
-        name: Header(others.get(name, main), shape)
-        for group in groups
-        for name, shape in itertools.chain(*(tensor_shapes(p).items() for p in group))
-    }
+    groups, headers, main = _layout(run, contents, config.model, leaves, dtype)
     tokenizer = None if lacks_tokenizer(run) else saved_tokenizer(run)
     files = config_files(run, contents, main, tokenizer, headers)
     if note := contents.padding_note(tokenizer):
@@ -105,21 +89,15 @@ def export_run(
     files |= _tokenizer_files(run, tokenizer, report)
     if part == "ema":
         report("the averaged weights are exported: the run kept them (optimizer.ema_decay)")
-    with new_folder(out) as partial:
+    with new_folder(out) as made:
         for name, content in files.items():
-            (partial / name).parent.mkdir(exist_ok=True)
-            write_atomic(partial / name, content)
-
-        def read(paths: Iterable[str]) -> dict[str, Any]:
-            if loaded is None:
-                return _read(reader, step, part, {path: leaves[path] for path in paths})
-            return {path: np.asarray(loaded[path]) for path in paths}
-
-        arrays = _arrays(groups, headers, read)
-        names = write_shards(partial, headers, arrays, max_bytes=max_bytes)
+            (made / name).parent.mkdir(exist_ok=True)
+            write_atomic(made / name, content)
+        arrays = _arrays(groups, headers, lambda group: read({p: leaves[p] for p in group}))
+        names = write_shards(made, headers, arrays, max_bytes=max_bytes)
         if check:
-            found = _checked(partial, run_dir, overrides, step, main, report)
-            write_atomic(partial / NOTE, to_json({"step": step, CHECK: found}))
+            found = _checked(made, run_dir, overrides, step, main, report)
+            write_atomic(made / NOTE, to_json({"step": step, CHECK: found}))
     size = sum(header.nbytes for header in headers.values())
     return f"{out}: {chosen.name}, {size:,} bytes of {main} in {len(names)} files, step {step}"
 
@@ -207,6 +185,41 @@ def _checked(
 # -------------------------------------------------------------------------------------- the weights
 
 
+class Layout(NamedTuple):
+    """Which tensors are written: by groups, of which each is read by itself; and their dtype."""
+
+    groups: list[tuple[Pieces, Pieces]]
+    headers: dict[str, Header]
+    dtype: str  # of most
+
+
+def _layout(
+    run: RunDir,
+    contents: Contents,
+    model: ModelConfig,
+    leaves: Mapping[str, Any],
+    dtype: str | None,
+) -> Layout:
+    """The tensors of parameters; what was imported has its names and dtypes again.
+
+    dtype: of all; None: as imported, or else float32.
+    """
+    family, task = contents.family, contents.task
+    pieces, repeats = pieces_of(family, model, {p: x.shape for p, x in leaves.items()}, task)
+    record = _record_of(run, family)
+    names = record.get("names", task.names if task is not None else "")
+    pieces, repeats = (named(p, family, names) for p in (pieces, repeats))
+    groups = _groups(pieces, those_of(repeats, set(record.get("repeats", ()))))
+    main = dtype or record.get("dtype", "float32")
+    others = {} if dtype else record.get("other_dtypes", {})
+    headers = {
+        name: Header(others.get(name, main), shape)
+        for group in groups
+        for name, shape in itertools.chain(*(tensor_shapes(p).items() for p in group))
+    }
+    return Layout(groups, headers, main)
+
+
 def _record_of(run: RunDir, family: Family) -> dict[str, Any]:
     """import.json, where the run was imported as this family; as another, its dtype alone."""
     fix = "import the model again into another folder"
@@ -244,10 +257,29 @@ def _read(
     return {path: np.asarray(found[path]) for path in leaves}
 
 
+def _merged(
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    config: RunConfig,
+    step: int,
+    report: Callable[[str], None],
+) -> Read:
+    """What gives parameters with their adapter merged. The base is another run's: all of it is in
+    memory.
+    """
+    mesh = program_on_one_device(config).mesh
+    _, _, params, _ = load_trained(
+        str(run_dir), overrides=overrides, step=step, mesh=mesh, merge=True, report=report
+    )
+    report("the adapter is merged into the weights of its base")
+    loaded = flatten(params)
+    return lambda leaves: {path: np.asarray(loaded[path]) for path in leaves}
+
+
 def _arrays(
     groups: list[tuple[Pieces, Pieces]],
     headers: Mapping[str, Header],
-    read: Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]],
+    read: Read,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor in the dtype of its header, in the headers' order."""
     for group, again in groups:
