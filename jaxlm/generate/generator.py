@@ -33,6 +33,8 @@ from jaxlm.training.ahead import Ahead, Compiling
 from jaxlm.training.program import SAMPLE_STREAM, Program, derive_key
 
 PART = 32  # tokens a row that are drawn between two looks of the host
+STREAMED = 8  # where someone reads along
+OnIds = Callable[[np.ndarray], object]
 
 
 class Generator:
@@ -83,13 +85,15 @@ class Generator:
         *,
         seed: int = 0,
         on_part: Callable[[], object] = lambda: None,
+        on_ids: OnIds | None = None,
         compiling: Compiling = nullcontext,
     ) -> list[tuple[np.ndarray, float]]:
         """(all max_tokens ids, score) of each prompt: log p / n ** length_penalty of its n new ids,
         the end of the text among them, with p of the uncut distribution at temperature 1.
 
         `on_part` is called whenever PART more tokens a row have been drawn, and at the end;
-        `compiling` makes the block of each compilation.
+        `on_ids` then gets those so far [B, n], of a model that draws token by token, every STREAMED
+        tokens; `compiling` makes the block of each compilation.
         """
         if not prompts:
             return []
@@ -109,7 +113,7 @@ class Generator:
             rows = tuple(Prompts(*map(self._on_mesh, one)) for one in arranged)
             alive = self._on_mesh({"alive": real.any(axis=1)})["alive"]
             given = (params, rows, alive, key, self._tables)
-            out = self._write(*given, on_part=on_part, compiling=compiling)
+            out = self._write(*given, on_part=on_part, on_ids=on_ids, compiling=compiling)
         ids, scores = (np.asarray(x)[: len(prompts)] for x in out)
         on_part()
         return list(zip(ids, scores.tolist(), strict=True))
@@ -155,7 +159,11 @@ class Generator:
         return ids[: self.stops.end(ids)]
 
     def _write(
-        self, *given: Any, on_part: Callable[[], object], compiling: Compiling
+        self,
+        *given: Any,
+        on_part: Callable[[], object],
+        on_ids: OnIds | None,
+        compiling: Compiling,
     ) -> tuple[Any, Any]:
         """New ids [B, max_tokens], padded after the end, and scores [B]."""
         if self.sampling.num_beams > 1:
@@ -164,10 +172,13 @@ class Generator:
         shapes = tuple(x.shape for x in jax.tree.leaves(given[1]))
         go_on = self._parts.setdefault(shapes, self._part(loop))
         while end < self.sampling.max_tokens and bool(np.asarray(loop.alive).any()):
-            end = min(end + PART, self.sampling.max_tokens)
+            end += PART if on_ids is None else STREAMED
+            end = min(end, self.sampling.max_tokens)
             loop = go_on(*given, loop, np.int32(end), compiling=compiling)
             jax.block_until_ready(loop.ids)
             on_part()
+            if on_ids is not None:
+                on_ids(np.asarray(loop.ids)[:, :end])
         sizes = np.maximum(np.asarray(loop.sizes), 1)
         return loop.ids, np.asarray(loop.log_probs) / sizes**self.sampling.length_penalty
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxlm.core.evaluator import Compiling
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.prompt_formats.base import Ends
 from jaxlm.data.prompts import encode_prompt
-from jaxlm.generate.generator import Generator
+from jaxlm.generate.generator import Generator, OnIds
 
 
 class Text(NamedTuple):
@@ -57,6 +59,35 @@ class Writer:
         ids = [self._ids(text) for text in prompts]
         return self.continued(params, ids, seed=seed, on_part=on_part, compiling=compiling)
 
+    def streamed(
+        self,
+        params: Any,
+        prompts: Sequence[str],
+        on_text: Callable[[int, str], object],
+        *,
+        seed: int = 0,
+    ) -> list[Text]:
+        """As `with_scores`; `on_text` gets (number of a prompt, what is new of its text) while it
+        is written. These pieces together are the text.
+        """
+        sent = [""] * len(prompts)
+
+        def send(number: int, text: str) -> None:
+            if len(text) > len(sent[number]):
+                on_text(number, text[len(sent[number]) :])
+                sent[number] = text
+
+        def on_ids(ids: np.ndarray) -> None:
+            for number in range(len(prompts)):
+                text, ended = self._text(ids[number])
+                send(number, text if ended else _certain(text, self.generator.sampling.stop))
+
+        encoded = [self._ids(text) for text in prompts]
+        found = self.continued(params, encoded, seed=seed, on_ids=on_ids)
+        for number, written in enumerate(found):
+            send(number, written.text)
+        return found
+
     def continued(
         self,
         params: Any,
@@ -64,21 +95,26 @@ class Writer:
         *,
         seed: int = 0,
         on_part: Callable[[], object] = lambda: None,
+        on_ids: OnIds | None = None,
         compiling: Compiling = nullcontext,
     ) -> list[Text]:
         """The new text of each prompt that is encoded, with its score."""
-        generator, size = self.generator, self.tokenizer.vocab_size
-        rows = generator.with_scores(
-            params, prompts, seed=seed, on_part=on_part, compiling=compiling
+        rows = self.generator.with_scores(
+            params, prompts, seed=seed, on_part=on_part, on_ids=on_ids, compiling=compiling
         )
-        stop, found = generator.sampling.stop, []
+        found = []
         for row, score in rows:
-            own = generator.until_end(row)
-            # later ids, such as sentinels, add nothing to a text
-            text = self.tokenizer.decode([i for i in own if i < size])
-            kept = _before(text, stop)
-            found.append(Text(kept, score, len(own) < len(row) or len(kept) < len(text)))
+            text, ended = self._text(row)
+            found.append(Text(text, score, ended))
         return found
+
+    def _text(self, row: np.ndarray) -> tuple[str, bool]:
+        """The text of new ids, and whether it ends among them."""
+        own, size = self.generator.until_end(row), self.tokenizer.vocab_size
+        # later ids, such as sentinels, add nothing to a text
+        text = self.tokenizer.decode([i for i in own if i < size])
+        kept = _before(text, self.generator.sampling.stop)
+        return kept, len(own) < len(row) or len(kept) < len(text)
 
     def _ids(self, text: str) -> list[int]:
         return encode_prompt(self.tokenizer, text, self.generator.program.model, self.ends)
@@ -87,3 +123,12 @@ class Writer:
 def _before(text: str, stops: Sequence[str]) -> str:
     """The text up to the first of `stops` that it has."""
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+
+
+def _certain(text: str, stops: Sequence[str]) -> str:
+    """The text without its end, where more tokens may change that: a character whose bytes are not
+    all there, or the beginning of one of `stops`.
+    """
+    text = text.rstrip("\ufffd")
+    begun = (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+    return text[: len(text) - max(begun, default=0)]

@@ -8,17 +8,19 @@ POST /predict                 {"records": [...]}  ->  {"predictions": [...]}
 POST /v1/completions          texts that are continued, in OpenAI's format
 POST /v1/chat/completions     a conversation that is answered, in OpenAI's format
 
-A wrong request gets status 400 and one line: what is wrong, and how to fix it.
+With `stream` texts are sent while they are written (`jaxlm.serving.streams`). A wrong request gets
+status 400 and one line: what is wrong, and how to fix it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ from jaxlm.core.optional import need
 from jaxlm.generate import Sampling, Text
 from jaxlm.serving.batches import Batches, Work
 from jaxlm.serving.requests import Chats, Completions, Records, split
+from jaxlm.serving.streams import Event, Pieces, events, reason
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -88,21 +91,38 @@ class Served:
 
     async def completions(self, request: Request) -> Any:
         asked, options = split(Completions, await _body(request))
-        work = self._writing(options, asked.seed, chat=False)
-        choices = [
-            {"index": n, "text": text, "logprobs": None, "finish_reason": _reason(ended)}
-            for n, (text, _, ended) in enumerate(await self._ask(work, asked.prompt))
-        ]
-        return _json(self._written("cmpl", "text_completion", choices))
+        work, head = self._writing(options, asked.seed, chat=False), self._head("cmpl")
+        head |= {"object": "text_completion"}
+
+        def answer(*choices: tuple[int, str, str | None]) -> dict[str, Any]:
+            made = [
+                {"index": n, "text": text, "logprobs": None, "finish_reason": why}
+                for n, text, why in choices
+            ]
+            return {**head, "choices": made}
+
+        if asked.stream:
+            return await self._streamed(work, asked.prompt, lambda *choice: answer(choice))
+        texts = await self._ask(work, asked.prompt)
+        return _json(answer(*((n, x.text, reason(x.ended)) for n, x in enumerate(texts))))
 
     async def chat_completions(self, request: Request) -> Any:
         asked, options = split(Chats, await _body(request))
         conversation = json.dumps(list(asked.messages), ensure_ascii=False)
         work = self._writing(options, asked.seed, chat=True)
+        head = self._head("chatcmpl")
+
+        def event(number: int, text: str, why: str | None) -> dict[str, Any]:
+            delta = {} if why else {"role": "assistant", "content": text}
+            choices = [{"index": number, "delta": delta, "finish_reason": why}]
+            return {**head, "object": "chat.completion.chunk", "choices": choices}
+
+        if asked.stream:
+            return await self._streamed(work, [conversation], event)
         ((text, _, ended),) = await self._ask(work, [conversation])
         message = {"role": "assistant", "content": text}
-        choices = [{"index": 0, "message": message, "finish_reason": _reason(ended)}]
-        return _json(self._written("chatcmpl", "chat.completion", choices))
+        choices = [{"index": 0, "message": message, "finish_reason": reason(ended)}]
+        return _json({**head, "object": "chat.completion", "choices": choices})
 
     @cached_property
     def _predicted(self) -> Work:
@@ -115,14 +135,22 @@ class Served:
     async def _ask(self, work: Work, items: Sequence[Any]) -> list[Any]:
         return await asyncio.wrap_future(self.batches.ask(work, items))
 
-    def _written(self, prefix: str, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": f"{prefix}-{secrets.token_hex(12)}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": self._name,
-            "choices": choices,
-        }
+    async def _streamed(self, work: Writing, prompts: Sequence[str], event: Event) -> Any:
+        """Raises what goes wrong before a text begins: the request then has its status."""
+        from starlette.responses import StreamingResponse
+
+        pieces = Pieces()
+        written = self.batches.ask(dataclasses.replace(work, on_text=pieces.add), prompts)
+        pieces.end_with(written)
+        first = await pieces.next()
+        if first is None:
+            written.result()
+        lines = events(first, pieces, written, event)
+        return StreamingResponse(lines, media_type="text/event-stream")
+
+    def _head(self, prefix: str) -> dict[str, Any]:
+        name = f"{prefix}-{secrets.token_hex(12)}"
+        return {"id": name, "created": int(time.time()), "model": self._name}
 
 
 @dataclass(frozen=True)
@@ -130,7 +158,8 @@ class Writing:
     """Writes a text after each prompt.
 
     seed: one that is given makes equal texts of equal requests, which therefore share no batch
-    with others: a text depends on its place in the batch. None: another one each time.
+    with others: a text depends on its place in the batch. None: another one each time. on_text:
+    gets (the number of a prompt, what is new of its text) while it is written, of one request.
     """
 
     run: Run
@@ -138,11 +167,16 @@ class Writing:
     batch_size: int
     seed: int | None
     chat: bool
+    on_text: Callable[[int, str], object] | None = None
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Writing) or self.seed is not None:
+        if not isinstance(other, Writing) or self._alone or other._alone:
             return self is other
-        return (self.sampling, self.chat, other.seed) == (other.sampling, other.chat, None)
+        return (self.sampling, self.chat) == (other.sampling, other.chat)
+
+    @property
+    def _alone(self) -> bool:
+        return self.seed is not None or self.on_text is not None
 
     def __hash__(self) -> int:
         return hash((self.sampling, self.chat))
@@ -156,13 +190,24 @@ class Writing:
             some = prompts[start : start + self.batch_size]
             full = some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
             own = seed if start == 0 else np.random.SeedSequence([seed, start]).generate_state(1)[0]
-            written = writer.with_scores(self.run.params, full, seed=int(own) % 2**31)
+            seed_of_part = int(own) % 2**31
+            if self.on_text is None:
+                written = writer.with_scores(self.run.params, full, seed=seed_of_part)
+            else:
+                written = writer.streamed(
+                    self.run.params, full, self._heard(start, len(some)), seed=seed_of_part
+                )
             found += written[: len(some)]
         return found
 
+    def _heard(self, start: int, count: int) -> Callable[[int, str], None]:
+        """`on_text` for the `count` prompts from number `start`; rows after them fill the batch."""
 
-def _reason(ended: bool) -> str:
-    return "stop" if ended else "length"
+        def heard(number: int, text: str) -> None:
+            if self.on_text is not None and number < count:
+                self.on_text(start + number, text)
+
+        return heard
 
 
 async def _body(request: Request) -> Any:

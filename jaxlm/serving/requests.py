@@ -33,11 +33,7 @@ class Written(Config):
 
     model: str = field("", "the name of the model; a server has one, so every name means it")
     seed: int | None = field(None, "equal seeds give equal texts; null: another each time", ge=0)
-    stream: bool = field(False, "false: streaming is not supported")
-
-    def validate(self) -> None:
-        if self.stream:
-            raise UserError("stream is true, but texts are sent whole; leave it out")
+    stream: bool = field(False, "send texts while they are written, as server-sent events")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +43,6 @@ class Completions(Written):
     prompt: tuple[str, ...] = field(REQUIRED, "a text, or a list of texts, that are continued")
 
     def validate(self) -> None:
-        super().validate()
         if not self.prompt:
             raise UserError("prompt is empty; give at least one text")
 
@@ -61,7 +56,6 @@ class Chats(Written):
     )
 
     def validate(self) -> None:
-        super().validate()
         if not self.messages:
             raise UserError("messages is empty; give at least one")
 

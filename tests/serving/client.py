@@ -23,8 +23,12 @@ async def _one(app: Any, method: str, path: str, body: Any) -> tuple[int, Any]:
     sent: list[dict[str, Any]] = []
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
 
+    parts = [data]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": data, "more_body": False}
+        if not parts:
+            await asyncio.Event().wait()  # a client that listens to a stream sends nothing
+        return {"type": "http.request", "body": parts.pop(), "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)

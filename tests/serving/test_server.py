@@ -50,7 +50,18 @@ class Echo:
             self.calls.append((list(prompts), sampling, chat, seed))
             return [Text(f"{prompt}!", 0.0, len(prompt) == 1) for prompt in prompts]
 
-        return SimpleNamespace(with_scores=written)
+        def streamed(params: None, prompts: Sequence[str], on_text: Any, *, seed: int) -> Any:
+            if "bad" in prompts:
+                raise UserError("prompt: is bad; give a good one")
+            for number, prompt in enumerate(prompts):
+                on_text(number, prompt)
+            if "broken" in prompts:
+                raise RuntimeError("the model is broken")
+            for number in range(len(prompts)):
+                on_text(number, "!")
+            return written(params, prompts, seed=seed)
+
+        return SimpleNamespace(with_scores=written, streamed=streamed)
 
 
 def predict(*records: Any) -> tuple[str, str, Any]:
@@ -91,7 +102,7 @@ def test_a_wrong_record_spoils_no_other_request() -> None:
         ("/predict", {"record": ["a"]}, "record: unknown key; did you mean records?"),
         ("/predict", b"{", "the body is not JSON"),
         ("/predict", [1], "expected a mapping"),
-        ("/v1/completions", {"prompt": "a", "stream": True}, "sent whole; leave it out"),
+        ("/v1/completions", {"prompt": "a", "stream": 1}, "stream: expected true or false"),
         ("/v1/completions", {"prompt": "a", "temperature": -1}, "-1.0 is out of range"),
         ("/v1/completions", {"prompt": "a", "n": 2}, "n: unknown key"),
         ("/v1/chat/completions", {"messages": []}, "messages is empty"),
@@ -130,6 +141,51 @@ def test_texts_are_in_the_format_of_openai() -> None:
     (_, greedy, chat, _), (_, drawn, talks, seed) = run.calls
     assert greedy.max_tokens == 3 and greedy.temperature == 0 and not chat
     assert drawn.max_tokens == 9 and talks and seed == 4
+
+
+def events_of(answer: str) -> list[Any]:
+    *events, end = answer.split("\n\n")
+    assert end == "" and all(event.startswith("data: ") for event in events)
+    return [event.removeprefix("data: ") for event in events]
+
+
+def test_texts_are_sent_while_they_are_written() -> None:
+    run: Any = Echo()
+    talk = [{"role": "user", "content": "Hi"}]
+    asked = {"prompt": ["a", "bb", "c"], "stream": True}
+    app = application(run, batch_size=2)
+    (status, texts), (_, chat) = ask(
+        app,
+        ("POST", "/v1/completions", asked),
+        ("POST", "/v1/chat/completions", {"messages": talk, "stream": True}),
+    )
+    *events, done = events_of(texts)
+    assert status == 200 and done == "[DONE]"
+    found = [json.loads(event) for event in events]
+    assert len({event["id"] for event in found}) == 1
+    assert {event["object"] for event in found} == {"text_completion"}
+    choices = [choice for event in found for choice in event["choices"]]
+    for n, text in enumerate(asked["prompt"]):
+        own = [choice for choice in choices if choice["index"] == n]
+        assert [choice["text"] for choice in own] == [text, "!", ""]
+        ends = "stop" if len(text) == 1 else "length"
+        assert [choice["finish_reason"] for choice in own] == [None, None, ends]
+    *events, done = events_of(chat)
+    choices = [json.loads(event)["choices"][0] for event in events]
+    said = "".join(choice["delta"].get("content", "") for choice in choices)
+    assert said == json.dumps(talk) + "!" and choices[-1]["finish_reason"] == "length"
+
+
+def test_a_stream_that_fails_says_so() -> None:
+    run: Any = Echo()
+    requests = [
+        ("POST", "/v1/completions", {"prompt": p, "stream": True}) for p in ("bad", "broken")
+    ]
+    (status, found), (_, broken) = ask(application(run), *requests)
+    assert status == 400 and found["error"]["message"] == "prompt: is bad; give a good one"
+    first, last = events_of(broken)
+    assert json.loads(first)["choices"][0]["text"] == "broken"
+    assert json.loads(last)["error"]["message"] == "the model is broken"
 
 
 def test_requests_with_a_seed_share_no_batch_and_rows_are_powers_of_two() -> None:
