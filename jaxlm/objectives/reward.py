@@ -93,7 +93,7 @@ class Reward(HeadObjective):
         return pair_sums(loss_sum, Scored(loss, chosen, rejected), weight, out)
 
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
-        """rewards [B, T + 1] of the answers in each row, in order; 0 where there is none."""
+        """rewards [B, T + 1] of the answers in each row, in order; 0 after them."""
         return {"rewards": self._rewards(model, batch, None)[0]}
 
     def _rewards(

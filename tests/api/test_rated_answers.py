@@ -102,7 +102,7 @@ def test_a_server_rates_answers(run: jaxlm.Run) -> None:
         ({"prompt": "1+1=", "chosen": "2"}, "record 0: no column 'rejected'"),
         ({"prompt": "1+1=", "completion": " "}, "record 0: column 'completion' is empty; fill"),
         ({"prompt": "1+1=", "chosen": "2", "rejected": ""}, "column 'rejected' is empty; fill"),
-        ({"prompt": "1+1=", "completion": []}, "are not both texts or both lists of messages"),
+        ({"prompt": "1+1=", "completion": []}, "column 'completion' is empty; fill it in"),
     ],
 )
 def test_mistakes_are_one_line(run: jaxlm.Run, record: Any, said: str) -> None:
