@@ -173,6 +173,10 @@ def second_stage(folder: Path) -> list[Scenario]:
             (answers, whole, "model.hidden_size=16", "objective={type: distill}"),
             "objective.teacher.from",
         ),
+        "gkd": (
+            (answers, "model.hidden_size=16", "objective={type: gkd, max_tokens: 6}"),
+            "objective.teacher.from",
+        ),
         "grpo": ((answers, *grpo), "init.from"),
         "grpo_packed": (
             (

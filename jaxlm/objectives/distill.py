@@ -13,7 +13,8 @@ losses of the student's routers are added to it, whatever `weight` is.
                 (arXiv:2306.13649) in place of T^2 KL: with m = b p_t + (1 - b) p_s,
                 b KL(p_t || m) + (1 - b) KL(p_s || m); beta b = 0 is KL(p_t || p_s), 1 the reverse
 
-Texts are those of the data (off-policy). Logits of both models exist for some tokens at a time.
+Texts are those of the data (off-policy); `jaxlm.objectives.gkd` has the student's own as well.
+Logits of both models exist for some tokens at a time.
 
     objective: {type: distill, teacher: {from: runs/large}, temperature: 2.0, weight: 0.5}
 
@@ -113,13 +114,18 @@ class Distill(CausalLM):
         far = (over_chunks(of_chunk, head, *inputs) * weights).sum()
         routers = sum(own.metrics[name][0] for name in out.losses)  # are part of own.loss_sum
         plain = own.loss_sum - routers
-        loss_sum = (1 - self.weight) * plain + self.weight * self._scale * far + routers
+        share = self.share(batch)
+        loss_sum = (1 - share) * plain + share * self._scale * far + routers
         metrics = {**own.metrics, "divergence": (jax.lax.stop_gradient(far), own.weight)}
         if self.hidden_weight:
             apart = (self._distance(model, out.hidden, known) * weights).sum()
             loss_sum += self.hidden_weight * apart
             metrics["hidden"] = (jax.lax.stop_gradient(apart), own.weight)
         return own._replace(loss_sum=loss_sum, metrics=metrics)
+
+    def share(self, batch: Batch) -> float | jax.Array:
+        """The share of the loss of these rows that is the teacher's, in [0, 1]."""
+        return self.weight
 
     @property
     def _scale(self) -> float:

@@ -9,8 +9,8 @@ others the train step descends what `of_records` makes of the records' own compl
     completions_per_prompt 8    a batch of 64 rows has the completions of 8 prompts
     steps_per_rollout 2         each rollout serves two steps in a row
 
-A rollout that serves several steps is part of the train state, and so of a checkpoint. An example
-is `jaxlm/objectives/grpo.py`, whose base `graded.py` adds rewards.
+A rollout that serves several steps is part of the train state, and so of a checkpoint. Examples are
+`jaxlm/objectives/grpo.py`, whose base `graded.py` adds rewards, and `gkd.py`.
 """
 
 from __future__ import annotations
