@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm.core.config import field
 from jaxlm.core.measures import Measure
@@ -31,7 +32,7 @@ from jaxlm.objectives.base import Loss, Transform, record_rng
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.distill import Distill
 from jaxlm.objectives.on_policy import OnPolicy
-from jaxlm.objectives.prediction import PREDICTED
+from jaxlm.objectives.prediction import PREDICTED, shifted
 
 if TYPE_CHECKING:
     from jaxlm.core.types import Batch, Cache, LanguageModel, Tokenizer
@@ -69,7 +70,17 @@ class GKD(OnPolicy, Distill):
         return bool(record_rng(seed, step).random_sample(2)[1] < self.lmbda)
 
     def written_transform(self, tokenizer: Tokenizer) -> Transform:
-        return CausalLM().host_transform(tokenizer, 0)
+        as_text, size = CausalLM().host_transform(tokenizer, 0), tokenizer.vocab_size
+
+        def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+            known = row["tokens"] < size  # the model may write later ids, which have no bytes
+            counted = {
+                "tokens": np.where(known, row["tokens"], 0),
+                "loss_weights": row["loss_weights"] * known,
+            }
+            return {**as_text({**row, **counted}, index), **shifted(row)}
+
+        return transform
 
     def rollout_spec(self, length: int) -> RowSpec:
         return RowSpec({**OF_TEXT, OWN: Entry((), "float32")}, T=length)
