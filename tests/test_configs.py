@@ -182,7 +182,7 @@ def test_builds_at_full_size(path):
     with jax.set_mesh(learner.mesh):
         after, metrics = jax.eval_shape(learner.step, state, learner.abstract_frozen(), batch)
     assert shapes_of(after) == shapes_of(state)
-    assert "loss" in metrics
+    assert ("loss" in metrics) == config.objective.descends
 
 
 def shapes_of(tree: Any) -> Any:
@@ -263,7 +263,8 @@ def test_runs_for_two_steps(path, workplace, monkeypatch, capsys):
     capsys.readouterr()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
-    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
+    assert len(losses) == 2 * load_run(path, overrides_of(path)).config.objective.descends
+    assert all(0 < loss < 20 for loss in losses)
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["00000002"]
 
 

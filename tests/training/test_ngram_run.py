@@ -1,0 +1,124 @@
+"""A run that counts n-grams: the model of `jaxlm.ngrams`, in a run's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxlm
+from jaxlm import api
+from jaxlm.core.config import Resolved, UserError
+from jaxlm.info import describe_run
+from jaxlm.ngrams.counting import count
+from jaxlm.ngrams.model import NgramModel
+from jaxlm.ngrams.smoothing.witten_bell import WittenBell
+from jaxlm.run import RunConfig, load_saved
+from jaxlm.training.loading import load_trained
+from jaxlm.training.session import Session
+from tests import tiny
+
+ORDER = 4
+
+
+def config_of(run: Path, *changes: str) -> Resolved[RunConfig]:
+    return tiny.load(
+        "transformer",
+        f"model={{type: ngram, order: {ORDER}}}",
+        "model.vocab_size=264",
+        "objective={type: ngram, smoothing: {type: witten_bell}}",
+        *(
+            "optimizer=null",
+            "data.seq_len=64",
+            "train.steps=null",
+            "train.epochs=1",
+            "train.batch_size=16",
+        ),
+        *("checkpoint.every_steps=2", "checkpoint.keep_last=9", "eval.every_steps=null"),
+        *(f"run_dir={run}", "logging.tensorboard=false", *changes),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ngram") / "run"
+    assert api.fit(config_of(folder, "mesh={data: 1, num_devices: 1}")).code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def counted(run: Path) -> tuple[NgramModel, Any]:
+    """The same model from the documents, and the session."""
+    session = Session.open(load_saved(run).config, report=lambda _: None)
+    documents = session.prepared.splits["train"].documents
+    tokens = np.concatenate([documents.document(i) for i in range(len(documents))])
+    bos = session.prepared.tokenizer.bos_id
+    counts = count(tokens, order=ORDER, vocab_size=265, bos=bos, never=[264])
+    return WittenBell().estimate(counts), session
+
+
+def final(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "result.json").read_text())["final"]
+    return found
+
+
+def test_it_is_the_model_of_its_documents(run: Path, counted: Any) -> None:
+    want, session = counted
+    tables = load_trained(str(run), report=lambda _: None)[2]
+    for n, level in enumerate(want.levels, start=1):
+        own = tables[f"level_{n}"]
+        assert own["log_prob"].shape == level.log_prob.shape
+        finite = np.isfinite(level.log_prob)
+        np.testing.assert_allclose(
+            np.asarray(own["log_prob"])[finite], level.log_prob[finite], atol=1e-5
+        )
+        np.testing.assert_allclose(own["backoff"], level.backoff, atol=1e-5)
+    rows = session.prepared.splits["validation"].rows
+    nats = weights = 0.0
+    for i in range(len(rows)):
+        made = session.transform(0)(rows[i], i)
+        real = rows[i]["tokens"][: int((rows[i]["segment_ids"] > 0).sum())]
+        log_p = np.pad(want.log_probs(real)[1:], (0, 65 - len(real)))
+        counts = made["loss_weights"] > 0
+        nats, weights = nats - log_p[counts].sum(), weights + counts.sum()
+    assert final(run)["eval/loss"] == pytest.approx(nats / weights, abs=1e-4)
+    assert final(run)["eval/bits_per_char"] < 5
+
+
+def test_it_continues_a_text_with_the_most_likely_tokens(run: Path, counted: Any) -> None:
+    want, session = counted
+    text = jaxlm.load(run).generate("the ", max_tokens=12, temperature=0)
+    tokenizer = session.prepared.tokenizer
+    ids = [tokenizer.bos_id, *tokenizer.encode("the ")]
+    assert len(text) > 2
+    for token in tokenizer.encode(text):
+        log_p = want.next_log_probs(np.array(ids))
+        assert log_p[token] > log_p.max() - 1e-4
+        ids.append(token)
+    assert describe_run(run)["num_params"] > 1000
+
+
+def test_a_run_that_is_cut_anywhere_ends_with_the_same_model(run: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "run"
+    shutil.copytree(run, cut)
+    (cut / "result.json").unlink()
+    for folder in sorted((cut / "checkpoints").iterdir())[1:]:
+        if folder.name.isdigit():
+            shutil.rmtree(folder)
+    assert api.fit(load_saved(cut), must_exist=True).result["final"] == final(run)
+
+
+def test_devices_count_their_rows_together(run: Path, tmp_path: Path) -> None:
+    outcome = api.fit(config_of(tmp_path / "many", "mesh={data: 4, tensor: 2}"))
+    assert outcome.result["final"]["param_sha256"] == final(run)["param_sha256"]
+
+
+def test_what_does_not_fit_is_a_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="objective: ngram counts n-grams; set model.type to ngram"):
+        api.fit(config_of(tmp_path / "a", "model={type: rnn}"))
+    with pytest.raises(UserError, match="objective: ngram counts windows of running text"):
+        api.fit(config_of(tmp_path / "b", "data.packing=whole"))
