@@ -14,7 +14,7 @@ Its tables are counted and estimated, not trained: objective `ngram`. Before tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ Hidden = jax.Array  # [B, T, N - 1] int32
 @dataclass(frozen=True, kw_only=True)
 class NgramConfig(ModelConfig, type="ngram"):
     """Tables of n-grams: a language model that is counted."""
+
+    # its tables are logarithms, on every platform
+    dtype: ClassVar[str] = "float32"  # type: ignore[misc]
 
     order: int = field(6, "tokens of the longest n-gram", ge=1, le=MAX_ORDER)
     vocab_size: int | None = field(None, "tokens; null: the tokenizer's", ge=1)

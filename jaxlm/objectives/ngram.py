@@ -163,7 +163,7 @@ def _stream(text: np.ndarray, bos: int) -> np.ndarray:
     kept = text.copy()
     kept[follows, -1] = 0  # the next window has it
     new = read & ~np.append(False, read[:-1])  # after a gap
-    begins = (kept > 0) & (kept % 2 == 0)
+    begins = np.asarray((kept > 0) & (kept % 2 == 0))
     begins[new, 0] = True
     cells, begins = kept[kept > 0], begins[kept > 0]
     tokens = (cells - 1) // 2
