@@ -158,7 +158,7 @@ def _cells(batch: Mapping[str, jax.Array]) -> jax.Array:
 
 def _stream(text: np.ndarray, bos: int) -> np.ndarray:
     """The tokens of all windows in order, with `bos` before each document and after each gap."""
-    read = (text[:, :-1] > 0).any(axis=1)
+    read: np.ndarray = np.any(text[:, :-1] > 0, axis=1)
     follows = np.append(read[1:], False)
     kept = text.copy()
     kept[follows, -1] = 0  # the next window has it
