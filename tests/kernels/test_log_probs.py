@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlm.kernels.cross_entropy import HeadParams
 from jaxlm.kernels.log_probs import log_probs
 from jaxlm.mesh import MeshConfig
 
-B, D, V = 4, 8, 256
+B, D, V = 4, 4, 256
 MESH = MeshConfig(data=2, context=2, stage=2)
 RNG = np.random.default_rng(0)
 
@@ -50,8 +51,19 @@ def test_a_mesh_changes_nothing(length: int, monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_each_device_computes_the_logits_of_its_own_tokens() -> None:
-    with jax.set_mesh(MESH.build()):
-        text = both.lower(*made(32)).compile().as_text()  # a length that is not traced above
+def test_each_device_computes_the_logits_of_its_own_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two chunks of 4 of its 8; no token moves, and the gradient of the kernel is summed."""
+    monkeypatch.setattr("jaxlm.kernels.head_loss.CHUNK", 4)
+    rows = PartitionSpec("data", ("context", "stage"))
+    mesh = MESH.build()
+    with jax.set_mesh(mesh):
+        specs = PartitionSpec(*rows, None), PartitionSpec(), rows, rows
+        places = [NamedSharding(mesh, spec) for spec in specs]
+        arrays = [jax.device_put(x, place) for x, place in zip(made(32), places, strict=True)]
+        text = both.lower(*arrays).compile().as_text() or ""
     shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", text)}
-    assert max(map(math.prod, shapes)) == (B // 2) * (32 // 4) * V
+    assert max(math.prod(shape) for shape in shapes if V in shape) == (B // 2) * 4 * V
+    sent = set(re.findall(r"(all-\w+|collective-permute|reduce-scatter)\(", text))
+    assert sent == {"all-reduce"}
