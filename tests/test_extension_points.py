@@ -322,7 +322,7 @@ def commands(folder: Path) -> Commands:
     return Commands(folder)
 
 
-@pytest.fixture(scope="module", params=["own", pytest.param("counted", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["own", "counted"])
 def run(request: pytest.FixtureRequest, folder: Path, commands: Commands) -> Path:
     """A run that was killed after its third step and resumed from its second."""
     name = request.param

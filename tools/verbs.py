@@ -74,7 +74,7 @@ def warm_programs() -> Iterator[None]:
 
         return once
 
-    own_step = evaluate.SplitSums._step.func
+    own_step = evaluate.SplitSums.step.func
     make_step = shared(lambda program: own_step(_Of(program)), first=True)
     step = property(lambda self: make_step(self.program))
     own_compile = GradientLearner.compile
@@ -92,7 +92,7 @@ def warm_programs() -> Iterator[None]:
         for owner, name, new in (
             (build, "make_program", shared(build.make_program)),
             (GradientLearner, "compile", compile_once),
-            (evaluate.SplitSums, "_step", step),
+            (evaluate.SplitSums, "step", step),
             (writing, "Generator", generator),
             (completions, "Generator", generator),
         ):

@@ -30,7 +30,7 @@ A new chip is one entry here. A `Chip` is enough to launch and to train; `jaxlm 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 GiB, MiB = 2**30, 2**20
 
@@ -46,6 +46,7 @@ class Chip:
     devices: int = 1  # jax devices a chip
     cloud: tuple[str, ...] = ()  # names in Google Cloud's types, such as v5litepod
     type_counts: int | None = 1  # what the number in such a type counts a chip; None: not known
+    xla: Mapping[str, str] = field(default_factory=dict)  # options of the compiler for its programs
 
     @property
     def is_tpu(self) -> bool:
@@ -126,6 +127,7 @@ CHIPS: dict[str, Chip] = {
             name="v5e",
             label="TPU v5e",
             kinds=("TPU v5 lite", "TPU v5e"),
+            xla={"xla_tpu_scoped_vmem_limit_kib": "32768"},
             cloud=("v5litepod", "v5e", "v5-lite"),
             clock=1.50e9,
             peaks={"bf16": 197e12, "s8": 394e12},
@@ -144,6 +146,7 @@ CHIPS: dict[str, Chip] = {
             name="v5p",
             label="TPU v5p",
             kinds=("TPU v5", "TPU v5p"),
+            xla={"xla_tpu_scoped_vmem_limit_kib": "32768"},
             cloud=("v5p",),
             type_counts=2,
             clock=1.75e9,
@@ -162,6 +165,7 @@ CHIPS: dict[str, Chip] = {
             name="v6e",
             label="TPU v6e",
             kinds=("TPU v6 lite", "TPU v6e"),
+            xla={"xla_tpu_scoped_vmem_limit_kib": "98304"},
             cloud=("v6e",),
             clock=1.75e9,
             peaks={"bf16": 918e12, "s8": 1836e12},
@@ -180,6 +184,7 @@ CHIPS: dict[str, Chip] = {
             name="tpu7x",
             label="TPU7x",
             kinds=("TPU7x",),
+            xla={"xla_tpu_scoped_vmem_limit_kib": "49152"},
             cloud=("tpu7x",),
             type_counts=None,
             peaks={"bf16": 2307e12, "f8": 4614e12},

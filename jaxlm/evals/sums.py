@@ -87,7 +87,7 @@ class SplitSums:
                     rows.pop("id")
                     batch = meshes.to_global(rows, self.program.mesh)
                     before = metrics
-                    metrics, carry = self._step(
+                    metrics, carry = self.step(
                         params, batch, carry, self.references(), compiling=compiling
                     )
                     add(sums, before)  # waits: a queue of batches would hide one that hangs
@@ -121,7 +121,7 @@ class SplitSums:
         return Ahead(jax.jit(make, out_shardings=jax.tree.map(lambda _: sharding, shapes)))
 
     @cached_property
-    def _step(self) -> Ahead:
+    def step(self) -> Ahead:
         whole = meshes.replicated(self.program.mesh)
         return Ahead(jax.jit(self.program.eval_step, out_shardings=(whole, None)))
 

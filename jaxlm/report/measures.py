@@ -1,6 +1,6 @@
-"""What measures.json leaves open: measures of older runs, and what some figures mean.
+"""How measures of older runs are shown, which have no measures.json.
 
-This file alone knows names of metrics. A run that has a measures.json needs no line of `OLDER`.
+This file alone knows names of metrics, and no run of today needs a line of it.
 """
 
 from __future__ import annotations
@@ -47,11 +47,4 @@ OLDER: dict[str, dict[str, Any]] = {
         "summary": "median",
     },
     "train/seconds_per_step": {"better": "lower", "summary": "median"},
-}
-
-# {key of metrics.jsonl: a sentence at the end of a page that shows it}
-MEANINGS = {
-    "train/mfu": "MFU = 3 × forward FLOPs per token × tokens/s / peak FLOP/s of all devices; "
-    "with an adapter, the gradients of frozen kernels do not count.",
-    "train/tokens_per_second": "tokens/s counts real tokens, no padding.",
 }

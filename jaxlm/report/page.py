@@ -8,7 +8,6 @@ import jaxlm
 from jaxlm.core.numbers import duration
 from jaxlm.report.files import RunFiles, time_of
 from jaxlm.report.html import page
-from jaxlm.report.measures import MEANINGS
 from jaxlm.report.sections.base import rendered
 
 
@@ -56,7 +55,8 @@ def status(run: RunFiles) -> str:
 def footer(run: RunFiles) -> str:
     """Who wrote the page, and the meaning of the figures on it that need one."""
     parts = [f"Written by jaxlm {jaxlm.__version__} from the files of the run."]
-    parts += [text for key, text in MEANINGS.items() if run.median(key) is not None]
+    rates = [m for m in map(run.measure, run.measured) if m.summary == "median"]
+    parts += [m.note for m in rates if m.note and run.median(m.name) is not None]
     return " ".join(parts)
 
 

@@ -25,9 +25,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.core.chips import chip_of
 from jaxlm.core.config import UserError
 
-# Start of a device's kind -> options; those of a longer start come after, and win.
+# {maker's name, at the start of a device's kind: options}
 OPTIONS: dict[str, dict[str, str]] = {
     "TPU": {
         "xla_tpu_enable_async_collective_fusion": "true",
@@ -36,21 +37,20 @@ OPTIONS: dict[str, dict[str, str]] = {
         "xla_tpu_overlap_compute_collective_tc": "true",
         "xla_enable_async_all_gather": "true",
     },
-    # more on-chip memory for large matrix products
-    "TPU v5": {"xla_tpu_scoped_vmem_limit_kib": "32768"},
-    "TPU7x": {"xla_tpu_scoped_vmem_limit_kib": "49152"},
-    "TPU v6 lite": {"xla_tpu_scoped_vmem_limit_kib": "98304"},
     "NVIDIA": {"xla_gpu_enable_latency_hiding_scheduler": "true"},
 }
 
 
 def options_for(device_kind: str, chosen: Mapping[str, str]) -> dict[str, str]:
-    """The options for devices of a kind, overridden by those that a run chose."""
-    starts = sorted((start for start in OPTIONS if device_kind.startswith(start)), key=len)
+    """The options for devices of a kind, then those of its chip (on-chip memory for large matrix
+    products), then those that a run chose; a later one wins.
+    """
     found: dict[str, str] = {}
-    for start in starts:
-        found |= OPTIONS[start]
-    return found | dict(chosen)
+    for maker, options in OPTIONS.items():
+        if device_kind.startswith(maker):
+            found |= options
+    chip = chip_of(device_kind)
+    return found | dict(chip.xla if chip else {}) | dict(chosen)
 
 
 def compile_with(lowered: Any, options: Mapping[str, str]) -> Any:

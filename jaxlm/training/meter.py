@@ -45,6 +45,7 @@ RATE = Measure(
     format="count",
     unit="tok/s",
     summary="median",
+    note="tokens/s counts real tokens, no padding.",
 )
 MFU = Measure(
     "train/mfu",
@@ -54,6 +55,8 @@ MFU = Measure(
     brief="MFU",
     format="percent",
     summary="median",
+    note="MFU = 3 × forward FLOPs per token × tokens/s / peak FLOP/s of all devices; "
+    "with an adapter, the gradients of frozen kernels do not count.",
 )
 DATA_WAIT = Measure(
     "train/data_wait",

@@ -12,10 +12,13 @@ from jaxlm.training.compiler import compile_with, options_for
 from tests import tiny
 
 
-def test_a_longer_kind_and_the_run_have_the_last_word(monkeypatch):
-    monkeypatch.setattr(xla, "OPTIONS", {"TPU v6": {"b": "3"}, "TPU": {"a": "1", "b": "2"}})
-    assert options_for("TPU v5p", {}) == {"a": "1", "b": "2"}
-    assert options_for("TPU v6 lite", {"a": "9", "c": "4"}) == {"a": "9", "b": "3", "c": "4"}
+def test_the_chip_overrides_the_maker_and_the_run_overrides_both(monkeypatch):
+    vmem = "xla_tpu_scoped_vmem_limit_kib"
+    monkeypatch.setattr(xla, "OPTIONS", {"TPU": {"a": "1", vmem: "2"}})
+    assert options_for("TPU v4", {}) == {"a": "1", vmem: "2"}
+    assert options_for("TPU v5", {}) == options_for("TPU v5 lite", {}) == {"a": "1", vmem: "32768"}
+    assert options_for("TPU v6 lite", {"c": "4"}) == {"a": "1", vmem: "98304", "c": "4"}
+    assert options_for("TPU7x", {vmem: "5"}) == {"a": "1", vmem: "5"}
     assert options_for("cpu", {}) == {}
 
 
