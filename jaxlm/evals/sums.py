@@ -122,6 +122,7 @@ class SplitSums:
 
     @cached_property
     def step(self) -> Ahead:
+        """The compiled program that measures a batch."""
         whole = meshes.replicated(self.program.mesh)
         return Ahead(jax.jit(self.program.eval_step, out_shardings=(whole, None)))
 
