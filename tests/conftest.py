@@ -4,7 +4,7 @@ LLVM's own optimizations are left out: what XLA does to a program is the same, a
 twenty times compiles in half the time. A program becomes machine code in one piece: cutting it for
 several threads takes a tenth of the time of compiling it. Products of small matrices run in one
 thread, for another worker has the other core. Collectives come in one order (see
-`jaxlm.distributed.xla_flags`), else eight devices on two cores can wait for one another. Where XLA
+`jaxlm.distributed.xla_flags`), else eight devices on two cores can wait for each other. Where XLA
 still has its older emitters of fused loops they are taken, which saves another quarter; the newer
 ones are tested with a newer jax, and by what tests start as processes, which have their own
 settings. What one worker or process of a test run has compiled, the others of that run read from a
@@ -89,7 +89,7 @@ def shared_programs() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _what_stays_is_not_searched() -> Iterator[None]:
-    """Programs and modules that stay to the end are no garbage, and large to look through."""
+    """Programs and modules that stay to the end are not garbage, and large to look through."""
     yield
     gc.collect()
     gc.freeze()

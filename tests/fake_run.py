@@ -49,7 +49,7 @@ MARKS = {
 }
 
 SPEECH = """
-  What, shall we stand and hear the trumpet sound,
+  What, shall we stay and heed the trumpet sound,
 And not a man among us draw his sword?
 I’ll not believe it. — Enter a Messenger.
 

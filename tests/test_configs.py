@@ -1,6 +1,6 @@
 """Every YAML file under configs/ is parsed, built and its step traced at its full size (shapes
-alone); those for one machine run for two steps in a size of seconds. A file that is no whole run is
-part of one.
+alone); those for one machine run for two steps in a size of seconds. A file that is not a whole run
+is part of one.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def pretend_run(path: Path, config: RunConfig) -> None:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Run directories are relative to where one stands."""
+    """Run directories are relative to the working directory."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -47,7 +47,7 @@ def test_it_is_plain_data_and_aligned_text(found):
     assert len(places) == 1
 
 
-def test_what_is_wrong_is_named_with_its_mend(found, monkeypatch):
+def test_what_is_wrong_is_named_with_its_fix(found, monkeypatch):
     bad = copy.deepcopy(found)
     bad["versions"]["grain"] = "not installed"
     bad["cache"]["free"] = 2**20

@@ -200,7 +200,7 @@ class Run:
     def predict(self, records: Given) -> list[Prediction]:
         """What the run's objective predicts for each record, in order: one dict a record.
 
-        Of a classifier {"label": "good", "score": 0.93, "scores": {"bad": 0.07, "good": 0.93}},
+        A classifier gives {"label": "good", "score": 0.93, "scores": {"bad": 0.07, "good": 0.93}},
         with probabilities in [0, 1] that sum to 1. `Task.prediction` says what other tasks give.
 
         records: dicts of the task's columns, of which the answer is not needed; texts, where the

@@ -3,7 +3,7 @@
     evaluators:
       web: {type: loss, split: validation/web, every_steps: 50}
 
-Of a mixture's whole validation split it measures each part as well, as "<part>/loss". The parts are
+On a mixture's whole validation split it measures each part as well, as "<part>/loss". The parts are
 the same rows: where the whole split is measured, its sums are those of the parts.
 """
 

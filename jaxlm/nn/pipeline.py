@@ -5,7 +5,7 @@
     stage 1        a1   b1   c1   d1             GPipe (Huang et al. 2018, arXiv:1811.06965)
     stage 2             a2   b2   c2   d2
 
-Of M + S - 1 turns a stage idles in S - 1. With `repeats` R the stack is cut into R S pieces, which
+A stage idles in S - 1 of M + S - 1 turns. With `repeats` R the stack is cut into R S pieces, which
 are dealt out in turn, and a micro-batch goes round R times: R M + S - 1 turns, each of 1/R the work
 (the interleaved schedule of Narayanan et al. 2021, arXiv:2104.04473).
 

@@ -14,7 +14,7 @@ A row is of one of two kinds. Short: spans of Poisson(`mean_span`) tokens until 
 row is left out, each a [MASK]. Long, with probability `long_rows`, for generation: from a random
 place in its first half on, a token at least, a document is one [gMASK] to its end.
 
-Of n tokens N = round(density n) are left out in at most K = ceil(1.25 N / mean_span) spans (the
+From n tokens N = round(density n) are left out in at most K = ceil(1.25 N / mean_span) spans (the
 mean is N / mean_span; where the K-th is drawn, less than N may be left out). A blank adds itself
 and a start, so rows have n + 2 K tokens, rounded up to a multiple of `multiple_of`.
 

@@ -8,7 +8,7 @@ before its span, and one that closes it.
     source    Thank you <X> me to your party <Y> week
     target    <X> for inviting <Y> last <Z>           after the model's `prompt.start_id`
 
-Of n tokens N = round(density n) are left out in K = round(N / mean_span) spans, so a row of
+From n tokens N = round(density n) are left out in K = round(N / mean_span) spans, so a row of
 `data.seq_len` gives a source of n - N + K and a target of N + K + 1 tokens, as T5's
 `compute_input_and_target_lengths` counts them (our closing sentinel has the place of its final eos;
 a document's own bos and eos stay in the source). Both are rounded up to a multiple of

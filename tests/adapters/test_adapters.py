@@ -210,7 +210,7 @@ def steps(
 
 
 MESHES = {
-    "zero": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),  # and moments in the host's memory
+    "zero": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),  # and moments in host memory
     "stages": MeshConfig(data=1, stage=2, fsdp=2, tensor=2),
 }
 

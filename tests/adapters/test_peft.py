@@ -120,7 +120,7 @@ def test_a_merged_export_is_read_back_and_an_error_in_it_is_refused(
 
 
 def test_kernels_of_one_module_with_an_a_each_are_stacked_exactly() -> None:
-    """B A of the module is each kernel's own B A, below one another; a kernel without one: 0."""
+    """B A of the module is each kernel's own B A, below each other; a kernel without one: 0."""
 
     class Stub:
         def __init__(self, where: str, num_outputs: int) -> None:

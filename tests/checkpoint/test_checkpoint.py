@@ -334,7 +334,9 @@ def test_a_reader_changes_nothing(saved: Path, tmp_path: Path) -> None:
     assert [(i.step, i.committed) for i in reader.list()] == [(1, True), (2, True), (3, False)]
 
 
-def test_nothing_saved_is_none_and_leftovers_are_removed(saved: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_checkpoint_and_leftovers_are_removed(
+    saved: Path, tmp_path: Path
+) -> None:
     saver, lines = make_saver(tmp_path)
     assert saver.latest() is None and saver.clean() == []
     (saver.folder / "00000005.saving" / "orbax").mkdir(parents=True)
@@ -368,8 +370,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def check_failure_and_recovery(saver: Checkpointer, lines: Lines, reason: str, mend: Any) -> None:
-    """Step 1 is there; saves fail until `mend` is called, and step 1 stays the good one."""
+def check_failure_and_recovery(saver: Checkpointer, lines: Lines, reason: str, fix: Any) -> None:
+    """Step 1 is there; saves fail until `fix` is called, and step 1 stays the good one."""
     state = make_state(build_mesh(2, 2, 2), seed=2, size=512)
     saver.save(2, state, {"data.json": b"{}"})
     assert not saver.wait()
@@ -377,7 +379,7 @@ def check_failure_and_recovery(saver: Checkpointer, lines: Lines, reason: str, m
     assert len(lines) == 1 and f"checkpoint 2: not saved, {reason}" in lines[0]
     assert saver.save(2, state, {}, force=True) is False
     assert [info.step for info in saver.list() if info.committed] == [1] == [saver.latest()]
-    mend()
+    fix()
     assert saver.save(2, state, {}, force=True) is True
     assert saver.status() == "saved 2" and saver.latest() == 2
     assert all(info.committed for info in saver.list())  # no litter of the failed ones
@@ -417,7 +419,7 @@ def test_a_failing_write_does_not_end_the_run(
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def test_no_space_for_the_checksums_is_no_commit(
+def test_without_space_for_the_checksums_nothing_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jaxlm.checkpoint import writer as checkpoint
@@ -555,7 +557,7 @@ assert saver.latest() == 1
 got = saver.restore(1, abstract)
 assert param_sha256(got) == digest
 saver.folder = folder / "00000001" / "state.json"  # a file: no folder can be made in it
-assert not saver.save(9, state, {}), "both hear of process 0's failure"
+assert not saver.save(9, state, {}), "both learn of process 0's failure"
 print(digest, saver.status())
 """
 

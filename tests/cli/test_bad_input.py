@@ -1,4 +1,4 @@
-"""Bad input gets one line that says what, where and how to mend it, and nothing is lost by it.
+"""Bad input gets one line that says what, where and how to fix it, and nothing is lost by it.
 
 Every case goes through the command line, in this process.
 """
@@ -65,7 +65,7 @@ def fails(capsys) -> Callable[..., str]:
 
 @pytest.fixture
 def train_fails(fails, tmp_path) -> Callable[..., str]:
-    """As `fails`, for `train`: the folder of the run must be free for the mended command."""
+    """As `fails`, for `train`: the folder of the run must be free for the corrected command."""
 
     def run(config: str | Path, *words: str, says: tuple[str, ...] = ()) -> str:
         folder = tmp_path / "run"
@@ -156,7 +156,7 @@ def test_no_such_config(fails, tmp_path):
     fails("train", tmp_path / "far" / "away.yaml", says=("no such config file", "check the path"))
 
 
-def test_a_config_that_is_no_yaml_text(fails, tmp_path):
+def test_a_config_that_is_not_yaml_text(fails, tmp_path):
     fails("train", tmp_path, says=("is a directory", "name a YAML file"))
     binary = tmp_path / "model.yaml"
     binary.write_bytes(b"\x80\x00\xff")
@@ -297,12 +297,12 @@ def text_source(path: Path) -> list[str]:
     ],
     ids=["empty", "blank", "latin-1", "binary"],
 )
-def test_texts_that_are_none(train_fails, tmp_path, content, says):
+def test_texts_that_are_refused(train_fails, tmp_path, content, says):
     path = tmp_path / "play.txt"
     path.write_bytes(content)
     error = train_fails(TRANSFORMER, *text_source(path), says=tuple(says))
     assert str(tmp_path) in error
-    # mended, the same command works: nothing of the failed preparation is in its way
+    # fixed, the same command works: nothing of the failed preparation is in its way
     path.write_text("To be, or not to be, that is the question. " * 20)
     whole = ("data.validation_fraction=0",)
     assert main(["data", "prepare", TRANSFORMER, *text_source(path), *whole]) == 0
@@ -370,7 +370,7 @@ def test_a_corrupt_token_store(train_fails, cache, capsys):
     train_fails(TRANSFORMER, *words, says=("tokens.bin", "bytes instead of"))
     file.unlink()
     train_fails(TRANSFORMER, *words, says=("tokens.bin", "is missing"))
-    shutil.rmtree(store)  # the mend
+    shutil.rmtree(store)  # the fix
     assert main(["data", "prepare", TRANSFORMER, *words]) == 0
 
 
@@ -393,7 +393,7 @@ def test_folders_that_cannot_be_written(fails, tmp_path):
     file.write_text("no folder")
     run = f"run_dir={tmp_path / 'run'}"
     inside = file / "inside"
-    assert main(["data", "prepare", str(TRANSFORMER)]) == 0  # said now, so that errors stand alone
+    assert main(["data", "prepare", str(TRANSFORMER)]) == 0  # so that an error is alone
     fails("train", TRANSFORMER, f"run_dir={inside}", says=("run_dir", str(inside), "written"))
     fails("train", TRANSFORMER, run, f"cache_dir={inside}", says=("cache_dir", "JAXLM_CACHE"))
     fails("data", "prepare", TRANSFORMER, f"cache_dir={inside}", says=("cache_dir",))
@@ -466,7 +466,7 @@ def test_resume_with_another_model_leaves_the_run_alone(fails, trained):
 
 
 @pytest.mark.parametrize("verb", ["resume", "generate", "eval", "report", "info"])
-def test_a_folder_that_is_no_run(fails, tmp_path, verb):
+def test_a_folder_that_is_not_a_run(fails, tmp_path, verb):
     fails(verb, tmp_path, says=(str(tmp_path), "not a run directory", "jaxlm train"))
     fails(verb, tmp_path / "nowhere", says=("nowhere", "not a run directory"))
 

@@ -190,7 +190,9 @@ def test_config_show_prints_what_is_set_then_choices_and_defaults_if_asked(out):
     assert re.match(r"transformer +# transformer.yaml:10; ", own["model.type"])
     assert "optimizer.beta1" not in own
     choices = short["Choices"]
-    assert re.match(r"transformer +# one of ngram, rnn, rnn_seq2seq, transformer$", choices["model.type"])
+    assert re.match(
+        r"transformer +# one of ngram, rnn, rnn_seq2seq, transformer$", choices["model.type"]
+    )
     assert re.match(r"shuffle +# one of shuffle, stream$", choices["data.order"])
     assert re.match(r"null +# one of .*, null$", choices["model.quantization"])
     full = sections(out(*words, "--all"))
@@ -303,7 +305,7 @@ def test_info_counts_the_parameters_itself(out, trained):
     assert json.loads(out("info", trained, "--json"))["num_params"] == sum(sizes)
 
 
-def test_info_tells_of_a_damaged_run(out, trained, tmp_path):
+def test_info_reports_a_damaged_run(out, trained, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(trained, damaged)
     (damaged / "checkpoints/00000002/data.json").write_text("{")

@@ -65,7 +65,7 @@ class Sizes(Config):
 
     def validate(self) -> None:
         if self.hidden_size % self.num_heads:
-            raise UserError(f"hidden_size {self.hidden_size} is no multiple; make it one")
+            raise UserError(f"hidden_size {self.hidden_size} is not a multiple; make it one")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path, text, value):
     assert read_value == value and type(read_value) is type(value)
 
 
-def test_one_value_stands_for_a_list_of_one(tmp_path):
+def test_one_value_is_read_as_a_list_of_one(tmp_path):
     config = read(tmp_path, "name: a\nfiles: x\nparts: {type: fancy}")
     assert config.files == ("x",) and config.parts == (Fancy(),)
 
@@ -192,7 +192,7 @@ def test_empty_file_has_the_defaults(tmp_path):
 def test_includes_stack_from_the_first_to_the_file_itself(tmp_path):
     write(tmp_path, "name: low\nsteps: 1\nrate: 1\nsizes: {hidden_size: 8}", "parts/low.yaml")
     write(tmp_path, "steps: 2\nrate: 2\nsizes: {num_heads: 2}", "parts/high.yaml")
-    # `include:` counts as lowest wherever it stands in the mapping
+    # `include:` counts as lowest wherever it is in the mapping
     config = read(tmp_path, "rate: 3\ninclude: [parts/low.yaml, parts/high.yaml]")
     assert (config.name, config.steps, config.rate) == ("low", 2, 3.0)
     assert config.sizes == Sizes(hidden_size=8, num_heads=2)
@@ -245,7 +245,7 @@ def test_overrides(tmp_path):
     assert (config.dtype, config.from_) == ("bfloat16", "a=b")
 
 
-def test_the_base_lies_below_the_file_and_stays_as_it_is(tmp_path):
+def test_the_file_overrides_the_base_which_stays_as_it_is(tmp_path):
     base = Layer({"name": "low", "sizes": {"num_heads": 2}}, {"name": Mark("base")})
     resolved = load(write(tmp_path, "sizes: {hidden_size: 6}"), Run, ["steps=3"], base)
     assert resolved.config == Run(name="low", steps=3, sizes=Sizes(hidden_size=6, num_heads=2))
@@ -253,7 +253,7 @@ def test_the_base_lies_below_the_file_and_stays_as_it_is(tmp_path):
     assert resolved.marks["name"] == Mark("base")
 
 
-def test_a_config_object_may_stand_for_its_values():
+def test_a_config_object_may_replace_its_values():
     assert parse(Run, {"name": "a", "part": Fancy(beta=0.5)}).part == Fancy(beta=0.5)
 
 
@@ -304,7 +304,7 @@ def test_a_part_without_a_type_is_of_the_defaults(tmp_path):
         ("name: a\nweights:\n  b: x", "run.yaml:3: weights.b: expected a number, got 'x'"),
         ("name: a\nweights:\n  b: -1", "run.yaml:3: weights.b: -1.0 is out of range; set it >= 0"),
         ("name: a\nsizes: 3", "run.yaml:2: sizes: expected a mapping of keys, got 3"),
-        ("name: a\nsizes:\n  num_heads: 7", "run.yaml:2: sizes: hidden_size 64 is no multiple; m"),
+        ("name: a\nsizes:\n  num_heads: 7", "run.yaml:2: sizes: hidden_size 64 is not a multiple"),
         (
             "name: a\nparts:\n  - rate: 0.1",
             "run.yaml:3: parts.0.type: is required; choose one of fancy, ",
@@ -406,7 +406,7 @@ def test_a_part_without_a_type_is_of_the_defaults(tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_line_with_path_place_and_mend(tmp_path, text, said):
+def test_a_mistake_is_one_line_with_path_place_and_fix(tmp_path, text, said):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "large").write_bytes(b"#" * 1_000_001)
@@ -440,7 +440,7 @@ def test_a_mistake_is_one_line_with_path_place_and_mend(tmp_path, text, said):
         ("steps=-0x" + "9" * 5000, "command line: steps: expected a whole number, got '-0x99999"),
         ("name='\udcff'", "is not YAML; quote it"),
         ('name="\\ud83d"', "command line: name: '\\ud83d' holds half a surrogate pair"),
-        ("sizes.num_heads=5", "command line: sizes: hidden_size 64 is no multiple"),
+        ("sizes.num_heads=5", "command line: sizes: hidden_size 64 is not a multiple"),
     ],
 )
 def test_a_mistaken_override_is_one_line(tmp_path, override, said):

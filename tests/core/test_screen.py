@@ -78,7 +78,7 @@ def test_an_answer_that_finds_no_room_is_an_error(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr and "Exception" not in ended.stderr
 
 
-def test_errors_of_the_disk_are_one_line_and_others_are_none(tmp_path: Path) -> None:
+def test_errors_of_the_disk_are_one_line_and_others_are_not_described(tmp_path: Path) -> None:
     with pytest.raises(OSError) as long:
         (tmp_path / ("a" * 300)).read_text()
     line = described(long.value)

@@ -108,7 +108,7 @@ def test_the_limit_is_that_of_a_text(tmp_path, kind):
         read(kind, path, max_document_chars=999)
 
 
-def test_the_limit_is_no_part_of_what_a_source_is():
+def test_the_limit_is_not_part_of_what_a_source_is():
     sources = [
         parse(Source, {"type": "text", "files": __file__, "max_document_chars": most})
         for most in (10**5, 10**6)

@@ -99,7 +99,7 @@ def test_few_rows_have_a_label_where_its_column_is_named_so(tmp_path):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_files_that_are_no_data_are_one_line(tmp_path, files, says):
+def test_files_that_are_not_data_are_one_line(tmp_path, files, says):
     with pytest.raises(UserError, match=says) as error:
         detect(written(tmp_path, **files))
     assert "\n" not in str(error.value)

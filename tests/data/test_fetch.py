@@ -95,7 +95,7 @@ def test_offline_with_a_cold_cache_is_one_clear_line(sdist, tmp_path):
     with pytest.raises(UserError, match="cannot fetch .*: pip says: .*connect") as error:
         fetch("bardtexts==1.0", pin, report=lambda line: None)
     assert "\n" not in str(error.value)
-    # The mend that the message names works: the archive put into the folder by hand.
+    # The fix that the message names works: the archive put into the folder by hand.
     folder = Path(str(error.value).rpartition("into ")[2])
     assert folder.is_relative_to(tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def _fetch_and_count(pin: str, queue) -> None:
     queue.put((str(fetch("bardtexts==1.0", pin, report=said.append)), len(said)))
 
 
-def test_processes_at_once_download_once(sdist):
+def test_processes_at_the_same_time_download_once(sdist):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     workers = [

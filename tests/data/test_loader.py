@@ -131,7 +131,7 @@ def broken(row: dict, index: int) -> dict:
     raise ValueError("a transform that fails")
 
 
-def test_a_failing_transform_is_heard(rows) -> None:
+def test_a_failing_transform_is_reported(rows) -> None:
     with (
         Loader(rows, broken, BATCH, threads=1, prefetch=2) as loader,
         pytest.raises(ValueError, match="a transform that fails"),

@@ -156,7 +156,7 @@ def test_invalid_bytes_name_file_and_offset(tmp_path, monkeypatch, block):
         list(TextFiles(files=(str(path),)).documents())
 
 
-def test_text_errors_tell_the_mend(tmp_path):
+def test_text_errors_name_the_fix(tmp_path):
     def fails(match: str, *names: str, **options) -> None:
         with pytest.raises(UserError, match=match) as error:
             files = tuple(str(tmp_path / name) for name in names)

@@ -141,7 +141,7 @@ class Counted(ByteTokenizer):
 Counted.kind = ByteTokenizer.kind  # its stores are those of the tokenizer itself
 
 
-def test_a_stopped_preparation_goes_on_where_it_was(make_corpus, tmp_path) -> None:
+def test_a_stopped_preparation_continues_where_it_was(make_corpus, tmp_path) -> None:
     pattern = make_corpus(6)
     whole = write_store(pattern, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -178,7 +178,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> list[str]:
     return made
 
 
-def test_killed_at_any_call_a_preparation_goes_on(make_corpus, tmp_path, monkeypatch) -> None:
+def test_killed_at_any_call_a_preparation_continues(make_corpus, tmp_path, monkeypatch) -> None:
     pattern = make_corpus(2)
     whole = contents(write_store(pattern, tmp_path / "whole").folder)
     with monkeypatch.context() as patch:
@@ -265,7 +265,7 @@ def test_a_full_disk_is_one_line_and_loses_no_part(
 
 
 def resealed(folder: Path, **changes: Any) -> None:
-    """A store whose files and manifest agree with one another, whatever they say."""
+    """A store whose files and manifest agree with each other, whatever they say."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, facts in manifest["files"].items():
         data = (folder / name).read_bytes()
@@ -348,7 +348,7 @@ FILES = ["tokens.bin", "offsets.npy", "text_hashes.npy", "names.jsonl", "manifes
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
-def test_a_damaged_store_is_one_line_that_names_file_and_mend(
+def test_a_damaged_store_is_one_line_that_names_file_and_fix(
     make_corpus, tmp_path, name, damage
 ) -> None:
     folder = write_store(make_corpus(3), tmp_path / "cache").folder
@@ -410,7 +410,7 @@ def test_large_files_are_hashed_once_and_when_they_change(
 def write_megatron(
     base: Path, documents: list[list[list[int]]], dtype: str, code: int, skip: int = 0
 ) -> None:
-    """Documents as lists of sequences, by the format's definition; `skip` tokens stand before."""
+    """Documents as lists of sequences, by the format's definition; `skip` tokens come before."""
     sequences = [s for document in documents for s in document]
     with open(f"{base}.bin", "wb") as file:
         file.write(bytes(skip * np.dtype(dtype).itemsize))

@@ -55,7 +55,7 @@ WORDS = [
 
 
 def random_texts(seed: int, count: int) -> list[str]:
-    """Words, spaces, and characters of all planes; no surrogates, which are no characters."""
+    """Words, spaces, and characters of all planes; no surrogates, which are not characters."""
     rng = random.Random(seed)
 
     def character() -> str:

@@ -1,4 +1,4 @@
-"""Processes that miss one another: threads of this one, over a store that is a dict."""
+"""Processes that miss each other: threads of this one, over a store that is a dict."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_silent_process_ends_all_others(
 
 
 @pytest.mark.parametrize(("failed", "code"), [(0, LOST), (1, LOST), (1, MISTAKE)])
-def test_an_error_is_told_to_all_others(
+def test_an_error_is_reported_to_all_others(
     group: Callable[[int], Group], capsys: pytest.CaptureFixture, failed: int, code: int
 ) -> None:
     three = group(3)

@@ -1,4 +1,4 @@
-"""How processes find one another; a training run over two processes of two devices each, through
+"""How processes find each other; a training run over two processes of two devices each, through
 the command line, against the same run in one process: its start, its samples, its losses; a stop
 that one process is told alone; other numbers of processes after it; and one that is killed.
 """
@@ -134,7 +134,7 @@ def test_two_processes_import_one_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_stop_that_one_process_hears_ends_both_and_other_numbers_go_on(
+def test_a_stop_that_one_process_receives_ends_both_and_other_numbers_resume(
     tmp_path: Path, processes: int
 ) -> None:
     """An LSTM that carries its state: two processes of two devices, then two devices of one, on
@@ -178,7 +178,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.chaos
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path, victim: int) -> None:
-    """Process 0 takes the store of keys with it, of which jax tells the others at once."""
+    """Process 0 takes the store of keys with it, of which jax tells the others immediately."""
     kill = f"{{type: 'tests.hooks:Signal', step: 3, number: 9, process: '{victim}'}}"
     settings = (*SETTINGS, f"run_dir={tmp_path / 'run'}", "train.steps=100000")
     config = config_in(tmp_path, "transformer", *settings, f"callbacks=[{kill}]")
@@ -194,7 +194,7 @@ def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path, victi
     assert line in outputs[0] and "start all processes again" in outputs[0]
 
 
-# --------------------------------------------------------------------------- finding one another
+# ---------------------------------------------------------------------------- finding each other
 
 
 # What a process has for XLA, and the order in which it runs a program of two independent halves.
@@ -223,7 +223,7 @@ VERB = ORDER.replace("START", "from jaxlm.cli import main\nassert main(['presets
 
 
 def test_collectives_have_one_order_in_all_processes() -> None:
-    """XLA hears of it, though its library is loaded before; a flag that a user gives stands."""
+    """XLA gets the flag though its library is loaded before; a flag that a user gives is kept."""
     found = []
     for words in ([], [f"{FLAG}=true"]):
         code, outputs = in_two(JOINING, *words)
@@ -237,7 +237,7 @@ def test_collectives_have_one_order_in_all_processes() -> None:
     "program", [pytest.param(JOINING, marks=pytest.mark.slow), VERB], ids=["library", "verb"]
 )
 def test_collectives_have_one_order_on_simulated_devices(program: str) -> None:
-    """Of one process, whichever verb it runs and where it is no verb's; one device has no need."""
+    """In one process too, whether a verb or the library runs it; one device does not need it."""
     eight = unordered()
     told = [alone(program, eight, *words) for words in ([], [f"{FLAG}=true"])]
     compare_orders(*told)

@@ -50,7 +50,7 @@ def test_a_signal_that_a_callback_swallows_is_noted_without_a_traceback(
     assert unraisable == []
 
 
-def test_other_errors_of_a_callback_are_told(unraisable: list[Any]) -> None:
+def test_other_errors_of_a_callback_are_reported(unraisable: list[Any]) -> None:
     with Signals():
         collect(lambda: 1 / 0)
     assert unraisable == [ZeroDivisionError]

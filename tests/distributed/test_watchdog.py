@@ -46,7 +46,7 @@ def a_function_that_hangs(ended: threading.Event) -> None:
     ended.wait(10)
 
 
-def test_a_hang_is_told_with_stacks_and_its_own_code(
+def test_a_hang_is_reported_with_stacks_and_its_own_code(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     watched = Watched(tmp_path / "log.txt")
@@ -226,7 +226,7 @@ OWN_SEEDS = {"evaluation": 2, "sampling": 3}
 @pytest.mark.parametrize(
     "where", ["evaluation", "sampling", "a_save", "the_save_before", "the_start"]
 )
-def test_what_is_no_step_is_watched(
+def test_what_is_not_a_step_is_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """Also at its first time, when it is compiled, which alone may take any time."""

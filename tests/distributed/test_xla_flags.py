@@ -54,7 +54,7 @@ def test_what_is_added(
 @pytest.mark.parametrize(
     "given", [f"{EIGHT} {NAME}=true", f"{NAME}=false {EIGHT}", f"{NAME} {EIGHT}", "/some/flags.txt"]
 )
-def test_what_a_user_says_stands(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_what_a_user_says_is_kept(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     """Also a file of flags, which is XLA_FLAGS' other form: nothing can be added to its name."""
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")

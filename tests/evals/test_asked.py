@@ -61,7 +61,7 @@ def from_logits(run: jaxlm.Run, context: list[int], continuation: list[int]) -> 
 def test_log_likelihoods_are_those_of_the_logits(
     run: jaxlm.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of pairs of unequal length, in batches that mix them, in the order of the requests."""
+    """Pairs of unequal length, in batches that mix them, answered in the order of the requests."""
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 32)  # one or two rows a device
     likelihood, rng = Likelihood(run.program, run.params), np.random.default_rng(0)
     sizes = [(1, 1), (9, 3), (2, 14), (20, 5), (3, 1), (1, 30), (4, 4)] * 3

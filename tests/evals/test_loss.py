@@ -119,7 +119,7 @@ def test_one_pass_reads_each_row_once_and_pads(n, spread):
     assert one[n]["segment_ids"].tolist() == [0, 0] and one[n]["tokens"].tolist() == [7, 7]
 
 
-def test_a_part_of_a_spread_pass_lies_over_the_whole_split():
+def test_a_part_of_a_spread_pass_covers_the_whole_split():
     class Rows:
         rows_per_epoch = 1000
 

@@ -59,7 +59,7 @@ def test_what_is_drawn_from_is_transformers(name):
 
 
 def test_padding_is_left_out_of_a_prompt():
-    """The id of padding may be written, and pads in a row are no n-gram."""
+    """The id of padding may be written, and pads in a row are not an n-gram."""
     sampling = Sampling(no_repeat_ngram_size=2, repetition_penalty=2.0)
     processors = processors_of(sampling, ())
     tokens, real = jnp.array([[0, 0, 0, 3, 0, 3]]), jnp.array([[0, 0, 0, 1, 1, 1]])

@@ -96,7 +96,7 @@ def side(logits: np.ndarray) -> Side:
     "likeness", [0.7, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.0, 1.0))]
 )
 def test_texts_have_the_large_models_distribution(likeness):
-    """Of all texts of four tokens, in rows of a batch that keep unequal numbers of guesses."""
+    """All texts of four tokens, in rows of a batch that keep unequal numbers of guesses."""
     rng = np.random.default_rng(0)
     target, other = rng.normal(size=(2, VOCAB, VOCAB)) * 1.2
     draft = likeness * target + (1 - likeness) * other

@@ -263,7 +263,7 @@ def test_an_embedding_that_is_stored_again_must_be_the_same(tmp_path, side):
 
 @pytest.mark.parametrize(("dtype", "shards"), [("float32", 1), ("bfloat16", 3)], ids=str)
 def test_what_came_in_goes_out(tmp_path, dtype, shards):
-    """Fused q, k, v; a mask that is no parameter; a tied head that is stored, and one odd dtype."""
+    """Fused q, k, v; a mask that is not a parameter; a stored tied head, and one odd dtype."""
     arrays = gpt2_weights(dtype)
     arrays["transformer.ln_f.weight"] = arrays["transformer.ln_f.weight"].astype(np.float32)
     arrays["lm_head.weight"] = arrays["transformer.wte.weight"]
@@ -491,7 +491,7 @@ def test_an_imported_run_is_not_resumed(gpt2_run, capsys):
         assert "no optimizer state" in line and f"finetune CONFIG init.from={gpt2_run}" in line
 
 
-def test_import_json_tells_where_everything_came_from(gpt2_run):
+def test_import_json_says_where_everything_came_from(gpt2_run):
     from jaxlm.core.files import file_sha256
 
     record = json.loads((gpt2_run / "import.json").read_text())
@@ -589,7 +589,7 @@ def test_sentencepiece_comes_and_goes(tmp_path):
 
 @pytest.fixture
 def fails(tmp_path) -> Callable[..., str]:
-    """Imports a changed GPT-2, which must fail with one line and leave nothing behind."""
+    """Imports a changed GPT-2, which must fail with one line and leave no file."""
 
     def run(
         change: Callable[[dict[str, np.ndarray]], Any] = lambda arrays: None,
@@ -677,7 +677,7 @@ def test_a_wrong_key_is_named_with_its_file(fails, changes, says):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers_are_refused_by_name(fails, value):
+def test_values_that_are_not_numbers_are_refused_by_name(fails, value):
     def change(arrays):
         arrays["transformer.ln_f.bias"][1] = value
         arrays["transformer.h.0.attn.c_attn.weight"][0, -1] = value
@@ -765,7 +765,7 @@ def test_a_backbone_with_a_loss_over_tokens_goes_out_with_its_head(tmp_path):
         ("generation_config.json", {"eos_token_id": "</s>"}, "eos_token_id is '</s>'; it must be"),
     ],
 )
-def test_what_is_no_id_is_refused(tmp_path, file, changes, says):
+def test_what_is_not_an_id_is_refused(tmp_path, file, changes, says):
     values = changes if file == "config.json" else {}
     (tmp_path / "generation_config.json").write_text(json.dumps({} if values else changes))
     with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / file))}: {says}"):
@@ -970,7 +970,7 @@ def write_config(tmp_path: Path, model: str) -> Path:
     return path
 
 
-def test_a_preset_lies_below_what_is_given(tmp_path, capsys):
+def test_what_is_given_overrides_a_preset(tmp_path, capsys):
     path = write_config(tmp_path, "model: {preset: gpt2, dtype: float32}")
     resolved = load_run(path, ["model.num_layers=2", "model.attention.softcap=9"])
     model = resolved.config.model

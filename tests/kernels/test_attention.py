@@ -1,4 +1,4 @@
-"""Attention against torch's, and its implementations against one another."""
+"""Attention against torch's, and its implementations against each other."""
 
 from __future__ import annotations
 

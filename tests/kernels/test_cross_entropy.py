@@ -1,4 +1,4 @@
-"""The head's loss against torch's, and its implementations against one another."""
+"""The head's loss against torch's, and its implementations against each other."""
 
 from __future__ import annotations
 

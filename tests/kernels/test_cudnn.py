@@ -1,4 +1,4 @@
-"""The attention that cuDNN is asked for, computed by XLA, against all scores at once.
+"""The attention that cuDNN is asked for, computed by XLA, against the full score matrix.
 
 There is no GPU here: `tools/compile_for.py` shows that a step with it compiles for one.
 """
@@ -61,7 +61,7 @@ def run(impl, **options):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients_are_those_of_all_scores_at_once(name):
+def test_values_and_gradients_are_those_of_the_full_score_matrix(name):
     jax.tree.map(assert_close, run("cudnn", **CASES[name]), run("reference", **CASES[name]))
 
 

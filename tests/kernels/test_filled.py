@@ -1,4 +1,4 @@
-"""Work on filled rows against the same on all of them, in room where all else is no number."""
+"""Work on filled rows against the same on all of them, in room where all else is NaN."""
 
 from __future__ import annotations
 

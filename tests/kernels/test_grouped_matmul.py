@@ -93,7 +93,7 @@ def test_values_and_gradients_are_those_of_a_loop(name, impl):
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_what_is_of_no_group_has_no_part(impl):
-    """NaNs behind the last group reach neither results nor gradients."""
+    """NaNs after the last group reach neither results nor gradients."""
     x, kernels, sizes, upstream = case("rows of no group")
     x[14:], upstream[14:] = np.nan, 1.0
     want = by_loop(x, kernels, sizes, upstream)

@@ -78,7 +78,7 @@ def test_values_and_gradients_equal_a_loop_in_float64(impl, length):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_documents_of_a_row_do_not_touch_one_another_by_a_bit(impl):
+def test_documents_of_a_row_do_not_touch_each_other_by_a_bit(impl):
     """Neither values nor gradients, wherever the borders fall in the tree; not by NaN or inf."""
     length = 23
     a, b, _, state = make_args(length)

@@ -105,7 +105,7 @@ def test_contract_is_numpys_in_8_bits(equation, kind):
     y, d_x, d_w = both(x, w, g)
     for found, want in zip((y, d_x, d_w), plain(x, w, g, kind), strict=True):
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
-    # straight through: the gradients are those of the exact product, but for rounding
+    # straight through: the gradients are those of the exact product, except for rounding
     off_x, off_w, to_x, to_w = off(x, 1, kind), off(w, 0, kind), g * w_s, g * x_s
     assert (np.abs(y - x @ w) <= bound(x, off_x, w, off_w)).all()
     limit = bound(to_x, off(to_x, 1, kind, True), (w / w_s).T, (off_w / w_s).T)

@@ -1,4 +1,4 @@
-"""Ring attention on eight devices against all scores at once on one: values, gradients, balance."""
+"""Ring attention on eight devices against all scores on one: values, gradients, balance."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows_of(length: int, prefix: bool) -> Rows:
 
 
 def both(name: str, mesh: str):
-    """(ring, all at once): each a function of q, k, v that gives (output, gradients)."""
+    """(ring, one device): each a function of q, k, v that gives (output, gradients)."""
     case = dict(CASES[name])
     length, prefix = case.pop("length", T), case.pop("prefix", False)
     how = {"causal": True, "window": None, "softcap": None, "scale": None} | case
@@ -79,7 +79,7 @@ def both(name: str, mesh: str):
 @pytest.mark.parametrize(
     ("name", "mesh"), [*((name, "context 8") for name in CASES), ("causal", "mixed")]
 )
-def test_values_and_gradients_are_those_of_all_scores_at_once(name, mesh):
+def test_values_and_gradients_are_those_of_the_full_score_matrix(name, mesh):
     found, want = both(name, mesh)
     jax.tree.map(assert_close, found, want)
 

@@ -1,4 +1,4 @@
-"""The TPU's attention kernel, its program run on a CPU, against all scores at once."""
+"""The TPU's attention kernel, its program run on a CPU, against the full score matrix."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(impl, *, prefix=False, **options):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients_are_those_of_all_scores_at_once(name):
+def test_values_and_gradients_are_those_of_the_full_score_matrix(name):
     jax.tree.map(assert_close, run("splash", **CASES[name]), run("reference", **CASES[name]))
 
 
@@ -112,7 +112,7 @@ SPLIT = {
 
 
 def of_parts(name):
-    """(by the kernel on each device's part, all scores at once): output and gradients."""
+    """(by the kernel on each device's part, by the full score matrix): output and gradients."""
     case, length = dict(SPLIT[name]), 256 * MESH.context
     segments, positions = (x[:2] for x in places(length))
     prefix = positions < 140 if case.pop("prefix", False) else None

@@ -69,7 +69,7 @@ class StandIns:
         self._write()
 
     def reset(self) -> None:
-        """Rules begin anew, and nothing has been called."""
+        """Rules begin again, and nothing has been called."""
         (self.folder / "calls").unlink(missing_ok=True)
         self._write()
 

@@ -129,7 +129,7 @@ def test_accelerator_types(name, kind, chips, devices):
         ({"type": "gpu_host", "gpus": [0, 3]}, "gpu", 2),
     ],
 )
-def test_what_targets_tell(values, kind, count):
+def test_what_targets_report(values, kind, count):
     found = parse(LaunchConfig, values).chips()
     assert found is not None and (found.kind, found.count) == (kind, count)
 

@@ -99,7 +99,7 @@ if attempt == 0:
 
 
 @pytest.mark.parametrize("code", [LOST, HUNG, INTERRUPTED, 1, 134])
-def test_what_a_new_start_mends_is_started_again_as_long_as_the_budget_lasts(
+def test_what_a_new_start_fixes_is_started_again_as_long_as_the_budget_lasts(
     tmp_path: Path, code: int
 ) -> None:
     run = Run(tmp_path, f"sys.exit({code})", count=1, max_restarts=2)
@@ -115,11 +115,11 @@ def test_a_newer_checkpoint_renews_the_budget(tmp_path: Path) -> None:
     assert run.attempts() == 7
     (tmp_path / "attempts0").unlink()
     stuck = Run(tmp_path, "sys.exit(1 if attempt < 6 else 0)", count=1)
-    assert stuck.run() == 1 and stuck.attempts() == 3  # an old checkpoint is no progress
+    assert stuck.run() == 1 and stuck.attempts() == 3  # an old checkpoint is not progress
 
 
 @pytest.mark.parametrize("code", [MISTAKE, 65, 74, 130])
-def test_what_has_to_be_mended_is_not_started_again(tmp_path: Path, code: int) -> None:
+def test_what_has_to_be_fixed_is_not_started_again(tmp_path: Path, code: int) -> None:
     """Also where another process told of it first, with a code of its own."""
     run = Run(tmp_path, f"sys.exit({LOST} if number == 0 else (time.sleep(0.3), {code})[1])")
     assert run.run() == code
@@ -139,7 +139,7 @@ signal.signal(signal.SIGTERM, end)
 signal.signal(signal.SIGINT, lambda *_: os._exit(99))
 open(os.path.join(folder, f"ready{{number}}"), "w")
 for _ in range(600):
-    time.sleep(0.1)  # a signal just before a sleep is heard behind it
+    time.sleep(0.1)  # a signal just before a sleep is handled after it
 """
     run, before = Run(tmp_path, program), signal.getsignal(number)
 
@@ -234,7 +234,7 @@ def members(name: str, *settings: str) -> tuple[Member, ...]:
     return group.members
 
 
-def test_processes_of_this_machine_find_one_another() -> None:
+def test_processes_of_this_machine_find_each_other() -> None:
     four = members("local", "processes=4", "devices=2")
     assert [m.environment["JAXLM_PROCESS_ID"] for m in four] == ["0", "1", "2", "3"]
     assert {m.coordinator for m in four} == {"JAXLM_COORDINATOR"}
@@ -310,7 +310,7 @@ def test_a_run_with_a_killed_process_ends_in_the_weights_of_one_without(
         return started[-1]
 
     def strike() -> None:
-        """SIGKILL to process 1 after a step behind the first checkpoint."""
+        """SIGKILL to process 1 after a step that follows the first checkpoint."""
         ledger = killed / "ledger.1.jsonl"
         while not over.is_set():
             if ledger.exists() and '"step": 6' in ledger.read_text():

@@ -71,7 +71,7 @@ def gke(standins: Callable, *states: str) -> Any:
 def test_a_jobset_is_followed_until_it_has_ended(
     standins: Callable, launch: Callable, word: str, code: int
 ) -> None:
-    """Logs end when pods are started again: that is no end."""
+    """Logs end when pods are started again: the run has not ended."""
     kubectl = gke(standins)
     followed = f"""[ $(grep -c '"logs"' {kubectl.folder}/calls) -ge 3 ] && echo {word}; true"""
     starting = ("StartupPolicyCompleted", 0, followed)  # until logs have ended twice
@@ -161,7 +161,7 @@ def test_mistakes_of_gke(launch: Callable, change: tuple, says: str) -> None:
 
 # ------------------------------------------------------------------------------------------- Slurm
 
-# A queue of one: sbatch runs the script at once, again and again while it asks to be requeued.
+# A queue of one: sbatch runs the script immediately, again and again while it asks to be requeued.
 SBATCH = """
 script=$1
 touch queued
@@ -215,7 +215,7 @@ def test_a_job_is_submitted_followed_and_ends(standins: Callable, launch: Callab
 
 
 @pytest.mark.parametrize("code", [MISTAKE, 65, 74])
-def test_what_has_to_be_mended_is_not_requeued(
+def test_what_has_to_be_fixed_is_not_requeued(
     standins: Callable, launch: Callable, code: int
 ) -> None:
     made = slurm(standins, ("", code, None))
@@ -384,7 +384,7 @@ class SkyJob:
         ("save 0000000$attempt; [ $attempt -lt 8 ] && exit 1; exit 0", (DONE, 9)),
     ],
 )
-def test_skypilot_restarts_what_a_new_start_may_mend(
+def test_skypilot_restarts_what_a_new_start_may_fix(
     standins: Callable, launch: Callable, tmp_path: Path, program: str, ends: tuple[int, int]
 ) -> None:
     """As often as every other target: by the budget, which a newer checkpoint renews."""

@@ -123,7 +123,7 @@ def test_a_preempted_pod_is_deleted_queued_again_and_trained_on(
         assert f"the machines are gone: {word}" in told
 
 
-def test_a_pod_that_is_lost_while_it_installs_is_made_anew(
+def test_a_pod_that_is_lost_while_it_installs_is_made_again(
     standins: Callable, launch: Callable
 ) -> None:
     gcloud = pod(standins, GONE, ACTIVE, ("SUSPENDED", 0, None), GONE, ACTIVE)
@@ -189,7 +189,7 @@ def test_a_pod_that_is_there_is_taken(standins: Callable, launch: Callable) -> N
     assert gcloud.lines("create") == []
 
 
-def test_what_cannot_be_made_is_told_and_nothing_is_deleted(
+def test_what_cannot_be_made_is_reported_and_nothing_is_deleted(
     standins: Callable, launch: Callable
 ) -> None:
     gcloud = standins("gcloud")
@@ -307,7 +307,7 @@ def test_a_tool_that_is_not_there(launch: Callable, monkeypatch: pytest.MonkeyPa
 
 
 def host(folder: Path, program: str) -> Callable[[str], str]:
-    """A host's folder with the scripts, and a python that stands in; runs a script there."""
+    """A host's folder with the scripts, and a stand-in for python; runs a script there."""
     python = folder / "jaxlm-venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/bash\n{program}\n")
@@ -337,7 +337,7 @@ def host(folder: Path, program: str) -> Callable[[str], str]:
     return run
 
 
-def test_a_host_trains_and_tells_the_outcome(tmp_path: Path) -> None:
+def test_a_host_trains_and_reports_the_outcome(tmp_path: Path) -> None:
     run = host(tmp_path, 'echo "$A|$WANDB_API_KEY|$*"; exit 69')
     (tmp_path / "mnt/runs/a/checkpoints/00000012").mkdir(parents=True)
     (tmp_path / "mnt/runs/a/checkpoints/00000008").mkdir()
@@ -350,7 +350,7 @@ def test_a_host_trains_and_tells_the_outcome(tmp_path: Path) -> None:
     assert run("follow").count("train run.yaml") == 2, "a new start adds to the log"
 
 
-def test_a_run_that_goes_on_is_left_alone_and_what_hangs_is_ended(tmp_path: Path) -> None:
+def test_a_run_that_continues_is_left_alone_and_what_hangs_is_ended(tmp_path: Path) -> None:
     run = host(tmp_path, "echo started; sleep 60 & wait")
     run("start")
     log = tmp_path / "jaxlm-launch/a/log.txt"

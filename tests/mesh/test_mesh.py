@@ -48,7 +48,7 @@ def message(call) -> str:
 
 @dataclass(frozen=True)
 class Chip:
-    """What a mesh asks of a device, which stands in one of several slices."""
+    """What a mesh asks of a device, which is in one of several slices."""
 
     id: int
     slice_index: int
@@ -194,7 +194,7 @@ def test_gather_weight_casts_and_leaves_fsdp_out():
 
 @pytest.mark.parametrize("rows", [64, 8])
 def test_a_lookups_gradient_goes_by_columns_where_that_is_less(rows):
-    """Of 32 tokens on each of eight devices; a table of 8 rows is summed instead."""
+    """32 tokens on each of eight devices; a table of 8 rows is summed instead."""
     mesh = MeshConfig(data=2, fsdp=4).build()
     rng = np.random.default_rng(0)
     table, scale = (rng.normal(size=(n, 16)).astype(np.float32) for n in (rows, 16 * 16))

@@ -5,7 +5,7 @@ the loss and every other figure within 1e-5 of itself, a gradient within 1e-5 of
 largest, the tokens that each expert had exactly. What a mesh does to a run of many steps, with the
 optimizer, is in `test_mesh_invariance`; stages of all sorts are in `models/test_pipeline`.
 
-A ring passes the keys of attention, so there is none of an LSTM, whose layers cannot be stages
+A ring passes the keys of attention, so an LSTM has none, and its layers cannot be stages
 either. A ring takes no bias of scores, so T5's relative positions become rotary ones there.
 """
 
@@ -38,7 +38,7 @@ ROWS, LENGTH = 16, 32
 
 @dataclass(frozen=True)
 class Chip:
-    """What a mesh asks of a TPU; eight of them stand in two slices, as they happen to be listed."""
+    """What a mesh asks of a TPU; eight of them are in two slices, as they happen to be listed."""
 
     number: int
 
@@ -63,7 +63,7 @@ class Chip:
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSlices(MeshConfig):
-    """The CPUs, in the order in which TPUs of two slices would stand in the mesh."""
+    """The CPUs, in the order in which TPUs of two slices would be in the mesh."""
 
     def build(self, devices: Sequence[Any] | None = None) -> Mesh:
         cpus = jax.devices()
@@ -225,7 +225,7 @@ def test_nor_with_what_accelerators_take(model):
     assert_equal_on(model, MESHES["mixed"], "tpu")
 
 
-def test_parts_of_the_batch_stand_in_different_slices():
+def test_parts_of_the_batch_are_in_different_slices():
     """So that the order of devices above is not that of a mesh without slices."""
     for axis in ("data", "fsdp", "stage"):
         others = {"data": 1, axis: 2, "tensor": 4}

@@ -107,7 +107,7 @@ def test_parameters_at_the_start_do_not_depend_on_the_mesh(model, mesh):
     assert start(model, mesh) == start(model, "one")
 
 
-def test_odd_sizes_start_alike():
+def test_odd_sizes_start_equal():
     """Shards that no vector register divides: 20 = 4 x 5 wide."""
     config, _ = setup("lstm")
     hashes = set()

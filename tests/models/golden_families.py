@@ -1,7 +1,7 @@
 """What other implementations compute for small models of each family, and the weights they had.
 
 tools/make_golden_families.py ran them and wrote tests/fixtures/families/<case>.npz. A file holds no
-weights: `weights` draws each tensor anew from (seed, name), so that the tool and the tests have the
+weights: `weights` draws each tensor from (seed, name), so that the tool and the tests have the
 same. It also holds no large arrays but projections of them, drawn the same way:
 
     case = load_case("llama_gqa_tied")

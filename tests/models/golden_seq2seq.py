@@ -70,7 +70,7 @@ def config_of(name: str) -> Any:
 
 
 def cell(golden: dict[str, np.ndarray], module: str, layer: str, *, grad: bool = False) -> dict:
-    """A layer's parameters (or gradients): torch's two biases are one, but for a GRU's candidate.
+    """A layer's parameters (or gradients): torch's two biases are one, except a GRU's candidate.
 
     Each of torch's summed biases has the gradient of the sum.
     """

@@ -371,7 +371,7 @@ def _filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _largest(*errors: float) -> float:
-    """Not Python's max, which passes over what is no number."""
+    """Not Python's max, which passes over NaN."""
     return float(np.max(errors))
 
 

@@ -84,8 +84,8 @@ def test_every_tensor_and_parameter_is_read_and_written_back(name):
 
 
 @pytest.mark.parametrize("name", with_slow(WRITERS))
-def test_what_is_written_sees_nothing_behind_it(name):
-    """By the gradient: up to a place the texts have some ids, behind it the others."""
+def test_what_is_written_sees_nothing_after_it(name):
+    """By the gradient: up to a place the texts have some ids, after it the others."""
     batch = batch_of(name)
     half = model_of(name).config.vocab_size // 2
     table = next(path for path in model_of(name).shapes if path.startswith("embed/"))
@@ -201,7 +201,7 @@ def test_what_is_installed_computes_what_is_stored(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", with_slow(OURS))
-def test_what_stands_in_the_padding_changes_nothing(name):
+def test_what_is_in_the_padding_changes_nothing(name):
     batch, ((loss, results), _) = batch_of(name), computed(name)
     changed = {"tokens": np.where(real_of(name)[..., 0], batch["tokens"], 7)}
     if "source" in batch:
@@ -241,8 +241,8 @@ def test_a_row_in_two_parts_through_the_cache_reads_the_same(name):
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["batch", "alone"])
-def test_blanks_are_filled_as_by_a_model_that_reads_all_anew(together):
-    """64 tokens behind each of two texts of unequal length, through the cache."""
+def test_blanks_are_filled_as_by_a_model_that_reads_all_again(together):
+    """64 tokens after each of two texts of unequal length, through the cache."""
     fixture, model = load("glm_blanks"), model_of("glm_10b")
     config = model.config.replace(prompt=FillBlank(start_id=2, blank_ids=(1,)))
     mesh = MeshConfig(data=1, num_devices=1).build()

@@ -95,7 +95,7 @@ def test_what_is_installed_computes_what_is_stored(name, monkeypatch):
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_greedy_generation_through_the_cache(name):
-    """Of each prompt alone, and of both as a batch of unequal lengths."""
+    """Each prompt alone, and both as a batch of unequal lengths."""
     case, model = golden(name), model_of(name)
     mesh = MeshConfig(data=2, num_devices=2).build()  # so that one and two prompts are one program
     program: Any = SimpleNamespace(graphdef=model.graphdef, mesh=mesh, model=model.config)
@@ -118,7 +118,7 @@ PLACES = ((0, 0, 320, 318), (1, 0, 2, 0), (1, 2, 320, 72))
 
 @pytest.mark.parametrize("name", firsts(CASES))
 def test_a_token_influences_no_earlier_one(name):
-    """By the gradient: each document has ids of its own up to its place, and others behind it."""
+    """By the gradient: each document has ids of its own up to its place, and others after it."""
     batch = batch_of(name)
     table = next(path for path in model_of(name).shapes if path.startswith("embed/"))
     span = model_of(name).config.vocab_size // (2 * len(PLACES))
@@ -133,8 +133,8 @@ def test_a_token_influences_no_earlier_one(name):
     nothing = np.zeros_like(batch["weights"])
     _, gradients = again(name, tokens=tokens, how=how, probe=probe, weights=nothing)
     found = np.abs(gradients[table][: 2 * span * len(PLACES)]).max(axis=1).reshape(-1, 2, span)
-    for (upto, behind), (row, start, _, place) in zip(found, PLACES, strict=True):
-        assert not behind.any()
+    for (upto, later), (row, start, _, place) in zip(found, PLACES, strict=True):
+        assert not later.any()
         assert upto[tokens[row, place] % span] > 0
         assert place == start or np.count_nonzero(upto) > 5  # the last layer alone sees 13 tokens
 

@@ -84,7 +84,7 @@ def batch_of() -> dict[str, np.ndarray]:
 
 
 def loss_of(config: TransformerConfig, plan: Schedule) -> Any:
-    """Of a sum over all tokens, with a key for each micro-batch; and what else a model gives."""
+    """The sum over all tokens, with a key for each micro-batch; and what else a model gives."""
     graphdef = parts_of(config)[0]
 
     def loss(params: Any, batch: Any) -> tuple[jax.Array, Any]:
@@ -158,7 +158,7 @@ def assert_near(found, want):
         assert np.abs(found[path] - grad).max() <= 1e-5 * np.abs(grad).max(), path
 
 
-def test_fewer_micro_batches_than_stages_wait_for_one_another():
+def test_fewer_micro_batches_than_stages_wait_for_each_other():
     mesh = MeshConfig(data=1, stage=4, stage_repeats=2, num_devices=4)
     config = model_of("decoder", position=[{"theta": 100.0}], attention=PLAIN)
     params = initial(config)
@@ -195,7 +195,7 @@ def test_pieces_are_dealt_out_by_exchanges_of_one_each(stages, repeats):
 
 
 def learner_of(mesh: MeshConfig, *changes: str) -> Any:
-    """Of four micro-batches, with dropout of attention's weights."""
+    """Four micro-batches, with dropout of attention's weights."""
     config = tiny.load(
         "transformer",
         *("train.batch_size=16", "train.accumulation=4", "model.attention.dropout=0.1"),
@@ -298,7 +298,7 @@ def test_runs_of_an_encoder_are_named_by_their_path():
     model.check_stages(1, 1)
 
 
-def test_a_preset_with_a_dense_first_layer_says_why_it_is_no_pipeline():
+def test_a_preset_with_a_dense_first_layer_says_why_it_cannot_be_a_pipeline():
     config = tiny.load("moe", "train.batch_size=8").config
     with pytest.raises(
         UserError, match=r"^model.other_ffn.layers: \[0\] makes runs of 1, 2 layers"
@@ -306,7 +306,7 @@ def test_a_preset_with_a_dense_first_layer_says_why_it_is_no_pipeline():
         tiny.program(config, MeshConfig(data=1, stage=2, num_devices=2))
 
 
-def test_recurrent_layers_are_no_pipeline():
+def test_recurrent_layers_cannot_be_a_pipeline():
     config = tiny.load("lstm").config
     with pytest.raises(
         UserError, match="^mesh.stage: the layers of a rnn cannot be a pipeline; set it"

@@ -1,4 +1,4 @@
-"""Training in 8 bits: near the losses of float32, near one another on any mesh, 8 bits in fact."""
+"""Training in 8 bits: near the losses of float32, near each other on any mesh, 8 bits in fact."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def applier(config: RNNConfig):
 
 
 def make_params(config: RNNConfig) -> dict:
-    """Random parameters; normal ones, so that biases are not all alike."""
+    """Random parameters; normal ones, so that biases are not all equal."""
     abstract = split(nnx.eval_shape(lambda: config.build(V, rngs=nnx.Rngs(0))))[1]
     rng = np.random.default_rng(0)
     draw = lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32)  # noqa: E731
@@ -142,7 +142,7 @@ def test_greedy_texts_are_torchs(name):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_packed_documents_do_not_see_one_another(cell):
+def test_packed_documents_do_not_see_each_other(cell):
     config = SMALL.replace(cell=cell)
     apply, params = applier(config), make_params(config)
     tokens, positions = make_tokens(), count(4, 4)

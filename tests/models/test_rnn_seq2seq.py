@@ -84,7 +84,7 @@ ATTENTIONS = ("gru_bahdanau", "elman_concat", "lstm_general", "gru_dot", "lstm_n
 
 @pytest.mark.parametrize("name", ATTENTIONS)  # one of each; the cells' own texts: test_rnn.py
 def test_greedy_texts_are_torchs(name):
-    """64 tokens to each source, of a batch of unequal lengths; torch reads all anew each time."""
+    """64 tokens to each source, of a batch of unequal lengths; torch reads all again each time."""
     golden, config = golden_files.load(f"seq2seq_{name}"), golden_files.config_of(name)
     config = config.replace(vocab_size=len(golden["head_bias"]), prompt=EncodeSource(start_id=0))
     program = make_program(
@@ -99,7 +99,7 @@ def test_greedy_texts_are_torchs(name):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_pairs_do_not_see_one_another(kind):
+def test_packed_pairs_do_not_see_each_other(kind):
     config = KINDS[kind]
     apply, params = applier(config), make_params(config)
     source, text = make_rows(3, 4, length=S), make_rows(2, 4, length=T, seed=1)

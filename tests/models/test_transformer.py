@@ -157,13 +157,13 @@ def test_cache_equals_the_full_forward(name):
         parts.append(logits)
     assert int(cache["length"]) == length
     cached = np.concatenate(parts, axis=1)
-    for row in range(2):  # what torch says of the same documents, at once and without padding
+    for row in range(2):  # what torch says of the same documents, in one pass and without padding
         size = sizes[row, 0]
         assert_close(cached[row, -size:], arrays["logits"][row, :size])
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_packed_documents_do_not_see_one_another(name):
+def test_packed_documents_do_not_see_each_other(name):
     arrays, config, params = golden(name)
     tokens, rest = arrays["tokens"], (arrays["positions"], arrays["segment_ids"])
     before = np.asarray(forward(config)(params, tokens, *rest)[0])
@@ -221,8 +221,8 @@ def wide_batch():
     }
 
 
-def test_what_lies_between_the_products_is_split_as_heads_are():
-    """Of each layer's input, kept for the backward pass, a device has its part of the length."""
+def test_what_is_between_the_products_is_split_as_heads_are():
+    """A device keeps its part of the length of each layer's input for the backward pass."""
     config = change(TINY, {"num_layers": 2, "vocab_size": 32, "remat": "full"})
     axes = graph_of(config)[2]
     mesh = MeshConfig(data=1, tensor=2, num_devices=2).build()
@@ -487,7 +487,7 @@ def differ(config, changed, backward, devices):
 
 
 def test_the_table_names_every_field():
-    """Of a part that is a group of fields and never absent, the fields alone."""
+    """A part that is a group of fields and never absent is named by its fields alone."""
     whole = {"embedding", "head", "attention", "ffn"}
     assert set(FIELDS) | NAMES_ALONE | whole == set(fields_of(TransformerConfig))
 

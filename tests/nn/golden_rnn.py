@@ -19,7 +19,7 @@ def load(name: str) -> dict[str, np.ndarray]:
 
 
 def params(golden: dict[str, np.ndarray], layer: int) -> dict:
-    """Layer `layer` as parameters: torch's two biases are one, but for the GRU's candidate."""
+    """Layer `layer` as parameters: torch's two biases are one, except the GRU's candidate."""
     b_x, b_h = golden[f"bias_ih_l{layer}"], golden[f"bias_hh_l{layer}"]
     recurrent = {"kernel": golden[f"weight_hh_l{layer}"].T}
     bias = b_x + b_h

@@ -18,7 +18,7 @@ D, H = 5, 6
 
 
 def rows(*segments: list[int]):
-    """(positions, segment_ids) [B, T] of rows with these segment ids; padding stands at 0."""
+    """(positions, segment_ids) [B, T] of rows with these segment ids; padding is 0."""
     ids = np.asarray(segments, np.int32)
     places = np.zeros_like(ids)
     for t in range(1, ids.shape[1]):
@@ -89,7 +89,7 @@ def test_two_layers_equal_torch_in_values_and_gradients(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_documents_of_a_row_do_not_touch_one_another_by_a_bit(cell):
+def test_documents_of_a_row_do_not_touch_each_other_by_a_bit(cell):
     read, params = reader_of(cell)
     positions, ids = rows([1, 1, 1, 2, 2, 2, 2, 3, 0, 0])
     x = make_x(10)

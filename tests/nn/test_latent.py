@@ -1,4 +1,4 @@
-"""Latent attention against a slow loop in numpy, and its cache against the whole at once."""
+"""Latent attention against a slow loop in numpy, and its cache against one pass over the whole."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_both_forms_are_met():
 
 
 @pytest.mark.parametrize("changed", [1, 2])
-def test_packed_documents_do_not_see_one_another(changed):
+def test_packed_documents_do_not_see_each_other(changed):
     params, x, rows = module("plain")[1], inputs(), Rows(POSITIONS, SEGMENTS)
     inside = changed == SEGMENTS
     before = call("plain")(params, x, rows)[0]

@@ -100,7 +100,7 @@ def test_gradients_equal_finite_differences_of_the_formulas(name):
     args = (params, x, h)
     grads = jax.device_get(jax.jit(jax.grad(loss))(args))
     rng = np.random.default_rng(3)
-    for _ in range(4):  # along directions of all parameters, inputs and states at once
+    for _ in range(4):  # along directions of all parameters, inputs and states together
         way = jax.tree.map(lambda a: rng.standard_normal(a.shape), args)
         ends = []
         for step in (1e-6, -1e-6):

@@ -236,7 +236,7 @@ MESHES = [
 def test_a_mesh_changes_nothing(name, shape, monkeypatch):
     """Outputs, losses, load and gradients over eight devices are those of one.
 
-    Whatever is in the room for tokens that do not come: here, what is no number.
+    Whatever is in the room for tokens that do not come: here, NaN.
     """
 
     def room(shapes, at):

@@ -26,7 +26,7 @@ BYTES = ByteTokenizer()
 
 
 def words(*special: str) -> HuggingFaceTokenizer:
-    """Two words and special tokens behind them."""
+    """Two words and special tokens after them."""
     from tokenizers import AddedToken, Tokenizer, models
 
     tokenizer = Tokenizer(models.WordLevel({"to": 0, "be": 1}, unk_token="to"))

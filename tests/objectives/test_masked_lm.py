@@ -78,7 +78,7 @@ def test_padding_stays_whatever_its_id():
     assert out["loss_weights"][:-9].mean() > 0.7
 
 
-def test_a_row_that_comes_again_is_masked_anew_and_by_the_seed():
+def test_a_row_that_comes_again_is_masked_differently_and_by_the_seed():
     weights = lambda *how: np.array([row["loss_weights"] for row in masked(*how)])  # noqa: E731
     first = weights(0, 0)
     assert (weights(0, 0) == first).all()

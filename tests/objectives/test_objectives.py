@@ -86,7 +86,7 @@ def test_draws_depend_on_no_host_and_no_restart(name):
     epoch = one.rows_per_epoch
     rows = {(int(i), e): out for e in (0, 1) for i, out in _epoch(name, e, epoch)}
     again = [not same(rows[i, 0], rows[i, 1]) for i, e in rows if e]
-    assert np.mean(again) > 0.9  # another epoch draws anew
+    assert np.mean(again) > 0.9  # another epoch draws again
 
 
 def _epoch(name: str, epoch: int, size: int):
@@ -130,7 +130,7 @@ FORMATS = {"t5": EncodeSource(start_id=9), "glm": FillBlank(start_id=9, blank_id
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_loss_is_traced_from_what_an_objective_says_it_is(name):
-    """Of what else it holds, and of ids in a model's config, the program knows nothing."""
+    """The program does not know what else it holds, nor the ids in a model's config."""
     config = tiny.load(*(("transformer", *LABELLED) if name == "labels" else (name,))).config
     objective, model = config.objective, config.model
     if name == "labels":
@@ -228,7 +228,7 @@ def test_models_that_cannot_learn_it(name, objective, says):
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_ids_behind_the_tokenizers_are_taken_from_the_top(name):
+def test_ids_after_the_tokenizers_are_taken_from_the_top(name):
     """264 ids, of which 259 are the tokenizer's; and the size that would do where they lack."""
     config, data = setup(name)
     c = config.objective
@@ -241,7 +241,7 @@ def test_ids_behind_the_tokenizers_are_taken_from_the_top(name):
         setup(name, "model.vocab_size=null")
 
 
-def test_what_a_model_writes_behind():
+def test_what_a_model_writes_after():
     config, data = setup("t5")
     assert config.objective.start == config.model.prompt.start_id == data.tokenizer.pad_id
     config, data = setup("glm")
@@ -288,7 +288,7 @@ def test_a_model_of_blanks_goes_by_their_places():
         assert step(params, {**batch, "places": places}, None)[0]["loss"][0] != loss
 
 
-def test_ids_behind_the_tokenizers_add_nothing_to_a_text():
+def test_ids_after_the_tokenizers_add_nothing_to_a_text():
     config, data = setup("glm")
 
     class Given(Generator):

@@ -107,7 +107,7 @@ def test_lengths_are_t5s_and_full_rows_fill_them():
         assert (len(out["source_tokens"]), len(out["tokens"])) == OBJECTIVE.lengths(length)
 
 
-def test_spans_are_of_the_mean_length_and_stand_everywhere():
+def test_spans_are_of_the_mean_length_and_occur_everywhere():
     transform = OBJECTIVE.host_transform(ByteTokenizer(), seed=3)
     rng, left_out, spans = np.random.default_rng(2), np.zeros(100), 0
     for index in range(400):

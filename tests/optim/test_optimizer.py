@@ -274,7 +274,7 @@ def test_every_registered_optimizer_is_tested():
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])  # the others look at no dims
 def test_a_stack_is_trained_as_its_layers_are(name):
-    """L layers in one array equal L runs of one each; but for clipping, which is over all."""
+    """L layers in one array equal L runs of one each; except for clipping, which is over all."""
     config = ALL[name].replace(clip_norm=None, weight_decay=0.0)
     layers = {n: s for n, s in MODEL.items() if n.startswith("layers/")}
     whole = run_model(config)

@@ -79,7 +79,7 @@ def test_without_warmup_the_first_update_has_the_peak():
         assert factors(config, range(1)) == [1.0]
 
 
-def test_the_factor_lies_between_zero_and_one_and_has_one_peak():
+def test_the_factor_is_between_zero_and_one_and_has_one_peak():
     for config, _ in CASES:
         values = factors(config)
         assert (values >= 0).all()

@@ -79,7 +79,7 @@ def facts_with(name: str, **attention):
 
 
 def self_attention(facts, setting, platform: str):
-    """How the tokens of the first stack look at one another."""
+    """How the tokens of the first stack look at each other."""
     stack = facts.stacks[0]
     return scores_of(stack.looks[0], stack, setting, platform)
 
@@ -305,7 +305,7 @@ def test_over_data_what_fsdp_left_of_gradients_is_summed():
     fsdp, data = (whole_gradients(alone, axis) for axis in ("fsdp", "data"))
     table = 32768 * 1024 * 2  # looked up by rows, whose gradients are sent instead of it
     assert data == pytest.approx((fsdp + table) / 8)
-    norms = (2 * 6 + 1) * 1024 * 4  # not split by fsdp: over all devices at once
+    norms = (2 * 6 + 1) * 1024 * 4  # not split by fsdp: over all devices together
     assert whole_gradients(both) == pytest.approx(norms)
     assert {t.slices for t in transfers if "data" in t.axes} == {2}
     assert {t.slices for t in transfers if t.axes == ("fsdp",)} == {1}
@@ -363,7 +363,7 @@ def test_a_ring_sends_keys_round_and_their_gradients_home(size):
 
 
 def test_of_gathered_keys_queries_and_results_change_places():
-    """So that all devices have pairs alike; where a window hides the rest they have them anyway."""
+    """So that all devices have equally many pairs, as they have anyway under a window."""
     topology = Topology.read("v5e:4x4")
     facts = facts_with("v5e_fsdp8_tensor2", context="auto")
     setting = setting_of(facts, {"data": 1, "fsdp": 4, "context": 4, "tensor": 1}, topology)
@@ -399,7 +399,7 @@ def test_the_plan_sends_rows_where_the_engine_does(mesh, by_columns):
 
 
 def test_rows_are_sent_instead_of_a_larger_table():
-    """Of the embedding's gradient: bfloat16 columns of each token, and the tokens' numbers."""
+    """The embedding's gradient: bfloat16 columns of each token, and the tokens' numbers."""
     facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
     setting = setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, topology)
     work = analyse(facts, setting, topology)
@@ -438,7 +438,7 @@ def test_on_tpus_a_kernel_has_split_rows_and_such_as_are_read_both_ways():
     assert self_attention(both, whole, "gpu").kind == "whole"
 
 
-def test_keys_of_a_prefix_stand_twice():
+def test_keys_of_a_prefix_count_twice():
     facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
     setting = setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, topology)
     ((stack,), (look,)) = facts.stacks, facts.stacks[0].looks
@@ -446,4 +446,4 @@ def test_keys_of_a_prefix_stand_twice():
     once, twice = (scores_of(x, stack, setting, "tpu").keys for x in (look, fills))
     assert twice == once + 6 * 2048
     odd = replace(fills, keys_length=2000), replace(stack, length=2000)
-    assert kind_of(*odd, setting, "tpu") == "whole"  # rows that are no whole number of blocks
+    assert kind_of(*odd, setting, "tpu") == "whole"  # rows that are not a whole number of blocks

@@ -96,7 +96,7 @@ def test_work_between_start_and_end_hides_as_much_of_it():
     assert long.hidden == pytest.approx(ring())
 
 
-def test_work_behind_the_end_hides_nothing():
+def test_work_after_the_end_hides_nothing():
     found = schedule(START + DONE + work(10**6), 0)
     assert found.waits == pytest.approx(ring())
 
@@ -137,7 +137,7 @@ def test_a_collective_that_is_carried_through_fusions_is_one():
     assert found.waits == pytest.approx(0.75 * ring(), rel=1e-3)
 
 
-def test_what_the_compiler_has_no_estimate_of_is_told_and_counts_nothing():
+def test_what_the_compiler_has_no_estimate_of_is_reported_and_counts_nothing():
     found = schedule(work(2**63 - 1) + work(3000).replace("%f", "%f2"), 0)
     assert found.core == pytest.approx(3000 / CLOCK)
     assert found.unknown == 1

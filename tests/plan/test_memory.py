@@ -34,7 +34,7 @@ def test_verdicts(found, verdict):
     assert found.verdict == verdict
 
 
-def test_what_lies_on_the_host_takes_no_room_on_the_device():
+def test_what_is_on_the_host_takes_no_room_on_the_device():
     parts = [
         Part(kind="optimizer", module="", num_bytes=90, on_host=True),
         Part(kind="parameters", module="", num_bytes=10),

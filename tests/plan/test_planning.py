@@ -116,12 +116,12 @@ def wide_heads(size: int):
 
 def test_nodes_share_the_slow_network():
     found = plan_run(config_of(NAME), H100, analytic=True, report=quiet)
-    # eight ways with tensor 2: over both nodes, as norms are, which are summed at once
+    # eight ways with tensor 2: over both nodes, as norms are, which are summed together
     assert set(found.roofline.dcn) == {"fsdp", "fsdp+tensor"}
     assert "tensor" in found.roofline.ici and "tensor" not in found.roofline.dcn
 
 
-def test_axes_that_are_summed_at_once_are_over_as_many_nodes_as_there_are():
+def test_axes_that_are_summed_together_are_over_as_many_nodes_as_there_are():
     """Data and fsdp, each over two of four nodes: together over all; never over more than exist."""
     for name, mesh, nodes in (
         ("h100:4x8", {"data": 2, "fsdp": 8, "tensor": 2}, 4),
@@ -153,7 +153,7 @@ def test_a_plan_without_room_says_what_holds_it_and_what_makes_room(tmp_path):
     ).memory.verdict == ("likely fits")
 
 
-def test_a_tight_plan_is_told_as_such_and_is_not_safe():
+def test_a_tight_plan_is_reported_as_such_and_is_not_safe():
     found = plan_run(config_of(NAME), V5E, analytic=True, report=quiet)
     tight = replace(found, memory=replace(found.memory, limit=found.memory.total * 1.05))
     assert (tight.memory.verdict, tight.safe) == ("tight", False)
@@ -277,16 +277,16 @@ def test_other_models_are_planned_for_gpus(name, kinds):
     assert kinds is None or f"to be {kinds}, as on" in told[0]
 
 
-def test_an_encoder_that_keeps_something_else_is_told():
+def test_an_encoder_that_keeps_something_else_is_reported():
     how = "model.remat=full", "model.encoder.remat=dots", "mesh.data=16", "train.batch_size=16"
     config = load("t5", *how).config
     found = plan_run(config, V5E, analytic=True, report=quiet)
     assert "remat full (the encoder's dots), 1 micro" in setting_text(found)
-    alike = config.replace(model=config.model.replace(remat="dots"))
-    assert "remat dots, 1 m" in setting_text(plan_run(alike, V5E, analytic=True, report=quiet))
+    equal = config.replace(model=config.model.replace(remat="dots"))
+    assert "remat dots, 1 m" in setting_text(plan_run(equal, V5E, analytic=True, report=quiet))
 
 
-def test_stages_of_layers_that_are_no_pipeline_are_the_error_of_training():
+def test_stages_of_layers_that_cannot_be_a_pipeline_are_the_error_of_training():
     config = load("lstm", "mesh.data=1", "mesh.stage=2", "mesh.fsdp=8").config
     with pytest.raises(UserError, match="mesh.stage: the layers of a rnn cannot be a pipeline"):
         plan_run(config, V5E, analytic=True, report=quiet)
@@ -382,7 +382,7 @@ def test_a_search_tries_whole_parameters_repeats_rings_and_the_axis_between_slic
     assert len(found) == len({(str(c.setting), c.context) for c in found})
 
 
-def test_fsdp_stands_between_slices_where_the_config_has_it_so():
+def test_fsdp_is_between_slices_where_the_config_has_it_so():
     two = Topology.read("v5e:2x4", slices=2)
     base = replace(setting_of(facts_for(NAME), {"data": 16}, two), dcn="fsdp")
     tried = [s for s in settings(facts_for(NAME), two, base) if s.dcn == "fsdp"]
@@ -473,7 +473,7 @@ def test_a_batch_that_no_mesh_divides_is_an_error():
         search_plans(config, V5E, analytic=True, report=quiet)
 
 
-def test_between_slices_only_the_named_axis_stands():
+def test_between_slices_there_is_only_the_named_axis():
     facts, two = facts_for(NAME), Topology.read("v5e:2x4", slices=2)
     base = setting_of(facts, {"data": 16}, two)
     assert {m["data"] % 2 for m in meshes(facts, two, base)} == {0}
@@ -564,7 +564,7 @@ def test_words_that_do_not_go_together(config_file, capsys, words, message):
 
 
 @pytest.mark.parametrize(
-    ("words", "said", "mend"),
+    ("words", "said", "fix"),
     [
         (
             ["v5e:4x8", "mesh.fsdp=64"],
@@ -604,12 +604,12 @@ def test_words_that_do_not_go_together(config_file, capsys, words, message):
         ),
     ],
 )
-def test_a_mesh_of_another_pod_is_told_what_to_set(config_file, capsys, words, said, mend):
+def test_a_mesh_of_another_pod_is_told_what_to_set(config_file, capsys, words, said, fix):
     given = ["--analytic", "mesh.tensor=1", "train.batch_size=96", "--topology"]
     words = ["plan", str(config_file), *given, *words]
     assert main(words) == 2
     assert said in capsys.readouterr().err
-    assert main([*words, *mend]) == 0
+    assert main([*words, *fix]) == 0
 
 
 def test_a_topology_is_named_where_it_was_written(tmp_path, capsys):

@@ -97,7 +97,7 @@ def test_nodes_of_gpus():
         ),
     ],
 )
-def test_a_topology_that_is_none(text, slices, message):
+def test_a_topology_that_does_not_exist(text, slices, message):
     with pytest.raises(UserError, match=message):
         Topology.read(text, slices)
 

@@ -66,7 +66,7 @@ def test_every_gradient_is_summed_once(name):
 
 
 def test_tensor_parallel_gathers_six_times_a_layer_and_scatters_five_times():
-    """In and out of attention and ffn: forward, backward, and again but for the last way out."""
+    """In and out of attention and ffn: forward, backward, and again except for the last way out."""
     found = counts_of("v5e_fsdp8_tensor2")
     half = TOKENS["v5e_fsdp8_tensor2"] * HIDDEN * 2 / 2
     sent = {

@@ -130,7 +130,7 @@ def test_a_step_is_compiled_for_the_two_cores_of_a_v4_chip(tmp_path):
     assert json.loads(found.stdout)["plan"]["source"].startswith("compiled")
 
 
-def test_a_step_without_room_is_told_in_the_compilers_figures(tmp_path):
+def test_a_step_without_room_is_reported_in_the_compilers_figures(tmp_path):
     large = ("model.num_layers=16", "model.hidden_size=4096", "model.attention.num_heads=32")
     words = ("--topology", "v5e:2x2", "mesh.fsdp=4", "mesh.tensor=1", "model.remat=none")
     found = plan(tmp_path, *words, *large)

@@ -3,10 +3,10 @@
     python -m tests.pods.graph                    # compares those of `.ci/run` with golden/
     python -m tests.pods.graph --all              # compares all: a quarter of an hour
     python -m tests.pods.graph llama3.1_8b        # shows one, and the least that it could send
-    python -m tests.pods.graph --update           # writes golden/ anew; look at the difference
+    python -m tests.pods.graph --update           # writes golden/ again; look at the difference
 
 Steps are compiled without the compiler's own optimizations, which leaves what is asked of them here
-as it is, but for one exception of `sent.BEYOND`: what is sent where, in which dtype products are,
+as it is, except for one case of `sent.BEYOND`: what is sent where, in which dtype products are,
 what is kept and what is donated.
 """
 
@@ -42,14 +42,14 @@ GIB = 2**30
 FOR_ALL = "sums by all-reduce for reduce-scatter, x2"
 LONGER = "sums of longer parts"
 TURNS = "sums in turns, two too many"
-TABLE = "a table summed over all of the batch at once"
+TABLE = "a table summed over all of the batch together"
 EXPERTS = "experts summed in float32"
 NORMS = "a stage's norms read by sums"
 TILES = "a table's tiles between slices"
 
 # A config, and the exceptions of `sent.BEYOND` that its step makes. The last seven are here alone:
 # stages between slices, large and small, an expert a device, all experts on each device, rows whose
-# tokens are split, in two ways, and two slices; they are no one's to train.
+# tokens are split, in two ways, and two slices; nobody trains them.
 PODS: dict[str, tuple[str, ...]] = {
     "gpt2_124m": (),
     "bert_large": (),
@@ -77,7 +77,7 @@ PODS: dict[str, tuple[str, ...]] = {
 IN_CI = {"t5_11b", "lstm_1b"}
 IN_CI |= {"stages", "expert", "mixture", "context", "slices"}
 
-# Of these, which no one trains, fsdp takes all of a slice: what it sums is sent twice.
+# In these, which nobody trains, fsdp takes all of a slice: what it sums is sent twice.
 WHOLE_SLICES = {"slices_of_stages", "stages", "slices"}
 
 
@@ -187,7 +187,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.pods.graph", description=__doc__)
     parser.add_argument("names", nargs="*", help="configs; none: those of .ci/run")
     parser.add_argument("--all", action="store_true", help="all that have a golden text")
-    parser.add_argument("--update", action="store_true", help="write the golden texts anew")
+    parser.add_argument("--update", action="store_true", help="write the golden texts again")
     arguments = parser.parse_args(argv)
     changed = 0
     for name in PODS if arguments.all else arguments.names or sorted(IN_CI):

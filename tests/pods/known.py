@@ -39,7 +39,7 @@ class Known:
 
     @cached_property
     def tokens(self) -> float:
-        """Of a device, in one micro-batch."""
+        """Tokens of a device in one micro-batch."""
         return self.setting.tokens(self.facts.seq_len) / self.setting.accumulation
 
     @cached_property
@@ -72,7 +72,7 @@ class Known:
 
     @cached_property
     def narrow(self) -> set[tuple[int, ...]]:
-        """The dims of gradients, before they are split, whose parts are no whole tiles."""
+        """The dims of gradients, before they are split, whose parts are not whole tiles."""
         return self._whole(lambda a, part: part % LANES != 0)
 
     @cached_property

@@ -87,7 +87,7 @@ def _in_turns(piece: Piece, known: Known) -> Moved | None:
     return {("reduce-scatter", FSDP): piece.bytes * (n - 1) / (n + 1)}
 
 
-def _cast_behind(piece: Piece, known: Known) -> Moved | None:
+def _cast_after(piece: Piece, known: Known) -> Moved | None:
     if piece.kind != "all-gather" or piece.shape.dtype != "f32" or known.dtype == "f32":
         return None
     table = piece.axes == FSDP and known.parts.get(plain(piece.shape.dims)) == {known.dtype}
@@ -118,7 +118,7 @@ def _longer(dims: tuple[int, ...], part: tuple[int, ...]) -> bool:
     return len(more) == len(less) == 1 and less[0] < more[0] < 1.5 * less[0]
 
 
-def _whole_at_once(piece: Piece, known: Known) -> Moved | None:
+def _whole_together(piece: Piece, known: Known) -> Moved | None:
     others = tuple(axis for axis in piece.axes if axis != "fsdp")
     if piece.kind != "all-reduce" or "fsdp" not in piece.axes or not others:
         return None
@@ -134,7 +134,7 @@ def _whole_at_once(piece: Piece, known: Known) -> Moved | None:
     }
 
 
-def _columns_at_once(piece: Piece, known: Known) -> Moved | None:
+def _columns_together(piece: Piece, known: Known) -> Moved | None:
     others = tuple(axis for axis in piece.axes if axis != "tensor")
     if "tensor" not in piece.axes or not others or piece.shape.dtype != known.dtype:
         return None
@@ -184,7 +184,7 @@ def _norms_read(piece: Piece, known: Known) -> Moved | None:
 
 # name -> what the least sends instead of such an array; None: it is not one
 BEYOND: dict[str, Callable[[Piece, Known], Moved | None]] = {
-    # libtpu's choice: over all chips of a slice, or where parts are no whole tiles, a gradient is
+    # libtpu's choice: over all chips of a slice, or where parts are not whole tiles, a gradient is
     # all-reduced, where each device could be sent its part alone; an explicit psum_scatter, too
     "sums by all-reduce for reduce-scatter, x2": _summed_for_all,
     # libtpu's choice of an all-reduce for two reduce-scatters that it runs as one
@@ -193,18 +193,18 @@ BEYOND: dict[str, Callable[[Piece, Known], Moved | None]] = {
     "sums in turns, two too many": _in_turns,
     # libtpu's choice: parts longer than a device keeps, whose ends go on to the next
     "sums of longer parts": _aligned,
-    # of a compilation without optimizations, as this one, alone: the cast stands behind the gather
-    CAST: _cast_behind,
+    # of a compilation without optimizations, as this one, alone: the cast comes after the gather
+    CAST: _cast_after,
     # no one's choice: what the least does not know of
     "adafactor's means along a split dim": _factored,
-    # the partitioner's choice: of a table or a bias over all axes of the batch at once, where each
+    # the partitioner's choice: of a table or a bias over all axes of the batch together, where each
     # could keep its part of the columns first
-    "a table summed over all of the batch at once": _whole_at_once,
-    # the compiler's choice: it casts behind the sum what it could cast before
+    "a table summed over all of the batch together": _whole_together,
+    # the compiler's choice: it casts after the sum what it could cast before
     "experts summed in float32": _experts_wide,
     # the partitioner's choice: with rows split along tensor it sums a table of all the vocabulary,
     # of which each device then keeps or is sent its part
-    "a table summed over tensor as well": _columns_at_once,
+    "a table summed over tensor as well": _columns_together,
     # the partitioner's choice: devices keep columns of a stage's norms, and read a layer's by a sum
     # in the forward pass and again in the backward one, beside that of their gradients
     "a stage's norms read by sums": _norms_read,
@@ -232,7 +232,7 @@ def as_least(pieces: Iterable[Piece], known: Known) -> tuple[dict[Key, float], d
 
 
 def unexpected_gathers(pieces: Iterable[Piece], known: Known) -> list[Piece]:
-    """Arrays that are gathered and are no parameter, nor anything that has to be whole."""
+    """Arrays that are gathered and are not a parameter, nor anything that has to be whole."""
     return [
         p
         for p in pieces
@@ -244,7 +244,7 @@ def _is_expected(piece: Piece, known: Known) -> bool:
     shape, axes = piece.shape, piece.axes
     if axes == FSDP and shape.dtype in known.parts.get(plain(shape.dims), ()):
         return True
-    if _cast_behind(piece, known) is not None:
+    if _cast_after(piece, known) is not None:
         return True
     if axes == FSDP and shape.dtype == "s32":  # the numbers of tokens whose rows are sent
         setting, stacks = known.setting, known.facts.stacks

@@ -93,7 +93,7 @@ def network_problems(graph: Graph, exceptions: Collection[str]) -> list[str]:
 
 
 def total_problems(graph: Graph) -> list[str]:
-    """All that is sent, exceptions too, but for the one that no run makes, is held to the least."""
+    """All that is sent, exceptions too, except the one that no run makes, is held to the least."""
     sent = sum(graph.sent.values())
     sent += sum(size for name, size in graph.beyond.items() if name != CAST)
     least = sum(graph.least.values())
@@ -124,7 +124,7 @@ STACKS += [pytest.param(name, marks=pytest.mark.slow) for name in ("deepseek_671
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_a_deeper_model_is_no_longer_program(name):
+def test_a_deeper_model_is_not_a_longer_program(name):
     """What is compiled does not grow with depth: a loop has one body, however often it runs."""
     pieces = 8  # of GPT-3's pipeline, each of which has to have its share
     short, long = (length_of(load(name, f"model.num_layers={n * pieces}")) for n in (2, 4))

@@ -64,7 +64,7 @@ def test_a_replicated_parameter(monkeypatch):
 
 
 def test_a_stack_that_is_not_scanned():
-    """Of the lowered program, which is what the graphs' second test looks at."""
+    """The lowered program, which is what the graphs' second test looks at."""
 
     short, long = (
         length_of(load(NAME, f"model.num_layers={layers}", "model.scan_layers=false"))

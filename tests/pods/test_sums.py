@@ -89,7 +89,7 @@ def test_over_a_whole_slice_libtpu_sums_all_for_all(name):
 
 
 def test_a_gradient_whose_last_dim_is_split_comes_in_parts():
-    """An output projection's: summed as it stands, all of it came to each of 64 devices."""
+    """An output projection's: summed as it is, all of it came to each of 64 devices."""
     mesh = MeshConfig(data=2, fsdp=64).build(devices_of(Topology.read("v5p:4x4x8")))
     axes = ("mlp", "embed")
 

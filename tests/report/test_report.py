@@ -411,7 +411,7 @@ def chart_numbers(chart: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path)]
 
 
-def test_points_stand_where_the_axes_say():
+def test_points_are_where_the_axes_say():
     line = Line(name="x", style="a", steps=[0, 50, 100], values=[0.0, 4.0, 1.0])
     chart = line_chart("t", [line])
     assert chart_numbers(chart) == [(0, 1000), (500, 0), (1000, 750)]

@@ -88,7 +88,7 @@ def test_a_whole_last_line_without_its_newline_is_completed(tmp_path: Path) -> N
     assert path.read_text().endswith('{"step": 2}\n')
 
 
-def test_lines_without_a_step_stay_and_a_missing_file_is_none(tmp_path: Path) -> None:
+def test_lines_without_a_step_stay_and_a_missing_file_stays_missing(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"note": 1}\n{"step": 9}\n')
     assert truncate_jsonl(path, 3) == 1
@@ -176,7 +176,7 @@ def test_a_result_that_is_missing_or_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["00000040", "99999999999999999999", "000000040", "00000041"])
-def test_what_is_misplaced_among_checkpoints_is_no_traceback(tmp_path: Path, name: str) -> None:
+def test_what_is_misplaced_among_checkpoints_is_not_a_traceback(tmp_path: Path, name: str) -> None:
     """A file, or a folder without checksums; what no step is called is left alone."""
     for kind in ("file", "folder", "checksums"):
         folder = tmp_path / kind / "checkpoints"

@@ -75,7 +75,7 @@ def test_lost_moved_and_added_lines_are_found(
     assert (f"the first is line {first} " if first else "missing at its end") in found
 
 
-def test_what_stays_after_a_cut_is_sealed_and_goes_on(tmp_path: Path) -> None:
+def test_what_stays_after_a_cut_is_sealed_and_continues(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write(path, range(1, 7), OLD)
     with path.open("a") as file:
@@ -171,7 +171,7 @@ def test_a_result_of_another_run_or_step_is_not_believed(run: RunDir) -> None:
     assert read_result(run, total=5) == ({}, "") and "is missing" in read_result(run, total=4)[1]
 
 
-def test_a_line_that_is_no_json_stops_a_cut(tmp_path: Path) -> None:
+def test_a_line_that_is_not_json_stops_a_cut(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write(path, range(1, 4))
     path.write_bytes(path.read_bytes().replace(b"\n", b"\0", 1))

@@ -47,7 +47,7 @@ def test_each_line_is_strict_json_and_reads_back(tmp_path):
     assert (record["a"], record["b"], record["c"]) == (math.inf, -math.inf, 0.5)
 
 
-def test_resume_takes_back_what_lies_beyond_the_restored_step(tmp_path):
+def test_resume_takes_back_what_is_beyond_the_restored_step(tmp_path):
     with MetricsWriter(tmp_path, FILES_ONLY) as writer:
         for step in (10, 20, 30):
             writer.write(step, {"x": step})
@@ -97,7 +97,7 @@ def test_reading_drops_a_torn_end_and_names_other_damage(tmp_path):
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path):
-    """A limit on the size of files stands for the disk: the next line does not fit."""
+    """A limit on the size of files replaces a full disk: the next line does not fit."""
     writer = MetricsWriter(tmp_path, FILES_ONLY)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.warns(UserWarning, match="File too large") as warned:

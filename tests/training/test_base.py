@@ -117,7 +117,7 @@ def test_an_export_has_the_merged_weights(runs: Path, tmp_path: Path) -> None:
     assert not any("lora" in name for name in found)
 
 
-def test_a_wrong_or_missing_base_is_one_error_that_a_right_one_mends(
+def test_a_wrong_or_missing_base_is_one_error_that_a_right_one_fixes(
     runs: Path, tmp_path: Path
 ) -> None:
     for name in ("base", "lora"):

@@ -112,7 +112,7 @@ def test_another_config_is_refused_with_a_diff(jaxlm: Commands, reference: Path)
 # ------------------------------------------------------------------------------------------ signals
 
 
-def test_a_signal_saves_and_the_run_goes_on(
+def test_a_signal_saves_and_the_run_continues(
     jaxlm: Commands, reference: Path, tmp_path: Path
 ) -> None:
     """Ctrl-C, then a closed terminal; SIGTERM: test_resume."""
@@ -146,7 +146,7 @@ def test_a_signal_before_the_first_step_stops_without_a_traceback(
     assert "Traceback" not in text
 
 
-def test_a_second_writer_is_refused_and_a_second_signal_ends_at_once(
+def test_a_second_writer_is_refused_and_a_second_signal_ends_immediately(
     jaxlm: Commands, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -212,10 +212,10 @@ def test_nothing_but_damaged_checkpoints_is_an_error_and_no_fresh_start(
 # ---------------------------------------------------------------------------------------- full disk
 
 
-def test_a_save_that_fails_is_told_and_the_last_one_has_its_exit_code(
+def test_a_save_that_fails_is_reported_and_the_last_one_has_its_exit_code(
     jaxlm: Commands, reference: Path, tmp_path: Path
 ) -> None:
-    """A limit on the size of files, set from outside, stands for the disk: it needs no rights."""
+    """A limit on the size of files, set from outside, replaces a full disk: it needs no rights."""
     run = tmp_path / "run"
     process, log = jaxlm.start("train", CONFIG, *SETTINGS, f"run_dir={run}")
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)

@@ -66,7 +66,7 @@ def feeding(prefetch: int, workers: int = 0) -> tuple[str, ...]:
     ("model", "accumulation", "feeds"),
     [
         ("transformer", 1, [feeding(0), feeding(8)]),  # one stop, after a border inside a batch
-        # each process in its own way; the recurrent state goes on where it was
+        # each process in its own way; the recurrent state continues where it was
         ("lstm", 4, [feeding(0), feeding(8), feeding(8, workers=1), feeding(0)]),
     ],
 )
@@ -155,7 +155,7 @@ def test_the_same_seed_gives_the_same_weights_and_so_does_a_run_whose_save_fails
 
 
 def test_a_config_of_the_same_run_may_change_how_it_is_fed() -> None:
-    """What `feeds` above changes is no change of the run; the seed is."""
+    """What `feeds` above changes does not change the run; the seed does."""
     from jaxlm.run import trajectory
 
     plain = load("transformer", *SETTINGS).config

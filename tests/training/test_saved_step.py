@@ -133,7 +133,7 @@ def differing(path, config, learner, spec, options) -> set[str]:
         ("adapter", LoRA(rank=0), "adapter None -> {"),
     ],
 )
-def test_another_config_is_told(kept, part, changes, told):
+def test_another_config_is_reported(kept, part, changes, told):
     config, c, path = kept
     if part == "adapter":
         changed = config.replace(adapter=changes)
@@ -245,7 +245,7 @@ VERSION = saved_step.package_version
         ),
     ],
 )
-def test_what_else_is_another_is_told(kept, name, told, patches, changes, monkeypatch):
+def test_what_else_is_another_is_reported(kept, name, told, patches, changes, monkeypatch):
     config, c, path = kept
     given = {"config": config, "learner": c.learner, "spec": c.batch_spec, "options": {}}
     made = SimpleNamespace(config=config, program=c.program, batch_spec=c.batch_spec)
@@ -261,14 +261,14 @@ def test_what_else_is_another_is_told(kept, name, told, patches, changes, monkey
 def test_every_part_of_the_identity_has_a_test(kept):
     """A new one asks for a line above."""
     config, c, _ = kept
-    marks = test_what_else_is_another_is_told.pytestmark[0].args[1]
+    marks = test_what_else_is_another_is_reported.pytestmark[0].args[1]
     own = saved_step.identity(config, c.program, c.batch_spec, {})
     assert {"config", *(name for name, *_ in marks)} == set(own)
-    parts = {part or "seed" for part, *_ in test_another_config_is_told.pytestmark[0].args[1]}
+    parts = {part or "seed" for part, *_ in test_another_config_is_reported.pytestmark[0].args[1]}
     assert parts == set(own["config"])
     tried = [
         (part, key)
-        for part, changes, _ in test_another_config_is_told.pytestmark[0].args[1]
+        for part, changes, _ in test_another_config_is_reported.pytestmark[0].args[1]
         if part in ("train", "mesh")
         for key in changes
     ]
@@ -288,7 +288,7 @@ def written(path, header: dict, payload: bytes):
     return path
 
 
-def test_a_damaged_file_is_told(kept, tmp_path):
+def test_a_damaged_file_is_reported(kept, tmp_path):
     config, c, path = kept
     line, _, payload = path.read_bytes().partition(b"\n")
     header, other = json.loads(line), tmp_path / "step.bin"
@@ -318,7 +318,7 @@ def test_a_damaged_file_is_told(kept, tmp_path):
         saved_step.load(config, c.learner, c.batch_spec, {}, tmp_path / "none.bin")
 
 
-def test_what_the_runtime_cannot_load_is_told(kept, tmp_path):
+def test_what_the_runtime_cannot_load_is_reported(kept, tmp_path):
     config, c, path = kept
     header = json.loads(path.read_bytes().partition(b"\n")[0])
     header["sha256"] = saved_step.digest(header, b"no executable")

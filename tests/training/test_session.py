@@ -77,7 +77,7 @@ def second_stage(folder: Path, source: Path, *overrides: str) -> Session:
     config.write_text(SENTIMENT.format(folder=folder))
     shared = [f"init.from={source}", f"run_dir={folder}/run", f"cache_dir={tiny.cache_dir()}"]
     if source.name == "lstm":
-        shared.append("model.carry_state=false")  # examples have nothing to do with one another
+        shared.append("model.carry_state=false")  # examples have nothing to do with each other
     resolved = load_run(config, [*shared, "mesh={data: 1, num_devices: 1}", *overrides])
     return Session.open(resolved.config, report=lambda _: None)
 
@@ -153,7 +153,7 @@ def test_what_a_run_is_used_with_is_its_average(source: Path) -> None:
         np.testing.assert_array_equal(np.asarray(flatten(params)[path]), value)
 
 
-def test_a_run_saved_on_one_mesh_goes_on_with_every_bit_on_another(source: Path) -> None:
+def test_a_run_saved_on_one_mesh_continues_with_every_bit_on_another(source: Path) -> None:
     saved = load_saved(source, ("mesh={data: 1, fsdp: 8, tensor: 1}",)).config
     session = Session.open(saved, report=lambda _: None)
     with jax.set_mesh(session.program.mesh):

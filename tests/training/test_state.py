@@ -167,8 +167,8 @@ def test_the_load_of_a_whole_step_moves_the_choice_bias_and_nothing_else_does():
 
 @pytest.mark.parametrize("name", tiny.MODELS)
 @pytest.mark.parametrize("changed", [1, 2, 3])
-def test_packed_documents_do_not_see_one_another(name, changed):
-    """Of three documents in a row one is changed: the others' logits and losses keep every bit."""
+def test_packed_documents_do_not_see_each_other(name, changed):
+    """One of three documents in a row is changed: the others' logits and losses keep every bit."""
     config = config_of(name)
     program = tiny.program(config, batch_size=2)
     params = jax.jit(program.init_params)()

@@ -1,9 +1,9 @@
 """Words that are replaced by others of a table: synonyms, homophones.
 
-Of w words, rate * w are replaced, rounded up as often as makes the mean exact, but no more than
-there are words with an alternative, which is drawn uniformly; of homophones, w counts only these.
-In a text without spaces a word is the longest run of Chinese characters that the table has, or else
-one character. Of other words the marks around them and their capitals stay: "Film," becomes
+In a text of w words rate * w are replaced, rounded up as often as makes the mean exact, but no more
+than there are words with an alternative, which is drawn uniformly; of homophones, w counts only
+these. In a text without spaces a word is the longest run of Chinese characters that the table has,
+or else one character. The marks around other words and their capitals stay: "Film," becomes
 "Movie,".
 """
 

@@ -2,7 +2,7 @@
 
     augment: [{type: character_noise, rate: 0.03, edits: [swap, replace]}]
 
-Of the n letters and digits of words, except the first one of a word, rate * n get one edit each,
+With n letters and digits in words, except the first one of a word, rate * n get one edit each,
 rounded up as often as makes the mean exact; which edit is drawn uniformly. What is added before a
 character or replaces it is its neighbour on a QWERTY keyboard, or of one that is not on it another
 character of the text. A swap is with the character before it, which is not the word's first letter.

@@ -1,6 +1,6 @@
 """Words change places (Wei and Zou 2019, arXiv:1901.11196, section 2: EDA's RS).
 
-Of w words, rate * w / 2 pairs are drawn, rounded up as often as makes the mean exact, and those of
+From w words rate * w / 2 pairs are drawn, rounded up as often as makes the mean exact, and those of
 a pair change places: no word is in two pairs, so exactly twice as many words move. (EDA draws pairs
 with replacement, so that a later swap may undo an earlier one.) A word takes its tag along; answers
 and entities stay where they are.

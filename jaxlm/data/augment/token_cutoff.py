@@ -3,7 +3,7 @@
     augment: [{type: token_cutoff, rate: 0.1}]                             # one span, masked
     augment: [{type: token_cutoff, rate: 0.1, span: false, replace_by: nothing}]
 
-Of the n tokens that may go, rate * n do, rounded up as often as makes the mean exact: neighbours
+From the n tokens that may go, rate * n do, rounded up as often as makes the mean exact: neighbours
 among them, or with `span: false` any. They become the mask token, or are removed, and the places of
 answers move along. Special tokens, tokens with a loss weight and answers stay. A row with a source
 text of its own (`source_tokens`) loses tokens of that.

@@ -3,7 +3,7 @@
     found = recognise(sample, wanted=("messages",))
     found.name, found.fit.columns                   # "alpaca", ("instruction", "output", "input")
 
-Of the formats that fit, those count that give the wanted columns. Of these, one that reads only a
+Formats count that fit and give the wanted columns. Of these, one that reads only a
 part of another's columns is not meant: prompt and completion, where there is a label too. What can
 give the columns as it is goes before what must be converted. The file's own columns count where no
 format gives what is wanted.

@@ -260,7 +260,7 @@ def trained(
 ) -> Tokenizer:
     """What `train` makes, kept in the cache under the fingerprints of config and corpus.
 
-    Of several processes that ask for one tokenizer, one trains it and the others wait.
+    If several processes ask for one tokenizer, one trains it and the others wait.
     """
     identity = [TRAINING_VERSION, config_module.sha256(config), corpus_fingerprint]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
