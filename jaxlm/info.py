@@ -1,4 +1,4 @@
-"""What a run directory holds, as plain values: `jaxlm info RUN_DIR --json`.
+"""The contents of a run directory, as plain values: `jaxlm info RUN_DIR --json`.
 
 The parameter hash is computed from the newest good checkpoint's own bytes.
 """

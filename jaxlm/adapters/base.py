@@ -1,4 +1,4 @@
-"""What an adapter is: it may add parameters to a model, and says which parameters are trained.
+"""The interface of an adapter: it may add parameters to a model, and says which are trained.
 
     adapter: {type: lora, rank: 8}             # in a run's YAML
     adapter: {type: freeze, train: ["norm"]}
@@ -67,8 +67,8 @@ class Adapter(Config):
 
     @property
     def low_rank(self) -> LowRankSettings | None:
-        """What PEFT's files say of an A and a B beside each kernel (`jaxlm.adapters.lora`), where
-        these are the adapter's parameters; None: it has others, or none.
+        """The settings in PEFT's files for an A and a B beside each kernel (`jaxlm.adapters.lora`),
+        where these are the adapter's parameters; None: it has others, or none.
         """
         return None
 

@@ -48,7 +48,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Answers:
-    """What a trained run says of each record of the validation split."""
+    """A trained run's answer to each record of the validation split."""
 
     said: list[Any]
     main: Measure
@@ -214,7 +214,7 @@ class _Judge:
         return self._folder / f"{Path(config.run_dir or '').name}.json"
 
     def _key(self, config: RunConfig) -> str:
-        """What decides a run's answers: its config, the data, and the weights at its start."""
+        """The inputs of a run's answers: its config, the data, and the weights at its start."""
         return f"{config_sha256(config)} {self._data} {_weights(config)}".strip()
 
 

@@ -61,8 +61,8 @@ def open_run(
     accept_data: bool = False,
     hooks: Sequence[Hook] = (),
 ) -> Trainer | Outcome:
-    """What trains a run, or the outcome of one that has ended already. `stack` holds its lock, its
-    log and the handlers of signals. The arguments are those of `fit`.
+    """The trainer of a run, or the outcome of one that has ended already. `stack` holds its lock,
+    its log and the handlers of signals. The arguments are those of `fit`.
     """
     first = jax.process_index() == 0
     run = RunDir(resolved.config.run_dir or "")

@@ -1,4 +1,4 @@
-"""What a run predicts for records whose answers are not known: the class of a text, and so on.
+"""A run's predictions for records whose answers are not known: the class of a text, and so on.
 
 run.predict(["a fine film"])    # [{"label": "good", "score": 0.93, "scores": {"bad": 0.07, ...}}]
 run.predict("reviews.csv")      # one dict for each row of the file, in order

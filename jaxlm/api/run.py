@@ -140,7 +140,7 @@ class Run:
         return written[0] if single else written
 
     def writer(self, sampling: Sampling, chat: bool | None = None) -> Writer:
-        """What writes in this way, with `Run.params`; the latest ones are kept, with what they
+        """A writer with this sampling, for `Run.params`; the latest ones are kept, with what they
         compiled. chat: as of `generate`. Raises `UserError` for a model that writes no text.
         """
         if why := self.program.objective.why_silent(self.config.model):
@@ -156,7 +156,7 @@ class Run:
 
     @cached_property
     def ends(self) -> Any:
-        """How texts begin and end in the data that the model was trained on."""
+        """The beginning and end of texts in the data that the model was trained on."""
         manifest = RunDir(self.path).data_manifest
         values = read_json(manifest, "restore it") if manifest.is_file() else {}
         return ends_of(self.config.data, values, self.tokenizer)
@@ -192,13 +192,13 @@ class Run:
         return self.predictor()
 
     def predictor(self, batch_size: int | None = None) -> Predictor:
-        """What predicts as `predict` does, compiled once for batches of this size; None: those of
+        """A predictor as used by `predict`, compiled once for batches of this size; None: those of
         the evaluation.
         """
         return Predictor(self, batch_size)
 
     def predict(self, records: Given) -> list[Prediction]:
-        """What the run's objective predicts for each record, in order: one dict a record.
+        """The prediction of the run's objective for each record, in order: one dict a record.
 
         A classifier gives {"label": "good", "score": 0.93, "scores": {"bad": 0.07, "good": 0.93}},
         with probabilities in [0, 1] that sum to 1. `Task.prediction` says what other tasks give.

@@ -66,7 +66,7 @@ class Step:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What training changes: parameters, the state of the optimizer and so on."""
+        """The state that training changes: parameters, the state of the optimizer and so on."""
         return self.run.state
 
 

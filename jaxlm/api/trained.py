@@ -1,4 +1,4 @@
-"""What is known of a run by those that compute with it: its weights, and what they belong to.
+"""A trained run as seen by the code that computes with it: its weights, and what they belong to.
 
 `jaxlm.api.run.Run` is one; it makes a `Forward` and a `Predictor`, which need it as this.
 """

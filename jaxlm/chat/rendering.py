@@ -179,7 +179,7 @@ class Renderer:
         return start, self._turn_end(text, after_content, after, last=False)
 
     def _header(self, tools: Sequence[Any] | None) -> str:
-        """What add_generation_prompt adds to a text, "<|im_start|>assistant\\n"; "": nothing."""
+        """The text that add_generation_prompt adds, "<|im_start|>assistant\\n"; "": nothing."""
         probe = [{"role": "user", "content": "probe"}]
         plain, asked = self._try(probe, tools), self._try(probe, tools, True)
         return asked[len(plain) :] if plain and asked and asked.startswith(plain) else ""

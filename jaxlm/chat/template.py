@@ -43,7 +43,7 @@ class ChatTemplate:
     for_tools: str | None = None
 
     def files(self) -> dict[str, bytes]:
-        """What a tokenizer's folder has of it, by name."""
+        """Its files in a tokenizer's folder, by name."""
         files = {TEMPLATE: self.source.encode(), ORIGIN: self.origin.encode()}
         if self.for_tools is not None:
             files[TOOL_TEMPLATE] = self.for_tools.encode()
@@ -205,7 +205,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def variables_of(tokenizer: Any) -> dict[str, str]:
-    """What a template may name of a tokenizer: bos_token, eos_token and the like."""
+    """The variables of a tokenizer that a template may name: bos_token, eos_token and the like."""
     ids = {name: getattr(tokenizer, f"{name}_id", None) for name in ("bos", "eos", "unk", "pad")}
     special = {i: name for name, i in tokenizer.special_tokens.items()}
     return {f"{name}_token": special[i] for name, i in ids.items() if i in special}

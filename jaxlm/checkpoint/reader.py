@@ -144,7 +144,7 @@ class CheckpointReader:
         return json.loads(decide(self._key("steps"), "", look))
 
     def _damage(self, step: int, verify: bool) -> str | None:
-        """What any of the processes found wrong, each having read its share of the files."""
+        """The damage that any of the processes found, each having read its share of the files."""
         index, count = processes()
         path = self.path(step)
         try:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Renamed(NamedTuple):
-    """What was renamed in the models that have a part of this name."""
+    """The renamed parameters of the models that have a part of this name."""
 
     inside: str
     names: Mapping[str, str]

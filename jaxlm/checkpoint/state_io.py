@@ -50,7 +50,7 @@ class ArrayInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class StateMetadata:
-    """What a checkpoint holds: its step, the unix second of its save, its arrays by path.
+    """The metadata of a checkpoint: its step, the unix second of its save, its arrays by path.
 
     stored: {path: path in the checkpoint} of those that an older version saved by another name.
     """
@@ -61,7 +61,7 @@ class StateMetadata:
     stored: Mapping[str, str] = field(default_factory=dict)
 
     def count(self, prefix: str = "params/") -> int:
-        """How many numbers the arrays below a prefix have."""
+        """The number of values in the arrays below a prefix."""
         return sum(math.prod(a.shape) for path, a in self.arrays.items() if path.startswith(prefix))
 
     def to_json(self) -> bytes:

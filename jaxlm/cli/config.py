@@ -24,8 +24,8 @@ from jaxlm.cli.shared.verb import PREPARING, verb
 def command(
     action: str, config: str, overrides: tuple[str, ...], defaults: bool, as_yaml: bool
 ) -> None:
-    """What a config sets, with file and line and meaning; then the values that each choice may
-    have; with --all the defaults.
+    """Prints the settings of a config, with file and line and meaning; then the values that each
+    choice may have; with --all the defaults.
     """
     from jaxlm.cli.shared.settings import lines_of, print_settings
     from jaxlm.cli.shared.without_jax import reading

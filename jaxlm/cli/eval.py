@@ -34,7 +34,7 @@ class Asked(TypedDict):
 
 
 class Measured(NamedTuple):
-    """What was found, at which step, and what it was measured on, for people."""
+    """The measures, their step, and the data they were measured on, for people."""
 
     step: int | str
     measures: list[Measure]

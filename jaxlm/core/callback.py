@@ -74,12 +74,12 @@ class Hook:
 
 @dataclass(frozen=True, kw_only=True)
 class Callback(Config, Hook):
-    """What is called while a run trains."""
+    """A hook that is called while a run trains."""
 
     kind: ClassVar = Kind("callbacks", "callback", folder="jaxlm.training.callbacks")
 
     every_steps: int | None = field(1, "steps between two calls of on_step; null: none", ge=1)
 
     def build(self, run: Any) -> Hook:
-        """What is called; made once for a run. By default the config itself, which has no state."""
+        """The hook, made once for a run. By default the config itself, which has no state."""
         return self

@@ -57,7 +57,7 @@ def checksums_text(files: Mapping[str, list]) -> str:
 
 
 def find_damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
-    """What is wrong with a checkpoint, "file: reason"; None if every file is as it was written.
+    """The damage to a checkpoint, "file: reason"; None if every file is as it was written.
 
     All sizes are checked, and the contents of every `parts`-th file from number `part` on, so that
     several processes share the reading. Raises PermissionError: the bytes may still be good.

@@ -37,7 +37,7 @@ GiB, MiB = 2**30, 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What launches and training need to know of a chip; rates are those of the whole chip."""
+    """The facts about a chip that launches and training need; rates are those of the whole chip."""
 
     name: str
     label: str

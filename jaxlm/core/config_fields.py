@@ -103,7 +103,7 @@ class Config:
 
 
 def affects_of(cls: type[Config], name: str) -> Affects:
-    """What a change of a field means: as the class says, or the nearest base class that says it."""
+    """The effect of changing a field: as the class says, or the nearest base class that says it."""
     for base in cls.__mro__:
         spec = base.__dict__.get("__dataclass_fields__", {}).get(name)
         if spec is not None and spec.metadata.get("affects") is not None:
@@ -133,7 +133,7 @@ def without(value: Any, affects: Collection[Affects]) -> Any:
 
 
 def plain_member(member: enum.Enum) -> Any:
-    """How a member of an enum is written: a number or a text as it is, any other by its name."""
+    """The plain value of an enum's member: a number or a text as it is, any other by its name."""
     return member.value if isinstance(member, int | float | str) else member.name
 
 

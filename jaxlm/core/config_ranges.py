@@ -15,7 +15,7 @@ _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def out_of_range(value: float, own: Mapping[str, float | None]) -> tuple[str, str] | None:
-    """What is wrong with a number, and how to fix it; None where it is in the range.
+    """The problem with a number, and its fix; None where it is in the range.
 
     A float is computed with as a float32, which must be in the range, too: there 0.99999999 is 1.
     """

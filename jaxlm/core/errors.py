@@ -42,7 +42,7 @@ def few(names: Iterable[Any], most: int = MOST_NAMES) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """How to fix an unknown word: the nearest known words, or a few of all of them."""
+    """A fix for an unknown word: the nearest known words, or a few of all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(word[:MOST_CHARACTERS], known, n=2, cutoff=0.6)
     if near:

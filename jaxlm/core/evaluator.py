@@ -37,7 +37,7 @@ def _nothing() -> None:
 
 
 class Measuring(Protocol):
-    """What `Evaluator.prepare` returns."""
+    """The result of `Evaluator.prepare`."""
 
     def after(
         self,
@@ -61,7 +61,7 @@ class Measuring(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator(Config):
-    """What is measured of a model, on which split, and how often."""
+    """A measurement of a model, its split and its frequency."""
 
     kind: ClassVar = Kind("evaluators", "evaluator", folder="jaxlm.evals", default="loss")
     # Whether it computes the loss of batches, which some objectives need several rows for.
@@ -96,7 +96,7 @@ class Evaluator(Config):
         )
 
     def prepare(self, session: Any) -> Measuring | None:
-        """What measures in a run; None: the data has nothing to measure."""
+        """Returns the object that measures in a run; None: the data has nothing to measure."""
         return _Plain(self, session)
 
 

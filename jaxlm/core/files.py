@@ -144,7 +144,7 @@ def read_json(path: str | Path, fix: str) -> dict[str, Any]:
 def read_sealed(
     path: str | Path, fix: str = "put back a copy or remove the file"
 ) -> dict[str, Any]:
-    """What `write_sealed` wrote, without the seal.
+    """The values that `write_sealed` wrote, without the seal.
 
     Raises as `read_json`, and `UserError` where a value has changed.
     """

@@ -55,7 +55,7 @@ def installed(kind: Kind) -> tuple[EntryPoint, ...]:
 
 
 def package_of(point: EntryPoint) -> str:
-    """What an error calls the package that an entry point is of."""
+    """The name in errors of the package that an entry point belongs to."""
     return f"package {point.dist.name}" if point.dist is not None else "an installed package"
 
 

@@ -1,4 +1,4 @@
-"""What parts there are, read from the text of their files: a list imports none of them.
+"""The list of parts, read from the text of their files: it imports none of them.
 
     for kind in kinds():
         for part in parts(kind):

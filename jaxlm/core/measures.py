@@ -100,7 +100,7 @@ class Measure:
 
     @property
     def display(self) -> dict[str, Any]:
-        """How it is shown, as plain values: what differs from the defaults."""
+        """Its display settings, as plain values: those that differ from the defaults."""
         default = Measure(self.name)
         names = (f.name for f in dataclasses.fields(self) if f.name not in ("name", "value"))
         return {n: v for n in names if (v := getattr(self, n)) != getattr(default, n)}
@@ -119,7 +119,7 @@ class Compared(NamedTuple):
 
     @property
     def line(self) -> str:
-        """What people are told of a model that does not beat the baseline."""
+        """The line that people are shown for a model that does not beat the baseline."""
         own, theirs = self.model, self.baseline
         return (
             f"the model does not beat its baseline: {theirs.baseline} has {own.title} "

@@ -225,7 +225,7 @@ def _move(values: dict[str, Any], old: str, new: Mapping[str, Any]) -> None:
 
 
 def _move_marks(marks: dict[str, Mark], old: str, new: list[str]) -> None:
-    """What was set is reported where it was set."""
+    """Moves the marks, so that a setting is reported where it was set."""
     for path in [*marks]:
         if path == old or path.startswith(f"{old}."):
             mark = marks.pop(path)

@@ -1,4 +1,4 @@
-"""What is in a row: its keys, each with dims, a dtype and the value that pads it.
+"""The contents of a row: its keys, each with dims, a dtype and the value that pads it.
 
     spec = RowSpec({"tokens": Entry(("T",), np.int32, pad=0)}, T=257)
     spec.shape("tokens")         # (257,)

@@ -20,7 +20,7 @@ from jaxlm.core.config import Config, UserError, field
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Config):
-    """How texts are written: token by token, greedily at temperature 0 or drawn from the cut
+    """Settings for writing texts: token by token, greedily at temperature 0 or drawn from the cut
     distribution, or searched for with several beams, which draws nothing."""
 
     max_tokens: int = field(128, "tokens written after each prompt", ge=1)

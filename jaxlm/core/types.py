@@ -93,7 +93,7 @@ class ChatTemplateLike(Protocol):
 
 
 class LanguageModel(Protocol):
-    """What an objective, the generator and the evaluator ask of a model (a Flax NNX module)."""
+    """The model (a Flax NNX module) that an objective, the generator and the evaluator need."""
 
     config: ModelConfig
     task_head: Any  # a `jaxlm.nn.heads.base.TaskHead`, where an objective has one
@@ -215,7 +215,7 @@ class ModelConfig(Config):
 
     @property
     def prompt_format(self) -> PromptFormatLike | None:
-        """How a prompt becomes ids for the model; None: what is written continues it."""
+        """The format that turns a prompt into the model's ids; None: a text continues it."""
         return None
 
     @property
@@ -234,7 +234,7 @@ class ModelConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig(Config):
-    """How tokens attend to each other."""
+    """The attention of tokens to each other."""
 
     kind: ClassVar = Kind("attentions", "attention", folder="jaxlm.nn", default="multi_head")
 
@@ -298,7 +298,7 @@ class FFNConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class NormConfig(Config):
-    """How hidden states are normalised."""
+    """The normalisation of hidden states."""
 
     kind: ClassVar = Kind("norms", "norm", folder="jaxlm.nn", default="rmsnorm")
 
@@ -308,7 +308,7 @@ class NormConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionConfig(Config):
-    """How positions enter the model: by `add`, by `angles`, by `bias`, or by several of them.
+    """The position encoding of the model: by `add`, by `angles`, by `bias`, or by several of them.
 
     Queries and keys are rotated in each layer; `add` and `bias` are called once for all layers.
     """

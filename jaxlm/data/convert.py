@@ -148,7 +148,7 @@ def _table(to: Format, rows: Iterable[dict[str, Any]], delimiter: str) -> Iterat
 
 
 class _Line:
-    """What a `csv.writer` wrote last."""
+    """The last line that a `csv.writer` wrote."""
 
     text = ""
 

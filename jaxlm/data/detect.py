@@ -63,7 +63,7 @@ SAMPLE = 20_000  # rows, or characters of a text, that are looked at more closel
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What some files hold."""
+    """The contents of some files."""
 
     files: tuple[str, ...]  # as they were given
     kind: str  # the type of the source: text, csv, jsonl, parquet or files

@@ -17,8 +17,8 @@ from jaxlm.data.sources.files import Files
 
 
 def detect_records(patterns: Sequence[str]) -> Found | None:
-    """What the records of the files are for; None where no single format is recognised, and for
-    running texts and tables with a column of classes.
+    """The contents of files of records, and their use; None where no single format is recognised,
+    and for running texts and tables with a column of classes.
 
     Reads the files once. Raises `UserError` for a record that is not of its file's format, and
     where no task trains on such records.

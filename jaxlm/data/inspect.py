@@ -1,4 +1,4 @@
-"""What is really in the rows: decoded segment by segment, with the share of padding.
+"""The actual contents of the rows: decoded segment by segment, with the share of padding.
 
 print(inspect(prepared, "train", rows=2))
 

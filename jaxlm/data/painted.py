@@ -67,7 +67,7 @@ def _authors(prepared: Prepared, record: Any, size: int) -> list[str]:
 
 
 def _texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text; tokens of parts of a character as bytes."""
+    """The text that each token adds; tokens of parts of a character as bytes."""
     special = {i: name for name, i in tokenizer.special_tokens.items()}
     texts = []
     for i in ids:

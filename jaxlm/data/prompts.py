@@ -68,7 +68,7 @@ def ids_of(
     trained: bool = True,
     ends: Ends | None = None,
 ) -> TextIds:
-    """What ends a text, and padding.
+    """The ids that end a text, and the id of padding.
 
     eos_ids: what the run's config lists. A run that was trained stops at the tokenizer's eos too.
     ends: how prompts are encoded, whose format may know more ids.

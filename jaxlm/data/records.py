@@ -289,7 +289,7 @@ class RecordData(DataConfig):
         tokenizer: Tokenizer,
         augment: tuple[Augment, ...],
     ) -> dict[str, Any]:
-        """What a split consists of, as one SHA-256 (see `jaxlm.data.store.content`)."""
+        """The content of a split, as one SHA-256 (see `jaxlm.data.store.content`)."""
         task = self._task.given(facts)
         about = [store.fingerprint(), task.fingerprint(tokenizer), dict(facts)]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
@@ -326,7 +326,7 @@ def _trained(store: RecordStore, index: np.ndarray, room: int, name: str) -> np.
 
 
 def _trained_line(name: str, counts: Mapping[str, Any]) -> str:
-    """What the log says of the tokens that are trained: "" where a task trains all."""
+    """The log's line about the tokens that are trained: "" where a task trains all."""
     if "trained_tokens" not in counts:
         return ""
     tokens = counts["tokens"]

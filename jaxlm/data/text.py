@@ -133,7 +133,7 @@ def measured_splits(
 
 
 def store_facts(store: TokenStore | RecordStore) -> dict[str, Any]:
-    """What a run's manifest keeps of a store: where it is, what it came from, its hashes and
+    """The facts about a store in a run's manifest: where it is, what it came from, its hashes and
     counts.
     """
     return {"folder": str(store.folder), **store.manifest}

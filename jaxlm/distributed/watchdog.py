@@ -39,7 +39,7 @@ PATIENCE = 6
 
 
 class Block(NamedTuple):
-    """What the process does now: `what` has to end within `times` the allowed seconds."""
+    """The current work of the process: `what` has to end within `times` the allowed seconds."""
 
     what: str
     times: float

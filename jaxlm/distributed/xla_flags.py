@@ -37,7 +37,7 @@ def order_collectives() -> None:
 
 
 def _simulated() -> int:
-    """How many CPU devices the environment asks for; jax's own variable has precedence."""
+    """The number of CPU devices the environment asks for; jax's own variable has precedence."""
     count = os.environ.get("JAX_NUM_CPU_DEVICES", "")
     if count.isdecimal():
         return int(count)

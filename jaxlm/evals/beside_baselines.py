@@ -28,7 +28,7 @@ SECONDS = Measure("seconds", better="lower", format=".2f", unit="s")
 
 
 class BesideBaselines:
-    """What measures a model, and where the whole split is measured the baselines as well."""
+    """Measures a model, and where the whole split is measured the baselines as well."""
 
     def __init__(self, measuring: Measuring, session: Session, split: str) -> None:
         self.measuring, self._session, self._split = measuring, session, split
@@ -67,7 +67,7 @@ class BesideBaselines:
         return found
 
     def _measured(self, on_batch: Callable[[], object]) -> list[tuple[str, str, list[Measure]]]:
-        """What `measured_baselines` finds, which parameters do not change: it is measured once."""
+        """The results of `measured_baselines`, which parameters do not change: measured once."""
         if self._known is None:
             self._known = list(measured_baselines(self._session, self._split, on_batch))
         return self._known

@@ -1,4 +1,4 @@
-"""What a model's own texts are like: how likely they are to it, and how varied.
+"""The properties of a model's own texts: their likelihood under it, and their variety.
 
     evaluators:
       written: {type: generation, every_steps: 500, texts: 16}

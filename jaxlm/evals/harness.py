@@ -34,7 +34,7 @@ BATCH = 16  # answers that are written together
 
 
 class Harness:
-    """What the harness asks of a model. run: a `jaxlm.api.Run`, or what has its `program`,
+    """The interface of a model for the harness. run: a `jaxlm.api.Run`, or what has its `program`,
     `params`, `tokenizer`, `config`, `ends` and `path`.
     """
 
@@ -80,7 +80,7 @@ class Harness:
     # --------------------------------------------------------------------------------- generation
 
     def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
-        """What is written after each context, to the first of its stop strings or the end."""
+        """The text written after each context, to the first of its stop strings or the end."""
         asked = [_sampling(request.args[1]) for request in requests]
         rooms = [self._room(sampling) for sampling in asked]
         prompts = [self._encoded(request.args[0]) for request in requests]
@@ -171,12 +171,12 @@ class Harness:
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness keeps requests under in its cache."""
+        """The key of the requests in the harness's cache."""
         return str(self.run.path).replace("/", "__")
 
 
 def _sampling(given: Mapping[str, Any]) -> Sampling:
-    """How a task's generation_kwargs ask for text. Raises `UserError` for what is not known."""
+    """The sampling of a task's generation_kwargs. Raises `UserError` for what is not known."""
     said = {name: value for name, value in given.items() if value is not None}
     known = {*NAMES, *IDLE}
     if unknown := [n for n in said if n not in known and (n not in OFF or said[n] != OFF[n])]:

@@ -1,4 +1,4 @@
-"""What a model predicts for rows and for records: batches, their padding, and windows joined.
+"""A model's predictions for rows and for records: batches, their padding, and windows joined.
 
     predict = RowPredictions(program, tokenizer, spec, batch_size=32)
     for arrays in predict(params, rows): ...                # {"probs": [C]} of each row, in order
@@ -41,7 +41,7 @@ Answer = tuple[list[Record], dict[str, Any]]  # the windows of one record, and w
 
 
 class Answering(Protocol):
-    """What answers the records of a task: an objective that predicts, or a model that writes."""
+    """Answers the records of a task, by an objective that predicts or a model that writes."""
 
     @property
     def batch_size(self) -> int: ...
@@ -82,7 +82,7 @@ class RowPredictions:
         on_batch: Callable[[], object] = lambda: None,
         compiling: Compiling = nullcontext,
     ) -> Iterator[Predicted]:
-        """What the objective predicts for each row, in order, without the dim B."""
+        """Yields the objective's prediction for each row, in order, without the dim B."""
         program, size, count = self.program, self.batch_size, rows.rows_per_epoch
         meshes.check_batch(size, program.mesh, "eval.batch_size")
         loader = Loader(

@@ -89,7 +89,7 @@ def _measured(run_dir: str, config: RunConfig, found: Found, report: Any) -> Pre
 
 
 def facts_of(run: RunDir) -> Mapping[str, Any]:
-    """What a task found in the run's training data, such as its classes."""
+    """The facts that a task found in the run's training data, such as its classes."""
     manifest = read_own(run, run.data_manifest)
     # earlier versions kept the classes alone
     return manifest.get("facts") or {k: manifest[k] for k in ("classes",) if k in manifest}

@@ -88,7 +88,7 @@ def _data_of(path: str) -> DataConfig:
 
 
 def _ends(config: RunConfig, run: RunDir) -> Callable[[Tokenizer, Any], Ends]:
-    """How a text begins as in training, with the prompt format of the task that is asked."""
+    """The beginning of a text as in training, with the prompt format of the task that is asked."""
     manifest = read_own(run, run.data_manifest) if run.data_manifest.is_file() else {}
 
     def ends(tokenizer: Tokenizer, form: Any) -> Ends:

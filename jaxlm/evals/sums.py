@@ -106,7 +106,7 @@ class SplitSums:
         return self.program.objective.measures(sums)
 
     def batches(self, count: int | None) -> int:
-        """How many batches an evaluation of at most `count` reads; None: of the whole split."""
+        """The number of batches in an evaluation of at most `count`; None: of the whole split."""
         return min(self.num_batches, count or self.num_batches)
 
     def _first_carry(self, compiling: Compiling) -> Any:

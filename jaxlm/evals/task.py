@@ -53,13 +53,13 @@ class TaskMeasures(Evaluator):
         return BesideBaselines(scores, session, self.split) if self.baseline else scores
 
     def rows(self, session: Session) -> RowPredictions:
-        """What predicts rows of the session's data; compiled once, for any number of splits."""
+        """The predictor for rows of the session's data; compiled once, for any number of splits."""
         size = self.batch_size or session.config.train.batch_size
         tokenizer, spec = session.prepared.tokenizer, session.prepared.row_spec
         return RowPredictions(session.program, tokenizer, spec, size)
 
     def scores(self, session: Session, rows: RowPredictions) -> SplitScores:
-        """What measures the split, whose records have a task."""
+        """The scores of the split, whose records have a task."""
         task = session.prepared.task_of(self.split)
         assert task is not None
         task.check_score()
@@ -123,8 +123,8 @@ class SplitScores:
         on_batch: Callable[[], object] = lambda: None,
         compiling: Compiling = nullcontext,
     ) -> tuple[list[Any], list[Record], list[int]]:
-        """What is said of each whole record of the first `size` rows, None: of all; the records;
-        and the rows at which each ends.
+        """The answer to each whole record of the first `size` rows, None: of all; the records; and
+        the rows at which each ends.
         """
         shown = _First(self._records, len(self._records) if size is None else size)
         said, true = [], []

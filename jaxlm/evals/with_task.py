@@ -20,7 +20,7 @@ from jaxlm.training.session import Session
 
 
 def with_task(measuring: Measuring, session: Session, config: Evaluator) -> Measuring:
-    """What measures as `measuring`, and the measures of the data's task where it has some that an
+    """Returns `measuring` with the measures of the data's task, where it has some that an
     objective's sums do not give: of the split, or of each of its parts. To write takes long:
     answers that are written are scored where the whole split is measured.
     """
@@ -73,7 +73,7 @@ class OfParts:
 
 @dataclass(frozen=True)
 class WholeSplit:
-    """What measures a whole split, and no part of it."""
+    """Measures a whole split, and no part of it."""
 
     measuring: Measuring
 

@@ -1,4 +1,4 @@
-"""What a model writes as the answers to records, greedily or by beams.
+"""Answers to records that a model writes, greedily or by beams.
 
     written = Written(task, writer, batch_size=32)
     for windows, answer in written(params, records): ...    # {"text": "...", "score": -0.4}
@@ -75,7 +75,7 @@ def sampling_of(
     length_penalty: float = 1.0,
     max_tokens: int | None = None,
 ) -> Sampling:
-    """How the answers of a run's task are written: nothing is drawn, and penalties and ends are
+    """The sampling for the answers of a run's task: nothing is drawn, and penalties and ends are
     those of `sample:`.
 
     max_tokens: None: as the task, or else `sample.max_tokens`, says.
@@ -93,7 +93,7 @@ def sampling_of(
 
 
 def session_writer(session: Session, sampling: Sampling) -> Writer:
-    """What writes texts with a session's model."""
+    """The writer of texts with a session's model."""
     config, prepared = session.config, session.prepared
     ends = ends_of(config.data, prepared.manifest, prepared.tokenizer)
     ids = ids_of(prepared.tokenizer, config.sample.eos_ids, ends=ends)

@@ -40,7 +40,7 @@ def _listed(ids: EosId) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How texts are searched for."""
+    """The settings of a search for texts."""
 
     num_beams: int
     length_penalty: float
@@ -52,7 +52,7 @@ class Search:
 
 
 class Loop(NamedTuple):
-    """What a turn hands to the next; B rows of K beams."""
+    """The state that a turn hands to the next; B rows of K beams."""
 
     turn: jax.Array
     begun: jax.Array  # [B, K, T] beginnings, best first

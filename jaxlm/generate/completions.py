@@ -40,7 +40,7 @@ class Completion(NamedTuple):
 
 
 class Completions:
-    """What the model writes for prompts of the training records."""
+    """The texts that the model writes for prompts of the training records."""
 
     def __init__(self, program: Program, config: RunConfig, prepared: Prepared) -> None:
         """Raises `UserError` for a prompt that leaves no room, for a reward that is not there, and

@@ -186,7 +186,7 @@ class Generator:
 
     @cached_property
     def _parts(self) -> dict[tuple[int, ...], Ahead]:
-        """What draws the tokens up to a given one, for each shape of the prompts."""
+        """The functions that draw the tokens up to a given one, for each shape of the prompts."""
         return {}
 
     @cached_property
@@ -291,7 +291,7 @@ class Generator:
 
 
 class Drawn(NamedTuple):
-    """What a turn of drawing hands to the next."""
+    """The state that a turn of drawing hands to the next."""
 
     turn: jax.Array
     ids: jax.Array  # [B, max_tokens]

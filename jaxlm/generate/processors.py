@@ -1,4 +1,4 @@
-"""What changes the logits of a next token, from what was read and written before it.
+"""Changes to the logits of a next token, from what was read and written before it.
 
     processors = processors_of(sampling, eos_ids=(2,))
     states = processors.begin(tokens, real, vocab=32000)       # of prompts [B, P]
@@ -166,7 +166,7 @@ class Processors:
 
 
 def processors_of(sampling: Sampling, eos_ids: Sequence[int]) -> Processors:
-    """What the options turn on, in order."""
+    """The processors that the options turn on, in order."""
     found = (kind.of(sampling, eos_ids) for kind in PROCESSORS)
     return Processors(tuple(one for one in found if one is not None))
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: the likeliest, or drawn from the cut distribution."""
+"""The choice of the next token from logits: the likeliest, or drawn from the cut distribution."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How texts are written."""
+    """Settings for writing texts."""
 
     num_drafts: int
     max_tokens: int

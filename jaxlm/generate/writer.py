@@ -20,7 +20,7 @@ from jaxlm.generate.generator import Generator, OnIds
 
 
 class Text(NamedTuple):
-    """What was written after a prompt."""
+    """The text written after a prompt."""
 
     text: str
     score: float  # as of `Generator.with_scores`

@@ -1,4 +1,4 @@
-"""What writes text with a model: its generator, and the tokenizer around it.
+"""The writer of text with a model: its generator, and the tokenizer around it.
 
 writer = writer_of(program, Sampling(max_tokens=64), tokenizer, ids_of(tokenizer, ends=ends), ends)
 writer(params, ["Once upon a time"], seed=0)

@@ -26,7 +26,7 @@ DTYPE_KEYS = ("dtype", "torch_dtype")  # of newer and of older files
 
 @dataclass(frozen=True)
 class Contents:
-    """What an export holds: a family's model, and a head for a task where `task` is set."""
+    """The contents of an export: a family's model, and a head for a task where `task` is set."""
 
     family: Family
     model: Any
@@ -44,7 +44,7 @@ class Contents:
         return said
 
     def padding_note(self, tokenizer: Any) -> str | None:
-        """What transformers does otherwise, which finds the last token by its id alone."""
+        """A note that transformers differs, as it finds the last token by its id alone."""
         last = getattr(self.head, "pool", None) == "last"
         if not last or tokenizer is None or tokenizer.pad_id != tokenizer.eos_id:
             return None

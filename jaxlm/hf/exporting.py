@@ -116,7 +116,7 @@ def family_for(run: RunDir, model: ModelConfig, name: str | None) -> Family:
 def contents_of(
     family: Family, config: RunConfig, report: Callable[[str], None]
 ) -> tuple[Contents, RunConfig]:
-    """What goes out of a run, and the run's config without what has no place in it."""
+    """The exported contents of a run, and the run's config without what has no place in them."""
     objective = config.objective
     if objective.task_head is None:
         # A backbone that got a loss over tokens here has a head that its config.json does not name.
@@ -264,7 +264,7 @@ def _merged(
     step: int,
     report: Callable[[str], None],
 ) -> Read:
-    """What gives parameters with their adapter merged. The base is another run's: all of it is in
+    """A reader of parameters with their adapter merged. The base is another run's: all of it is in
     memory.
     """
     mesh = program_on_one_device(config).mesh

@@ -131,7 +131,7 @@ def _completed(source: Source, stored: Stored) -> Source:
 
 
 def read_source(folder: Path) -> Source:
-    """What a folder says of its model."""
+    """The description of a model in its folder."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: has no config.json; name a folder in Hugging Face's format")
@@ -203,7 +203,7 @@ def _run_config(
 
 
 def _objective(source: Source) -> dict[str, Any]:
-    """What the model was made for, where that is known here."""
+    """The objective that the model was made for, where that is known here."""
     if source.task is not None:
         try:
             head, labels = source.task.read(source.values)
@@ -261,7 +261,7 @@ def _report(
     record: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> None:
-    """What a user should know before the weights are read."""
+    """Reports the facts that a user should know before the weights are read."""
     architecture = source.values["architectures"][0]
     dropped = unkept(source.folder, (*CONFIGS, INDEX, NOTE, *FILES, *stored.files))
     if dropped:

@@ -26,7 +26,7 @@ CODES = {name: code for code, name in DTYPES.items()}
 
 
 class Header(NamedTuple):
-    """What is known of a tensor before it is written."""
+    """The facts about a tensor that are known before it is written."""
 
     dtype: str
     shape: tuple[int, ...]

@@ -44,7 +44,7 @@ def lacking_ids(folder: Path, values: Mapping[str, Any], vocab_size: int) -> lis
 
 
 def eos_ids(folder: Path, values: Mapping[str, Any], vocab_size: int) -> list[int]:
-    """What ends a text: generation_config.json says it, else config.json; empty: neither does."""
+    """The ids that end a text, by generation_config.json, else config.json; empty: by neither."""
     for path, said in reversed(_files(folder, values)):
         if said.get(ENDS) is not None:
             return [i for i in _ids(path, ENDS, said[ENDS]) if 0 <= i < vocab_size]

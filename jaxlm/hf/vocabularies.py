@@ -87,7 +87,7 @@ def files_of(tokenizer: Any) -> dict[str, bytes]:
 
 
 def template_files(tokenizer: Any, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What a tokenizer's chat template changes of its files: chat_template.jinja, which newer
+    """The files of a tokenizer that its chat template changes: chat_template.jinja, which newer
     versions of transformers read, and the key of tokenizer_config.json, which older ones do.
     Nothing where the template is that of the files already.
     """

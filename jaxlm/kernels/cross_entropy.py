@@ -30,7 +30,7 @@ cross_entropy_kernels = Kernel("cross_entropy")
 
 
 class HeadParams(NamedTuple):
-    """What turns hidden states into logits."""
+    """The parameters that turn hidden states into logits."""
 
     kernel: jax.Array  # [D, V], compute dtype
     bias: jax.Array | None = None  # [V]

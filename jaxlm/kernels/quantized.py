@@ -81,7 +81,7 @@ def quantized_grouped_matmul(
 
 
 class Static(NamedTuple):
-    """What is known when compiling."""
+    """The values that are known when compiling."""
 
     quantization: Quantization
     axes: tuple[str, ...]

@@ -37,7 +37,7 @@ Places = tuple[jax.Array, ...]  # positions and segment ids [B, T] int, and for 
 
 
 class Static(NamedTuple):
-    """What is known when compiling."""
+    """The values that are known when compiling."""
 
     axis: str  # mesh axis
     causal: bool = True

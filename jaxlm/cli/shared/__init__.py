@@ -1,1 +1,1 @@
-"""What the verbs share: how a verb is declared, its words, what people are shown."""
+"""Code shared by the verbs: the declaration of a verb, its words, the output for people."""

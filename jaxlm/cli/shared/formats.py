@@ -1,4 +1,4 @@
-"""What `jaxlm data formats` and `jaxlm data convert` do."""
+"""The actions `jaxlm data formats` and `jaxlm data convert`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def argument(name: str, about: str, **settings: Any) -> Callable[[F], F]:
 
 
 def action(choices: Sequence[str], about: str) -> Callable[[F], F]:
-    """What the verb does, as its first word: `data prepare`."""
+    """The action of the verb, as its first word: `data prepare`."""
     name = "|".join(choices)
     return argument("action", about, type=Choice(choices), metavar=name)
 

@@ -111,5 +111,5 @@ def _options(params: Iterable[click.Parameter]) -> list[str]:
 
 
 def _name(param: click.Parameter) -> str:
-    """How a user writes a parameter: "--top-k", "CONFIG"."""
+    """A parameter as a user writes it: "--top-k", "CONFIG"."""
     return param.opts[-1] if isinstance(param, click.Option) else param.human_readable_name

@@ -51,7 +51,7 @@ def lines_of(resolved: Resolved) -> list[Line]:
 def print_settings(
     lines: Sequence[Line], *, defaults: bool = False, file: IO[str] | None = None
 ) -> None:
-    """What was set and where; the values that a choice may have; with `defaults` all the rest."""
+    """Prints each setting that is set, and where; choices' values; with `defaults` all the rest."""
     page = _Page(file or sys.stdout)
     own = [line for line in lines if line.setting.source != DEFAULT]
     sources = _short_sources(line.setting.source for line in own)

@@ -16,7 +16,7 @@ from jaxlm.data.detect import Found, source_of
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What the amount of text decides."""
+    """The settings that the amount of text decides."""
 
     tokenizer: str
     tokens: int
@@ -67,7 +67,7 @@ def _power(value: float, least: int, most: int) -> int:
 
 
 def summary(found: Found) -> list[str]:
-    """What was found and chosen, in lines."""
+    """The files found and the settings chosen, in lines."""
     sizes = sizes_of(found)
     many = "records" if found.start else "rows" if found.columns else "files"
     lines = [

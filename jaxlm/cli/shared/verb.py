@@ -1,4 +1,4 @@
-"""How a verb is declared: its summary, its section in the list of verbs, examples, its help.
+"""The declaration of a verb: its summary, its section in the list of verbs, examples, its help.
 
 @verb("write report.html of a run", examples=(("report runs/quickstart", ""),))
 @options.run_dir

@@ -122,7 +122,7 @@ class _Placeholder:
 
 
 class _Base:
-    """What a class derives from whose base is a placeholder."""
+    """The base of a class whose own base is a placeholder."""
 
     def __class_getitem__(cls, key: Any) -> Any:
         return cls

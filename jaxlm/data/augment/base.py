@@ -1,4 +1,4 @@
-"""What an augmentation is: a text and random numbers in, a text out.
+"""The interface of an augmentation: a text and random numbers in, a text out.
 
     data:
       augment: [{type: synonyms, rate: 0.1}, {type: word_dropout, rate: 0.1}]
@@ -132,8 +132,8 @@ class WordAugment(Augment, abstract=True):
 
 
 def draws(rate: float, size: int, rng: np.random.RandomState) -> int:
-    """How many of `size` things are changed: rate * size, rounded up as often as makes the mean
-    exactly that.
+    """The number of the `size` things that are changed: rate * size, rounded up as often as makes
+    the mean exactly that.
     """
     whole, rest = divmod(rate * size, 1)
     return int(whole) + int(rng.random_sample() < rest)

@@ -83,7 +83,7 @@ def _characters(text: str, start: int, context: str, offsets: str) -> int | None
 
 
 def _wrong_place(text: str, start: int, context: str, offsets: str) -> str:
-    """What is wrong with an answer_start, and how to fix it."""
+    """The problem with an answer_start, and its fix."""
     what = f"answer_start is not where the text is: {start} is not the place of {shown(text)}"
     for other in OFFSETS:
         if other != offsets and _characters(text, start, context, other) is not None:

@@ -1,4 +1,4 @@
-"""What a format is: it recognises a file by its columns, and makes records of a task's columns.
+"""The base of formats, which recognise a file by its columns and make records of a task's columns.
 
     data:
       source: {type: files, files: chat.jsonl}                    # the format is recognised
@@ -80,7 +80,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a sample fits: the columns that the format reads of it, and what is missing."""
+    """The fit of a sample: the columns that the format reads of it, and the missing ones."""
 
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class Format(Config):
         return shape_called(self.task)
 
     def fit(self, sample: Sample) -> Fit:
-        """How a file with this beginning fits. Raises nothing, whatever the values are."""
+        """The fit of a file with this beginning. Raises nothing, whatever the values are."""
         raise NotImplementedError
 
     def records(
@@ -167,7 +167,7 @@ class RowFormat(Format, abstract=True):
         return Fit((*found, *takes), tuple(missing))
 
     def wrong(self, names: Mapping[str, str], sample: Sample) -> list[str]:
-        """What the values of a sample with all columns lack: ["a label that is true or false"].
+        """The values that a sample with all columns lacks: ["a label that is true or false"].
 
         names: {one of `needs`: the column that the sample has for it}.
         """

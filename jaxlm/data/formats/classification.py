@@ -55,7 +55,7 @@ class Classification(RowFormat):
 
 
 def no_label(sample: Sample, name: str) -> list[str]:
-    """What a column of labels lacks: a name, a number or a list of names in each row."""
+    """The values that a column of labels lacks: a name, a number or a list of names in each row."""
     values = [row.get(name) for _, row in sample.rows]
     return [] if all(map(_is_label, values)) else [f"{name} as a class"]
 

@@ -82,7 +82,7 @@ CHATS: tuple[RowFormat, ...] = (Alpaca(), OpenAI(), ShareGPT())
 
 
 def no_tag(sample: Sample, name: str) -> list[str]:
-    """What a column lacks that must be true or false."""
+    """The values that a column lacks where each must be true or false."""
     values = [row.get(name) for _, row in sample.rows]
     return [] if all(_tag(v) is not None for v in values) else [f"{name} as true or false"]
 

@@ -62,8 +62,8 @@ def is_empty(content: Any) -> bool:
 
 
 def loss_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a message or part states of its loss: `weight`, a number >= 0, and `train`, whether it
-    is trained ("training" is read as "train"). Raises `UserError`.
+    """The keys of a message or part about its loss: `weight`, a number >= 0, and `train`, whether
+    it is trained ("training" is read as "train"). Raises `UserError`.
     """
     found: dict[str, Any] = {}
     weight = values.get("weight")

@@ -99,7 +99,7 @@ def _prompt_of(row: Row, sides: list[Any]) -> tuple[Any, list[Any]]:
 
 
 def _common(sides: list[Any]) -> tuple[Any, list[Any]]:
-    """What both sides begin with, and the rest of each."""
+    """The common beginning of both sides, and the rest of each."""
     chosen, rejected = sides
     if isinstance(chosen, str):
         prompt: Any = os.path.commonprefix([chosen, rejected])

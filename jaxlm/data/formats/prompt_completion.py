@@ -53,7 +53,7 @@ def prompt_of(row: Row, *names: str) -> Any:
 
 
 def continuation(row: Row, prompt: Any, *names: str) -> Any:
-    """What continues a prompt: a text, or messages that may follow it. Raises `UserError`."""
+    """The continuation of a prompt: a text, or messages that may follow it. Raises `UserError`."""
     value = column(row, *names)
     if isinstance(prompt, str):
         return text_of(row, *names)

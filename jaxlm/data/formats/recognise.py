@@ -126,7 +126,7 @@ def _within(fits: dict[str, Fit], name: str, other: str) -> bool:
 
 
 def seen(sample: Sample) -> str:
-    """What a file has, for an error."""
+    """The contents of a file, for an error."""
     if sample.columns:
         return f"the columns {few(sample.columns)}"
     return "lines of text" if sample.lines else "no rows"
@@ -165,7 +165,7 @@ def _none_fits(
 
 
 def _nearness(fit: Fit, sample: Sample) -> float:
-    """How near a file is to a format that does not fit: columns found, less those missing."""
+    """The nearness of a file to a format that does not fit: columns found, less those missing."""
     near = 0.0
     for missing in fit.missing:
         names = missing.replace(" or ", "|").split("|")

@@ -30,7 +30,7 @@ class Bridge:
 
 @dataclass(frozen=True)
 class Start:
-    """How `jaxlm init` trains on records; `task` and `objective` are the config's, as YAML."""
+    """The choices of `jaxlm init` for records; `task` and `objective` are the config's, as YAML."""
 
     about: str
     task: str

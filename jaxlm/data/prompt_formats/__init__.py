@@ -1,4 +1,4 @@
-"""How a prompt becomes ids for a model.
+"""Prompt formats, which turn a prompt into ids for a model.
 
 A new prompt format is one file here; derive from `PromptFormat` (base.py).
 """

@@ -46,7 +46,7 @@ class Prompts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat(Config):
-    """How a prompt becomes ids."""
+    """The conversion of a prompt into ids."""
 
     kind: ClassVar = Kind("prompt_formats", "prompt_format", folder="jaxlm.data.prompt_formats")
 

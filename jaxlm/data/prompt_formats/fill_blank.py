@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FillBlank(PromptFormat):
-    """What fills the prompt's first blank is written after the prompt."""
+    """The text for the prompt's first blank is written after the prompt."""
 
     step: ClassVar[Mapping[str, Any]] = {"positions": 1, "places": (0, 1)}
 

@@ -1,1 +1,1 @@
-"""How files are found, unpacked and read as text and rows, for every source."""
+"""Finds, unpacks and reads files as text and rows, for every source."""

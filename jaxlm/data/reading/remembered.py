@@ -61,7 +61,7 @@ def _seconds_since_change(path: Path) -> float:
 
 @cache
 def _known(memory: Path) -> dict[str, str]:
-    """What earlier processes remembered; this process adds to it."""
+    """The checksums that earlier processes remembered; this process adds to them."""
     found = {}
     with contextlib.suppress(OSError):
         for line in memory.read_text(encoding="utf-8", errors="replace").splitlines():

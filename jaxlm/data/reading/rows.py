@@ -185,7 +185,7 @@ def _printable(text: str) -> bool:
 
 
 def _other_delimiter(names: Sequence[str], cells: Sequence[str], column: str = "") -> str | None:
-    """What to set where one cell looks like several, with another delimiter between them."""
+    """The fix where one cell looks like several, with another delimiter between them."""
     for delimiter, spelt in ((";", ";"), ("\t", "\\t"), (",", ","), ("|", "|")):
         if len(names) == 1:
             parts = [p.strip().strip('"') for p in names[0].split(delimiter)]

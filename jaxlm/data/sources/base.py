@@ -64,7 +64,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Config):
-    """What every source offers. A kind of source gives `units`, `read` and `contents`."""
+    """The interface of every source. A kind of source gives `units`, `read` and `contents`."""
 
     kind: ClassVar = Kind("sources", "source", folder="jaxlm.data.sources")
 
@@ -134,13 +134,13 @@ class Source(Config):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def recognised(self, columns: Sequence[str]) -> str:
-        """What was found out about the files in order to read these columns, as a line for the
-        user; "" for a source that is told everything. Raises `UserError` where they cannot be read.
+        """The findings about the files that reading these columns needed, as a line for the user;
+        "" for a source that is told everything. Raises `UserError` where they cannot be read.
         """
         return ""
 
     def describe(self) -> str:
-        """What an error calls this source: "text source books/*.txt"."""
+        """The name of this source in errors: "text source books/*.txt"."""
         files = ", ".join(getattr(self, "files", ()))
         return f"{type_name(type(self))} source {files}".rstrip()
 

@@ -31,7 +31,7 @@ ROWS_VERSION = 2
 
 
 class Table(Protocol):
-    """What a source of rows says of its columns."""
+    """The facts that a source of rows gives about its columns."""
 
     text_column: str
     max_document_chars: int

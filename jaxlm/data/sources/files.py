@@ -185,7 +185,7 @@ class Files(FileSource):
 
 
 def _unread(found: Recognised, columns: Sequence[str]) -> str:
-    """What the line of a format adds for an optional column that the task does not read."""
+    """The part of a format's line about an optional column that the task does not read."""
     needed = {*found.shape.optional} - {*found.shape.unneeded} if columns else set()
     unread = sorted((needed & {*found.fit.columns}) - {*columns})
     return f", without {few(unread)}, which the task does not read" if unread else ""

@@ -1,4 +1,4 @@
-"""What a split consists of, as one SHA-256: a run compares it when it is resumed.
+"""The content of a split, as one SHA-256: a run compares it when it is resumed.
 
     split_content(documents, store.manifest["files"]["tokens.bin"]["sha256"], files, labels)
     # {"sha256": "ab12...", "files": {"a.txt": "cd34..."}}

@@ -43,16 +43,16 @@ from jaxlm.data.tokenizers.base import load_tokenizer
 
 
 class Writer(Protocol):
-    """What a kind of store holds. A worker process gets a pickled copy."""
+    """The writer of a kind of store. A worker process gets a pickled copy."""
 
     @property
     def kind(self) -> str:
-        """What a report calls the store: "token store"."""
+        """The name of the store in reports: "token store"."""
         ...
 
     @property
     def origins(self) -> dict[str, Any]:
-        """What decides the store besides sources and tokenizer, as JSON values."""
+        """The inputs besides sources and tokenizer that decide the store, as JSON values."""
         ...
 
     def write_part(self, tokenizer: Tokenizer, prefix: str, unit: Unit, folder: Path) -> Counted:
@@ -171,7 +171,7 @@ def _part(parts: Path, i: int) -> Path:
 
 
 def _other_layout(part: Path) -> str:
-    """What is wrong with a part that an earlier version wrote."""
+    """The problem with a part that an earlier version wrote."""
     facts = json.loads((part / "notes.json").read_text(encoding="utf-8"))
     return "" if "written" in facts else "it is of an earlier version"
 

@@ -30,7 +30,7 @@ class Split(Protocol):
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What the manifest says of it: documents, tokens, rows, share of padding and the like."""
+        """Its counts in the manifest: documents, tokens, rows, share of padding and the like."""
         ...
 
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:

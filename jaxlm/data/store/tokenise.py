@@ -25,7 +25,7 @@ BATCH_CHARS = 2**20  # characters that are tokenised and written at a time
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the tokens besides texts and tokenizer."""
+    """The inputs besides texts and tokenizer that decide the tokens."""
 
     add_bos: bool = True
     add_eos: bool = True

@@ -63,7 +63,7 @@ KINDS = {  # what a saved tokenizer of this package says it is; others say modul
 
 
 class BaseTokenizer:
-    """What all tokenizers share; a kind gives `encode`, `files`, `from_files`, the attributes."""
+    """The base of all tokenizers; a kind gives `encode`, `files`, `from_files`, the attributes."""
 
     kind: ClassVar[str]  # module:Class of one that is not in KINDS
 
@@ -113,7 +113,7 @@ class BaseTokenizer:
         return {name: i for name, i in named.items() if i is not None}
 
     def spelling(self, i: int) -> str:
-        """How a special token is written: the key of `special_tokens`."""
+        """The spelling of a special token: the key of `special_tokens`."""
         return next(name for name, own in self.special_tokens.items() if own == i)
 
     def with_chat_template(self, template: ChatTemplate | None) -> Self:
@@ -258,7 +258,7 @@ def trained(
     cache_dir: Path,
     train: Callable[[], Tokenizer],
 ) -> Tokenizer:
-    """What `train` makes, kept in the cache under the fingerprints of config and corpus.
+    """The tokenizer made by `train`, kept in the cache under the fingerprints of config and corpus.
 
     If several processes ask for one tokenizer, one trains it and the others wait.
     """

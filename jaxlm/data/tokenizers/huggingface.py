@@ -119,7 +119,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         return len(ids) > 0 and ids[0 if name == "bos" else -1] == i
 
     def spelling(self, i: int) -> str:
-        """How the file writes token i."""
+        """The spelling of token i in the file."""
         return self._tokenizer.id_to_token(i)
 
     def id_of(self, token: str) -> int | None:
@@ -153,7 +153,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
             return [e.ids for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _separators(self) -> int:
-        """How many special tokens the file's post-processor puts between the texts of a pair."""
+        """The post-processor's number of special tokens between the texts of a pair."""
         with panics_told("a text cannot be encoded"):
             encoded = self._tokenizer.encode("a", "b")
         inner = encoded.special_tokens_mask
@@ -229,7 +229,7 @@ def _find(name: str, names: Mapping[str, str | None], vocabulary: Mapping[str, i
 
 
 def _speller(spec: Any) -> Callable[[str], bytes]:
-    """What a token of the vocabulary adds to a text, by the decoders that the file lists."""
+    """The text that a token of the vocabulary adds, by the decoders that the file lists."""
     kinds = {part.get("type") for part in _parts(spec.get("decoder") or {})}
     if "ByteLevel" in kinds:
         table = _byte_level_table()

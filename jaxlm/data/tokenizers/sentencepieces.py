@@ -143,7 +143,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return text.removeprefix(" ") if self.adds_space else text
 
     def spelling(self, i: int) -> str:
-        """How the model writes piece i."""
+        """The spelling of piece i in the model."""
         return self._processor.id_to_piece(i)
 
     def id_of(self, token: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says of the tokens that begin, end and fill a text.
+"""The names in a Hugging Face folder of the tokens that begin, end and fill a text.
 
     names_of(folder, config, token)     # {"bos": None, "eos": "<|im_end|>", "add_bos_token": False}
 
@@ -25,7 +25,7 @@ Names = dict[str, Any]
 
 
 def names_of(folder: Path, config: Mapping[str, Any], token: Callable[[int], str | None]) -> Names:
-    """What the folder's files call the special tokens; `token` spells an id of config.json."""
+    """The special tokens' names in the folder's files; `token` spells an id of config.json."""
     names: Names = {}
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         values = read_json(folder / file)

@@ -34,7 +34,7 @@ EVERY = 32  # answers between two calls of `on_batch`
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(Config):
-    """What is reached without a neural network."""
+    """A result that is reached without a neural network."""
 
     kind: ClassVar = Kind("baselines", "baseline", folder="jaxlm.evals.baselines")
 
@@ -68,7 +68,7 @@ class Guess(Baseline, abstract=True):
     most: ClassVar[int | None] = None
 
     def fit(self, task: Task, train: Records) -> Callable[[Record], Any] | None:
-        """What answers a record as `Task.score` takes it; None: it does not suit the task."""
+        """A function that answers a record for `Task.score`; None: it does not suit the task."""
         raise NotImplementedError
 
     def measures(

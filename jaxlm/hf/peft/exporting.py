@@ -256,7 +256,7 @@ def tensors_of(
 
 
 def _base_name(run: RunDir, config: RunConfig) -> str | None:
-    """What the adapter was imported for, where the base was imported from, or the base's run."""
+    """The base that the adapter was imported for, the source of the base, or the base's run."""
     source = config.init.from_
     for folder, key in ((run, "base_model_name_or_path"), (RunDir(source or ""), "source")):
         if source is not None and folder.imported.exists():
