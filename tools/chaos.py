@@ -53,7 +53,7 @@ PHASES = (*WORKING, "rollback", *ENDING, "worker", *PREPARING, "complete", "writ
 
 
 def shares(kills: int, chosen: list[Scenario]) -> dict[str, int]:
-    """How the kills are shared: starts with workers are slow, preparations are quick."""
+    """The kills of each scenario: starts with workers are slow, preparations are quick."""
     weight = {"run": 2.0, "worker": 1.0, "preparation": 3.5, "writes": 4.0}
     whole = sum(weight[s.kind] for s in chosen)
     counts = {s.name: max(1, int(kills * weight[s.kind] / whole)) for s in chosen}
@@ -112,7 +112,8 @@ def run_all(
 
 
 def newest_source() -> float:
-    """When the code was last changed: processes of two versions need not agree to the last bit."""
+    """The time of the last change to the code: processes of two versions need not agree to the last
+    bit."""
     return max(path.stat().st_mtime for path in (ROOT / "jaxlm").rglob("*.py"))
 
 

@@ -156,7 +156,7 @@ def _inner(hint: Any) -> tuple[type[Config] | None, str]:
 
 
 def _on_resume(cls: type[Config], name: str, above: str) -> str:
-    """What a change of a field does on resume; `above`: of the field that its config is in."""
+    """The effect of a field's change on resume; `above`: of the field that its config is in."""
     affects = affects_of(cls, name)
     own = FREE if affects in ALLOWED else LOG if affects in LOGGED else REFUSED
     return max(own, above, key=(REFUSED, LOG, FREE).index)

@@ -140,7 +140,7 @@ def choose(
 
 
 def own(path: Path, root: Path) -> bool:
-    """What is damaged: every file, and the folders that have a name of their own."""
+    """Whether a path is damaged: every file is, and the folders that have a name of their own."""
     parts = path.relative_to(root).parts
     return path.is_file() or (parts[0] == "run" and 1 < len(parts) <= 3 and "hf" not in parts)
 
@@ -154,7 +154,7 @@ def match(root: Path, name: str, kind: str) -> Path | None:
 
 
 def names_of(name: str) -> list[str]:
-    """What names a file in a message: its own name, its checkpoint, or its token store."""
+    """The names of a file in a message: its own name, its checkpoint, or its token store."""
     names = [name.rpartition("/")[2], *re.findall(r"stores/([0-9a-f]{32})/", name)]
     names += ["checkpoint "] if name == "run/checkpoints" else []
     for number in re.findall(r"\b\d{8}\b", name):

@@ -87,7 +87,7 @@ RANKS = ("harmless", "named", "other", "traceback")
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one fault."""
+    """The outcome of one fault."""
 
     number: int
     state: str
@@ -100,7 +100,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is damaged: runs of these settings, in files whose names begin with `below`.
+    """The runs that are damaged: of these settings, in files whose names begin with `below`.
 
     reading: the verbs that such a run has, and that change nothing.
     """
@@ -238,7 +238,7 @@ def value(case: Path, verb: str, answer: Answer) -> Any:
 
 
 def ended(case: Path) -> Any:
-    """What a run that has come to its end has in its files."""
+    """The content of the files of a run that has come to its end."""
     result = json.loads((case / "run/result.json").read_text())
     lines: dict[str, Any] = {}
     for path in sorted((case / "run").glob("*.jsonl")):

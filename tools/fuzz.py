@@ -101,7 +101,7 @@ WRONG: list[Any] = [
 
 
 class Failure(NamedTuple):
-    """What a case did that it must not."""
+    """A failure of a case: something that it must not do."""
 
     case: str
     what: str

@@ -29,7 +29,7 @@ LIMIT_SECONDS = 300.0  # a process that runs for longer does not end
 
 @dataclass(frozen=True)
 class Kill:
-    """Where one kill was aimed at, and what it found."""
+    """The aim of one kill, and the state that it found."""
 
     aimed: str
     phase: str
@@ -40,7 +40,7 @@ class Kill:
 
 @dataclass
 class Verdict:
-    """What came of a scenario."""
+    """The outcome of a scenario."""
 
     scenario: str
     kills: list[Kill] = field(default_factory=list)
@@ -304,7 +304,7 @@ class Killing:
         return not found
 
     def _stored_sha256(self, path: Path) -> str:
-        """What `jaxlm info` computes from the bytes on disk."""
+        """The checksum that `jaxlm info` computes from the bytes on disk."""
         out = path.with_suffix(".info")
         (self.launcher or FreshLauncher()).start(["info", str(path), "--json"], out).wait(60)
         text = out.read_text()

@@ -185,7 +185,7 @@ def workers(pid: int) -> list[int]:
 
 
 def done(cache: Path) -> int:
-    """How many parts of a store are whole."""
+    """The number of parts of a store that are whole."""
     return sum(part.name.isdecimal() for part in cache.glob("stores/*.partial/parts/*"))
 
 

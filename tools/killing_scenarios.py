@@ -40,7 +40,7 @@ WORDS = ("the", "sea", "of", "names", "turns", "under", "a", "low", "moon", "and
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What is run, and where its kills are aimed at."""
+    """A scenario: what is run, and where its kills are aimed at."""
 
     name: str
     config: str = TRANSFORMER
@@ -207,8 +207,9 @@ def records(source: str, task: str) -> str:
 
 
 def write_data(folder: Path) -> None:
-    """What the scenarios of `folder` read: a corpus of small files, each of which becomes a part of
-    a store, as texts and as tables; sums with right and wrong answers; words with tags.
+    """Writes the data that the scenarios of `folder` read: a corpus of small files, each of which
+    becomes a part of a store, as texts and as tables; sums with right and wrong answers; words
+    with tags.
     """
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def main() -> None:
 
 @torch.no_grad()
 def filled(model, prompt: np.ndarray) -> tuple[list[int], float]:
-    """What follows START at the place of the blank, and the closest choice."""
+    """The tokens that follow START at the place of the blank, and the closest choice."""
     place, tokens, margin = int(np.argmax(prompt == BLANK)), [*prompt.tolist(), START], np.inf
     for count in range(1, GREEDY_STEPS + 1):
         order = np.concatenate([np.arange(len(prompt)), np.full(count, place)])

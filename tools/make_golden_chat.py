@@ -200,7 +200,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def case(
     tokenizer: Any, name: str, source: str, title: str, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """What transformers makes of it: text, ids, and the mask where the template has the tag."""
+    """The output of transformers: text, ids, and the mask where the template has the tag."""
     messages = given["messages"]
     how = {key: value for key, value in given.items() if key != "messages"}
     found: dict[str, Any] = {"template": name, "conversation": title}

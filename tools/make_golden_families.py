@@ -314,7 +314,7 @@ def blanks(rng: np.random.Generator, vocab_size: int) -> dict[str, Any]:
 
 
 def generate(model: PreTrainedModel, texts: list[torch.Tensor]) -> Arrays:
-    """How each text is continued, or answered, by greedy search and by beams. Nothing ends it."""
+    """Each text's continuation, or answer, by greedy search and by beams. Nothing ends it."""
     chosen: dict[str, list] = {key: [] for key in ("greedy", "beam", "beam_score")}
     margins: dict[str, list[float]] = {"greedy_margin": [], "beam_margin": []}
     for ids in texts:

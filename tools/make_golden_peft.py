@@ -166,7 +166,7 @@ def check(name: str) -> str:
 
 
 def logit_error(name: str, folder: Path, want: np.ndarray) -> float:
-    """How far PEFT's logits with an adapter are from these, at real tokens."""
+    """The distance of PEFT's logits with an adapter from these, at real tokens."""
     model, config, _ = base_of(name)
     loaded = peft.PeftModel.from_pretrained(model, folder).eval()
     found = computed(loaded, config["vocab_size"])["logits"]

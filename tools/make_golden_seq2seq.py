@@ -84,7 +84,7 @@ def seq2seq(seed, cell, attention, feeding, bridge, encoder_layers, layers, both
 
 @torch.no_grad()
 def answered(model, source):  # [S, B] -> [STEPS, B], or None
-    """What follows START, by the whole text so far at every step."""
+    """The tokens that follow START, by the whole text so far at every step."""
     encoded, text = read(model.encoder, model.embed(source)), torch.full((1, B), START)
     for _ in range(STEPS):
         best = model.decode(*encoded, text)[-1].topk(2)
@@ -95,7 +95,7 @@ def answered(model, source):  # [S, B] -> [STEPS, B], or None
 
 
 def fewest_ids(texts):  # [B, STEPS]
-    """How many different ids the dullest of the texts has."""
+    """The number of different ids in the dullest of the texts."""
     return min(len(set(row.tolist())) for row in texts)
 
 

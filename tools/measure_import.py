@@ -1,4 +1,4 @@
-"""How much host memory an import needs beyond the parameters: the highest seen, by /proc.
+"""The host memory that an import needs beyond the parameters: the highest seen, by /proc.
 
     python tools/measure_import.py --shards 40 --layers 38 --width 768
 

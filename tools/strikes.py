@@ -1,4 +1,4 @@
-"""What `tools/warm.py` may do to a process before its command: strikes, and data that breaks a run.
+"""Actions of `tools/warm.py` on a process before its command: strikes, and data that breaks a run.
 
     launcher.start(["train", ...], log, before=[("strikes:at_change", "runs/a", 7)])
 

@@ -24,7 +24,7 @@ from jaxlm.cli import main
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb printed, its exit code, and the last lines of a traceback, if there was one."""
+    """The output of a verb, its exit code, and the last lines of a traceback, if there was one."""
 
     code: int
     out: str

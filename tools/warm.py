@@ -289,7 +289,7 @@ def _have_environment(wanted: Mapping[str, str]) -> None:
 
 
 def _program(request: dict[str, Any]) -> int:
-    """What `python -c` does, with what it calls when it exits."""
+    """Runs a program as `python -c` does, with the functions that are called when it exits."""
     sys.argv = ["-c", *request["start"]]
     try:
         exec(compile(request["program"], "<program>", "exec"), {"__name__": "__main__"})
@@ -299,7 +299,7 @@ def _program(request: dict[str, Any]) -> int:
 
 
 def _command(request: dict[str, Any]) -> int:
-    """What is asked for before the command, and the command."""
+    """Runs the calls that are asked for before the command, and the command."""
     for place, *values in request["before"]:
         module, _, function = place.partition(":")
         getattr(importlib.import_module(module), function)(*values)

@@ -68,7 +68,7 @@ class Watched:
 
 
 def written(path: Path) -> float:
-    """When a file was written, in unix seconds; 0 where it is not there."""
+    """The time when a file was written, in unix seconds; 0 where it is not there."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -29,7 +29,7 @@ def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """How many parts a batch is split into."""
+    """The number of parts that a batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 

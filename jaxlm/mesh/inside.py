@@ -125,7 +125,7 @@ def splits_length(length: int) -> bool:
 
 
 def num_parts(axis: str) -> int:
-    """How many devices the current mesh has on this axis."""
+    """The number of devices of the current mesh on this axis."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 

@@ -20,7 +20,7 @@ from jaxlm.nn.embed import Embedding
 
 
 class WithHead(nnx.Module):
-    """What a `jaxlm.core.types.LanguageModel` does after its last layer."""
+    """The head of a `jaxlm.core.types.LanguageModel`, applied after its last layer."""
 
     config: Any
     embed: Embedding

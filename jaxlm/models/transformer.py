@@ -44,7 +44,7 @@ from jaxlm.nn.position import Rows, restart
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingConfig(Config):
-    """How tokens become vectors."""
+    """The embedding of tokens as vectors."""
 
     scale: float = field(1.0, "factor on the token embeddings", gt=0)
     norm: bool = field(False, "the model's norm on the sum of all embeddings")
@@ -53,7 +53,7 @@ class EmbeddingConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig(Config):
-    """How hidden states become logits."""
+    """The map from hidden states to logits."""
 
     tied: bool = field(True, "the head is the transposed embedding")
     bias: bool = field(False, "a bias for each token of the vocabulary")
@@ -262,7 +262,7 @@ class Transformer(Stack):
         key: jax.Array | None = None,
         with_states: bool = False,
     ) -> Any:
-        """What the encoder makes of a source; with its states after every layer if asked for."""
+        """The encoder's output for a source; with its states after every layer if asked for."""
         assert self.encoder is not None, "this model has no encoder"
         embed_key, layers_key = split_key(key, 2)
         x = self._embed(tokens, positions, {}, None, embed_key, into=self.encoder)

@@ -89,7 +89,7 @@ def read_arpa(path: str | Path) -> tuple[NgramModel, list[str]]:
 
 
 def _sizes(path: str | Path, lines: Iterator[tuple[int, str]]) -> list[int]:
-    """How many n-grams of each order the head names."""
+    """The number of n-grams of each order, as the head names it."""
     sizes: list[int] = []
     for number, line in lines:
         if line.startswith("ngram "):

@@ -52,7 +52,7 @@ class Counts:
         return len(self.orders)
 
     def num_contexts(self, n: int) -> int:
-        """How many n-grams may be contexts of order n; the empty one is that of order 1."""
+        """The number of possible contexts of order n; the empty one is that of order 1."""
         return 1 if n == 1 else len(self.orders[n - 2])
 
     def adjusted(self, n: int) -> np.ndarray:

@@ -29,7 +29,7 @@ class Level:
 
 @dataclass(frozen=True)
 class NgramModel:
-    """What a smoothing estimates."""
+    """The model that a smoothing estimates."""
 
     levels: list[Level]
     vocab_size: int

@@ -37,7 +37,7 @@ Cache = dict[str, jax.Array]  # one layer's slots, [B, S, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class CommonAttention(AttentionConfig, abstract=True):
-    """What every attention has."""
+    """The fields that every attention has."""
 
     num_heads: int = field(4, "query heads", ge=1)
     window: tuple[int | None, ...] = field(

@@ -28,7 +28,7 @@ from jaxlm.nn.recurrent import CELLS
 
 
 class Ends(NamedTuple):
-    """Where the documents of time-major rows begin and end."""
+    """The places where the documents of time-major rows begin and end."""
 
     first: jax.Array  # [T, B] bool
     last: jax.Array  # [T, B] bool

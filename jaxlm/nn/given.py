@@ -1,4 +1,4 @@
-"""What a layer of a stack is given besides its parameters and the stream, and what it finds."""
+"""The inputs of a stack's layer besides its parameters and the stream, and its other outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 
 class Given(NamedTuple):
-    """What `jaxlm.nn.stack.apply_stack` gives to a layer, or to several that run in turn."""
+    """The inputs from `jaxlm.nn.stack.apply_stack` to a layer, or to several that run in turn."""
 
     xs: Any  # what each layer has of its own: [B, ...]; of several layers [n, B, ...]
     key: jax.Array | None  # its own; of several [n]; None: no dropout
@@ -18,7 +18,7 @@ class Given(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a layer gives besides the stream; of several layers, stacked in front."""
+    """The outputs of a layer besides the stream; of several layers, stacked in front."""
 
     by_row: Any = None  # [B, ...]
     sums: Any = None  # sums over the rows

@@ -135,7 +135,7 @@ class LatentAttention(nnx.Module):
         return form(q, cache, rows, keys, meet), cache
 
     def project_source(self, source: jax.Array) -> Cache:
-        """What `cross` needs of an encoder's output [B, S, D]."""
+        """The values that `cross` needs of an encoder's output [B, S, D]."""
         return self._compressed(source, None)
 
     def source_flops(self) -> float:

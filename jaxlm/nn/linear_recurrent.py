@@ -138,7 +138,7 @@ class RGLRU(LinearRecurrent):
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """What the loop computes with: float32, split over its width, which it never sums over."""
+    """The input of the loop: float32, split over its width, which it never sums over."""
     return shard(x.astype(jnp.float32), None, "batch", "act_gates")
 
 

@@ -226,7 +226,7 @@ def _choose(config: MoEConfig, scores: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def balance(scores: jax.Array, best: jax.Array, real: jax.Array) -> jax.Array:
-    """How unequally the experts are used in each row [B]: E sum_e f_e P_e.
+    """The imbalance of the experts' use in each row [B]: E sum_e f_e P_e.
 
     `best` [B, T, k] are each token's best experts by the scores alone, as in the paper.
     """

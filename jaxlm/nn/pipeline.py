@@ -49,7 +49,7 @@ RunLayers = Callable[[Any, jax.Array, Given, int], tuple[jax.Array, Found]]
 
 
 class Schedule(NamedTuple):
-    """How a batch passes the stages."""
+    """The schedule of a batch through the stages."""
 
     microbatches: int
     repeats: int = 1
@@ -98,7 +98,7 @@ def run_pipeline(
     num_layers: int,
     period: int,
 ) -> tuple[jax.Array, Found]:
-    """What `run(params, x, given, num_layers)` gives, from stages that work at the same time."""
+    """The result of `run(params, x, given, num_layers)`, from stages that work at the same time."""
     count, repeats = plan
     stages = num_parts("stage")
     check_layers(num_layers, period, stages, repeats)
@@ -144,7 +144,7 @@ def _with_wide_sums(stage: _Stage) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What one stage does; all of its devices do the same."""
+    """The work of one stage; all of its devices do the same."""
 
     run: RunLayers
     count: int  # M, micro-batches
@@ -232,7 +232,7 @@ def _at(x: jax.Array, index: jax.Array, dim: int = 0) -> jax.Array:
 
 
 def _exchanges(stages: int, repeats: int) -> tuple[np.ndarray, list[list[tuple]], np.ndarray]:
-    """How R pieces of each stage are dealt out in R exchanges.
+    """The plan of R exchanges that deal out R pieces of each stage.
 
     Piece p = R s + j is on stage s and goes to stage p % S, as its number p // S. Exchange
     (j + s g // S) % R, g = gcd(R, S), has each stage once as sender and once as receiver: the

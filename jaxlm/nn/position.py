@@ -254,7 +254,7 @@ def _added(
     q_positions: jax.Array,
     k_positions: jax.Array,
 ) -> jax.Array:
-    """What is added to the scores, [B, N, T, S]."""
+    """The bias that is added to the scores, [B, N, T, S]."""
     distance = k_positions[:, None, :] - q_positions[:, :, None]  # [B, T, S]
     return jnp.moveaxis(jnp.take(table, bucket_of(distance), axis=0), -1, 1)
 

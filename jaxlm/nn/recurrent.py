@@ -115,7 +115,7 @@ class Gated(RecurrentLayer):
 
     @jax.named_scope("recurrence")
     def weights(self, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
-        """What the loop over time multiplies the state with: the kernel and its bias [G*H].
+        """The weights that the loop over time applies to the state: the kernel and its bias [G*H].
 
         They are whole on every device; the input projection stays split over its gates.
         """

@@ -1,4 +1,4 @@
-"""What every recurrent layer is to its model: the base of the cells in `jaxlm.nn.recurrent`.
+"""The interface of recurrent layers to a model: the base of the cells in `jaxlm.nn.recurrent`.
 
     layer = CELLS["lstm"](inputs=D, hidden=H, rngs=rngs)
     y, state = layer(x, reset, layer.init_state(batch_size))        # [T, B, D] -> [T, B, H]

@@ -1,4 +1,4 @@
-"""How rotary frequencies are changed so that a trained model reads longer texts.
+"""Scaling of rotary frequencies, so that a trained model reads longer texts.
 
 With f_i the frequencies, s the factor, and P the positions that the model was trained with:
 
@@ -32,7 +32,7 @@ Scaled = tuple[np.ndarray | jax.Array, float]
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingConfig(Config):
-    """How a trained model reads longer texts."""
+    """A scaling of rotary frequencies, so that a trained model reads longer texts."""
 
     kind: ClassVar = Kind("rope_scalings", "rope scaling", folder="jaxlm.nn")
     grows: ClassVar[bool] = False  # whether a token's angles depend on later tokens

@@ -1,4 +1,4 @@
-"""How a recurrent decoder looks at its source: additive and multiplicative attention.
+"""The attention of a recurrent decoder to its source: additive and multiplicative.
 
 With q a state of the decoder and k_s the encoder's output at place s, weights are the softmax over
 the places of the document's own source of

@@ -42,7 +42,7 @@ REMAT: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Remat:
-    """What of a layer is kept for the backward pass: a policy, or tensors that `named` names."""
+    """The tensors of a layer kept for the backward pass: a policy, or those that `named` names."""
 
     policy: str = "none"  # a key of `REMAT`; "none": everything is saved; "named"
     saved: tuple[str, ...] = ()  # on the device

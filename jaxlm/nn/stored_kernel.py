@@ -188,7 +188,7 @@ def as_plain(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_of(leaves: Mapping[str, Any]) -> int:
-    """How many parameters arrays {path: array} hold: each weight of a stored kernel is one."""
+    """The number of parameters in arrays {path: array}: each weight of a stored kernel is one."""
     return sum(math.prod(leaf.shape) for leaf in plain_leaves(leaves).values())
 
 

@@ -1,4 +1,4 @@
-"""What an objective is: a model's head, a host transform and a device loss, under one name.
+"""An objective: a model's head, a host transform and a device loss, under one name.
 
 A new objective is one file: a frozen config that derives from `Objective`; `jaxlm.core.registry`
 says where it may be. Losses and metrics are sums with their weights; the train step alone divides,
@@ -67,7 +67,7 @@ class FrozenModel(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Config):
-    """What is learnt: a host transform and a device loss under one name."""
+    """An objective: a host transform and a device loss under one name."""
 
     kind: ClassVar = Kind("objectives", "objective", folder="jaxlm.objectives")
     # module:Class of the `Learner` that trains it
@@ -84,7 +84,7 @@ class Objective(Config):
     uses: ClassVar[tuple[str, ...]] = ()
 
     def why_silent(self, model: ModelConfig) -> str | None:
-        """What the trained model does that is not writing text, as in "fills masks and writes no
+        """The reason why the trained model writes no text, as in "fills masks and writes no
         text"; None: it writes.
         """
         return "writes no text"
@@ -136,7 +136,7 @@ class Objective(Config):
 
     @property
     def train_displays(self) -> tuple[Measure, ...]:
-        """How metrics of train steps are shown that only this objective has; others are not."""
+        """The displays of train-step metrics that only this objective has; others are not shown."""
         return ()
 
     def asking(self, task: Task) -> Task:
@@ -197,7 +197,7 @@ class Objective(Config):
         return model.flops_per_token(seq_len, causal=True)
 
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
-        """What the model says of each row of a batch, by name; the first dim of each is B.
+        """The model's predictions for each row of a batch, by name; the first dim of each is B.
 
         Without dropout; it runs on the devices, inside of `jax.jit`. Raises `UserError` where the
         objective predicts nothing for rows.
@@ -208,7 +208,7 @@ class Objective(Config):
         )
 
     def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
-        """What is reported of the sums over a whole evaluation, the main measure first.
+        """The measures that are reported of a whole evaluation's sums, the main measure first.
 
         By default each sum divided by its weight, shown as `displays` says.
         """

@@ -144,7 +144,7 @@ class KTO(AnswerObjective):
 
 
 def _answers(batch: Batch) -> jax.Array:
-    """How many answers are in a batch."""
+    """The number of answers in a batch."""
     return (segment_sums(batch["loss_weights"], batch["segment_ids"]) > 0).sum()
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ngram(Counting):
-    """How often each n-gram occurs, smoothed."""
+    """The frequency of each n-gram, smoothed."""
 
     displays: ClassVar[tuple[Measure, ...]] = (LOSS, BITS_PER_CHAR, BITS_PER_BYTE)
 

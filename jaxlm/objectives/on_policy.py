@@ -60,17 +60,17 @@ class OnPolicy(Objective, abstract=True):
 
     @property
     def sampling(self) -> Sampling:
-        """How completions are drawn."""
+        """The sampling of completions."""
         return Sampling(max_tokens=self.max_tokens, temperature=1.0)
 
     @property
     def completions_per_prompt(self) -> int:
-        """How many rows in a row of a batch complete the same prompt."""
+        """The number of rows in a row of a batch that complete the same prompt."""
         return 1
 
     @property
     def steps_per_rollout(self) -> int:
-        """How many optimizer steps in a row descend on the same completions."""
+        """The number of optimizer steps in a row that descend on the same completions."""
         return 1
 
     @property
@@ -100,7 +100,7 @@ class OnPolicy(Objective, abstract=True):
         return lambda row, index: shifted(row)
 
     def rollout_spec(self, length: int) -> RowSpec:
-        """What is in a row of `rollout`, with `length` tokens."""
+        """The entries of a row of `rollout`, with `length` tokens."""
         raise NotImplementedError
 
     def rollout(self, batch: Batch) -> Mapping[str, jax.Array]:

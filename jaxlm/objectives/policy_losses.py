@@ -117,7 +117,7 @@ def mean_of_room(mask: jax.Array, share: jax.Array, max_tokens: int) -> Weighed:
 
 
 class Variant(NamedTuple):
-    """What the variants differ in. A completion without a token in the mask has no weight."""
+    """The differences of the variants. A completion without a token in the mask has no weight."""
 
     # mask, 1 / (tokens of the completion) at each token of the mask, max_tokens
     weigh: Callable[[jax.Array, jax.Array, int], Weighed]

@@ -1,4 +1,4 @@
-"""What objectives that predict tokens have in common: the loss over the head, and its figures.
+"""Shared code of objectives that predict tokens: the loss over the head, and its figures.
 
     loss = sum_t w_t (-log p(x_t | what is seen) + z_loss * logsumexp(logits)^2) / sum_t w_t
 

@@ -119,7 +119,7 @@ class HeadObjective(Objective, abstract=True):
             )
 
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
-        """What the head says of each row, such as probs [B, C] of the classes."""
+        """The head's predictions for each row, such as probs [B, C] of the classes."""
         scores, _ = self.scores(model, batch)
         return model.task_head.predict(scores, batch["segment_ids"])
 

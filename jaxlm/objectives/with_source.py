@@ -1,4 +1,4 @@
-"""What objectives with an encoder share: it reads a source, and the decoder predicts a text.
+"""Shared code of objectives with an encoder: it reads a source, and the decoder predicts a text.
 
 Segment i of a row's text belongs to segment i of its source.
 """

@@ -38,7 +38,7 @@ INPUT = re.compile(r"(^|/)(?!un)\w*embed(ding)?(_norm)?(/|$)")  # what is below 
 
 @dataclass(frozen=True, kw_only=True)
 class Start(Config):
-    """When the parameters whose path contains a match of the pattern begin to change."""
+    """The step at which parameters whose path contains a match of the pattern begin to change."""
 
     pattern: str = field(REQUIRED, "a regular expression searched in the parameter's path")
     step: int = field(REQUIRED, "the first step that changes them", ge=0)
@@ -54,7 +54,7 @@ class Start(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Unfreeze(Config):
-    """When parameters begin to change: from the top down, or as groups say."""
+    """The steps at which parameters begin to change: from the top down, or as groups say."""
 
     every_steps: int | None = field(None, "steps until the next layers are trained as well", ge=1)
     every_epochs: float | None = field(None, "the same in passes over the training rows", gt=0)
@@ -78,8 +78,8 @@ class Unfreeze(Config):
 
 @dataclass(frozen=True)
 class Depth:
-    """Where a parameter is, counted from the top: 0 is above all layers, 1 the last one; of a stack
-    an array [L, 1, ...]. lowest: the number of layers in the stack, or the largest one.
+    """The depth of a parameter, counted from the top: 0 is above all layers, 1 the last one; of a
+    stack an array [L, 1, ...]. lowest: the number of layers in the stack, or the largest one.
     """
 
     from_top: Any

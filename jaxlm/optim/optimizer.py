@@ -46,7 +46,7 @@ Axes = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What the train step needs. `tx` turns mean gradients into updates to add to the
+    """The optimizer of the train step. `tx` turns mean gradients into updates to add to the
     parameters."""
 
     config: OptimizerConfig

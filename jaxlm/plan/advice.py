@@ -1,4 +1,4 @@
-"""What to change in a run: the better ones of the neighbouring settings, by the analytic model.
+"""Proposed changes to a run: the better ones of the neighbouring settings, by the analytic model.
 
 Each proposal is one override of the config, or several that belong together, with the analytic
 model's memory and time for it, relative to those of the run as it is.

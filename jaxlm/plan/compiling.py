@@ -100,7 +100,7 @@ class Compiled:
 
 
 def can_compile(topology: Topology) -> str:
-    """Why a step cannot be compiled for a topology here; "" if it can."""
+    """The reason why a step cannot be compiled for a topology here; "" if it can."""
     if not topology.chip.is_tpu:
         return f"{topology.chip.label} steps are not compiled here"
     if importlib.util.find_spec("libtpu") is None:

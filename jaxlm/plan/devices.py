@@ -1,4 +1,4 @@
-"""How a topology is written, `v5p:4x4x8`, and what a plan assumes of every chip.
+"""The notation of a topology, `v5p:4x4x8`, and the assumptions of a plan about every chip.
 
     topology = Topology.read("v5p:4x4x8", slices=2)
     topology.num_devices, topology.chip.peak("bf16"), topology.ring_bandwidth(64)
@@ -119,7 +119,7 @@ class Topology:
 
     @property
     def wrapped(self) -> tuple[bool, bool, bool]:
-        """Which dims of the torus are rings."""
+        """The dims of the torus that are rings."""
         found = [dim % self.chip.wraps_at == 0 for dim in self.shape]
         if self.chip.dims == 3:  # optical switches close whole cubes alone
             found = [all(found)] * 3

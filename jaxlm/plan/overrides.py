@@ -1,4 +1,4 @@
-"""What a search found, as a config that can be trained: every stack's own part of it, too.
+"""The result of a search, as a config that can be trained: every stack's own part of it, too.
 
 config = overrides_of(search(facts, topology, base)[0], config, topology)
 """
@@ -37,7 +37,7 @@ def overrides_of(candidate: Candidate, config: RunConfig, topology: Topology) ->
 
 
 def _fields(stack: Stack, setting: Setting) -> dict[str, Any]:
-    """What the config of a stack has for a setting, as in {"attention.context": "ring"}."""
+    """The fields of a stack's config for a setting, as in {"attention.context": "ring"}."""
     found: dict[str, Any] = {"remat": setting.remat}
     if "named" in stack.policies:
         found |= {"saved": setting.saved, "offloaded": setting.offloaded}

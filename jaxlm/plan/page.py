@@ -112,7 +112,7 @@ def _course(plan: Plan) -> tuple[list[tuple[float, float]], list[tuple[float, st
 
 
 def _main_phases(phases: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Where each phase begins in earnest: its longest stretch."""
+    """The start of each phase in earnest: that of its longest stretch."""
     ends = [*(at for at, _ in phases[1:]), 1.0]
     longest: dict[str, tuple[float, float]] = {}
     for (at, name), end in zip(phases, ends, strict=True):

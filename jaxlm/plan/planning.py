@@ -38,7 +38,7 @@ COMPILED, ANALYTIC = "compiled", "analytic, not compiled"
 
 
 class Budget(NamedTuple):
-    """What days and cost are computed from."""
+    """The values that days and cost are computed from."""
 
     tokens: float | None  # to train on; None: those of train.steps
     price: float | None  # USD per chip-hour; None: list price

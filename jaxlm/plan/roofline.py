@@ -42,7 +42,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What a device sends over a network in a step, along some axes of the mesh."""
+    """The data that a device sends over a network in a step, along some axes of the mesh."""
 
     kind: str
     axes: tuple[str, ...]
@@ -83,7 +83,7 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """What the step would be shorter without."""
+        """The bottleneck, without which the step would be shorter."""
         parts = {
             "compute": self.compute,
             "HBM": self.hbm if self.hbm > self.compute else 0.0,
@@ -163,7 +163,7 @@ def _hops(size: int, topology: Topology) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a step's time means."""
+    """The figures that follow from a step's time."""
 
     step: float
     tokens_per_second: float

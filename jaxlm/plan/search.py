@@ -126,7 +126,7 @@ class _Trial:
         self.state: dict[tuple[Any, ...], float] = {}
 
     def candidates(self, setting: Setting, *, as_it_is: bool = False) -> Iterator[Candidate]:
-        """What has room, with other ways to meet keys where that may matter."""
+        """The candidates that have room, with other ways to meet keys where that may matter."""
         contexts = dict.fromkeys((setting.context, *self.rings))
         split = setting.along("context") > 1 and not as_it_is
         for name in contexts if split else [setting.context]:

@@ -52,7 +52,8 @@ def seq_len_of(config: RunConfig) -> int:
 
 
 def row_of(config: RunConfig) -> RowSpec:
-    """What is in a row of a batch: the objective may make rows longer than the data's `seq_len`."""
+    """The entries of a row of a batch: the objective may make rows longer than the data's
+    `seq_len`."""
     seq_len_of(config)
     assert config.data is not None
     return config.objective.transform_spec(config.data.row_spec())

@@ -275,12 +275,12 @@ def times(plan: Plan) -> dict[str, float]:
 
 
 def networks(plan: Plan) -> tuple[str, str]:
-    """What the networks within a slice or node, and between them, are called."""
+    """The names of the networks within a slice or node, and between them."""
     return ("ICI", "DCN") if plan.topology.chip.is_tpu else ("node", "network")
 
 
 def bound(plan: Plan) -> str:
-    """What the step would be shorter without."""
+    """The bottleneck, without which the step would be shorter."""
     names = dict(zip(("ICI", "DCN"), networks(plan), strict=True))
     return names.get(plan.roofline.bound, plan.roofline.bound)
 

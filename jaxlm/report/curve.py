@@ -1,4 +1,4 @@
-"""What pre-training is worth, as a table for a terminal and as a page: see `jaxlm.api.curve`."""
+"""The worth of pre-training, as a table for a terminal and as a page: see `jaxlm.api.curve`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def measure_of(result: Mapping[str, Any]) -> Measure:
 
 
 def worth(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """What a start is worth at a number of labels: "640 labels", "more than 700 labels"."""
+    """The worth of a start at a number of labels: "640 labels", "more than 700 labels"."""
     if row["needed"] is None:
         rest = max(other["labels"] for other in result["rows"]) - row["labels"]
         return f"more than {rest:,} labels" if rest else "more labels than were tried"

@@ -35,7 +35,7 @@ def headlines(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def status(run: RunFiles) -> str:
-    """How far the run is, when it ran, and how often it was resumed and rolled back."""
+    """The run's progress, when it ran, and how often it was resumed and rolled back."""
     steps = (run.config.get("train") or {}).get("steps")
     done = f"{run.step:,} steps" if run.result else f"step {run.step:,}"
     if not run.result:
@@ -53,7 +53,7 @@ def status(run: RunFiles) -> str:
 
 
 def footer(run: RunFiles) -> str:
-    """Who wrote the page, and the meaning of the figures on it that need one."""
+    """The author of the page, and the meaning of the figures on it that need one."""
     parts = [f"Written by jaxlm {jaxlm.__version__} from the files of the run."]
     rates = [m for m in map(run.measure, run.measured) if m.summary == "median"]
     parts += [m.note for m in rates if m.note and run.median(m.name) is not None]

@@ -1,1 +1,1 @@
-"""What a run's folder holds: its paths, log, metrics, progress, records, environment."""
+"""The content of a run's folder: its paths, log, metrics, progress, records, environment."""

@@ -1,4 +1,4 @@
-"""Where a run runs: the versions, devices and variables that its folder records."""
+"""The environment of a run: the versions, devices and variables that its folder records."""
 
 from __future__ import annotations
 

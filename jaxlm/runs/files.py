@@ -31,7 +31,8 @@ def write_own(path: Path, value: Mapping[str, Any], run_id: str) -> None:
 def read_own(
     run: RunDir, path: Path, fix: str = "put back a copy or remove the file"
 ) -> dict[str, Any]:
-    """What `write_own` wrote. Raises as `read_sealed`, and `UserError` where it is another run's.
+    """The value that `write_own` wrote. Raises as `read_sealed`, and `UserError` where it is of
+    another run.
 
     A file of an older version says no run, and is taken.
     """
@@ -110,7 +111,7 @@ def read_result(run: RunDir, total: int | None = None) -> tuple[dict[str, Any], 
 
 
 def data_manifest(run: RunDir) -> dict[str, Any]:
-    """What the run's data was, as its last start found it."""
+    """The manifest of the run's data, as its last start found it."""
     fix = "put back a copy"
     try:
         return read_own(run, run.data_manifest, fix)

@@ -1,5 +1,5 @@
-"""Which run a checkpoint belongs to and what it was trained on: written at each save, compared at
-each restore.
+"""The run that a checkpoint belongs to and the data that it was trained on: written at each save,
+compared at each restore.
 
     identity = Identity.new(tokenizer="ab12...", data={"train": {"sha256": ...}})
     files = {"identity.json": identity.text(step=24, config_sha256="cd34...")}   # of a checkpoint
@@ -36,7 +36,7 @@ ACCEPT_DATA = "--accept-changed-data"
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What stays the same for the whole life of a run, and what the user accepted to change.
+    """The facts that hold for the whole life of a run, and the changes that the user accepted.
 
     data: {split: {"sha256": of its documents, "rows": ..., ...}}; null where the run has no data.
     frozen: {name: {"run": folder, "step": ..., "sha256": ...}} of the trees that the run reads and
@@ -144,7 +144,8 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
 
 
 def mismatch(folder: Path, step: int, record: Record | None) -> str | None:
-    """Why a checkpoint is not step `step` of this run; None where it is. Its bytes are as written.
+    """The reason why a checkpoint is not step `step` of this run; None where it is. Its bytes are
+    as written.
 
     Where the run has a record, a checkpoint without an identity must be one that an older version
     saved before the record was made.
@@ -209,7 +210,7 @@ def check_config(run: RunDir, record: Record, may_differ: tuple[str, ...]) -> No
 
 
 def _foreign_record(run: RunDir, record: Record, config: bytes) -> str | None:
-    """What is wrong where config.yaml is that of the checkpoints, and the record another run's."""
+    """The error where config.yaml is that of the checkpoints, and the record another run's."""
     for step in reversed(committed_steps(run.checkpoints)):
         folder = step_folder(run.checkpoints, step)
         found = read_identity(folder)
@@ -235,7 +236,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def data_change(record: Record, now: Mapping[str, Mapping[str, Any]] | None) -> str | None:
-    """What of the data is not as the run was trained on, in words; None where all of it is."""
+    """The data's differences from what the run was trained on, in words; None if it is equal."""
     saved, now = record.identity.data or {}, now or {}
     if not saved:
         return None
@@ -324,7 +325,7 @@ def check_tokenizer(run: RunDir, tokenizer: Any) -> None:
 
 
 def missing_checkpoint(run: RunDir, record: Record | None) -> str | None:
-    """What is wrong where checkpoints that were saved are not there; None where all is well."""
+    """The error where checkpoints that were saved are not there; None where all is well."""
     if record is None or not record.saved:
         return None
     folder, newest = run.checkpoints, record.newest

@@ -150,7 +150,7 @@ def bad_lines(lines: list[Line]) -> list[int]:
 
 
 def damage(path: str | Path, last: str | None = None) -> str | None:
-    """What is wrong with a file's lines, in one line; None where nothing is.
+    """The error in a file's lines, in one line; None where nothing is wrong.
 
     last: the seal of a line that the file must have.
     """

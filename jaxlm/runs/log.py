@@ -1,4 +1,4 @@
-"""Where a run's log lines go: log.txt, and the screen, above the progress line where there is one.
+"""Destinations of a run's log lines: log.txt, and the screen, above the progress line if any.
 
 with logging_to(run, first=True):
     log.info("restore order: ...")          # printed, and kept in log.txt

@@ -1,4 +1,4 @@
-"""How the measures of a run are shown: measures.json, {key of metrics.jsonl: how it is shown}.
+"""The displays of a run's measures: measures.json, {key of metrics.jsonl: how it is shown}.
 
     displays = read_displays(run)
     displays["eval/loss"]                   # {"better": "lower", "show": "headline", ...}

@@ -62,7 +62,7 @@ class Records:
             self._ledger.flush()
 
     def write_displays(self, measures: Iterable[Measure]) -> None:
-        """How these measures are shown, where measures.json does not say so yet."""
+        """Writes how these measures are shown, where measures.json does not say so yet."""
         measures = [measure for measure in measures if measure.name not in self._described]
         if not measures:  # as after almost every step
             return

@@ -1,4 +1,4 @@
-"""Where a run's wall time goes: every nanosecond in exactly one category.
+"""A run's wall time by category: every nanosecond is in exactly one.
 
     watch = Stopwatch()
     with watch("eval"):

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl and TensorBoard, and W&B or trackio if configured.
+"""Destinations of a run's numbers: metrics.jsonl and TensorBoard, and W&B or trackio if configured.
 
 `metrics.jsonl` holds one JSON object a line: `step` (updates applied so far), `time` (unix
 seconds), the metrics by name, and the line's checksum (see `jaxlm.runs.lines`). JSON has no NaN,
@@ -47,7 +47,7 @@ FILE_NAME = "metrics.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig(Config):
-    """What is logged, how often, and where to."""
+    """Settings of logging: what is logged, how often, and where to."""
 
     every_steps: int = field(10, "steps between two lines of metrics", ge=1)
     print_every_steps: int = field(50, "steps between two printed lines off a terminal", ge=1)
@@ -178,7 +178,7 @@ def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], 
 
 
 def extent(evaluated: Mapping[str, Any] | None) -> str:
-    """What the final figures of a result were measured on, in words."""
+    """The data that the final figures of a result were measured on, in words."""
     if not evaluated:  # a result of an older version
         return "the validation split"
     count, whole = evaluated["batches"], evaluated["of"]

@@ -1,4 +1,4 @@
-"""What a client may ask: JSON objects, checked as strictly as a config.
+"""The requests of a client: JSON objects, checked as strictly as a config.
 
     asked, options = split(Completions, {"prompt": "Once", "max_tokens": 16})
 
@@ -29,7 +29,7 @@ def split(kind: type[C], values: Any) -> tuple[C, dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Written(Config):
-    """How a text is asked for."""
+    """A request for a text."""
 
     model: str = field("", "the name of the model; a server has one, so every name means it")
     seed: int | None = field(None, "equal seeds give equal texts; null: another each time", ge=0)

@@ -20,7 +20,7 @@ Event = Callable[[int, str, str | None], dict[str, Any]]  # (number, text, why i
 
 
 class Pieces:
-    """What a thread writes, for a coroutine of the running event loop."""
+    """The pieces that a thread writes, for a coroutine of the running event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

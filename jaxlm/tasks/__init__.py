@@ -1,4 +1,4 @@
-"""What a record means, without jax.
+"""The tasks: each says what a record means, without jax.
 
 A new task is one file here; derive from `Task` (base.py).
 """

@@ -1,4 +1,4 @@
-"""What a task is: it says what the columns of a record mean.
+"""A task: it says what the columns of a record mean.
 
 A record is a dict of named columns, as a source reads it: {"text": "a fine film", "label": "good"}.
 A task makes rows of it in two phases:
@@ -93,7 +93,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Config):
-    """What a record's columns mean, as numpy arrays."""
+    """The meaning of a record's columns, as numpy arrays."""
 
     kind: ClassVar = Kind("tasks", "task", folder="jaxlm.tasks")
 
@@ -149,8 +149,8 @@ class Task(Config):
         return windows[0]
 
     def identity(self, record: Record) -> str:
-        """What the split's hash is taken of, of a record of the source: records of equal identity
-        are on one side.
+        """The part of a source's record that the split's hash is taken of: records of equal
+        identity are on one side.
         """
         raise NotImplementedError
 
@@ -165,11 +165,11 @@ class Task(Config):
         return tokenizer
 
     def chosen(self, tokenizer: Tokenizer) -> str:
-        """What was found out besides the format of the files, as in "chat template: chatml"."""
+        """The findings besides the format of the files, as in "chat template: chatml"."""
         return ""
 
     def texts(self, record: Record) -> Iterable[str]:
-        """What a tokenizer is trained on."""
+        """The texts that a tokenizer is trained on."""
         raise NotImplementedError
 
     def resolve(self, records: Records) -> Mapping[str, Any]:
@@ -189,19 +189,19 @@ class Task(Config):
         return None
 
     def counts(self, records: Records) -> dict[str, Any]:
-        """What the manifest says of a split's records. Raises `UserError` for records that the
+        """The manifest's counts of a split's records. Raises `UserError` for records that the
         resolved task cannot encode.
         """
         return {}
 
     def remarks(self, counts: Mapping[str, Any]) -> list[str]:
-        """What the log says of a split's `counts`: that records lose their ends, and the like."""
+        """The log's remarks on a split's `counts`: that records lose their ends, and the like."""
         return []
 
     # ----------------------------------------------------------------------------- as rows
 
     def row_spec(self, seq_len: int, pad_id: int = 0) -> RowSpec:
-        """What is in a row of `seq_len` tokens; includes what the dataset adds."""
+        """The entries of a row of `seq_len` tokens; includes what the dataset adds."""
         raise NotImplementedError
 
     def encode(
@@ -270,13 +270,13 @@ class Task(Config):
         return True, True
 
     def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
-        """Who wrote each token that `encode` gives, nothing cut: "user", "template", ...; None: the
-        task does not say.
+        """The author of each token that `encode` gives, nothing cut: "user", "template", ...; None:
+        the task does not say.
         """
         return None
 
     def show(self, row: Mapping[str, Any]) -> str:
-        """What `jaxlm data inspect` says of a row beside its tokens, as in "class good (1)"."""
+        """The text of `jaxlm data inspect` on a row beside its tokens, as in "class good (1)"."""
         return ""
 
     # -------------------------------------------------------------------------- predicted
@@ -300,7 +300,7 @@ class Task(Config):
         raise NotImplementedError
 
     def prediction(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """What an objective predicts for one record, as JSON values.
+        """The prediction of an objective for one record, as JSON values.
 
         arrays: of `Objective.predict`, by name, without the dim B; those of tokens are padded to T.
         """
@@ -312,20 +312,20 @@ class Task(Config):
         arrays: Sequence[Mapping[str, np.ndarray]],
         tokenizer: Tokenizer,
     ) -> dict[str, Any]:
-        """What is predicted for one record, of which these are all windows, as JSON values; arrays:
+        """The prediction for one record, of which these are all windows, as JSON values; arrays:
         of each window, as those of `prediction`.
         """
         return self.prediction(arrays[0])
 
     def said(self, prediction: Mapping[str, Any]) -> Any:
-        """What `score` compares, of an `answer`."""
+        """The value of an `answer` that `score` compares."""
         return prediction
 
     # --------------------------------------------------------------------------- measured
 
     def baseline(self, train: Records) -> Callable[[Record], Any] | None:
-        """What a guess without a model says of a record, from the training records, as `score`
-        takes it: the largest class, the most frequent tag of a word. None: no guess is known.
+        """A guess for a record without a model, from the training records, as `score` takes it: the
+        largest class, the most frequent tag of a word. None: no guess is known.
         """
         return None
 
@@ -350,7 +350,7 @@ class Task(Config):
         return Asked(BETWEEN.join([*parts, f"{self.prompt(record)}{LEAD}"]), BETWEEN)
 
     def grade(self, record: Record, answer: str) -> float:
-        """How right an answer to the prompt is, in [0, 1]."""
+        """The correctness of an answer to the prompt, in [0, 1]."""
         raise NotImplementedError
 
     def check_score(self) -> None:

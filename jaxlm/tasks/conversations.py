@@ -1,4 +1,4 @@
-"""What tasks of conversations share: a chat template, tokens with loss weights, how rows are cut.
+"""Shared code of conversation tasks: a chat template, tokens with loss weights, cutting of rows.
 
 A record is rendered as one text by the template, and its tokens get the weights of their characters
 (`jaxlm.chat`). A row holds seq_len + 1 tokens. A longer conversation loses its end; one whose first
@@ -128,7 +128,7 @@ class Conversations(WrittenTask, abstract=True):
         return [rendering.author(start, end) for start, end in spans]
 
     def _untrained(self, record: Record) -> str:
-        """How to get something trained in a record."""
+        """Advice on how to get something trained in a record."""
         raise NotImplementedError
 
     # --------------------------------------------------------------------------------- measured

@@ -36,7 +36,7 @@ TooLong = Literal["error", "cut", "leave_out"]
 
 
 class SourceForm(NamedTuple):
-    """How a source becomes ids."""
+    """The form of a source as ids."""
 
     prefix: str
     separator: str | None  # None: an encoder reads the source, and its eos ends it

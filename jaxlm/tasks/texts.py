@@ -96,7 +96,7 @@ class TextTask(Task, abstract=True):
         raise NotImplementedError
 
     def _target_rows(self) -> dict[str, Entry]:
-        """What a row has of the answer."""
+        """The entries of a row that hold the answer."""
         raise NotImplementedError
 
     # ----------------------------------------------------------------------------- as rows

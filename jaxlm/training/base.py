@@ -33,7 +33,7 @@ Report = Callable[[str], None]
 
 
 def params_part(reader: CheckpointReader, step: int, use_ema: bool = True) -> str:
-    """Which subtree of a checkpoint's state is used: "ema" where it was kept, else "params"."""
+    """The subtree of a checkpoint's state that is used: "ema" where it was kept, else "params"."""
     return "ema" if use_ema and reader.read_metadata(step).count("ema/") else "params"
 
 
@@ -107,8 +107,8 @@ def read_base(
 
 
 def origin(reader: CheckpointReader, step: int, name: str = "base") -> Mapping[str, Any]:
-    """Where a frozen tree of a checkpoint comes from, as the module's docstring shows it; {}: it
-    does not say.
+    """The origin of a frozen tree of a checkpoint, as the module's docstring shows it; {}: it does
+    not say.
     """
     try:
         identity = json.loads(reader.read_file(step, IDENTITY))

@@ -18,7 +18,7 @@ from jaxlm.training.program import Program, Reference, make_program
 
 
 def learner_of(config: RunConfig, mesh: Any) -> Learner:
-    """How a resolved config learns, on a mesh: by the learner that its objective names."""
+    """The learner of a resolved config, on a mesh: the one that its objective names."""
     return learner_class(config).of(config, program_of(config, mesh, references=True))
 
 

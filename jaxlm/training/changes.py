@@ -1,4 +1,4 @@
-"""How a config differs from that of a folder, and whether the run there may continue by it.
+"""The differences of a config from that of a folder, and whether the run there may continue by it.
 
     check_changes(RunDir("runs/a"), config)     # raises UserError, or logs what changes on the way
 

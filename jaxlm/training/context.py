@@ -1,4 +1,4 @@
-"""What callbacks see of a run, and what they can do to it.
+"""The view of a run that callbacks have, and what they can do to it.
 
 run.config, run.step, run.total         the resolved config, steps taken, steps of the run
 run.params                              all parameters, averaged where an average is kept

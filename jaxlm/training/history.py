@@ -64,7 +64,7 @@ class History:
 
 
 def direction(chosen: Better | None, point: Point) -> Better:
-    """Which direction is better: that of the config, else of the measure, else lower."""
+    """The direction that is better: that of the config, else of the measure, else lower."""
     return chosen or point.better or "lower"
 
 

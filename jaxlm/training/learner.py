@@ -1,4 +1,4 @@
-"""What the training loop knows of how a run learns, and the learner that descends a gradient.
+"""The interface of a run's learner to the training loop, and the learner that descends a gradient.
 
     learner = learner_of(config, mesh)
     state = learner.create()                       # or a checkpoint's: reader.restore(...)
@@ -40,7 +40,7 @@ Step = Callable[[State, Frozen, Mapping[str, jax.Array]], tuple[State, dict]]
 
 
 class Learner:
-    """How a run learns. A learner holds no state; `frozen` are the trees that its steps read."""
+    """A learner, by which a run learns. It has no state; `frozen` are the trees its steps read."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -110,7 +110,7 @@ class Learner:
         on_part: Callable[[], object] = lambda: None,
         compiling: Compiling = nullcontext,
     ) -> Mapping[str, Any]:
-        """What the step is given for a batch of the loader, already on the mesh.
+        """The step's input for a batch of the loader, already on the mesh.
 
         on_part: called from time to time while a batch takes long; the watchdog needs it.
         compiling: makes the block of each compilation.

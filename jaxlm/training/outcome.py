@@ -1,4 +1,4 @@
-"""How a run ended, and whether one that is to continue has ended already.
+"""The outcome of a run, and whether one that is to continue has ended already.
 
 return Outcome(DONE, "done: step 20 of 20", result)
 """
@@ -26,7 +26,7 @@ log = logging.getLogger("jaxlm")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: an exit code, and a line for the user."""
+    """The outcome of a run: an exit code, and a line for the user."""
 
     code: int
     message: str

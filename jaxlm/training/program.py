@@ -154,7 +154,7 @@ class Program:
         return dict(out.metrics), out.cache
 
     def predict_step(self, params: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-        """What the objective predicts for the rows of one batch: {name: [B, ...]}; no dropout."""
+        """The objective's predictions for the rows of one batch: {name: [B, ...]}; no dropout."""
         rows = len(batch["segment_ids"]) // meshes.batch_parts(self.mesh)
         with pipelined(Schedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
             return self.objective.predict(nnx.merge(self.graphdef, params), batch)

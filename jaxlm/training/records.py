@@ -43,7 +43,8 @@ log = logging.getLogger("jaxlm")
 def write_run_files(
     run: RunDir, session: Session, marks: Mapping[str, Any], record: Record
 ) -> None:
-    """What makes a folder a run: its config, tokenizer, data manifest, environment and identity."""
+    """Writes the files that make a folder a run: its config, tokenizer, data manifest, environment
+    and identity."""
     run.checkpoints.mkdir(exist_ok=True)  # from now on, a run without this folder has lost it
     if not has_started(run):
         shutil.rmtree(run.tokenizer, ignore_errors=True)
@@ -101,7 +102,7 @@ def record_of(run: RunDir, session: Session, step: int | None, *, accept_data: b
 
 
 def data_content(prepared: Prepared) -> dict[str, dict[str, Any]]:
-    """What a run's identity keeps of its data: the content and the counts of each split."""
+    """The data's part of a run's identity: the content and the counts of each split."""
     counts = prepared.manifest["splits"]
     content = prepared.manifest["content"]
     return {name: {**counts.get(name, {}), **content[name]} for name in content}

@@ -32,5 +32,5 @@ def place(step: int, gone: Collection[int]) -> int:
 
 
 def entry(step: int, first: int, gone: Collection[int]) -> dict[str, Any]:
-    """What is recorded at `step` where the batches of the steps from `first` on are skipped."""
+    """The entry recorded at `step` where the batches of the steps from `first` on are skipped."""
     return {"step": step, "batches": [place(s - 1, gone) for s in range(first, step + 1)]}

@@ -41,7 +41,7 @@ log = logging.getLogger("jaxlm")
 
 
 def cache_dir(config: RunConfig) -> Path:
-    """Where corpora, token stores and compiled programs are kept."""
+    """The folder of corpora, token stores and compiled programs."""
     return Path(config.cache_dir) if config.cache_dir else default_cache_dir()
 
 
@@ -183,7 +183,7 @@ class Session:
 
     @property
     def batch_rows(self) -> RowSpec:
-        """What is in a row of a batch."""
+        """The entries of a row of a batch."""
         return self.config.objective.transform_spec(self.prepared.row_spec)
 
     def train_loader(self) -> Loader:

@@ -1,4 +1,4 @@
-"""What a run's folder holds already: whether a run has started there, and its tokenizer.
+"""The state of a run's folder: whether a run has started there, and its tokenizer.
 
 A folder whose checkpoints are lost is an error: its run is never begun again.
 """

@@ -1,4 +1,4 @@
-"""How fast a run is: real tokens a second, and the share of the devices' peak that they use.
+"""The speed of a run: real tokens a second, and the share of the devices' peak that they use.
 
     MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak FLOP/s of one)
 

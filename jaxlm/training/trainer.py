@@ -204,7 +204,7 @@ class Trainer:
         )
 
     def _event(self) -> dict[str, Any]:
-        """What starts this leg, as metrics.jsonl has it."""
+        """The event that starts this leg, as metrics.jsonl has it."""
         if self.legs > 1:
             back = self.run_context.skips[-1]
             return {"event": "rollback", "seen": back["step"], "batches": back["batches"]}

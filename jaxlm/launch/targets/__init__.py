@@ -1,4 +1,4 @@
-"""Where a run starts.
+"""The targets on which a run starts.
 
 A new target is one file here; derive from `LaunchConfig` (base.py).
 """

@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(Config):
-    """Where a run starts."""
+    """A target on which a run starts."""
 
     kind: ClassVar = Kind("launch_targets", "launch target", folder="jaxlm.launch.targets")
 

@@ -140,7 +140,7 @@ class SkyPilot(RestartingConfig):
         )
 
     def _run(self, job: Job, tpu: bool) -> str:
-        """What each node runs.
+        """The script that each node runs.
 
         The budget of restarts is stored in the bucket, one file per node: SkyPilot kills the other
         nodes' scripts when one has ended. The task's id is the same for all starts of a job.

@@ -1,4 +1,4 @@
-"""What a smoothing is: it discounts counts, and what it takes away goes to the order below.
+"""A smoothing: it discounts counts, and what it takes away goes to the order below.
 
     p(w | c) = seen(c w) + rest(c) p(w | c without its first token)
 
@@ -24,7 +24,7 @@ Shares = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothing(Config):
-    """How counts become probabilities."""
+    """A smoothing method, which makes probabilities of counts."""
 
     kind: ClassVar = Kind(
         "smoothings", "smoothing", folder="jaxlm.ngrams.smoothing", default="kneser_ney"

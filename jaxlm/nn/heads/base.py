@@ -89,7 +89,7 @@ class TaskHead(nnx.Module):
         raise NotImplementedError
 
     def predict(self, scores: jax.Array, segment_ids: jax.Array) -> Mapping[str, jax.Array]:
-        """What the scores say of each row, by name; each array has rows as its first dim."""
+        """The predictions from the scores, by name; each array has rows as its first dim."""
         raise NotImplementedError
 
     def score(self, x: jax.Array, key: jax.Array | None) -> jax.Array:  # [..., D] -> [..., C]

@@ -1,4 +1,4 @@
-"""Where a span begins and where it ends, such as an answer in a text (Devlin et al. 2019, 4.2).
+"""The start and the end of a span, such as an answer in a text (Devlin et al. 2019, 4.2).
 
     [start_t, end_t] = W h_t + b                        [B, T, 2]
 

@@ -121,8 +121,8 @@ class _Analysis:
         return Piece(flops=flops, hbm_bytes=hbm, dtype=dtype, grouped=m.share != 1)
 
     def _reads(self, m: LinearMap, count: int) -> float:
-        """How often a loop over time reads its weights in a pass: at every step if they do not fit
-        into the on-chip memory, otherwise once."""
+        """The number of times a loop over time reads its weights in a pass: once a step if they do
+        not fit into the on-chip memory, otherwise once."""
         fits = m.weights * self.wide <= ON_CHIP_SHARE * self.topology.chip.on_chip_bytes
         return (count - 1) * (1 if fits else m.steps) + 1
 

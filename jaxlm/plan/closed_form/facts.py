@@ -1,4 +1,4 @@
-"""What the analytic model knows of a run: arrays with their axes, stacks of layers, rows.
+"""Facts of a run for the analytic model: arrays with their axes, stacks of layers, rows.
 
     facts = facts_of(config)
     facts.params, facts.moments, facts.stacks[0].layers[0].maps

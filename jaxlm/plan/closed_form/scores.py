@@ -1,4 +1,4 @@
-"""How attention is computed on a topology, and the memory of its scores.
+"""The computation of attention on a topology, and the memory of its scores.
 
     splash    a kernel, like cudnn: no score leaves the chip, blocks on the diagonal are whole, and
               backward costs 2.5 times as much as forward; parts of a split length are even work.

@@ -1,4 +1,4 @@
-"""What a device sends over the networks in a step, in closed form: the collectives of every axis.
+"""A device's transfers over the networks in a step, in closed form: the collectives of every axis.
 
     for transfer in transfers(facts, setting, topology): ...
 

@@ -42,7 +42,7 @@ class Collective:
 
 @dataclass(frozen=True)
 class Network:
-    """What the devices of a program are to each other."""
+    """The mesh and the slices of a program's devices."""
 
     mesh: Mapping[str, int]  # axes and their sizes, in the order of the devices
     slices: Sequence[int] = field(default=())  # the slice of each device; empty: all in one

@@ -66,7 +66,7 @@ class Counts:
 
     @property
     def load(self) -> Load:
-        """What a roofline is drawn from."""
+        """The load that a roofline is drawn from."""
         transfers = [
             Transfer(
                 kind=c.kind, axes=c.axes, size=c.size, slices=c.slices, wire_bytes=c.wire_bytes

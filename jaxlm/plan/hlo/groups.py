@@ -59,7 +59,7 @@ def axes_of(members: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def crosses(members: np.ndarray, slices: Sequence[int]) -> int:
-    """How many slices the devices of a group are in, at most."""
+    """The number of slices that the devices of a group are in, at most."""
     return max(len(set(row)) for row in np.asarray(slices)[members].tolist())
 
 

@@ -150,7 +150,8 @@ class _Course:
         return buffer
 
     def _name_carried(self, loop: Op) -> None:
-        """What a backward loop only reads was saved for it; what it changes becomes gradients."""
+        """Names buffers: what a backward loop only reads was saved for it; what it changes becomes
+        gradients."""
         if "transpose(" not in loop.op_name:
             return
         body = self.module.computations[loop.called[1]]

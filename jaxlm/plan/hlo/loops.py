@@ -89,7 +89,7 @@ def _step(body: Computation, index: int, module: Module) -> int | None:
 
 
 def _plain(op: Op, lookup: object) -> Op:
-    """What a chain of copies copies."""
+    """The instruction whose value a chain of copies copies."""
     while op.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start") and op.operands:
         op = lookup(op.operands[0])  # type: ignore[operator]
     return op

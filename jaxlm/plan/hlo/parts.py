@@ -1,4 +1,4 @@
-"""Which part of a model an instruction of a compiled program belongs to, and in which phase.
+"""The part of a model that an instruction of a compiled program belongs to, and its phase.
 
 Model code names its parts by `jax.named_scope`, which jax writes into the name of each instruction:
 

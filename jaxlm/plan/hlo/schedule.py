@@ -140,7 +140,7 @@ class _Clock:
         return total
 
     def _inner(self, op: Op, computation: Computation) -> tuple[Schedule, float] | None:
-        """What an instruction runs that has a schedule of its own, and how often."""
+        """The schedule that an instruction runs, if it has one of its own, and how often."""
         if op.opcode == "while":
             trips = trip_count(op, computation, self.module) or 1
             return self.run(self.module.computations[op.called[1]]), trips

@@ -250,7 +250,7 @@ def _read_op(line: str) -> Op | None:
 
 
 def _end_of_value(text: str, start: int, stop: str = ",") -> int:
-    """Where a value ends: at `stop` outside of brackets and quotes."""
+    """The end of a value: at `stop` outside of brackets and quotes."""
     depth, quoted, at = 0, False, start
     while at < len(text):
         c = text[at]

@@ -116,7 +116,7 @@ def _noisy(values: Sequence[float]) -> bool:
 
 
 def _part(run: RunFiles) -> str:
-    """What a dot and the curve beside it are measured on."""
+    """The data that a dot and the curve beside it are measured on."""
     count = (run.config.get("eval") or {}).get("max_batches")
     curve = f"the first {count} batches of it" if count else "a part of it"
     return f"the whole validation split, measured after the last step; the curve: {curve}."

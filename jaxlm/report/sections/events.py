@@ -13,7 +13,7 @@ from jaxlm.report.tables import clock, table
 
 @dataclass(frozen=True, kw_only=True)
 class Events(Section):
-    """What happened to the run; left out where it has only its start."""
+    """The events of the run; left out where it has only its start."""
 
     title: ClassVar = "Events"
     order: ClassVar = 20

@@ -1,4 +1,4 @@
-"""What the model wrote, newest first; a long run is shown at steps spread over it."""
+"""The texts that the model wrote, newest first; a long run is shown at steps spread over it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_BYTES = 600_000  # of all samples together
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(Section):
-    """What the model wrote."""
+    """The texts that the model wrote."""
 
     title: ClassVar = "Samples"
     order: ClassVar = 50

@@ -1,4 +1,4 @@
-"""Where the time went: the stopwatch's times as a bar and a table; the shares sum to 100."""
+"""The run's time by category: the stopwatch's times as a bar and a table; the shares sum to 100."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxlm.runs.stopwatch import percentages
 
 @dataclass(frozen=True, kw_only=True)
 class Time(Section):
-    """Where the time went."""
+    """The run's time by category."""
 
     title: ClassVar = "Where the time went"
     order: ClassVar = 30

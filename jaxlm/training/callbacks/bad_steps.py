@@ -46,7 +46,7 @@ class BadSteps(Hook):
 
 
 def suspects(run: Context) -> int:
-    """How many of the last applied steps may have broken the weights."""
+    """The number of the last applied steps that may have broken the weights."""
     rollback = run.config.train.rollback
     return rollback.before if rollback else 1
 
@@ -69,7 +69,7 @@ def go_back(run: Context) -> None:
 
 
 def unsaved_streak(run: Context) -> Outcome | None:
-    """Why a run that ends among steps that were not applied is not saved; None: it is saved.
+    """The reason not to save a run that ends among steps that were not applied; None: it is saved.
 
     The weights may be broken since the last step that was applied. A save of them would be the
     newest, and a resume would start from it; the steps themselves are repeated in the same way.

@@ -37,7 +37,7 @@ class EarlyStop(Hook):
 
 
 def stop_reason(config: EarlyStopConfig, points: Sequence[Point]) -> str:
-    """Why a run stops after these measurements; "": it continues."""
+    """The reason why a run stops after these measurements; "": it continues."""
     best: Point | None = None
     waited = 0
     for point in points:

@@ -76,7 +76,7 @@ class Evaluate(Hook):
         return final
 
     def extent(self, run: Context) -> dict[str, Any]:
-        """How much of the validation split the final figures are of, where there are any."""
+        """The part of the validation split that the final figures are of, where there are any."""
         if not self._evaluators or not self._evaluators[0].due_last(run.step):
             return {}
         config, measuring = self._evaluators[0].config, self._evaluators[0].measuring

@@ -68,8 +68,8 @@ class Standard:
         ]
 
     def resume(self, run: Context, leg: int) -> None:
-        """What was decided at `run.step`. The last evaluation of a run follows its last save: its
-        value is taken from metrics.jsonl where the run is made longer.
+        """Restores what was decided at `run.step`. The last evaluation of a run follows its last
+        save: its value is taken from metrics.jsonl where the run is made longer.
         """
         missing = [
             name

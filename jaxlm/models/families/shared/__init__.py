@@ -1,1 +1,1 @@
-"""What the files of several families use."""
+"""Code that is shared by the files of several families."""

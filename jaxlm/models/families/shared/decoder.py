@@ -129,7 +129,7 @@ def write(config: TransformerConfig, architecture: str, model_type: str) -> dict
 
 
 def sliding_layers(values: Values, usual: Sequence[bool]) -> list[bool]:
-    """Which layers have a window: `layer_types`, or those that are `usual` without it."""
+    """The layers that have a window: `layer_types`, or those that are `usual` without it."""
     names = for_each_layer(values, "layer_types", len(usual))
     if names is None:
         return list(usual)

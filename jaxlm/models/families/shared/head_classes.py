@@ -95,8 +95,8 @@ class TaskClass:
     def say(
         self, head: TaskHeadConfig, labels: Sequence[str], several: bool = False
     ) -> dict[str, Any]:
-        """What `read` reads, for the config.json of a file of this class; several: a row may have
-        several of the labels.
+        """The entries that `read` reads, for the config.json of a file of this class; several: a
+        row may have several of the labels.
         """
         said: dict[str, Any] = {"architectures": [self.name]}
         if names := head.hf_labels(labels):
