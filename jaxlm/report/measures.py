@@ -1,4 +1,4 @@
-"""How measures of older runs are shown, which have no measures.json.
+"""The display of measures of older runs, which have no measures.json.
 
 This file alone knows names of metrics, and no run of today needs a line of it.
 """

@@ -28,6 +28,7 @@ from jaxlm.report.files import read_run
 from jaxlm.report.tables import fields_table, flatten, table, tree
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import Identity, Record
+from jaxlm.training.meter import MFU, RATE
 from tests.fake_run import make_run
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -333,7 +334,9 @@ def test_a_damaged_event_ends_no_report(tmp_path, key, value):
 
 
 def test_only_what_is_shown_is_explained(tmp_path):
-    _, page = report(make_run(tmp_path / "run", steps=100))
+    make_run(tmp_path / "run", steps=100)
+    write_sealed(tmp_path / "run/measures.json", {m.name: m.display for m in (RATE, MFU)})
+    _, page = report(tmp_path / "run")
     assert "MFU = 3" in page.text and "tokens/s counts" in page.text
     write_metrics(tmp_path / "run", {"step": 1, "train/loss": 1, "train/tokens_per_second": 5})
     _, page = report(tmp_path / "run")
