@@ -60,7 +60,7 @@ class Forward:
         if not texts:
             raise UserError("texts: is empty; give at least one")
         model = self._run.config.model
-        if model.encodes:
+        if model.is_encoder_decoder:
             raise UserError(
                 f"{self._run.path}: an encoder-decoder has logits for pairs of texts only"
             )

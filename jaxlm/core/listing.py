@@ -30,7 +30,7 @@ class KindOf(NamedTuple):
     base: str
 
 
-class Part(NamedTuple):
+class ListedPart(NamedTuple):
     """A part: what `type:` names it by, the first line of its docstring, where it comes from."""
 
     name: str
@@ -87,26 +87,30 @@ def kind_called(name: str) -> KindOf:
     return found[name]
 
 
-def parts(of: KindOf, folder: Path | None = None) -> list[Part]:
+def parts(of: KindOf, folder: Path | None = None) -> list[ListedPart]:
     """The parts of a kind: built in, of installed packages, and of the modules in `folder`."""
     own = files(of.kind.folder)
-    found = [Part(part.name, part.doc, "built in") for part in listed(own, of.kind.folder, of.base)]
+    found = [
+        ListedPart(part.name, part.doc, "built in") for part in listed(own, of.kind.folder, of.base)
+    ]
     taken = {part.name for part in found}
     for point in installed(of.kind):
         hidden = "; hidden by the built-in one: name its class" if point.name in taken else ""
-        found.append(Part(point.name, _doc_of(point.value), package_of(point) + hidden))
+        found.append(ListedPart(point.name, _doc_of(point.value), package_of(point) + hidden))
     if folder is not None:
         modules = {
             path.stem: path for path in sorted(folder.glob("*.py")) if path.stem.isidentifier()
         }
         for part in listed({**own, **modules}, None, of.base, set(modules)):
-            found.append(Part(part.name, part.doc, f"module {part.name.partition(':')[0]}.py"))
+            found.append(
+                ListedPart(part.name, part.doc, f"module {part.name.partition(':')[0]}.py")
+            )
     return found
 
 
 def listed(
     paths: Mapping[str, Path], folder: str | None, base: str, among: set[str] | None = None
-) -> Iterator[Part]:
+) -> Iterator[ListedPart]:
     """The parts in these files whose bases lead to the class called `base`, in alphabetical order.
 
     folder: the kind's own, where a part is called by its `type=` or its file; None: by
@@ -122,7 +126,7 @@ def listed(
         if wanted and cls.bases & kin and not cls.abstract:
             stem = cls.module.rpartition(".")[2]
             name = cls.type or stem if folder else f"{cls.module}:{cls.name}"
-            found.append(Part(name, cls.doc, ""))
+            found.append(ListedPart(name, cls.doc, ""))
     yield from sorted(found)
 
 

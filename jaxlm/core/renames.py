@@ -112,6 +112,8 @@ RENAMES: dict[str, str | Rule] = {
     "objective.dropout": _of_classifier("objective.head.dropout"),
     "model.position": _positions_of("model.position"),
     "model.encoder.position": _positions_of("model.encoder.position"),
+    "model.attention.causal": "model.attention.is_causal",
+    "model.encoder.attention.causal": "model.encoder.attention.is_causal",
     "model.start_id": _of_prompts("start_id"),
     "model.blank_ids": _of_prompts("blank_ids"),
     "data.classes": _of_records("classes"),

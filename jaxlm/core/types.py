@@ -119,7 +119,7 @@ class LanguageModel(Protocol):
         segment_ids: jax.Array,  # [B, S]
         key: jax.Array | None = None,
     ) -> Encoded:
-        """The encoder's output for a source text; only if `config.encodes`."""
+        """The encoder's output for a source text; only if `config.is_encoder_decoder`."""
         ...
 
     def head_input(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, D]
@@ -179,7 +179,7 @@ class ModelConfig(Config):
         return None
 
     @property
-    def encodes(self) -> bool:
+    def is_encoder_decoder(self) -> bool:
         """Whether an encoder reads a source text first."""
         return False
 
@@ -240,7 +240,7 @@ class AttentionConfig(Config):
 
     if TYPE_CHECKING:  # fields that every attention has
         num_heads: Any = None
-        causal: Any = None
+        is_causal: Any = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -337,7 +337,7 @@ class PositionConfig(Config):
         """A `jaxlm.nn.position.Rotary` for these rows; None for positions that do not rotate."""
         return None
 
-    def bias(self, module: Any, causal: bool) -> Any:
+    def bias(self, module: Any, is_causal: bool) -> Any:
         """A `jaxlm.kernels.attention.Bias` for the scores of each layer; None: no bias.
 
         `module` is what `build` made. Positions that have one say so in `has_bias`.

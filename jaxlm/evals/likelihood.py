@@ -47,7 +47,7 @@ class Likelihood:
         """Raises `UserError` for a model that is not a causal language model."""
         model = program.model
         why = program.objective.why_silent(model)
-        if why or model.encodes:
+        if why or model.is_encoder_decoder:
             why = why or "has a model that reads a source and a target"
             raise UserError(f"objective: {why}; log-likelihoods need a causal_lm run")
         self._program, self._params = program, params

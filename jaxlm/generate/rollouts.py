@@ -33,7 +33,7 @@ from jaxlm.core.config import UserError, type_name
 from jaxlm.core.tree import join
 from jaxlm.data.store.prepared import Prepared
 from jaxlm.generate.completions import Completions
-from jaxlm.nn.pipeline import Schedule, pipelined
+from jaxlm.nn.pipeline import PipelineSchedule, pipelined
 from jaxlm.objectives.base import record_rng
 from jaxlm.objectives.on_policy import RECORD, OnPolicy
 from jaxlm.optim.base import OptimizerConfig
@@ -198,7 +198,7 @@ class RolloutLearner(GradientLearner):
             def read(part: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
                 return objective.read_again(nnx.merge(program.graphdef, params), part)
 
-            with pipelined(Schedule(program.accumulation, program.stage_repeats)):
+            with pipelined(PipelineSchedule(program.accumulation, program.stage_repeats)):
                 more = jax.lax.map(read, micro)
             return {**found, **{name: meshes.join_rows(x) for name, x in more.items()}}
 

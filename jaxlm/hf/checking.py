@@ -30,7 +30,7 @@ ROWS, LENGTH = 2, 32
 
 def computing_in(dtype: str, model: ModelConfig) -> tuple[str, ...]:
     """Overrides of a run's config by which its model computes in a dtype."""
-    encoder = (f"model.encoder.dtype={dtype}",) if model.encodes else ()
+    encoder = (f"model.encoder.dtype={dtype}",) if model.is_encoder_decoder else ()
     return f"model.dtype={dtype}", *encoder
 
 
@@ -51,7 +51,11 @@ def outputs(program: Program, params: Any) -> np.ndarray:
         if objective.task_head is not None:
             scored: Any = objective
             return scored.scores(model, {"tokens": tokens, **rows})[0]
-        source = {"encoded": model.encode(tokens[::-1], **rows)} if model_config.encodes else {}
+        source = (
+            {"encoded": model.encode(tokens[::-1], **rows)}
+            if model_config.is_encoder_decoder
+            else {}
+        )
         return model.logits(model(tokens, **rows, **source).hidden)
 
     with jax.set_mesh(program.mesh):

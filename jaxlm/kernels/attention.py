@@ -44,7 +44,7 @@ def attention(
     q_segment_ids: jax.Array,  # [B, T] int, 0 sees nothing
     k_segment_ids: jax.Array,  # [B, S] int, 0 is seen by nothing
     k_prefix: jax.Array | None = None,  # [B, S] bool: seen by all of its document
-    causal: bool = True,
+    is_causal: bool = True,
     window: int | None = None,
     softcap: float | None = None,
     scale: float | None = None,
@@ -68,7 +68,7 @@ def attention(
     split = splits_length(q.shape[1])
     function = attention_kernels.pick(
         impl,
-        causal=causal,
+        is_causal=is_causal,
         prefix=k_prefix is not None,
         window=window is not None,
         same_rows=same_rows,
@@ -90,7 +90,7 @@ def attention(
         q_segment_ids=q_segment_ids,
         k_segment_ids=k_segment_ids,
         k_prefix=k_prefix,
-        causal=causal,
+        is_causal=is_causal,
         window=window,
         softcap=softcap,
         scale=q.shape[-1] ** -0.5 if scale is None else scale,
@@ -107,14 +107,14 @@ def visible(
     k_segment_ids: jax.Array,
     k_prefix: jax.Array | None = None,
     *,
-    causal: bool,
+    is_causal: bool,
     window: int | None,
 ) -> jax.Array:  # [B, T, S] bool
     """Which key each query sees."""
     q_segment_ids, k_segment_ids = q_segment_ids[:, :, None], k_segment_ids[:, None, :]
     seen = (q_segment_ids == k_segment_ids) & (q_segment_ids != 0)
     distance = q_positions[:, :, None] - k_positions[:, None, :]
-    if causal:
+    if is_causal:
         earlier = distance >= 0
         seen &= earlier if k_prefix is None else earlier | k_prefix[:, None, :]
     if window is not None:
@@ -133,7 +133,7 @@ def _reference(
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
     k_prefix: jax.Array | None,
-    causal: bool,
+    is_causal: bool,
     window: int | None,
     softcap: float | None,
     scale: float,
@@ -148,7 +148,7 @@ def _reference(
         q_segment_ids,
         k_segment_ids,
         k_prefix,
-        causal=causal,
+        is_causal=is_causal,
         window=window,
     )
     grouped = _group(q, k.shape[2])
@@ -161,9 +161,9 @@ def _reference(
 
 
 def _supports_blocked(
-    *, causal: bool, prefix: bool, same_rows: bool, split: bool, **_: Any
+    *, is_causal: bool, prefix: bool, same_rows: bool, split: bool, **_: Any
 ) -> bool:
-    return causal and same_rows and not (prefix or split)
+    return is_causal and same_rows and not (prefix or split)
 
 
 @attention_kernels.register("blocked", auto_on=("cpu", "gpu", "tpu"), supports=_supports_blocked)
@@ -177,7 +177,7 @@ def _blocked(
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
     k_prefix: jax.Array | None,
-    causal: bool,
+    is_causal: bool,
     window: int | None,
     softcap: float | None,
     scale: float,
@@ -208,7 +208,7 @@ def _blocked(
             k_positions[:, keys],
             q_segment_ids[:, rows],
             k_segment_ids[:, keys],
-            causal=causal,
+            is_causal=is_causal,
             window=window,
         )
         scores = wide_einsum("BKGTH,BKSH->BKGTS", grouped[:, :, :, rows], k[:, :, keys])

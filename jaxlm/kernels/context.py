@@ -1,7 +1,7 @@
 """Self-attention with the sequence split over a mesh axis (context parallelism).
 
     attend = context_kernels.pick("auto", bias=False, dropout=False, impl="auto")
-    y = attend(q, k, v, rows, causal=True, window=None, softcap=None, scale=None, ...)
+    y = attend(q, k, v, rows, is_causal=True, window=None, softcap=None, scale=None, ...)
 
 "reference" all-gathers the keys, which is cheap with few kv heads, and calls the attention kernels;
 on TPUs that is splash attention with balanced work. "ring" rotates the keys
@@ -51,7 +51,7 @@ def _ring(
     v: jax.Array,
     rows: Any,
     *,
-    causal: bool,
+    is_causal: bool,
     window: int | None,
     softcap: float | None,
     scale: float | None,
@@ -59,7 +59,7 @@ def _ring(
 ) -> jax.Array:
     static = Static(
         "context",
-        causal=causal,
+        is_causal=is_causal,
         window=window,
         softcap=softcap,
         scale=q.shape[-1] ** -0.5 if scale is None else scale,

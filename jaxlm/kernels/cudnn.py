@@ -35,7 +35,7 @@ IMPLEMENTATION: Literal["cudnn", "xla"] = (
 
 def _supports(
     *,
-    causal: bool,
+    is_causal: bool,
     prefix: bool,
     same_rows: bool,
     split: bool,
@@ -48,7 +48,7 @@ def _supports(
     **_: Any,
 ) -> bool:
     size, value_size = head_dims
-    one_order = causal and same_rows and not (prefix or split)
+    one_order = is_causal and same_rows and not (prefix or split)
     described = one_order and not (bias or dropout or softcap)
     fits = dtype in DTYPES and length % 2 == 0 and size == value_size and size % 8 == 0
     return described and fits and size <= max_head_dim()
@@ -90,7 +90,7 @@ def _cudnn(
         # Padding attends to padding, as a document of its own: a softmax over nothing is NaN. A
         # bool mask has no gradient; jax after 0.10 does not compute one for other masks either.
         ids = ids + 1
-        seen = visible(positions, positions, ids, ids, causal=False, window=window)
+        seen = visible(positions, positions, ids, ids, is_causal=False, window=window)
         return jax.nn.dot_product_attention(
             q,
             k,

@@ -115,7 +115,7 @@ _blocks.defvjp(_blocks_forward, _blocks_backward)
 grouped_matmul_kernels.register("blocks", auto_on=("cpu",))(_blocks)
 
 
-class Plan(NamedTuple):
+class Blocks(NamedTuple):
     """Blocks of rows, each of one group."""
 
     group: jax.Array  # [blocks] the group of each block
@@ -124,7 +124,7 @@ class Plan(NamedTuple):
     real: jax.Array  # [M] whether the row has a group
 
 
-def _plan(group_sizes: jax.Array, num_rows: int, num_groups: int) -> Plan:
+def _plan(group_sizes: jax.Array, num_rows: int, num_groups: int) -> Blocks:
     size = min(MAX_BLOCK, 8 * -(-num_rows // (8 * num_groups)))
     counts = -(-group_sizes // size)  # blocks of each group
     total = -(-num_rows // size) + num_groups  # at most, and then some are empty
@@ -136,15 +136,15 @@ def _plan(group_sizes: jax.Array, num_rows: int, num_groups: int) -> Plan:
     own = _group_of(group_sizes, num_rows)
     clipped = jnp.minimum(own, num_groups - 1)
     place = first_block[clipped] * size + jnp.arange(num_rows) - first_row[clipped]
-    return Plan(group, jnp.where(inside, rows, num_rows), place, own < num_groups)
+    return Blocks(group, jnp.where(inside, rows, num_rows), place, own < num_groups)
 
 
-def _enter(x: jax.Array, plan: Plan) -> jax.Array:
+def _enter(x: jax.Array, plan: Blocks) -> jax.Array:
     """[M, D] -> [blocks, size, D], 0 where a block is not full."""
     return jnp.take(x, plan.source, axis=0, mode="fill", fill_value=0)
 
 
-def _leave(blocks: jax.Array, plan: Plan) -> jax.Array:
+def _leave(blocks: jax.Array, plan: Blocks) -> jax.Array:
     """[blocks, size, F] -> [M, F]"""
     flat = blocks.reshape(-1, blocks.shape[-1])
     return jnp.where(plan.real[:, None], jnp.take(flat, plan.place, axis=0, mode="clip"), 0)

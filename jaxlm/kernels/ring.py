@@ -2,7 +2,7 @@
 
 Ring attention (Liu et al. 2023, arXiv:2310.01889), within `shard_map` over one axis of P devices:
 
-    out = ring_attention(q, k, v, rows, keys, Static("context", causal=True, scale=0.1))
+    out = ring_attention(q, k, v, rows, keys, Static("context", is_causal=True, scale=0.1))
 
 In P steps each device receives the keys of all devices. It keeps the running softmax of its queries
 and holds two parts of the keys at a time, for any length. The backward pass rotates the keys once
@@ -40,13 +40,13 @@ class Static(NamedTuple):
     """The values that are known when compiling."""
 
     axis: str  # mesh axis
-    causal: bool = True
+    is_causal: bool = True
     window: int | None = None
     softcap: float | None = None
     scale: float = 1.0
 
 
-class Part(NamedTuple):
+class RingQueries(NamedTuple):
     """Queries of one chunk, heads before length, and what they have seen so far."""
 
     q: jax.Array  # [B, K, G, T, H]
@@ -64,7 +64,7 @@ def ring_attention(
     static: Static,
 ) -> jax.Array:  # [B, T, N, H']
     """Attention of this device's queries over the keys of all devices on the axis."""
-    swaps = static.causal and q.shape[1] % 2 == 0
+    swaps = static.is_causal and q.shape[1] % 2 == 0
     turn = partial(zigzag, axis=static.axis) if swaps else lambda x: x
     q, k, v, rows, keys = jax.tree.map(turn, (q, k, v, rows, keys))
     out = _ring(static, q, k, v, rows, keys)
@@ -103,23 +103,23 @@ def _ring(static: Static, q: Any, k: Any, v: Any, rows: Places, keys: Places) ->
 def _forward(static: Static, q: Any, k: Any, v: Any, rows: Places, keys: Places) -> tuple:
     least = jnp.finfo(jnp.float32).min
 
-    def begin(q: jax.Array) -> Part:
+    def begin(q: jax.Array) -> RingQueries:
         shape = q.shape[:-1]
         # Half of the least float, so that a query that sees no key has exp(least / 2) = 0.
-        return Part(
+        return RingQueries(
             q,
             jnp.full(shape, least / 2),
             jnp.zeros(shape),
             jnp.zeros((*shape, v.shape[-1])),
         )
 
-    def meet(part: Part, k: jax.Array, v: jax.Array, seen: jax.Array) -> Part:
+    def meet(part: RingQueries, k: jax.Array, v: jax.Array, seen: jax.Array) -> RingQueries:
         scores = jnp.where(seen[:, None, None], _scores(static, part.q, k)[0], least)
         top = jnp.maximum(part.top, scores.max(-1))
         kept, weights = jnp.exp(part.top - top), jnp.exp(scores - top[..., None])
         out = _product("BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v)
         total = part.total * kept + weights.sum(-1)
-        return Part(part.q, top, total, part.out * kept[..., None] + out)
+        return RingQueries(part.q, top, total, part.out * kept[..., None] + out)
 
     def turn(state: tuple, _: Any) -> tuple[tuple, None]:
         parts, (k, v, keys) = state
@@ -250,7 +250,7 @@ def _seen(static: Static, rows: Places, keys: Places) -> jax.Array:
         q_ids,
         k_ids,
         *prefix,
-        causal=static.causal,
+        is_causal=static.is_causal,
         window=static.window,
     )
 

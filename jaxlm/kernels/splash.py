@@ -4,7 +4,7 @@ Registered as "splash" under the signature of `jaxlm.kernels.attention.attention
 separated by segment ids. The mask of the order within a row is known at compile time, and blocks
 that it hides are skipped:
 
-    causal         hides keys right of the diagonal, and those further away than the window
+    is_causal      hides keys right of the diagonal, and those further away than the window
     bidirectional  hides no key, or those further away than the window on either side
     other rows     hides no key: queries and keys are of two texts, such as a source and its target
     with a prefix  the keys are given twice: first as a prefix, which every query may see, then
@@ -46,7 +46,7 @@ FULL, PREFIX = "full_mask", "prefix_mask"
 
 def _supports(
     *,
-    causal: bool,
+    is_causal: bool,
     prefix: bool,
     window: bool,
     same_rows: bool,
@@ -60,8 +60,8 @@ def _supports(
     if bias or dropout or keys % LANES:
         return False
     if not same_rows:
-        return not (causal or prefix or window) and length % LANES == 0
-    chunks = 2 if split and causal else 1
+        return not (is_causal or prefix or window) and length % LANES == 0
+    chunks = 2 if split and is_causal else 1
     return length % (chunks * LANES) == 0 and not (prefix and window)
 
 
@@ -74,7 +74,7 @@ def _splash(
     q_segment_ids: jax.Array,
     k_segment_ids: jax.Array,
     k_prefix: jax.Array | None,
-    causal: bool,
+    is_causal: bool,
     window: int | None,
     softcap: float | None,
     scale: float,
@@ -83,10 +83,10 @@ def _splash(
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
     parts = num_parts("context") if splits_length(q.shape[1]) else 1
-    swaps = causal and parts > 1 and (window is None or window > q.shape[1] // parts)
-    k_prefix = k_prefix if causal else None  # bidirectional attention sees the prefix anyway
+    swaps = is_causal and parts > 1 and (window is None or window > q.shape[1] // parts)
+    k_prefix = k_prefix if is_causal else None  # bidirectional attention sees the prefix anyway
     prefix = k_prefix is not None
-    mask = Mask(q.shape[1], k.shape[1], causal, window, prefix, parts, swaps)
+    mask = Mask(q.shape[1], k.shape[1], is_causal, window, prefix, parts, swaps)
     if mask.is_full:  # which is one for all parts
         mask = mask._replace(queries=mask.chunk, parts=1)
     arrays, tree = jax.tree.flatten(_kernel(mask, softcap, max(q.shape[3], v.shape[3])))
@@ -126,7 +126,7 @@ class Mask(NamedTuple):
 
     queries: int
     keys: int
-    causal: bool
+    is_causal: bool
     window: int | None
     prefix: bool  # the keys are given twice
     parts: int  # devices that the queries are split over
@@ -134,7 +134,7 @@ class Mask(NamedTuple):
 
     @property
     def is_full(self) -> bool:
-        return not self.causal and self.window is None
+        return not self.is_causal and self.window is None
 
     @property
     def scope(self) -> str:
@@ -157,7 +157,7 @@ class Mask(NamedTuple):
             mask = splash.CausalMask(shape, offset=self.keys if self.prefix else 0)
         else:
             back = self.window - 1
-            mask = splash.LocalMask(shape, (back, 0 if self.causal else back), 0)
+            mask = splash.LocalMask(shape, (back, 0 if self.is_causal else back), 0)
         if self.swaps:
             chunks = mask.q_sequence.reshape(2 * self.parts, -1)
             order = [c for i in range(self.parts) for c in (i, 2 * self.parts - 1 - i)]

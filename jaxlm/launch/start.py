@@ -18,7 +18,7 @@ from jaxlm.launch.job import Job
 from jaxlm.launch.runner import Lost, Runner, StepFailed
 from jaxlm.launch.shell import comment
 from jaxlm.launch.steps import Step
-from jaxlm.launch.targets.base import LaunchConfig, Plan
+from jaxlm.launch.targets.base import LaunchConfig, LaunchPlan
 
 STARTING = (None, "create", "queue", "run")  # the other actions need no mesh
 
@@ -54,7 +54,7 @@ def launch(
         return CTRL_C
 
 
-def _to_the_end(plan: Plan, runner: Runner) -> int:
+def _to_the_end(plan: LaunchPlan, runner: Runner) -> int:
     """Trains until the run has ended or must not be restarted; then deletes the machines."""
     budget, there = Budget(plan.max_restarts, progress=0), not plan.start
     while True:
@@ -89,7 +89,7 @@ def _to_the_end(plan: Plan, runner: Runner) -> int:
     return code
 
 
-def render(plan: Plan, action: str | None) -> str:
+def render(plan: LaunchPlan, action: str | None) -> str:
     """A plan as a shell script with comments."""
     if action is not None:
         return _script(plan.actions[action])

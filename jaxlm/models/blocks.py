@@ -221,7 +221,7 @@ class Stack(nnx.Module):
             "encoded": encoded,
             "rotary": [p.angles(rows, size) for p in c.position],
         }
-        bias = c.position[0].bias(self.position, c.attention.causal)
+        bias = c.position[0].bias(self.position, c.attention.is_causal)
         assert (bias is not None) == c.position[0].has_bias, "has_bias says whether there is one"
         shared = {"start": start, "bias": bias}
         layer_keys = None if key is None else split_keys(key, c.num_layers)
@@ -298,12 +298,12 @@ class Stack(nnx.Module):
         """Forward FLOPs of a source's token in `project_source`."""
         return sum(getattr(self, run.name).cross.source_flops() for run in self.runs)
 
-    def score_flops(self, length: int, *, causal: bool) -> float:
+    def score_flops(self, length: int, *, is_causal: bool) -> float:
         """Forward FLOPs a token of scores and weighted sums, in rows of `length` tokens."""
         c = self.config
         windows = c.attention.windows
         keys = sum(
-            keys_met(length, windows[i % len(windows)], causal and c.attention.causal)
+            keys_met(length, windows[i % len(windows)], is_causal and c.attention.is_causal)
             for i in range(c.num_layers)
         )
         return c.attention.score_flops(c.hidden_size) * keys
@@ -336,7 +336,7 @@ class Block(nnx.Module):
         )
         self.attention_post_norm = norm() if both else None
         self.cross_norm = norm() if reads_source else None
-        cross = c.attention.replace(causal=False, window=())
+        cross = c.attention.replace(is_causal=False, window=())
         self.cross: Any = cross.build(c.hidden_size, **attention) if reads_source else None
         self.cross_post_norm = norm() if both and reads_source else None
         self.ffn_norm = norm()

@@ -112,7 +112,7 @@ class NgramLM(nnx.Module):
         """No context; independent of `max_len`."""
         return {"hidden": jnp.full((batch_size, self.config.order - 1), -1, jnp.int32)}
 
-    def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
+    def flops_per_token(self, seq_len: int, *, is_causal: bool = True) -> float:
         """0: there are no matmuls."""
         return 0.0
 

@@ -221,10 +221,10 @@ class RNN(WithHead):
             for run in self.runs
         }
 
-    def flops_per_token(self, seq_len: int, *, causal: bool = True) -> float:
+    def flops_per_token(self, seq_len: int, *, is_causal: bool = True) -> float:
         """Forward FLOPs a token: 2 for each element of each kernel, whatever the length.
 
-        A backward pass costs twice as much. `causal` has no effect.
+        A backward pass costs twice as much. `is_causal` has no effect.
         """
         return matmul_flops(self)
 

@@ -96,7 +96,7 @@ class RNNSeq2SeqConfig(ModelConfig):
     )
 
     @property
-    def encodes(self) -> bool:
+    def is_encoder_decoder(self) -> bool:
         return True
 
     @property
@@ -254,12 +254,13 @@ class RNNSeq2Seq(WithHead):
         return cache if encoded is None else cache | {"source": self._source(encoded)}
 
     def flops_per_token(
-        self, seq_len: int, *, causal: bool = True, source_len: int | None = None
+        self, seq_len: int, *, is_causal: bool = True, source_len: int | None = None
     ) -> float:
         """Forward FLOPs a token in rows of `seq_len` tokens, with its share of the source.
 
         2 for each weight that a token uses, and the cost of attention over a source of `source_len`
-        tokens, by default `seq_len`. A backward pass costs twice as much. `causal` has no effect.
+        tokens, by default `seq_len`. A backward pass costs twice as much, and `is_causal` changes
+        nothing.
         """
         size = seq_len if source_len is None else source_len
         attention, met = self.decoder.attention, matmul_flops(self.encoder)

@@ -4,7 +4,7 @@
     x = the blocks of `jaxlm.models.blocks`
     logits = [transform](x) @ head
 
-A decoder (GPT, Llama), an encoder (attention.causal false: BERT), or an encoder-decoder (an
+A decoder (GPT, Llama), an encoder (attention.is_causal false: BERT), or an encoder-decoder (an
 `encoder` whose output every block of the decoder looks at: T5).
 
     config = TransformerConfig(hidden_size=256, attention=MultiHeadConfig(num_heads=8))
@@ -104,8 +104,10 @@ class TransformerConfig(StackConfig, ModelConfig):
                 f"encoder.hidden_size: {self.encoder.hidden_size} is not the decoder's "
                 f"{self.hidden_size}; they share one embedding, make them equal"
             )
-        if self.encoder is not None and self.encoder.attention.causal:
-            raise UserError("encoder.attention.causal: an encoder sees all of its text; set false")
+        if self.encoder is not None and self.encoder.attention.is_causal:
+            raise UserError(
+                "encoder.attention.is_causal: an encoder sees all of its text; set false"
+            )
         if self.encoder is not None and self.encoder.dtype != self.dtype:
             raise UserError(
                 f"encoder.dtype: {self.encoder.dtype}, but the decoder's is {self.dtype}; "
@@ -131,7 +133,7 @@ class TransformerConfig(StackConfig, ModelConfig):
         return None if self.encoder is None else self.encoder.position[0].limit
 
     @property
-    def encodes(self) -> bool:
+    def is_encoder_decoder(self) -> bool:
         return self.encoder is not None
 
     @property
@@ -149,20 +151,20 @@ class TransformerConfig(StackConfig, ModelConfig):
 
     @property
     def sees_ahead(self) -> bool:
-        return not self.attention.causal
+        return not self.attention.is_causal
 
     @property
     def made_for(self) -> str | None:
         if self.prompt_format is not None:
             return None
-        if self.attention.causal:
+        if self.attention.is_causal:
             return "causal_lm"
         return None if self.head.transform is None else "masked_lm"  # a BERT with its own head
 
     @property
     def row_keys(self) -> frozenset[str]:
         keys = {"token_types"} if self.embedding.token_types else set()
-        if self.attention.causal and self.encoder is None:
+        if self.attention.is_causal and self.encoder is None:
             keys.add("prefix")
         return self.position[0].row_keys | keys
 
@@ -199,7 +201,7 @@ class Transformer(Stack):
         std = 0.02 if c.initializer_range is None else c.initializer_range
         options: dict[str, Any] = {"std": std, "dtype": jnp.dtype(c.dtype), "rngs": rngs}
         self.embed = Embedding(vocab_size, c.hidden_size, **options)
-        super().__init__(c, reads_source=c.encodes, rngs=rngs)
+        super().__init__(c, reads_source=c.is_encoder_decoder, rngs=rngs)
         types = c.embedding.token_types
         few = {"rows": "labels", **options}
         self.token_types = Embedding(types, c.hidden_size, **few) if types else None
@@ -331,21 +333,21 @@ class Transformer(Stack):
         return cache | {"length": cache["length"] - count}
 
     def flops_per_token(
-        self, seq_len: int, *, causal: bool = True, source_len: int | None = None
+        self, seq_len: int, *, is_causal: bool = True, source_len: int | None = None
     ) -> float:
         """Forward FLOPs a token in rows of `seq_len` tokens.
 
         2 for each weight that a token meets, and what attention costs for each key that a query
-        meets. `causal` counts the keys up to the query's own, else all of the row. Where there is
-        an encoder, a token has its share of a source of `source_len` tokens, by default as many as
+        meets. `is_causal` counts the keys up to the query's own, else all of the row. With an
+        encoder, a token has its share of a source of `source_len` tokens, by default as many as
         the row has. A backward pass costs twice as much.
         """
-        total = matmul_flops(self) + self.score_flops(seq_len, causal=causal)
+        total = matmul_flops(self) + self.score_flops(seq_len, is_causal=is_causal)
         if self.encoder is not None:
             c, size = self.config, seq_len if source_len is None else source_len
             met = matmul_flops(self.encoder) + self.source_flops()  # by tokens of the source
             total += met * (size / seq_len - 1)
-            total += self.encoder.score_flops(size, causal=causal) * size / seq_len
+            total += self.encoder.score_flops(size, is_causal=is_causal) * size / seq_len
             total += c.num_layers * c.attention.score_flops(c.hidden_size) * size
         return total
 

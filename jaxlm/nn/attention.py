@@ -47,7 +47,7 @@ class CommonAttention(AttentionConfig, abstract=True):
     )
     scale: float | None = field(None, "factor on scores; null: 1/sqrt(size of a query)", gt=0)
     softcap: float | None = field(None, "bounds scores to +-this by a tanh", gt=0)
-    causal: bool = field(True, "a token sees none that is later")
+    is_causal: bool = field(True, "a token sees none that is later")
     dropout: float = field(0.0, "on attention weights", ge=0, lt=1)
     impl: str = field("auto", "attention kernel: auto, reference, blocked, splash, cudnn")
     context: str = field(
@@ -255,7 +255,7 @@ def attend(
             impl=config.impl if keys is None else "auto",
         )
     y = kernel(
-        causal=config.causal,
+        is_causal=config.is_causal,
         window=window,
         bias=bias,
         softcap=config.softcap,

@@ -61,9 +61,9 @@ def only_trained(module: Any, frozen: Collection[str]) -> Any:
     return found
 
 
-def keys_met(length: int, window: int | None, causal: bool) -> float:
+def keys_met(length: int, window: int | None, is_causal: bool) -> float:
     """Keys that a query meets, on average over a row of `length` tokens."""
     reach = length if window is None else min(window, length)
-    if causal:  # the first `reach` queries meet 1, 2, ..., reach keys
+    if is_causal:  # the first `reach` queries meet 1, 2, ..., reach keys
         return reach - reach * (reach - 1) / (2 * length)
     return min(2 * reach - 1, length)

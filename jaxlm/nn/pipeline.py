@@ -9,7 +9,7 @@ A stage idles in S - 1 of M + S - 1 turns. With `repeats` R the stack is cut int
 are dealt out in turn, and a micro-batch goes round R times: R M + S - 1 turns, each of 1/R the work
 (the interleaved schedule of Narayanan et al. 2021, arXiv:2104.04473).
 
-    with pipelined(Schedule(microbatches=8, repeats=2)):
+    with pipelined(PipelineSchedule(microbatches=8, repeats=2)):
         x, found = apply_stack(layers, body, x, keys=keys, rows=rows, num_layers=L)
 
 Micro-batch i has the rows i, i + M, ..., as in the accumulation of gradients, so that no row moves
@@ -48,18 +48,18 @@ from jaxlm.nn.given import Found, Given
 RunLayers = Callable[[Any, jax.Array, Given, int], tuple[jax.Array, Found]]
 
 
-class Schedule(NamedTuple):
+class PipelineSchedule(NamedTuple):
     """The schedule of a batch through the stages."""
 
     microbatches: int
     repeats: int = 1
 
 
-_SCHEDULE: ContextVar[Schedule | None] = ContextVar("schedule", default=None)
+_SCHEDULE: ContextVar[PipelineSchedule | None] = ContextVar("schedule", default=None)
 
 
 @contextmanager
-def pipelined(plan: Schedule) -> Iterator[None]:
+def pipelined(plan: PipelineSchedule) -> Iterator[None]:
     """Within it, stacks of layers are pipelines where the mesh has stages."""
     token = _SCHEDULE.set(plan)
     try:
@@ -68,7 +68,7 @@ def pipelined(plan: Schedule) -> Iterator[None]:
         _SCHEDULE.reset(token)
 
 
-def schedule() -> Schedule | None:
+def schedule() -> PipelineSchedule | None:
     """The schedule of the pipeline that a stack has to be, if it is to be one."""
     return _SCHEDULE.get() if is_split("stage") else None
 
@@ -89,7 +89,7 @@ def check_layers(num_layers: int, period: int, stages: int, repeats: int) -> Non
 
 
 def run_pipeline(
-    plan: Schedule,
+    plan: PipelineSchedule,
     run: RunLayers,
     params: Any,
     x: jax.Array,  # [B, T, D]

@@ -141,8 +141,8 @@ class RelativeConfig(PositionConfig, type="relative"):
     def has_bias(self) -> bool:
         return True
 
-    def bias(self, module: RelativeBias, causal: bool) -> Any:
-        return module.bias(causal)
+    def bias(self, module: RelativeBias, is_causal: bool) -> Any:
+        return module.bias(is_causal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +235,13 @@ class RelativeBias(nnx.Module):
         self.table = nnx.Param(table, axes=("buckets", "heads"))
 
     @jax.named_scope("attention")
-    def bias(self, causal: bool) -> Any:
+    def bias(self, is_causal: bool) -> Any:
         """A `jaxlm.kernels.attention.Bias`; a causal one has no buckets for later keys."""
         buckets = partial(
             relative_bucket,
             num_buckets=self.num_buckets,
             max_distance=self.max_distance,
-            both_sides=not causal,
+            both_sides=not is_causal,
         )
         table = self.table.get_value().astype(jnp.float32)
         # a pytree, so that layers that run elsewhere can be given it

@@ -194,7 +194,7 @@ class Objective(Config):
 
         Causal attention counts the half of all pairs that it is of.
         """
-        return model.flops_per_token(seq_len, causal=True)
+        return model.flops_per_token(seq_len, is_causal=True)
 
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
         """The model's predictions for each row of a batch, by name; the first dim of each is B.

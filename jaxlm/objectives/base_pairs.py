@@ -161,9 +161,9 @@ def check_decoder(objective: Objective, model: ModelConfig) -> None:
     if model.sees_ahead:
         raise UserError(
             f"objective: {name} needs the probability of each token after those before it, but "
-            "this model sees the next ones; set model.attention.causal to true"
+            "this model sees the next ones; set model.attention.is_causal to true"
         )
-    if model.encodes:
+    if model.is_encoder_decoder:
         raise UserError(
             f"objective: {name} has no source text for the model's encoder; use a model without one"
         )

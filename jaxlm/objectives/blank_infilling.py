@@ -96,8 +96,8 @@ class BlankInfilling(TokenPrediction):
         if "prefix" not in model.row_keys:
             raise UserError(
                 "objective: blank_infilling needs a causal transformer without an encoder, whose "
-                "text may begin with what all of it sees; set model.attention.causal to true, or "
-                "use another objective"
+                "text may begin with what all of it sees; set model.attention.is_causal to true, "
+                "or use another objective"
             )
 
     def _counts(self, length: int) -> tuple[int, int]:
@@ -216,7 +216,7 @@ class BlankInfilling(TokenPrediction):
 
     def flops_per_token(self, model: Any, seq_len: int) -> float:
         # All pairs: most tokens are of part A, which sees all of itself.
-        return model.flops_per_token(self.length(seq_len), causal=False)
+        return model.flops_per_token(self.length(seq_len), is_causal=False)
 
     def read(self, model: Any, batch: Batch, key: jax.Array | None, cache: Cache | None) -> Output:
         return model(

@@ -45,9 +45,9 @@ class CausalLM(TokenPrediction):
         if model.sees_ahead:
             raise UserError(
                 "objective: causal_lm asks for the next token, which this model sees; set "
-                "model.attention.causal to true, or use masked_lm"
+                "model.attention.is_causal to true, or use masked_lm"
             )
-        if model.encodes:
+        if model.is_encoder_decoder:
             raise UserError(
                 "objective: causal_lm has no source text for the model's encoder; use "
                 "span_corruption, or a model without an encoder"

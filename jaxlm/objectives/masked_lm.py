@@ -71,10 +71,10 @@ class MaskedLM(TokenPrediction):
         return "fills masks and writes no text"
 
     def check_model(self, model: ModelConfig) -> None:
-        if not model.sees_ahead or model.encodes:
+        if not model.sees_ahead or model.is_encoder_decoder:
             raise UserError(
                 "objective: masked_lm needs a model that sees both sides of a mask; use one "
-                "transformer without an encoder, and set model.attention.causal to false"
+                "transformer without an encoder, and set model.attention.is_causal to false"
             )
 
     def resolve(self, prepared: Any, model: ModelConfig) -> MaskedLM:

@@ -133,7 +133,7 @@ class OnPolicy(Objective, abstract=True):
 
     def check_model(self, model: ModelConfig) -> None:
         name = type_name(type(self))
-        if model.encodes or model.sees_ahead or model.prompt_format is not None:
+        if model.is_encoder_decoder or model.sees_ahead or model.prompt_format is not None:
             raise UserError(
                 f"objective: {name} needs a model that continues its prompt; use a causal one "
                 "without an encoder"

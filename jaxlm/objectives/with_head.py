@@ -51,7 +51,7 @@ class HeadObjective(Objective, abstract=True):
     def check_model(self, model: ModelConfig) -> None:
         if self.head is None:
             return
-        if model.encodes:
+        if model.is_encoder_decoder:
             raise UserError(
                 f"objective: {type_name(type(self))} has one text, but the model reads a source "
                 "and a target; use a model without an encoder of its own"

@@ -27,7 +27,7 @@ class WithSource(TokenPrediction, abstract=True):
     """The base of objectives whose model has an encoder."""
 
     def check_model(self, model: ModelConfig) -> None:
-        if not model.encodes:
+        if not model.is_encoder_decoder:
             raise UserError(
                 f"objective: {type_name(type(self))} needs an encoder that reads the source; set "
                 "model.encoder, or use masked_lm or causal_lm"

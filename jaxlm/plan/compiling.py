@@ -29,7 +29,7 @@ from jaxlm.plan.devices import Topology
 from jaxlm.plan.hlo.collectives import Network
 from jaxlm.plan.hlo.count import Counts, count_module
 from jaxlm.plan.hlo.liveness import Timeline, live
-from jaxlm.plan.hlo.schedule import Schedule, scheduled
+from jaxlm.plan.hlo.schedule import StepSchedule, scheduled
 from jaxlm.plan.hlo.text import Module, parse
 from jaxlm.plan.shapes import batch_spec_of
 from jaxlm.run import RunConfig
@@ -85,7 +85,7 @@ class Compiled:
     def counts(self, visible: float | None = None) -> Counts:
         return count_module(self.module, self.network, visible)
 
-    def schedule(self, topology: Topology, visible: float | None = None) -> Schedule | None:
+    def schedule(self, topology: Topology, visible: float | None = None) -> StepSchedule | None:
         """The compiler's own estimate of the time; None if it has none."""
         return scheduled(self.module, self.network, topology, visible)
 

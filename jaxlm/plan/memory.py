@@ -40,7 +40,7 @@ KINDS = {"params": "parameters", "base": "parameters", "opt_state": "optimizer",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class MemoryUse:
     """Bytes of one kind, of one part of the model, on one device."""
 
     kind: str  # parameters, optimizer, batch, ...
@@ -53,7 +53,7 @@ class Part:
 class MemoryPlan:
     """The memory of one device."""
 
-    parts: Sequence[Part]
+    parts: Sequence[MemoryUse]
     limit: float  # bytes that a program can have
     share: float  # share of the limit that a safe plan may use
     compiled: bool  # with all optimizations, as training compiles it
@@ -107,31 +107,33 @@ def of_compiled(compiled: Compiled, topology: Topology, *, quick: bool = False) 
     arguments = sum(p.num_bytes for p in parts if not p.on_host)
     padding = stats.argument_size_in_bytes - arguments
     if padding > 0:
-        parts.append(Part(kind="tiles' padding of arguments", module="", num_bytes=padding))
+        parts.append(MemoryUse(kind="tiles' padding of arguments", module="", num_bytes=padding))
     found = compiled.timeline.at_peak
     known = sum(found.values())
     temp = stats.temp_size_in_bytes
     scale = min(1.0, temp / known) if known else 1.0
     parts += [
-        Part(kind=what, module=module, num_bytes=size * scale)
+        MemoryUse(kind=what, module=module, num_bytes=size * scale)
         for (what, module), size in found.items()
     ]
     rest = temp - known * scale
     if rest > 0:
         parts.append(
-            Part(kind="temporaries", module="gaps and buffers of the compiler", num_bytes=rest)
+            MemoryUse(kind="temporaries", module="gaps and buffers of the compiler", num_bytes=rest)
         )
     out = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    parts.append(Part(kind="outputs", module="", num_bytes=max(0, out)))
+    parts.append(MemoryUse(kind="outputs", module="", num_bytes=max(0, out)))
     code = stats.generated_code_size_in_bytes
-    parts.append(Part(kind="program", module="", num_bytes=code))
+    parts.append(MemoryUse(kind="program", module="", num_bytes=code))
     host = stats.host_temp_size_in_bytes
     if host:
-        parts.append(Part(kind="offloaded", module="", num_bytes=host, on_host=True))
+        parts.append(MemoryUse(kind="offloaded", module="", num_bytes=host, on_host=True))
     return MemoryPlan(parts=parts, **common)
 
 
-def of_refused(refused: OutOfMemory, estimate: Sequence[Part], topology: Topology) -> MemoryPlan:
+def of_refused(
+    refused: OutOfMemory, estimate: Sequence[MemoryUse], topology: Topology
+) -> MemoryPlan:
     """A step that the compiler has no room for; its parts are the analytic model's."""
     limit = refused.available or topology.hbm_per_device
     return MemoryPlan(
@@ -139,7 +141,7 @@ def of_refused(refused: OutOfMemory, estimate: Sequence[Part], topology: Topolog
     )
 
 
-def state_parts(learner: Any) -> list[Part]:
+def state_parts(learner: Any) -> list[MemoryUse]:
     """Bytes of sharded parameters and optimizer state, by part of the model."""
     found: dict[tuple[str, str, bool], float] = defaultdict(float)
     for name, tree in {**learner.abstract_state(), **learner.abstract_frozen()}.items():
@@ -150,14 +152,16 @@ def state_parts(learner: Any) -> list[Part]:
             host = leaf.sharding.memory_kind == "pinned_host"
             found[kind, group_of(path), host] += shard_bytes(leaf)
     return [
-        Part(kind=kind, module=module, num_bytes=size, on_host=host)
+        MemoryUse(kind=kind, module=module, num_bytes=size, on_host=host)
         for (kind, module, host), size in found.items()
     ]
 
 
-def batch_parts(spec: Mapping[str, Any]) -> list[Part]:
+def batch_parts(spec: Mapping[str, Any]) -> list[MemoryUse]:
     return [
-        Part(kind="batch", module="", num_bytes=sum(map(shard_bytes, flatten(dict(spec)).values())))
+        MemoryUse(
+            kind="batch", module="", num_bytes=sum(map(shard_bytes, flatten(dict(spec)).values()))
+        )
     ]
 
 

@@ -23,7 +23,7 @@ from jaxlm.plan.closed_form.stacks import UnknownModel
 from jaxlm.plan.compiling import Compiled, OutOfMemory, can_compile, compile_for
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.hlo.count import Counts
-from jaxlm.plan.hlo.schedule import Schedule
+from jaxlm.plan.hlo.schedule import StepSchedule
 from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.mesh_on import mesh_on
 from jaxlm.plan.overrides import overrides_of
@@ -59,7 +59,7 @@ class Plan:
     tokens: float | None
     counts: Counts | None = None  # for a compiled step
     compiled: Compiled | None = None
-    schedule: Schedule | None = None  # the compiler's own view of the time of an optimized step
+    schedule: StepSchedule | None = None  # the compiler's own view of the time of an optimized step
     by_module: Mapping[str, float] = field(default_factory=dict)  # FLOPs of a device
     advice: Sequence[Proposal] = ()
     notes: Sequence[str] = ()

@@ -188,14 +188,14 @@ def speed(
     """`step_flops_per_token`: with the causal half of attention and with the whole."""
     rate = tokens_per_step / step
     peak = topology.peak_per_device() * topology.num_devices
-    causal, full = (flops * rate / peak for flops in step_flops_per_token)
+    half, full = (flops * rate / peak for flops in step_flops_per_token)
     seconds = None if tokens is None else tokens / rate
     hourly = topology.chip.price if price is None else price
     return Speed(
         step=step,
         tokens_per_second=rate,
         tokens_per_second_per_chip=rate / topology.num_chips,
-        mfu_causal=causal,
+        mfu_causal=half,
         mfu_full=full,
         hfu=device_flops / step / topology.peak_per_device(),
         days=None if seconds is None else seconds / DAY,

@@ -29,7 +29,7 @@ from jaxlm.kernels.registry import platform
 from jaxlm.nn.flops import matmul_flops, only_trained
 from jaxlm.nn.heads.base import is_of_head
 from jaxlm.nn.params import split
-from jaxlm.nn.pipeline import Schedule, pipelined
+from jaxlm.nn.pipeline import PipelineSchedule, pipelined
 from jaxlm.nn.stored_kernel import plain_path
 from jaxlm.objectives.base import Objective
 
@@ -146,7 +146,7 @@ class Program:
         references: the trees of the frozen models beside the trained one, by name.
         """
         rows = len(batch["segment_ids"]) // meshes.batch_parts(self.mesh)
-        with pipelined(Schedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
+        with pipelined(PipelineSchedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
             model = nnx.merge(self.graphdef, params)
             beside = self.beside(params, references or {})
             batch = self.objective.over_batch(model, beside, batch)
@@ -156,7 +156,7 @@ class Program:
     def predict_step(self, params: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """The objective's predictions for the rows of one batch: {name: [B, ...]}; no dropout."""
         rows = len(batch["segment_ids"]) // meshes.batch_parts(self.mesh)
-        with pipelined(Schedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
+        with pipelined(PipelineSchedule(math.gcd(rows, self.accumulation), self.stage_repeats)):
             return self.objective.predict(nnx.merge(self.graphdef, params), batch)
 
 

@@ -25,7 +25,7 @@ from jaxlm import mesh as meshes
 from jaxlm.core.tree import join
 from jaxlm.nn.adapter_key import adapter_key
 from jaxlm.nn.embedding_noise import embedding_noise
-from jaxlm.nn.pipeline import Schedule, pipelined
+from jaxlm.nn.pipeline import PipelineSchedule, pipelined
 from jaxlm.optim.optimizer import Optimizer, update_ema
 from jaxlm.training.program import DROPOUT_STREAM, Program, derive_key
 from jaxlm.training.state import State, opt_state_shardings
@@ -91,7 +91,7 @@ def gradients(
     batch = _over_batch(program, params, frozen, batch)
     if program.mesh.shape["stage"] > 1:  # the stages work on all micro-batches at a time
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(k))
-        with pipelined(Schedule(k, program.stage_repeats)):
+        with pipelined(PipelineSchedule(k, program.stage_repeats)):
             return _micro_gradients(program, params, frozen, batch, carry, keys)
     if k == 1:
         one = jax.random.fold_in(key, 0)
@@ -126,7 +126,7 @@ def _over_batch(program: Program, params: Any, frozen: Any, batch: Batch) -> Bat
     whole = jax.lax.stop_gradient(join(params, frozen.get("base", {})))
     # the stages of a pipeline cut the rows themselves
     parts = 1 if program.mesh.shape["stage"] > 1 else program.accumulation
-    with pipelined(Schedule(program.accumulation, program.stage_repeats)):
+    with pipelined(PipelineSchedule(program.accumulation, program.stage_repeats)):
         model, beside = nnx.merge(program.graphdef, whole), program.beside(whole, frozen)
         return program.objective.over_batch(model, beside, batch, parts=parts)
 

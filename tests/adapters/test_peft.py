@@ -51,7 +51,7 @@ def logits_of(program: Any, params: Any, arrays: dict[str, np.ndarray]) -> np.nd
         model = nnx.merge(program.graphdef, params)
         if program.objective.task_head is not None:
             return program.objective.scores(model, {"tokens": tokens, **rows})[0]
-        if not program.model.encodes:
+        if not program.model.is_encoder_decoder:
             return model.logits(model(tokens, **rows).hidden)
         encoded = model.encode(tokens, **rows)
         whole = {**rows, "segment_ids": np.ones_like(tokens)}

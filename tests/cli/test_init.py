@@ -138,7 +138,7 @@ def test_a_recognised_format_decides_on_the_task(here, capsys, name, task, objec
     config = load_run(f"{name}.yaml").config
     assert type_name(type(config.data.task)) == task
     assert type_name(type(config.objective)) == objective
-    assert config.model.attention.causal == (objective in ("causal_lm", "orpo"))
+    assert config.model.attention.is_causal == (objective in ("causal_lm", "orpo"))
     records = config.data.source
     assert {*config.data.task.columns} <= {
         *next(records.whole(records.units()[0], (), Counter()))[1]

@@ -37,7 +37,7 @@ def program_of(name: str) -> tuple[Program, Any]:
     case = case_of(name)
     family = family_of_architecture(case.config["architectures"][0])
     config = family.completed(family.from_hf(case.config), case.tensors).replace(dtype="float32")
-    if config.encodes:
+    if config.is_encoder_decoder:
         config = config.replace(encoder=config.encoder.replace(dtype="float32"))
     program = make_program(mesh=ONE.build(), model=config, objective=CausalLM())
     shapes = {path: leaf.shape for path, leaf in flatten(program.abstract_params).items()}

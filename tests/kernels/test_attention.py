@@ -114,8 +114,8 @@ def test_both_directions_see_the_whole_document():
     golden = load("nn_attention")
     q, k, v = (jnp.asarray(golden[name][:1]) for name in "qkv")
     positions, segments = golden["positions"][:1], golden["segment_ids"][:1]
-    out = run(q, k, v, positions, segments, causal=False)
-    reverse = run(*(x[:, ::-1] for x in (q, k, v)), positions, segments, causal=False)
+    out = run(q, k, v, positions, segments, is_causal=False)
+    reverse = run(*(x[:, ::-1] for x in (q, k, v)), positions, segments, is_causal=False)
     assert_close(out, reverse[:, ::-1])
     assert np.abs(np.asarray(out - run(q, k, v, positions, segments))).max() > 0.1
 

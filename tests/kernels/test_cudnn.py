@@ -19,12 +19,12 @@ from tests.nn.golden_nn import assert_close
 
 B, T, N, K, H = 4, 48, 4, 2, 8
 CASES = {
-    "causal": {},
+    "is_causal": {},
     "window": {"window": 7, "scale": 0.9},
     "wide window": {"window": 100},
 }
 CAN = {
-    "causal": True,
+    "is_causal": True,
     "prefix": False,
     "same_rows": True,
     "split": False,
@@ -73,7 +73,7 @@ def test_each_device_runs_it_on_its_rows_and_heads():
 
 def test_gpus_take_it_where_it_can():
     cannot = [
-        *({"causal": False}, {"same_rows": False}, {"bias": True}, {"dropout": True}),
+        *({"is_causal": False}, {"same_rows": False}, {"bias": True}, {"dropout": True}),
         *({"softcap": True}, {"length": 1023}, {"dtype": "int8"}, {"head_dims": (136, 136)}),
         *({"head_dims": (128, 64)}, {"head_dims": (100, 100)}),
         *({"prefix": True}, {"split": True}),

@@ -24,9 +24,9 @@ MESHES = {
     "mixed": MeshConfig(data=2, context=2, tensor=2),
 }
 CASES = {
-    "causal": {},
+    "is_causal": {},
     "window": {"window": 5, "softcap": 2.0, "scale": 0.9},
-    "both ways, near": {"causal": False, "window": 4},
+    "both ways, near": {"is_causal": False, "window": 4},
     "prefix": {"prefix": True},
     "odd parts": {"length": 24},  # three tokens a device: no chunks to swap
 }
@@ -46,7 +46,7 @@ def both(name: str, mesh: str):
     """(ring, one device): each a function of q, k, v that gives (output, gradients)."""
     case = dict(CASES[name])
     length, prefix = case.pop("length", T), case.pop("prefix", False)
-    how = {"causal": True, "window": None, "softcap": None, "scale": None} | case
+    how = {"is_causal": True, "window": None, "softcap": None, "scale": None} | case
     rows, rng = rows_of(length, prefix), np.random.default_rng(0)
     arrays = [
         rng.normal(size=(B, length, heads, size)).astype(np.float32)
@@ -77,7 +77,7 @@ def both(name: str, mesh: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "mesh"), [*((name, "context 8") for name in CASES), ("causal", "mixed")]
+    ("name", "mesh"), [*((name, "context 8") for name in CASES), ("is_causal", "mixed")]
 )
 def test_values_and_gradients_are_those_of_the_full_score_matrix(name, mesh):
     found, want = both(name, mesh)
@@ -109,7 +109,7 @@ def test_no_device_has_the_keys_of_all():
     mesh = MESHES["context 8"].build()
     rows = rows_of(T, False)
     pick = context_kernels.pick("ring", bias=False, dropout=False, impl="auto")
-    how = {"causal": True, "window": None, "softcap": None, "scale": None, "bias": None}
+    how = {"is_causal": True, "window": None, "softcap": None, "scale": None, "bias": None}
 
     def loss(q, k, v):
         return pick(q, k, v, Rows(*map(jnp.asarray, rows[:2])), **how).sum()

@@ -19,15 +19,15 @@ from tests.nn.golden_nn import assert_close
 
 B, T, N, K, H, V = 4, 256, 4, 2, 16, 8
 CASES = {
-    "causal": {},
+    "is_causal": {},
     "softcap": {"softcap": 2.0, "scale": 0.9, "window": 40},
-    "both ways": {"causal": False},
-    "both ways, near": {"causal": False, "window": 40, "softcap": 2.0},
+    "both ways": {"is_causal": False},
+    "both ways, near": {"is_causal": False, "window": 40, "softcap": 2.0},
     "prefix": {"prefix": True},
 }
 MESH = MeshConfig(data=2, context=2, tensor=2)
 CAN = {
-    **{"causal": True, "same_rows": True, "bias": False, "dropout": False, "length": 1024},
+    **{"is_causal": True, "same_rows": True, "bias": False, "dropout": False, "length": 1024},
     **{"keys": 1024, "prefix": False, "window": False, "split": False},
 }
 
@@ -84,7 +84,7 @@ def of_two_texts(impl):
     nowhere = {"q_positions": np.zeros_like(q_ids), "k_positions": np.zeros_like(k_ids)}
 
     def both(q, k, v):
-        call = lambda *x: attention(*x, **ids, **nowhere, causal=False, impl=impl)  # noqa: E731
+        call = lambda *x: attention(*x, **ids, **nowhere, is_causal=False, impl=impl)  # noqa: E731
         out, pull = jax.vjp(call, q, k, v)
         return out, pull(cotangent)
 
@@ -103,10 +103,10 @@ def test_keys_may_be_of_another_text():
 
 
 SPLIT = {
-    "causal": {},
+    "is_causal": {},
     "short window": {"window": 100},  # shorter than a part: chunks stay
     "long window": {"window": 300, "softcap": 2.0},
-    "both ways, near": {"causal": False, "window": 100},
+    "both ways, near": {"is_causal": False, "window": 100},
     "prefix": {"prefix": True},
 }
 
@@ -116,7 +116,7 @@ def of_parts(name):
     case, length = dict(SPLIT[name]), 256 * MESH.context
     segments, positions = (x[:2] for x in places(length))
     prefix = positions < 140 if case.pop("prefix", False) else None
-    how = {"causal": True, "window": None, "softcap": None, "scale": None} | case
+    how = {"is_causal": True, "window": None, "softcap": None, "scale": None} | case
     rows, rng = Rows(positions, segments, prefix), np.random.default_rng(0)
     *inputs, cotangent = (
         rng.normal(size=(2, length, *shape)).astype(np.float32)
@@ -138,7 +138,7 @@ def of_parts(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("causal", "long window", "prefix"),
+        *("is_causal", "long window", "prefix"),
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in ("short window", "both ways, near")
@@ -177,11 +177,11 @@ def test_blocks_of_the_backward_pass_are_as_wide_as_fits(monkeypatch, keys, head
 
 
 def test_tpus_take_it_where_it_can():
-    other, split = {"same_rows": False, "causal": False}, {"split": True, "length": 256}
+    other, split = {"same_rows": False, "is_causal": False}, {"split": True, "length": 256}
     can = [
-        *({}, {"causal": False}, {"window": True}, {"causal": False, "window": True}),
+        *({}, {"is_causal": False}, {"window": True}, {"is_causal": False, "window": True}),
         *({"prefix": True}, other, other | {"length": 128, "keys": 256}, split),
-        *(split | {"prefix": True}, split | {"causal": False, "length": 128}),
+        *(split | {"prefix": True}, split | {"is_causal": False, "length": 128}),
     ]
     cannot = [
         *({"same_rows": False}, {"bias": True}, {"dropout": True}, {"length": 1000}),
@@ -197,7 +197,7 @@ def test_tpus_take_it_where_it_can():
     assert attention_kernels.pick(**CAN) is attention_kernels.pick("blocked", **CAN)
 
 
-@pytest.mark.parametrize("change", [{"prefix": True}, {"split": True}, {"causal": False}])
+@pytest.mark.parametrize("change", [{"prefix": True}, {"split": True}, {"is_causal": False}])
 def test_blocks_of_queries_are_for_causal_rows_that_a_device_has_whole(change):
     found = attention_kernels.pick(**CAN | change)
     assert found is attention_kernels.implementations["reference"].function

@@ -17,7 +17,7 @@ from pathlib import Path
 from jaxlm.core.config import REQUIRED, field
 from jaxlm.launch.shell import script
 from jaxlm.launch.steps import Command, WriteFile
-from jaxlm.launch.targets.base import LaunchConfig, Plan
+from jaxlm.launch.targets.base import LaunchConfig, LaunchPlan
 
 HERE = Path(__file__).parent
 
@@ -33,7 +33,7 @@ class Batch(LaunchConfig):
         text = script("batch.sh", HERE, queue=self.queue, run_dir=job.run_dir, env=self.env)
         write = WriteFile(why="write the job", path=path, text=text)
         submit = Command(why="submit the job", argv=("bsub", str(path)))
-        return Plan(actions={"run": (write, submit)}, attempt=(write, submit))
+        return LaunchPlan(actions={"run": (write, submit)}, attempt=(write, submit))
 '''
 TEMPLATE = """\
 #BSUB -q {{ queue | line }}

@@ -140,7 +140,7 @@ def in_a_ring(model: Any) -> Any:
 def batch_of(model: str) -> dict[str, np.ndarray]:
     """Rows of several documents and some padding, each with a source where an encoder reads one."""
     batch, source = tiny.ragged_batch(3, ROWS, LENGTH), tiny.ragged_batch(4, ROWS, LENGTH)
-    if config_of(model).model.encodes:
+    if config_of(model).model.is_encoder_decoder:
         batch |= {f"source_{k}": source[k] for k in ("tokens", "positions", "segment_ids")}
     return batch
 

@@ -298,7 +298,7 @@ HOMELESS = [
     ("llama-3-8b", "attention", {"softcap": 5.0}, "5.0 has no place in the config.json of Llama"),
     ("llama-3-8b", "attention", {"qk_norm": True}, "True has no place"),
     ("llama-3-8b", "attention", {"window": (8,)}, ".8.* has no place"),
-    ("llama-3-8b", "attention", {"causal": False}, "False has no place"),
+    ("llama-3-8b", "attention", {"is_causal": False}, "False has no place"),
     ("llama-3-8b", "ffn", {"activation": "relu"}, "'relu' has no place"),
     ("llama-3-8b", "head", {"bias": True}, "True has no place"),
     ("llama-3-8b", "norm", {"one_plus": True}, "True has no place"),

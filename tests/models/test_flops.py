@@ -60,7 +60,7 @@ def test_flops_are_those_of_the_lowered_program(name: str) -> None:
     def logits(params: Any, tokens: Any, source: Any) -> Any:
         model = nnx.merge(graphdef, params)
         rows = lambda x: {"positions": x, "segment_ids": x}  # noqa: E731
-        encoded = model.encode(source, **rows(source)) if few.encodes else None
+        encoded = model.encode(source, **rows(source)) if few.is_encoder_decoder else None
         return model.logits(model(tokens, **rows(tokens), encoded=encoded).hidden)
 
     def count(source_len: int) -> float:
@@ -73,11 +73,11 @@ def test_flops_are_those_of_the_lowered_program(name: str) -> None:
         LENGTH - keys_met(LENGTH, few.attention.windows[i % len(few.attention.windows)], False)
         for i in range(few.num_layers)
     )
-    said = module.flops_per_token(LENGTH, causal=False)
+    said = module.flops_per_token(LENGTH, is_causal=False)
     assert counted / LENGTH + routing == pytest.approx(said + masked, rel=0.02)
     assert said >= module.flops_per_token(LENGTH)
-    if few.encodes:  # another length of source, by what it adds to the same one
-        more = module.flops_per_token(LENGTH, causal=False, source_len=5 * LENGTH // 2) - said
+    if few.is_encoder_decoder:  # another length of source, by what it adds to the same one
+        more = module.flops_per_token(LENGTH, is_causal=False, source_len=5 * LENGTH // 2) - said
         assert (count(5 * LENGTH // 2) - counted) / LENGTH == pytest.approx(more, rel=0.02)
 
 
@@ -106,13 +106,13 @@ def test_flops_of_recurrent_models_are_those_of_the_lowered_program(name: str) -
     def logits(params: Any, tokens: Any, segment_ids: Any) -> Any:
         model = nnx.merge(graphdef, params)
         rows = {"positions": jnp.zeros_like(tokens), "segment_ids": segment_ids}
-        encoded = {"encoded": model.encode(tokens, **rows)} if config.encodes else {}
+        encoded = {"encoded": model.encode(tokens, **rows)} if config.is_encoder_decoder else {}
         return model.logits(model(tokens, **rows, **encoded).hidden)
 
     counted = jax.jit(logits).lower(params, row, row).cost_analysis()["flops"]
-    assert counted == pytest.approx(module.flops_per_token(1, causal=False), rel=0.02)
-    assert module.flops_per_token(1) == module.flops_per_token(1, causal=False)
-    if config.encodes:
+    assert counted == pytest.approx(module.flops_per_token(1, is_causal=False), rel=0.02)
+    assert module.flops_per_token(1) == module.flops_per_token(1, is_causal=False)
+    if config.is_encoder_decoder:
 
         def read(params: Any, tokens: Any, segment_ids: Any) -> Any:
             model = nnx.merge(graphdef, params)
@@ -157,9 +157,9 @@ def test_flops_of_a_step_with_frozen_kernels_are_those_of_the_lowered_gradient(
     step = jax.jit(jax.value_and_grad(loss))
     lowered = step.lower(program.trained(shapes), program.base(shapes), ids)
     counted = lowered.cost_analysis()["flops"]
-    causal = program.step_flops_per_token(length)
+    is_causal = program.step_flops_per_token(length)
     module = nnx.merge(program.graphdef, shapes)
-    forward = module.flops_per_token(length, causal=False)
+    forward = module.flops_per_token(length, is_causal=False)
     masked = 3 * (forward - module.flops_per_token(length))  # scores that the program forms
     # the kernels that read a frozen embedding need no gradient of it
     first = 0.0
@@ -170,9 +170,9 @@ def test_flops_of_a_step_with_frozen_kernels_are_those_of_the_lowered_gradient(
         first -= sum(2.0 * part.adapter.lora_b.size for part in parts) / 2
     # the change of a recurrent kernel, once a step: A B and its gradients, scaled and added
     change = (3 * 2.0 * 4 + 3) * 512 * 2048 if name == "lstm" else 0.0
-    wanted = causal + masked - first + change / length
+    wanted = is_causal + masked - first + change / length
     assert counted / length == pytest.approx(wanted, rel=0.02)
-    assert causal < 3 * program.flops_per_token(length)
+    assert is_causal < 3 * program.flops_per_token(length)
 
 
 def test_a_step_that_trains_a_head_alone_is_a_forward_pass() -> None:

@@ -20,7 +20,7 @@ from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.params import split
-from jaxlm.nn.pipeline import Schedule, _exchanges, pipelined
+from jaxlm.nn.pipeline import PipelineSchedule, _exchanges, pipelined
 from tests import tiny
 
 VOCAB = 32
@@ -47,7 +47,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "pair": {
         **RELATIVE,
-        "encoder": {**READER, **RELATIVE, "attention": {"num_heads": 4, "causal": False}},
+        "encoder": {**READER, **RELATIVE, "attention": {"num_heads": 4, "is_causal": False}},
     },
 }
 GPIPE = MeshConfig(data=1, stage=4, fsdp=2)
@@ -83,7 +83,7 @@ def batch_of() -> dict[str, np.ndarray]:
     return batch | {f"source_{k}": source[k] for k in ("tokens", "positions", "segment_ids")}
 
 
-def loss_of(config: TransformerConfig, plan: Schedule) -> Any:
+def loss_of(config: TransformerConfig, plan: PipelineSchedule) -> Any:
     """The sum over all tokens, with a key for each micro-batch; and what else a model gives."""
     graphdef = parts_of(config)[0]
 
@@ -91,7 +91,7 @@ def loss_of(config: TransformerConfig, plan: Schedule) -> Any:
         keys = jax.random.split(jax.random.key(1), plan.microbatches)
         model, encoded = nnx.merge(graphdef, params), None
         rows = ("tokens", "positions", "segment_ids")
-        if config.encodes:
+        if config.is_encoder_decoder:
             source = {name: batch[f"source_{name}"] for name in rows}
             encoded = model.encode(source.pop("tokens"), **source, key=keys)
         text = {name: batch[name] for name in rows}
@@ -105,12 +105,14 @@ def loss_of(config: TransformerConfig, plan: Schedule) -> Any:
     return loss
 
 
-def value(config: TransformerConfig, params: Any, batch: Any, plan: Schedule) -> Any:
+def value(config: TransformerConfig, params: Any, batch: Any, plan: PipelineSchedule) -> Any:
     with pipelined(plan):
         return jax.jit(loss_of(config, plan))(params, batch)[0]
 
 
-def value_and_grad(config: TransformerConfig, params: Any, batch: Any, plan: Schedule) -> Any:
+def value_and_grad(
+    config: TransformerConfig, params: Any, batch: Any, plan: PipelineSchedule
+) -> Any:
     with pipelined(plan):
         return jax.jit(jax.value_and_grad(loss_of(config, plan), has_aux=True))(params, batch)
 
@@ -119,7 +121,7 @@ def on_mesh(
     config: TransformerConfig,
     params: Any,
     mesh: MeshConfig,
-    plan: Schedule,
+    plan: PipelineSchedule,
     compute: Callable[..., Any] = value_and_grad,
 ) -> Any:
     built, batch = mesh.build(), batch_of()
@@ -138,13 +140,13 @@ def in_a_row(name: str) -> Any:
     """Parameters, and what the layers give on one device."""
     config = model_of(name)
     params = initial(config)
-    return params, jax.device_get(value_and_grad(config, params, batch_of(), Schedule(4)))
+    return params, jax.device_get(value_and_grad(config, params, batch_of(), PipelineSchedule(4)))
 
 
 @pytest.mark.parametrize(("name", "mesh", "changes"), CASES)
 def test_stages_give_what_layers_in_a_row_give(name, mesh, changes):
     params, ((loss, (load, states)), grads) = in_a_row(name)
-    plan = Schedule(4, mesh.stage_repeats)
+    plan = PipelineSchedule(4, mesh.stage_repeats)
     (loss_, (load_, states_)), grads_ = on_mesh(model_of(name, **changes), params, mesh, plan)
     np.testing.assert_allclose(loss_, loss, rtol=1e-5)
     np.testing.assert_allclose(states_, states, atol=1e-5 * np.abs(states).max())
@@ -162,8 +164,10 @@ def test_fewer_micro_batches_than_stages_wait_for_each_other():
     mesh = MeshConfig(data=1, stage=4, stage_repeats=2, num_devices=4)
     config = model_of("decoder", position=[{"theta": 100.0}], attention=PLAIN)
     params = initial(config)
-    (loss, _), grads = jax.device_get(value_and_grad(config, params, batch_of(), Schedule(2)))
-    (loss_, _), grads_ = on_mesh(config, params, mesh, Schedule(2, 2))
+    (loss, _), grads = jax.device_get(
+        value_and_grad(config, params, batch_of(), PipelineSchedule(2))
+    )
+    (loss_, _), grads_ = on_mesh(config, params, mesh, PipelineSchedule(2, 2))
     np.testing.assert_allclose(loss_, loss, rtol=1e-5)
     assert_near(grads_, grads)
 
@@ -171,8 +175,8 @@ def test_fewer_micro_batches_than_stages_wait_for_each_other():
 def test_in_bfloat16_stages_are_as_near():
     config = model_of("moe", dtype="bfloat16")
     params = initial(config)
-    loss = value(config, params, batch_of(), Schedule(4))
-    loss_ = on_mesh(config, params, GPIPE, Schedule(4), value)
+    loss = value(config, params, batch_of(), PipelineSchedule(4))
+    loss_ = on_mesh(config, params, GPIPE, PipelineSchedule(4), value)
     np.testing.assert_allclose(loss_, loss, rtol=2e-3)
 
 

@@ -299,7 +299,7 @@ OTHER = {"other_ffn": {"layers": [0], "ffn": {"intermediate_size": 20}}}
 POOLER = {"head.pooler": True}
 LATENT = {"attention": {"type": "latent", "kv_rank": 6, "nope_dim": 4, "rope_dim": 2, "v_dim": 5}}
 MOE = {"ffn": {"type": "moe", "num_experts": 4, "intermediate_size": 12}}
-READER = {"hidden_size": 16, "attention": {"causal": False}, "dtype": "float32"}
+READER = {"hidden_size": 16, "attention": {"is_causal": False}, "dtype": "float32"}
 GROUPS = {"ffn": {**MOE["ffn"], "num_groups": 2}}
 
 
@@ -321,7 +321,7 @@ FIELDS = {
     "attention.window": ({}, [3, None]),
     "attention.scale": ({}, 0.3),
     "attention.softcap": ({}, 5.0),
-    "attention.causal": ({}, False),
+    "attention.is_causal": ({}, False),
     "attention.dropout": ({}, 0.1),
     "attention.impl": ({}, "reference"),
     "attention.context": ({}, "ring"),
@@ -330,7 +330,7 @@ FIELDS = {
     "attention.latent.window": (LATENT, [3, None]),
     "attention.latent.scale": (LATENT, 0.3),
     "attention.latent.softcap": (LATENT, 5.0),
-    "attention.latent.causal": (LATENT, False),
+    "attention.latent.is_causal": (LATENT, False),
     "attention.latent.dropout": (LATENT, 0.1),
     "attention.latent.impl": (LATENT, "reference"),
     "attention.latent.context": (LATENT, "ring"),
@@ -458,7 +458,9 @@ def traced(config, backward, devices=1):
     def loss(params, key):
         model = nnx.merge(graphdef, params)
         rows = {name: batch[name] for name in ("positions", "segment_ids")}
-        source = model.encode(batch["targets"], **rows, key=key) if config.encodes else None
+        source = (
+            model.encode(batch["targets"], **rows, key=key) if config.is_encoder_decoder else None
+        )
         hidden, _, losses, *_ = model(batch["tokens"], **rows, encoded=source, key=key)
         total = jnp.sum(model.logits(hidden)) + sum(x.sum() for x in losses.values())
         if config.head.pooler:
@@ -535,7 +537,7 @@ def test_flops_are_those_of_the_compiled_program():
         return model.logits(model(tokens, positions=positions, segment_ids=segment_ids).hidden)
 
     cost = jax.jit(logits).lower(params, rows, rows, rows).compile().cost_analysis()
-    full = 128 * nnx.merge(graphdef, params).flops_per_token(64, causal=False)
+    full = 128 * nnx.merge(graphdef, params).flops_per_token(64, is_causal=False)
     assert full < cost["flops"] < 1.06 * full  # the rest: norms, softmax, activations
 
 
@@ -553,14 +555,14 @@ def test_causal_flops_of_a_pair_by_hand():
     """An encoder sees all of its text, what is written half of its own and all of the source."""
     attention, ffn = MultiHeadConfig(num_heads=4), DenseConfig(intermediate_size=96)
     sizes = {"hidden_size": 64, "attention": attention, "ffn": ffn}
-    encoder = StackConfig(**sizes | {"attention": attention.replace(causal=False)}, num_layers=3)
+    encoder = StackConfig(**sizes | {"attention": attention.replace(is_causal=False)}, num_layers=3)
     config = TransformerConfig(**sizes, num_layers=2, encoder=encoder)
     model = nnx.eval_shape(lambda: config.build(512, rngs=nnx.Rngs(0)))
     look, think = 4 * 64 * 64, 3 * 64 * 96
     matmuls = 2 * (3 * (look + think) + 2 * (2 * look + think) + 512 * 64)
-    for causal, own in ((True, 65 / 2), (False, 64)):
+    for is_causal, own in ((True, 65 / 2), (False, 64)):
         want = matmuls + 4 * 64 * (3 * 64 + 2 * own + 2 * 64)
-        assert model.flops_per_token(64, causal=causal) == pytest.approx(want)
+        assert model.flops_per_token(64, is_causal=is_causal) == pytest.approx(want)
 
 
 def test_derived_sizes():

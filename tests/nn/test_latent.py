@@ -26,7 +26,7 @@ CONFIGS = {
     "low queries": SMALL.replace(q_rank=7, scale=0.7, norm_eps=1e-2),
     "window": SMALL.replace(softcap=2.0, rope_dim=4),
     "wide latent": SMALL.replace(kv_rank=40),
-    "every token": SMALL.replace(causal=False),
+    "every token": SMALL.replace(is_causal=False),
 }
 SEGMENTS = np.array([[1] * 5 + [2] * 6 + [0] * 2, [1] * 13], np.int32)
 POSITIONS = np.array([[*range(5), *range(6), 0, 0], [*range(13)]], np.int32)
@@ -103,7 +103,7 @@ def by_loop(name, params, x):
                 s
                 for s in range(x.shape[1])
                 if SEGMENTS[b, s] == SEGMENTS[b, t] > 0
-                and (s <= t or not c.causal)
+                and (s <= t or not c.is_causal)
                 and abs(s - t) < near
             ]
             if not seen:

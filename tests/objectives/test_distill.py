@@ -195,7 +195,7 @@ def test_a_teacher_that_does_not_fit_is_one_error(teacher: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("transformer", "model.attention.causal=false", "does not fit; name another run .*sees"),
+        ("transformer", "model.attention.is_causal=false", "does not fit; name another run .*sees"),
         ("t5", "model.vocab_size=264", "does not fit; name another run .*no source text"),
         (
             "transformer",

@@ -63,7 +63,7 @@ def test_pieces_of_a_sentencepiece_model(tmp_path):
 def test_what_the_config_names_comes_first():
     assert resolved(MaskedLM(mask=7), words("[MASK]"), 300).mask == 7
     assert resolved(MaskedLM(mask="be"), words("[MASK]"), 300).mask == 1
-    source = {"encoder": StackConfig(attention=MultiHeadConfig(causal=False))}
+    source = {"encoder": StackConfig(attention=MultiHeadConfig(is_causal=False))}
     source["prompt"] = EncodeSource(start_id=5)
     assert resolved(SpanCorruption(), BYTES, 300, **source).start == 5
     blanks = {"position": (LearnedBlocksConfig(max_seq_len=80),)}

@@ -207,7 +207,7 @@ def test_it_learns_and_a_mesh_changes_nothing(name):
 # ------------------------------------------------------------------------------- what goes together
 
 REFUSED = [
-    ("transformer", "masked_lm", "set model.attention.causal to false"),
+    ("transformer", "masked_lm", "set model.attention.is_causal to false"),
     ("lstm", "masked_lm", "one transformer without an encoder"),
     ("t5", "masked_lm", "one transformer without an encoder"),
     ("transformer", "span_corruption", "needs an encoder that reads the source"),

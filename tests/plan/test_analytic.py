@@ -431,7 +431,7 @@ def test_on_tpus_a_kernel_has_split_rows_and_such_as_are_read_both_ways():
     found = self_attention(facts, split, "tpu")
     assert (found.keys, found.kept_bytes) == (6 * (1024.5 + chunk / 2), 0)
 
-    both = facts_with("v5e_fsdp8_tensor2", causal=False)
+    both = facts_with("v5e_fsdp8_tensor2", is_causal=False)
     for setting in (whole, split):
         found = self_attention(both, setting, "tpu")
         assert (found.keys, found.kind) == (6 * 2048, "splash")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from jaxlm.plan.compiling import OutOfMemory, read_out_of_memory
-from jaxlm.plan.memory import MemoryPlan, Part, of_refused
+from jaxlm.plan.memory import MemoryPlan, MemoryUse, of_refused
 
 GiB = 2**30
 
 
 def plan(size: float, **how) -> MemoryPlan:
-    parts = [Part(kind="parameters", module="ffn", num_bytes=size)]
+    parts = [MemoryUse(kind="parameters", module="ffn", num_bytes=size)]
     return MemoryPlan(parts=parts, **({"limit": 100.0, "share": 0.9, "compiled": True} | how))
 
 
@@ -36,8 +36,8 @@ def test_verdicts(found, verdict):
 
 def test_what_is_on_the_host_takes_no_room_on_the_device():
     parts = [
-        Part(kind="optimizer", module="", num_bytes=90, on_host=True),
-        Part(kind="parameters", module="", num_bytes=10),
+        MemoryUse(kind="optimizer", module="", num_bytes=90, on_host=True),
+        MemoryUse(kind="parameters", module="", num_bytes=10),
     ]
     found = MemoryPlan(parts=parts, limit=20, share=0.9, compiled=False)
     assert (found.total, found.host, found.verdict) == (10, 90, "likely fits")
@@ -75,7 +75,7 @@ def test_another_error_is_not_one_of_memory():
 def test_a_refused_step_keeps_the_estimate_but_never_fits():
     from jaxlm.plan.devices import Topology
 
-    small = [Part(kind="parameters", module="", num_bytes=1.0)]
+    small = [MemoryUse(kind="parameters", module="", num_bytes=1.0)]
     refused = OutOfMemory(16 * GiB, 15.75 * GiB, "")
     found = of_refused(refused, small, Topology.read("v5e:4x4"))
     assert (found.verdict, found.limit) == ("does not fit", 15.75 * GiB)

@@ -22,7 +22,7 @@ from jaxlm.plan.closed_form.analytic import analyse
 from jaxlm.plan.closed_form.facts import facts_of
 from jaxlm.plan.closed_form.setting import setting_of
 from jaxlm.plan.compiling import OutOfMemory, compile_on
-from jaxlm.plan.memory import Part, of_refused
+from jaxlm.plan.memory import MemoryUse, of_refused
 from jaxlm.plan.overrides import overrides_of
 from jaxlm.plan.planning import ANALYTIC
 from jaxlm.plan.roofline import roofline
@@ -191,7 +191,9 @@ def test_what_a_compiler_found_stays_where_something_else_changes():
     setting = setting_of(facts, {"data": 1, "fsdp": 8, "tensor": 2}, V5E)
     now = analyse(facts, setting, V5E).memory
     found = replace(
-        now, parts=[*now.parts, Part(kind="temporaries", module="", num_bytes=5e9)], compiled=True
+        now,
+        parts=[*now.parts, MemoryUse(kind="temporaries", module="", num_bytes=5e9)],
+        compiled=True,
     )
     alone = {p.overrides: p.memory for p in proposals(facts, setting, V5E)}
     for p in proposals(facts, setting, V5E, found):

@@ -191,7 +191,7 @@ def test_lmbda_is_the_share_of_own_steps(teacher: Path) -> None:
     [
         ("data.packing=whole", "data.packing: gkd needs a record a row"),
         ("data.seq_len=8", "the prompt of training record .* room for 3 beside"),
-        ("model.attention.causal=false", "gkd needs a model that continues its prompt"),
+        ("model.attention.is_causal=false", "gkd needs a model that continues its prompt"),
         ("objective.top_k=3", "top_k: divergence jsd has none"),
     ],
 )

@@ -311,7 +311,7 @@ def test_rewards_rise(sums: Path, tmp_path: Path) -> None:
         ("data.seq_len=8", "the prompt of training record .* room for 3 beside"),
         ("objective.max_tokens=17", "leave no room for a prompt"),
         (f"objective.rewards=['{HERE}:nothing']", "nothing returned nan .*'1[+]"),
-        ("model.attention.causal=false", "needs a model that continues its prompt"),
+        ("model.attention.is_causal=false", "needs a model that continues its prompt"),
         ("train.embedding_noise=5", "train.embedding_noise: grpo learns from texts that are"),
     ],
 )

@@ -231,7 +231,7 @@ def test_auto_computes_in_float32_on_a_cpu_to_the_bit(name):
 
 def test_auto_is_bfloat16_on_accelerators_in_the_encoder_too():
     blocks = {"hidden_size": 16, "num_layers": 1}
-    reader = {**blocks, "attention": {"causal": False}}
+    reader = {**blocks, "attention": {"is_causal": False}}
     model = configs.parse(TransformerConfig, {**blocks, "encoder": reader})
     for platform in ("tpu", "gpu"):
         chosen = model.computing_on(platform)

@@ -180,7 +180,7 @@ model:
   type: transformer
   hidden_size: {sizes.hidden_size}
   num_layers: {sizes.num_layers}
-  attention: {{num_heads: {sizes.num_heads}, num_kv_heads: {sizes.num_heads}, causal: false}}
+  attention: {{num_heads: {sizes.num_heads}, num_kv_heads: {sizes.num_heads}, is_causal: false}}
   dropout: 0.2  # more of it for little text
 objective: {{type: classification, head: {{pool: mean, dropout: 0.3}}}}
 optimizer:
@@ -212,7 +212,7 @@ model:
   type: transformer
   hidden_size: {sizes.hidden_size}
   num_layers: {sizes.num_layers}
-  attention: {{num_heads: {heads}, num_kv_heads: {heads}, causal: {json.dumps(start.causal)}}}
+  attention: {{num_heads: {heads}, num_kv_heads: {heads}, is_causal: {json.dumps(start.is_causal)}}}
   dropout: 0.1  # more of it for few records
 objective: {start.objective}
 optimizer:

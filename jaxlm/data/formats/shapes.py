@@ -35,7 +35,7 @@ class Start:
     about: str
     task: str
     objective: str
-    causal: bool  # whether a token attends to earlier ones alone
+    is_causal: bool  # whether a token attends to earlier ones alone
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class EncodeSource(PromptFormat):
     )
 
     def check_model(self, model: ModelConfig) -> None:
-        if not model.encodes:
+        if not model.is_encoder_decoder:
             raise UserError(
                 "prompt: encode_source is for a model with an encoder; leave prompt out"
             )

@@ -29,7 +29,7 @@ from jaxlm.hf.exporting import family_for
 from jaxlm.hf.folder import new_folder
 from jaxlm.hf.peft.importing import read_adapter
 from jaxlm.hf.peft.layout import Layout, imported_class, layout_of
-from jaxlm.hf.peft.modules import Factors, Part, joined, trimmed
+from jaxlm.hf.peft.modules import Factors, ModuleKernel, joined, trimmed
 from jaxlm.hf.peft.settings import CONFIG, WEIGHTS, Settings, compact, to_values
 from jaxlm.hf.shards import Header, write_file
 from jaxlm.hf.vocabularies import to_json
@@ -163,20 +163,20 @@ def adapters_of(layout: Layout, adapter: LowRankSettings, flat: Arrays) -> dict[
     return out
 
 
-def _factors(part: Part, flat: Arrays, scale: float) -> Factors:
+def _factors(part: ModuleKernel, flat: Arrays, scale: float) -> Factors:
     a, b = (flat[f"{part.where}/{INSIDE}/{x}"][part.piece.index] for x in (A, B))
     change = flat.get(f"{part.where}/{INSIDE}/{MAGNITUDE}")
     m = None if change is None else part.write_m(_norm(part, flat) + change[part.piece.index])
     return Factors(part.write_a(a), part.write_b(b), scale, m)
 
 
-def _norm(part: Part, flat: Arrays) -> np.ndarray:
+def _norm(part: ModuleKernel, flat: Arrays) -> np.ndarray:
     """||W|| over the inputs, [*outputs]."""
     kernel = flat[part.piece.path][part.piece.index].astype(np.float64)
     return np.sqrt((kernel**2).sum(tuple(range(part.num_inputs)))).astype(np.float32)
 
 
-def _is_table(parts: list[Part]) -> bool:
+def _is_table(parts: list[ModuleKernel]) -> bool:
     return parts[0].piece.path.endswith("/table")
 
 

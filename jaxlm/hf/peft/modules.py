@@ -23,7 +23,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Part:
+class ModuleKernel:
     """A kernel of ours, or of one of its layers, in a module."""
 
     piece: Piece
@@ -86,20 +86,20 @@ class Part:
         return self.read_b(m[:, None])[0]
 
 
-Modules = Mapping[str, list[Part]]
+Modules = Mapping[str, list[ModuleKernel]]
 
 
-def modules_of(pieces: Pieces, num_inputs: Mapping[str, int]) -> dict[str, list[Part]]:
+def modules_of(pieces: Pieces, num_inputs: Mapping[str, int]) -> dict[str, list[ModuleKernel]]:
     """{name of a module: its parts in the file's order}. num_inputs: of kernels, by module path.
 
     Experts are left out: PyTorch's modules of them differ from their tensors.
     """
-    out: dict[str, list[Part]] = {}
+    out: dict[str, list[ModuleKernel]] = {}
     for path, parts in pieces.items():
         where, _, leaf = path.rpartition("/")
         if leaf in ("kernel", "table") and where in num_inputs:
             for piece in parts:
-                part = Part(piece, num_inputs[where])
+                part = ModuleKernel(piece, num_inputs[where])
                 if len(piece.index) <= 1:
                     out.setdefault(piece.name.removesuffix(".weight"), []).append(part)
     return {name: sorted(parts, key=lambda p: p.piece.start) for name, parts in out.items()}
@@ -116,7 +116,7 @@ class Factors:
 
 
 def joined(
-    parts: Sequence[Part], own: Mapping[str, Factors], norms: Mapping[str, Array]
+    parts: Sequence[ModuleKernel], own: Mapping[str, Factors], norms: Mapping[str, Array]
 ) -> Factors:
     """The adapter of a module from those of its kernels.
 
@@ -145,7 +145,7 @@ def joined(
     return Factors(a, b, scale, m)
 
 
-def cut(name: str, parts: Sequence[Part], whole: Factors) -> dict[str, Factors]:
+def cut(name: str, parts: Sequence[ModuleKernel], whole: Factors) -> dict[str, Factors]:
     """{path: factors} of the kernels of a module: slices of B, and one A.
 
     Raises `UserError` where the shapes are not those of the module.

@@ -24,7 +24,7 @@ from jaxlm.launch.steps import Step
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """The steps of each action of a target, and those of a whole run.
 
     `start` creates the machines, `attempt` trains on them and reports the outcome, `again` prepares
@@ -70,7 +70,7 @@ class LaunchConfig(Config):
                     "value, which is read from the environment"
                 )
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> LaunchPlan:
         """The steps that start `job` on this target."""
         raise NotImplementedError
 

@@ -28,7 +28,7 @@ from jaxlm.launch.manifest import manifest
 from jaxlm.launch.names import check_absolute, check_word
 from jaxlm.launch.shell import join
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
-from jaxlm.launch.targets.base import LaunchConfig, Plan
+from jaxlm.launch.targets.base import LaunchConfig, LaunchPlan
 
 REPLICATED, CONTAINER = "slice-job", "jax-tpu"
 ENDS = ("Completed", "Failed")
@@ -97,7 +97,7 @@ class Gke(LaunchConfig):
             shape=self.topology,
         )
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> LaunchPlan:
         path = job.stage / "jobset.yaml"
         write = WriteFile(why="write the manifest", path=path, text=self.manifest(job))
         argv = self._kubectl("apply", "-f", str(path))
@@ -126,7 +126,7 @@ class Gke(LaunchConfig):
                 why="show its pods", argv=self._kubectl("get", "pods", "-o", "wide", *self._of(job))
             ),
         )
-        return Plan(
+        return LaunchPlan(
             actions={
                 "create": make,
                 "run": attempt,

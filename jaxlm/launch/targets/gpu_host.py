@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxlm.core.config import UserError, field
 from jaxlm.launch.chips import GPU, Chips
 from jaxlm.launch.job import Job
-from jaxlm.launch.targets.base import Plan, RestartingConfig
+from jaxlm.launch.targets.base import LaunchPlan, RestartingConfig
 from jaxlm.launch.targets.local import local_plan
 
 
@@ -37,7 +37,7 @@ class GpuHost(RestartingConfig):
         text = f"gpus: {list(self.gpus)}" if self.gpus else "gpu_host"
         return Chips(text=text, kind=GPU, count=len(self.gpus) or None)
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> LaunchPlan:
         base = {
             **self.env,
             "JAX_PLATFORMS": "cuda",

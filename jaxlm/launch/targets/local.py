@@ -20,7 +20,7 @@ from jaxlm.core.config import UserError, field
 from jaxlm.launch.chips import Chips
 from jaxlm.launch.job import Job
 from jaxlm.launch.steps import Group, Member, Step, WriteFile
-from jaxlm.launch.targets.base import Plan, RestartingConfig
+from jaxlm.launch.targets.base import LaunchPlan, RestartingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Local(RestartingConfig):
         text = f"processes: {self.processes}, devices: {self.devices}"
         return Chips(text=text, kind=None, count=self.processes * self.devices)
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> LaunchPlan:
         environment = dict(self.env)
         if self.devices is not None:
             kept = re.sub(r"--xla_force_host_platform_device_count=\d+", "", _flags(environment))
@@ -55,7 +55,9 @@ class Local(RestartingConfig):
         return local_plan(self, job, [environment] * self.processes)
 
 
-def local_plan(target: RestartingConfig, job: Job, environments: list[dict[str, str]]) -> Plan:
+def local_plan(
+    target: RestartingConfig, job: Job, environments: list[dict[str, str]]
+) -> LaunchPlan:
     """One process per environment; they connect on a free port."""
     config = job.stage / "run.yaml"
     run_dir = Path(job.run_dir)
@@ -78,7 +80,7 @@ def local_plan(target: RestartingConfig, job: Job, environments: list[dict[str, 
         max_restarts=target.max_restarts,
     )
     steps: tuple[Step, ...] = (write, train)
-    return Plan(actions={"run": steps}, attempt=steps)
+    return LaunchPlan(actions={"run": steps}, attempt=steps)
 
 
 def _flags(environment: dict[str, str]) -> str:

@@ -27,7 +27,7 @@ from jaxlm.launch.manifest import manifest
 from jaxlm.launch.names import check_no_option, check_word
 from jaxlm.launch.shell import script
 from jaxlm.launch.steps import Command, WriteFile
-from jaxlm.launch.targets.base import Plan, RestartingConfig
+from jaxlm.launch.targets.base import LaunchPlan, RestartingConfig
 
 CONFIG = "~/jaxlm-run.yaml"
 PORT = 8476
@@ -73,7 +73,7 @@ class SkyPilot(RestartingConfig):
         kind = name.partition("-")[0]
         return Chips(text=text, kind=kind, count=int(count or 1) * self.num_nodes)
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> LaunchPlan:
         config, task = job.stage / "run.yaml", job.stage / "task.yaml"
         files = (
             WriteFile(why="write the run's config", path=config, text=job.config_under(self.mount)),
@@ -90,7 +90,7 @@ class SkyPilot(RestartingConfig):
         cancel = Command(
             why="cancel the job", argv=("sky", "jobs", "cancel", "--name", job.name, "--yes")
         )
-        return Plan(
+        return LaunchPlan(
             actions={
                 "create": (*files, submit),
                 "queue": (*files, submit),

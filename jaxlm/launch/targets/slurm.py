@@ -23,7 +23,7 @@ from jaxlm.launch.job import Job
 from jaxlm.launch.names import check_no_option, check_word
 from jaxlm.launch.shell import join, script
 from jaxlm.launch.steps import Argv, Command, Follow, Outcome, Step, WriteFile
-from jaxlm.launch.targets.base import Plan, RestartingConfig
+from jaxlm.launch.targets.base import LaunchPlan, RestartingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Slurm(RestartingConfig):
             text += f", tasks_per_node: {self.tasks_per_node}"
         return Chips(text=text, kind=GPU, count=self.nodes * each)
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> LaunchPlan:
         files = (
             WriteFile(
                 why="write the run's config", path=job.stage / "run.yaml", text=job.config_under()
@@ -95,7 +95,7 @@ class Slurm(RestartingConfig):
         outcome = Outcome(why="ask how it ended", argv=("cat", str(job.stage / "outcome")))
         attempt = (*make, follow, outcome)
         name = (f"--name={job.name}", "--me")
-        return Plan(
+        return LaunchPlan(
             actions={
                 "create": make,
                 "queue": make,

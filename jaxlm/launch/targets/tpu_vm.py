@@ -33,7 +33,7 @@ from jaxlm.launch.steps import (
     WriteFile,
     WriteSecrets,
 )
-from jaxlm.launch.targets.base import Plan, RestartingConfig
+from jaxlm.launch.targets.base import LaunchPlan, RestartingConfig
 
 ARCHIVE = "source.tar.gz"
 LOST = ("SUSPENDING", "SUSPENDED", "PREEMPTED", "TERMINATED", "FAILED", "DELETING", "STOPPED")
@@ -93,11 +93,11 @@ class TpuVm(RestartingConfig):
     def chips(self) -> Chips | None:
         return tpu_chips(f"accelerator_type: {self.accelerator_type}", self.accelerator_type)
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: Job) -> LaunchPlan:
         make = (*self._ask(job), *self._wait(job))
         run = (*self._send(job), *self._start(job))
         follow = self._follow(job)
-        return Plan(
+        return LaunchPlan(
             actions={
                 "create": make,
                 "queue": self._ask(job),

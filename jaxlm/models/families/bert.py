@@ -57,7 +57,7 @@ def bert(hidden_size: int, num_layers: int, num_heads: int, vocab_size: int) -> 
     return TransformerConfig(
         hidden_size=hidden_size,
         num_layers=num_layers,
-        attention=MultiHeadConfig(num_heads=num_heads, bias=True, out_bias=True, causal=False),
+        attention=MultiHeadConfig(num_heads=num_heads, bias=True, out_bias=True, is_causal=False),
         ffn=DenseConfig(intermediate_size=4 * hidden_size, activation="gelu", bias=True),
         norm=LayerNormConfig(eps=1e-12),
         norm_placement="post",
@@ -116,7 +116,7 @@ def from_hf(family: str, values: Mapping[str, Any]) -> TransformerConfig:
         hidden_size=values["hidden_size"],
         num_layers=values["num_hidden_layers"],
         attention=MultiHeadConfig(
-            num_heads=values["num_attention_heads"], bias=True, out_bias=True, causal=False
+            num_heads=values["num_attention_heads"], bias=True, out_bias=True, is_causal=False
         ),
         ffn=DenseConfig(
             intermediate_size=values["intermediate_size"], activation=activation, bias=True

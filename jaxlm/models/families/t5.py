@@ -95,7 +95,7 @@ def completed(config: TransformerConfig, names: Collection[str]) -> TransformerC
 def encoder_of(decoder: TransformerConfig, num_layers: int) -> StackConfig:
     """The encoder's stack: like the decoder's, with bidirectional attention."""
     same = {f.name: getattr(decoder, f.name) for f in dataclasses.fields(StackConfig)}
-    attention = decoder.attention.replace(causal=False)
+    attention = decoder.attention.replace(is_causal=False)
     return StackConfig(**{**same, "num_layers": num_layers, "attention": attention})
 
 

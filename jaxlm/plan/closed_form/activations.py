@@ -18,7 +18,7 @@ from jaxlm.plan.closed_form.facts import Facts
 from jaxlm.plan.closed_form.scores import Scores
 from jaxlm.plan.closed_form.setting import Setting
 from jaxlm.plan.closed_form.stacks import Layers, Stack, token_part, ways
-from jaxlm.plan.memory import Part
+from jaxlm.plan.memory import MemoryUse
 
 # Arrays of the experts' rows if experts are on other devices: the rows and three gradients of them,
 # the outputs of gate and up, and the input of the last product.
@@ -29,13 +29,13 @@ UNNAMED = 4  # tensors as wide as the stream that a layer without remat keeps: n
 
 def activation_parts(
     facts: Facts, setting: Setting, scores: Mapping[str, Sequence[Scores]]
-) -> Iterator[Part]:
+) -> Iterator[MemoryUse]:
     """Everything on a device but parameters and optimizer state; `scores` by a stack's path."""
     mesh, pipeline = setting.mesh, setting.along("stage") > 1
     looped = [a for a in facts.params if a.layered and a.path.endswith("kernel")]
     without = ("fsdp",) if setting.zero == 1 else ()
     cast = sum(a.part(mesh, without=without) for a in looped) * facts.itemsize
-    yield Part(kind="parameters, cast or gathered", module="layers", num_bytes=cast)
+    yield MemoryUse(kind="parameters, cast or gathered", module="layers", num_bytes=cast)
     layer = 0.0
     for stack in facts.stacks:
         tokens = setting.stack_tokens(stack)
@@ -45,7 +45,7 @@ def activation_parts(
             yield from _kept(facts, setting, stack, held_tokens, layers)
         found = scores[stack.path]
         if held := sum(s.kept_bytes * held_tokens * s.layers for s in found):
-            yield Part(kind="saved for backward", module="attention's scores", num_bytes=held)
+            yield MemoryUse(kind="saved for backward", module="attention's scores", num_bytes=held)
         working = sum(s.working_bytes for s in found) * micro
         layer = max(layer, _one_layer(facts, setting, stack, micro) + working)
     sums = 4 * sum(a.part(mesh) for a in facts.trained)
@@ -55,14 +55,14 @@ def activation_parts(
     if (
         setting.accumulation > 1 and not pipeline
     ):  # the sums over earlier micro-batches are live all the time
-        yield Part(kind="gradients", module="sums", num_bytes=sums)
+        yield MemoryUse(kind="gradients", module="sums", num_bytes=sums)
     if head > layer + sums:  # the head's loss comes first, and is over when the layers begin
-        yield Part(kind="temporaries", module="head", num_bytes=head)
+        yield MemoryUse(kind="temporaries", module="head", num_bytes=head)
     else:
-        yield Part(kind="gradients", module="", num_bytes=sums)
-        yield Part(kind="temporaries", module="one layer", num_bytes=layer)
-    yield Part(kind="batch", module="", num_bytes=facts.row_bytes * tokens / facts.seq_len)
-    yield Part(kind="program", module="", num_bytes=50e6)
+        yield MemoryUse(kind="gradients", module="", num_bytes=sums)
+        yield MemoryUse(kind="temporaries", module="one layer", num_bytes=layer)
+    yield MemoryUse(kind="batch", module="", num_bytes=facts.row_bytes * tokens / facts.seq_len)
+    yield MemoryUse(kind="program", module="", num_bytes=50e6)
 
 
 def kept_per_token(
@@ -84,7 +84,7 @@ def kept_per_token(
 
 def _kept(
     facts: Facts, setting: Setting, stack: Stack, tokens: float, layers: Layers
-) -> Iterator[Part]:
+) -> Iterator[MemoryUse]:
     kept = setting.kept(stack)
 
     def bytes_of(names: frozenset[str]) -> float:
@@ -94,7 +94,7 @@ def _kept(
     extra = UNNAMED if kept.policy == "none" else 0
     width = setting.stream_part(stack)
     inputs = (1 + extra) * width * tokens * facts.itemsize * layers.count
-    yield Part(
+    yield MemoryUse(
         kind="saved for backward",
         module="layers' inputs",
         num_bytes=inputs,
@@ -103,13 +103,13 @@ def _kept(
     loops = [m for m in layers.maps if m.steps > 1]
     if loops and kept.policy == "none":  # whole, as the backward pass uses them
         size = sum(m.weights for m in loops) * layers.count * facts.itemsize
-        yield Part(kind="saved for backward", module="weights of loops", num_bytes=size)
+        yield MemoryUse(kind="saved for backward", module="weights of loops", num_bytes=size)
     if kept.on_device:
         size = bytes_of(kept.on_device)
-        yield Part(kind="saved for backward", module="named tensors", num_bytes=size)
+        yield MemoryUse(kind="saved for backward", module="named tensors", num_bytes=size)
     if kept.on_host:
         size = bytes_of(kept.on_host)
-        yield Part(kind="offloaded", module="named tensors", num_bytes=size, on_host=True)
+        yield MemoryUse(kind="offloaded", module="named tensors", num_bytes=size, on_host=True)
 
 
 def _one_layer(facts: Facts, setting: Setting, stack: Stack, tokens: float) -> float:

@@ -28,7 +28,7 @@ from jaxlm.plan.closed_form.setting import Setting
 from jaxlm.plan.closed_form.stacks import Array, Layers, LinearMap, Look, Stack, token_part, ways
 from jaxlm.plan.closed_form.transfers import transfers
 from jaxlm.plan.devices import Topology
-from jaxlm.plan.memory import MemoryPlan, Part
+from jaxlm.plan.memory import MemoryPlan, MemoryUse
 from jaxlm.plan.roofline import Load, Piece
 
 PART_PASSES = 7  # passes over the stream by norms and sums around attention or ffn
@@ -200,7 +200,7 @@ class _Analysis:
         return total * self.wide + 2 * moments
 
     def _memory(self) -> MemoryPlan:
-        parts: list[Part] = []
+        parts: list[MemoryUse] = []
         whole = ("fsdp",) if self.setting.zero == 1 else ()
         for kind, arrays in (("parameters", self.facts.params), ("optimizer", self.facts.moments)):
             sums: dict[tuple[str, bool], float] = {}
@@ -209,7 +209,7 @@ class _Analysis:
                 key = a.group, a.on_host
                 sums[key] = sums.get(key, 0.0) + a.part(self.mesh, without=without) * a.itemsize
             parts += [
-                Part(kind=kind, module=module, num_bytes=size, on_host=host)
+                MemoryUse(kind=kind, module=module, num_bytes=size, on_host=host)
                 for (module, host), size in sums.items()
             ]
         parts += activation_parts(self.facts, self.setting, self.scores)
@@ -221,9 +221,9 @@ class _Analysis:
         )
 
 
-def _joined(parts: Iterable[Part]) -> list[Part]:
+def _joined(parts: Iterable[MemoryUse]) -> list[MemoryUse]:
     """Parts of one name as one: those of several stacks."""
-    found: dict[tuple[str, str, bool], Part] = {}
+    found: dict[tuple[str, str, bool], MemoryUse] = {}
     for part in parts:
         key = part.kind, part.module, part.on_host
         before = found[key].num_bytes if key in found else 0.0

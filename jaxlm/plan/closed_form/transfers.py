@@ -112,7 +112,7 @@ class _Activations(Sender):
                 # The kernel balances the pairs over the devices, which a window does by itself.
                 platform = self.setting.platform_on(self.topology)
                 kind = kind_of(look, stack, self.setting, platform)
-                if kind == "splash" and look.asked["causal"] and not look.asked["window"]:
+                if kind == "splash" and look.asked["is_causal"] and not look.asked["window"]:
                     moved = self._swapped(look, tokens, again + 1, "query", "attention")
                     yield self.transfer("collective-permute", ("context",), moved)
 
@@ -127,7 +127,7 @@ class _Activations(Sender):
         keys = tokens * self._part(look, "key", "value")
         passes = 2 if parts == 2 else forward + 1
         sent = keys * self.wide * (parts - 1) * passes + keys * 4 * parts
-        if look.asked["causal"]:
+        if look.asked["is_causal"]:
             sent += self._swapped(look, tokens, forward + 1, *look.tensors)
         yield self.transfer("collective-permute", ("context",), sent)
 

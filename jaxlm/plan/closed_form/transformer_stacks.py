@@ -84,10 +84,10 @@ def _stack(
 def _look(model: StackConfig, tensors: Any, rows: Rows) -> Look:
     attention: Any = model.attention
     windows, count, length = attention.windows, model.num_layers, rows.length
-    causal = attention.causal and not rows.prefix
+    is_causal = attention.is_causal and not rows.prefix
     keys, all_keys = (
         sum(keys_met(length, windows[i % len(windows)], c) for i in range(count))
-        for c in (causal, False)
+        for c in (is_causal, False)
     )
     return Look(
         layers=count,
@@ -102,7 +102,7 @@ def _look(model: StackConfig, tensors: Any, rows: Rows) -> Look:
         context=attention.context,
         asked={
             "impl": attention.impl,
-            "causal": attention.causal,
+            "is_causal": attention.is_causal,
             "window": any(window is not None for window in windows),
             "bias": model.position[0].has_bias,
             "dropout": bool(attention.dropout),
@@ -122,7 +122,7 @@ def _cross(own: Look, tensors: Mapping[str, Sizes], source: int) -> Look:
         tensors={name: tensors[name] for name in LOOKS if name in tensors},
         prefix=False,
         same_rows=False,
-        asked={**own.asked} | {"impl": "auto", "causal": False, "window": False, "bias": False},
+        asked={**own.asked} | {"impl": "auto", "is_causal": False, "window": False, "bias": False},
     )
 
 

@@ -41,7 +41,7 @@ _NONE = 1 << 53  # cycles from which on a compiler says that it has no estimate
 
 
 @dataclass
-class Schedule:
+class StepSchedule:
     """Seconds of one step of one device."""
 
     core: float = 0.0  # that the core computes
@@ -60,7 +60,7 @@ class Schedule:
         """Seconds of the network that the core worked through."""
         return max(0.0, self.network - self.waits)
 
-    def add(self, other: Schedule, times: float) -> None:
+    def add(self, other: StepSchedule, times: float) -> None:
         """Another part's seconds, `times` times."""
         self.core += other.core * times
         self.waits += other.waits * times
@@ -76,7 +76,7 @@ class Schedule:
 
 def scheduled(
     module: Module, network: Network, topology: Topology, visible: float | None = None
-) -> Schedule | None:
+) -> StepSchedule | None:
     """The schedule of a module's text; None where its compiler wrote no cycles.
 
     `visible`: see `jaxlm.plan.hlo.count.count`.
@@ -103,9 +103,9 @@ class _Clock:
         self.clock, self.visible = clock, visible
         self.rate = topology.peak_per_device() * topology.chip.matmul * facts.ATTENTION_SHARE
 
-    def run(self, computation: Computation) -> Schedule:
+    def run(self, computation: Computation) -> StepSchedule:
         """One run of a computation, from when the network is free."""
-        total = Schedule()
+        total = StepSchedule()
         now = free = 0.0  # when the core is here, when the network has sent all it was given
         ends: dict[str, tuple[float, Collective]] = {}
         begun: set[tuple[str, str]] = set()
@@ -139,7 +139,7 @@ class _Clock:
                 total.core_by_module[module_of(op)] += seconds
         return total
 
-    def _inner(self, op: Op, computation: Computation) -> tuple[Schedule, float] | None:
+    def _inner(self, op: Op, computation: Computation) -> tuple[StepSchedule, float] | None:
         """The schedule that an instruction runs, if it has one of its own, and how often."""
         if op.opcode == "while":
             trips = trip_count(op, computation, self.module) or 1
@@ -208,7 +208,7 @@ class _Clock:
         ici, dcn = network_seconds([transfer], self.topology)
         return sum(ici.values()) + sum(dcn.values())
 
-    def _core(self, op: Op, computation: Computation, total: Schedule) -> float:
+    def _core(self, op: Op, computation: Computation, total: StepSchedule) -> float:
         match = _CYCLES.search(op.attributes)
         if match is not None and int(match[1]) < _NONE:
             return int(match[1]) / self.clock
