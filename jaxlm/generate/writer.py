@@ -89,6 +89,10 @@ class Writer:
             send(number, written.text)
         return found
 
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raises the `UserError` that writing after one of these prompts would raise."""
+        self.generator.check([self._ids(text) for text in prompts])
+
     def continued(
         self,
         params: Any,

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers.base import ByteTokenizer
 from jaxlm.generate import Ends, Sampling, Writer, ids_of, writer_of
 from tests import tiny
@@ -78,3 +80,6 @@ def test_a_text_in_pieces_is_the_text_as_a_whole() -> None:
     assert [written.text for written in writer.with_scores(params, prompts, seed=3)] == texts
     assert ["".join(each) for each in pieces] == texts
     assert max(map(len, pieces)) > 1
+    unmarked = writer_of(program, sampling, prepared.tokenizer, ids, Ends(False, False))
+    with pytest.raises(UserError, match="has no tokens"):
+        unmarked.check(["a", ""])
