@@ -161,7 +161,7 @@ def test_the_sums_of_the_parts_are_those_of_the_whole() -> None:
     (evaluator,) = evaluators_of(session)
     params = tiny.params_of(session.program)
     (found,) = evaluator.measuring.after(params, [None])
-    plain = values_of(evaluator.measuring.measuring.whole.measure(params))
+    plain = values_of(evaluator.measuring.whole.measure(params))
     values = values_of(found)
     assert {name: values[name] for name in plain} == pytest.approx(plain, rel=1e-5)
     assert set(values) == {f"{part}{n}" for part in ("", "web/", "books/") for n in plain}
