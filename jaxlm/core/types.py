@@ -408,6 +408,7 @@ class Tokenizer(Protocol):
     adds_bos: bool
     adds_eos: bool
     adds_space: bool
+    grows: bool
     separators: int
     unk_id: int | None
     pad_id: int

@@ -1,17 +1,20 @@
 """The evaluators of a run: that of `eval:`, and those of `evaluators:` by name.
 
-That of `eval:` has the measures of the objective, and those of a task that scores answers.
+That of `eval:` has the measures of the objective, and those of a task that scores answers, of the
+split and of its parts. What an evaluator with the name of a part measures, `eval:` does not: both
+would write the same keys.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxlm.core.config import UserError
-from jaxlm.core.evaluator import Evaluator, Measuring
+from jaxlm.core.evaluator import Compiling, Evaluator, Measuring
 from jaxlm.core.measures import Measure
 from jaxlm.evals.beside_baselines import BesideBaselines
 from jaxlm.evals.loss import Loss
@@ -45,6 +48,30 @@ class Named:
         return [dataclasses.replace(m, brief=None if n else brief) for n, m in enumerate(found)]
 
 
+@dataclass(frozen=True)
+class WithoutParts:
+    """The measures of a split, without those of some of its parts."""
+
+    measuring: Measuring
+    parts: Sequence[str]
+
+    def after(
+        self,
+        params: Any,
+        counts: Sequence[int | None],
+        *,
+        on_batch: Callable[[], object] = lambda: None,
+        compiling: Compiling = nullcontext,
+    ) -> list[list[Measure]]:
+        """As `jaxlm.core.evaluator.Measuring`."""
+        found = self.measuring.after(params, counts, on_batch=on_batch, compiling=compiling)
+        left = tuple(f"{part}/" for part in self.parts)
+        return [[m for m in measures if not m.name.startswith(left)] for measures in found]
+
+    def extent(self, count: int | None) -> dict[str, int] | None:
+        return self.measuring.extent(count)
+
+
 def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
     """The evaluators of a session that have something to measure, `eval:` first, on `split`.
 
@@ -64,7 +91,7 @@ def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
         try:
             measuring = config.prepare(session)
             if not name and measuring is not None:
-                measuring = with_task(measuring, session, main)
+                measuring = with_task(_without_named(measuring, session, split), session, main)
                 if first.baseline:
                     measuring = BesideBaselines(measuring, session, split)
         except UserError as error:
@@ -77,3 +104,10 @@ def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
                 "data.validation_fraction or data.validation"
             )
     return found
+
+
+def _without_named(measuring: Measuring, session: Session, split: str) -> Measuring:
+    """What measures a split, without the parts whose loss an evaluator of their name computes."""
+    evaluators, splits = session.config.evaluators.items(), session.prepared.splits
+    named = [n for n, e in evaluators if e.computes_loss and f"{split}/{n}" in splits]
+    return WithoutParts(measuring, named) if named else measuring

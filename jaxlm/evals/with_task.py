@@ -3,7 +3,8 @@
     measuring = with_task(measuring, session, config)
     measuring.after(params, [None])     # [[loss, ..., entity_f1]], of a mixture web/entity_f1
 
-A mixture's split has parts, each of which may have a task of its own: those are measured.
+A mixture's split has parts, each of which may have a task of its own: those are measured, except
+where an evaluator of the part's name measures the task.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ def with_task(measuring: Measuring, session: Session, config: Evaluator) -> Meas
     answers that are written are scored where the whole split is measured.
     """
     prepared, found = session.prepared, dict[str, Measuring]()
+    evaluators = session.config.evaluators.items()
+    named = {f"{config.split}/{n}" for n, each in evaluators if isinstance(each, TaskMeasures)}
     rows = None
     for split in prepared.splits:
         task = prepared.task_of(split)
         own = split == config.split or split.startswith(f"{config.split}/")
         has_records = hasattr(prepared.splits[split], "rows")
-        if not own or not has_records or task is None or not task.scored:
+        if not own or split in named or not has_records or task is None or not task.scored:
             continue
         plain = TaskMeasures(split=split, batch_size=config.batch_size, baseline=False)
         rows = rows or plain.rows(session)

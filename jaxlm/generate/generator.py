@@ -98,8 +98,7 @@ class Generator:
         if not prompts:
             return []
         longest = max(len(prompt) for prompt in prompts)
-        for model in self._models:
-            check_prompts(prompts, self._max_tokens, model)
+        self.check(prompts)
         length = self._bucket(longest)
         size = len(prompts) + -len(prompts) % self._row_multiple
         tokens = np.full((size, length), self.pad_id, np.int32)
@@ -117,6 +116,11 @@ class Generator:
         ids, scores = (np.asarray(x)[: len(prompts)] for x in out)
         on_part()
         return list(zip(ids, scores.tolist(), strict=True))
+
+    def check(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Raises `UserError` for an empty prompt, or one too long for the model's positions."""
+        for model in self._models:
+            check_prompts(prompts, self._max_tokens, model)
 
     def _on_mesh(self, rows: Any) -> Any:
         return None if rows is None else meshes.to_global_whole(rows, self.program.mesh)

@@ -70,7 +70,8 @@ class Writer:
         """As `with_scores`; `on_text` gets (number of a prompt, what is new of its text) while it
         is written. These pieces together are the text.
         """
-        sent = [""] * len(prompts)
+        sent, stops = [""] * len(prompts), self.generator.sampling.stop
+        grows = self.tokenizer.grows
 
         def send(number: int, text: str) -> None:
             if len(text) > len(sent[number]):
@@ -80,13 +81,17 @@ class Writer:
         def on_ids(ids: np.ndarray) -> None:
             for number in range(len(prompts)):
                 text, ended = self._text(ids[number])
-                send(number, text if ended else _certain(text, self.generator.sampling.stop))
+                send(number, text if ended else _certain(text, stops, grows))
 
         encoded = [self._ids(text) for text in prompts]
         found = self.continued(params, encoded, seed=seed, on_ids=on_ids)
         for number, written in enumerate(found):
             send(number, written.text)
         return found
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raises the `UserError` that writing after one of these prompts would raise."""
+        self.generator.check([self._ids(text) for text in prompts])
 
     def continued(
         self,
@@ -125,10 +130,11 @@ def _before(text: str, stops: Sequence[str]) -> str:
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
 
 
-def _certain(text: str, stops: Sequence[str]) -> str:
+def _certain(text: str, stops: Sequence[str], grows: bool) -> str:
     """The text without its end, where more tokens may change that: a character whose bytes are not
-    all there, or the beginning of one of `stops`.
+    all there, the beginning of one of `stops`, or a word, of a tokenizer that is not one that
+    `grows`.
     """
-    text = text.rstrip("\ufffd")
+    text = text.rstrip("\ufffd") if grows else text[: max(0, text.rfind(" "))]
     begun = (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
     return text[: len(text) - max(begun, default=0)]

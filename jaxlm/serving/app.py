@@ -32,13 +32,15 @@ from jaxlm.core.optional import need
 from jaxlm.generate import Sampling, Text
 from jaxlm.serving.batches import Batches, Work
 from jaxlm.serving.requests import Chats, Completions, Records, split
-from jaxlm.serving.streams import Event, Pieces, events, reason
+from jaxlm.serving.streams import Event, Pieces, events, reason, response
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
     from jaxlm.api.run import Run
+
+CLIENT_LEFT = 499  # nginx's status of a request whose client did not wait; nobody reads it
 
 
 def application(run: Run, *, batch_size: int = 16) -> Starlette:
@@ -102,7 +104,7 @@ class Served:
             return {**head, "choices": made}
 
         if asked.stream:
-            return await self._streamed(work, asked.prompt, lambda *choice: answer(choice))
+            return await self._streamed(request, work, asked.prompt, lambda *x: answer(x))
         texts = await self._ask(work, asked.prompt)
         return _json(answer(*((n, x.text, reason(x.ended)) for n, x in enumerate(texts))))
 
@@ -118,7 +120,7 @@ class Served:
             return {**head, "object": "chat.completion.chunk", "choices": choices}
 
         if asked.stream:
-            return await self._streamed(work, [conversation], event)
+            return await self._streamed(request, work, [conversation], event)
         ((text, _, ended),) = await self._ask(work, [conversation])
         message = {"role": "assistant", "content": text}
         choices = [{"index": 0, "message": message, "finish_reason": reason(ended)}]
@@ -135,18 +137,23 @@ class Served:
     async def _ask(self, work: Work, items: Sequence[Any]) -> list[Any]:
         return await asyncio.wrap_future(self.batches.ask(work, items))
 
-    async def _streamed(self, work: Writing, prompts: Sequence[str], event: Event) -> Any:
-        """Raises what goes wrong before a text begins: the request then has its status."""
-        from starlette.responses import StreamingResponse
+    async def _streamed(
+        self, request: Request, work: Writing, prompts: Sequence[str], event: Event
+    ) -> Any:
+        """Raises what goes wrong before a text begins: the request then has its status. A client
+        that leaves, at any time, ends its text.
+        """
+        from starlette.responses import Response
 
         pieces = Pieces()
         written = self.batches.ask(dataclasses.replace(work, on_text=pieces.add), prompts)
         pieces.end_with(written)
-        first = await pieces.next()
+        first = await pieces.first(request)
+        if pieces.closed:
+            return Response(status_code=CLIENT_LEFT)
         if first is None:
             written.result()
-        lines = events(first, pieces, written, event)
-        return StreamingResponse(lines, media_type="text/event-stream")
+        return response(events(first, pieces, written, event), pieces)
 
     def _head(self, prefix: str) -> dict[str, Any]:
         name = f"{prefix}-{secrets.token_hex(12)}"
@@ -182,8 +189,11 @@ class Writing:
         return hash((self.sampling, self.chat))
 
     def __call__(self, prompts: list[str]) -> list[Text]:
-        """In parts, each of a number of rows that is a power of two: few programs are compiled."""
+        """In parts, each of a number of rows that is a power of two: few programs are compiled.
+        No part is written where a prompt of another one is wrong.
+        """
         writer = self.run.writer(self.sampling, self.chat)
+        writer.check(prompts)
         seed = secrets.randbits(31) if self.seed is None else self.seed
         found: list[Text] = []
         for start in range(0, len(prompts), self.batch_size):

@@ -385,6 +385,26 @@ def test_a_model_whose_rules_remove_the_letter_a(tmp_path):
 # --------------------------------------------------------------------------------- huggingface
 
 
+def test_a_text_grows_unless_a_decoder_changes_what_is_joined():
+    library = pytest.importorskip("tokenizers")
+    make, model = library.decoders, library.models.WordLevel({"do": 0, "n": 1, "'": 2, "t": 3}, "n")
+
+    def grows(*decoders: object) -> bool:
+        tokenizer = library.Tokenizer(model)
+        tokenizer.decoder = make.Sequence([*decoders])
+        found = HuggingFaceTokenizer(tokenizer.to_str().encode(), {})
+        texts = [found.decode(range(n)) for n in range(5)]
+        assert not found.grows or all(map(str.startswith, texts[1:], texts))
+        return found.grows
+
+    assert grows(make.WordPiece())  # its clean-up is of each token by itself
+    assert grows(make.Replace("n'", "x"), make.Fuse(), make.Strip("d", 1, 0))
+    assert grows(make.Fuse(), make.Replace("\u2581", " "))
+    assert not grows(make.Fuse(), make.Replace("n't", "NOT"))
+    assert not grows(make.Fuse(), make.Replace(library.Regex("n.t"), "NOT"))
+    assert not grows(make.WordPiece(), make.Fuse(), make.WordPiece())
+
+
 def test_a_vocabulary_without_the_letter_a():
     library = pytest.importorskip("tokenizers")
     tokenizer = library.Tokenizer(library.models.BPE(vocab={"b": 0, "c": 1}, merges=[]))

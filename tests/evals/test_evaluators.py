@@ -57,8 +57,9 @@ class Largest(Evaluator):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("evaluators") / "run"
     evaluators = (
-        "evaluators={books: {split: validation/books, every_steps: 2, at_end: false}, "
-        f"largest: {{type: '{__name__}:Largest', every_steps: 3, scale: 2.0}}}}"
+        "evaluators={books: {split: validation/books, every_steps: 2}, "
+        f"largest: {{type: '{__name__}:Largest', every_steps: 3, scale: 2.0}}, "
+        f"often: {{type: '{__name__}:Largest', every_steps: 5, at_end: false}}}}"
     )
     settings = ("eval.every_steps=4", "eval.max_batches=2", "eval.batch_size=2", "train.steps=6")
     settings += ("eval.at_start=true",)
@@ -79,6 +80,7 @@ def test_each_evaluator_has_its_rhythm(run: Path) -> None:
     assert keyed(run, "start/loss") == [0] and not keyed(run, "start/largest/weight")
     assert keyed(run, "eval/largest/weight") == [3, 6]
     assert keyed(run, "final/largest/weight") == [6]
+    assert keyed(run, "eval/often/weight") == [5] and not keyed(run, "final/often/weight")
 
 
 def test_the_start_is_the_model_before_its_first_step(run: Path) -> None:
@@ -119,7 +121,9 @@ def test_jaxlm_eval_measures_each_evaluator_on_its_split(
 
 
 def test_each_part_of_a_mixture_has_the_measures_of_its_own_task(tmp_path: Path) -> None:
-    """Their columns have other names; the mean squared error is the objective's loss."""
+    """Their columns have other names; the mean squared error is the objective's loss. What an
+    evaluator of a part's name measures, no other does under the same key.
+    """
     parts = []
     for name, text, number in (("films", "text", "score"), ("goods", "title", "price")):
         rows = [{text: f"{name} {n}", number: n % 5 / 4} for n in range(12)]
@@ -131,22 +135,27 @@ def test_each_part_of_a_mixture_has_the_measures_of_its_own_task(tmp_path: Path)
     settings = (
         f"data={{type: mixture, parts: {{{', '.join(parts)}}}}}",
         "objective={type: regression}",
-        "evaluators={own: {type: task, split: validation/goods, baseline: false}}",
+        "evaluators={own: {type: task, split: validation/goods, baseline: false}, "
+        "films: {type: task, split: validation/films, baseline: false}, "
+        "goods: {split: validation/goods}}",
         "model.num_layers=1",
         "eval.batch_size=4",
         "sample.prompts=[]",
     )
     config, prepared = tiny.prepared(tiny.load("transformer", *settings).config)
     session = Session(config, prepared, tiny.program(config))
-    main, own = evaluators_of(session)
+    evaluators = evaluators_of(session)
     params = tiny.params_of(session.program)
-    (found,), (again,) = (each.measuring.after(params, [None]) for each in (main, own))
-    values = values_of(found)
-    for name in ("films", "goods"):
-        assert values[f"{name}/mse"] == pytest.approx(values[f"{name}/loss"], rel=1e-5)
-    for name, value in values_of(again).items():
+    measures = [each.measuring.after(params, [None])[0] for each in evaluators]
+    values, own, films, goods = map(values_of, measures)
+    assert values["films/loss"] == pytest.approx(films["mse"], rel=1e-5)
+    assert values["goods/mse"] == pytest.approx(goods["loss"], rel=1e-5)
+    for name, value in own.items():
         assert values[f"goods/{name}"] == pytest.approx(value, rel=1e-5)
-    assert {"goods/pearson", "films/spearman"} <= values.keys()
+    assert "goods/pearson" in values and "spearman" in films
+    keyed = [each.keyed("eval", found) for each, found in zip(evaluators, measures, strict=True)]
+    keys = [measure.name for found in keyed for measure in found]
+    assert len(keys) == len(set(keys))
 
 
 def test_the_run_keeps_how_they_are_shown(run: Path) -> None:

@@ -14,20 +14,24 @@ def ask(app: Any, *requests: Asked) -> list[tuple[int, Any]]:
 
     async def all_of_them() -> list[tuple[int, Any]]:
         async with app.router.lifespan_context(app):
-            return await asyncio.gather(*(_one(app, *request) for request in requests))
+            return await asyncio.gather(*(one(app, *request) for request in requests))
 
     return asyncio.run(all_of_them())
 
 
-async def _one(app: Any, method: str, path: str, body: Any) -> tuple[int, Any]:
+async def one(
+    app: Any, method: str, path: str, body: Any, leaving: asyncio.Event | None = None
+) -> tuple[int, Any]:
+    """(status, JSON or text) of a request. leaving: the client leaves when it is set."""
     sent: list[dict[str, Any]] = []
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
 
     parts = [data]
 
     async def receive() -> dict[str, Any]:
-        if not parts:
-            await asyncio.Event().wait()  # a client that listens to a stream sends nothing
+        if not parts:  # a client that listens to a stream sends nothing, until it leaves
+            await (leaving or asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
         return {"type": "http.request", "body": parts.pop(), "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
@@ -49,4 +53,4 @@ async def _one(app: Any, method: str, path: str, body: Any) -> tuple[int, Any]:
     }
     await app(scope, receive, send)
     answer = b"".join(m.get("body", b"") for m in sent)
-    return sent[0]["status"], json.loads(answer) if answer[:1] in b"{[" else answer.decode()
+    return sent[0]["status"], json.loads(answer) if answer[:1] in (b"{", b"[") else answer.decode()

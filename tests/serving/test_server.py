@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -20,7 +21,7 @@ from jaxlm.generate import Text
 from jaxlm.run import SampleConfig
 from jaxlm.serving.app import application
 from jaxlm.serving.batches import Batches
-from tests.serving.client import ask
+from tests.serving.client import ask, one
 
 
 class Echo:
@@ -46,13 +47,15 @@ class Echo:
         return [{"label": str(record)} for record in records]
 
     def writer(self, sampling: Any, chat: bool) -> Any:
+        def check(prompts: Sequence[str]) -> None:
+            if "bad" in prompts:
+                raise UserError("prompt: is bad; give a good one")
+
         def written(params: None, prompts: Sequence[str], *, seed: int) -> list[Text]:
             self.calls.append((list(prompts), sampling, chat, seed))
             return [Text(f"{prompt}!", 0.0, len(prompt) == 1) for prompt in prompts]
 
         def streamed(params: None, prompts: Sequence[str], on_text: Any, *, seed: int) -> Any:
-            if "bad" in prompts:
-                raise UserError("prompt: is bad; give a good one")
             for number, prompt in enumerate(prompts):
                 on_text(number, prompt)
             if "broken" in prompts:
@@ -61,7 +64,7 @@ class Echo:
                 on_text(number, "!")
             return written(params, prompts, seed=seed)
 
-        return SimpleNamespace(with_scores=written, streamed=streamed)
+        return SimpleNamespace(check=check, with_scores=written, streamed=streamed)
 
 
 def predict(*records: Any) -> tuple[str, str, Any]:
@@ -176,7 +179,9 @@ def test_texts_are_sent_while_they_are_written() -> None:
     assert said == json.dumps(talk) + "!" and choices[-1]["finish_reason"] == "length"
 
 
-def test_a_stream_that_fails_says_so() -> None:
+def test_a_stream_that_fails_says_so_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     run: Any = Echo()
     requests = [
         ("POST", "/v1/completions", {"prompt": p, "stream": True}) for p in ("bad", "broken")
@@ -185,7 +190,59 @@ def test_a_stream_that_fails_says_so() -> None:
     assert status == 400 and found["error"]["message"] == "prompt: is bad; give a good one"
     first, last = events_of(broken)
     assert json.loads(first)["choices"][0]["text"] == "broken"
-    assert json.loads(last)["error"]["message"] == "the model is broken"
+    error = json.loads(last)["error"]
+    assert error["type"] == "server_error" and "its log says why" in error["message"]
+    assert "the model is broken" not in broken and "the model is broken" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_no_text_is_written_where_a_later_prompt_is_wrong(stream: bool) -> None:
+    run: Any = Echo()
+    asked = {"prompt": ["a", "b", "bad"], "stream": stream}
+    ((status, found),) = ask(application(run, batch_size=2), ("POST", "/v1/completions", asked))
+    assert status == 400 and found["error"]["message"] == "prompt: is bad; give a good one"
+    assert not run.calls
+
+
+class Endless(Echo):
+    """Streams texts of 300 pieces, each after a hundredth of a second."""
+
+    pieces = 0
+
+    def writer(self, sampling: Any, chat: bool) -> Any:
+        def streamed(params: None, prompts: Sequence[str], on_text: Any, *, seed: int) -> Any:
+            self.calls.append(list(prompts))
+            for _ in range(300):
+                on_text(0, "a")
+                self.pieces += 1
+                time.sleep(0.01)
+            return [Text("a" * 300, 0.0, False)]
+
+        return SimpleNamespace(check=lambda prompts: None, streamed=streamed)
+
+
+def test_a_client_that_leaves_ends_its_stream() -> None:
+    run: Any = Endless()
+    app = application(run)
+
+    async def clients() -> list[tuple[int, Any]]:
+        def stream(prompt: str, leaving: asyncio.Event) -> Any:
+            return one(app, "POST", "/v1/completions", {"prompt": prompt, "stream": True}, leaving)
+
+        async with app.router.lifespan_context(app):
+            leaving, gone = asyncio.Event(), asyncio.Event()
+            gone.set()
+            first = asyncio.create_task(stream("first", leaving))
+            while not run.pieces:
+                await asyncio.sleep(0.001)
+            queued = await stream("queued", gone)
+            leaving.set()
+            return [await first, queued, await one(app, *predict("fine"))]
+
+    (status, text), (without, nothing), after = asyncio.run(clients())
+    assert status == 200 and text.startswith("data: ") and "[DONE]" not in text
+    assert (without, nothing) == (499, "") and after == (200, {"predictions": [{"label": "fine"}]})
+    assert run.calls == [["first"], ["fine"]] and run.pieces < 300
 
 
 def test_requests_with_a_seed_share_no_batch_and_rows_are_powers_of_two() -> None:

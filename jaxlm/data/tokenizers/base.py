@@ -80,6 +80,7 @@ class BaseTokenizer:
     adds_bos: bool = True  # whether its own files put bos before a text, and eos after it
     adds_eos: bool = True
     adds_space: bool = False  # whether it puts a space before every text, as Llama's does
+    grows: bool = True  # whether more ids only add to a text: none changes the word before it
     separators: int = 1  # eos tokens between the two texts of a pair, where it has eos
     pad_id: int = 0
     lossless: bool = True  # decode(encode(text)) == text for every text

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from jaxlm.data.tokenizers.special_tokens import names_of, read_json
 from jaxlm.data.tokenizers.trial import try_out
 
 SPACE = "\u2581"
+JOINING = {"Fuse", "ByteLevel"}  # decoders that make one text of all tokens
 # Looked for, in this order, where neither the config nor tokenizer_config.json names the token.
 USUAL = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
@@ -96,6 +97,7 @@ class HuggingFaceTokenizer(BaseTokenizer):
         self.separators = self._separators()
         first = first_id(self.encode, self.token_bytes)
         self.adds_space = first is not None and self.token_bytes[first].startswith(b" ")
+        self.grows = not _rewrites(_parts(spec.get("decoder") or {}))
         self.lossless = all(self._returns(text) for text in PROBES)
 
     def _bytes_of_ids(self, spec: Any, vocabulary: Mapping[str, int]) -> list[bytes]:
@@ -252,6 +254,18 @@ def _parts(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if decoder.get("type") == "Sequence":
         return [inner for part in decoder["decoders"] for inner in _parts(part)]
     return [decoder] if decoder else []
+
+
+def _rewrites(decoders: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of them changes the text of several tokens together, as a clean-up ("do n't"
+    becomes "don't") or a replacement does after what joins them; before, each token is by itself.
+    """
+    kinds = [part.get("type") for part in decoders]
+    joined = next((n for n, kind in enumerate(kinds) if kind in JOINING), len(kinds))
+    patterns = (part["pattern"] for part in decoders[joined:] if "pattern" in part)
+    return any(part.get("cleanup") for part in decoders[joined:]) or any(
+        len(pattern.get("String", "any")) > 1 for pattern in patterns
+    )
 
 
 def _byte_level_table() -> dict[str, int]:
