@@ -469,7 +469,16 @@ def test_a_folder_is_loaded_and_is_imported_once(gpt2_run, tmp_path, monkeypatch
     texts = ["the", "a the"]
     np.testing.assert_allclose(run.logits(texts), jaxlm.load(gpt2_run).logits(texts), atol=1e-5)
     before = run.path.stat()
-    assert jaxlm.load(model).path == run.path
+    keys: list[str] = []
+
+    def decide(key: str, mine: str, combine: Callable[[list[str]], str]) -> str:
+        keys.append(key)
+        return combine([mine])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxlm.hf.cached.decide", decide)
+        assert jaxlm.load(model).path == jaxlm.load(model).path == run.path
+    assert len({*keys}) == 2, "several processes read the answer to an earlier call otherwise"
     assert run.path.stat().st_mtime_ns == before.st_mtime_ns, "nothing was imported again"
     words = ["--prompt", "the", "--max-tokens", "3", "--temperature", "0", *ONE]
     assert cli.main(["generate", str(model), *words]) == 0
