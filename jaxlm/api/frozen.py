@@ -1,4 +1,4 @@
-"""Frozen models that are folders in Hugging Face's format: each is imported to a run first."""
+"""Models of a config that are folders in Hugging Face's format: each is imported to a run first."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from jaxlm.runs.folder import is_hugging_face
 
 
 def with_imported(resolved: Resolved[RunConfig]) -> Resolved[RunConfig]:
-    """The config whose references are runs, those of the cache where it names other folders.
+    """The config whose start and references are runs, those of the cache where it names other
+    folders. A config file's own start is one already: see `run_of` in `jaxlm.run.load_run`.
 
     Raises `UserError` where one cannot be imported.
     """
-    objective = resolved.config.objective
+    config = resolved.config
+    init, objective = config.init, config.objective
+    if init.from_ is not None and is_hugging_face(init.from_):
+        config = config.replace(init=init.replace(from_=str(run_of(init.from_))))
     changes: dict[str, Any] = {
         name: wanted.replace(from_=str(run_of(wanted.from_)))
         for name, wanted in objective.references.items()
         if wanted.from_ is not None and is_hugging_face(wanted.from_)
     }
-    if not changes:
-        return resolved
-    config = resolved.config.replace(objective=objective.replace(**changes))
+    if changes:
+        config = config.replace(objective=objective.replace(**changes))
     return Resolved(config, resolved.marks)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import Starting
 from jaxlm.cli.shared.verb import TRAINING, verb
 from jaxlm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxlm.core.config import Resolved
+    from jaxlm.run import RunConfig
 
 
 @verb(
@@ -28,7 +32,10 @@ def command(config: str, overrides: tuple[str, ...], **starting: Unpack[Starting
     from jaxlm.hf.opened import run_of
     from jaxlm.run import load_run
 
-    resolved = load_run(config, overrides, run_of)
-    if resolved.config.init.from_ is None:
-        raise UserError("init.from: is required to fine-tune; add init.from=RUN_DIR")
-    return run_training(resolved, **starting)
+    def read() -> Resolved[RunConfig]:
+        resolved = load_run(config, overrides, run_of)
+        if resolved.config.init.from_ is None:
+            raise UserError("init.from: is required to fine-tune; add init.from=RUN_DIR")
+        return resolved
+
+    return run_training(read, **starting)

@@ -30,4 +30,4 @@ def command(run_dir: str, overrides: tuple[str, ...], **starting: Unpack[Startin
     from jaxlm.cli.shared.training import run_training
     from jaxlm.run import load_saved
 
-    return run_training(load_saved(run_dir, overrides), must_exist=True, **starting)
+    return run_training(lambda: load_saved(run_dir, overrides), must_exist=True, **starting)

@@ -31,4 +31,4 @@ def command(config: str, overrides: tuple[str, ...], **starting: Unpack[Starting
     from jaxlm.hf.opened import run_of
     from jaxlm.run import load_run
 
-    return run_training(load_run(config, overrides, run_of), **starting)
+    return run_training(lambda: load_run(config, overrides, run_of), **starting)

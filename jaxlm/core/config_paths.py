@@ -5,13 +5,14 @@ names another config, starts at the file it is in. A run keeps its paths absolut
 resumed from any folder:
 
     anchored(config).data.source.files      # ("/home/a/texts/*.txt",) of "texts/*.txt"
+    moved(config, "/a/base", "/b/base")     # "/b/base/tokenizer" where it was "/a/base/tokenizer"
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from jaxlm.core.config import Config, is_single, key_of
@@ -22,7 +23,25 @@ C = TypeVar("C", bound=Config)
 
 def anchored(config: C, folder: str | None = None) -> C:
     """The config with its relative paths made absolute; `folder`: by default where we are."""
-    return _changed(config, os.getcwd() if folder is None else folder)
+    start = os.getcwd() if folder is None else folder
+
+    def absolute(path: str) -> str:
+        # ~ is the home; ".." is kept, as it is another folder after a symlink
+        return path if path.startswith("~") else os.path.join(start, path.removeprefix("./"))
+
+    return _changed(config, absolute)
+
+
+def moved(config: C, folder: str, to: str) -> C:
+    """The config whose paths of a folder, and in it, are those of the folder `to`."""
+    inside = os.path.join(folder, "")
+
+    def there(path: str) -> str:
+        if path == folder:
+            return to
+        return os.path.join(to, path.removeprefix(inside)) if path.startswith(inside) else path
+
+    return _changed(config, there)
 
 
 def path_keys(config: Config) -> set[str]:
@@ -30,20 +49,18 @@ def path_keys(config: Config) -> set[str]:
     return set(_keys(config, ""))
 
 
-def _changed(value: Any, folder: str, is_path: bool = False) -> Any:
+def _changed(value: Any, change: Callable[[str], str], is_path: bool = False) -> Any:
     if isinstance(value, Config):
         changes = {
-            spec.name: _changed(getattr(value, spec.name), folder, spec.metadata["path"])
+            spec.name: _changed(getattr(value, spec.name), change, spec.metadata["path"])
             for spec in dataclasses.fields(value)
         }
         return value.replace(**changes)
     if isinstance(value, tuple):
-        return tuple(_changed(item, folder, is_path) for item in value)
+        return tuple(_changed(item, change, is_path) for item in value)
     if isinstance(value, dict):
-        return {key: _changed(item, folder, is_path) for key, item in value.items()}
-    # ~ is the home; ".." is kept, as it is another folder after a symlink
-    kept = not is_path or not isinstance(value, str) or value.startswith("~")
-    return value if kept else os.path.join(folder, value.removeprefix("./"))
+        return {key: _changed(item, change, is_path) for key, item in value.items()}
+    return change(value) if is_path and isinstance(value, str) else value
 
 
 def _keys(value: Any, here: str) -> Iterator[str]:

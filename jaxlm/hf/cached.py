@@ -9,6 +9,7 @@ import is that of `jaxlm import hf` without overrides.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from jaxlm.hf.importing import CONFIGS, import_model
 from jaxlm.hf.stored import INDEX, Stored
 from jaxlm.hf.vocabularies import FILES, keep
 
+_calls = itertools.count(1)  # the key of a decision is new in the run
+
 
 def imported(folder: Path, report: Callable[[str], None]) -> Path:
     """The run of this folder's files; imports it if the cache does not have it.
@@ -30,10 +33,11 @@ def imported(folder: Path, report: Callable[[str], None]) -> Path:
     """
     names = {*Stored.open(folder).files, *keep(folder, (*CONFIGS, INDEX, *FILES))}
     hashes = {name: file_checksum(folder / name) for name in sorted(names)}
-    key = digest_of({"version": __version__, "files": hashes})[:16]
-    out = default_cache_dir() / "imports" / f"{folder.absolute().name}-{key}"
+    digest = digest_of({"version": __version__, "files": hashes})[:16]
+    out = default_cache_dir() / "imports" / f"{folder.absolute().name}-{digest}"
     with locked(out) if processes()[0] == 0 else contextlib.nullcontext():
-        found = decide(f"hf/{out}/found", "", lambda _: "yes" if out.exists() else "")
+        key = f"hf/{out}/found {next(_calls)}"
+        found = decide(key, "", lambda _: "yes" if out.exists() else "")
         if not found:
             report(f"importing {folder} to {out}")
             report(import_model(folder, out, report=report))

@@ -15,7 +15,10 @@ log = logging.getLogger("jaxlm")
 
 
 def run_of(folder: str | Path) -> Path:
-    """The run of a folder. Raises `UserError` where it is to be imported and cannot be."""
+    """The run of a folder. Raises `UserError` where it is to be imported and cannot be.
+
+    An import needs jax's devices: the processes of a program have joined before.
+    """
     if not is_hugging_face(folder):
         return Path(folder)
     from jaxlm.distributed.consensus import processes

@@ -41,6 +41,7 @@ class Identity:
     data: {split: {"sha256": of its documents, "rows": ..., ...}}; null where the run has no data.
     frozen: {name: {"run": folder, "step": ..., "sha256": ...}} of the trees that the run reads and
     does not save, such as the base of an adapter.
+    start: `import_sha256` of the run that it began with, where that was imported.
     accepted: {"flag": ..., "step": ..., "time": ..., "change": ...} for each change.
     """
 
@@ -50,15 +51,20 @@ class Identity:
     version: str = __version__
     code: str = ""
     frozen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    start: str | None = None
     accepted: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def new(
-        cls, *, tokenizer: str | None, data: Mapping[str, Mapping[str, Any]] | None
+        cls,
+        *,
+        tokenizer: str | None,
+        data: Mapping[str, Mapping[str, Any]] | None,
+        start: str | None = None,
     ) -> Identity:
         """The identity of a run that starts now."""
-        run_id = uuid.uuid4().hex
-        return cls(run_id=run_id, tokenizer=tokenizer, data=data, code=code_sha256())
+        run_id, code = uuid.uuid4().hex, code_sha256()
+        return cls(run_id=run_id, tokenizer=tokenizer, data=data, start=start, code=code)
 
     def text(self, step: int, config_sha256: str) -> bytes:
         """The identity.json of a checkpoint."""
@@ -287,6 +293,16 @@ def kept_files(run: RunDir) -> dict[str, str]:
         path.relative_to(run.path).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(paths)
     }
+
+
+def import_sha256(run: RunDir) -> str | None:
+    """SHA-256 of the files that a run was imported from, whatever made it of them and wherever it
+    is; None: it was trained.
+    """
+    if not run.imported.is_file():
+        return None
+    files = read_sealed(run.imported, "import the model again").get("files")
+    return digest_of(files) if files else None
 
 
 def check_files(run: RunDir, record: Record) -> None:

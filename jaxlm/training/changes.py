@@ -13,12 +13,10 @@ from typing import Any
 
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
-from jaxlm.core.config_paths import anchored, path_keys
+from jaxlm.core.config_paths import anchored, moved, path_keys
 from jaxlm.run import RunConfig, load_saved, trajectory
 from jaxlm.runs.folder import RunDir
-from jaxlm.runs.identity import (
-    read_record,
-)
+from jaxlm.runs.identity import import_sha256, read_record
 from jaxlm.training.started import has_started
 
 log = logging.getLogger("jaxlm")
@@ -43,14 +41,28 @@ def changes(run: RunDir, config: RunConfig, but: Collection[configs.Affects] = (
     but: what fields affect that are left out as well.
     """
     old, new = (trajectory(anchored(c)) for c in (load_saved(run.path).config, config))
+    new = _with_start_of(old, new, run)
     return configs.diff(configs.without(old, but), configs.without(new, but))
+
+
+def _with_start_of(old: RunConfig, new: RunConfig, run: RunDir) -> RunConfig:
+    """`new` with the saved paths of the start, where it is an import of the same files: another
+    cache, or another version of jaxlm, has it in another folder.
+    """
+    before, now = old.init.from_, new.init.from_
+    if before is None or now is None or before == now:
+        return new
+    record, _ = read_record(run)
+    start = record.identity.start if record is not None else None
+    same = start is not None and import_sha256(RunDir(now)) == start
+    return moved(new, now, before) if same else new
 
 
 def check_changes(run: RunDir, config: RunConfig) -> None:
     """Logs what a resumed run changes. Raises `UserError` where that would make it another run."""
     lines = changes(run, config)
-    moved = _moved(run, config)
-    fixed = [line for line in changes(run, config, configs.LOGGED) if not line.startswith(moved)]
+    known = _moved(run, config)
+    fixed = [line for line in changes(run, config, configs.LOGGED) if not line.startswith(known)]
     if fixed:
         listed = "".join(f"\n  {line}" for line in fixed)
         raise UserError(

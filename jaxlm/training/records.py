@@ -31,6 +31,7 @@ from jaxlm.runs.identity import (
     code_sha256,
     data_change,
     digest_of,
+    import_sha256,
     kept_files,
     read_record,
 )
@@ -80,7 +81,9 @@ def record_of(run: RunDir, session: Session, step: int | None, *, accept_data: b
     tokenizer = session.prepared.tokenizer.fingerprint()
     record, _ = read_record(run) if step is not None else (None, [])
     if record is None:
-        identity = Identity.new(tokenizer=tokenizer, data=data)
+        source = session.config.init.from_ if step is None else None
+        start = import_sha256(RunDir(source)) if source is not None else None
+        identity = Identity.new(tokenizer=tokenizer, data=data, start=start)
         if step is not None:
             log.info("checkpoint %d: was saved by a version that kept no identity of a run", step)
         return Record(identity=identity, config="", saved=step is not None, before=step)

@@ -11,9 +11,9 @@ import pytest
 from jaxlm.api import fit
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
-from jaxlm.core.config_paths import anchored, path_keys
+from jaxlm.core.config_paths import anchored, moved, path_keys
 from jaxlm.core.exit_codes import INTERRUPTED
-from jaxlm.run import load_run, load_saved
+from jaxlm.run import InitConfig, load_run, load_saved
 from tests.hooks import At, terminate
 
 SMOKE = Path(__file__).parents[2] / "configs/smoke/transformer.yaml"
@@ -56,6 +56,15 @@ def test_relative_paths_are_made_absolute(written, kept):
     assert anchored(changed, "/elsewhere") == changed
     differ = {line.partition(":")[0] for line in configs.diff(config, changed)}
     assert differ <= path_keys(config)
+
+
+def test_what_is_in_a_folder_moves_with_it():
+    words = ["tokenizer={type: saved, path: /a/base/tokenizer}", f"data={DATA}"]
+    words += ["data.source.files=['/a/base2/b.txt', '/a/base/*.txt', c.txt]"]
+    config = load_run(SMOKE, words).config.replace(init=InitConfig(from_="/a/base"))
+    config = moved(config, "/a/base", "/b")
+    assert (config.init.from_, config.tokenizer.path) == ("/b", "/b/tokenizer")
+    assert config.data.source.files == ("/a/base2/b.txt", "/b/*.txt", "c.txt")
 
 
 def test_a_mixture_and_several_sources_are_reached():

@@ -16,14 +16,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file, save_file
 
 from jaxlm import api
+from jaxlm.cli import main
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
-from jaxlm.core.exit_codes import DONE, INTERRUPTED, LOST
+from jaxlm.core.exit_codes import DONE, INTERRUPTED, LOST, MISTAKE
 from jaxlm.distributed.processes import init_processes
 from jaxlm.hf.exporting import export_run
+from jaxlm.run import load_saved
+from tests import tiny
 from tests.models import golden_families
 from tests.programs import run_programs
 from tests.several import FLAG, in_processes, in_two, unordered
@@ -131,6 +135,51 @@ def test_two_processes_import_one_model(tmp_path: Path) -> None:
     found = load_file(tmp_path / "out/model.safetensors")
     assert found.keys() == arrays.keys()
     assert all(found[name].tobytes() == array.tobytes() for name, array in arrays.items())
+
+
+@pytest.mark.parametrize("verb", ["train", "finetune"])
+def test_processes_join_before_a_start_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """An import computes: jax makes its devices, and a process cannot join after that."""
+    order = []
+
+    def run_of(folder: str) -> Path:
+        order.append("import")
+        raise UserError(f"{folder}: not imported here")
+
+    monkeypatch.setattr(
+        "jaxlm.distributed.processes.init_processes", lambda *_: order.append("join")
+    )
+    monkeypatch.setattr("jaxlm.hf.opened.run_of", run_of)
+    config = str(tiny.SMOKE / "transformer.yaml")
+    assert main([verb, config, f"init.from={tmp_path}"]) == MISTAKE
+    assert order == ["join", "import"]
+
+
+@pytest.mark.slow
+def test_two_processes_start_from_a_folder_of_hugging_face(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is their teacher as well: the second look finds what the first one has made."""
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
+    case, model, run = golden_families.load_case("gpt2"), tmp_path / "model", tmp_path / "run"
+    model.mkdir()
+    weights = case.weights()
+    wide = np.resize(weights["transformer.wte.weight"], (264, case.config["n_embd"]))
+    (model / "config.json").write_text(json.dumps({**case.config, "vocab_size": 264}))
+    save_file({**weights, "transformer.wte.weight": wide}, model / "model.safetensors")
+    config = yaml.safe_load((tiny.SMOKE / "transformer.yaml").read_text())
+    del config["model"]
+    config["objective"] = {"type": "distill", "teacher": {"from": str(model)}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    words = (*SETTINGS[1:], "train.steps=2", "optimizer.schedule.warmup=0", "sample.prompts=[]")
+    words = (f"init.from={model}", f"run_dir={run}", "mesh={data: 4}", *words)
+    code, outputs = in_two(TRAIN, "finetune", str(tmp_path / "config.yaml"), *words)
+    assert code == DONE, outputs
+    assert figures(run, "train/loss").keys() == {1, 2}
+    (imported,) = (tmp_path / "cache/imports").glob("model-*/config.yaml")
+    assert load_saved(run).config.init.from_ == str(imported.parent)
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(4, marks=pytest.mark.slow)])

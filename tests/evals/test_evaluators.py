@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 
 from jaxlm import api
 from jaxlm.cli import main
+from jaxlm.core.callback import Hook
 from jaxlm.core.config import UserError, field
 from jaxlm.core.evaluator import Evaluator
 from jaxlm.core.measures import Measure, values_of
@@ -53,6 +55,16 @@ class Largest(Evaluator):
         return [Measure("weight", value * self.scale, better="lower", show="headline")]
 
 
+class Started(Hook):
+    """The keys that were measured before the first step, since its own start."""
+
+    def on_start(self, run: Any) -> None:
+        self.keys: list[str] = []
+
+    def on_measures(self, run: Any, step: int, measures: Sequence[Measure]) -> None:
+        self.keys += [m.name for m in measures if step == 0]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("evaluators") / "run"
@@ -66,7 +78,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resolved = tiny.load("transformer", *QUIET, *settings, evaluators, f"run_dir={path}")
     mixed = tiny.load("transformer", *QUIET, *settings, evaluators, MIXTURE, f"run_dir={path}")
     assert resolved.config.evaluators == mixed.config.evaluators
-    assert api.fit(mixed).code == 0
+    started = Started()
+    assert api.fit(mixed, hooks=[started]).code == 0
+    assert "start/loss" in started.keys, "told after each hook's on_start"
     return path
 
 

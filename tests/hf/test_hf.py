@@ -421,7 +421,7 @@ def test_logits_are_those_of_the_family(gpt2_run):
     np.testing.assert_allclose(found[real], expected[real], rtol=1e-4, atol=1e-4)
 
 
-def test_verbs_work_on_an_imported_run(gpt2_run, tmp_path, capsys):
+def test_verbs_work_on_an_imported_run(gpt2_run, tmp_path, monkeypatch, capsys):
     def out(*words: object) -> str:
         capsys.readouterr()
         code = cli.main([str(word) for word in words])
@@ -448,8 +448,19 @@ def test_verbs_work_on_an_imported_run(gpt2_run, tmp_path, capsys):
     (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
     model = gpt2_run.parent / "model"  # a folder in Hugging Face's format is a start as it is
     words = [*words[:3], f"init.from={model}", f"run_dir={stage}", "eval.at_end=false"]
-    out("finetune", tmp_path / "stage.yaml", *words, "logging.tensorboard=false", *ONE)
+    words += ["logging.tensorboard=false", *ONE]
+    out("finetune", tmp_path / "stage.yaml", *words)
     assert load_saved(stage).config.init.from_ == str(jaxlm.load(model).path)
+    with monkeypatch.context() as patch:  # a version that keeps its imports elsewhere
+        patch.setattr("jaxlm.hf.cached.__version__", "next")
+        assert str(jaxlm.load(model).path) != load_saved(stage).config.init.from_
+        assert "done already" in out("finetune", tmp_path / "stage.yaml", *words)
+        assert "done already" in out("resume", stage, f"init.from={model}")
+        other = shutil.copytree(model, tmp_path / "other")
+        save_file({k: x * 2 for k, x in gpt2_weights().items()}, other / "model.safetensors")
+        changed = [*words, f"init.from={other}"]
+        assert cli.main(["finetune", str(tmp_path / "stage.yaml"), *changed]) == 2
+        assert "another config" in (told := capsys.readouterr().err) and "init.from: " in told
     with pytest.raises(UserError, match=r"init.from: .*Hugging Face's format; `jaxlm import hf"):
         load_run(tmp_path / "stage.yaml", words)
     line = out("export", "hf", stage, "--out", tmp_path / "tuned")
@@ -469,7 +480,16 @@ def test_a_folder_is_loaded_and_is_imported_once(gpt2_run, tmp_path, monkeypatch
     texts = ["the", "a the"]
     np.testing.assert_allclose(run.logits(texts), jaxlm.load(gpt2_run).logits(texts), atol=1e-5)
     before = run.path.stat()
-    assert jaxlm.load(model).path == run.path
+    keys: list[str] = []
+
+    def decide(key: str, mine: str, combine: Callable[[list[str]], str]) -> str:
+        keys.append(key)
+        return combine([mine])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxlm.hf.cached.decide", decide)
+        assert jaxlm.load(model).path == jaxlm.load(model).path == run.path
+    assert len({*keys}) == 2, "several processes read the answer to an earlier call otherwise"
     assert run.path.stat().st_mtime_ns == before.st_mtime_ns, "nothing was imported again"
     words = ["--prompt", "the", "--max-tokens", "3", "--temperature", "0", *ONE]
     assert cli.main(["generate", str(model), *words]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 if TYPE_CHECKING:
@@ -20,9 +21,16 @@ class Starting(TypedDict):
 
 
 def run_training(
-    resolved: Resolved[RunConfig], *, must_exist: bool = False, **starting: Unpack[Starting]
+    read: Callable[[], Resolved[RunConfig]],
+    *,
+    must_exist: bool = False,
+    **starting: Unpack[Starting],
 ) -> int:
-    """The exit code of the run."""
+    """The exit code of the run.
+
+    read: its config. It is called when the processes have joined, as it may import the model that
+    `init.from` names, which needs jax's devices.
+    """
     from jaxlm.api import fit
     from jaxlm.cli.shared.figures import print_figures
     from jaxlm.core.files import disk_errors
@@ -32,8 +40,10 @@ def run_training(
 
     accept_data = starting["accept_changed_data"]
     init_processes(starting["coordinator"], starting["num_processes"], starting["process_id"])
-    with failing_together(), disk_errors(resolved.config.run_dir or ""):
-        outcome = fit(resolved, must_exist=must_exist, accept_data=accept_data)
+    with failing_together():
+        resolved = read()
+        with disk_errors(resolved.config.run_dir or ""):
+            outcome = fit(resolved, must_exist=must_exist, accept_data=accept_data)
     import jax
 
     if jax.process_index() == 0:

@@ -34,8 +34,6 @@ class Evaluate(Hook):
 
     def on_start(self, run: Context) -> None:
         self._done.clear()
-        if run.step == 0:
-            self._measure_start(run)
 
     def due(self, run: Context, step: int) -> bool:
         return step < run.total and self.follows(run, step)
@@ -83,7 +81,8 @@ class Evaluate(Hook):
         found = measuring.extent(None if config.at_end else config.max_batches)
         return {"evaluated": found} if found else {}
 
-    def _measure_start(self, run: Context) -> None:
+    def at_start(self, run: Context) -> None:
+        """Measures before the first step, the evaluators that are asked to."""
         line: list[Measure] = []
         for evaluator in self._evaluators:
             if evaluator.config.at_start:
@@ -116,3 +115,16 @@ class Evaluate(Hook):
         main = measures[0] if measures else None
         if main is not None and not math.isfinite(main.value):
             log.warning("step %d: the %s of the evaluation is not finite", run.step, main.title)
+
+
+class AtStart(Hook):
+    """Measures before the first step. It is the last callback: all others have started by then, as
+    they are told what was measured.
+    """
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        self._evaluate = evaluate
+
+    def on_start(self, run: Context) -> None:
+        if run.step == 0:
+            self._evaluate.at_start(run)

@@ -1,7 +1,8 @@
 """The callbacks of every run, in the order in which they are called.
 
 The order matters: bad steps are found before a line is written, and everything that a checkpoint
-records (evaluations, what a callback of the config does) comes before the save.
+records (evaluations, what a callback of the config does) comes before the save. What is measured
+before the first step comes after each `on_start`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jaxlm.runs.measures import read_displays
 from jaxlm.runs.trackers import read_metrics
 from jaxlm.training.callbacks.bad_steps import BadSteps
 from jaxlm.training.callbacks.early_stop import EarlyStop
-from jaxlm.training.callbacks.evaluate import Evaluate
+from jaxlm.training.callbacks.evaluate import AtStart, Evaluate
 from jaxlm.training.callbacks.keep_best import KeepBest
 from jaxlm.training.callbacks.metrics import LogMetrics
 from jaxlm.training.callbacks.profile import Profile
@@ -65,6 +66,7 @@ class Standard:
             *(callback.build(run) for callback in config.callbacks),
             *hooks,
             save,
+            AtStart(self.evaluate),
         ]
 
     def resume(self, run: Context, leg: int) -> None:
