@@ -12,6 +12,7 @@ import pytest
 
 import jaxlm
 from jaxlm import api
+from jaxlm.core import config as configs
 from jaxlm.core.config import Resolved, UserError
 from jaxlm.info import describe_run
 from jaxlm.ngrams.counting import count
@@ -21,8 +22,10 @@ from jaxlm.run import RunConfig, load_saved
 from jaxlm.training.loading import load_trained
 from jaxlm.training.session import Session
 from tests import tiny
+from tests.several import in_two
 
 ORDER = 4
+TRAIN = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def config_of(run: Path, *changes: str) -> Resolved[RunConfig]:
@@ -117,8 +120,20 @@ def test_devices_count_their_rows_together(run: Path, tmp_path: Path) -> None:
     assert outcome.result["final"]["param_sha256"] == final(run)["param_sha256"]
 
 
+def test_processes_count_their_rows_together(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(configs.to_yaml(config_of(tmp_path / "two", "mesh={data: 4}").config))
+    code, outputs = in_two(TRAIN, "train", str(path))
+    assert code == 0, outputs
+    assert final(tmp_path / "two")["param_sha256"] == final(run)["param_sha256"]
+
+
 def test_what_does_not_fit_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="objective: ngram counts n-grams; set model.type to ngram"):
         api.fit(config_of(tmp_path / "a", "model={type: rnn}"))
     with pytest.raises(UserError, match="objective: ngram counts windows of running text"):
         api.fit(config_of(tmp_path / "b", "data.packing=whole"))
+    with pytest.raises(UserError, match="^data.order: stream begins positions anew in each row"):
+        api.fit(config_of(tmp_path / "c", "data.order=stream"))
+    with pytest.raises(UserError, match="^objective.bos: 265, but the model has ids up to 263; "):
+        api.fit(config_of(tmp_path / "d", "objective.bos=265"))
