@@ -14,6 +14,7 @@ import jaxlm
 from jaxlm import api
 from jaxlm.core import config as configs
 from jaxlm.core.config import Resolved, UserError
+from jaxlm.evals.likelihood import Likelihood
 from jaxlm.info import describe_run
 from jaxlm.ngrams.counting import count
 from jaxlm.ngrams.model import NgramModel
@@ -105,6 +106,32 @@ def test_it_continues_a_text_with_the_most_likely_tokens(run: Path, counted: Any
     assert describe_run(run)["num_params"] > 1000
 
 
+def test_the_perplexities_of_texts_are_of_the_loss_of_a_run(run: Path, counted: Any) -> None:
+    documents = counted[1].prepared.splits["validation"].documents
+    texts = [documents.document(i).tolist() for i in range(len(documents))]
+    model = jaxlm.load(run)
+    found = np.log(model.perplexity(texts))
+    window = f"data.seq_len={documents.num_tokens}"  # the whole split: no context is cut
+    loss = model.evaluate([window])["eval/loss"]
+    assert np.average(found, weights=[len(t) - 1 for t in texts]) == pytest.approx(loss, rel=1e-4)
+
+
+def test_it_scores_continuations(run: Path, counted: Any) -> None:
+    want, session = counted
+    context = session.prepared.splits["validation"].documents.document(0)[:20].tolist()
+    likeliest: list[int] = []
+    for _ in range(5):
+        log_p = want.next_log_probs(np.array(context + likeliest))
+        likeliest.append(int(log_p.argmax()))
+    less = int(np.flatnonzero((log_p < log_p.max() - 1e-3) & np.isfinite(log_p))[0])
+    model = jaxlm.load(run)
+    pairs = [(context, likeliest), (context, [*likeliest[:-1], less]), (context[:1], context[1:])]
+    found = Likelihood(model.program, model.params)(pairs)
+    sums = [want.log_probs(np.array(a + b))[len(a) :].sum() for a, b in pairs]
+    assert [each.logprob for each in found] == pytest.approx(sums, rel=1e-4)
+    assert [each.greedy for each in found] == [True, False, False]
+
+
 def test_a_run_that_is_cut_anywhere_ends_with_the_same_model(run: Path, tmp_path: Path) -> None:
     cut = tmp_path / "run"
     shutil.copytree(run, cut)
@@ -137,3 +164,6 @@ def test_what_does_not_fit_is_a_users_error(tmp_path: Path) -> None:
         api.fit(config_of(tmp_path / "c", "data.order=stream"))
     with pytest.raises(UserError, match="^objective.bos: 265, but the model has ids up to 263; "):
         api.fit(config_of(tmp_path / "d", "objective.bos=265"))
+    gradient = ("objective={type: causal_lm}", "optimizer={type: adamw}")
+    with pytest.raises(UserError, match="^objective: causal_lm needs a gradient, and model.type n"):
+        api.fit(config_of(tmp_path / "e", *gradient))
