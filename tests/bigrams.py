@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from jaxlm.mesh import largest, padded
 from jaxlm.objectives.base import Loss
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.counting import Counting, Tables
@@ -47,11 +47,11 @@ class Bigrams(Counting):
         return {"counts": at.add(batch["loss_weights"], mode="drop")}
 
     def grow(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
-        rows, top = len(tables["counts"]), int(jax.device_get(batch["tokens"]).max())
+        rows, top = len(tables["counts"]), largest(batch["tokens"])
         need = 1 << top.bit_length()
         if need <= rows:
             return tables
-        return {"counts": np.pad(jax.device_get(tables["counts"]), ((0, need - rows), (0, 0)))}
+        return {"counts": padded(tables["counts"], (need, tables["counts"].shape[1]))}
 
     def loss(self, model: Any, batch: Any, *, key: Any, cache: Any) -> Loss:
         counts = model.counts.get_value()

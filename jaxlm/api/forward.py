@@ -16,7 +16,6 @@ from jaxlm import mesh as meshes
 from jaxlm.api.trained import Trained
 from jaxlm.core.config import UserError
 from jaxlm.data.prompts import encode_prompt
-from jaxlm.kernels.log_probs import log_probs
 
 
 class Forward:
@@ -112,8 +111,8 @@ class Forward:
                 if want is None:
                     return model.logits(model(**batch).hidden)
                 if want == "next":
-                    inputs, targets = model.head_input(model(**batch).hidden), batch["tokens"]
-                    return log_probs(inputs, model.head(), jnp.roll(targets, -1, axis=1))[0]
+                    targets = jnp.roll(batch["tokens"], -1, axis=1)
+                    return -model.token_loss(model(**batch).hidden, targets).nll
                 if want == "final":
                     return model(**batch).hidden
                 return model(**batch, with_states=True).states[want]

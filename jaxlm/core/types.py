@@ -123,13 +123,21 @@ class LanguageModel(Protocol):
         ...
 
     def head_input(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, D]
-        """The array that the head's kernel is multiplied with."""
+        """The array that the head's kernel is multiplied with; only if `config.descends`."""
         ...
 
     def head(self) -> Any:  # kernels.cross_entropy.HeadParams
+        """What turns hidden states into logits; only if `config.descends`."""
         ...
 
     def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V] float32
+        ...
+
+    def token_loss(self, hidden: jax.Array, targets: jax.Array) -> Any:
+        """A `jaxlm.kernels.cross_entropy.TokenLoss` [B, T] of the targets, without a gradient and
+        without logits of the whole text in memory; by `jaxlm.kernels.head_loss.token_loss` where
+        the model has a head.
+        """
         ...
 
     def init_cache(
@@ -162,6 +170,11 @@ class ModelConfig(Config):
             elif getattr(value, "dtype", None) == "auto":
                 changes[setting.name] = value.replace(dtype=chosen)
         return self.replace(**changes)
+
+    @property
+    def descends(self) -> bool:
+        """Whether it has a gradient and a head; a model that is counted has neither."""
+        return True
 
     @property
     def output_size(self) -> int:

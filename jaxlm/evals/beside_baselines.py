@@ -87,9 +87,10 @@ def measured_baselines(
         try:
             baseline: Baseline = registry.find(Baseline, name)()
             measures = baseline.measures(session, split, on_batch=on_batch)
+            if not measures:
+                continue  # without a title: it may be made of data that the run does not have
             title = baseline.title(session, split)
         except Exception as error:
             log.warning("baseline %s is left out: %s: %s", name, type(error).__name__, error)
             continue
-        if measures:
-            yield baseline.key, title, [*measures, SECONDS.of(time.perf_counter() - start)]
+        yield baseline.key, title, [*measures, SECONDS.of(time.perf_counter() - start)]

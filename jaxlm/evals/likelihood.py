@@ -24,7 +24,6 @@ from flax import nnx
 
 from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError
-from jaxlm.kernels.head_loss import head_loss
 from jaxlm.training.program import Program
 
 BATCH_TOKENS = 4096  # of a batch on one device
@@ -125,8 +124,7 @@ class Likelihood:
         def step(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             model = nnx.merge(graphdef, params)
             targets, weights = batch.pop("targets"), batch.pop("weights")
-            inputs, real = model.head_input(model(**batch).hidden), weights > 0
-            _, token = head_loss(inputs, model.head(), targets, weights, impl="chunked")
+            token, real = model.token_loss(model(**batch).hidden, targets), weights > 0
             logprobs = jnp.where(real, -token.nll, 0).sum(-1)
             return logprobs, ((token.correct > 0) | ~real).all(-1)
 

@@ -56,6 +56,12 @@ def head_loss(
     return function(hidden, head, targets, jax.lax.stop_gradient(weights), **options)
 
 
+def token_loss(hidden: jax.Array, head: HeadParams, targets: jax.Array) -> TokenLoss:
+    """`TokenLoss` [B, T] without a gradient; the logits of some tokens are in memory at a time."""
+    weights = jnp.ones(targets.shape, jnp.float32)
+    return head_loss(hidden, head, targets, weights, impl="chunked")[1]
+
+
 @head_loss_kernels.register("reference")
 def _reference(
     hidden: jax.Array, head: HeadParams, targets: jax.Array, weights: jax.Array, **options: Any

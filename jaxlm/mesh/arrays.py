@@ -9,9 +9,12 @@ A process reads the rows that its own devices hold, and no others.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -89,3 +92,26 @@ def to_global_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, ja
     """Arrays that every process holds whole, as arrays with their rows split over the mesh."""
     rows = {name: local_rows(len(x), mesh) for name, x in batch.items()}
     return to_global({name: x[rows[name]] for name, x in batch.items()}, mesh)
+
+
+def largest(x: jax.Array) -> int:
+    """The largest number of an array on the mesh, which may be split over processes: all of them
+    call this, and have the same answer.
+    """
+    sharding: Any = x.sharding
+    return int(_largest(sharding.mesh)(x))
+
+
+def padded(x: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """An array on the mesh with zeros after its own numbers, in a larger shape."""
+    return _padded(x, tuple(shape))
+
+
+@cache
+def _largest(mesh: Mesh) -> Any:
+    return jax.jit(jnp.max, out_shardings=replicated(mesh))
+
+
+@partial(jax.jit, static_argnums=1)
+def _padded(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.pad(x, [(0, new - old) for old, new in zip(x.shape, shape, strict=True)])

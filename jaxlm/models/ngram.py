@@ -23,6 +23,7 @@ from flax import nnx
 
 from jaxlm.core.config import field
 from jaxlm.core.types import Encoded, ModelConfig, Output
+from jaxlm.kernels.cross_entropy import TokenLoss
 from jaxlm.ngrams.counting import MAX_ORDER
 from jaxlm.ngrams.model import NgramModel
 
@@ -39,6 +40,10 @@ class NgramConfig(ModelConfig, type="ngram"):
 
     order: int = field(6, "tokens of the longest n-gram", ge=1, le=MAX_ORDER)
     vocab_size: int | None = field(None, "tokens; null: the tokenizer's", ge=1)
+
+    @property
+    def descends(self) -> bool:
+        return False
 
     @property
     def output_size(self) -> int:
@@ -102,9 +107,16 @@ class NgramLM(nnx.Module):
         return log_p
 
     def logits(self, hidden: Hidden) -> jax.Array:
-        """[B, T, V] float32: log p of each token."""
+        """[..., V] float32: log p of each token."""
         every = jnp.broadcast_to(jnp.arange(self.vocab_size), (*hidden.shape[:-1], self.vocab_size))
         return self.log_probs(hidden, every)
+
+    def token_loss(self, hidden: Hidden, targets: jax.Array) -> TokenLoss:
+        """The loss of each target [B, T], and whether no token is likelier."""
+        log_p = self.log_probs(hidden, targets)
+        # one place of all rows at a time: each asks for the whole vocabulary
+        best = jax.lax.map(lambda h: self.logits(h).max(-1), jnp.moveaxis(hidden, 1, 0))
+        return TokenLoss(-log_p, -log_p, (log_p >= best.T).astype(jnp.float32))
 
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.kernels import cross_entropy
-from jaxlm.kernels.cross_entropy import HeadParams
+from jaxlm.kernels.cross_entropy import HeadParams, TokenLoss
+from jaxlm.kernels.head_loss import token_loss
 from jaxlm.mesh import shard
 from jaxlm.nn.dense import Dense, weight
 from jaxlm.nn.embed import Embedding
@@ -40,6 +41,10 @@ class WithHead(nnx.Module):
         """Float32 logits."""
         logits = cross_entropy.logits(hidden, self.head())
         return shard(logits, "batch", "length", "act_vocab")
+
+    def token_loss(self, hidden: jax.Array, targets: jax.Array) -> TokenLoss:
+        """The loss of each target [B, T], without a gradient."""
+        return token_loss(self.head_input(hidden), self.head(), targets)
 
 
 class Unembed(nnx.Module):

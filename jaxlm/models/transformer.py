@@ -29,8 +29,9 @@ from jaxlm.core.types import Encoded, ModelConfig, Output
 from jaxlm.data.prompt_formats.base import PromptFormat
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
-from jaxlm.kernels.cross_entropy import HeadParams
+from jaxlm.kernels.cross_entropy import HeadParams, TokenLoss
 from jaxlm.kernels.cross_entropy import logits as head_logits
+from jaxlm.kernels.head_loss import token_loss
 from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
 from jaxlm.models.blocks import Stack, StackConfig
@@ -303,6 +304,10 @@ class Transformer(Stack):
         """Float32 logits."""
         logits = head_logits(self.head_input(hidden), self.head())
         return shard(logits, "batch", "head_length", "act_vocab")
+
+    def token_loss(self, hidden: jax.Array, targets: jax.Array) -> TokenLoss:
+        """The loss of each target [B, T], without a gradient."""
+        return token_loss(self.head_input(hidden), self.head(), targets)
 
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None

@@ -89,8 +89,20 @@ class Objective(Config):
         """
         return "writes no text"
 
+    def check(self, model: ModelConfig) -> None:
+        """Raises `UserError` for a model that cannot learn it: what every objective asks for, and
+        what `check_model` does.
+        """
+        if self.descends and not model.descends:
+            own, name = type_name(type(self)), type_name(type(model))
+            raise UserError(
+                f"objective: {own} needs a gradient, and model.type {name} is counted, it has "
+                "none; use an objective that counts, or another model"
+            )
+        self.check_model(model)
+
     def check_model(self, model: ModelConfig) -> None:
-        """Raises `UserError` for a model that cannot learn it."""
+        """Raises `UserError` for a model that cannot learn this objective in particular."""
 
     def resolve(self, prepared: Any, model: ModelConfig) -> Objective:
         """The objective with what only the data (`prepared.facts`: classes and the like) and the

@@ -42,10 +42,11 @@ class Counting(Objective, abstract=True):
         raise NotImplementedError
 
     def grow(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
-        """Tables with room for what a batch may add, before it is counted (on the host).
+        """Tables with room for what a batch may add, before it is counted (outside of `jax.jit`).
 
         A table in another shape compiles the step again, so grow by a factor. A checkpoint keeps
-        the shapes. To look at numbers on the device, use `jax.device_get`.
+        the shapes. A process has a part of the batch only, and all of them need the same shapes:
+        `jaxlm.mesh.largest` looks at the whole batch, `jaxlm.mesh.padded` makes room in a table.
         """
         return tables
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec
@@ -63,10 +64,20 @@ class Ngram(Counting):
                 "objective: ngram counts windows of running text; use data.type text or tokens, "
                 "with data.packing split"
             )
-        if self.bos is not None:
-            return self
-        bos = prepared.tokenizer.bos_id
-        return self.replace(bos=model.vocab_size if bos is None else bos)
+        if prepared.consecutive:
+            raise UserError(
+                "data.order: stream begins positions anew in each row of the batch, which "
+                "objective ngram would count as beginnings of documents; set it to shuffle"
+            )
+        bos, most = self.bos, model.vocab_size  # an id that no text has
+        if bos is None:
+            bos = prepared.tokenizer.bos_id
+        elif bos > most:
+            raise UserError(
+                f"objective.bos: {bos}, but the model has ids up to {most - 1}; set it to one of "
+                "them, or to null"
+            )
+        return self.replace(bos=most if bos is None else bos)
 
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> NgramLM:
         module = model.build(model.vocab_size, rngs=rngs)
@@ -99,12 +110,12 @@ class Ngram(Counting):
 
     def grow(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
         rows, width = tables["text"].shape
-        need = int(jax.device_get(batch["row"]).max()) + 1
+        need = meshes.largest(batch["row"]) + 1
         wide = batch["tokens"].shape[1] + 1
         if need <= rows and wide <= width:
             return tables
-        added = (0, max(1 << (need - 1).bit_length(), rows) - rows), (0, wide - width)
-        return {**tables, "text": np.pad(jax.device_get(tables["text"]), added)}
+        shape = max(1 << (need - 1).bit_length(), rows), max(wide, width)
+        return {**tables, "text": meshes.padded(tables["text"], shape)}
 
     def finish(self, tables: Tables) -> Tables:
         levels = sum(name.startswith("level_") for name in tables)

@@ -31,7 +31,7 @@ def planned(config: RunConfig) -> RunConfig:
             f"size, best rounded up to a multiple of {MULTIPLE}, such as model.vocab_size=32768"
         )
     objective = config.objective
-    objective.check_model(config.model)
+    objective.check(config.model)
     objective.check_resolved()
     seq_len_of(config)
     # whatever computes the plan, what is planned for is an accelerator

@@ -72,7 +72,7 @@ def _check_reference(config: RunConfig, name: str, source: str, model: ModelConf
     It is called without a cache, so it has no state of the row before.
     """
     try:
-        config.objective.check_model(model)
+        config.objective.check(model)
     except UserError as error:
         raise UserError(
             f"objective.{name}.from: {source} has a model that does not fit; name another run "

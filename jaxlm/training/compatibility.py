@@ -26,7 +26,7 @@ def check_fit(config: RunConfig) -> None:
         _check_positions(config, config.data)
         _check_source(config, config.data)
         _check_carried_state(config, config.data)
-    config.objective.check_model(config.model)
+    config.objective.check(config.model)
     if config.train.embedding_noise and not config.objective.descends:
         raise UserError(
             "train.embedding_noise: the objective counts, and noise has no effect on counts; set "

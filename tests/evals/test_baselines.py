@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import math
 from collections import Counter
@@ -18,13 +20,14 @@ from jaxlm.core.measures import Measure
 from jaxlm.evals.baselines.base import EVERY, Baseline
 from jaxlm.evals.baselines.naive_bayes import Counts, NaiveBayes, grams
 from jaxlm.evals.baselines.nearest import Nearest
-from jaxlm.evals.beside_baselines import BesideBaselines
+from jaxlm.evals.beside_baselines import BesideBaselines, measured_baselines
 from jaxlm.evals.split_records import records_of
 from jaxlm.report import write_report
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.pair import Pair
 from jaxlm.tasks.regression import Regression
 from jaxlm.tasks.translation import Translation
+from tests import tiny
 from tests.fake_run import make_run
 
 
@@ -164,6 +167,22 @@ def test_a_baseline_that_fails_is_left_out(caplog: Any) -> None:
     assert {m.name for m in whole} >= {"baseline/accuracy"}
     assert "baseline naive_bayes is left out: TypeError" in caplog.text
     assert Baseline.kind.group == "jaxlm.baselines"
+
+
+def test_a_run_of_records_leaves_none_out(tmp_path: Path, caplog: Any) -> None:
+    """Whether it has a training split or, as with other data, none."""
+    rows = [{"text": f"{w} film {n}", "label": w} for n in range(10) for w in ("good", "bad")]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = f"{{type: records, source: {{type: jsonl, files: {tmp_path}/r.jsonl}}, seq_len: 24, "
+    data += "task: {type: classification}, validation_fraction: 0.3}"
+    settings = (f"data={data}", "objective={type: classification}", "sample.prompts=[]")
+    config, prepared = tiny.prepared(tiny.load("transformer", *settings).config)
+    alone = dataclasses.replace(prepared, splits={"validation": prepared.splits["validation"]})
+    with caplog.at_level(logging.WARNING, "jaxlm"):
+        for given, keys in ((prepared, {"baseline", "naive_bayes"}), (alone, set())):
+            measured: Any = SimpleNamespace(config=config, prepared=given)
+            assert {key for key, *_ in measured_baselines(measured, "validation")} >= keys
+    assert not caplog.records
 
 
 def test_the_report_shows_the_model_beside_its_baselines(tmp_path: Path) -> None:

@@ -122,8 +122,15 @@ def test_it_reads_a_part_of_a_long_text_and_says_so(
     assert whole is not None and part is not None and part[0].value != whole[0].value
     assert "of the training text" in Ngram().title(data, "validation")
     monkeypatch.setattr(Ngram, "most_scored", 15)
-    assert Ngram().title(data, "validation").endswith("on 48.8% of the split")
+    assert Ngram().title(data, "validation").endswith("on 50.0% of the split")
     assert Ngram().measures(data, "validation") is not None
+
+
+def test_the_characters_of_all_are_not_those_of_the_first_document(tmp_path: Path) -> None:
+    """It may have special tokens alone."""
+    documents = split(tmp_path / "s.bin", ByteTokenizer(), ["", *TRAIN]).documents
+    taken = sum(len(t.characters) for t in texts(ByteTokenizer(), [documents], 90))
+    assert 60 <= taken <= 90
 
 
 def test_other_objectives_and_rows_have_none(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 
 import jaxlm
 from jaxlm import api
+from jaxlm.core import config as configs
 from jaxlm.core.config import Resolved, UserError
+from jaxlm.evals.likelihood import Likelihood
 from jaxlm.info import describe_run
 from jaxlm.ngrams.counting import count
 from jaxlm.ngrams.model import NgramModel
@@ -21,8 +23,10 @@ from jaxlm.run import RunConfig, load_saved
 from jaxlm.training.loading import load_trained
 from jaxlm.training.session import Session
 from tests import tiny
+from tests.several import in_two
 
 ORDER = 4
+TRAIN = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def config_of(run: Path, *changes: str) -> Resolved[RunConfig]:
@@ -102,6 +106,32 @@ def test_it_continues_a_text_with_the_most_likely_tokens(run: Path, counted: Any
     assert describe_run(run)["num_params"] > 1000
 
 
+def test_the_perplexities_of_texts_are_of_the_loss_of_a_run(run: Path, counted: Any) -> None:
+    documents = counted[1].prepared.splits["validation"].documents
+    texts = [documents.document(i).tolist() for i in range(len(documents))]
+    model = jaxlm.load(run)
+    found = np.log(model.perplexity(texts))
+    window = f"data.seq_len={documents.num_tokens}"  # the whole split: no context is cut
+    loss = model.evaluate([window])["eval/loss"]
+    assert np.average(found, weights=[len(t) - 1 for t in texts]) == pytest.approx(loss, rel=1e-4)
+
+
+def test_it_scores_continuations(run: Path, counted: Any) -> None:
+    want, session = counted
+    context = session.prepared.splits["validation"].documents.document(0)[:20].tolist()
+    likeliest: list[int] = []
+    for _ in range(5):
+        log_p = want.next_log_probs(np.array(context + likeliest))
+        likeliest.append(int(log_p.argmax()))
+    less = int(np.flatnonzero((log_p < log_p.max() - 1e-3) & np.isfinite(log_p))[0])
+    model = jaxlm.load(run)
+    pairs = [(context, likeliest), (context, [*likeliest[:-1], less]), (context[:1], context[1:])]
+    found = Likelihood(model.program, model.params)(pairs)
+    sums = [want.log_probs(np.array(a + b))[len(a) :].sum() for a, b in pairs]
+    assert [each.logprob for each in found] == pytest.approx(sums, rel=1e-4)
+    assert [each.greedy for each in found] == [True, False, False]
+
+
 def test_a_run_that_is_cut_anywhere_ends_with_the_same_model(run: Path, tmp_path: Path) -> None:
     cut = tmp_path / "run"
     shutil.copytree(run, cut)
@@ -117,8 +147,23 @@ def test_devices_count_their_rows_together(run: Path, tmp_path: Path) -> None:
     assert outcome.result["final"]["param_sha256"] == final(run)["param_sha256"]
 
 
+def test_processes_count_their_rows_together(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(configs.to_yaml(config_of(tmp_path / "two", "mesh={data: 4}").config))
+    code, outputs = in_two(TRAIN, "train", str(path))
+    assert code == 0, outputs
+    assert final(tmp_path / "two")["param_sha256"] == final(run)["param_sha256"]
+
+
 def test_what_does_not_fit_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="objective: ngram counts n-grams; set model.type to ngram"):
         api.fit(config_of(tmp_path / "a", "model={type: rnn}"))
     with pytest.raises(UserError, match="objective: ngram counts windows of running text"):
         api.fit(config_of(tmp_path / "b", "data.packing=whole"))
+    with pytest.raises(UserError, match="^data.order: stream begins positions anew in each row"):
+        api.fit(config_of(tmp_path / "c", "data.order=stream"))
+    with pytest.raises(UserError, match="^objective.bos: 265, but the model has ids up to 263; "):
+        api.fit(config_of(tmp_path / "d", "objective.bos=265"))
+    gradient = ("objective={type: causal_lm}", "optimizer={type: adamw}")
+    with pytest.raises(UserError, match="^objective: causal_lm needs a gradient, and model.type n"):
+        api.fit(config_of(tmp_path / "e", *gradient))

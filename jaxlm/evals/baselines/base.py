@@ -46,7 +46,10 @@ class Baseline(Config):
         return name
 
     def title(self, session: Session, split: str) -> str:
-        """Its name for people: "naive Bayes"; of a split of which it answers a part, with that."""
+        """Its name for people: "naive Bayes"; of a split of which it answers a part, with that.
+
+        It is asked only where there are measures.
+        """
         return self.key.replace("_", " ")
 
     def measures(

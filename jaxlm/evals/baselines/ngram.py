@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("jaxlm")
 
 UNICODE = 2**17  # about as many characters are assigned
+SAMPLED = 64  # documents by which the characters of all are estimated
 BOS, END, UNKNOWN, FIRST = range(4)  # ids; the characters of the counted text follow
 
 
@@ -125,9 +126,8 @@ def documents_of(split: Any) -> list[Documents]:
 
 def share(tokenizer: Tokenizer, documents: list[Documents], most: int) -> float:
     """The share of the text that `texts` takes, in (0, 1]: about `most` characters."""
-    sample = np.concatenate([each.document(0)[:4096] for each in documents])
-    rate = len(_text(tokenizer, sample)) / len(sample)
-    return min(1.0, most / max(rate * sum(each.num_tokens for each in documents), 1))
+    characters = sum(_rate(tokenizer, each) * each.num_tokens for each in documents)
+    return min(1.0, most / max(characters, 1))
 
 
 def texts(
@@ -152,6 +152,13 @@ def texts(
             given = 0 if marked else len(_text(tokenizer, cut[:1]))
             ends = bool(ids[-1] == tokenizer.eos_id) and len(cut) == len(ids)
             yield Text(characters, ends, given, len(cut) - 1)
+
+
+def _rate(tokenizer: Tokenizer, documents: Documents) -> float:
+    """Characters of a token, of the beginnings of documents that are evenly spread."""
+    chosen = spread(len(documents), SAMPLED)
+    sample = np.concatenate([documents.document(int(i))[:1024] for i in chosen])
+    return len(_text(tokenizer, sample)) / len(sample)
 
 
 def _text(tokenizer: Tokenizer, ids: np.ndarray) -> str:
