@@ -66,7 +66,7 @@ class Ngram(Counting):
             )
         if prepared.consecutive:
             raise UserError(
-                "data.order: stream begins positions anew in each row of the batch, which "
+                "data.order: stream begins positions again in each row of the batch, which "
                 "objective ngram would count as beginnings of documents; set it to shuffle"
             )
         bos, most = self.bos, model.vocab_size  # an id that no text has

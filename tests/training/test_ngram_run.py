@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_a_users_error(tmp_path: Path) -> None:
         api.fit(config_of(tmp_path / "a", "model={type: rnn}"))
     with pytest.raises(UserError, match="objective: ngram counts windows of running text"):
         api.fit(config_of(tmp_path / "b", "data.packing=whole"))
-    with pytest.raises(UserError, match="^data.order: stream begins positions anew in each row"):
+    with pytest.raises(UserError, match="^data.order: stream begins positions again in each row"):
         api.fit(config_of(tmp_path / "c", "data.order=stream"))
     with pytest.raises(UserError, match="^objective.bos: 265, but the model has ids up to 263; "):
         api.fit(config_of(tmp_path / "d", "objective.bos=265"))
