@@ -290,7 +290,7 @@ def text_source(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", ["empty"]),
+        (b"", ["no documents", "blank"]),
         (b" \n\n", ["no documents", "blank"]),
         (b"good text\n" * 3 + b"caf\xe9 and more", ["play.txt", "33", "UTF-8"]),
         (b"\x7fELF\x00\x00\x01binary\x00" * 20, ["play.txt", "binary"]),
