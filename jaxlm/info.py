@@ -80,7 +80,7 @@ def describe_run(path: Path) -> Found:
 
 
 def _imported(run: RunDir, problems: list[str]) -> dict[str, Any] | None:
-    """Where imported weights came from."""
+    """The origin of imported weights."""
     if not run.imported.exists():
         return None
     try:

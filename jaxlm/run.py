@@ -37,7 +37,7 @@ from jaxlm.runs.trackers import LoggingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackConfig(Config):
-    """When to go back to an earlier checkpoint, and what to skip: `jaxlm.training.rollback`."""
+    """The return to an earlier checkpoint, and the steps it skips: `jaxlm.training.rollback`."""
 
     after: int = field(3, "steps in a row with a non-finite loss before the run goes back", ge=1)
     before: int = field(
@@ -117,7 +117,7 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Config):
-    """When the validation split is measured, and how much of it."""
+    """The evaluation of the validation split: its steps and its extent."""
 
     every_steps: int | None = field(None, "measure every N steps; null: at the end alone", ge=1)
     batch_size: int | None = field(None, "rows of one batch; null: that of training", ge=1)
@@ -129,7 +129,7 @@ class EvalConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopConfig(Config):
-    """When a run ends before its last step: a measure no longer improves."""
+    """The end of a run before its last step, where a measure no longer improves."""
 
     measure: str = field("eval/loss", "a key of metrics.jsonl that is measured during training")
     patience: int = field(3, "evaluations in a row without an improvement before the end", ge=1)
@@ -141,7 +141,7 @@ class EarlyStopConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig(Config):
-    """Which steps are traced; the trace is in RUN/profile, for TensorBoard."""
+    """The traced steps; the trace is in RUN/profile, for TensorBoard."""
 
     start: int = field(20, "steps before the first that is traced", ge=0)
     steps: int = field(5, "steps that are traced", ge=1)
@@ -174,7 +174,7 @@ class SampleConfig(Sampling):
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig(Config):
-    """Where the weights come from at step 0."""
+    """The source of the weights at step 0."""
 
     from_: str | None = field(
         None, "run directory whose weights are loaded; null: from scratch", path=True

@@ -61,11 +61,14 @@ def name_of(path: Path) -> str:
 
 def source_of(path: Path) -> Path | None:
     """The config whose run `path` starts from, or learns from: its first comment says
-    init.from=runs/NAME or objective.teacher.from=runs/NAME.
+    init.from=runs/NAME or objective.teacher.from=runs/NAME. A run of BERT-large takes the place
+    of a folder in Hugging Face's format.
     """
-    found = re.search(r"(?:init|teacher)\.from=runs/(\w+)", header(path))
+    found = re.search(r"(?:init|teacher)\.from=(?:runs/(\w+)|\S+/)", header(path))
     if found is None:
         return None
+    if found[1] is None:
+        return CONFIGS / "pretrain" / "bert_large.yaml"
     (made_by,) = (other for other in RUNS if other.stem == found[1])
     return made_by
 
@@ -190,8 +193,15 @@ def shapes_of(tree: Any) -> Any:
 
 
 ONE_DEVICE = (
-    *("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1", "mesh.stage=1", "mesh.num_devices=1"),
-    *("mesh.expert=1", "mesh.context=1", "mesh.dcn=data", "mesh.stage_repeats=1"),
+    "mesh.data=1",
+    "mesh.fsdp=1",
+    "mesh.tensor=1",
+    "mesh.stage=1",
+    "mesh.num_devices=1",
+    "mesh.expert=1",
+    "mesh.context=1",
+    "mesh.dcn=data",
+    "mesh.stage_repeats=1",
 )
 
 

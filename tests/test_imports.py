@@ -120,8 +120,18 @@ def test_no_module_is_imported_for_its_effect_alone():
     """Every module imports by itself, in any order: none leans on another's having run before."""
     modules = ["jaxlm.doctor", "jaxlm.run", "jaxlm.generate", "jaxlm.evals.loss", "jaxlm.report"]
     for package in (
-        *("adapters", "cli", "cli.shared", "evals", "kernels", "mesh", "models", "nn"),
-        *("objectives", "optim", "tasks", "training"),
+        "adapters",
+        "cli",
+        "cli.shared",
+        "evals",
+        "kernels",
+        "mesh",
+        "models",
+        "nn",
+        "objectives",
+        "optim",
+        "tasks",
+        "training",
     ):
         found = modules_of(f"jaxlm.{package}")
         assert found, f"jaxlm.{package} has no modules"

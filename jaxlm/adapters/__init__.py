@@ -1,4 +1,4 @@
-"""Which parameters of a model are trained, and what is added to it.
+"""Adapters: the trained parameters of a model, and those added to it.
 
 A new adapter is one file here; derive from `Adapter` (base.py).
 """

@@ -44,7 +44,7 @@ class LowRankSettings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Config):
-    """Which parameters are trained, and what is added to the model for that."""
+    """The trained parameters of a model, and those added to it."""
 
     kind: ClassVar = Kind("adapters", "adapter", folder="jaxlm.adapters")
 

@@ -1,4 +1,4 @@
-"""Which modules of a model a pattern names.
+"""The modules of a model that a pattern names.
 
     query                      the last parts of a path
     layers/attention/(query|value)   a regular expression for them

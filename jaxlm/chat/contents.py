@@ -1,4 +1,4 @@
-"""Where the contents of messages are in the text that a template makes of them.
+"""The places of messages' contents in the text that a template makes of them.
 
     leaves = leaves_of(messages)             # contents, parts of contents, arguments of tools
     places = find(text, leaves, render)      # [(start, end) or None, ...]

@@ -1,4 +1,4 @@
-"""Which of jaxlm's chat templates a tokenizer is made for: one whose special tokens it has.
+"""The chat template that fits a tokenizer: one whose special tokens it has.
 
 fitting(tokenizer)    # "chatml" where <|im_start|> and <|im_end|> are tokens; "plain" fits all
 """

@@ -185,7 +185,7 @@ class Renderer:
         return asked[len(plain) :] if plain and asked and asked.startswith(plain) else ""
 
     def _turn_end(self, text: str, start: int, stop: int, *, last: bool) -> int:
-        """Where a turn ends whose content ends at `start`: after a special token before `stop`,
+        """The end of a turn whose content ends at `start`: after a special token before `stop`,
         the last or the first one; else where white space begins.
         """
         ends = [match.end() for match in self._special.finditer(text, start, stop)]

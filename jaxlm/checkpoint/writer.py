@@ -47,7 +47,7 @@ _CLOCK_STEPS = 10  # several processes ask process 0's clock only at every tenth
 
 @dataclass(frozen=True, kw_only=True)
 class KeepBestConfig(Config):
-    """Which checkpoints stay because of what was measured."""
+    """The checkpoints that are kept for their measures."""
 
     measure: str = field("eval/loss", "a key of metrics.jsonl that is measured during training")
     count: int = field(1, "how many of the best checkpoints stay", ge=1)
@@ -58,7 +58,7 @@ class KeepBestConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Config):
-    """When to save, and what to keep."""
+    """The times of saves, and the checkpoints that are kept."""
 
     every_steps: int | None = field(
         500, "save at every multiple of this step; null: not by steps", ge=1

@@ -52,7 +52,7 @@ __all__ = [
 
 
 class Mark(typing.NamedTuple):
-    """Where a value came from: "run.yaml:12", "command line", "runs/a/config.yaml"."""
+    """The origin of a value: "run.yaml:12", "command line", "runs/a/config.yaml"."""
 
     source: str
 

@@ -127,7 +127,7 @@ class LanguageModel(Protocol):
         ...
 
     def head(self) -> Any:  # kernels.cross_entropy.HeadParams
-        """What turns hidden states into logits; only if `config.descends`."""
+        """The layer from hidden states to logits; only if `config.descends`."""
         ...
 
     def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V] float32

@@ -90,7 +90,7 @@ class Loader:
         return self._make_batch.row(index)
 
     def position(self, step: int) -> dict[str, Any]:
-        """Where the data is after `step` steps; a function of the step, kept for people."""
+        """The position in the data after `step` steps; a function of the step, kept for people."""
         rows, per_epoch = step * self._batch_size, self.rows_per_epoch
         return {"step": step, "rows": rows, "rows_per_epoch": per_epoch, "epoch": rows / per_epoch}
 

@@ -107,7 +107,7 @@ def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
 
 
 def _without_named(measuring: Measuring, session: Session, split: str) -> Measuring:
-    """What measures a split, without the parts whose loss an evaluator of their name computes."""
+    """The measuring of a split, without the parts whose loss an evaluator of their name has."""
     evaluators, splits = session.config.evaluators.items(), session.prepared.splits
     named = [n for n, e in evaluators if e.computes_loss and f"{split}/{n}" in splits]
     return WithoutParts(measuring, named) if named else measuring

@@ -30,7 +30,7 @@ EosId = int | Sequence[int] | None  # what ends a text
 
 
 def is_any(token: jax.Array, ids: EosId) -> jax.Array:
-    """Where a token is one of the ids."""
+    """Whether each token is one of the ids."""
     return jnp.isin(token, jnp.asarray(_listed(ids), jnp.int32))
 
 

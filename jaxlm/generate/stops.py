@@ -68,7 +68,7 @@ class Stops:
 
 
 def _table(text: bytes, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Where each token [V, bytes] leads from each state."""
+    """The next state of each token [V, bytes] from each state."""
     byte = _bytes_table(text)
     states = np.tile(np.arange(len(text) + 1, dtype=np.int32), (len(tokens), 1))
     for n in range(lengths.max(initial=0)):
@@ -78,7 +78,7 @@ def _table(text: bytes, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _bytes_table(text: bytes) -> np.ndarray:
-    """Where each byte leads from each state [L + 1, 256]."""
+    """The next state of each byte from each state [L + 1, 256]."""
     found = np.zeros((len(text) + 1, 256), np.int32)
     for state in range(len(text)):
         for byte in {*text}:

@@ -186,7 +186,7 @@ def _checked(
 
 
 class Layout(NamedTuple):
-    """Which tensors are written: by groups, of which each is read by itself; and their dtype."""
+    """The tensors that are written: by groups, each read by itself; and their dtype."""
 
     groups: list[tuple[Pieces, Pieces]]
     headers: dict[str, Header]

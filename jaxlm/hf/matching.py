@@ -37,7 +37,7 @@ class Match:
 def match_tensors(
     family: Family, config: Any, shapes: Shapes, stored: Stored, task: Any = None
 ) -> Match:
-    """Where each parameter is in a folder; `task` is the `TaskClass` of its config.json, if any.
+    """The place of each parameter in a folder; `task` is its config.json's `TaskClass`, if any.
 
     Raises `UserError` that lists tensors which are missing, not known, or of another shape."""
     pieces, repeats = pieces_of(family, config, shapes, task)

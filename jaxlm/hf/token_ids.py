@@ -24,7 +24,7 @@ NAMES = ("bos_token_id", ENDS, "pad_token_id", START)
 
 
 def lacking_ids(folder: Path, values: Mapping[str, Any], vocab_size: int) -> list[str]:
-    """Where an id is named that the model does not have; `values` are config.json's.
+    """The keys that name an id that the model lacks; `values` are config.json's.
 
     Raises `UserError` for a value that is not an id, and for a start that the model does not have.
     """

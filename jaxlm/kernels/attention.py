@@ -110,7 +110,7 @@ def visible(
     is_causal: bool,
     window: int | None,
 ) -> jax.Array:  # [B, T, S] bool
-    """Which key each query sees."""
+    """Whether each query sees each key."""
     q_segment_ids, k_segment_ids = q_segment_ids[:, :, None], k_segment_ids[:, None, :]
     seen = (q_segment_ids == k_segment_ids) & (q_segment_ids != 0)
     distance = q_positions[:, :, None] - k_positions[:, None, :]

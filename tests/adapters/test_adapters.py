@@ -24,8 +24,12 @@ from tests import tiny
 KINDS = {
     "transformer": ("transformer", "model.dropout=0"),
     "lstm": (
-        *("lstm", "model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
-        *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
+        "lstm",
+        "model.dropout=0",
+        "model.dropout_input=0",
+        "model.dropout_hidden=0",
+        "model.dropout_embedding=0",
+        "model.dropout_recurrent=0",
     ),
     "moe": ("moe", "model.dropout=0", "model.other_ffn=null", "model.num_layers=2"),
 }

@@ -29,7 +29,10 @@ from tests import tiny
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
 QUIET = (
-    *("train.steps=2", "eval.every_steps=null", "sample.prompts=[]", "logging.tensorboard=false"),
+    "train.steps=2",
+    "eval.every_steps=null",
+    "sample.prompts=[]",
+    "logging.tensorboard=false",
     "mesh={data: 2, fsdp: 2, tensor: 2}",
 )
 

@@ -157,6 +157,9 @@ def test_the_table_says_what_a_start_is_worth() -> None:
     measure = {"name": "accuracy", "format": ".1%"}
     result = {"rows": rows, "seeds": 2, "measure": measure}
     assert [worth(result, each) for each in rows] == [
-        *("640 labels", "more than 700 labels", "no labels", "more labels than were tried")
+        "640 labels",
+        "more than 700 labels",
+        "no labels",
+        "more labels than were tried",
     ]
     assert "50.0% ± 10.0%" in table(result) and table(result).count("\n") == 5

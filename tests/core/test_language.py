@@ -81,7 +81,7 @@ def test_a_phrase_of_the_list_is_found() -> None:
     assert findings("First.\n    Of two, one.\nThe second\nof two.") == [(2, "Of")]
 
 
-@pytest.mark.parametrize("place", ["jaxlm", "tools"])
+@pytest.mark.parametrize("place", ["jaxlm", "tools", "tests"])
 def test_no_literal_is_unpacked_into_another(place: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line}"

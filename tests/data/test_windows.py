@@ -41,7 +41,9 @@ def as_lists(row: dict) -> dict:
     [
         *((length, (1, 30)) for length in (1, 3, 8, 50, 400)),  # documents shorter and longer
         *((length, (1, 3)) for length in (1, 3, 400)),
-        *((8, (60, 90)), (50, (60, 90)), (400, (300, 500))),
+        (8, (60, 90)),
+        (50, (60, 90)),
+        (400, (300, 500)),
     ],
 )
 @pytest.mark.parametrize("drop", [False, True])

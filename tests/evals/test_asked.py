@@ -193,7 +193,10 @@ def test_prompts_with_examples() -> None:
     talk = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "A"}]}
     asked = chat.shots([talk], {"messages": [{"role": "user", "content": "b?"}]})
     assert [(m["role"], m["content"]) for m in json.loads(asked.prompt)] == [
-        *(("system", "Be brief."), ("user", "a?"), ("assistant", "A"), ("user", "b?"))
+        ("system", "Be brief."),
+        ("user", "a?"),
+        ("assistant", "A"),
+        ("user", "b?"),
     ]
     assert asked.stop == ""
     with pytest.raises(NotImplementedError):

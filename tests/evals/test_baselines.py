@@ -72,7 +72,14 @@ def test_naive_bayes_is_that_of_the_definition() -> None:
 
 def test_words_are_runs_of_letters_and_chinese_characters() -> None:
     assert grams(["It's 很好"]) == [
-        *(("it",), ("'",), ("it", "'"), ("s",), ("'", "s"), ("很",), ("s", "很"), ("好",)),
+        ("it",),
+        ("'",),
+        ("it", "'"),
+        ("s",),
+        ("'", "s"),
+        ("很",),
+        ("s", "很"),
+        ("好",),
         ("很", "好"),
     ]
     assert grams(["a", "a"]) == [("a",), ("1", "a")]  # of the second text: another n-gram

@@ -37,7 +37,9 @@ def part(documents: int, seed: int) -> str:
 WEB, BOOKS = f"{{weight: 2, data: {part(30, 1)}}}", f"{{data: {part(12, 2)}}}"
 MIXTURE = f"data={{type: mixture, parts: {{web: {WEB}, books: {BOOKS}}}}}"
 QUIET = (
-    *("sample.prompts=[]", "logging.tensorboard=false", "mesh.num_devices=1"),
+    "sample.prompts=[]",
+    "logging.tensorboard=false",
+    "mesh.num_devices=1",
     "checkpoint.every_steps=null",
 )
 

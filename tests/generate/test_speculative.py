@@ -73,7 +73,7 @@ def test_pairs_that_do_not_go_together():
             SpeculativeGenerator(*pair, GREEDY, eos_id=None, pad_id=0)
     with pytest.raises(UserError, match="320 new ones pass the model's 323 positions"):
         generate = SpeculativeGenerator(
-            *(program, program, Sampling(max_tokens=316)), eos_id=None, pad_id=0
+            program, program, Sampling(max_tokens=316), eos_id=None, pad_id=0
         )
         generate((None, None), [[1] * 8])
 

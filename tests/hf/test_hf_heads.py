@@ -109,10 +109,17 @@ def trained(tmp_path: Path, *words: str) -> Path:
     (tmp_path / "rows.csv").write_text("text,label\n" + texts)
     rows = f"source: {{type: csv, files: {tmp_path}/rows.csv, label_column: label}}"
     words = (
-        *("train.steps=1", f"run_dir={tmp_path / 'run'}", "sample.prompts=[]"),
-        *("logging.tensorboard=false", "optimizer.schedule.warmup=0", "model.family=llama"),
+        "train.steps=1",
+        f"run_dir={tmp_path / 'run'}",
+        "sample.prompts=[]",
+        "logging.tensorboard=false",
+        "optimizer.schedule.warmup=0",
+        "model.family=llama",
         f"data={{type: examples, {rows}, seq_len: 16}}",
-        *("eval.at_end=false", "eval.every_steps=null", "model.head.tied=false", *words),
+        "eval.at_end=false",
+        "eval.every_steps=null",
+        "model.head.tied=false",
+        *words,
     )
     assert cli.main(["train", SMOKE, *words, *ONE]) == 0
     return tmp_path / "run"

@@ -25,7 +25,9 @@ def small_blocks(monkeypatch):
 
 def run(q, k, v, positions, segment_ids, **options):
     return attention(
-        *(q, k, v),
+        q,
+        k,
+        v,
         q_positions=positions,
         k_positions=positions,
         q_segment_ids=segment_ids,

@@ -27,8 +27,15 @@ CASES = {
 }
 MESH = MeshConfig(data=2, context=2, tensor=2)
 CAN = {
-    **{"is_causal": True, "same_rows": True, "bias": False, "dropout": False, "length": 1024},
-    **{"keys": 1024, "prefix": False, "window": False, "split": False},
+    "is_causal": True,
+    "same_rows": True,
+    "bias": False,
+    "dropout": False,
+    "length": 1024,
+    "keys": 1024,
+    "prefix": False,
+    "window": False,
+    "split": False,
 }
 
 
@@ -138,7 +145,9 @@ def of_parts(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("is_causal", "long window", "prefix"),
+        "is_causal",
+        "long window",
+        "prefix",
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in ("short window", "both ways, near")
@@ -163,8 +172,14 @@ def test_every_device_has_as_many_blocks(prefix):
 @pytest.mark.parametrize(
     ("keys", "head_dim", "columns"),
     [
-        *((8192, 128, 2048), (32768, 64, 2048), (4096, 128, 1024), (1024, 128, 512)),
-        *((8192, 192, 1024), (8192, 256, 1024), (1536, 128, 512), (8192, 576, 256)),
+        (8192, 128, 2048),
+        (32768, 64, 2048),
+        (4096, 128, 1024),
+        (1024, 128, 512),
+        (8192, 192, 1024),
+        (8192, 256, 1024),
+        (1536, 128, 512),
+        (8192, 576, 256),
     ],
 )
 def test_blocks_of_the_backward_pass_are_as_wide_as_fits(monkeypatch, keys, head_dim, columns):
@@ -179,14 +194,28 @@ def test_blocks_of_the_backward_pass_are_as_wide_as_fits(monkeypatch, keys, head
 def test_tpus_take_it_where_it_can():
     other, split = {"same_rows": False, "is_causal": False}, {"split": True, "length": 256}
     can = [
-        *({}, {"is_causal": False}, {"window": True}, {"is_causal": False, "window": True}),
-        *({"prefix": True}, other, other | {"length": 128, "keys": 256}, split),
-        *(split | {"prefix": True}, split | {"is_causal": False, "length": 128}),
+        {},
+        {"is_causal": False},
+        {"window": True},
+        {"is_causal": False, "window": True},
+        {"prefix": True},
+        other,
+        other | {"length": 128, "keys": 256},
+        split,
+        split | {"prefix": True},
+        split | {"is_causal": False, "length": 128},
     ]
     cannot = [
-        *({"same_rows": False}, {"bias": True}, {"dropout": True}, {"length": 1000}),
-        *({"keys": 1000}, {"prefix": True, "window": True}, other | {"window": True}),
-        *(other | {"length": 1}, other | {"prefix": True}, split | {"length": 384}),
+        {"same_rows": False},
+        {"bias": True},
+        {"dropout": True},
+        {"length": 1000},
+        {"keys": 1000},
+        {"prefix": True, "window": True},
+        other | {"window": True},
+        other | {"length": 1},
+        other | {"prefix": True},
+        split | {"length": 384},
     ]
     with target_platform("tpu"):
         taken = attention_kernels.pick("splash", **CAN)

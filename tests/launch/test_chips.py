@@ -30,42 +30,50 @@ def launched(capsys: pytest.CaptureFixture, file: str, *words: str) -> tuple[int
     ("file", "words", "said"),
     [
         (
-            *("tpu_vm", [MEANT]),
+            "tpu_vm",
+            [MEANT],
             "mesh.topology: v6e:16x16 is 256 chips of v6e, but accelerator_type: v5p-32 is 16 "
             "chips of v5p; launch it on the chips of its topology, or set mesh.topology=null",
         ),
         (
-            *("tpu_vm", ["mesh.data=1", "mesh.fsdp=256"]),
+            "tpu_vm",
+            ["mesh.data=1", "mesh.fsdp=256"],
             "mesh: fsdp 256 does not match the 16 devices of accelerator_type: v5p-32; "
             "set mesh.fsdp=16, or launch it on",
         ),
         (
-            *("gke", ["mesh.topology=v5p:4x4x2"]),  # as many chips, but in one slice
+            "gke",
+            ["mesh.topology=v5p:4x4x2"],  # as many chips, but in one slice
             "is 32 chips of v5p, but accelerator: tpu-v5p-slice, topology: 2x2x4, slices: 2 is 32 "
             "chips of v5p in 2 slices; launch it on the chips of its topology, or set "
             "mesh.topology=2*v5p:2x2x4",
         ),
         (
-            *("gke", ["mesh.data=1", "mesh.fsdp=256"]),
+            "gke",
+            ["mesh.data=1", "mesh.fsdp=256"],
             "set mesh.data=2 mesh.fsdp=16, or launch",
         ),
         (
-            *("gke", ["mesh.data=1", "mesh.fsdp=32"]),
+            "gke",
+            ["mesh.data=1", "mesh.fsdp=32"],
             "mesh.data: 1 is not a multiple of the 2 slices",
         ),
         (
-            *("slurm", [MEANT]),
+            "slurm",
+            [MEANT],
             "but nodes: 2, gpus_per_node: 8, tasks_per_node: 8 is 16 GPUs;",
         ),
-        (*("slurm", ["mesh.tensor=3"]), "mesh: data -1 x tensor 3 does not match the 16 devices"),
+        ("slurm", ["mesh.tensor=3"], "mesh: data -1 x tensor 3 does not match the 16 devices"),
         (
-            *("skypilot", ["mesh.topology=a100:2x8"]),
+            "skypilot",
+            ["mesh.topology=a100:2x8"],
             "a100:2x8 is 16 GPUs of a100, but accelerators: H100:8, num_nodes: 2 is 16 GPUs of",
         ),
-        (*("skypilot", ["mesh.topology=h100:4x8"]), "h100:4x8 is 32 GPUs of h100, but"),
-        (*("gpu_host", [MEANT]), "v6e:16x16 is 256 chips of v6e, but gpu_host is GPUs;"),
+        ("skypilot", ["mesh.topology=h100:4x8"], "h100:4x8 is 32 GPUs of h100, but"),
+        ("gpu_host", [MEANT], "v6e:16x16 is 256 chips of v6e, but gpu_host is GPUs;"),
         (
-            *("local", ["mesh.num_devices=9"]),
+            "local",
+            ["mesh.num_devices=9"],
             "mesh.num_devices: 9, but processes: 4, devices: 2 has 8 devices; set",
         ),
     ],

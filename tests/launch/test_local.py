@@ -261,8 +261,12 @@ def test_gpus_of_this_machine() -> None:
 
 # what else may hang on few cores is found soon, and starts again
 SETTINGS = (
-    *("train.steps=12", "checkpoint.every_steps=4", "eval.every_steps=null"),
-    *("train.hang_timeout=20", "sample.prompts=[]", "eval.at_end=false"),
+    "train.steps=12",
+    "checkpoint.every_steps=4",
+    "eval.every_steps=null",
+    "train.hang_timeout=20",
+    "sample.prompts=[]",
+    "eval.at_end=false",
     "logging.tensorboard=false",
 )
 TRAIN = "import sys; from jaxlm.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -163,8 +163,10 @@ def test_what_has_no_place_in_a_file_is_refused():
     bert, t5, glm, glm4 = (
         family_of(name).presets[preset]
         for name, preset in [
-            *(("bert", "bert-base-cased"), ("t5", "t5-small")),
-            *(("glm", "glm-base"), ("glm4", "glm-4-9b")),
+            ("bert", "bert-base-cased"),
+            ("t5", "t5-small"),
+            ("glm", "glm-base"),
+            ("glm4", "glm-4-9b"),
         ]
     )
     for config, message in [

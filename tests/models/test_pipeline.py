@@ -25,8 +25,12 @@ from tests import tiny
 
 VOCAB = 32
 BASE: dict[str, Any] = {
-    **{"hidden_size": 16, "num_layers": 4, "vocab_size": VOCAB, "dtype": "float32"},
-    **{"attention": {"num_heads": 4, "num_kv_heads": 2}, "ffn": {"intermediate_size": 24}},
+    "hidden_size": 16,
+    "num_layers": 4,
+    "vocab_size": VOCAB,
+    "dtype": "float32",
+    "attention": {"num_heads": 4, "num_kv_heads": 2},
+    "ffn": {"intermediate_size": 24},
     "dropout": 0.2,
 }
 READER = {"hidden_size": 16, "num_layers": 4, "dropout": 0.2, "dtype": "float32"}
@@ -36,13 +40,16 @@ PLAIN = {"num_heads": 4, "num_kv_heads": 2}
 MODELS: dict[str, dict[str, Any]] = {
     # a pattern of windows and of positions, which every piece of the stack repeats
     "decoder": {
-        **{"num_layers": 8, "position": [{"theta": 100.0}, {"theta": 1000.0}]},
+        "num_layers": 8,
+        "position": [{"theta": 100.0}, {"theta": 1000.0}],
         "attention": {"num_heads": 4, "num_kv_heads": 2, "window": [4, None]},
     },
     "moe": {"ffn": MOE},
     # two stacks of their own, norms on both sides
     "mixed": {
-        **{"num_layers": 8, "ffn": MOE, "norm_placement": "both"},
+        "num_layers": 8,
+        "ffn": MOE,
+        "norm_placement": "both",
         "other_ffn": {"layers": [0, 1, 2, 3], "ffn": {"intermediate_size": 20}},
     },
     "pair": {
@@ -54,7 +61,9 @@ GPIPE = MeshConfig(data=1, stage=4, fsdp=2)
 ROUND = {"stage": 2, "stage_repeats": 2}
 CASES: list[Any] = [  # each axis and each way of a model once
     pytest.param(  # a whole step of a decoder: below
-        *("decoder", MeshConfig(data=1, **ROUND, fsdp=2, context=2), {"remat": "full"}),
+        "decoder",
+        MeshConfig(data=1, **ROUND, fsdp=2, context=2),
+        {"remat": "full"},
         marks=pytest.mark.slow,
     ),
     (
@@ -202,8 +211,11 @@ def learner_of(mesh: MeshConfig, *changes: str) -> Any:
     """Four micro-batches, with dropout of attention's weights."""
     config = tiny.load(
         "transformer",
-        *("train.batch_size=16", "train.accumulation=4", "model.attention.dropout=0.1"),
-        *("model.num_layers=4", *changes),
+        "train.batch_size=16",
+        "train.accumulation=4",
+        "model.attention.dropout=0.1",
+        "model.num_layers=4",
+        *changes,
     ).config
     return tiny.learner(config, mesh)
 
@@ -230,7 +242,8 @@ def test_a_stage_has_its_layers_and_its_share_of_the_head():
     """With the kernels of accelerators: no parameter is gathered, no logits are whole."""
     learner = learner_of(
         MeshConfig(data=1, stage=4, num_devices=4),
-        *("model.ffn.intermediate_size=40", "model.head.tied=false"),
+        "model.ffn.intermediate_size=40",
+        "model.head.tied=false",
     )
     kernel = learner.program.param_shardings["layers"]["ffn"]["up"]["kernel"]
     assert kernel.shard_shape((4, 32, 40)) == (1, 32, 40)

@@ -216,7 +216,9 @@ def wide_batch():
     tokens, targets = rng.integers(0, VOCAB, (2, 8, 12)).astype(np.int32)
     ones = np.ones((8, 12), np.int32)
     return {
-        **{"tokens": tokens, "targets": targets, "segment_ids": ones},
+        "tokens": tokens,
+        "targets": targets,
+        "segment_ids": ones,
         "positions": np.tile(np.arange(12, dtype=np.int32), (8, 1)),
     }
 

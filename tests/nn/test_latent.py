@@ -130,7 +130,8 @@ def test_outputs_are_those_of_a_loop(name):
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        *(("plain", (9,)), ("window", (2, 1, 6))),
+        ("plain", (9,)),
+        ("window", (2, 1, 6)),
         pytest.param("low queries", (6, 3), marks=pytest.mark.slow),
         pytest.param("wide latent", (2, 1, 1, 4, 1), marks=pytest.mark.slow),
     ],

@@ -59,9 +59,16 @@ def test_top_k_lumps_the_other_tokens_together() -> None:
 # --------------------------------------------------------------------------------------- whole runs
 
 SHORT = (
-    *("mesh={data: 1, num_devices: 1}", "train.steps=4", "train.batch_size=4", "model.dropout=0"),
-    *("sample.prompts=[]", "eval.every_steps=2", "checkpoint={every_steps: 2, keep_last: 3}"),
-    *("logging.tensorboard=false", "train.ledger=false", "data.seq_len=16"),
+    "mesh={data: 1, num_devices: 1}",
+    "train.steps=4",
+    "train.batch_size=4",
+    "model.dropout=0",
+    "sample.prompts=[]",
+    "eval.every_steps=2",
+    "checkpoint={every_steps: 2, keep_last: 3}",
+    "logging.tensorboard=false",
+    "train.ledger=false",
+    "data.seq_len=16",
 )
 MORE = ", ".join(
     ["temperature: 1.5", "weight: 0.6", "top_k: 20", "hidden_weight: 0.1", "projection: 32"]
@@ -84,7 +91,8 @@ def small(teacher: Path, more: str = MORE) -> tuple[str, ...]:
     """A student of another size."""
     return (
         f"objective={{type: distill, teacher: {{from: {teacher}}}, {more}}}",
-        *("model.hidden_size=16", "model.num_layers=1"),
+        "model.hidden_size=16",
+        "model.num_layers=1",
     )
 
 

@@ -283,9 +283,15 @@ def write(folder: Path, records: list[dict[str, Any]], times: int = 3) -> Path:
 
 
 SHORT = (
-    *("mesh={data: 1, num_devices: 1}", "train.steps=4", "train.batch_size=4", "model.dropout=0"),
-    *("sample.prompts=[]", "eval.every_steps=2", "checkpoint={every_steps: 2, keep_last: 3}"),
-    *("logging.tensorboard=false", "train.ledger=false"),
+    "mesh={data: 1, num_devices: 1}",
+    "train.steps=4",
+    "train.batch_size=4",
+    "model.dropout=0",
+    "sample.prompts=[]",
+    "eval.every_steps=2",
+    "checkpoint={every_steps: 2, keep_last: 3}",
+    "logging.tensorboard=false",
+    "train.ledger=false",
 )
 
 

@@ -181,10 +181,18 @@ def test_a_run_that_is_cut_within_the_unfreezing_ends_in_the_same_weights(tmp_pa
 
     run = tmp_path / "run"
     changes = (
-        *("mesh={data: 1, num_devices: 1}", "data.seq_len=16", "train.steps=4"),
-        *("sample.prompts=[]", "eval.every_steps=null", "eval.max_batches=1", "eval.at_end=false"),
-        *("checkpoint.every_steps=2", "checkpoint.keep_last=3", "logging.tensorboard=false"),
-        *("optimizer.unfreeze={every_steps: 1}", "optimizer.layer_decay=0.7"),
+        "mesh={data: 1, num_devices: 1}",
+        "data.seq_len=16",
+        "train.steps=4",
+        "sample.prompts=[]",
+        "eval.every_steps=null",
+        "eval.max_batches=1",
+        "eval.at_end=false",
+        "checkpoint.every_steps=2",
+        "checkpoint.keep_last=3",
+        "logging.tensorboard=false",
+        "optimizer.unfreeze={every_steps: 1}",
+        "optimizer.layer_decay=0.7",
         "train.embedding_noise=5",
     )
     assert api.fit(tiny.load("transformer", *changes, f"run_dir={run}")).code == 0

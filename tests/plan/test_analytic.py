@@ -39,10 +39,14 @@ def test_a_step_for_tpus(name):
     assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
     assert work.load.host_bytes == pytest.approx(counts.host_bytes, rel=1e-6)
     for kind, axis in (
-        *(("all-gather", "fsdp"), ("all-gather", "tensor")),
-        *(("reduce-scatter", "tensor"), ("all-reduce", "tensor")),
-        *(("collective-permute", "stage"), ("all-gather", "stage")),
-        *(("reduce-scatter", "stage"), ("all-reduce", "stage")),
+        ("all-gather", "fsdp"),
+        ("all-gather", "tensor"),
+        ("reduce-scatter", "tensor"),
+        ("all-reduce", "tensor"),
+        ("collective-permute", "stage"),
+        ("all-gather", "stage"),
+        ("reduce-scatter", "stage"),
+        ("all-reduce", "stage"),
     ):
         counted = counts.wire_bytes(kind, axis)
         if (kind, axis) == ("all-reduce", "stage") and counted:
@@ -130,7 +134,10 @@ def test_a_step_on_simulated_devices(name):
 
 
 T5 = (
-    *("model.dropout=0", "model.encoder.dropout=0", "data.seq_len=128", "train.batch_size=16"),
+    "model.dropout=0",
+    "model.encoder.dropout=0",
+    "data.seq_len=128",
+    "train.batch_size=16",
     "model.encoder.num_layers=3",  # not as many as the decoder's two
 )
 
@@ -196,18 +203,24 @@ def test_keys_of_a_source_are_the_sources_tokens():
 
 
 LSTM = (
-    *("model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
-    *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
-    *("data.seq_len=64", "train.batch_size=16"),
+    "model.dropout=0",
+    "model.dropout_input=0",
+    "model.dropout_hidden=0",
+    "model.dropout_embedding=0",
+    "model.dropout_recurrent=0",
+    "data.seq_len=64",
+    "train.batch_size=16",
 )
 
 
 @pytest.mark.parametrize(
     ("name", "cell", "mesh", "remat"),
     [
-        *(("lstm", "lstm", "fsdp", "none"), ("lstm", "lstm", "tensor", "full")),
+        ("lstm", "lstm", "fsdp", "none"),
+        ("lstm", "lstm", "tensor", "full"),
         pytest.param("lstm", "gru", "fsdp", "full", marks=pytest.mark.slow),
-        *(("mingru", "mingru", "tensor", "full"), ("rglru", "rglru", "fsdp", "none")),
+        ("mingru", "mingru", "tensor", "full"),
+        ("rglru", "rglru", "fsdp", "none"),
     ],
 )
 def test_a_step_of_recurrent_layers(name, cell, mesh, remat):
@@ -266,8 +279,11 @@ def test_rows_that_an_objective_makes_longer_than_the_datas(seq_len, rows):
     """Blanks and their starts are computed, and all of a row meets all of it."""
     config = load(
         "glm",
-        *("model.dropout=0", f"data.seq_len={seq_len}", "train.batch_size=16"),
-        *("model.remat=full", "model.position={type: learned_blocks, max_seq_len: 65}"),
+        "model.dropout=0",
+        f"data.seq_len={seq_len}",
+        "train.batch_size=16",
+        "model.remat=full",
+        "model.position={type: learned_blocks, max_seq_len: 65}",
     ).config
     mesh = MeshConfig(data=1, fsdp=8)
     config = planned(config.replace(mesh=mesh))

@@ -102,7 +102,9 @@ def test_a_plan_for_gpus_is_the_same_whatever_is_installed_here(monkeypatch, ins
     }
     taken = {key: notes[-1].split("taken to be ")[1].split(",")[0] for key, notes in kinds.items()}
     assert taken == {
-        **{("h100", 128): "cudnn", ("h100", 256): "cudnn", ("a100", 128): "cudnn"},
+        ("h100", 128): "cudnn",
+        ("h100", 256): "cudnn",
+        ("a100", 128): "cudnn",
         ("a100", 256): "blocked",  # beyond what cuDNN can do on an A100
     }
     assert kinds["h100", 256][-1].endswith("a machine with jaxlm[cuda] and NVIDIA H100 SXM")
@@ -378,8 +380,10 @@ def test_a_search_tries_whole_parameters_repeats_rings_and_the_axis_between_slic
         pairs["dcn"].add(s.dcn)
         pairs["context"].add(c.context)
     assert pairs == {
-        **{"zero": {1, 3}, "repeats": {1, 2, 4}},
-        **{"dcn": {"data", "stage"}, "context": {"auto", "ring"}},
+        "zero": {1, 3},
+        "repeats": {1, 2, 4},
+        "dcn": {"data", "stage"},
+        "context": {"auto", "ring"},
     }
     assert len(found) == len({(str(c.setting), c.context) for c in found})
 

@@ -91,7 +91,8 @@ def test_nodes_of_gpus():
         ("v5e:00x4", 1, "has no shape"),
         ("0*v5e:4x4", 1, "not a known chip"),
         (
-            *("2*v6e:16x16", 3),
+            "2*v6e:16x16",
+            3,
             "--slices: 3, but --topology: '2[*]v6e:16x16' says 2; leave one of the two out, such "
             "as --topology v6e:16x16 --slices 3",
         ),

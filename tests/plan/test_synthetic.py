@@ -27,28 +27,33 @@ SIZE = 64 * 128 * 4
         (  # into the chip's own memory: read once
             "%c = (f32[64,128]{1,0:T(8,128)S(1)}, f32[64,128]{1,0:T(8,128)}, u32[]{:S(2)}) "
             "copy-start(%a)",
-            *(SIZE, 0),
+            SIZE,
+            0,
         ),
         (  # from one place of HBM to another: read and written
             "%c = (f32[64,128]{0,1:T(8,128)}, f32[64,128]{1,0:T(8,128)}, u32[]{:S(2)}) "
             "copy-start(%a)",
-            *(2 * SIZE, 0),
+            2 * SIZE,
+            0,
         ),
         (  # a quarter of it
             "%c = ((f32[64,128]{1,0:T(8,128)}), f32[16,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) "
             "slice-start(%a), slice={[0:16], [0:128]}",
-            *(SIZE / 4, 0),
+            SIZE / 4,
+            0,
         ),
         (  # a row of what the host holds
             "%c = ((f32[4,64,128]{2,1,0:T(8,128)S(5)}, s32[], s32[], s32[]), "
             "f32[1,64,128]{2,1,0:T(8,128)}, u32[]{:S(2)}) dynamic-slice-start(%h, %i, %i, %i)",
-            *(SIZE, SIZE),
+            SIZE,
+            SIZE,
         ),
         (  # and one written there
             "%c = ((f32[4,64,128]{2,1,0:T(8,128)S(5)}, f32[64,128]{1,0:T(8,128)}, s32[]), "
             "f32[4,64,128]{2,1,0:T(8,128)S(5)}, u32[]{:S(2)}) "
             "dynamic-update-slice-start(%h, %a, %i)",
-            *(SIZE, SIZE),
+            SIZE,
+            SIZE,
         ),
         ("%c = f32[64,128]{1,0:T(8,128)} negate(%a)", 2 * SIZE, 0),
         ("%c = f32[64,128]{1,0:T(8,128)S(1)} negate(%a)", SIZE, 0),
@@ -136,8 +141,11 @@ def test_turns_of_a_loop_are_those_that_it_takes(start, limit, step, direction, 
     compared = "%n, %i" if flipped else "%i, %n"
     text = LOOP
     for name, value in (
-        *(("START", start), ("LIMIT", limit), ("STEP", step)),
-        *(("COMPARED", compared), ("DIRECTION", written)),
+        ("START", start),
+        ("LIMIT", limit),
+        ("STEP", step),
+        ("COMPARED", compared),
+        ("DIRECTION", written),
     ):
         text = text.replace(name, str(value))
     turns, at = 0, start

@@ -44,9 +44,13 @@ def planned(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 NARROW = (
-    *("model.num_layers=2", "model.hidden_size=256", "model.ffn.intermediate_size=512"),
-    *("model.attention.num_heads=2", "model.attention.num_kv_heads=2"),
-    *("model.vocab_size=1024", "data.seq_len=512"),
+    "model.num_layers=2",
+    "model.hidden_size=256",
+    "model.ffn.intermediate_size=512",
+    "model.attention.num_heads=2",
+    "model.attention.num_kv_heads=2",
+    "model.vocab_size=1024",
+    "data.seq_len=512",
 )
 
 
@@ -105,7 +109,9 @@ def test_steps_of_other_models_agree_with_the_analytic_model(name, capsys):
     counted, told = found["work"], own["work"]
     assert counted["FLOPs, FLOP"] == pytest.approx(told["FLOPs, FLOP"], rel=2e-3)
     for kind, axes in (
-        *(("all-gather", "fsdp"), ("all-gather", "tensor"), ("all-to-all", "fsdp")),
+        ("all-gather", "fsdp"),
+        ("all-gather", "tensor"),
+        ("all-to-all", "fsdp"),
         *([("all-gather", "fsdp+tensor")] if name == "lstm_1b" else []),
     ):
         key = f"ICI: {kind} {axes}, bytes"

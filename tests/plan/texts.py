@@ -70,10 +70,14 @@ def config_of(name: str) -> RunConfig:
         "train": {"steps": 10, "batch_size": 16, "accumulation": micro},
         "model": {
             "type": "transformer",
-            **{"vocab_size": 32768, "hidden_size": 1024, "num_layers": 6},
+            "vocab_size": 32768,
+            "hidden_size": 1024,
+            "num_layers": 6,
             "attention": {
                 "type": "multi_head",
-                **{"num_heads": 8, "num_kv_heads": 4, "head_dim": 128},
+                "num_heads": 8,
+                "num_kv_heads": 4,
+                "head_dim": 128,
             },
             "ffn": {"type": "dense", "intermediate_size": 4096},
             **how,

@@ -30,8 +30,12 @@ from tests.hooks import At, terminate
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
 QUIET = (
-    *("eval.every_steps=null", "sample.prompts=[]", "logging.tensorboard=false"),
-    *("mesh.num_devices=1", "checkpoint.every_steps=1", "checkpoint.keep_last=1"),
+    "eval.every_steps=null",
+    "sample.prompts=[]",
+    "logging.tensorboard=false",
+    "mesh.num_devices=1",
+    "checkpoint.every_steps=1",
+    "checkpoint.keep_last=1",
 )
 
 

@@ -31,9 +31,17 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 
 ONE = "mesh={data: 1, num_devices: 1}"
 SHORT = (
-    *(ONE, "data.seq_len=16", "train.steps=4", "sample.prompts=[]", "model.dropout=0"),
-    *("eval.every_steps=null", "eval.max_batches=1", "eval.at_end=false"),
-    *("checkpoint.every_steps=2", "checkpoint.keep_last=3", "logging.tensorboard=false"),
+    ONE,
+    "data.seq_len=16",
+    "train.steps=4",
+    "sample.prompts=[]",
+    "model.dropout=0",
+    "eval.every_steps=null",
+    "eval.max_batches=1",
+    "eval.at_end=false",
+    "checkpoint.every_steps=2",
+    "checkpoint.keep_last=3",
+    "logging.tensorboard=false",
 )
 LORA = "adapter={type: lora, rank: 2, targets: [query, ffn/up]}"
 

@@ -83,10 +83,16 @@ def test_the_order_of_calls(tmp_path: Path) -> None:
     assert train(tmp_path / "run", *settings, hooks=[order]).code == DONE
     assert order.calls == [
         ("start", 0),
-        *(("dispatch", 1), ("dispatch", 2), ("metrics", 1)),
-        *(("metrics", 2), ("step", 2)),
-        *(("dispatch", 3), ("dispatch", 4), ("metrics", 3)),
-        *(("metrics", 4), ("end", 4)),
+        ("dispatch", 1),
+        ("dispatch", 2),
+        ("metrics", 1),
+        ("metrics", 2),
+        ("step", 2),
+        ("dispatch", 3),
+        ("dispatch", 4),
+        ("metrics", 3),
+        ("metrics", 4),
+        ("end", 4),
     ]
 
 
@@ -139,7 +145,9 @@ def test_when_a_run_stops(found: list[float], settings: dict[str, Any], stops: b
 
 
 EARLY = (
-    *("optimizer.learning_rate=1e-9", "eval.every_steps=2", "checkpoint.every_steps=3"),
+    "optimizer.learning_rate=1e-9",
+    "eval.every_steps=2",
+    "checkpoint.every_steps=3",
     "early_stop={patience: 2, min_delta: 0.1}",
 )
 
@@ -229,7 +237,9 @@ def test_a_history_is_kept_as_json() -> None:
 
 
 BEST = (
-    *("eval.every_steps=2", "checkpoint.every_steps=3", "checkpoint.keep_last=1"),
+    "eval.every_steps=2",
+    "checkpoint.every_steps=3",
+    "checkpoint.keep_last=1",
     "checkpoint.keep_best={measure: eval/loss, count: 2, better: higher}",
 )
 

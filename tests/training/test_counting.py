@@ -23,9 +23,16 @@ from tests.bigrams import FIRST_ROWS
 def config_of(run: Path, *changes: str) -> Resolved[RunConfig]:
     return tiny.load(
         "transformer",
-        *("objective={type: 'tests.bigrams:Bigrams'}", "optimizer=null", "sample.prompts=[]"),
-        *("data.seq_len=16", "train.steps=8", "checkpoint.every_steps=2", "checkpoint.keep_last=9"),
-        *("eval.every_steps=null", f"run_dir={run}", *changes),
+        "objective={type: 'tests.bigrams:Bigrams'}",
+        "optimizer=null",
+        "sample.prompts=[]",
+        "data.seq_len=16",
+        "train.steps=8",
+        "checkpoint.every_steps=2",
+        "checkpoint.keep_last=9",
+        "eval.every_steps=null",
+        f"run_dir={run}",
+        *changes,
     )
 
 

@@ -45,9 +45,16 @@ def load(sums: Path, run: Path, *changes: str) -> Any:
     return tiny.load(
         "transformer",
         f"data={{type: records, source: {source}, seq_len: 16, task: {{type: prompt_completion}}}}",
-        *("train.steps=4", "train.batch_size=8", "eval.every_steps=null", "sample.prompts=[]"),
-        *("checkpoint.every_steps=1", "checkpoint.keep_last=9", "eval.at_end=false"),
-        *("logging.tensorboard=false", f"run_dir={run}", *changes),
+        "train.steps=4",
+        "train.batch_size=8",
+        "eval.every_steps=null",
+        "sample.prompts=[]",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep_last=9",
+        "eval.at_end=false",
+        "logging.tensorboard=false",
+        f"run_dir={run}",
+        *changes,
     )
 
 

@@ -58,14 +58,16 @@ def config_of(sums: Path, run: Path, *changes: str) -> Any:
         "transformer",
         f"data={{type: records, source: {source}, seq_len: 16, task: {task}}}",
         f"objective={objective}",
-        *("train.steps=4", "train.batch_size=8", "eval.every_steps=null", "sample.prompts=[]"),
-        *(
-            "checkpoint.every_steps=1",
-            "checkpoint.keep_last=9",
-            "logging.tensorboard=false",
-            "eval.at_end=false",
-        ),
-        *(f"run_dir={run}", *changes),
+        "train.steps=4",
+        "train.batch_size=8",
+        "eval.every_steps=null",
+        "sample.prompts=[]",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep_last=9",
+        "logging.tensorboard=false",
+        "eval.at_end=false",
+        f"run_dir={run}",
+        *changes,
     )
 
 

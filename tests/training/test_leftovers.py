@@ -19,8 +19,12 @@ from tests.commands import differences, is_change
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
 SETTINGS = (
-    *("train.steps=4", "checkpoint.every_steps=1", "eval.every_steps=null", "eval.at_end=false"),
-    *("sample.prompts=[]", "mesh.num_devices=1"),
+    "train.steps=4",
+    "checkpoint.every_steps=1",
+    "eval.every_steps=null",
+    "eval.at_end=false",
+    "sample.prompts=[]",
+    "mesh.num_devices=1",
 )
 
 

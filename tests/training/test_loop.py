@@ -21,8 +21,12 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 
 STEPS = 12
 QUIET = (
-    *("eval.every_steps=null", "eval.at_end=false", "sample.prompts=[]"),
-    *("checkpoint.every_steps=null", "logging.tensorboard=false", "train.ledger=false"),
+    "eval.every_steps=null",
+    "eval.at_end=false",
+    "sample.prompts=[]",
+    "checkpoint.every_steps=null",
+    "logging.tensorboard=false",
+    "train.ledger=false",
 )
 
 

@@ -35,15 +35,17 @@ def config_of(run: Path, *changes: str) -> Resolved[RunConfig]:
         f"model={{type: ngram, order: {ORDER}}}",
         "model.vocab_size=264",
         "objective={type: ngram, smoothing: {type: witten_bell}}",
-        *(
-            "optimizer=null",
-            "data.seq_len=64",
-            "train.steps=null",
-            "train.epochs=1",
-            "train.batch_size=16",
-        ),
-        *("checkpoint.every_steps=2", "checkpoint.keep_last=9", "eval.every_steps=null"),
-        *(f"run_dir={run}", "logging.tensorboard=false", *changes),
+        "optimizer=null",
+        "data.seq_len=64",
+        "train.steps=null",
+        "train.epochs=1",
+        "train.batch_size=16",
+        "checkpoint.every_steps=2",
+        "checkpoint.keep_last=9",
+        "eval.every_steps=null",
+        f"run_dir={run}",
+        "logging.tensorboard=false",
+        *changes,
     )
 
 

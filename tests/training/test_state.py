@@ -27,8 +27,11 @@ from tests.hlo import loop_bodies
 NO_DROPOUT = {
     "transformer": ["model.dropout=0"],
     "lstm": [
-        *("model.dropout=0", "model.dropout_input=0", "model.dropout_hidden=0"),
-        *("model.dropout_embedding=0", "model.dropout_recurrent=0"),
+        "model.dropout=0",
+        "model.dropout_input=0",
+        "model.dropout_hidden=0",
+        "model.dropout_embedding=0",
+        "model.dropout_recurrent=0",
     ],
     "moe": ["model.dropout=0", "model.other_ffn=null", "model.num_layers=2"],
 }
@@ -72,7 +75,8 @@ def run(learner, batches):
 @pytest.mark.parametrize(
     "name",
     [
-        *("transformer", "lstm"),
+        "transformer",
+        "lstm",
         # their weights of examples: objectives/test_head_losses.py; the load of experts: below
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("classification", "moe")),
     ],

@@ -51,7 +51,7 @@ def _pairs(values: Any) -> list[tuple[Any, Any]]:
 
 
 def _start(text: str, start: Any, context: str, offsets: str) -> int:
-    """Where an answer begins, in characters. Raises `UserError`."""
+    """The beginning of an answer, in characters. Raises `UserError`."""
     if start is None:
         found = context.find(text)
         if found < 0:

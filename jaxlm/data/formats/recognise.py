@@ -1,4 +1,4 @@
-"""Which format a file has: found by its columns, or named and checked.
+"""The format of a file: found by its columns, or named and checked.
 
     found = recognise(sample, wanted=("messages",))
     found.name, found.fit.columns                   # "alpaca", ("instruction", "output", "input")

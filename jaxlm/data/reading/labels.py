@@ -37,7 +37,7 @@ class LabelBin(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Labels(Config):
-    """Where a row's class comes from. Rows that get none are left out and counted."""
+    """The column of a row's class, and its rules. Rows that get none are left out and counted."""
 
     label_column: str | None = field(None, "the column that holds the class or the score")
     label_map: dict[str, str] = field(dict, "value -> class; rows of other values are left out")

@@ -111,7 +111,7 @@ def placed_after(unit: Unit, word: str, origin: int) -> list[Unit]:
 
 
 def _starts(head: str, units: Sequence[Unit]) -> list[int]:
-    """Where each unit begins in the text."""
+    """The beginning of each unit in the text."""
     found, place = [], len(head)
     for unit in units:
         found.append(place)

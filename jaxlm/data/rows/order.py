@@ -63,7 +63,7 @@ class Shuffled:
 
 
 def shuffled_index(index: int, length: int, seed: int) -> int:
-    """Which of `length` rows is drawn at place `index` >= 0 of endless, reshuffled epochs."""
+    """The row, of `length`, at place `index` >= 0 of endless, reshuffled epochs."""
     assert index >= 0 and length > 0
     epoch, place = divmod(index, length)
     bits = max(2, (length - 1).bit_length())

@@ -1,4 +1,4 @@
-"""Where documents come from.
+"""Sources of documents.
 
 A new source is one file here; derive from `Source` (base.py).
 """

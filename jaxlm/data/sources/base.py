@@ -1,4 +1,4 @@
-"""Where documents come from: what every source offers.
+"""Sources of documents: the interface of each.
 
 A source of files derives from `FileSource`, one of files with named columns from `RowFiles`
 (base_rows.py).

@@ -1,4 +1,4 @@
-"""Where a model's parameters are among the modules of its class in transformers.
+"""The places of a model's parameters in the modules of its class in transformers.
 
 layout = layout_of(config, program, family, "LlamaForCausalLM", report)
 layout.modules["model.layers.0.self_attn.q_proj"]       # its kernels, one or several
