@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from jaxlm.core.errors import UserError, suggest
+from jaxlm.core.errors import UserError, shown, suggest
 
 TEMPLATE, TOOL_TEMPLATE, ORIGIN = "chat_template.jinja", "chat_tools.jinja", "chat_template.origin"
 TEMPLATE_FILES = (TEMPLATE, TOOL_TEMPLATE, ORIGIN)
@@ -160,7 +160,7 @@ def named(name: str) -> ChatTemplate:
     """The template of this name. Raises `UserError`."""
     path = FOLDER / f"{name}.jinja"
     if name not in names():
-        raise UserError(f"no chat template {name!r}; {suggest(name, names())}")
+        raise UserError(f"no chat template {shown(name)}; {suggest(name, names())}")
     return ChatTemplate(path.read_text(encoding="utf-8"), name)
 
 

@@ -46,6 +46,7 @@ def run(request: Any, tmp_path_factory: pytest.TempPathFactory) -> jaxlm.Run:
     settings = [
         *settings_of(folder, request.param),
         "data.validation_fraction=0.2",
+        "eval.baseline=true",
         "evaluators={beams: {type: task, num_beams: 3, baseline: false}}",
         "train.steps=150",
         "model.dropout=0",

@@ -16,6 +16,7 @@ from functools import cache
 
 from jaxlm.core.config import UserError, suggest
 from jaxlm.core.errors import shown
+from jaxlm.core.errors import shown
 from jaxlm.core.kinds import files
 from jaxlm.core.types import ModelConfig
 from jaxlm.models.families.base import Family
@@ -32,7 +33,9 @@ def family_of(name: str) -> Family:
     modules = [m for m, path in files(FOLDER).items() if said in path.read_text(encoding="utf-8")]
     found = _defined(modules)
     if name not in found:
-        raise UserError(f"family {name!r}: not known; {suggest(name, _defined(files(FOLDER)))}")
+        raise UserError(
+            f"family {shown(name)}: not known; {suggest(name, _defined(files(FOLDER)))}"
+        )
     return found[name]
 
 
@@ -70,5 +73,5 @@ def preset(name: str) -> ModelConfig:
     """The config of a published model ("gpt2", "llama-3.1-8b"); raises `UserError`."""
     found = {key: family for family in families() for key in family.presets}
     if name not in found:
-        raise UserError(f"model.preset: there is no {name!r}; {suggest(name, found)}")
+        raise UserError(f"model.preset: there is no {shown(name)}; {suggest(name, found)}")
     return found[name].presets[name]
