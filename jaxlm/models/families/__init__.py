@@ -16,7 +16,6 @@ from functools import cache
 
 from jaxlm.core.config import UserError, suggest
 from jaxlm.core.errors import shown
-from jaxlm.core.errors import shown
 from jaxlm.core.kinds import files
 from jaxlm.core.types import ModelConfig
 from jaxlm.models.families.base import Family
