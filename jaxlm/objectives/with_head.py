@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.rows import RowSpec
 from jaxlm.nn.dropout import split_key
+from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.heads.base import TaskHeadConfig, beside
 from jaxlm.objectives.base import Loss, Objective, Transform
 
@@ -63,6 +64,11 @@ class HeadObjective(Objective, abstract=True):
         if self.head is None:
             return built
         return beside(built, self.head, len(self.labels), rngs=rngs)
+
+    def flops_per_token(self, model: Any, seq_len: int) -> float:
+        """As in the base, without the output embedding: no logits of tokens are computed."""
+        whole = super().flops_per_token(model, seq_len)
+        return whole - matmul_flops(model.unembed)
 
     def scores(
         self, model: Any, batch: Batch, key: jax.Array | None = None
