@@ -22,6 +22,25 @@ from jaxlm.training.session import prepare_data, resolve
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke"
 MODELS = ("transformer", "lstm")
 ONE = MeshConfig(data=1, num_devices=1)
+# Settings of runs of four steps that are cut in the middle and resumed.
+FOUR_STEPS = (
+    "train.steps=4",
+    "sample.prompts=[]",
+    "model.dropout=0",
+    "eval.every_steps=null",
+    "eval.at_end=false",
+    "checkpoint.every_steps=2",
+    "checkpoint.keep_last=3",
+    "logging.tensorboard=false",
+)
+FOUR_SMALL_STEPS = (
+    *FOUR_STEPS,
+    "mesh={data: 1, num_devices: 1}",
+    "train.batch_size=4",
+    "eval.every_steps=2",
+    "eval.at_end=true",
+    "train.ledger=false",
+)
 
 
 @cache

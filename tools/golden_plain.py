@@ -67,7 +67,7 @@ class ChatGLMModel(Plain):
         size, heads = config.kv_channels, config.num_attention_heads
         groups, length = config.multi_query_group_num, input_ids.shape[1]
         sizes = [heads * size, groups * size, groups * size]
-        is_causal = torch.ones(length, length).tril().bool()
+        seen = torch.ones(length, length).tril().bool()
 
         def norm(x: torch.Tensor, name: str) -> torch.Tensor:
             return F.rms_norm(x, x.shape[-1:], p[f"{name}.weight"], config.layernorm_epsilon)
@@ -80,7 +80,7 @@ class ChatGLMModel(Plain):
             mixed = linear(mixed, p, f"{at}.self_attention.query_key_value")
             q, k, v = (part.unflatten(-1, (-1, size)) for part in mixed.split(sizes, dim=-1))
             k, v = (part.repeat_interleave(heads // groups, dim=2) for part in (rotated(k), v))
-            x = x + linear(attend(rotated(q), k, v, is_causal), p, f"{at}.self_attention.dense")
+            x = x + linear(attend(rotated(q), k, v, seen), p, f"{at}.self_attention.dense")
             gate, up = linear(
                 norm(x, f"{at}.post_attention_layernorm"), p, f"{at}.mlp.dense_h_to_4h"
             ).chunk(2, dim=-1)

@@ -28,19 +28,7 @@ from tests import tiny
 from tests.adapters.test_adapters import config_of, loss, program_of, steps
 
 ONE = "mesh={data: 1, num_devices: 1}"
-SHORT = (
-    ONE,
-    "data.seq_len=16",
-    "train.steps=4",
-    "sample.prompts=[]",
-    "model.dropout=0",
-    "eval.every_steps=null",
-    "eval.max_batches=1",
-    "eval.at_end=false",
-    "checkpoint.every_steps=2",
-    "checkpoint.keep_last=3",
-    "logging.tensorboard=false",
-)
+SHORT = (ONE, "data.seq_len=16", "eval.max_batches=1", *tiny.FOUR_STEPS)
 
 
 @cache

@@ -58,18 +58,7 @@ def test_top_k_lumps_the_other_tokens_together() -> None:
 
 # --------------------------------------------------------------------------------------- whole runs
 
-SHORT = (
-    "mesh={data: 1, num_devices: 1}",
-    "train.steps=4",
-    "train.batch_size=4",
-    "model.dropout=0",
-    "sample.prompts=[]",
-    "eval.every_steps=2",
-    "checkpoint={every_steps: 2, keep_last: 3}",
-    "logging.tensorboard=false",
-    "train.ledger=false",
-    "data.seq_len=16",
-)
+SHORT = (*tiny.FOUR_SMALL_STEPS, "data.seq_len=16")
 MORE = ", ".join(
     ["temperature: 1.5", "weight: 0.6", "top_k: 20", "hidden_weight: 0.1", "projection: 32"]
 )

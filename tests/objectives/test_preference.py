@@ -282,26 +282,19 @@ def write(folder: Path, records: list[dict[str, Any]], times: int = 3) -> Path:
     return path
 
 
-SHORT = (
-    "mesh={data: 1, num_devices: 1}",
-    "train.steps=4",
-    "train.batch_size=4",
-    "model.dropout=0",
-    "sample.prompts=[]",
-    "eval.every_steps=2",
-    "checkpoint={every_steps: 2, keep_last: 3}",
-    "logging.tensorboard=false",
-    "train.ledger=false",
-)
-
-
 def run(folder: Path, name: str, rows: Path, *more: str) -> Any:
     task = "kto" if name == "kto" else "preference"
     data = (
         f"data={{type: records, source: {{type: files, files: {rows}}}, task: {{type: {task}}}}}",
         "data={seq_len: 63, packing: whole, validation_fraction: 0.3}",
     )
-    changes = (*SHORT, f"objective={OBJECTIVES[name]}", *data, f"run_dir={folder / name}", *more)
+    changes = (
+        *tiny.FOUR_SMALL_STEPS,
+        f"objective={OBJECTIVES[name]}",
+        *data,
+        f"run_dir={folder / name}",
+        *more,
+    )
     return api.fit(tiny.load("transformer", *changes))
 
 
@@ -309,7 +302,7 @@ def run(folder: Path, name: str, rows: Path, *more: str) -> Any:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     data = ("data.seq_len=16", "train.steps=2", f"run_dir={folder / 'base'}")
-    assert api.fit(tiny.load("transformer", *SHORT, *data)).code == 0
+    assert api.fit(tiny.load("transformer", *tiny.FOUR_SMALL_STEPS, *data)).code == 0
     return folder / "base"
 
 

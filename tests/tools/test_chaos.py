@@ -33,7 +33,6 @@ SECOND_STAGE = [scenario.name for scenario in second_stage(Path("unused"))]
         # cut in one process by the tests of each objective
         *(pytest.param(3, 6, name, marks=pytest.mark.slow) for name in SECOND_STAGE),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_killed_runs_end_in_the_same_weights(
     tmp_path: Path,

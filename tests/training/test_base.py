@@ -30,19 +30,7 @@ from tests.programs import run_programs
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
 ONE = "mesh={data: 1, num_devices: 1}"
-SHORT = (
-    ONE,
-    "data.seq_len=16",
-    "train.steps=4",
-    "sample.prompts=[]",
-    "model.dropout=0",
-    "eval.every_steps=null",
-    "eval.max_batches=1",
-    "eval.at_end=false",
-    "checkpoint.every_steps=2",
-    "checkpoint.keep_last=3",
-    "logging.tensorboard=false",
-)
+SHORT = (ONE, "data.seq_len=16", "eval.max_batches=1", *tiny.FOUR_STEPS)
 LORA = "adapter={type: lora, rank: 2, targets: [query, ffn/up]}"
 
 

@@ -23,7 +23,7 @@ from jaxlm.objectives.gkd import GKD, OWN
 from jaxlm.run import load_saved
 from jaxlm.training.loading import load_trained
 from jaxlm.training.session import Session
-from tests import tiny
+from tests.training import sums as records
 
 ONE = "mesh={data: 1, num_devices: 1}"
 OWN_STEPS = [False, True, True, False]  # of seed 1 with this lmbda
@@ -33,42 +33,20 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sums") / "sums.jsonl"
-    pairs = [(a, b) for a in range(5) for b in (1, 2, 3)]
-    records = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a, b in pairs]
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return path
-
-
-def load(sums: Path, run: Path, *changes: str) -> Any:
-    source = f"{{type: jsonl, files: {sums}}}"
-    return tiny.load(
-        "transformer",
-        f"data={{type: records, source: {source}, seq_len: 16, task: {{type: prompt_completion}}}}",
-        "train.steps=4",
-        "train.batch_size=8",
-        "eval.every_steps=null",
-        "sample.prompts=[]",
-        "checkpoint.every_steps=1",
-        "checkpoint.keep_last=9",
-        "eval.at_end=false",
-        "logging.tensorboard=false",
-        f"run_dir={run}",
-        *changes,
-    )
+    return records.write(tmp_path_factory.mktemp("sums") / "sums.jsonl")
 
 
 @pytest.fixture(scope="module")
 def teacher(sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher") / "run"
-    assert api.fit(load(sums, folder, ONE, "train.steps=2")).code == 0
+    assert api.fit(records.load(sums, folder, ONE, "train.steps=2")).code == 0
     return folder
 
 
 def config_of(sums: Path, teacher: Path, run: Path, *changes: str) -> Any:
     objective = f"{{type: gkd, teacher: {{from: {teacher}}}, max_tokens: 6, lmbda: {LMBDA}}}"
     small = ("model.hidden_size=16", "model.num_layers=1", "model.dropout=0")
-    return load(sums, run, f"objective={objective}", *small, *changes)
+    return records.load(sums, run, f"objective={objective}", *small, *changes)
 
 
 def result(run: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from jaxlm.runs.folder import RunDir
 from jaxlm.training.changes import check_changes
 from jaxlm.training.session import Session
 from tests import tiny
+from tests.training import sums as records
 
 ONE = "mesh={data: 1, num_devices: 1}"
 HERE = "test_grpo_run"
@@ -43,32 +44,12 @@ def nothing(record: dict[str, Any], text: str) -> float:
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sums") / "sums.jsonl"
-    pairs = [(a, b) for a in range(5) for b in (1, 2, 3)]
-    records = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a, b in pairs]
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return path
+    return records.write(tmp_path_factory.mktemp("sums") / "sums.jsonl")
 
 
 def config_of(sums: Path, run: Path, *changes: str) -> Any:
-    task = "{type: prompt_completion}"
-    source = f"{{type: jsonl, files: {sums}}}"
     objective = f"{{type: grpo, group_size: 4, max_tokens: 6, rewards: ['{HERE}:low_letters']}}"
-    return tiny.load(
-        "transformer",
-        f"data={{type: records, source: {source}, seq_len: 16, task: {task}}}",
-        f"objective={objective}",
-        "train.steps=4",
-        "train.batch_size=8",
-        "eval.every_steps=null",
-        "sample.prompts=[]",
-        "checkpoint.every_steps=1",
-        "checkpoint.keep_last=9",
-        "logging.tensorboard=false",
-        "eval.at_end=false",
-        f"run_dir={run}",
-        *changes,
-    )
+    return records.load(sums, run, f"objective={objective}", *changes)
 
 
 def result(run: Path) -> dict[str, Any]:
