@@ -114,14 +114,12 @@ class Joined:
         compiling: Compiling = nullcontext,
     ) -> list[list[Measure]]:
         """As `jaxlm.core.evaluator.Measuring`."""
-        a, b = (
-            each.after(params, counts, on_batch=on_batch, compiling=compiling)
-            for each in (self.first, self.second)
-        )
-        return [
-            [*first, *(m for m in second if m.name not in {known.name for known in first})]
-            for first, second in zip(a, b, strict=True)
-        ]
+        found = self.first.after(params, counts, on_batch=on_batch, compiling=compiling)
+        more = self.second.after(params, counts, on_batch=on_batch, compiling=compiling)
+        for measures, others in zip(found, more, strict=True):
+            known = {m.name for m in measures}
+            measures += [m for m in others if m.name not in known]
+        return found
 
     def extent(self, count: int | None) -> dict[str, int] | None:
         return self.first.extent(count)

@@ -1,7 +1,9 @@
 """The run of a folder: itself, or the one that a folder in Hugging Face's format is imported to.
 
-run_of("runs/quickstart")     # runs/quickstart
-run_of("downloads/gpt2")      # .../jaxlm/imports/gpt2-0f3a5c..., see jaxlm/hf/cached.py
+    run_of("runs/quickstart")     # runs/quickstart
+    run_of("downloads/gpt2")      # .../jaxlm/imports/gpt2-0f3a5c...
+
+The import is that of `jaxlm.hf.cached`.
 """
 
 from __future__ import annotations
@@ -24,8 +26,7 @@ def run_of(folder: str | Path) -> Path:
     from jaxlm.distributed.consensus import processes
 
     report = log.info if processes()[0] == 0 else log.debug  # one process imports, see `imported`
-    from jaxlm.hf.cached import (
-        imported,  # after jax is known to be here, see cli/shared/without_jax
-    )
+    # only now: without jax the line above fails, as cli/shared/without_jax.py wants it to
+    from jaxlm.hf.cached import imported
 
     return imported(Path(folder), report)

@@ -1,8 +1,8 @@
 """Texts that are sent while they are written: server-sent events in OpenAI's format.
 
-data: {"id": "cmpl-1f", "choices": [{"index": 0, "text": " upon a", ...}], ...}
-data: {"id": "cmpl-1f", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}], ...}
-data: [DONE]
+    data: {"id": "cmpl-1f", "choices": [{"index": 0, "text": " upon a", ...}], ...}
+    data: {"id": "cmpl-1f", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}], ...}
+    data: [DONE]
 
 A client that leaves ends its text: `Pieces.close` makes what writes it stop at the next piece.
 """

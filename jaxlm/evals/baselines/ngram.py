@@ -84,7 +84,7 @@ class Ngram(Baseline):
         num_bytes = sum(len(_spelt(each).encode()) for each in asked)
         size = sum(len(text.characters) for text in counted)
         log.info(
-            "baseline: character %d-grams of %d characters, on %d", self.order, size, characters
+            f"baseline: character {self.order}-grams of {size:,} characters, on {characters:,}"
         )
         return [
             BITS_PER_CHAR.of(nats / math.log(2) / characters),
