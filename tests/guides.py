@@ -4,12 +4,15 @@ A block of commands (`sh`, `python`) is run, unless a comment before it says why
 
     <!-- not run: needs two hosts -->
     <!-- not trained: finetuning.md trains one -->
+    <!-- without: pyarrow -->
 
 The second one is of trainings that another block shows: their config is resolved and shown instead.
+The third one is run as where a package is not installed.
 A block with a file's name after its language ("```yaml mine.yaml") is written to that file. After a
 command, "# exit code 2" gives the expected code, and a `text` block that follows has lines of its
-output, in which "..." is anything. `<!-- continues: ... -->` at the top of a page: it needs the run
-runs/transformer of getting-started.md.
+output, in which "..." is anything. "NAME=value jaxlm ..." sets a variable for that command alone.
+`<!-- continues: ... -->` at the top of a page: it needs the run runs/transformer of
+getting-started.md.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import contextlib
 import glob
 import importlib
 import io
+import itertools
 import os
 import re
 import shlex
@@ -26,6 +30,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from jaxlm.cli import main
 
@@ -33,8 +38,10 @@ COMMANDS = ("sh", "bash", "shell", "console", "python")
 FENCE = re.compile(
     r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S
 )
+ASSIGNMENT = re.compile(r"[A-Z_]+=")
 NOT_RUN = "not run: "
 NOT_TRAINED = "not trained: "
+WITHOUT = "without: "
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,9 @@ def follow(page: Path) -> None:
             lines = _lines(block.text)
             if block.note.startswith(NOT_TRAINED):
                 lines = [re.sub("^jaxlm (train|finetune) ", "jaxlm config show ", x) for x in lines]
-            output = "".join(_run(line, place) for line in lines)
+            missing = block.note.removeprefix(WITHOUT) if block.note.startswith(WITHOUT) else ""
+            with _without(missing):
+                output = "".join(_run(line, place) for line in lines)
             continue
         output = ""
 
@@ -103,8 +112,10 @@ def _run(line: str, place: str) -> str:
     command, _, comment = line.partition(" # ")
     wanted = re.search(r"exit code (\d+)", comment)
     words = shlex.split(command)
-    if words[0] == "jaxlm":
-        code, output = _jaxlm(words[1:])
+    variables = dict(w.split("=", 1) for w in itertools.takewhile(ASSIGNMENT.match, words))
+    if words[len(variables)] == "jaxlm":
+        with mock.patch.dict(os.environ, variables):
+            code, output = _jaxlm(words[len(variables) + 1 :])
     elif words[0] == "export":
         name, _, value = words[1].partition("=")
         os.environ.setdefault(name, value)
@@ -136,6 +147,21 @@ def _jaxlm(words: list[str]) -> tuple[int, str]:
     if target is not None:
         target.write_text(out.getvalue())
     return code, out.getvalue() + err.getvalue()
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """No import of a package succeeds; "": all do."""
+    own = {n: m for n, m in sys.modules.items() if package and n.partition(".")[0] == package}
+    for name in own:
+        del sys.modules[name]
+    if package:
+        sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(package, None)
+        sys.modules.update(own)
 
 
 def _install(project: Path) -> None:
