@@ -75,7 +75,8 @@ def check_changes(run: RunDir, config: RunConfig) -> None:
 
 
 def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
-    """The beginnings of lines about files of data, and the base, which may be in another folder.
+    """The beginnings of lines about files of data, the base and references, which may be in another
+    folder.
 
     Empty where the run has no record of their content, by which they are compared.
     """
@@ -83,7 +84,11 @@ def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
     if record is None:
         return ()
     compared: tuple[str, ...] = ("data.",) if record.identity.data else ()
-    compared += ("init.from", "objective.") if record.identity.frozen else ()
+    frozen = record.identity.frozen
+    references = config.objective.references
+    compared += tuple(f"objective.{name}." for name in references if name in frozen)
+    if "base" in frozen or any(n in frozen and r.from_ is None for n, r in references.items()):
+        compared += ("init.from",)  # by the hash of what is read from it
     return tuple(f"{key}:" for key in sorted(path_keys(config)) if key.startswith(compared))
 
 

@@ -21,7 +21,9 @@ from jaxlm.hf.exporting import export_run
 from jaxlm.objectives.base import FrozenModel, Objective
 from jaxlm.objectives.distill import jsd, kl
 from jaxlm.run import load_saved
+from jaxlm.runs.folder import RunDir
 from jaxlm.training import build
+from jaxlm.training.changes import check_changes
 from jaxlm.training.loading import load_trained
 from jaxlm.training.step import gradients
 from tests import tiny
@@ -168,6 +170,9 @@ def test_a_student_that_is_cut_ends_in_the_same_weights(teacher: Path, tmp_path:
     shutil.rmtree(folder / "checkpoints/00000004")
     with pytest.raises(UserError, match="^objective.teacher.from: the teacher of checkpoint 2 has"):
         api.fit(load_saved(folder, [f"objective.teacher.from={other}"]), must_exist=True)
+    # the hash of the teacher says nothing about another start
+    with pytest.raises(UserError, match="cannot go on as another run.*\n  init.from: .*other"):
+        check_changes(RunDir(folder), load_saved(folder, [f"init.from={other}"]).config)
 
 
 def test_a_teacher_that_does_not_fit_is_one_error(teacher: Path, tmp_path: Path) -> None:
