@@ -25,6 +25,7 @@ from typing import Any
 
 from jaxlm.api.opening import fit
 from jaxlm.core.config import Resolved, UserError
+from jaxlm.core.config_paths import moved
 from jaxlm.core.exit_codes import DONE
 from jaxlm.core.files import read_json, read_sealed, write_atomic, write_sealed
 from jaxlm.core.measures import Measure, from_display
@@ -37,6 +38,7 @@ from jaxlm.hf.opened import run_of
 from jaxlm.report.curve import PRETRAINED, SCRATCH, STARTS, table, write_page
 from jaxlm.run import InitConfig, RunConfig, config_sha256, load_run
 from jaxlm.runs.folder import RunDir
+from jaxlm.runs.identity import import_sha256
 from jaxlm.training.loading import load_trained
 from jaxlm.training.outcome import Outcome
 from jaxlm.training.session import Session, prepare_data
@@ -214,8 +216,19 @@ class _Judge:
         return self._folder / f"{Path(config.run_dir or '').name}.json"
 
     def _key(self, config: RunConfig) -> str:
-        """The inputs of a run's answers: its config, the data, and the weights at its start."""
-        return f"{config_sha256(config)} {self._data} {_weights(config)}".strip()
+        return inputs(config, self._data)
+
+
+def inputs(config: RunConfig, data: str) -> str:
+    """What a run's answers depend on: its config, the data, and the weights at its start.
+
+    data: a hash of it. An imported start counts by its files: another version of jaxlm imports them
+    to another folder.
+    """
+    start = config.init.from_
+    files = None if start is None else import_sha256(RunDir(start))
+    named = config if start is None or files is None else moved(config, start, files)
+    return f"{config_sha256(named)} {data} {_weights(config)}".strip()
 
 
 def _content(prepared: Prepared) -> str:

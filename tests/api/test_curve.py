@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 
 import jaxlm
 from jaxlm import cli
-from jaxlm.api.curve import check_labels, curve, variant
+from jaxlm.api.curve import check_labels, curve, inputs, variant
 from jaxlm.core.config import UserError
+from jaxlm.core.files import write_sealed
 from jaxlm.data.records import RecordData
 from jaxlm.evals.split_records import records_of
 from jaxlm.report.curve import table, worth
 from jaxlm.run import load_run
+from jaxlm.runs.folder import RunDir
 from jaxlm.training.session import prepare_data
 from tests import tiny
 
@@ -108,6 +111,23 @@ def test_both_starts_have_the_same_records(made: Path) -> None:
     assert seen["scratch", 8, 0] == seen["pretrained", 8, 0] != seen["scratch", 8, 1]
     assert {*seen["scratch", 4, 0]} < {*seen["scratch", 8, 0]}  # fewer are some of more
     assert not {*seen["held"]} & {*seen["scratch", 8, 0]}
+
+
+def test_an_imported_start_counts_by_its_files_wherever_they_are(
+    made: Path, tmp_path: Path
+) -> None:
+    """An upgrade of jaxlm imports a Hugging Face folder again, to another folder of the cache."""
+
+    def key(name: str, sha256: str) -> str:
+        folder = tmp_path / name
+        shutil.copytree(made / "base", folder)
+        write_sealed(RunDir(folder).imported, {"files": {"model.safetensors": sha256}})
+        config = load_run(made / "task.yaml", [f"init.from={folder}"]).config
+        assert str(folder) in repr(config.tokenizer)  # its path moves with the start
+        return inputs(config, "data")
+
+    first = key("gpt2-0f3a", "12")
+    assert key("gpt2-5c77", "12") == first != key("gpt2-81bd", "34")
 
 
 def test_from_scratch_all_layers_are_trained(made: Path) -> None:
