@@ -177,8 +177,13 @@ class ModelConfig(Config):
         return True
 
     @property
+    def gives_bags(self) -> bool:
+        """Whether its output is the features of a text (`jaxlm.nn.bags`), not hidden states."""
+        return False
+
+    @property
     def output_size(self) -> int:
-        """Size of the hidden states that the model returns (D)."""
+        """Size of the hidden states that the model returns (D), or the number of its features."""
         raise NotImplementedError
 
     @property

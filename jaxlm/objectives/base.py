@@ -99,6 +99,12 @@ class Objective(Config):
                 f"objective: {own} needs a gradient, and model.type {name} is counted, it has "
                 "none; use an objective that counts, or another model"
             )
+        if model.gives_bags and self.task_head is None:
+            raise UserError(
+                f"objective: {type_name(type(self))} reads hidden states, and model.type "
+                f"{type_name(type(model))} gives a bag of features; use naive_bayes, or "
+                "classification with a head for bags"
+            )
         self.check_model(model)
 
     def check_model(self, model: ModelConfig) -> None:

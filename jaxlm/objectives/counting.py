@@ -41,6 +41,13 @@ class Counting(Objective, abstract=True):
         """
         raise NotImplementedError
 
+    def count_with(self, model: Any, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
+        """`count`, for an objective that asks the model which places of its tables a text has.
+
+        model: the module with these tables.
+        """
+        return self.count(tables, batch)
+
     def grow(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
         """Tables with room for what a batch may add, before it is counted (outside of `jax.jit`).
 

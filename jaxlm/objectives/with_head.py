@@ -57,6 +57,22 @@ class HeadObjective(Objective, abstract=True):
                 f"objective: {type_name(type(self))} has one text, but the model reads a source "
                 "and a target; use a model without an encoder of its own"
             )
+        if self.head.reads_bags != model.gives_bags:
+            kinds = ("hidden states", "a bag of features")
+            reads, gives = kinds[self.head.reads_bags], kinds[model.gives_bags]
+            own, name = type_name(type(self.head)), type_name(type(model))
+            raise UserError(
+                f"objective.head: {own} reads {reads}, and model.type {name} gives {gives}; choose "
+                f"another {'model' if self.head.reads_bags else 'head, such as logistic'}"
+            )
+        if self.head.is_counted == self.descends:
+            raise UserError(
+                f"objective.head: {type_name(type(self.head))} is counted; use objective "
+                "naive_bayes, or another head"
+                if self.descends
+                else f"objective: {type_name(type(self))} counts, and head "
+                f"{type_name(type(self.head))} has a gradient; use head multinomial or bernoulli"
+            )
         self.head.check_model(model)
 
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
@@ -67,26 +83,33 @@ class HeadObjective(Objective, abstract=True):
 
     def flops_per_token(self, model: Any, seq_len: int) -> float:
         """As in the base, without the output embedding: no logits of tokens are computed."""
-        whole = super().flops_per_token(model, seq_len)
-        return whole - matmul_flops(model.unembed)
+        whole, unembed = super().flops_per_token(model, seq_len), getattr(model, "unembed", None)
+        return whole if unembed is None else whole - matmul_flops(unembed)
 
     def scores(
         self, model: Any, batch: Batch, key: jax.Array | None = None
     ) -> tuple[jax.Array, Output]:
         """The head's scores, float32, and the model's output; `key` switches dropout on."""
         keys = split_key(key, 2)
-        segment_ids, more = batch["segment_ids"], {}
+        out = self.output_of(model, batch, keys[0])
+        scores = model.task_head(model, out.hidden, batch["segment_ids"], keys[1])
+        rows = len(batch["segment_ids"])
+        more = {name: jnp.full(rows, x) for name, x in model.task_head.penalties().items()}
+        return scores, out._replace(losses={**out.losses, **more}) if more else out
+
+    def output_of(self, model: Any, batch: Batch, key: jax.Array | None = None) -> Output:
+        """The model's output, which the head reads; `key` switches dropout on."""
+        more = {}
         if TYPES in batch and TYPES in model.config.row_keys:
             most = model.config.embedding.token_types - 1  # RoBERTa has one type
             more[TYPES] = jnp.minimum(batch[TYPES], most)
-        out = model(
+        return model(
             batch["tokens"],
             positions=batch["positions"],
-            segment_ids=segment_ids,
-            key=keys[0],
+            segment_ids=batch["segment_ids"],
+            key=key,
             **more,
         )
-        return model.task_head(model, out.hidden, segment_ids, keys[1]), out
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from jaxlm import mesh as meshes
 from jaxlm.checkpoint.state_io import ArrayInfo
@@ -71,7 +72,8 @@ class CountingLearner(Learner):
     def step(
         self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
     ) -> tuple[State, dict]:
-        tables = self.objective.count(state["params"], batch)
+        model = nnx.merge(self.program.graphdef, state["params"])
+        tables = self.objective.count_with(model, state["params"], batch)
         metrics = {
             "tokens": ((batch["segment_ids"] > 0).sum(), 1),
             "bad_steps": (state["bad_steps"], 1),

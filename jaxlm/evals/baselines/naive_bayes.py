@@ -9,13 +9,13 @@ a word by itself. N-grams of the second text of a pair are other n-grams than th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxlm.core.words import words_of
 from jaxlm.evals.baselines.base import Guess
 from jaxlm.evals.split_records import spread
 from jaxlm.tasks.base import Record, Records, Task
@@ -24,9 +24,6 @@ from jaxlm.tasks.classification import Classification
 if TYPE_CHECKING:
     from jaxlm.training.session import Session
 
-WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+|[^\w\s]|_"
-)
 MAX_CHARS = 20_000_000  # of training texts, evenly chosen: about 10 seconds
 MAX_CELLS = 50_000_000  # of the table: the rarest n-grams are left out
 
@@ -87,7 +84,7 @@ def grams(texts: Sequence[str]) -> list[Gram]:
 
 
 def _grams(text: str, number: int) -> Iterator[Gram]:
-    words = WORD.findall(text.lower())
+    words = words_of(text)
     mark = (str(number),) * (number > 0)
     for n, word in enumerate(words):
         yield (*mark, word)

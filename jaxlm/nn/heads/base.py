@@ -35,6 +35,8 @@ class TaskHeadConfig(Config):
     kind: ClassVar = Kind("heads", "head", folder="jaxlm.nn.heads")
     objective: ClassVar[str] = "none"  # the type of the objective that an imported head is for
     scores_labels: ClassVar[bool] = True  # whether its scores are those of labels that have names
+    reads_bags: ClassVar[bool] = False  # whether it scores `jaxlm.nn.bags`, not hidden states
+    is_counted: ClassVar[bool] = False  # whether it consists of counts, which have no gradient
 
     dropout: float = field(0.1, "dropout on what is scored", ge=0, lt=1)
     bias: bool = field(True, "a bias for each score")
@@ -91,6 +93,10 @@ class TaskHead(nnx.Module):
     def predict(self, scores: jax.Array, segment_ids: jax.Array) -> Mapping[str, jax.Array]:
         """The predictions from the scores, by name; each array has rows as its first dim."""
         raise NotImplementedError
+
+    def penalties(self) -> Mapping[str, jax.Array]:
+        """What is added to the mean loss of a batch, by name, such as the square of the weights."""
+        return {}
 
     def score(self, x: jax.Array, key: jax.Array | None) -> jax.Array:  # [..., D] -> [..., C]
         scores = dropout(x, self.rate, key) @ self.kernel[...]
