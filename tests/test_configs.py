@@ -147,9 +147,10 @@ def trains_whole(path: Path) -> bool:
     return path.parent.name == "smoke" and path.stem in WHOLE
 
 
-# Built at full size: decoders as llama3.1_8b is. Trained: a chat as finetune/chat is.
-LIKE_OTHERS = {"llama3.1_70b", "llama3.1_405b", "qwen3_8b"}
-TRAINED_LIKE_OTHERS = {"dialogues_en"}
+# Built at full size: decoders as llama3.1_8b is, experts as deepseek_671b's. Trained: chats as
+# finetune/chat is; a start in Hugging Face's format: distributed/test_processes.py.
+LIKE_OTHERS = {"llama3.1_70b", "llama3.1_405b", "qwen3_8b", "moe_1t"}
+TRAINED_LIKE_OTHERS = {"dialogues_en", "dialogues_zh", "sentiment_en_minilm"}
 
 
 def with_slow(paths: list[Path], names: set[str]) -> list[Any]:

@@ -225,7 +225,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_other_with_a_word_on_it(tmp_path: Path, victim: int) -> None:
     """Process 0 takes the store of keys with it, of which jax tells the others immediately."""
     kill = f"{{type: 'tests.hooks:Signal', step: 3, number: 9, process: '{victim}'}}"

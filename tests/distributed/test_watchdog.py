@@ -224,7 +224,14 @@ OWN_SEEDS = {"evaluation": 2, "sampling": 3}
 
 
 @pytest.mark.parametrize(
-    "where", ["evaluation", "sampling", "a_save", "the_save_before", "the_start"]
+    "where",
+    [
+        "evaluation",
+        pytest.param("sampling", marks=pytest.mark.slow),  # a sample beats as an evaluation does
+        "a_save",
+        pytest.param("the_save_before", marks=pytest.mark.slow),
+        "the_start",
+    ],
 )
 def test_what_is_not_a_step_is_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

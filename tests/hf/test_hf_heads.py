@@ -72,7 +72,12 @@ def head_of(case: Case):
     return family.task_called(case.config["architectures"][0]).read(case.config)[0]
 
 
-@pytest.mark.parametrize("name", CASES)
+# Heads are BERT's here, one of each kind; other backbones with one head each.
+LIKE_OTHERS = {"gpt2_span", "llama_tag", "roberta_classify"}
+COMPARED = [pytest.param(n, marks=[pytest.mark.slow] * (n in LIKE_OTHERS)) for n in CASES]
+
+
+@pytest.mark.parametrize("name", COMPARED)
 def test_logits_are_those_of_transformers_and_every_byte_comes_back(name, tmp_path):
     case, run = imported(name, tmp_path)
     objective = load_saved(run).config.objective

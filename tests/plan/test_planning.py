@@ -313,7 +313,7 @@ def test_a_model_within_a_classifier_is_not_known_to_the_analytic_model():
         plan_run(config, H100, report=quiet)
 
 
-@pytest.mark.parametrize("name", ["t5", "glm"])
+@pytest.mark.parametrize("name", [pytest.param("t5", marks=pytest.mark.slow), "glm"])
 def test_utilisation_is_of_all_that_the_rows_cost_and_the_rate_of_their_data(name, monkeypatch):
     """T5's rows are a source and a short target, GLM's have more tokens than the data."""
     config = load(name, "mesh.data=8", "train.batch_size=16").config

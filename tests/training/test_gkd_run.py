@@ -89,7 +89,10 @@ def params_of(run: Path) -> dict[str, np.ndarray]:
     return flatten(load_trained(str(run), report=lambda _: None)[2])
 
 
-@pytest.mark.parametrize("change", ["train.accumulation=2", "mesh={data: 4, fsdp: 2}"])
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param("train.accumulation=2", marks=pytest.mark.slow), "mesh={data: 4, fsdp: 2}"],
+)
 def test_accumulation_and_devices_change_nothing(
     one_device: dict[str, np.ndarray], sums: Path, teacher: Path, tmp_path: Path, change: str
 ) -> None:

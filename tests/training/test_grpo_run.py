@@ -133,7 +133,14 @@ def unpacked(sums: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return params_of(folder)
 
 
-@pytest.mark.parametrize("change", [ONE, "train.accumulation=2", "mesh={data: 2, num_devices: 2}"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(ONE, marks=pytest.mark.slow),
+        "train.accumulation=2",
+        "mesh={data: 2, num_devices: 2}",
+    ],
+)
 def test_packed_equals_unpacked_and_is_resumed(
     unpacked: dict[str, np.ndarray], sums: Path, tmp_path: Path, change: str
 ) -> None:

