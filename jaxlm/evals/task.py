@@ -63,8 +63,18 @@ class TaskMeasures(Evaluator):
         task = session.prepared.task_of(self.split)
         assert task is not None
         task.check_score()
+        self._check_metrics(task)
         records = records_of(session.prepared, self.split)
         return SplitScores(self, task, records, self._answering(session, task, rows))
+
+    def _check_metrics(self, task: Task) -> None:
+        """Before training, not at the first evaluation."""
+        known = [m.name for m in task.score([], [])] if self.metrics else []
+        if unknown := [name for name in self.metrics if name not in known]:
+            raise UserError(
+                f"metrics: task {type_name(type(task))} with this data does not have "
+                f"{few(unknown)}; choose from {', '.join(known)}"
+            )
 
     def _answering(self, session: Session, task: Task, rows: RowPredictions) -> Answering:
         if isinstance(task, WrittenTask):
@@ -151,13 +161,6 @@ class SplitScores:
         return last
 
     def _chosen(self, measures: Sequence[Measure]) -> list[Measure]:
-        known = [m.name for m in measures]
-        if unknown := [name for name in self.config.metrics if name not in known]:
-            name = type_name(type(self.task))
-            raise UserError(
-                f"metrics: task {name} with this data does not have {few(unknown)}; it has "
-                f"{few(known)}"
-            )
         return [m for m in measures if not self.config.metrics or m.name in self.config.metrics]
 
 

@@ -357,5 +357,7 @@ class Task(Config):
         """Raises `UserError` where `score` needs a package that is not installed."""
 
     def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
-        """The measures of a corpus: prediction i is the answer for record i."""
+        """The measures of a corpus: prediction i is the answer for record i. Those of no records
+        have the same names.
+        """
         raise NotImplementedError

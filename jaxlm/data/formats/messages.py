@@ -44,7 +44,7 @@ def checked(messages: Sequence[Message]) -> list[Message]:
         role = message["role"]
         if before not in AFTER[role]:
             place = f"after {before!r}" if before else "at the beginning"
-            fix = "user and assistant must take turns, tool follows assistant, system is first"
+            fix = "user and assistant must take turns from user on, tool follows assistant, system is first"
             raise UserError(
                 f"message {number} has the role {role!r} {place}, which is out of order; {fix}"
             )

@@ -234,7 +234,9 @@ class Opened:
             return parquet.ParquetFile(self.group.paths[0])
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0][:200]
-            raise UserError(f"{self.where}: not a Parquet file ({reason})") from None
+            raise UserError(
+                f"{self.where}: not a Parquet file ({reason}); replace the file"
+            ) from None
 
 
 def _names(feature: Any) -> list[str]:

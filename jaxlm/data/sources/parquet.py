@@ -63,4 +63,6 @@ class Parquet(RowFiles):
         try:
             return parquet.ParquetFile(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a Parquet file ({one_line(error)})") from None
+            raise UserError(
+                f"{path}: not a Parquet file ({one_line(error)}); replace the file"
+            ) from None
