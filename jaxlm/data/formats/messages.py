@@ -44,7 +44,10 @@ def checked(messages: Sequence[Message]) -> list[Message]:
         role = message["role"]
         if before not in AFTER[role]:
             place = f"after {before!r}" if before else "at the beginning"
-            fix = "user and assistant must take turns from user on, tool follows assistant, system is first"
+            fix = (
+                "user is first, or follows system; user and assistant must take turns, and tool "
+                "follows assistant"
+            )
             raise UserError(
                 f"message {number} has the role {role!r} {place}, which is out of order; {fix}"
             )
