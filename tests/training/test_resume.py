@@ -65,9 +65,8 @@ def feeding(prefetch: int, workers: int = 0) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("model", "accumulation", "feeds"),
     [
-        pytest.param(  # one stop, after a border inside a batch
-            *("transformer", 1, [feeding(0), feeding(8)]), marks=pytest.mark.slow
-        ),
+        # one stop, after a border inside a batch
+        pytest.param("transformer", 1, [feeding(0), feeding(8)], marks=pytest.mark.slow),
         # each process in its own way; the recurrent state continues where it was
         ("lstm", 4, [feeding(0), feeding(8), feeding(8, workers=1), feeding(0)]),
     ],
