@@ -43,7 +43,7 @@ def test_a_source_that_is_longer_than_the_encoder_is_an_error() -> None:
     spec = RowSpec({"source_tokens": Entry(("S",))}, S=64)
     data = SimpleNamespace(row_spec=lambda: spec, row_length=8, consecutive=True)
     model: Any = SimpleNamespace(max_positions=8, max_source_positions=64, carries_state=False)
-    model.descends = True
+    model.descends, model.gives_bags = True, False
     parts = {"data": data, "objective": Reader(), "model": model}
     config: Any = SimpleNamespace(**vars(tiny.load("transformer").config) | parts)
     check_fit(config)
