@@ -61,16 +61,22 @@ def name_of(path: Path) -> str:
 
 def source_of(path: Path) -> Path | None:
     """The config whose run `path` starts from, or learns from: its first comment says
-    init.from=runs/NAME or objective.teacher.from=runs/NAME. A run of BERT-large takes the place
-    of a folder in Hugging Face's format.
+    init.from=runs/NAME or objective.teacher.from=runs/NAME. Another one's comment may say that it
+    makes that run (run_dir=runs/NAME). A run of BERT-large takes the place of a folder in Hugging
+    Face's format.
     """
     found = re.search(r"(?:init|teacher)\.from=(?:runs/(\w+)|\S+/)", header(path))
     if found is None:
         return None
     if found[1] is None:
         return CONFIGS / "pretrain" / "bert_large.yaml"
-    (made_by,) = (other for other in RUNS if other.stem == found[1])
+    (made_by,) = (other for other in RUNS if found[1] in runs_of(other))
     return made_by
+
+
+def runs_of(path: Path) -> set[str]:
+    """The names of the runs that a config's comment says how to make."""
+    return {path.stem, *re.findall(r"run_dir=runs/(\w+)", header(path))}
 
 
 def header(path: Path) -> str:
@@ -94,9 +100,10 @@ def full(path: Path) -> RunConfig:
 
 def pretend_run(path: Path, config: RunConfig) -> None:
     """What `init.from` reads of a run before anything is built."""
-    folder = Path("runs", path.stem)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(to_yaml(config))
+    for name in runs_of(path):
+        folder = Path("runs", name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(to_yaml(config))
 
 
 @pytest.fixture(autouse=True)
