@@ -2,11 +2,13 @@
 
     python tools/seeds.py configs/finetune/tag_en.yaml
     python tools/seeds.py configs/finetune/sentiment_en.yaml init.from=runs/quickstart --seeds 1 2 3
+    python tools/seeds.py configs/classic/bow_nb.yaml --key data.split_salt --seeds 1 2 3
 
-The run of seed S is runs/CONFIG-S. The same command continues an interrupted run, and reads those
-that have ended. The figures are those of the whole validation split after the last step, and before
-the first one where `eval.at_start` is set; a baseline is one whose value does not depend on the
-seed, unless the split does.
+The run of seed S is runs/CONFIG-S. With `--key` the seeds are values of another key, such as the
+salt of the hash by which texts are held out: each run then holds out other texts. The same command
+continues an interrupted run, and reads those that have ended. The figures are those of the whole
+validation split after the last step, and before the first one where `eval.at_start` is set; a
+baseline is one whose value does not depend on the seed, unless the split does.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ def main() -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", help="key=value, for every seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--key", default="seed", help="the key that they are values of")
     parser.add_argument(
         "--name", help="folders are runs/NAME-SEED; default: the name of the config"
     )
@@ -40,7 +43,7 @@ def main() -> int:
     runs = []
     for seed in arguments.seeds:
         folder = f"runs/{arguments.name or arguments.config.stem}-{seed}"
-        words = [*arguments.overrides, f"seed={seed}", f"run_dir={folder}"]
+        words = [*arguments.overrides, f"{arguments.key}={seed}", f"run_dir={folder}"]
         try:
             jaxlm.train(arguments.config, words)
         except UserError as error:

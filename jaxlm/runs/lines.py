@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from jaxlm.core.files import write_atomic
 
 KEY = "seal"
 _SEAL = re.compile(rb',? ?"seal": "([0-9a-f]{12})"\}\n?$')
+_SEAL_SIZE = 32  # at most, in bytes
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def truncate_jsonl(path: str | Path, max_step: int) -> int:
     return cut_lines(path, goes)
 
 
-def bad_lines(lines: list[Line]) -> list[int]:
+def bad_lines(lines: Sequence[Line]) -> list[int]:
     """The numbers of the damaged lines, from 1; a kill leaves a last one that is cut short."""
     bad = [n for n, line in enumerate(lines, 1) if not isinstance(line.record, dict)]
     torn = bool(bad) and bad[-1] == len(lines) and not lines[-1].data.endswith(b"\n")
@@ -158,6 +159,11 @@ def damage(path: str | Path, last: str | None = None) -> str | None:
         lines = read_lines(path)
     except UserError as error:
         return str(error)
+    return damage_of(path, lines, last)
+
+
+def damage_of(path: str | Path, lines: Sequence[Line], last: str | None = None) -> str | None:
+    """`damage` of lines that are read already."""
     bad = bad_lines(lines)
     if bad:
         return (
@@ -174,7 +180,7 @@ def damage(path: str | Path, last: str | None = None) -> str | None:
 
 def _body(data: bytes) -> tuple[bytes, str]:
     """A line without its seal and end, and the seal."""
-    match = _SEAL.search(data)
+    match = _SEAL.search(data, max(0, len(data) - _SEAL_SIZE))
     if match is None:
         return data.removesuffix(b"\n"), ""
     return data[: match.start()] + b"}", match[1].decode()

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.core.config import Config, UserError, field
-from jaxlm.runs.lines import Seals, damage, read_lines, truncate_jsonl
+from jaxlm.runs.lines import Seals, damage_of, read_lines, truncate_jsonl
 
 FILE_NAME = "metrics.jsonl"
 
@@ -158,12 +158,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     An incomplete last line, which a killed process leaves, is dropped; other lines that are not as
     they were written, or not a JSON object, are skipped with a warning.
     """
-    if problem := damage(path):
-        warnings.warn(problem, stacklevel=2)
     try:
-        found = [line.record for line in read_lines(path)]
-    except UserError:  # named already
+        lines = read_lines(path)
+    except UserError as error:
+        warnings.warn(str(error), stacklevel=2)
         return []
+    if problem := damage_of(path, lines):
+        warnings.warn(problem, stacklevel=2)
+    found = [line.record for line in lines]
     return [_decoded(r) for r in found if isinstance(r, dict) and isinstance(r.get("step"), int)]
 
 

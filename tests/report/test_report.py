@@ -154,7 +154,7 @@ def test_a_long_run_stays_small_and_quick(tmp_path):
     run = make_run(tmp_path / "long", steps=30_000, every=1, sample_count=500, speech=words)
     began = time.process_time()
     path = write_report(run)
-    assert time.process_time() - began < 20  # 3 seconds, and 5 where the machine is busy
+    assert time.process_time() - began < 5
     assert path.stat().st_size < 2_000_000
     page = Page(path.read_text(encoding="utf-8"))
     assert "more are in samples.jsonl" in page.text

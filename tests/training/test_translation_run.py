@@ -70,7 +70,7 @@ def test_what_was_learnt_is_written(run: jaxlm.Run) -> None:
     records = records_of(run, 16)
     found = [answer["text"] for answer in run.predict([r["source"] for r in records])]
     right = [text == record["target"] for text, record in zip(found, records, strict=True)]
-    assert sum(right) >= 6, found  # of 16: one that guesses has one, seeds have 10 to 16
+    assert sum(right) >= 8, found  # of 16: one that guesses has one, seeds have 10 to 16
     assert run.generate([r["source"] for r in records], temperature=0.0, max_tokens=26) == found
 
 

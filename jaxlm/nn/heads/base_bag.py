@@ -34,6 +34,11 @@ class BagHeadConfig(TaskHeadConfig, abstract=True):
     reads_bags: ClassVar[bool] = True
 
 
+def apart(scores: jax.Array, known: jax.Array) -> jax.Array:
+    """[F, C]: scores of features less their mean over classes; -inf where `known` [F] is false."""
+    return jnp.where(known[:, None], scores - scores.mean(-1, keepdims=True), -jnp.inf)
+
+
 class BagHead(TaskHead):
     """Scores [B, C] of a `Bag`."""
 

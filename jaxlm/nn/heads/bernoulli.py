@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.nn.bags import Bag
-from jaxlm.nn.heads.base_bag import CountedHead, CountedHeadConfig
+from jaxlm.nn.heads.base_bag import CountedHead, CountedHeadConfig, apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,7 @@ class BernoulliHead(CountedHead):
         return nothing + (weights[..., None] * (jnp.log(probs) - jnp.log1p(-probs))).sum(1)
 
     def strengths(self) -> jax.Array:
-        log_probs = jnp.log(self._probs(self.counts[...]))
-        apart = log_probs - log_probs.mean(-1, keepdims=True)
-        return jnp.where(self.known()[:, None], apart, -jnp.inf)
+        return apart(jnp.log(self._probs(self.counts[...])), self.known())
 
     def _probs(self, counts: jax.Array) -> jax.Array:
         """p_cf [..., C] of features with these counts."""

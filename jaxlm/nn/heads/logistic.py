@@ -21,7 +21,7 @@ from flax import nnx
 
 from jaxlm.core.config import field
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.heads.base_bag import BagHead, BagHeadConfig
+from jaxlm.nn.heads.base_bag import BagHead, BagHeadConfig, apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,5 +58,4 @@ class LogisticHead(BagHead):
 
     def strengths(self) -> jax.Array:
         kernel = self.kernel[...]
-        apart = kernel - kernel.mean(-1, keepdims=True)
-        return jnp.where((kernel != 0).any(-1, keepdims=True), apart, -jnp.inf)
+        return apart(kernel, (kernel != 0).any(-1))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm.nn.heads.base_bag import CountedHead, CountedHeadConfig
+from jaxlm.nn.heads.base_bag import CountedHead, CountedHeadConfig, apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,10 @@ class MultinomialHead(CountedHead):
         return (weights[..., None] * self._log_probs(counts)).sum(1)
 
     def strengths(self) -> jax.Array:
-        return _apart(self._log_probs(self.counts[...]), self.known())
+        return apart(self._log_probs(self.counts[...]), self.known())
 
     def _log_probs(self, counts: jax.Array) -> jax.Array:
         """log p_cf [..., C] of features with these counts."""
         size = jnp.maximum(self.known().sum(), 1)
         whole = self.counts[...].sum(0) + self.alpha * size
         return jnp.log((counts + self.alpha) / whole)
-
-
-def _apart(log_probs: jax.Array, known: jax.Array) -> jax.Array:
-    """log p_cf less the mean of it over classes."""
-    return jnp.where(known[:, None], log_probs - log_probs.mean(-1, keepdims=True), -jnp.inf)
