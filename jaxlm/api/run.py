@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlm.api.forward import Forward
 from jaxlm.api.prediction import Given, Prediction, Predictor
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, type_name
 from jaxlm.core.files import read_json
 from jaxlm.core.measures import values_of
 from jaxlm.core.types import Tokenizer
@@ -29,6 +29,7 @@ from jaxlm.runs.trackers import read_metrics
 from jaxlm.training.loading import load_trained
 from jaxlm.training.program import Program
 from jaxlm.training.started import saved_tokenizer
+from jaxlm.vectors.table import WordVectors
 
 log = logging.getLogger("jaxlm")
 
@@ -180,6 +181,21 @@ class Run:
         Only a Transformer keeps the states of its layers.
         """
         return self._forward.hidden(texts, layer)
+
+    @cached_property
+    def vectors(self) -> WordVectors:
+        """The words of the vocabulary and their vectors, of a model that learns some.
+
+        Raises `UserError` for another model.
+        """
+        model = self.config.model
+        rows = model.word_vectors(self.params, self.tokenizer)
+        if rows is None:
+            raise UserError(
+                f"{self.path}: model.type {type_name(type(model))} has no vectors of words; name a "
+                "run of word_vectors"
+            )
+        return WordVectors.of_tokenizer(self.tokenizer, rows)
 
     def perplexity(self, texts: Texts) -> list[float]:
         """exp of the mean negative log-likelihood of each text's tokens after its first."""

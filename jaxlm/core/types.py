@@ -246,6 +246,12 @@ class ModelConfig(Config):
         """Whether training passes the recurrent state on from one window to the next."""
         return False
 
+    def word_vectors(self, params: Mapping[str, Any], tokenizer: Tokenizer) -> np.ndarray | None:
+        """[V, D] float32, the vectors that the parameters give each id of the tokenizer; None: the
+        model learns no vectors of words.
+        """
+        return None
+
     def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Any:
         raise NotImplementedError
 
