@@ -84,16 +84,74 @@ def count(
         raise UserError(f"tokens: an n-gram model needs bos ({bos}) before each sentence")
     predicted = np.ones(vocab_size, bool)
     predicted[[bos, *never]] = False
-    inside = tokens != bos
-    ends = np.flatnonzero(inside)  # the places where an n-gram of the order ends
-    first = np.bincount(tokens[ends], minlength=vocab_size)
+    first = np.bincount(tokens, minlength=vocab_size)
+    first[bos] = 0
     every = np.arange(vocab_size)
     zeros = np.zeros(vocab_size, np.int64)
-    orders = [Grams(every.astype(np.uint64), first, zeros, zeros, every == bos)]
+    ones = Grams(every.astype(np.uint64), first, zeros, zeros, every == bos)
+    by = _by_windows if order * window_bits(vocab_size) <= 64 else _by_numbers
+    return Counts(by(tokens, ones, order, vocab_size, bos), predicted, bos)
+
+
+def window_bits(vocab_size: int) -> int:
+    """Bits of a token in a window: id + 1, and 0 after the end of the sentence."""
+    return int(vocab_size).bit_length()
+
+
+def windows(tokens: np.ndarray, order: int, vocab_size: int, bos: int) -> np.ndarray:
+    """[T] uint64: the `order` tokens from each place on as one number, the first one highest, and 0
+    for those after the end of the sentence. Windows in order are n-grams in order.
+    """
+    bits = np.uint64(window_bits(vocab_size))
+    code = tokens.astype(np.uint64) + np.uint64(1)
+    inside = tokens[1:] != bos
+    window = code.copy()
+    for n in range(1, order):
+        rest = np.where(inside, window[1:], 0)
+        window = code << (np.uint64(n) * bits)
+        window[:-1] |= rest
+    return window
+
+
+def _by_windows(
+    tokens: np.ndarray, ones: Grams, order: int, vocab_size: int, bos: int
+) -> list[Grams]:
+    """The n-grams from the sorted windows: one sort serves all orders."""
+    window = windows(tokens, order, vocab_size, bos)
+    window.sort()
+    starts = np.flatnonzero(_begins(window))
+    window, counts = window[starts], np.diff(starts, append=len(window))
+    bits = window_bits(vocab_size)
+    orders = [ones]
+    number = (window >> np.uint64(bits * (order - 1))).astype(np.int64) - 1
+    for n in range(2, order + 1):
+        prefix = window >> np.uint64(bits * (order - n))
+        rows = np.flatnonzero(prefix & np.uint64((1 << bits) - 1))
+        begins = _begins(prefix[rows])
+        chosen = rows[begins]
+        context = number[chosen]
+        token = (prefix[chosen] & np.uint64((1 << bits) - 1)).astype(np.int64) - 1
+        key = _keys(context, token, vocab_size)
+        count = np.add.reduceat(counts[rows], np.flatnonzero(begins)) if len(rows) else counts[:0]
+        below = orders[-1]
+        suffix = token
+        if n > 2:
+            suffix = find(below.key, _keys(below.suffix[context], token, vocab_size))
+        orders.append(Grams(key, count, suffix, context, below.at_start[context]))
+        number[rows] = np.cumsum(begins) - 1
+    return orders
+
+
+def _by_numbers(
+    tokens: np.ndarray, ones: Grams, order: int, vocab_size: int, bos: int
+) -> list[Grams]:
+    """The n-grams one order after the other, where windows do not fit into 64 bits."""
+    inside = tokens != bos
+    ends = np.flatnonzero(inside)  # the places where an n-gram of the order ends
+    orders = [ones]
     number = tokens.astype(np.int64)  # of the n-gram that ends at each place
     for _ in range(1, order):
-        key = number[ends - 1].astype(np.uint64) * np.uint64(vocab_size)
-        key += tokens[ends].astype(np.uint64)
+        key = _keys(number[ends - 1], tokens[ends], vocab_size)
         distinct, inverse, counts, example = _ranked(key)
         context = (distinct // np.uint64(vocab_size)).astype(np.int64)
         at_start = orders[-1].at_start[context]
@@ -101,7 +159,7 @@ def count(
         number[ends] = inverse
         ends = ends[ends + 1 < len(tokens)] + 1
         ends = ends[inside[ends]]
-    return Counts(orders, predicted, bos)
+    return orders
 
 
 def stream(documents: Sequence[np.ndarray], bos: int) -> np.ndarray:
@@ -128,12 +186,22 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _ranked(key: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(distinct keys, the number of each key, their counts, a place where each occurs)"""
     order, sorted_keys = _sorted(key)
-    new = np.ones(len(key), bool)
-    np.not_equal(sorted_keys[1:], sorted_keys[:-1], out=new[1:])
+    new = _begins(sorted_keys)
     starts = np.flatnonzero(new)
     inverse = np.empty(len(key), np.int64)
     inverse[order] = np.cumsum(new) - 1
     return sorted_keys[starts], inverse, np.diff(starts, append=len(key)), order[starts]
+
+
+def _begins(ordered: np.ndarray) -> np.ndarray:
+    """[M] bool: the value differs from the one before it."""
+    new = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return new
+
+
+def _keys(context: np.ndarray, token: np.ndarray, vocab_size: int) -> np.ndarray:
+    return context.astype(np.uint64) * np.uint64(vocab_size) + token.astype(np.uint64)
 
 
 def _sorted(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from jaxlm.ngrams.arpa import read_arpa, write_arpa
 from jaxlm.ngrams.counting import count, find, stream
 from jaxlm.ngrams.model import NgramModel
 from jaxlm.ngrams.smoothing.additive import Additive
-from jaxlm.ngrams.smoothing.base import Smoothing
+from jaxlm.ngrams.smoothing.base import InMemory, Smoothing
 from jaxlm.ngrams.smoothing.jelinek_mercer import JelinekMercer, deleted_interpolation
 from jaxlm.ngrams.smoothing.kneser_ney import KneserNey
 from jaxlm.ngrams.smoothing.witten_bell import WittenBell
@@ -155,7 +155,7 @@ def test_jelinek_mercer_mixes_relative_frequencies() -> None:
     assert unseen[3] == pytest.approx(0.5 / (V - 2) + 0.5 * 2 / 7)
     # a text that repeats itself is best predicted by its longest contexts
     cycle = stream([np.array([2, 3, 4, 5, 6] * 40)], BOS)
-    weights = deleted_interpolation(counted(3, cycle))
+    weights = deleted_interpolation(InMemory(counted(3, cycle)))
     assert weights.sum() == pytest.approx(1) and weights[2:].sum() > 0.9
     with pytest.raises(UserError, match="weights: 2 of them for orders 0 to 3; give 4, or none"):
         JelinekMercer(weights=(0.5, 0.5)).estimate(counted(3))
@@ -236,3 +236,13 @@ def test_large_keys_are_found_without_packing() -> None:
 def test_smoothings_are_parts() -> None:
     assert registry.names(Smoothing) == ["additive", "jelinek_mercer", "kneser_ney", "witten_bell"]
     assert parse(Smoothing, {"type": "additive", "delta": 2}) == Additive(delta=2.0)
+
+
+def test_windows_and_numbers_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short n-grams fit into 64 bits and are sorted once; others take a sort for each order."""
+    by_windows = [counted(n) for n in (1, 2, 5)]
+    monkeypatch.setattr("jaxlm.ngrams.counting.window_bits", lambda vocab_size: 64)
+    for found, want in zip(by_windows, [counted(n) for n in (1, 2, 5)], strict=True):
+        for own, other in zip(found.orders, want.orders, strict=True):
+            for name in ("key", "count", "suffix", "context", "at_start"):
+                np.testing.assert_array_equal(getattr(own, name), getattr(other, name))

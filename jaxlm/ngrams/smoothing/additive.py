@@ -9,14 +9,12 @@ and a poor one for orders over 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxlm.core.config import field
-from jaxlm.ngrams.counting import Counts
-from jaxlm.ngrams.smoothing.base import Shares, Smoothing, by_context
+from jaxlm.ngrams.smoothing.base import Contexts, Rule, Smoothing, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +23,12 @@ class Additive(Smoothing):
 
     delta: float = field(1.0, "what is added to each count", gt=0)
 
-    def shares(self, counts: Counts) -> Iterator[Shares]:
-        added = self.delta * counts.predicted.sum()
-        for n, grams in enumerate(counts.orders, start=1):
-            total = by_context(counts, n, grams.count)
-            whole = np.full(len(total), n == counts.order)
-            if n > 1:
-                whole |= counts.orders[n - 2].at_start
-            seen = np.where(whole[grams.context], grams.count / (total + added)[grams.context], 0)
-            yield seen, np.where(whole, added / (total + added), 1)
+    def rule(self, n: int, summary: Summary) -> Rule:
+        added = self.delta * summary.num_predicted
+
+        def shares(contexts: Contexts) -> tuple[np.ndarray, np.ndarray]:
+            whole = contexts.at_start | (n == summary.order)
+            share = 1 / (contexts.total + added)
+            return np.where(whole, share, 0.0), np.where(whole, added * share, 1.0)
+
+        return Rule(shares)

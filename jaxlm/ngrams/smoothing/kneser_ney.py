@@ -11,14 +11,13 @@ a are the counts of `Counts.adjusted`. For each order, with n_k the n-grams whos
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from jaxlm.core.config import UserError, field
-from jaxlm.ngrams.counting import Counts
-from jaxlm.ngrams.smoothing.base import Shares, Smoothing, by_context, divided, per_context
+from jaxlm.ngrams.smoothing.base import Contexts, Rule, Smoothing, Summary, weighted
 
 log = logging.getLogger("jaxlm")
 
@@ -26,6 +25,8 @@ log = logging.getLogger("jaxlm")
 @dataclass(frozen=True, kw_only=True)
 class KneserNey(Smoothing):
     """Interpolated modified Kneser-Ney: the best of n-grams."""
+
+    adjusts: ClassVar[bool] = True
 
     fallback: tuple[float, ...] | None = field(
         (0.5, 1.0, 1.5),
@@ -41,28 +42,30 @@ class KneserNey(Smoothing):
         ):
             raise UserError("fallback: needs three discounts, from 0 to 1, to 2 and to 3")
 
-    def shares(self, counts: Counts) -> Iterator[Shares]:
-        for n, grams in enumerate(counts.orders, start=1):
-            adjusted = counts.adjusted(n)
-            taken = np.array([0.0, *self.discounts(adjusted, n)])[np.minimum(adjusted, 3)]
-            total = by_context(counts, n, adjusted)
-            rest = divided(by_context(counts, n, taken), total)
-            yield per_context(adjusted - taken, grams, total), rest
+    def rule(self, n: int, summary: Summary) -> Rule:
+        discounts = self.discounts(summary.kinds(n, adjusted=True), n)
 
-    def discounts(self, adjusted: np.ndarray, n: int) -> tuple[float, ...]:
-        """D_1, D_2 and D_3 of order n. Raises `UserError` where they cannot be estimated and
-        `fallback` is null.
+        def shares(contexts: Contexts) -> tuple[np.ndarray, np.ndarray]:
+            rest = contexts.divided(weighted(discounts, contexts.kinds))
+            return 1 / np.maximum(contexts.total, 1), rest
+
+        return Rule(shares, discounts)
+
+    def discounts(self, kinds: np.ndarray, n: int) -> tuple[float, float, float]:
+        """D_1, D_2 and D_3 of order n, of which kinds[k] n-grams have the count k.
+
+        Raises `UserError` where they cannot be estimated and `fallback` is null.
         """
-        kinds = np.bincount(adjusted[adjusted < 5], minlength=5).astype(float)
         if (kinds[1:4] > 0).all():
             y = kinds[1] / (kinds[1] + 2 * kinds[2])
-            found = tuple(k - (k + 1) * y * kinds[k + 1] / kinds[k] for k in (1, 2, 3))
-            if all(0 <= d <= k for k, d in enumerate(found, start=1)):
-                return found
+            one, two, three = (k - (k + 1) * y * kinds[k + 1] / kinds[k] for k in (1, 2, 3))
+            if 0 <= one <= 1 and 0 <= two <= 2 and 0 <= three <= 3:
+                return float(one), float(two), float(three)
         if self.fallback is None:
             raise UserError(
                 f"fallback: the text has too few {n}-grams that occur 1, 2 and 3 times to estimate "
                 "discounts; set fallback: [0.5, 1, 1.5], or take more text"
             )
         log.debug("order %d: discounts %s instead of estimated ones", n, self.fallback)
-        return self.fallback
+        one, two, three = self.fallback
+        return one, two, three

@@ -7,19 +7,22 @@ continuations expects more new ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jaxlm.ngrams.counting import Counts
-from jaxlm.ngrams.smoothing.base import Shares, Smoothing, by_context, divided, per_context
+import numpy as np
+
+from jaxlm.ngrams.smoothing.base import Contexts, Rule, Smoothing, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class WittenBell(Smoothing):
     """By the number of different tokens after a context."""
 
-    def shares(self, counts: Counts) -> Iterator[Shares]:
-        for n, grams in enumerate(counts.orders, start=1):
-            kinds = by_context(counts, n, grams.count > 0)
-            both = by_context(counts, n, grams.count) + kinds
-            yield per_context(grams.count, grams, both), divided(kinds, both)
+    def rule(self, n: int, summary: Summary) -> Rule:
+        return Rule(_shares)
+
+
+def _shares(contexts: Contexts) -> tuple[np.ndarray, np.ndarray]:
+    kinds = contexts.kinds.sum(axis=0)
+    both = np.maximum(contexts.total + kinds, 1)
+    return 1 / both, np.where(kinds > 0, kinds / both, 1.0)
