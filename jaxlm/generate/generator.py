@@ -35,6 +35,7 @@ from jaxlm.training.program import SAMPLE_STREAM, Program, derive_key
 PART = 32  # tokens a row that are drawn between two looks of the host
 STREAMED = 8  # where someone reads along
 OnIds = Callable[[np.ndarray], object]
+Wanted = Callable[[], Sequence[bool]]  # of each prompt, whether somebody still waits for its text
 
 
 class Generator:
@@ -86,6 +87,7 @@ class Generator:
         seed: int = 0,
         on_part: Callable[[], object] = lambda: None,
         on_ids: OnIds | None = None,
+        wanted: Wanted | None = None,
         compiling: Compiling = nullcontext,
     ) -> list[tuple[np.ndarray, float]]:
         """(all max_tokens ids, score) of each prompt: log p / n ** length_penalty of its n new ids,
@@ -93,7 +95,8 @@ class Generator:
 
         `on_part` is called whenever PART more tokens a row have been drawn, and at the end;
         `on_ids` then gets those so far [B, n], of a model that draws token by token, every STREAMED
-        tokens; `compiling` makes the block of each compilation.
+        tokens. `wanted` is asked then, too: a prompt that is not wanted gets no more tokens, and
+        the others get the same ones. `compiling` makes the block of each compilation.
         """
         if not prompts:
             return []
@@ -112,7 +115,9 @@ class Generator:
             rows = tuple(Prompts(*map(self._on_mesh, one)) for one in arranged)
             alive = self._on_mesh({"alive": real.any(axis=1)})["alive"]
             given = (params, rows, alive, key, self._tables)
-            out = self._write(*given, on_part=on_part, on_ids=on_ids, compiling=compiling)
+            out = self._write(
+                *given, on_part=on_part, on_ids=on_ids, wanted=wanted, compiling=compiling
+            )
         ids, scores = (np.asarray(x)[: len(prompts)] for x in out)
         on_part()
         return list(zip(ids, scores.tolist(), strict=True))
@@ -167,6 +172,7 @@ class Generator:
         *given: Any,
         on_part: Callable[[], object],
         on_ids: OnIds | None,
+        wanted: Wanted | None,
         compiling: Compiling,
     ) -> tuple[Any, Any]:
         """New ids [B, max_tokens], padded after the end, and scores [B]."""
@@ -183,6 +189,8 @@ class Generator:
             on_part()
             if on_ids is not None:
                 on_ids(np.asarray(loop.ids)[:, :end])
+            if wanted is not None:
+                loop = _without(loop, wanted())
         sizes = np.maximum(np.asarray(loop.sizes), 1)
         return loop.ids, np.asarray(loop.log_probs) / sizes**self.sampling.length_penalty
 
@@ -292,6 +300,13 @@ class Generator:
         return beam_search(
             logits, cache, advance, reader.taker(), alive, search, states=states, tables=tables
         )
+
+
+def _without(loop: Drawn, wanted: Sequence[bool]) -> Drawn:
+    """The loop in which the prompts that are not wanted have ended."""
+    alive = np.array(loop.alive)
+    alive[: len(wanted)] &= np.asarray(wanted, bool)
+    return loop._replace(alive=jax.device_put(alive, loop.alive.sharding))
 
 
 class Drawn(NamedTuple):

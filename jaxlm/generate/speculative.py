@@ -26,7 +26,7 @@ from jaxlm.core.sampling import Sampling
 from jaxlm.core.types import ModelConfig
 from jaxlm.data.prompt_formats.base import Prompts
 from jaxlm.generate.beam import EosId, is_any
-from jaxlm.generate.generator import Generator, OnIds
+from jaxlm.generate.generator import Generator, OnIds, Wanted
 from jaxlm.generate.processors import Processors
 from jaxlm.generate.reader import Reader
 from jaxlm.generate.sampling import cut, next_token
@@ -81,6 +81,7 @@ class SpeculativeGenerator(Generator):
         *given: Any,
         on_part: Callable[[], object],
         on_ids: OnIds | None,
+        wanted: Wanted | None,
         compiling: Compiling,
     ) -> tuple[Any, Any]:
         return self._whole(*given, compiling=compiling)

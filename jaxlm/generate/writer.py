@@ -16,7 +16,7 @@ from jaxlm.core.evaluator import Compiling
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.prompt_formats.base import Ends
 from jaxlm.data.prompts import encode_prompt
-from jaxlm.generate.generator import Generator, OnIds
+from jaxlm.generate.generator import Generator, OnIds, Wanted
 
 
 class Text(NamedTuple):
@@ -53,11 +53,14 @@ class Writer:
         *,
         seed: int = 0,
         on_part: Callable[[], object] = lambda: None,
+        wanted: Wanted | None = None,
         compiling: Compiling = nullcontext,
     ) -> list[Text]:
         """The new text of each prompt, with its score."""
         ids = [self._ids(text) for text in prompts]
-        return self.continued(params, ids, seed=seed, on_part=on_part, compiling=compiling)
+        return self.continued(
+            params, ids, seed=seed, on_part=on_part, wanted=wanted, compiling=compiling
+        )
 
     def streamed(
         self,
@@ -101,11 +104,18 @@ class Writer:
         seed: int = 0,
         on_part: Callable[[], object] = lambda: None,
         on_ids: OnIds | None = None,
+        wanted: Wanted | None = None,
         compiling: Compiling = nullcontext,
     ) -> list[Text]:
         """The new text of each prompt that is encoded, with its score."""
         rows = self.generator.with_scores(
-            params, prompts, seed=seed, on_part=on_part, on_ids=on_ids, compiling=compiling
+            params,
+            prompts,
+            seed=seed,
+            on_part=on_part,
+            on_ids=on_ids,
+            wanted=wanted,
+            compiling=compiling,
         )
         found = []
         for row, score in rows:

@@ -9,7 +9,7 @@ POST /v1/completions          texts that are continued, in OpenAI's format
 POST /v1/chat/completions     a conversation that is answered, in OpenAI's format
 
 With `stream` texts are sent while they are written (`jaxlm.serving.streams`). A wrong request gets
-status 400 and one line: what is wrong, and how to fix it.
+status 400 and one line: what is wrong, and how to fix it. A client that leaves ends its work.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ import numpy as np
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.optional import need
 from jaxlm.generate import Sampling, Text
+from jaxlm.generate.generator import Wanted
 from jaxlm.serving.batches import Batches, Work
 from jaxlm.serving.requests import Chats, Completions, Records, split
-from jaxlm.serving.streams import Event, Pieces, events, reason, response
+from jaxlm.serving.streams import Event, Pieces, events, left, reason, response
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -66,8 +67,12 @@ def application(run: Run, *, batch_size: int = 16) -> Starlette:
         yield
         await asyncio.to_thread(served.batches.close)
 
-    handlers: Any = {UserError: _wrong_request}
+    handlers: Any = {UserError: _wrong_request, ClientLeft: _nobody_waits}
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer to a request."""
 
 
 class Served:
@@ -89,7 +94,7 @@ class Served:
 
     async def predict(self, request: Request) -> Any:
         asked = parse(Records, await _body(request))
-        return _json({"predictions": await self._ask(self._predicted, asked.records)})
+        return _json({"predictions": await self._ask(request, self._predicted, asked.records)})
 
     async def completions(self, request: Request) -> Any:
         asked, options = split(Completions, await _body(request))
@@ -105,7 +110,7 @@ class Served:
 
         if asked.stream:
             return await self._streamed(request, work, asked.prompt, lambda *x: answer(x))
-        texts = await self._ask(work, asked.prompt)
+        texts = await self._ask(request, work, asked.prompt)
         return _json(answer(*((n, x.text, reason(x.ended)) for n, x in enumerate(texts))))
 
     async def chat_completions(self, request: Request) -> Any:
@@ -121,7 +126,7 @@ class Served:
 
         if asked.stream:
             return await self._streamed(request, work, [conversation], event)
-        ((text, _, ended),) = await self._ask(work, [conversation])
+        ((text, _, ended),) = await self._ask(request, work, [conversation])
         message = {"role": "assistant", "content": text}
         choices = [{"index": 0, "message": message, "finish_reason": reason(ended)}]
         return _json({**head, "object": "chat.completion", "choices": choices})
@@ -132,10 +137,25 @@ class Served:
 
     def _writing(self, options: Any, seed: int | None, *, chat: bool) -> Writing:
         sampling = self._run.config.sample.asked(options)
-        return Writing(self._run, sampling, self._batch_size, seed, chat)
+        wanted = self.batches.wanted
+        return Writing(self._run, sampling, self._batch_size, seed, chat, wanted)
 
-    async def _ask(self, work: Work, items: Sequence[Any]) -> list[Any]:
-        return await asyncio.wrap_future(self.batches.ask(work, items))
+    async def _ask(self, request: Request, work: Work, items: Sequence[Any]) -> list[Any]:
+        """Raises `ClientLeft` where the client does not wait for the answers: what is not begun is
+        then not done, and texts that are begun end.
+        """
+        answers = self.batches.ask(work, items)
+        done, gone = asyncio.wrap_future(answers), asyncio.create_task(left(request))
+        try:
+            await asyncio.wait((done, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                raise ClientLeft
+            return done.result()
+        finally:
+            gone.cancel()
+            if not done.done():
+                answers.leave()
+                done.cancel()
 
     async def _streamed(
         self, request: Request, work: Writing, prompts: Sequence[str], event: Event
@@ -165,8 +185,9 @@ class Writing:
     """Writes a text after each prompt.
 
     seed: one that is given makes equal texts of equal requests, which therefore share no batch
-    with others: a text depends on its place in the batch. None: another one each time. on_text:
-    gets (the number of a prompt, what is new of its text) while it is written, of one request.
+    with others: a text depends on its place in the batch. None: another one each time. wanted: of
+    each prompt, whether somebody waits for its text. on_text: gets (the number of a prompt, what is
+    new of its text) while it is written, of one request.
     """
 
     run: Run
@@ -174,6 +195,7 @@ class Writing:
     batch_size: int
     seed: int | None
     chat: bool
+    wanted: Wanted
     on_text: Callable[[int, str], object] | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -198,17 +220,27 @@ class Writing:
         found: list[Text] = []
         for start in range(0, len(prompts), self.batch_size):
             some = prompts[start : start + self.batch_size]
+            if not any(self.wanted()[start : start + len(some)]):
+                found += [Text("", 0.0, False)] * len(some)
+                continue
             full = some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
             own = seed if start == 0 else np.random.SeedSequence([seed, start]).generate_state(1)[0]
             seed_of_part = int(own) % 2**31
             if self.on_text is None:
-                written = writer.with_scores(self.run.params, full, seed=seed_of_part)
+                wanted = self._waiting(start, len(some), len(full))
+                written = writer.with_scores(
+                    self.run.params, full, seed=seed_of_part, wanted=wanted
+                )
             else:
                 written = writer.streamed(
                     self.run.params, full, self._heard(start, len(some)), seed=seed_of_part
                 )
             found += written[: len(some)]
         return found
+
+    def _waiting(self, start: int, count: int, rows: int) -> Wanted:
+        """`wanted` of a batch: the `count` prompts from number `start`, and rows that fill it."""
+        return lambda: [*self.wanted()[start : start + count], *[False] * (rows - count)]
 
     def _heard(self, start: int, count: int) -> Callable[[int, str], None]:
         """`on_text` for the `count` prompts from number `start`; rows after them fill the batch."""
@@ -231,6 +263,12 @@ async def _body(request: Request) -> Any:
 async def _wrong_request(request: Request, error: Exception) -> Any:
     message = {"message": str(error), "type": "invalid_request_error"}
     return _json({"error": message}, status=400)
+
+
+async def _nobody_waits(request: Request, error: Exception) -> Any:
+    from starlette.responses import Response
+
+    return Response(status_code=CLIENT_LEFT)
 
 
 def _json(values: Any, status: int = 200) -> Any:

@@ -65,7 +65,7 @@ class Pieces:
         """The first piece. If the client of the request, whose body is read, leaves before, this
         closes.
         """
-        begun, gone = asyncio.create_task(self.next()), asyncio.create_task(_left(request))
+        begun, gone = asyncio.create_task(self.next()), asyncio.create_task(left(request))
         try:
             await asyncio.wait((begun, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -110,6 +110,12 @@ async def events(
     yield "data: [DONE]\n\n"
 
 
+async def left(request: Request) -> None:
+    """Returns when the client of a request, whose body is read, has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def reason(ended: bool) -> str:
     """OpenAI's word for why a text ends."""
     return "stop" if ended else "length"
@@ -127,11 +133,6 @@ def response(lines: AsyncIterator[str], pieces: Pieces) -> Response:
                 pieces.close()
 
     return Stream(lines, media_type="text/event-stream")
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _line(values: dict[str, Any]) -> str:

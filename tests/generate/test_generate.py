@@ -141,6 +141,15 @@ def test_texts_do_not_depend_on_the_parts_that_they_are_drawn_in(monkeypatch):
     calls.clear()
     assert ended(params, PROMPTS[:1], on_part=how["on_part"]) == [[]] and len(calls) == 2
 
+    asked = iter([[True] * len(PROMPTS), [False] + [True] * (len(PROMPTS) - 1)])
+    found = generate.with_scores(params, PROMPTS, wanted=lambda: next(asked, [True] * len(PROMPTS)))
+    first, *others = [ids.tolist() for ids, _ in found]
+    assert first == [*free[0][:6], 256, 256] and others == free[1:]
+    calls.clear()
+    nobody = [False] * len(PROMPTS)
+    generate.with_scores(params, PROMPTS, on_part=how["on_part"], wanted=lambda: nobody)
+    assert len(calls) == 2  # 3 tokens, and the end
+
 
 def test_a_mesh_writes_the_same():
     one, params, _ = setup("transformer")

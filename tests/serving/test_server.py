@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,7 +51,7 @@ class Echo:
             if "bad" in prompts:
                 raise UserError("prompt: is bad; give a good one")
 
-        def written(params: None, prompts: Sequence[str], *, seed: int) -> list[Text]:
+        def written(params: None, prompts: Sequence[str], *, seed: int, **_: Any) -> list[Text]:
             self.calls.append((list(prompts), sampling, chat, seed))
             return [Text(f"{prompt}!", 0.0, len(prompt) == 1) for prompt in prompts]
 
@@ -205,9 +205,13 @@ def test_no_text_is_written_where_a_later_prompt_is_wrong(stream: bool) -> None:
 
 
 class Endless(Echo):
-    """Streams texts of 300 pieces, each after a hundredth of a second."""
+    """Writes texts of 300 pieces, each after a hundredth of a second, streamed or not."""
 
     pieces = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted: set[tuple[bool, ...]] = set()
 
     def writer(self, sampling: Any, chat: bool) -> Any:
         def streamed(params: None, prompts: Sequence[str], on_text: Any, *, seed: int) -> Any:
@@ -218,7 +222,17 @@ class Endless(Echo):
                 time.sleep(0.01)
             return [Text("a" * 300, 0.0, False)]
 
-        return SimpleNamespace(check=lambda prompts: None, streamed=streamed)
+        def written(params: None, prompts: Sequence[str], *, seed: int, wanted: Any) -> Any:
+            self.calls.append(list(prompts))
+            for _ in range(300):
+                self.pieces += 1
+                self.wanted.add(tuple(wanted()))
+                if not any(wanted()):
+                    break
+                time.sleep(0.01)
+            return [Text("a", 0.0, False) for _ in prompts]
+
+        return SimpleNamespace(check=lambda prompts: None, streamed=streamed, with_scores=written)
 
 
 def test_a_client_that_leaves_ends_its_stream() -> None:
@@ -243,6 +257,37 @@ def test_a_client_that_leaves_ends_its_stream() -> None:
     assert status == 200 and text.startswith("data: ") and "[DONE]" not in text
     assert (without, nothing) == (499, "") and after == (200, {"predictions": [{"label": "fine"}]})
     assert run.calls == [["first"], ["fine"]] and run.pieces < 300
+
+
+def test_a_client_that_leaves_ends_a_text_that_is_not_streamed() -> None:
+    run: Any = Endless()
+    app = application(run)
+
+    async def clients() -> list[tuple[int, Any]]:
+        leaving = {name: asyncio.Event() for name in ("first", "queued", "leaves", "stays")}
+
+        async def until(holds: Callable[[], bool]) -> None:
+            while not holds():
+                await asyncio.sleep(0.001)
+
+        async with app.router.lifespan_context(app):
+            asked = []
+            for name, event in leaving.items():
+                body = {"prompt": name}
+                asked.append(asyncio.create_task(one(app, "POST", "/v1/completions", body, event)))
+                await until(lambda: bool(run.calls))
+            await asyncio.sleep(0.01)
+            leaving["queued"].set()
+            leaving["first"].set()
+            await until(lambda: len(run.calls) == 2)
+            leaving["leaves"].set()
+            await until(lambda: (False, True) in run.wanted)
+            leaving["stays"].set()
+            return [*await asyncio.gather(*asked), await one(app, *predict("fine"))]
+
+    *left, after = asyncio.run(clients())
+    assert left == [(499, "")] * 4 and after == (200, {"predictions": [{"label": "fine"}]})
+    assert run.calls == [["first"], ["leaves", "stays"], ["fine"]] and run.pieces < 300
 
 
 def test_requests_with_a_seed_share_no_batch_and_rows_are_powers_of_two() -> None:
