@@ -280,7 +280,8 @@ ERRORS |= {
     "an empty answer of a question": (
         jsonl({**WHERE, "answers": spans(("", 2))}),
         QA,
-        "x.jsonl:1: question '1': an answer is ''; write a text, or no answer at all",
+        "x.jsonl:1: question '1': an answer is empty; write the words of its context, or give the "
+        "question an empty list of answers",
     ),
     "equal sides": (
         jsonl(

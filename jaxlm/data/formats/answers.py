@@ -25,7 +25,11 @@ def answers_of(values: Any, context: str, offsets: str = "characters") -> dict[s
     texts, starts = [], []
     for text, start in _pairs(values):
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"an answer is {shown(text)}; write a text, or no answer at all")
+            found = "empty" if isinstance(text, str) else f"{shown(text)}, not text"
+            raise UserError(
+                f"an answer is {found}; write the words of its context, or give the question an "
+                "empty list of answers"
+            )
         starts.append(_start(text, start, context, offsets))
         texts.append(text)
     return {"text": texts, "answer_start": starts}

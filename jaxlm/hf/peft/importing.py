@@ -110,6 +110,11 @@ def _import(
         raise UserError(f"--base: {base}: no checkpoint yet; train it first")
     paths = flatten(program.abstract_params)
     held = bases.read_pretrained(plain, program, paths, reader, step, report=report)
+    if getattr(plain.model, "family", None) is None:
+        raise UserError(
+            f"--base: {base} names no model.family, so no tensor of the adapter has a place in it; "
+            "add model.family=NAME (`jaxlm presets` lists them)"
+        )
     chosen = family_for(RunDir(base), plain.model, None)
     layout = _fitting_layout(folder, plain, program, chosen, imported_class(RunDir(base)), report)
     adapter, adapted, params = read_adapter(folder, layout, plain, held, program.mesh)
