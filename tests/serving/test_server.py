@@ -267,8 +267,9 @@ def test_a_client_that_leaves_ends_a_text_that_is_not_streamed() -> None:
         leaving = {name: asyncio.Event() for name in ("first", "queued", "leaves", "stays")}
 
         async def until(holds: Callable[[], bool]) -> None:
-            while not holds():
-                await asyncio.sleep(0.001)
+            async with asyncio.timeout(60):
+                while not holds():
+                    await asyncio.sleep(0.001)
 
         async with app.router.lifespan_context(app):
             asked = []
