@@ -82,8 +82,8 @@ class Compiled:
     def network(self) -> Network:
         return Network({str(axis): size for axis, size in self.mesh.shape.items()}, self.slices)
 
-    def counts(self, visible: float | None = None) -> Counts:
-        return count_module(self.module, self.network, visible)
+    def counts(self, visible: float | None = None, expert_width: float | None = None) -> Counts:
+        return count_module(self.module, self.network, visible, expert_width)
 
     def schedule(self, topology: Topology, visible: float | None = None) -> StepSchedule | None:
         """The compiler's own estimate of the time; None if it has none."""

@@ -7,10 +7,11 @@ The chips and their figures are those of `jaxlm.core.chips`; `--price` overrides
 
 The efficiency factors are not in any data sheet. There are few; each has a physical meaning and one
 value for a generation or for all chips, never for a model or a run: `matmul`, the share of the peak
-that large bfloat16 matmuls reach, and the constants below. `matmul` of a TPU generation was fitted
-to its published runs (`tools/published_runs.tsv`), so their errors are not those of unseen runs; v4
-has one run, whose error is not informative. `tools/validate_plan.py` also prints leave-one-out
-errors. For GPUs there is no run.
+that large bfloat16 matmuls reach, and the constants below. `matmul` of a TPU generation is the one
+at which the median error of its published runs (`tools/published_runs.tsv`) is 0; the constants for
+slices, experts and 8 bits were chosen by the runs that have these. So the errors of these runs are
+not those of unseen ones; `tools/validate_plan.py` also prints leave-one-out errors. For GPUs there
+is no run.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ from jaxlm.core.config import UserError
 HBM_SHARE = 0.85  # attainable share of the HBM's peak: refresh, read-write turns, short rows
 NETWORK_SHARE = 0.85  # attainable share of a link's peak: headers, barriers between ring steps
 EXPOSED = 0.12  # share of hideable transfers that is exposed: the first and the last
+SLICE_NETWORK_SHARE = 0.5  # of the peak between slices: hosts copy, many flows share the switches
+SLICE_WAIT = 0.015  # share of a step by which slices wait for the slowest, at each doubling of them
 DEPENDENT = 0.5  # share of dependent transfers (tensor, expert, context) that is exposed
 ATTENTION_SHARE = 0.60  # rate of attention kernels relative to matmuls: softmax between products
-GROUPED_SHARE = 0.70  # rate of grouped matmuls relative to matmuls: ragged groups, small tiles
+EXPERT_WIDTH = 2000  # width of an expert whose grouped matmuls have half the rate of matmuls
+EIGHT_BIT_SHARE = 0.80  # rate of 8-bit matmuls relative to their peak: rounding, scales
+HEAD_SIZE = 128  # a narrower head leaves columns of a matrix unit unused in attention
 SAFE_SHARE = 0.94  # share of HBM that a safe plan may use: fragmentation, other programs
 ANALYTIC_SHARE = 0.85  # the same for the analytic model: activations are known to some per cent
 

@@ -153,7 +153,7 @@ def _of_compiled(
     quick: bool,
     budget: Budget,
 ) -> Plan:
-    counts = found.counts(_visible(facts))
+    counts = found.counts(_visible(facts), _expert_width(facts, mesh))
     notes += counts.notes
     memory = of_compiled(found, topology, quick=quick)
     load = counts.load
@@ -300,6 +300,17 @@ def _visible(facts: Facts | None) -> float | None:
     if facts is None or not looks:
         return None
     return looks[0].keys / looks[0].layers / facts.seq_len
+
+
+def _expert_width(facts: Facts | None, mesh: Mapping[str, int]) -> float | None:
+    """The width of the narrowest experts on a device; None: there are none, or none known."""
+    widths = [
+        layers.experts.width(stack.hidden) / mesh.get("tensor", 1)
+        for stack in (() if facts is None else facts.stacks)
+        for layers in stack.layers
+        if layers.experts is not None
+    ]
+    return min(widths, default=None)
 
 
 def _speed(

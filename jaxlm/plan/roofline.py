@@ -3,12 +3,15 @@
     core     sum over the parts of max(FLOPs / attainable FLOP/s, HBM bytes / attainable bytes/s)
     network  for each axis, bytes sent / (links x bandwidth x attainable share)
     step   = max(core + waits, each network, host) + exposed share x what was hidden
+             + network between slices, then x (1 + wait x log2(slices))
 
 where `waits` is the share of the collectives of activations (tensor, expert, context, stage) that
 the next product depends on. Those of weights and gradients overlap with the core's work, except the
-first and the last. The constants are in `jaxlm.plan.devices`. Model FLOPs utilization counts
-forward and backward once; it is given with the causal half of attention and with all of it. Tokens
-are those of the data, whatever rows the objective makes of them:
+first and the last. Sums between slices come after the last gradient, and slices wait for the
+slowest of them. Products of experts of width w run at w / (w + EXPERT_WIDTH) of the rate of large
+products. The constants are in `jaxlm.plan.devices`. Model FLOPs utilization counts forward and
+backward once; it is given with the causal half of attention and with all of it. Tokens are those of
+the data, whatever rows the objective makes of them:
 
     MFU = 3 x forward FLOPs per token x tokens/s / (devices x peak)
 
@@ -17,6 +20,7 @@ Gradients of frozen kernels, which a step with an adapter does not compute, do n
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +41,8 @@ class Piece:
     kernel_flops: float = 0.0  # those among them of attention kernels
     hbm_bytes: float = 0.0
     dtype: str = "bf16"
-    grouped: bool = False  # products of experts with the tokens that chose them
+    head_size: float | None = None  # of the attention kernels' keys; None: HEAD_SIZE or more
+    expert_width: float | None = None  # of the experts whose products these are; None: of none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,12 @@ def roofline(load: Load, topology: Topology) -> Roofline:
     slow = sum(dcn.values())
     waits = facts.DEPENDENT * waiting
     longest = max(core + waits, sum(ici.values()), slow, host)
-    rest = facts.EXPOSED * (hidden + slow + host)
+    rest = facts.EXPOSED * (hidden + host)
+    if topology.chip.is_tpu:
+        rest += slow if slow < longest else 0.0
+        rest += facts.SLICE_WAIT * math.log2(topology.slices) * (longest + rest)
+    else:
+        rest += facts.EXPOSED * slow
     return Roofline(
         step=longest + rest,
         core=core,
@@ -125,9 +135,15 @@ def piece_seconds(piece: Piece, topology: Topology) -> tuple[float, float]:
     """(seconds of its products, seconds of its HBM traffic), each alone."""
     chip = topology.chip
     rate = topology.peak_per_device(piece.dtype) * chip.matmul
-    rate *= facts.GROUPED_SHARE if piece.grouped else 1.0
+    if piece.dtype[:2] in ("s8", "f8"):
+        rate *= facts.EIGHT_BIT_SHARE
+    if piece.expert_width is not None:
+        rate *= piece.expert_width / (piece.expert_width + facts.EXPERT_WIDTH)
+    attention = rate * facts.ATTENTION_SHARE
+    if piece.head_size is not None:
+        attention *= min(1.0, piece.head_size / facts.HEAD_SIZE)
     plain = piece.flops - piece.kernel_flops
-    products = plain / rate + piece.kernel_flops / (rate * facts.ATTENTION_SHARE)
+    products = plain / rate + piece.kernel_flops / attention
     return products, piece.hbm_bytes / (chip.hbm_bandwidth / chip.devices * facts.HBM_SHARE)
 
 
@@ -138,7 +154,8 @@ def network_seconds(
     ici: dict[str, float] = defaultdict(float)
     dcn: dict[str, float] = defaultdict(float)
     chip = topology.chip
-    slow_rate = chip.dcn_bandwidth / chip.devices * facts.NETWORK_SHARE
+    slow_share = facts.SLICE_NETWORK_SHARE if chip.is_tpu else facts.NETWORK_SHARE
+    slow_rate = chip.dcn_bandwidth / chip.devices * slow_share
     for t in transfers:
         name = "+".join(t.axes)
         within = max(1, t.size // t.slices)

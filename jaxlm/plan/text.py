@@ -323,9 +323,13 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
         "HBM_SHARE",
         "NETWORK_SHARE",
         "EXPOSED",
+        "SLICE_NETWORK_SHARE",
+        "SLICE_WAIT",
         "DEPENDENT",
         "ATTENTION_SHARE",
-        "GROUPED_SHARE",
+        "EXPERT_WIDTH",
+        "EIGHT_BIT_SHARE",
+        "HEAD_SIZE",
     ):
         yield "factor", name, str(getattr(facts, name)), ""
     yield "factor", "matmul share of peak", str(plan.topology.chip.matmul), ""

@@ -41,12 +41,43 @@ def test_weights_can_be_hidden_activations_only_in_part():
 
 def test_a_network_that_takes_longer_than_the_core_bounds_the_step():
     topology = Topology.read("v5e:16x16", slices=2)
-    rate = topology.chip.dcn_bandwidth * facts.NETWORK_SHARE
+    rate = topology.chip.dcn_bandwidth * facts.SLICE_NETWORK_SHARE
     one = Transfer(kind="all-reduce", axes=("data",), size=2, slices=2, wire_bytes=3 * rate)
     line = roofline(Load(pieces=[Piece(flops=1e12)], transfers=[one]), topology)
     assert line.bound == "DCN"
     assert line.dcn["data"] == pytest.approx(3.0)
     assert line.ici == {}
+
+
+def test_slices_add_their_sums_and_wait_for_the_slowest():
+    core = [Piece(flops=197e12 * Topology.read("v5e:16x16").chip.matmul)]  # one second
+    for slices, waits in ((2, 1), (8, 3)):
+        topology = Topology.read("v5e:16x16", slices=slices)
+        alone = roofline(Load(pieces=core), topology)
+        assert alone.step == pytest.approx(1 + facts.SLICE_WAIT * waits)
+        sent = 0.1 * topology.chip.dcn_bandwidth * facts.SLICE_NETWORK_SHARE
+        one = Transfer(
+            kind="all-reduce", axes=("data",), size=slices, slices=slices, wire_bytes=sent
+        )
+        both = roofline(Load(pieces=core, transfers=[one]), topology)
+        assert both.step == pytest.approx(1.1 * (1 + facts.SLICE_WAIT * waits))
+
+
+def test_products_of_experts_eight_bits_and_narrow_heads_have_their_own_rates():
+    v6e = Topology.read("v6e:4x4")
+    second = 918e12 * v6e.chip.matmul
+    wide, narrow = (
+        roofline(Load(pieces=[Piece(flops=second, expert_width=w)]), v6e).step
+        for w in (1e9, facts.EXPERT_WIDTH)
+    )
+    assert (wide, narrow) == (pytest.approx(1, rel=1e-5), pytest.approx(2))
+    eight = roofline(Load(pieces=[Piece(flops=second, dtype="s8")]), v6e).step
+    assert eight == pytest.approx(0.5 / facts.EIGHT_BIT_SHARE)
+    whole, half = (
+        roofline(Load(pieces=[Piece(flops=second, kernel_flops=second, head_size=h)]), v6e).step
+        for h in (facts.HEAD_SIZE, facts.HEAD_SIZE / 2)
+    )
+    assert half == pytest.approx(2 * whole)
 
 
 @pytest.mark.parametrize(

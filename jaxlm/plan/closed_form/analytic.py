@@ -118,7 +118,10 @@ class _Analysis:
         dtype = "f32" if m.makes == "router" else self.facts.map_dtype
         self._count(m.array.group if m.share == 1 else "experts", flops)
         hbm = (moved + weights) * self.wide * m.layers
-        return Piece(flops=flops, hbm_bytes=hbm, dtype=dtype, grouped=m.share != 1)
+        width = None
+        if experts is not None and m.share != 1:
+            width = experts.width(stack.hidden) / self.setting.along("tensor")
+        return Piece(flops=flops, hbm_bytes=hbm, dtype=dtype, expert_width=width)
 
     def _reads(self, m: LinearMap, count: int) -> float:
         """The number of times a loop over time reads its weights in a pass: once a step if they do
@@ -155,7 +158,13 @@ class _Analysis:
         hbm = tokens * moved * self.wide * (3 + scores.forward_again) * look.layers
         hbm += tokens * scores.hbm_bytes
         kernels = flops if scores.kind in KERNELS else 0.0
-        return Piece(flops=flops, kernel_flops=kernels, hbm_bytes=hbm, dtype=self.facts.dtype)
+        return Piece(
+            flops=flops,
+            kernel_flops=kernels,
+            hbm_bytes=hbm,
+            dtype=self.facts.dtype,
+            head_size=float(look.head_dims[0]),
+        )
 
     def _head(self) -> Piece:
         """The logits and both gradients in one pass; nothing is saved or recomputed."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from jaxlm.plan.closed_form.facts import EIGHT_BITS
 from jaxlm.plan.closed_form.sender import Sender, mesh_axes, ways_of
 from jaxlm.plan.closed_form.stacks import Array, LinearMap, Stack, ways
 from jaxlm.plan.roofline import Transfer
@@ -29,6 +30,7 @@ class Weights(Sender):
         """Parameters gathered, gradients summed."""
         by_columns = {stack.path: list(self._rows(stack)) for stack in self.facts.stacks}
         loops = {m.array.path: stack for stack, m in self._maps() if m.steps > 1}
+        quantized = self._quantized()
         for array in self.facts.params:
             if array.path in loops:
                 yield from self._looped(array, loops[array.path])
@@ -47,6 +49,8 @@ class Weights(Sender):
                 # Weights that a pass reads once stay gathered from one micro-batch to the next.
                 times = 2 * micro if layered else 1
                 wide = self.wide if matrix and "router" not in array.path else array.itemsize
+                if array.path in quantized:
+                    wide = 1
                 yield self.transfer("all-gather", ("fsdp",), own * wide * times)
                 if trained:
                     yield self.transfer(self._sum(array), ("fsdp",), summed)
@@ -89,6 +93,13 @@ class Weights(Sender):
         for stack in self.facts.stacks:
             for layers in stack.layers:
                 yield from ((stack, m) for m in layers.maps)
+
+    def _quantized(self) -> set[str]:
+        """Kernels that are gathered in 8 bits: those of the layers, without routers and experts."""
+        if self.facts.map_dtype not in EIGHT_BITS.values():
+            return set()
+        maps = (m for _, m in self._maps() if m.share == 1 and m.makes != "router")
+        return {m.array.path for m in maps}
 
     def _rows(self, stack: Stack) -> Iterator[Transfer]:
         """Gradients of the rows that were looked up, to the devices that have their columns.

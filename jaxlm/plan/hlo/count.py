@@ -90,24 +90,37 @@ def count(
     mesh: Mapping[str, int],
     slices: Sequence[int] = (),
     visible: float | None = None,
+    expert_width: float | None = None,
 ) -> Counts:
     """The counts of a compiled module's text.
 
     `mesh`: its axes and their sizes, in the order of the devices. `slices`: the slice of each
     device; empty: one. `visible`: the share of all pairs of tokens that attention shows; None: a
-    causal half.
+    causal half. `expert_width`: the width of an expert on a device.
     """
-    return count_module(parse(text), Network(mesh, slices), visible)
+    return count_module(parse(text), Network(mesh, slices), visible, expert_width)
 
 
-def count_module(module: Module, network: Network, visible: float | None = None) -> Counts:
+def count_module(
+    module: Module,
+    network: Network,
+    visible: float | None = None,
+    expert_width: float | None = None,
+) -> Counts:
     """Like `count`, for a parsed module."""
-    return _Counter(module, network, visible).run()
+    return _Counter(module, network, visible, expert_width).run()
 
 
 class _Counter:
-    def __init__(self, module: Module, network: Network, visible: float | None) -> None:
+    def __init__(
+        self,
+        module: Module,
+        network: Network,
+        visible: float | None,
+        expert_width: float | None = None,
+    ) -> None:
         self.module, self.network, self.visible = module, network, visible
+        self.expert_width = expert_width
         self.counts = Counts()
         self.chains: set[tuple[str, str]] = set()
         self.noted: set[str] = set()
@@ -140,7 +153,7 @@ class _Counter:
         """Counts the most expensive branch of a conditional."""
         found = []
         for name in op.called:
-            one = _Counter(self.module, self.network, self.visible)
+            one = _Counter(self.module, self.network, self.visible, self.expert_width)
             one.chains = set(self.chains)
             one._walk(self.module.computations[name], 1.0)
             found.append((one.counts.flops, one.counts.hbm_bytes, name))
@@ -164,7 +177,7 @@ class _Counter:
                     kernel_flops=self.counts.kernel_flops - kernels,
                     hbm_bytes=hbm * times,
                     dtype=self.dtype,
-                    grouped=module == "experts",
+                    expert_width=self.expert_width if module == "experts" else None,
                 )
             )
 
