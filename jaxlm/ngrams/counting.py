@@ -176,7 +176,7 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """[T] int64: the place of each wanted key in the sorted keys; -1: it is not there."""
     if not len(keys):
         return np.full(len(wanted), -1)
-    order, asked = _sorted(wanted)
+    order, asked = sorted_places(wanted)
     at = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)  # quick: neighbours are close
     found = np.empty(len(wanted), np.int64)
     found[order] = np.where(keys[at] == asked, at, -1)
@@ -185,7 +185,7 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def _ranked(key: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(distinct keys, the number of each key, their counts, a place where each occurs)"""
-    order, sorted_keys = _sorted(key)
+    order, sorted_keys = sorted_places(key)
     new = _begins(sorted_keys)
     starts = np.flatnonzero(new)
     inverse = np.empty(len(key), np.int64)
@@ -204,7 +204,7 @@ def _keys(context: np.ndarray, token: np.ndarray, vocab_size: int) -> np.ndarray
     return context.astype(np.uint64) * np.uint64(vocab_size) + token.astype(np.uint64)
 
 
-def _sorted(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sorted_places(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(the places in sorted order, the sorted keys).
 
     Key and place are sorted as one integer where both fit: numpy sorts values several times faster

@@ -48,7 +48,7 @@ class NgramModel:
     def matched(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(`log_probs` [T], the order [T] of the longest stored n-gram that ends at each token)"""
         tokens = np.asarray(tokens)
-        log_p = self.levels[0].log_prob[tokens]
+        log_p = self.levels[0].log_prob[tokens].astype(np.float64)
         used = np.ones(len(tokens), np.int64)
         number = tokens.astype(np.int64)  # of the n-gram that ends at each token; -1: not stored
         inside = tokens != self.bos
@@ -69,7 +69,7 @@ class NgramModel:
         """[V] float64: log p of each token after a context of any length; the tokens after its last
         bos count, and no more than the model reads.
         """
-        log_p = self.levels[0].log_prob.copy()
+        log_p = self.levels[0].log_prob[:].astype(np.float64)
         for n, number in enumerate(self.contexts(context), start=2):
             level = self.levels[n - 1]
             begin, end = np.searchsorted(level.key, self.keys(np.array([number, number + 1]), 0))

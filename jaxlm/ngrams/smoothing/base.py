@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -167,7 +168,27 @@ class InMemory(Summary):
         return int(self.counts.predicted.sum())
 
     def kinds(self, n: int, *, adjusted: bool) -> np.ndarray:
-        return kinds_of(self.counts.adjusted(n) if adjusted else self.counts.orders[n - 1].count)
+        occurs = self.counts.orders[n - 1].count
+        if not adjusted or n == self.order:
+            return kinds_of(occurs)
+        used = self.counts.adjusted(n)
+        last = self._last.get(n)
+        return kinds_of(used) + (0 if last is None else not_adjusted(used[last], occurs[last]))
+
+    @cached_property
+    def _last(self) -> dict[int, int]:
+        """By order, the number of the last n-gram by its tokens from right to left."""
+        orders, bos = self.counts.orders, self.counts.bos
+        found = {1: int(np.flatnonzero(orders[0].count).max(initial=0))}
+        for n in range(2, self.order):
+            longer = np.flatnonzero(orders[n - 1].suffix == found[n - 1])
+            first = longer
+            for grams in orders[n - 1 : 0 : -1]:
+                first = grams.context[first]
+            if not len(longer) or first.max() == bos and first.min() == bos:
+                break
+            found[n] = int(longer[np.argmax(np.where(first == bos, -1, first))])
+        return found
 
     def votes(self) -> np.ndarray:
         top = self.counts.orders[-1]
@@ -185,6 +206,15 @@ class InMemory(Summary):
 def kinds_of(count: np.ndarray) -> np.ndarray:
     """[5]: how often each of the numbers 0 to 4 is among the counts [M]."""
     return np.bincount(count[count < 5], minlength=5)
+
+
+def not_adjusted(used: int, occurs: int) -> np.ndarray:
+    """[5] what `kinds_of` gains where one n-gram has its occurrences instead of its adjusted count.
+
+    lmplz does so for the last n-gram from right to left. It is one of all, but in an order of few
+    n-grams the discounts differ in the third digit.
+    """
+    return kinds_of(np.array([occurs])) - kinds_of(np.array([used]))
 
 
 def without_one(count: np.ndarray, total: np.ndarray) -> np.ndarray:
