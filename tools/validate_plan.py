@@ -36,7 +36,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -269,11 +268,12 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     found = dict(below)
     for key, value in above.items():
         own = below.get(key)
-        joins = isinstance(own, dict) and isinstance(value, dict)
-        joins = joins and value.get("type", own.get("type")) == own.get("type")
-        found[key] = merged(own, value) if joins else value
+        if isinstance(own, dict) and isinstance(value, dict):
+            same = value.get("type", own.get("type")) == own.get("type")
+            value = merged(own, value) if same else value
+        found[key] = value
     return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
