@@ -255,13 +255,15 @@ class RunConfig(Config):
 def trajectory(config: RunConfig) -> RunConfig:
     """The config with each field that cannot change the weights at its default.
 
-    What early stopping measures decides where the run ends. Which ids end a text decides what a
+    What early stopping measures decides where the run ends, and what averaging measures decides
+    where the average begins. Which ids end a text decides what a
     run learns from texts that it writes.
     """
     kept = configs.without(config, configs.ALLOWED)
     if config.objective.on_policy:
         kept = kept.replace(sample=SampleConfig(eos_ids=config.sample.eos_ids))
-    if config.early_stop is None:
+    averaging = None if config.optimizer is None else config.optimizer.averaging
+    if config.early_stop is None and averaging is None:
         return kept
     return kept.replace(eval=config.eval, evaluators=config.evaluators)
 

@@ -88,7 +88,10 @@ def export_run(
         report(note)
     files |= _tokenizer_files(run, tokenizer, report)
     if part == "ema":
-        report("the averaged weights are exported: the run kept them (optimizer.ema_decay)")
+        report(
+            "the averaged weights are exported: the run kept them (optimizer.ema_decay or "
+            "optimizer.averaging)"
+        )
     with new_folder(out) as made:
         for name, content in files.items():
             (made / name).parent.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
 """The recurrent language model: embedding, stacked recurrent layers of one kind, head.
 
-With every kind of dropout on and tied embeddings it is AWD-LSTM (Merity et al. 2018,
-arXiv:1708.02182). There the last layer is as wide as the embedding, so that the head can be its
-transpose:
+With every kind of dropout, penalties on activations and tied embeddings it is AWD-LSTM (Merity et
+al. 2018, arXiv:1708.02182), whose optimizer is sgd with `averaging`; rows here have one length. The
+last layer is as wide as the embedding, so that the head can be its transpose:
 
     embedding_size=400, hidden_size=1150, num_layers=3:    400 -> 1150 -> 1150 -> 400
 
@@ -35,6 +35,7 @@ from jaxlm.kernels.recurrence import Activation, State
 from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
 from jaxlm.models.rnn_head import Unembed, WithHead
+from jaxlm.nn.activation_penalties import activation_penalties
 from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.flops import matmul_flops
@@ -73,6 +74,12 @@ class RNNConfig(ModelConfig):
     dropout_recurrent: float = field(0.0, "dropout of recurrent weights (DropConnect)", ge=0, lt=1)
     variational: bool = field(
         True, "dropout, dropout_input and dropout_hidden keep one mask over time"
+    )
+    penalty_activation: float = field(
+        0.0, "weight of the mean square of the last output after dropout, in the loss (AR)", ge=0
+    )
+    penalty_change: float = field(
+        0.0, "weight of the mean square of its change from token to token (TAR)", ge=0
     )
     carry_state: bool = field(
         False, "training passes the state on to the next window of a document stream"
@@ -179,9 +186,14 @@ class RNN(WithHead):
             x, after[run.name] = self._run(run, x, reset, state[run.name], layers_key)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        x = _dropout(config, x, config.dropout, output_key)
-        x = shard(x.swapaxes(0, 1), "batch", "length", "act_embed")  # [B, T, D]
-        return Output(x, None if cache is None else after)
+        dropped = _dropout(config, x, config.dropout, output_key)
+        dropped = shard(dropped.swapaxes(0, 1), "batch", "length", "act_embed")  # [B, T, D]
+        losses = {}
+        if key is not None:
+            weights = {"ar": config.penalty_activation, "tar": config.penalty_change}
+            raw = x.swapaxes(0, 1)
+            losses = activation_penalties(raw, dropped, segment_ids, positions, **weights)
+        return Output(dropped, None if cache is None else after, losses)
 
     def _run(
         self, run: Run, x: jax.Array, reset: jax.Array, state: State, key: jax.Array | None

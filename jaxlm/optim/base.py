@@ -19,6 +19,7 @@ import optax
 from jaxlm.core.config import REQUIRED, Config, Kind, field
 from jaxlm.core.tree import map_with_path
 from jaxlm.core.types import ScheduleConfig
+from jaxlm.optim.averaging import Averaging
 from jaxlm.optim.by_layer import Unfreeze
 from jaxlm.optim.param_groups import Group
 from jaxlm.optim.schedules.constant import Constant
@@ -71,6 +72,11 @@ class OptimizerConfig(Config):
     offload: bool = field(False, "keep the moments in host memory between updates")
     ema_decay: float | None = field(
         None, "decay of the moving average of the weights (EMA); null: no average", ge=0, lt=1
+    )
+    averaging: Averaging | None = field(
+        None,
+        "average the weights from the step on at which validation no longer improves (NT-ASGD); "
+        "null: no average",
     )
 
     def direction(self, axes: Any) -> optax.GradientTransformation:

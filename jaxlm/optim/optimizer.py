@@ -78,6 +78,11 @@ def build(
     for groups that do not fit the parameters and a schedule that does not fit the run.
     """
     config.validate()
+    if config.averaging is not None and config.ema_decay is not None:
+        raise UserError(
+            "optimizer.averaging, optimizer.ema_decay: a run keeps one average of its weights; set "
+            "one of the two to null"
+        )
     assert flatten(abstract_params).keys() == flatten(axes).keys()
     factor = config.schedule.build(total_steps)
 

@@ -5,7 +5,8 @@ The state is a plain dict of arrays, so that it can be donated, sharded, saved a
     step       int32              steps taken
     params     {...} float32      the parameters that are trained
     opt_state  optax's state
-    ema        {...}              their moving average, where one is kept
+    ema        {...}              their average, where one is kept
+    averaged   int32              weights in it, where `optimizer.averaging` is set; 0: not begun
     carry      {...}              the recurrent state of each row of the batch, where it is carried
     bad_steps  int32              steps in a row that were skipped for a loss that is not finite
 """
@@ -36,6 +37,8 @@ def init_state(program: Program, optimizer: Optimizer, params: dict[str, Any]) -
     }
     if optimizer.config.ema_decay is not None:
         state["ema"] = params
+    if optimizer.config.averaging is not None:
+        state["ema"], state["averaged"] = params, jnp.zeros((), jnp.int32)
     if program.model.carries_state:
         state["carry"] = program.init_carry()
     return state
@@ -45,6 +48,8 @@ def shardings_of(program: Program, optimizer: Optimizer, abstract: State) -> Sta
     """The sharding of every array of a state of these shapes."""
     mesh = program.mesh
     out: State = {name: meshes.replicated(mesh) for name in ("step", "bad_steps")}
+    if "averaged" in abstract:
+        out["averaged"] = meshes.replicated(mesh)
     out["params"] = program.trained(program.param_shardings)
     offload = optimizer.config.offload
     out["opt_state"] = opt_state_shardings(program, abstract["opt_state"], offload=offload)

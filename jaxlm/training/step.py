@@ -26,6 +26,7 @@ from jaxlm.core.tree import join
 from jaxlm.nn.adapter_key import adapter_key
 from jaxlm.nn.embedding_noise import embedding_noise
 from jaxlm.nn.pipeline import PipelineSchedule, pipelined
+from jaxlm.optim.averaging import update_average
 from jaxlm.optim.optimizer import Optimizer, update_ema
 from jaxlm.training.program import DROPOUT_STREAM, Program, derive_key
 from jaxlm.training.state import State, opt_state_shardings
@@ -64,10 +65,11 @@ def train_step(
     adjusted = _adjusted(program, params, base, load)
     params = optimizer.held(adjusted, params, state["step"])
     new: State = {"params": params, "opt_state": opt_state}
-    if "ema" in state:
-        decay = optimizer.config.ema_decay
-        assert decay is not None
+    if (decay := optimizer.config.ema_decay) is not None:
         new["ema"] = update_ema(state["ema"], new["params"], decay)
+    if "averaged" in state:
+        found = update_average(state["ema"], new["params"], state["averaged"])
+        new["ema"], new["averaged"] = found
     if "carry" in state:
         new["carry"] = carry
     new = {k: jax.tree.map(lambda a, b: jnp.where(good, a, b), v, state[k]) for k, v in new.items()}

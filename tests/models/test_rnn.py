@@ -340,6 +340,8 @@ CHANGES = {
     "dropout_embedding": ({}, 0.1),
     "dropout_recurrent": ({}, 0.1),
     "variational": ({"dropout": 0.1}, False),
+    "penalty_activation": ({}, 2.0),
+    "penalty_change": ({}, 1.0),
     "carry_state": ({}, True),
     "initializer": ({}, "orthogonal"),
     "initializer_range": ({}, 0.02),
@@ -380,8 +382,9 @@ def loss_program(config: RNNConfig) -> str:
 
     def loss(params, tokens, key, state):
         model = nnx.merge(graph, params)
-        hidden, *_ = model(tokens, positions=tokens, segment_ids=tokens, cache=state, key=key)
-        return cross_entropy(hidden, model.head(), tokens).loss.sum()
+        out = model(tokens, positions=tokens, segment_ids=tokens, cache=state, key=key)
+        loss = cross_entropy(out.hidden, model.head(), tokens).loss.sum()
+        return loss + sum(by_row.sum() for by_row in out.losses.values())
 
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
     state = jax.eval_shape(lambda: init_cache(config)) if config.carries_state else None

@@ -372,8 +372,8 @@ CHANGES: dict[str, Any] = {
 
 def fields_of_all() -> list[tuple[str, str]]:
     names = [(n, f.name) for n, c in ALL.items() for f in dataclasses.fields(c)]
-    # The average is kept by the train state, dtypes have a test of their own, adam refuses decay.
-    left_out = ("ema_decay", "mu_dtype", "offload")
+    # Averages are kept by the train state, dtypes have a test of their own, adam refuses decay.
+    left_out = ("ema_decay", "averaging", "mu_dtype", "offload")
     # What all have, the same code does to all: an update of one kind, and one of two.
     shared = {f.name for f in dataclasses.fields(OptimizerConfig)}
     return [

@@ -15,6 +15,7 @@ from jaxlm.core.callback import Hook
 from jaxlm.distributed.consensus import decide
 from jaxlm.runs.measures import read_displays
 from jaxlm.runs.trackers import read_metrics
+from jaxlm.training.callbacks.averaging import BeginAveraging
 from jaxlm.training.callbacks.bad_steps import BadSteps
 from jaxlm.training.callbacks.early_stop import EarlyStop
 from jaxlm.training.callbacks.evaluate import AtStart, Evaluate
@@ -50,6 +51,11 @@ class Standard:
             check_measure("early_stop", early.measure, evaluators)
             self._deciding.append(EarlyStop(early))
             self._names.append(early.measure)
+        averaging = None if config.optimizer is None else config.optimizer.averaging
+        if averaging is not None:
+            check_measure("optimizer.averaging", averaging.measure, evaluators)
+            self._deciding.append(BeginAveraging(averaging))
+            self._names.append(averaging.measure)
         if (best := config.checkpoint.keep_best) is not None:
             check_measure("checkpoint.keep_best", best.measure, evaluators)
             self._deciding.append(KeepBest(best, save))
