@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import pytest
 
+from jaxlm.api.ladder_config import load_ladder, tasks_of
 from jaxlm.cli import main
 from jaxlm.core.config import Config, UserError, diff, load, read_yaml, to_yaml
 from jaxlm.core.types import TokenizerConfig
@@ -34,7 +35,8 @@ from tools.make_arithmetic_data import split
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 RUNS = [path for path in FILES if "objective" in read_yaml(path).values]
-FRAGMENTS = [path for path in FILES if path not in RUNS]
+LADDERS = [path for path in FILES if path.parent.name == "ladder"]
+FRAGMENTS = [path for path in FILES if path not in (*RUNS, *LADDERS)]
 
 # Fields by name, and the size they are cut to where they are larger.
 SIZES = {
@@ -141,6 +143,25 @@ def test_survives_being_written_and_read_again(path):
     pretend_sources(path)
     Path("again.yaml").write_text(to_yaml(full(path)))
     assert diff(full(path), load("again.yaml", RunConfig).config) == []
+
+
+@pytest.mark.parametrize("path", LADDERS, ids=name_of)
+def test_every_run_of_a_ladder_is_a_config(path):
+    """Each rung at each budget, with the runs that some start from, and their schedules fit."""
+    for source in re.findall(r"init\.from=(\S+?)[\],]", path.read_text()):
+        made_by = "pretrain/bert_large" if "minilm" in source else Path(source).name
+        Path(source).mkdir(parents=True)
+        config = with_sizes(full(CONFIGS / f"{made_by}.yaml"))
+        Path(source, "config.yaml").write_text(to_yaml(config))
+    ladder = load_ladder(path)
+    tasks = tasks_of(path, ladder, list(ladder.budgets), (), Path("runs"))
+    assert {task.rung.name for task in tasks} == {rung.name for rung in ladder.rungs}
+    for task in tasks:
+        config = task.run.config
+        config.model.validate()
+        assert config.eval.every_steps is None or config.optimizer.averaging is not None
+        if config.optimizer is not None:
+            config.optimizer.schedule.build(100)
 
 
 # --------------------------------------------------------------------------------------- full size

@@ -12,7 +12,6 @@ are removed when its answers are written.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -24,10 +23,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from jaxlm.api.opening import fit
+from jaxlm.api.run_inputs import content, inputs
 from jaxlm.core.config import Resolved, UserError
-from jaxlm.core.config_paths import moved
 from jaxlm.core.exit_codes import DONE
-from jaxlm.core.files import read_json, read_sealed, write_atomic, write_sealed
+from jaxlm.core.files import read_sealed, write_atomic, write_sealed
 from jaxlm.core.measures import Measure, from_display
 from jaxlm.data.records import RecordData
 from jaxlm.data.store.prepared import Prepared
@@ -36,9 +35,8 @@ from jaxlm.evals.split_records import records_of, whole_records
 from jaxlm.evals.task import SplitScores, TaskMeasures
 from jaxlm.hf.opened import run_of
 from jaxlm.report.curve import PRETRAINED, SCRATCH, STARTS, table, write_page
-from jaxlm.run import InitConfig, RunConfig, config_sha256, load_run
+from jaxlm.run import InitConfig, RunConfig, load_run
 from jaxlm.runs.folder import RunDir
-from jaxlm.runs.identity import import_sha256
 from jaxlm.training.loading import load_trained
 from jaxlm.training.outcome import Outcome
 from jaxlm.training.session import Session, prepare_data
@@ -172,7 +170,7 @@ class _Judge:
             )
         self._folder, self._report = folder / "answers", report
         self._task: Any = prepared.task
-        self._data = _content(prepared)
+        self._data = content(prepared)
         self.true = whole_records(prepared.task, records_of(prepared, "validation"))
 
     def stored(self, config: RunConfig) -> Answers | None:
@@ -217,35 +215,6 @@ class _Judge:
 
     def _key(self, config: RunConfig) -> str:
         return inputs(config, self._data)
-
-
-def inputs(config: RunConfig, data: str) -> str:
-    """What a run's answers depend on: its config, the data, and the weights at its start.
-
-    data: a hash of it. An imported start counts by its files: another version of jaxlm imports them
-    to another folder.
-    """
-    start = config.init.from_
-    files = None if start is None else import_sha256(RunDir(start))
-    named = config if start is None or files is None else moved(config, start, files)
-    return f"{config_sha256(named)} {data} {_weights(config)}".strip()
-
-
-def _content(prepared: Prepared) -> str:
-    """SHA-256 of the tokenizer and of what each split consists of."""
-    manifest = prepared.manifest
-    splits = {name: each["sha256"] for name, each in manifest["content"].items()}
-    text = json.dumps([manifest["tokenizer"], splits], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _weights(config: RunConfig) -> str:
-    """SHA-256 of the weights that a run starts from; "": from scratch, or it is not known."""
-    start = config.init.from_
-    if start is None or not RunDir(start).result.is_file():
-        return ""
-    final = read_json(RunDir(start).result, "restore it").get("final", {})
-    return str(final.get("param_sha256", ""))
 
 
 def _row(judge: _Judge, found: dict[tuple[str, int], list[Answers]], count: int) -> dict[str, Any]:

@@ -214,6 +214,12 @@ class Objective(Config):
         """
         return model.flops_per_token(seq_len, is_causal=True)
 
+    def used_parameters(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters that the trained model answers with: without tables that only counting
+        needs.
+        """
+        return params
+
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
         """The model's predictions for each row of a batch, by name; the first dim of each is B.
 

@@ -128,6 +128,9 @@ class Ngram(Counting):
         counts = count(tokens, order=levels, vocab_size=size, bos=self.bos, never=never)
         return {**tables_of(self.smoothing.estimate(counts)), "text": tables["text"]}
 
+    def used_parameters(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {name: table for name, table in params.items() if name != "text"}
+
     # --------------------------------------------------------------------------------------- loss
 
     def loss(self, model: Any, batch: Batch, *, key: Any, cache: Cache | None) -> Loss:

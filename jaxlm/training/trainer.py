@@ -251,7 +251,8 @@ class Trainer:
     def _save_last(self) -> bool:
         run = self.run_context
         if run.step == run.total or run.stopped_early:
-            run.state = run.learner.finish(run.state)
+            with run.watch("step"):  # counts become a model: it is what the steps were for
+                run.state = run.learner.finish(run.state)
         saved = run.save(force=True)
         if run.first:
             run.progress.checkpoint(run.saver.status())

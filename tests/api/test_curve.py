@@ -11,7 +11,8 @@ import pytest
 
 import jaxlm
 from jaxlm import cli
-from jaxlm.api.curve import check_labels, curve, inputs, variant
+from jaxlm.api.curve import check_labels, curve, variant
+from jaxlm.api.run_inputs import inputs
 from jaxlm.core.config import UserError
 from jaxlm.core.files import write_sealed
 from jaxlm.data.records import RecordData
