@@ -128,8 +128,7 @@ class Clock(Hook):
         self._evaluated = run.watch.seconds()["eval"]
 
     def on_metrics(self, run: Any, taken: Any) -> None:
-        if taken.step == run.total:
-            self._evaluated = run.watch.seconds()["eval"]
+        self._evaluated = run.watch.seconds()["eval"]
 
     def on_end(self, run: Any, outcome: Any) -> None:
         if not run.first or outcome.code != DONE:

@@ -19,9 +19,9 @@ NOTES = (
     "A budget is training time: steps, waiting for data, and evaluations that a run makes while it "
     "trains. The number of steps is set before a run from the measured time of a step, so that the "
     "schedule of the learning rate ends with the budget; the times here are those that the runs "
-    "took. Start is the time before the first step: the prepared data is read and the step is "
-    "compiled. Whole is all time of a run, with the last evaluation, saves and the rest. Downloads "
-    "and the preparation of data, which runs share, are in none of them.",
+    "took. Start is the time in which the prepared data is read and the programs are compiled, "
+    "that of the evaluation too. Whole is all time of a run, with the last evaluation, saves and "
+    "the rest. Downloads and the preparation of data, which runs share, are in none of them.",
     "A model that is counted, or that has a length of its own, is one point: the dashed line is "
     "its value from then on. FLOPs are those of training, 3 times the forward pass where all is "
     "trained, padding included; a counted model has none. Parameters of a counted model are the "

@@ -153,7 +153,7 @@ class Context:
     @contextmanager
     def compiling(self) -> Iterator[None]:
         """A block that compiles: it may take any time, and ends in all processes together."""
-        with self.watchdog.paused():
+        with self.watch("compile"), self.watchdog.paused():
             yield
             self.compilations += 1
             decide(f"compilation-{self.compilations}", "", lambda _: "")
