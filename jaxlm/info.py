@@ -24,6 +24,7 @@ from jaxlm.training.build import learner_class
 from jaxlm.training.loading import one_device_program
 
 Found = dict[str, Any]
+STRONGEST = 5  # words of a class that are shown
 
 
 def describe_run(path: Path) -> Found:
@@ -95,7 +96,11 @@ def _result(run: RunDir, total: int | None, problems: list[str]) -> dict[str, An
     """The final values and the step that they were measured at; None until the run has ended."""
     result, problem = read_result(run, total)
     problems += [problem] if problem else []
-    return {"final": result.get("final"), "evaluated": result.get("evaluated")}
+    strongest = result.get("strongest") or {"classes": [], "features": []}
+    pairs = zip(strongest["classes"], strongest["features"], strict=True)
+    words = {name: [word for word, _ in own[:STRONGEST]] for name, own in pairs}
+    kept = {"final": result.get("final"), "evaluated": result.get("evaluated")}
+    return {**kept, "strongest": words} if words else kept
 
 
 def _parameters(found: Found) -> str:
@@ -139,4 +144,6 @@ def render(found: Found) -> str:
     for name, value in (found["final"] or {}).items():
         if isinstance(value, float):
             rows.append((name, f"{value:.4f}"))
+    for name, words in found.get("strongest", {}).items():
+        rows.append((f"strongest {name}", ", ".join(words)))
     return "\n".join(f"{name:22} {value}" for name, value in rows if value is not None)

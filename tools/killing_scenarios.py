@@ -185,6 +185,14 @@ def second_stage(folder: Path) -> list[Scenario]:
             ),
             "init.from",
         ),
+        "counted_first": (
+            (
+                classes,
+                "model={type: bag_of_words, idf: true, norm: l2}",
+                "objective={type: counted_first, head: {type: nbsvm}}",
+            ),
+            None,
+        ),
         "counting": (("objective={type: 'tests.bigrams:Bigrams'}", "optimizer=null"), None),
     }
     start = ("train", TRANSFORMER, *SILENT, answers, "train.steps=4", "eval.at_end=false")

@@ -27,6 +27,8 @@ RENAMES = (
         "backbone",
         {"backbone": "", "kernel": "task_head/kernel", "bias": "task_head/bias"},
     ),
+    # The records that naive Bayes has counted were the head's, and are the model's now.
+    Renamed("task_head", {"task_head/read": "read"}),
 )
 
 

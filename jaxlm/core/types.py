@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from flax import nnx
 
+    from jaxlm.core.rows import RowSpec
+
 # A batch is a flat dict of arrays (numpy on the host, jax on the device):
 #
 #   tokens          [B, T] int32    inputs
@@ -182,6 +184,11 @@ class ModelConfig(Config):
         return False
 
     @property
+    def passes(self) -> int:
+        """The passes over the training records in which it is counted, before it is trained."""
+        return 0
+
+    @property
     def output_size(self) -> int:
         """Size of the hidden states that the model returns (D), or the number of its features."""
         raise NotImplementedError
@@ -230,6 +237,15 @@ class ModelConfig(Config):
     def row_keys(self) -> frozenset[str]:
         """Keys of a batch that the model reads besides tokens, positions and segment_ids."""
         return frozenset()
+
+    @property
+    def num_token_types(self) -> int:
+        """Token types that it tells apart, where `token_types` are among its `row_keys`."""
+        return 0
+
+    def for_data(self, rows: RowSpec, tokenizer: Tokenizer) -> Self:
+        """The config with what only the rows of the data and the tokenizer can tell filled in."""
+        return self
 
     @property
     def prompt_format(self) -> PromptFormatLike | None:

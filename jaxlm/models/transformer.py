@@ -170,6 +170,10 @@ class TransformerConfig(StackConfig, ModelConfig):
         return self.position[0].row_keys | keys
 
     @property
+    def num_token_types(self) -> int:
+        return self.embedding.token_types
+
+    @property
     def prompt_format(self) -> PromptFormat | None:
         if self.prompt is not None:
             return self.prompt

@@ -231,6 +231,12 @@ class Objective(Config):
             "head, such as classification"
         )
 
+    def findings(self, model: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+        """What the trained parameters say in plain values: more keys of result.json, which a
+        section of the report shows. Called after the last step, in all processes.
+        """
+        return {}
+
     def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
         """The measures that are reported of a whole evaluation's sums, the main measure first.
 

@@ -1,7 +1,8 @@
 """Classification: one class for a whole text (sentiment, topic).
 
 A head beside the language model scores the classes (`jaxlm.nn.heads.classify`). The loss is the
-mean cross-entropy over texts. Evaluation gives accuracy, macro F1
+mean cross-entropy over texts, or what the head minimises instead. An evaluation gives accuracy and
+macro F1
 
     F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c),    macro F1 = mean over classes
 
@@ -67,15 +68,15 @@ class Classification(HeadObjective):
         labels, weights = batch["labels"], batch["example_weights"]
         num_classes = len(self.classes)
         onehot = jax.nn.one_hot(labels, num_classes)
-        log_probs = jax.nn.log_softmax(scores)
-        nll = -(onehot * log_probs).sum(-1)  # [B]
-        smooth = self.label_smoothing
-        losses = (1 - smooth) * nll - smooth * log_probs.mean(-1)
+        own, smooth = model.task_head.losses(scores, onehot), self.label_smoothing  # [B]
+        losses = own
+        if smooth:
+            losses = model.task_head.losses(scores, (1 - smooth) * onehot + smooth / num_classes)
         predicted = scores.argmax(-1)
         confusion = jnp.einsum(
             "bc,bp,b->cp", onehot, jax.nn.one_hot(predicted, num_classes), weights
         )
-        found = summed(losses, weights, {"loss": nll, "accuracy": predicted == labels}, out, cache)
+        found = summed(losses, weights, {"loss": own, "accuracy": predicted == labels}, out, cache)
         return found._replace(metrics={**found.metrics, "confusion": (confusion, found.weight)})
 
     def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:

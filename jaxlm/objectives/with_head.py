@@ -21,6 +21,7 @@ from jaxlm.nn.dropout import split_key
 from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.heads.base import TaskHeadConfig, beside
 from jaxlm.objectives.base import Loss, Objective, Transform
+from jaxlm.objectives.strongest import strongest
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -40,6 +41,7 @@ class HeadObjective(Objective, abstract=True):
         head: Any  # TaskHeadConfig
 
     uses: ClassVar[tuple[str, ...]] = (TYPES,)
+    counts_records: ClassVar[bool] = False  # whether each training record is counted once a pass
 
     @property
     def task_head(self) -> TaskHeadConfig | None:
@@ -73,6 +75,13 @@ class HeadObjective(Objective, abstract=True):
                 else f"objective: {type_name(type(self))} counts, and head "
                 f"{type_name(type(self.head))} has a gradient; use head multinomial or bernoulli"
             )
+        if (model.passes or self.head.tables) and not self.counts_records:
+            part = f"model.type {type_name(type(model))} with these settings"
+            raise UserError(
+                f"objective: {type_name(type(self))} does not count, and "
+                f"{part if model.passes else f'head {type_name(type(self.head))}'} is counted "
+                "before it is trained; use objective counted_first"
+            )
         self.head.check_model(model)
 
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> LanguageModel:
@@ -101,7 +110,7 @@ class HeadObjective(Objective, abstract=True):
         """The model's output, which the head reads; `key` switches dropout on."""
         more = {}
         if TYPES in batch and TYPES in model.config.row_keys:
-            most = model.config.embedding.token_types - 1  # RoBERTa has one type
+            most = model.config.num_token_types - 1  # RoBERTa has one type
             more[TYPES] = jnp.minimum(batch[TYPES], most)
         return model(
             batch["tokens"],
@@ -146,6 +155,13 @@ class HeadObjective(Objective, abstract=True):
                 "objective.classes: empty, and a plan reads no data; write them down, such as "
                 "objective.classes='[negative, positive]'"
             )
+
+    def findings(self, model: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The strongest features of each class, where the head scores bags."""
+        if not self.head.reads_bags:
+            return {}
+        found = strongest(model, tokenizer, self.labels)
+        return {"strongest": found} if found else {}
 
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
         """The head's predictions for each row, such as probs [B, C] of the classes."""

@@ -7,7 +7,7 @@ their checkpoint has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jaxlm import mesh as meshes
 from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import map_with_path
-from jaxlm.objectives.counting import Counting
+from jaxlm.objectives.counting import Counting, Tables
 from jaxlm.run import RunConfig
 from jaxlm.training.compiler import compile_with
 from jaxlm.training.learner import Frozen, Learner, Step
@@ -88,19 +88,7 @@ class CountingLearner(Learner):
         first = super().compile(batch_spec, options)
         if type(self.objective).grow is Counting.grow:
             return first
-        steps = {_shapes(self.abstract_state()["params"]): first}  # one for each size of the tables
-
-        def growing(state: State, frozen: Frozen, batch: Mapping[str, jax.Array]) -> Any:
-            grown = self.objective.grow(state["params"], batch)
-            tables = jax.tree.map(jax.device_put, grown, self.program.param_shardings)
-            state = {**state, "params": tables}
-            shapes = _shapes(tables)
-            if shapes not in steps:
-                lowered = self.jitted().lower(state, frozen, dict(batch))
-                steps[shapes] = compile_with(lowered, options or {})
-            return steps[shapes](state, frozen, dict(batch))
-
-        return growing
+        return growing(self, first, self.objective.grow, options)
 
     def finish(self, state: State) -> State:
         tables = self.objective.finish(state["params"])
@@ -108,10 +96,35 @@ class CountingLearner(Learner):
         return {**state, "params": tables}
 
 
+def growing(
+    learner: Learner,
+    first: Step,
+    grow: Callable[[Tables, Mapping[str, jax.Array]], Tables],
+    options: Mapping[str, str] | None,
+) -> Step:
+    """A step that makes room in the tables by `grow` before it counts a batch.
+
+    first: the step for the tables as they are at step 0. Those that grew have a step of their own.
+    """
+    steps = {_shapes(learner.abstract_state()): first}
+
+    def step(state: State, frozen: Frozen, batch: Mapping[str, jax.Array]) -> Any:
+        grown = grow(state["params"], batch)
+        tables = jax.tree.map(jax.device_put, grown, learner.program.param_shardings)
+        state = {**state, "params": tables}
+        shapes = _shapes(state)
+        if shapes not in steps:
+            lowered = learner.jitted().lower(state, frozen, dict(batch))
+            steps[shapes] = compile_with(lowered, options or {})
+        return steps[shapes](state, frozen, dict(batch))
+
+    return step
+
+
 def _state(tables: dict[str, Any]) -> State:
     zero = jnp.zeros((), jnp.int32)
     return {"step": zero, "params": tables, "bad_steps": zero}
 
 
-def _shapes(tables: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
-    return tuple(x.shape for x in jax.tree.leaves(tables))
+def _shapes(state: State) -> tuple[tuple[int, ...], ...]:
+    return tuple(x.shape for x in jax.tree.leaves(state))

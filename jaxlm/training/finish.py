@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from flax import nnx
+
 from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core import config as configs
 from jaxlm.core.exit_codes import DONE
@@ -30,6 +32,8 @@ def finish(run: Context, evaluate: Evaluate, sample: Sample) -> Outcome:
     # parameter after parameter is copied to the host, without a beat
     with run.watch("other"), run.watchdog.doing("checksum of the parameters", PATIENCE):
         digest = param_sha256(run.state["params"])
+        model = nnx.merge(run.session.program.graphdef, run.params)
+        findings = run.config.objective.findings(model, run.session.prepared.tokenizer)
     about = [
         NUM_PARAMS.of(count_of(flatten(run.params))),
         PARAM_SHA256.of(digest),
@@ -41,6 +45,7 @@ def finish(run: Context, evaluate: Evaluate, sample: Sample) -> Outcome:
         **({"notes": notes} if (notes := notes_of(measures)) else {}),
         **evaluate.extent(run),
         **tables_of(measures),
+        **findings,
     }
     if run.skips:
         result["skipped"] = run.skips

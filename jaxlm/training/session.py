@@ -112,6 +112,7 @@ def resolve(
         check_schedule(ran, marks or {}, epochs)
     config = _unfrozen_by_steps(config, prepared)
     model = config.model.replace(vocab_size=wanted or size)
+    model = model.for_data(prepared.row_spec, prepared.tokenizer)
     objective = config.objective.resolve(prepared, model)
     config = config.replace(
         model=objective.complete(model),

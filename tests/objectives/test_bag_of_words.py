@@ -4,9 +4,7 @@ made by tools/make_golden_bow.py), and bags of hashed n-grams by hand.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,10 +25,8 @@ from jaxlm.nn.heads.multinomial import Multinomial
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.classification import Classification
 from jaxlm.objectives.naive_bayes import NaiveBayes
+from tests.objectives.bags import CLASSES, GOLDEN, batch_of, model_of
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "bow" / "golden.json").read_text())
-CLASSES = ("a", "b", "c")
-LENGTH = 48
 HEADS = {"multinomial": Multinomial, "multinomial_even": Multinomial, "bernoulli": Bernoulli}
 
 
@@ -38,30 +34,6 @@ HEADS = {"multinomial": Multinomial, "multinomial_even": Multinomial, "bernoulli
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     texts = lambda: iter(GOLDEN["texts"])  # noqa: E731
     return Words(ngrams=2).build(texts, "golden", tmp_path_factory.mktemp("words"))
-
-
-def batch_of(tokenizer: Any, texts: list[str], labels: list[int]) -> dict[str, np.ndarray]:
-    """The texts, and a row of padding, which does not count."""
-    ids = [tokenizer.encode(text) for text in texts]
-    tokens = np.zeros((len(ids) + 1, LENGTH), np.int32)
-    for row, own in enumerate(ids):
-        tokens[row, : len(own)] = own
-    sizes = np.array([*map(len, ids), 0])
-    segments = (np.arange(LENGTH) < sizes[:, None]).astype(np.int32)
-    rows = np.arange(len(sizes), dtype=np.int32)
-    return {
-        "tokens": tokens,
-        "segment_ids": segments,
-        "positions": np.zeros_like(tokens),
-        "labels": np.array([*labels, 0], np.int32),
-        "example_weights": (sizes > 0).astype(np.float32),
-        "row": rows,
-    }
-
-
-def model_of(objective: Any, tokenizer: Any) -> Any:
-    config = BagOfWordsConfig(vocab_size=tokenizer.vocab_size)
-    return objective.build_model(config, rngs=nnx.Rngs(0))
 
 
 def test_the_vocabulary_is_that_of_scikit_learn(tokenizer: WordTokenizer) -> None:
@@ -85,7 +57,7 @@ def test_naive_bayes_is_that_of_scikit_learn(name: str, tokenizer: Any) -> None:
     graphdef, state = nnx.split(model)
     tables: Any = nnx.to_pure_dict(state)
     whole = batch_of(tokenizer, GOLDEN["texts"], GOLDEN["labels"])
-    tables["task_head"]["read"] = jnp.zeros(len(whole["row"]), jnp.int32)
+    tables["read"] = jnp.zeros(len(whole["row"]), jnp.int32)
     first, rest = np.r_[:9, 4, 17], np.r_[3:18]  # rows that come twice count once
     for rows in (first, rest):
         batch = {key: jnp.asarray(value[rows]) for key, value in whole.items()}

@@ -75,10 +75,11 @@ def test_it_answers_as_the_baseline_does(run: Path, folder: Path) -> None:
     asked = ["not dull", "bright film"]
     found = list(model.predict([{"text": text} for text in asked]))
     rows = [line.rsplit(",", 1) for line in (folder / "texts.csv").read_text().splitlines()[1:]]
-    counted = load_trained(str(run), report=lambda _: None)[2]["task_head"]
+    params = load_trained(str(run), report=lambda _: None)[2]
+    counted = params["task_head"]
     assert 0 < counted["texts"].sum() < len(rows)
     assert [each["label"] for each in found] == ["bad", "good"]
-    assert describe_run(run)["num_params"] == sum(x.size for x in counted.values())
+    assert describe_run(run)["num_params"] == sum(x.size for x in jax.tree.leaves(params))
     again = Counts(["bad", "good"], [grams(["dull slow"]), grams(["bright"])])
     assert again(grams(["dull"])) == "bad"
 
@@ -98,12 +99,12 @@ def test_devices_orders_and_epochs_give_the_same_tables(run: Path, folder: Path)
     changes = ("mesh={data: 4, tensor: 2}", "seed=2", "train.epochs=2.5")
     api.fit(config_of(folder, "many", *changes))
     one, many = (
-        jax.device_get(load_trained(str(folder / name), report=lambda _: None)[2]["task_head"])
+        jax.device_get(load_trained(str(folder / name), report=lambda _: None)[2])
         for name in ("run", "many")
     )
     for name in ("counts", "texts"):
-        np.testing.assert_array_equal(one[name], many[name])
-    assert one["read"].sum() == many["read"].sum() == one["texts"].sum()
+        np.testing.assert_array_equal(one["task_head"][name], many["task_head"][name])
+    assert one["read"].sum() == many["read"].sum() == one["task_head"]["texts"].sum()
 
 
 def test_logistic_regression_learns_and_resumes(folder: Path) -> None:

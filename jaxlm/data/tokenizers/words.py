@@ -76,13 +76,7 @@ class WordTokenizer(BaseTokenizer):
 
     def split(self, text: str) -> Iterator[str]:
         """The n-grams of a text, by the unit that they end with."""
-        if self.unit == "word":
-            units, between = words_of(text, lowercase=self.lowercase), " "
-        else:
-            units, between = list(text.lower() if self.lowercase else text), ""
-        for end in range(1, len(units) + 1):
-            for begin in range(end - 1, max(end - 1 - self.ngrams, -1), -1):
-                yield between.join(units[begin:end])
+        return grams_of(text, self.unit, self.ngrams, self.lowercase)
 
     def encode(self, text: str) -> list[int]:
         found = []
@@ -109,3 +103,14 @@ class WordTokenizer(BaseTokenizer):
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
         return cls(**json.loads(files["words.json"]))
+
+
+def grams_of(text: str, unit: Unit, ngrams: int, lowercase: bool) -> Iterator[str]:
+    """The n-grams of a text of up to `ngrams` units, by the unit that they end with."""
+    if unit == "word":
+        units, between = words_of(text, lowercase=lowercase), " "
+    else:
+        units, between = list(text.lower() if lowercase else text), ""
+    for end in range(1, len(units) + 1):
+        for begin in range(end - 1, max(end - 1 - ngrams, -1), -1):
+            yield between.join(units[begin:end])

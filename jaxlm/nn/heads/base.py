@@ -37,6 +37,7 @@ class TaskHeadConfig(Config):
     scores_labels: ClassVar[bool] = True  # whether its scores are those of labels that have names
     reads_bags: ClassVar[bool] = False  # whether it scores `jaxlm.nn.bags`, not hidden states
     is_counted: ClassVar[bool] = False  # whether it consists of counts, which have no gradient
+    tables: ClassVar[tuple[str, ...]] = ()  # its parameters that are counted in a pass over texts
 
     dropout: float = field(0.1, "dropout on what is scored", ge=0, lt=1)
     bias: bool = field(True, "a bias for each score")
@@ -93,6 +94,14 @@ class TaskHead(nnx.Module):
     def predict(self, scores: jax.Array, segment_ids: jax.Array) -> Mapping[str, jax.Array]:
         """The predictions from the scores, by name; each array has rows as its first dim."""
         raise NotImplementedError
+
+    def losses(
+        self,
+        scores: jax.Array,  # [B, C]
+        targets: jax.Array,  # [B, C]: 1 at the class of a row; less with smoothed labels
+    ) -> jax.Array:
+        """[B]: what is minimised of each row, where classes are scored: the cross-entropy."""
+        return -(targets * jax.nn.log_softmax(scores)).sum(-1)
 
     def penalties(self) -> Mapping[str, jax.Array]:
         """What is added to the mean loss of a batch, by name, such as the square of the weights."""

@@ -1,8 +1,8 @@
 """The bases of heads that score the features of a bag (`jaxlm.nn.bags`).
 
 A head that is counted has two tables: the weight of each feature in the texts of each class [F, C],
-and the number of texts of each class [C]. Objective `naive_bayes` adds each text once, whatever the
-number of epochs: `read` [rows] marks the rows that were added.
+and the number of texts of each class [C]. The objective adds each text once, whatever the number of
+epochs (`jaxlm.objectives.base_counted`).
 
     log p(c, x) = log (n_c / n) + log p(x | c)
 
@@ -39,6 +39,18 @@ def apart(scores: jax.Array, known: jax.Array) -> jax.Array:
     return jnp.where(known[:, None], scores - scores.mean(-1, keepdims=True), -jnp.inf)
 
 
+def added(tables: dict[str, Any], bag: Bag, classes: jax.Array) -> dict[str, Any]:
+    """Tables `counts` and `texts` with the texts of a batch added, of which `classes` [B, C] has 1
+    at the class.
+    """
+    each = bag.weights[..., None] * classes[:, None]  # [B, K, C]
+    return {
+        **tables,
+        "counts": tables["counts"].at[bag.ids].add(each),
+        "texts": tables["texts"] + classes.sum(0),
+    }
+
+
 class BagHead(TaskHead):
     """Scores [B, C] of a `Bag`."""
 
@@ -56,6 +68,7 @@ class CountedHeadConfig(BagHeadConfig, abstract=True):
     """The base of heads that are counted."""
 
     is_counted: ClassVar[bool] = True
+    tables: ClassVar[tuple[str, ...]] = ("counts", "texts")
     dropout: float = field(0.0, "counts have no dropout; leave it at 0", ge=0, lt=1)
     bias: bool = field(True, "texts are likelier of frequent classes; false: all are equal")
     alpha: float = field(1.0, "added to each count (Laplace: 1, Lidstone: less)", gt=0)
@@ -72,7 +85,6 @@ class CountedHead(BagHead):
         self.alpha, self.even = config.alpha, not config.bias
         self.counts = nnx.Param(jnp.zeros((dim, num_labels)), axes=("buckets", "labels"))
         self.texts = nnx.Param(jnp.zeros(num_labels), axes=("labels",))
-        self.read = nnx.Param(jnp.zeros(1, jnp.int32), axes=("pos",))
 
     def seen_as(self, bag: Bag) -> Bag:
         """The bag as it is counted and scored."""
@@ -83,13 +95,7 @@ class CountedHead(BagHead):
 
         classes: [B, C], 1 at the class of each text; 0 in a row that does not count.
         """
-        bag = self.seen_as(bag)
-        each = bag.weights[..., None] * classes[:, None]  # [B, K, C]
-        return {
-            **tables,
-            "counts": tables["counts"].at[bag.ids].add(each),
-            "texts": tables["texts"] + classes.sum(0),
-        }
+        return added(tables, self.seen_as(bag), classes)
 
     def log_prior(self) -> jax.Array:
         """log p(c) [C]; uniform before anything is counted."""
