@@ -24,6 +24,8 @@ from jaxlm.objectives.base import Objective
 if TYPE_CHECKING:
     import jax
 
+    from jaxlm.core.types import ModelConfig
+
 Tables = dict[str, Any]  # a nested dict of arrays, as the model's parameters
 
 
@@ -33,6 +35,10 @@ class Counting(Objective, abstract=True):
 
     learner: ClassVar[str] = "jaxlm.training.counting:CountingLearner"
     descends: ClassVar[bool] = False
+
+    def passes(self, model: ModelConfig) -> int:
+        """The passes over the training records that counting takes."""
+        return 1
 
     def count(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
         """The tables with the sums of a batch added, in the same shapes (traceable).

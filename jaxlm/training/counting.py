@@ -7,6 +7,7 @@ their checkpoint has.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,12 +19,15 @@ from jaxlm import mesh as meshes
 from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import map_with_path
+from jaxlm.data.store.prepared import Prepared
 from jaxlm.objectives.counting import Counting, Tables
 from jaxlm.run import RunConfig
 from jaxlm.training.compiler import compile_with
 from jaxlm.training.learner import Frozen, Learner, Step
 from jaxlm.training.program import Program
 from jaxlm.training.state import State, with_shardings
+
+log = logging.getLogger("jaxlm")
 
 
 class CountingLearner(Learner):
@@ -90,6 +94,10 @@ class CountingLearner(Learner):
             return first
         return growing(self, first, self.objective.grow, options)
 
+    def use_data(self, config: RunConfig, prepared: Prepared) -> None:
+        if (passes := self.objective.passes(config.model)) > 1:
+            warn_of_few_steps(config, prepared, passes)
+
     def finish(self, state: State) -> State:
         tables = self.objective.finish(state["params"])
         tables = jax.tree.map(jax.device_put, tables, self.program.param_shardings)
@@ -119,6 +127,25 @@ def growing(
         return steps[shapes](state, frozen, dict(batch))
 
     return step
+
+
+def warn_of_few_steps(
+    config: RunConfig, prepared: Prepared, passes: int, *, descends: bool = False
+) -> None:
+    """Warns of a run that ends before its passes over the records, after which it `descends`.
+
+    config: the resolved one.
+    """
+    batch, steps = config.train.batch_size, config.train.steps or 0
+    rows = prepared.rows("train", batch_size=batch, seed=config.seed).rows_per_epoch
+    if steps * batch < passes * rows + descends:
+        log.warning(
+            "train: counting takes %d epochs%s, and the run has %.3g; set train.epochs to %s",
+            passes,
+            ", after which the head learns" if descends else "",
+            steps * batch / rows,
+            f"more than {passes}" if descends else passes,
+        )
 
 
 def _state(tables: dict[str, Any]) -> State:

@@ -2,13 +2,11 @@
 
 The state is a `GradientLearner`'s, and its `params` have the tables as well. They have no gradient
 and no moments: the gradient's part takes them as frozen. A step adds its texts to the tables, then
-descends the loss of those that were counted before; where there is none of these, it changes
-nothing else.
+descends the loss of those that were counted before. A step without such texts counts only.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,14 +22,12 @@ from jaxlm.data.store.prepared import Prepared
 from jaxlm.objectives.counted_first import CountedFirst
 from jaxlm.optim.base import OptimizerConfig
 from jaxlm.run import RunConfig
-from jaxlm.training.counting import CountingLearner, growing
+from jaxlm.training.counting import CountingLearner, growing, warn_of_few_steps
 from jaxlm.training.learner import Frozen, GradientLearner, Learner, Step
 from jaxlm.training.program import Program
 from jaxlm.training.state import State
 
 PARTS = ("params", "ema")  # of the state, with the parameters
-
-log = logging.getLogger("jaxlm")
 
 
 class CountingFirst(Learner):
@@ -98,15 +94,7 @@ class CountingFirst(Learner):
         return self._with_tables(after, tables), {**metrics, "tokens": tokens}
 
     def use_data(self, config: RunConfig, prepared: Prepared) -> None:
-        batch, passes = config.train.batch_size, self.objective.passes(config.model)
-        rows = prepared.rows("train", batch_size=batch, seed=config.seed).rows_per_epoch
-        if self.descent.total_steps * batch <= passes * rows:
-            log.warning(
-                "train: the run has no steps after the %s over the records, in which it counts, so "
-                "the head learns nothing; set train.epochs to more than %d",
-                "first pass" if passes == 1 else "first two passes",
-                passes,
-            )
+        warn_of_few_steps(config, prepared, self.objective.passes(config.model), descends=True)
 
     def compile(
         self,

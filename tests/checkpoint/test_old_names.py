@@ -57,3 +57,8 @@ def test_an_old_classifier_is_read(folder):
 def test_names_of_today_stay():
     names = ["params/embed/table", "params/task_head/kernel", "params/kernel", "step"]
     assert present_names(names) == {name: name for name in names}
+
+
+def test_the_records_that_naive_bayes_has_counted_are_the_models():
+    names = ["params/task_head/read", "params/task_head/counts"]
+    assert present_names(names) == {"params/read": names[0], "params/task_head/counts": names[1]}
