@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from jaxlm import api
 from jaxlm.cli import main
 from jaxlm.run import load_run, load_saved
+from jaxlm.training.counting import warn_of_few_steps
 from jaxlm.training.loading import load_trained
 from tests import tiny
 
@@ -111,3 +114,18 @@ def test_the_verbs_work(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Strongest words" in page and "好" in page and "<td>&lt;</td>" in page
     second = len(columns) > 1
     assert ("好 (text 2)" in page) is second
+
+
+@pytest.mark.parametrize(
+    ("steps", "descends", "warns"),
+    [(7, True, True), (8, True, False), (7, False, False), (6, False, True)],
+)
+def test_a_run_that_ends_before_its_passes_says_so(
+    steps: int, descends: bool, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two passes over 14 records are 7 batches of 4."""
+    config: Any = SimpleNamespace(train=SimpleNamespace(batch_size=4, steps=steps), seed=0)
+    prepared: Any = SimpleNamespace(rows=lambda *_, **__: SimpleNamespace(rows_per_epoch=14))
+    with caplog.at_level("WARNING", logger="jaxlm"):
+        warn_of_few_steps(config, prepared, 2, descends=descends)
+    assert ("set train.epochs to" in caplog.text) is warns
