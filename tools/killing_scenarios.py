@@ -139,7 +139,7 @@ def preparation(data: Path) -> list[Scenario]:
 
 def second_stage(folder: Path) -> list[Scenario]:
     """Every kind of learner and of frozen model: tasks on records, adapters, preferences, a
-    teacher, rollouts, and counts.
+    teacher, rollouts, counts, and tables that change by rows.
     """
     data = folder / "data"
     answers = records(f"jsonl, files: {data}/answers.jsonl", "{type: prompt_completion}")
@@ -194,6 +194,16 @@ def second_stage(folder: Path) -> list[Scenario]:
             None,
         ),
         "counting": (("objective={type: 'tests.bigrams:Bigrams'}", "optimizer=null"), None),
+        "word_vectors": (
+            (
+                "tokenizer={type: words}",
+                "model={type: word_vectors, hidden_size: 16}",
+                "objective={type: skip_gram}",
+                "optimizer={type: sgd, learning_rate: 0.025, clip_norm: null}",
+                "data.seq_len=16",
+            ),
+            None,
+        ),
     }
     start = ("train", TRANSFORMER, *SILENT, answers, "train.steps=4", "eval.at_end=false")
     found = []

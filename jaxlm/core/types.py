@@ -175,7 +175,9 @@ class ModelConfig(Config):
 
     @property
     def descends(self) -> bool:
-        """Whether it has a gradient and a head; a model that is counted has neither."""
+        """Whether it has hidden states and a head with a gradient: not one that is counted, and not
+        a table of word vectors.
+        """
         return True
 
     @property

@@ -96,8 +96,8 @@ class Objective(Config):
         if self.descends and not model.descends:
             own, name = type_name(type(self)), type_name(type(model))
             raise UserError(
-                f"objective: {own} needs a gradient, and model.type {name} is counted, it has "
-                "none; use an objective that counts, or another model"
+                f"objective: {own} needs the gradient of a head, and model.type {name} has none; "
+                "use an objective that is made for it, or another model"
             )
         if model.gives_bags and self.task_head is None:
             raise UserError(

@@ -73,6 +73,7 @@ NOT_TRACED = {
     *(f"mesh.{n}" for n in ("dcn", "num_devices", "topology")),
     *(f"TransformerConfig.{n}" for n in ("prompt", "family")),
     "RNNSeq2SeqConfig.prompt",
+    *(f"{kind}.{n}" for kind in ("SkipGram", "CBOW") for n in ("power", "sample")),
     "EncodeSource.start_id",
     "FillBlank.start_id",
     "FillBlank.blank_ids",

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxlm.core.config import field
 from jaxlm.core.types import Tokenizer, TokenizerConfig
@@ -39,14 +39,15 @@ class Words(TokenizerConfig):
     def build(self, texts: Texts, corpus_fingerprint: str, cache_dir: Path) -> Tokenizer:
         def train() -> Tokenizer:
             empty = WordTokenizer([], unit=self.unit, ngrams=self.ngrams, lowercase=self.lowercase)
-            counts: Counter[str] = Counter()
+            found: Counter[str] = Counter()
             for text in texts():
-                counts.update(empty.split(text))
-            often = [gram for gram, count in counts.items() if count >= self.min_count]
-            often.sort(key=lambda gram: (-counts[gram], gram))
-            return empty.with_ngrams(often[: self.max_size])
+                found.update(empty.split(text))
+            often = [(gram, count) for gram, count in found.items() if count >= self.min_count]
+            often.sort(key=lambda pair: (-pair[1], pair[0]))
+            return empty.with_ngrams(dict(often[: self.max_size]))
 
-        return trained(self, corpus_fingerprint, cache_dir, train)
+        # An older cache may have one without counts.
+        return trained(self, f"{corpus_fingerprint} with counts", cache_dir, train)
 
 
 class WordTokenizer(BaseTokenizer):
@@ -57,10 +58,19 @@ class WordTokenizer(BaseTokenizer):
     lossless: bool = False
 
     def __init__(
-        self, names: Sequence[str], *, unit: Unit = "word", ngrams: int = 1, lowercase: bool = True
+        self,
+        names: Sequence[str],
+        *,
+        unit: Unit = "word",
+        ngrams: int = 1,
+        lowercase: bool = True,
+        counts: Sequence[int] | None = None,
     ) -> None:
-        """names: the n-grams; the words of one are joined by spaces."""
+        """names: the n-grams; the words of one are joined by spaces. counts: how often the corpus
+        has each id, 0 for pad and unk; None: it is not known.
+        """
         self.names, self.unit, self.ngrams, self.lowercase = list(names), unit, ngrams, lowercase
+        self.counts = None if counts is None else list(counts)
         self._ids = {name: i for i, name in enumerate(names, start=2)}
         between = b" " if unit == "word" else b""
         alone = ((len(name) if unit == "character" else name.count(" ") + 1) == 1 for name in names)
@@ -70,9 +80,15 @@ class WordTokenizer(BaseTokenizer):
         self.token_bytes = [b"", b"", *spelled]
         self.vocab_size = len(self.token_bytes)
 
-    def with_ngrams(self, names: Sequence[str]) -> WordTokenizer:
-        """The tokenizer with these n-grams."""
-        return WordTokenizer(names, unit=self.unit, ngrams=self.ngrams, lowercase=self.lowercase)
+    def with_ngrams(self, counts: Mapping[str, int]) -> WordTokenizer:
+        """The tokenizer with these n-grams, which the corpus has so often."""
+        return WordTokenizer(
+            list(counts),
+            unit=self.unit,
+            ngrams=self.ngrams,
+            lowercase=self.lowercase,
+            counts=[0, 0, *counts.values()],
+        )
 
     def split(self, text: str) -> Iterator[str]:
         """The n-grams of a text, by the unit that they end with."""
@@ -96,8 +112,8 @@ class WordTokenizer(BaseTokenizer):
         return self._ids.get(token)
 
     def files(self) -> dict[str, bytes]:
-        values = {"names": self.names, "unit": self.unit, "ngrams": self.ngrams}
-        values["lowercase"] = self.lowercase
+        values: dict[str, Any] = {"names": self.names, "unit": self.unit, "ngrams": self.ngrams}
+        values |= {"lowercase": self.lowercase, "counts": self.counts}
         return {"words.json": json.dumps(values, ensure_ascii=False).encode()}
 
     @classmethod

@@ -1,0 +1,104 @@
+"""The learner of tables of which a step reads and changes a few rows: word vectors.
+
+The state is {step, params: the tables, bad_steps}. The tables are donated, and the objective adds
+its updates to their rows in place (`Windows.update`), so the time of a step does not depend on
+their size. Steps are those of plain stochastic gradient descent on a sum: `optimizer` gives the
+learning rate and its schedule, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm import mesh as meshes
+from jaxlm.checkpoint.state_io import ArrayInfo
+from jaxlm.core.config import UserError, type_name
+from jaxlm.objectives.base_windows import Windows
+from jaxlm.optim.base import OptimizerConfig
+from jaxlm.optim.sgd import SGD
+from jaxlm.run import RunConfig
+from jaxlm.training.learner import Frozen, Learner
+from jaxlm.training.program import Program
+from jaxlm.training.state import State, with_shardings
+
+
+class SparseLearner(Learner):
+    """Adds the updates of each batch to the rows that it reads."""
+
+    def __init__(self, program: Program, optimizer: OptimizerConfig, total_steps: int = 1) -> None:
+        super().__init__(program)
+        assert isinstance(program.objective, Windows), type(program.objective)
+        self.objective: Windows = program.objective
+        self.peak = optimizer.learning_rate
+        self.schedule = optimizer.schedule.build(total_steps)
+
+    @classmethod
+    def of(cls, config: RunConfig, program: Program) -> Learner:
+        assert config.optimizer is not None, "RunConfig.validate"
+        if config.adapter is not None:
+            raise UserError("adapter: tables of word vectors have none; set it to null")
+        if config.train.accumulation != 1:
+            raise UserError(
+                "train.accumulation: the blocks of a step are taken one after the other in any "
+                "case; set it to 1"
+            )
+        _check_plain(config.optimizer)
+        return cls(program, config.optimizer, config.train.steps or 1)
+
+    def create(self, params: dict[str, Any] | None = None) -> State:
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        if params is None:
+            params = self.program.draw()
+        return jax.jit(_state, out_shardings=shardings)(params)
+
+    def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
+        shapes = jax.eval_shape(_state, self.program.abstract_params)
+        shardings = jax.tree.map(lambda _: meshes.replicated(self.mesh), shapes)
+        return with_shardings(shapes, {**shardings, "params": self.program.param_shardings})
+
+    def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
+        return state["params"]
+
+    def step(
+        self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
+    ) -> tuple[State, dict]:
+        rate = self.peak * self.schedule(state["step"])
+        tables, sums = self.objective.update(state["params"], batch, rate)
+        good = jnp.isfinite(sums["loss"][0])
+        bad_steps = jnp.where(good, 0, state["bad_steps"] + 1)
+        metrics = {
+            **sums,
+            "tokens": ((batch["segment_ids"] > 0).sum(), 1),
+            "learning_rate": (rate, 1),
+            "bad_steps": (bad_steps, 1),
+        }
+        return {"step": state["step"] + 1, "params": tables, "bad_steps": bad_steps}, metrics
+
+
+def _state(tables: dict[str, Any]) -> State:
+    zero = jnp.zeros((), jnp.int32)
+    return {"step": zero, "params": tables, "bad_steps": zero}
+
+
+def _check_plain(optimizer: OptimizerConfig) -> None:
+    """Raises `UserError` for an optimizer that does more than plain descent."""
+    if not isinstance(optimizer, SGD):
+        raise UserError(
+            f"optimizer.type: {type_name(type(optimizer))} changes whole tables, and word vectors "
+            "only the rows that a step reads; set it to sgd"
+        )
+    plain = SGD(clip_norm=None)
+    for setting in fields(optimizer):
+        if setting.name in ("learning_rate", "schedule", "mu_dtype"):
+            continue
+        value = getattr(plain, setting.name)
+        if getattr(optimizer, setting.name) != value:
+            raise UserError(
+                f"optimizer.{setting.name}: has no effect on tables of which a step changes a few "
+                f"rows; set it to {'null' if value is None else value}"
+            )

@@ -1,0 +1,42 @@
+"""Which words a model of word vectors keeps, and which it draws as negatives (word2vec.c).
+
+With f(w) the share of word w among all words, and t the threshold `sample`,
+
+    p(keep w)     = min(1, (sqrt(f / t) + 1) t / f)         Mikolov et al. 2013, as its code has it
+    p(negative w) = count(w) ** power / sum_v count(v) ** power
+
+    keep = keep_probability(counts, sample=1e-3)              # [V]
+    negatives = Drawing(counts, power=0.75)(rng.random_sample(5))
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def keep_probability(counts: np.ndarray, sample: float) -> np.ndarray:
+    """[V] float64: how likely each occurrence of a word is kept; 0 for a word without a count.
+
+    sample: 0 keeps all words.
+    """
+    counts = np.asarray(counts, np.float64)
+    if not sample:
+        return (counts > 0).astype(np.float64)
+    share = np.maximum(counts, 1) / (sample * counts.sum())
+    return np.where(counts > 0, np.minimum(1, (np.sqrt(share) + 1) / share), 0)
+
+
+class Drawing:
+    """Words by a power of their counts, from uniform numbers."""
+
+    def __init__(self, counts: np.ndarray, power: float) -> None:
+        counts = np.asarray(counts, np.float64)
+        weights = np.where(counts > 0, np.maximum(counts, 1) ** power, 0)
+        assert weights.sum() > 0, "no word has a count"
+        self.probabilities = weights / weights.sum()
+        self._ends = np.cumsum(self.probabilities)
+        self._ends /= self._ends[-1]
+
+    def __call__(self, uniform: np.ndarray) -> np.ndarray:
+        """int32 words, for numbers in [0, 1) of any shape."""
+        return self._ends.searchsorted(uniform, "right").astype(np.int32)
