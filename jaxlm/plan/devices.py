@@ -10,8 +10,8 @@ value for a generation or for all chips, never for a model or a run: `matmul`, t
 that large bfloat16 matmuls reach, and the constants below. `matmul` of a TPU generation is the one
 at which the median error of its published runs (`tools/published_runs.tsv`) is 0; the constants for
 slices, experts and 8 bits were chosen by the runs that have these. So the errors of these runs are
-not those of unseen ones; `tools/validate_plan.py` also prints leave-one-out errors. For GPUs there
-is no run.
+not those of unseen ones; `tools/validate_plan.py` also prints leave-one-out errors. No GPU has a
+published run there.
 """
 
 from __future__ import annotations

@@ -303,7 +303,7 @@ def _visible(facts: Facts | None) -> float | None:
 
 
 def _expert_width(facts: Facts | None, mesh: Mapping[str, int]) -> float | None:
-    """The width of the narrowest experts on a device; None: there are none, or none known."""
+    """The width of the narrowest experts on a device; None: no known ones."""
     widths = [
         layers.experts.width(stack.hidden) / mesh.get("tensor", 1)
         for stack in (() if facts is None else facts.stacks)
