@@ -20,6 +20,8 @@ import jax.numpy as jnp
 
 FACTOR = 116_049_371  # fastText's
 
+LAST = 2**31 - 1  # sorts after all features
+
 Norm = Literal["l1", "l2"]
 
 
@@ -36,8 +38,9 @@ class Bag(NamedTuple):
 
     def binary(self) -> Bag:
         """Each feature once with weight 1, sorted by id."""
-        ids, _, new = self._runs()
-        return Bag(jnp.where(new, ids, 0), new.astype(jnp.float32))
+        ids = jnp.sort(jnp.where(self.weights != 0, self.ids, LAST), axis=1)
+        new = _begins(ids)
+        return Binary(jnp.where(new, ids, 0), new.astype(jnp.float32))
 
     def sublinear(self) -> Bag:
         """1 + log w instead of a weight w, of a bag that is joined."""
@@ -57,13 +60,28 @@ class Bag(NamedTuple):
         """(ids sorted, the sum of the weights of each run of equal ids at the run's first place,
         whether a run begins there) [B, K].
         """
-        last = jnp.iinfo(jnp.int32).max
-        ids = jnp.where(self.weights != 0, self.ids, last)
+        ids = jnp.where(self.weights != 0, self.ids, LAST)
         ids, weights = jax.lax.sort((ids, self.weights), dimension=1, num_keys=1)
-        new = jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-        run = jnp.cumsum(new, axis=1) - 1  # the number of each place's run
-        sums = jax.vmap(lambda w, r: jnp.zeros_like(w).at[r].add(w)[r])(weights, run)
-        return ids, sums, new & (ids < last)
+        new = _begins(ids)
+        run = jnp.cumsum(new, axis=1)  # the number of each place's run, from 1
+        sums = jax.vmap(lambda w, r: jnp.zeros(len(w) + 1).at[r].add(w)[r])(weights, run)
+        return ids, sums, new
+
+
+class Binary(Bag):
+    """A bag that is binary already: it is not sorted again."""
+
+    def binary(self) -> Bag:
+        return self
+
+    def joined(self) -> Bag:
+        return self
+
+
+def _begins(ids: jax.Array) -> jax.Array:
+    """[B, K] whether each of the sorted ids is the first of its value, and of a feature."""
+    new = jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return new & (ids < LAST)
 
 
 def num_features(
