@@ -37,6 +37,7 @@ from jaxlm.nn.stored_kernel import count_of
 from jaxlm.report.ladder import table, write_page
 from jaxlm.run import RunConfig
 from jaxlm.runs.folder import RunDir
+from jaxlm.runs.log import messages_above
 from jaxlm.runs.measures import final_measures
 from jaxlm.training.outcome import Outcome
 from jaxlm.training.session import prepare_data
@@ -113,7 +114,8 @@ def _in_steps(config: RunConfig, budget: Budget | None) -> dict[str, Any]:
     assert budget.seconds is not None, "Budget.validate"
     low, high = PROBE_LIMITS
     seconds = min(max(PROBE_SHARE * budget.seconds, low), high)
-    speed = seconds_per_step(config, seconds=seconds, report=log.info)
+    with messages_above(None):
+        speed = seconds_per_step(config, seconds=seconds, report=log.info)
     return {"steps": max(1, round(budget.seconds / speed)), "seconds_per_step": speed}
 
 
@@ -225,7 +227,8 @@ class _Store:
         sources = repr((config.tokenizer, config.data))
         if sources not in self._data:
             apart = config.replace(run_dir=str(self._folder))  # of no run that has begun
-            self._data[sources] = content(prepare_data(apart, log.info))
+            with messages_above(None):
+                self._data[sources] = content(prepare_data(apart, log.info))
         return inputs(config, self._data[sources])
 
 
