@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxlm.checkpoint.hashing import param_sha256
+from jaxlm.checkpoint.hashing import sha256_of
+from jaxlm.checkpoint.on_host import arrays_on_host
 from jaxlm.checkpoint.reader import CheckpointReader
-from jaxlm.core.config import UserError
+from jaxlm.core.errors import UserError
 from jaxlm.core.files import read_sealed
-from jaxlm.core.tree import flatten
-from jaxlm.nn.stored_kernel import count_of
-from jaxlm.run import config_sha256, load_saved
+from jaxlm.core.without_jax import reading
 from jaxlm.runs.files import folder_problems, read_result
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import read_record
 from jaxlm.runs.trackers import extent
-from jaxlm.training.build import learner_class
-from jaxlm.training.loading import one_device_program
 
 Found = dict[str, Any]
 STRONGEST = 5  # words of a class that are shown
 
 
+class Facts(NamedTuple):
+    """Facts of a run's config."""
+
+    total_steps: int | None
+    sha256: str
+    adapted: bool  # whether parameters beside the trained ones are frozen
+
+
 def describe_run(path: Path) -> Found:
     """Step, parameters and their hash, data position, checkpoints. Changes nothing."""
     run = RunDir(path)
-    config = load_saved(path).config
+    facts = reading(lambda: _facts(path))
     problems: list[str] = []
     reader = CheckpointReader(run.checkpoints, report=problems.append)
     record, _ = read_record(run)  # the reader reports what is wrong with it
@@ -43,12 +48,12 @@ def describe_run(path: Path) -> Found:
     found: Found = {
         "run_dir": str(path),
         "step": step or 0,
-        "total_steps": config.train.steps,
+        "total_steps": facts.total_steps,
         "num_params": None,
         "trained_params": None,
         "frozen_bytes": None,
         "param_sha256": None,
-        "config_sha256": config_sha256(config),
+        "config_sha256": facts.sha256,
         "data": None,
         "checkpoints": [
             {
@@ -63,21 +68,36 @@ def describe_run(path: Path) -> Found:
         "run_id": record.identity.run_id if record else None,
         "accepted": list(record.identity.accepted) if record else [],
         "problems": problems,
-        **_result(run, config.train.steps, problems),
+        **_result(run, facts.total_steps, problems),
     }
     if step is not None:
-        config, program = one_device_program(path)
-        stored = reader.read_metadata(step).arrays
-        trained = program.trained(program.abstract_params)
-        trained = learner_class(config).as_stored(trained, stored, "params")
-        params = reader.restore_partial(step, {"params": trained})["params"]
-        found["trained_params"] = reader.read_metadata(step).count("params/")
-        base = flatten(program.base(program.abstract_params))
-        found["num_params"] = found["trained_params"] + count_of(base)
-        found["frozen_bytes"] = sum(x.size * x.dtype.itemsize for x in base.values())
-        found["param_sha256"] = param_sha256(params)
+        params = reader.read_metadata(step).count("params/")
+        frozen, size = _frozen(path) if facts.adapted else (0, 0)
+        found["trained_params"], found["num_params"] = params, params + frozen
+        found["frozen_bytes"] = size
+        found["param_sha256"] = sha256_of(arrays_on_host(reader.path(step), "params/"))
         found["data"] = json.loads(reader.read_file(step, "data.json"))
     return found
+
+
+def _facts(path: Path) -> Facts:
+    from jaxlm.run import config_sha256, load_saved
+
+    config = load_saved(path).config
+    return Facts(config.train.steps, config_sha256(config), config.adapter is not None)
+
+
+def _frozen(path: Path) -> tuple[int, int]:
+    """The number of frozen parameters and their bytes: a checkpoint does not have them, the program
+    of the run does.
+    """
+    from jaxlm.core.tree import flatten
+    from jaxlm.nn.stored_kernel import count_of
+    from jaxlm.training.loading import one_device_program
+
+    _, program = one_device_program(path)
+    base = flatten(program.base(program.abstract_params))
+    return count_of(base), sum(x.size * x.dtype.itemsize for x in base.values())
 
 
 def _imported(run: RunDir, problems: list[str]) -> dict[str, Any] | None:

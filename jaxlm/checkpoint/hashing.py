@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,13 @@ def param_sha256(params: Mapping[str, Any]) -> str:
     The leaves are jax arrays (of one process or of several, in any sharding) or numpy arrays. One
     parameter is on the host at a time. With several processes every one of them must call this.
     """
+    return sha256_of((path, _on_host(leaf)) for path, leaf in flatten(params).items())
+
+
+def sha256_of(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """`param_sha256` of whole arrays with their paths, which are sorted as `flatten` sorts them."""
     digest = hashlib.sha256()
-    for path, leaf in flatten(params).items():
-        array = _on_host(leaf)
+    for path, array in arrays:
         header = [path, array.dtype.name, list(array.shape)]
         digest.update(json.dumps(header, separators=(",", ":")).encode() + b"\n")
         if array.dtype.byteorder == ">":

@@ -27,19 +27,19 @@ def command(
     """Prints the settings of a config, with file and line and meaning; then the values that each
     choice may have; with --all the defaults.
     """
-    from jaxlm.cli.shared.settings import lines_of, print_settings
-    from jaxlm.cli.shared.without_jax import reading
+    from jaxlm.cli.shared.settings import Line, lines_of, print_settings
     from jaxlm.core.config import to_yaml
+    from jaxlm.core.without_jax import reading
 
-    def read() -> tuple[str, list]:
+    def read() -> str | list[Line]:
         from jaxlm.hf.opened import run_of
         from jaxlm.run import load_run
 
         resolved = load_run(config, overrides, run_of)
-        return to_yaml(resolved.config), lines_of(resolved)
+        return to_yaml(resolved.config) if as_yaml else lines_of(resolved)
 
-    text, lines = reading(read)
-    if as_yaml:
-        print(text, end="")
+    found = reading(read)
+    if isinstance(found, str):
+        print(found, end="")
     else:
-        print_settings(lines, defaults=defaults)
+        print_settings(found, defaults=defaults)

@@ -78,18 +78,18 @@ def command(
         return
     if config is None:
         raise UserError("CONFIG is required; `jaxlm data --help` lists the options")
+    from jaxlm.cli.shared.data_of import data_of
     from jaxlm.core.files import write_atomic
     from jaxlm.data.inspect import inspect, inspected_page
-    from jaxlm.hf.opened import run_of
-    from jaxlm.run import load_run
-    from jaxlm.training.session import prepare_data
+    from jaxlm.data.store.preparing import prepare
 
-    run = load_run(config, overrides, run_of).config
-    prepared = prepare_data(run.replace(run_dir=None), say, workers=workers)
+    run = data_of(config, overrides)
+    workers = run.workers if workers is None else workers
+    prepared = prepare(run.data, run.tokenizer, run.cache_dir, workers=workers, report=say)
     if action == "prepare":
         print(json.dumps(prepared.manifest, indent=1, ensure_ascii=False))
         return
-    order = {"rows": rows, "seed": run.seed, "batch_size": run.train.batch_size}
+    order = {"rows": rows, "seed": run.seed, "batch_size": run.batch_size}
     if html is not None:
         page = inspected_page(prepared, split or "train", **order)
         write_atomic(html, page)

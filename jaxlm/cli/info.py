@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from jaxlm.cli.shared import options
 from jaxlm.cli.shared.verb import USING, verb
@@ -20,7 +21,6 @@ def command(run_dir: str, as_json: bool) -> None:
     accepted changes of the data, final figures.
     """
     from jaxlm.info import describe_run, render
-    from jaxlm.run import saved_config
 
-    found = describe_run(saved_config(run_dir).parent)
+    found = describe_run(Path(run_dir))
     print(json.dumps(found, indent=1) if as_json else render(found))

@@ -57,7 +57,7 @@ def command(
     restarts from the last checkpoint after a preemption or a failure, and deletes the machines
     when the run has ended. With --action it does only one part of that.
     """
-    from jaxlm.cli.shared.without_jax import reading
+    from jaxlm.core.without_jax import reading
     from jaxlm.launch.job import Job
     from jaxlm.launch.start import launch
     from jaxlm.launch.target import load_target

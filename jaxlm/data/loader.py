@@ -7,15 +7,18 @@
 
 Batch s holds the rows s * batch_size + local_rows, whatever the number of threads, workers or
 hosts: only who computes it, and how early, depends on them. Starting at any step costs nothing.
-Reading ahead is grain's: a `MapDataset` of batches under `ReadOptions` (threads) and `mp_prefetch`
-(processes). Grain is imported when the first iterator is made, because it imports jax where jax is
-installed.
+A batch is gathered in a few numpy operations where the dataset and the transform can
+(`jaxlm.data.rows.batched`). Threads that read ahead are this module's; processes are grain's
+(`mp_prefetch`), which is imported when they are asked for, because it imports jax.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +27,8 @@ import numpy as np
 from jaxlm.core.config import UserError
 from jaxlm.core.exit_codes import LOST
 from jaxlm.core.types import RowDataset
+from jaxlm.data.rows.batched import Transform, transformed, transformed_row
 
-Transform = Callable[[dict[str, Any], int], dict[str, Any]]
 LAST_STEP = 2**48
 
 
@@ -53,7 +56,7 @@ class Loader:
         places = range(batch_size) if local_rows is None else local_rows
         assert places and set(places) <= set(range(batch_size)), f"{places} of {batch_size} rows"
         self._make_batch = MakeBatch(rows, transform, batch_size, places)
-        # A thread that has no batch to read ahead would idle: grain warns of it.
+        # a thread that has no batch to read ahead would idle
         self._threads, self._prefetch = min(threads, prefetch), prefetch
         self._workers = workers
         self._open: list[Any] = []
@@ -64,26 +67,31 @@ class Loader:
         """Endless batches from `start_step` on; close the loader (or the iterator) to end its
         threads.
         """
+        iterator: Iterator[dict[str, np.ndarray]]
+        if self._workers:
+            iterator = self._from_processes(start_step)
+        elif self._threads:
+            iterator = ReadAhead(self._make_batch, start_step, self._threads, self._prefetch)
+            self._open.append(iterator)
+        else:
+            iterator = map(self._make_batch, itertools.count(start_step))
+        return iterator
+
+    def _from_processes(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         import grain
         from absl import flags
 
+        if not flags.FLAGS.is_parsed():  # grain's workers read them, and only an absl app does
+            flags.FLAGS.mark_as_parsed()
         dataset = grain.MapDataset.range(start_step, LAST_STEP).map(self._make_batch)
         options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)
-        stream = dataset.to_iter_dataset(options)
-        if self._workers:
-            if (
-                not flags.FLAGS.is_parsed()
-            ):  # grain's workers read absl flags, which only an absl app parses
-                flags.FLAGS.mark_as_parsed()
-            ahead = max(1, -(-self._prefetch // self._workers))
-            stream = stream.mp_prefetch(
-                grain.MultiprocessingOptions(
-                    num_workers=self._workers, per_worker_buffer_size=ahead
-                )
-            )
-        iterator = iter(stream)
+        ahead = max(1, -(-self._prefetch // self._workers))
+        processes = grain.MultiprocessingOptions(
+            num_workers=self._workers, per_worker_buffer_size=ahead
+        )
+        iterator = iter(dataset.to_iter_dataset(options).mp_prefetch(processes))
         self._open.append(iterator)
-        return _watched(iterator) if self._workers else iterator
+        return _watched(iterator)
 
     def row(self, index: int) -> dict[str, Any]:
         """One batch row, made now: what the shapes of a batch are known from."""
@@ -104,6 +112,34 @@ class Loader:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class ReadAhead(Iterator[dict[str, np.ndarray]]):
+    """make(start), make(start + 1), ... in this order, made ahead of their use by threads.
+
+    ahead: how many are made, or are being made, before they are asked for.
+    """
+
+    def __init__(
+        self, make: Callable[[int], dict[str, np.ndarray]], start: int, threads: int, ahead: int
+    ) -> None:
+        self._make, self._steps, self._ahead = make, itertools.count(start), max(1, ahead)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="jaxlm-data")
+        self._queue: deque[Future[dict[str, np.ndarray]]] = deque()
+        self._fill()
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        first = self._queue.popleft()
+        self._fill()  # before the wait, so that the threads have work in it
+        return first.result()
+
+    def close(self) -> None:
+        """Ends the threads, after the batches that they are making."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _fill(self) -> None:
+        while len(self._queue) < self._ahead:
+            self._queue.append(self._pool.submit(self._make, next(self._steps)))
 
 
 class WorkerLost(UserError):
@@ -138,13 +174,8 @@ class MakeBatch:
     places: Sequence[int]
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        return stack([self.row(step * self.batch_size + place) for place in self.places])
+        places = np.asarray(self.places, np.int64)
+        return transformed(self.transform, self.rows, step * self.batch_size + places)
 
     def row(self, index: int) -> dict[str, Any]:
-        raw = self.rows[index]
-        return {**self.transform(raw, index), "id": raw["id"]}
-
-
-def stack(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """One array a key, with a leading dimension of rows."""
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        return transformed_row(self.transform, self.rows, index)

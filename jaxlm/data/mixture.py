@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from fractions import Fraction
@@ -33,6 +33,7 @@ import numpy as np
 from jaxlm.core.config import REQUIRED, Config, UserError, field
 from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset, Tokenizer
+from jaxlm.data.rows.batched import batch_of, joined
 from jaxlm.data.rows.order import Row, derive_seed
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import joined_content
@@ -220,6 +221,11 @@ class Interleaved:
         part, place = self.locate(index)
         return with_part(self.parts[part][place], part)
 
+    def batch(self, indices: np.ndarray) -> Row:
+        """The rows `indices` [n], gathered part by part."""
+        located = np.array([self.locate(index) for index in indices.tolist()], np.int64)
+        return _of_parts(self.parts, located[:, 0], located[:, 1], range(len(self.parts)))
+
     def locate(self, index: int) -> tuple[int, int]:
         """(part, row of the part) of row `index` >= 0."""
         for part, (weight, total) in enumerate(self._shares):
@@ -272,15 +278,34 @@ class Chained:
         place = index - (self._ends[part - 1] if part else 0)
         return with_part(self.parts[part][place], self.numbers[part])
 
+    def batch(self, indices: np.ndarray) -> Row:
+        """The rows `indices` [n], gathered part by part."""
+        ends = np.array(self._ends, np.int64)
+        places = indices % ends[-1]
+        part = ends.searchsorted(places, "right")
+        return _of_parts(self.parts, part, places - np.append(0, ends)[part], self.numbers)
+
     @cached_property
     def _ends(self) -> list[int]:
         return list(accumulate(part.rows_per_epoch for part in self.parts))
 
 
+def _of_parts(
+    parts: Sequence[RowDataset], part: np.ndarray, places: np.ndarray, numbers: Sequence[int]
+) -> Row:
+    """Row places[i] of parts[part[i]] for each i; `numbers`: those that the parts' ids have."""
+    found = []
+    for number in np.unique(part).tolist():
+        chosen = part == number
+        rows = with_part(batch_of(parts[number], places[chosen]), numbers[number])
+        found.append((chosen, rows))
+    return joined(found, len(part))
+
+
 def with_part(row: Row, part: int) -> Row:
-    """The row with an id that no other part has."""
-    assert 0 <= row["id"] < 1 << PART_BITS
-    return {**row, "id": np.int64(row["id"] + (part << PART_BITS))}
+    """The row, or the batch of rows, with ids that no other part has."""
+    assert np.all((row["id"] >= 0) & (row["id"] < 1 << PART_BITS))
+    return {**row, "id": row["id"] + np.int64(part << PART_BITS)}
 
 
 def _sum_counts(parts: dict[str, Split]) -> dict[str, Any]:

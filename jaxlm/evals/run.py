@@ -13,6 +13,7 @@ from jaxlm.data.held_out import measured_source
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.prepared import Prepared
+from jaxlm.data.store.preparing import check_writable
 from jaxlm.evals.evaluators import evaluators_of
 from jaxlm.evals.predictions import imported_task, marked
 from jaxlm.run import RunConfig, load_saved
@@ -21,7 +22,7 @@ from jaxlm.runs.folder import RunDir
 from jaxlm.training.loading import load_trained
 from jaxlm.training.records import check_measured_data
 from jaxlm.training.references import read_references
-from jaxlm.training.session import Session, cache_dir, check_writable, prepare_data
+from jaxlm.training.session import Session, cache_dir, prepare_data
 from jaxlm.training.started import saved_tokenizer
 
 

@@ -24,7 +24,8 @@ from jaxlm.core.evaluator import Compiling
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset
-from jaxlm.data.loader import Loader, Transform
+from jaxlm.data.loader import Loader
+from jaxlm.data.rows.batched import Transform
 from jaxlm.evals.one_pass import OnePass
 from jaxlm.training.ahead import Ahead
 from jaxlm.training.program import Program

@@ -19,8 +19,8 @@ import numpy as np
 
 from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError
-from jaxlm.data.loader import stack
 from jaxlm.data.prompts import encode_prompt, ends_of, ids_of
+from jaxlm.data.rows.batched import stack
 from jaxlm.data.rows.encoded import lay_out
 from jaxlm.data.rows.packing import best_fit_blocks
 from jaxlm.data.store.prepared import Prepared

@@ -26,7 +26,7 @@ def run_of(folder: str | Path) -> Path:
     from jaxlm.distributed.consensus import processes
 
     report = log.info if processes()[0] == 0 else log.debug  # one process imports, see `imported`
-    # only now: without jax the line above fails, as cli/shared/without_jax.py wants it to
+    # only now: without jax the line above fails, as core/without_jax.py wants it to
     from jaxlm.hf.cached import imported
 
     return imported(Path(folder), report)

@@ -110,20 +110,23 @@ class TokenPrediction(Objective, abstract=True):
 
 
 def shifted(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row [T + 1] of tokens as inputs, targets and weights [T] (on the host).
+    """A row [T + 1] of tokens as inputs, targets and weights [T] (on the host), or several rows
+    [B, T + 1] as [B, T].
 
     A target counts where it belongs to the same document as its input, so no document is asked to
     predict the next one's start. Where the row has `loss_weights` [T + 1], each token counts by its
     own.
     """
     segments = row["segment_ids"]
-    weights = ((segments[1:] == segments[:-1]) & (segments[1:] > 0)).astype(np.float32)
+    weights = ((segments[..., 1:] == segments[..., :-1]) & (segments[..., 1:] > 0)).astype(
+        np.float32
+    )
     if "loss_weights" in row:
-        weights = (weights * row["loss_weights"][1:]).astype(np.float32)
+        weights = (weights * row["loss_weights"][..., 1:]).astype(np.float32)
     return {
-        "tokens": row["tokens"][:-1],
-        "targets": row["tokens"][1:],
+        "tokens": row["tokens"][..., :-1],
+        "targets": row["tokens"][..., 1:],
         "loss_weights": weights,
-        "segment_ids": segments[:-1],
-        "positions": row["positions"][:-1],
+        "segment_ids": segments[..., :-1],
+        "positions": row["positions"][..., :-1],
     }

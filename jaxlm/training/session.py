@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from jaxlm.core.rows import RowSpec
 from jaxlm.data.loader import Loader
 from jaxlm.data.reading.fetch import default_cache_dir
 from jaxlm.data.store.prepared import Prepared
+from jaxlm.data.store.preparing import prepare
 from jaxlm.data.tokenizers.base import Saved
 from jaxlm.mesh import check_accumulation, local_rows
 from jaxlm.run import RunConfig
@@ -59,34 +59,12 @@ def prepare_data(
     `workers` processes tokenise; None: as many as make batches.
     """
     run, folder = RunDir(config.run_dir or ""), cache_dir(config)
-    check_writable(folder)
     tokenizer = config.tokenizer
     if has_started(run) and not lacks_tokenizer(run):
         saved_tokenizer(run)  # is compared with the one that the run began with
         tokenizer = Saved(path=str(run.tokenizer))
-    if config.data is None:
-        raise UserError(
-            "data: null, so there is nothing to work on; name some, such as "
-            "data='{type: text, source: {type: text, files: a.txt}, seq_len: 128}'"
-        )
-    if tokenizer is None:
-        raise UserError("tokenizer: null, so a text has no tokens; name one, tokenizer.type=...")
     workers = config.train.data_workers if workers is None else workers
-    return config.data.prepare(tokenizer, folder, workers=workers, report=report)
-
-
-def check_writable(folder: Path) -> None:
-    """Makes the cache's folder; raises `UserError` where it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
-    except OSError as error:
-        reason = (error.strerror or "cannot be made").lower()
-    if reason:
-        raise UserError(
-            f"cache_dir: {folder}: {reason}; set cache_dir, or the variable JAXLM_CACHE, to a "
-            "folder that can be written"
-        )
+    return prepare(config.data, tokenizer, folder, workers=workers, report=report)
 
 
 def resolve(

@@ -230,7 +230,7 @@ def test_config_show_needs_no_jax_and_gives_the_same():
     program = (
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from jaxlm.cli.shared.without_jax import reading, without_jax\n"
+        "from jaxlm.core.without_jax import reading, without_jax\n"
         "from jaxlm.core.config import UserError, to_yaml\n"
         "def shown(path):\n"
         "    from jaxlm.cli.shared.settings import lines_of\n"
@@ -303,6 +303,20 @@ def test_info_counts_the_parameters_itself(out, trained):
     state = json.loads((trained / "checkpoints/00000002/state.json").read_text())["arrays"]
     sizes = [np.prod(shape) for path, (_, shape) in state.items() if path.startswith("params/")]
     assert json.loads(out("info", trained, "--json"))["num_params"] == sum(sizes)
+
+
+@pytest.mark.parametrize("words", ["config show SMOKE", "data inspect SMOKE", "info RUN"])
+def test_looking_imports_no_jax(trained, out, words):
+    """Each in a fresh process, which prints what it prints here, where jax is imported."""
+    words = [{"SMOKE": SMOKE, "RUN": str(trained)}.get(word, word) for word in words.split()]
+    program = (
+        "import sys\nfrom jaxlm import cli\n"
+        f"assert cli.main({words!r}) == 0\n"
+        "assert not {'jax', 'jaxlib', 'flax', 'optax', 'orbax'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == out(*words)
 
 
 def test_info_reports_a_damaged_run(out, trained, tmp_path):

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxlm import api
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten
-from jaxlm.data.loader import stack
+from jaxlm.data.rows.batched import stack
 from jaxlm.generate import Generator
 from jaxlm.mesh import to_global_whole
 from jaxlm.objectives.base import record_rng

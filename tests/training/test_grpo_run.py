@@ -17,7 +17,7 @@ from jaxlm import api
 from jaxlm.core.config import UserError
 from jaxlm.core.sampling import Sampling
 from jaxlm.core.tree import flatten
-from jaxlm.data.loader import stack
+from jaxlm.data.rows.batched import stack
 from jaxlm.generate import Generator
 from jaxlm.mesh import to_global_whole
 from jaxlm.objectives.base import record_rng

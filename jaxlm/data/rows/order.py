@@ -22,7 +22,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxlm.data.rows.batched import batch_of
+
 Row = dict[str, Any]
+
+BLOCK = 1024  # places of an epoch whose rows are found together
+_FEW = 32  # places, below which an array is slower than plain integers
 
 
 class FiniteRows(Protocol):
@@ -46,6 +51,10 @@ class InOrder:
     def __getitem__(self, index: int) -> Row:
         return self.rows[index % len(self.rows)]
 
+    def batch(self, indices: np.ndarray) -> Row:
+        """The rows `indices` [n], gathered together."""
+        return batch_of(self.rows, indices % len(self.rows))
+
 
 @dataclass(frozen=True)
 class Shuffled:
@@ -60,6 +69,10 @@ class Shuffled:
 
     def __getitem__(self, index: int) -> Row:
         return self.rows[shuffled_index(index, len(self.rows), self.seed)]
+
+    def batch(self, indices: np.ndarray) -> Row:
+        """The rows `indices` [n], gathered together."""
+        return batch_of(self.rows, shuffled_indices(indices, len(self.rows), self.seed))
 
 
 def shuffled_index(index: int, length: int, seed: int) -> int:
@@ -80,6 +93,49 @@ def shuffled_index(index: int, length: int, seed: int) -> int:
             return place
 
 
+def shuffled_indices(indices: np.ndarray, length: int, seed: int) -> np.ndarray:
+    """`shuffled_index` of every one of `indices` [n], in the same numbers: [n] int64.
+
+    Neighbours are found in blocks of BLOCK places that are kept, a few microseconds a batch.
+    """
+    epochs, places = np.divmod(indices, length)
+    blocks = places // BLOCK
+    found = np.empty(len(indices), np.int64)
+    for epoch, block in sorted({*zip(epochs.tolist(), blocks.tolist(), strict=True)}):
+        chosen = (epochs == epoch) & (blocks == block)
+        found[chosen] = _block(length, seed, epoch, block)[places[chosen] - block * BLOCK]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _block(length: int, seed: int, epoch: int, block: int) -> np.ndarray:
+    """The rows at the places block * BLOCK and following of one epoch."""
+    places = range(block * BLOCK, min(length, (block + 1) * BLOCK))
+    if len(places) < _FEW:
+        rows = [shuffled_index(epoch * length + place, length, seed) for place in places]
+        return np.array(rows, np.int64)
+    return _permuted(np.array(places), length, seed, epoch)
+
+
+def _permuted(places: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
+    """The rows at `places` [n] of one epoch, as `shuffled_index` walks to them."""
+    bits = max(2, (length - 1).bit_length())
+    low = np.uint64(bits // 2)
+    low_mask = np.uint64((1 << bits // 2) - 1)
+    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
+    keys = np.array(_round_keys(seed, epoch, max(3, 12 - bits)), np.uint64)
+    found = places.astype(np.uint64)
+    outside = np.arange(len(found))
+    while len(outside):
+        high, rest = found[outside] >> low, found[outside] & low_mask
+        for key, other in zip(keys, keys ^ np.uint64(_GOLDEN), strict=True):
+            high ^= _mixed(rest ^ key) & high_mask
+            rest ^= _mixed(high ^ other) & low_mask
+        found[outside] = high << low | rest
+        outside = outside[found[outside] >= length]
+    return found.astype(np.int64)
+
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 
@@ -89,6 +145,13 @@ def _mix(x: int) -> int:
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
     return x >> 31 ^ x
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """`_mix` of every one: the product of unsigned numbers keeps its low 64 bits."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x >> np.uint64(31) ^ x
 
 
 @lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jaxlm.data.rows.batched import numbered
 from jaxlm.data.rows.order import Row, padding_row
 from jaxlm.data.store.tokens import Documents
 
@@ -61,6 +62,35 @@ class PackedRows:
             row["positions"][place : place + length] = np.arange(length)
             place += length
         return row
+
+    def batch(self, indices: np.ndarray) -> Row:
+        """The rows `indices` [n], gathered together: each array is [n, T + 1]."""
+        assert (indices >= 0).all() and (indices < len(self)).all(), indices
+        shape = (len(indices), self.seq_len + 1)
+        begin = self.first[indices]
+        count = self.first[indices + 1] - begin
+        row, nth = numbered(count + 1)  # the last piece of each row is its padding
+        full = nth < count[row]
+        piece = np.where(full, begin[row] + nth, 0)
+        sizes = np.where(full, self.lengths[piece], 0)
+        sizes[~full] = shape[1] - np.bincount(row, sizes, len(indices)).astype(np.int64)
+        place = np.cumsum(sizes) - sizes - row * shape[1]  # of the piece, in its row
+        segment_ids = np.where(full, nth + 1, 0).astype(np.int32).repeat(sizes).reshape(shape)
+        places = np.arange(shape[1], dtype=np.int32)
+        positions = places - place.astype(np.int32).repeat(sizes).reshape(shape)
+        source = np.where(full, self.starts[piece] - place, 0).repeat(sizes).reshape(shape)
+        padding = segment_ids == 0
+        source += places
+        source[padding] = 0
+        tokens = self.documents.tokens[source].astype(np.int32)
+        tokens[padding] = self.pad_id
+        positions[padding] = 0
+        return {
+            "tokens": tokens,
+            "segment_ids": segment_ids,
+            "positions": positions,
+            "id": indices.astype(np.int64),
+        }
 
     @property
     def padding(self) -> float:

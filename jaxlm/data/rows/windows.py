@@ -18,6 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
+from jaxlm.data.rows.batched import joined, numbered, stack
 from jaxlm.data.rows.order import Row, padding_row
 from jaxlm.data.store.tokens import Documents
 
@@ -63,6 +64,48 @@ class Windows:
             "segment_ids": self._fill(segment_ids, 0),
             "positions": self._fill(positions, 0),
             "id": np.int64(index),
+        }
+
+    def batch(self, indices: np.ndarray, restart: np.ndarray | int = 0) -> Row:
+        """The windows `indices` [n], gathered together: each array is [n, T + 1].
+
+        restart: as that of `row`, of each window.
+        """
+        assert (indices >= 0).all() and (indices < self._count).all(), indices
+        offsets, starts, length = self.documents.offsets, self.documents.starts, self.seq_len + 1
+        start = indices * self.seq_len
+        if (start + length > self._num_tokens).any():  # the last window has padding
+            each = np.broadcast_to(restart, indices.shape).tolist()
+            rows = zip(indices.tolist(), each, strict=True)
+            return stack([self.row(index, restart=begin) for index, begin in rows])
+        first = offsets.searchsorted(start, "right") - 1
+        last = offsets.searchsorted(start + length, "left")  # documents first..last-1 are seen
+        before = start - np.maximum(offsets[first], restart)
+        places = self._places[:length]
+        shift = starts[first] - offsets[first]
+        apart = (starts[last - 1] - offsets[last - 1] != shift).any()  # not neighbours in the file
+        if not apart:
+            tokens = self.documents.tokens.stretches(start + shift, length).astype(np.int32)
+        if (last - first == 1).all():
+            segment_ids = np.ones((len(indices), length), np.int32)
+            positions = places + before.astype(np.int32)[:, None]
+        else:
+            row, nth = numbered(last - first)
+            document = first[row] + nth
+            begin = np.maximum(offsets[document], start[row])
+            sizes = np.minimum(offsets[document + 1], start[row] + length) - begin
+            shape = (len(indices), length)
+            segment_ids = (nth + 1).astype(np.int32).repeat(sizes).reshape(shape)
+            origin = np.where(nth == 0, -before[row], begin - start[row])  # of the positions
+            positions = places - origin.astype(np.int32).repeat(sizes).reshape(shape)
+            if apart:
+                source = (starts[document] - offsets[document] + start[row]).repeat(sizes)
+                tokens = self.documents.tokens[source.reshape(shape) + places].astype(np.int32)
+        return {
+            "tokens": tokens,
+            "segment_ids": segment_ids,
+            "positions": positions,
+            "id": indices.astype(np.int64),
         }
 
     def _tokens(
@@ -125,3 +168,21 @@ class Lanes:
         if window >= len(self.windows):
             return padding_row(self.windows.seq_len + 1, self.windows.pad_id, window)
         return self.windows.row(window, restart=begin * self.windows.seq_len)
+
+    def batch(self, indices: np.ndarray) -> Row:
+        """The rows `indices` [n], gathered together."""
+        step, b = np.divmod(indices, self.batch_size)
+        begin = b * self.lane
+        window = begin + step % self.lane
+        inside = window < len(self.windows)
+        found = []
+        if inside.any():
+            restart = begin[inside] * self.windows.seq_len
+            found.append((inside, self.windows.batch(window[inside], restart)))
+        if not inside.all():
+            rows = [
+                padding_row(self.windows.seq_len + 1, self.windows.pad_id, identity)
+                for identity in window[~inside].tolist()
+            ]
+            found.append((~inside, stack(rows)))
+        return found[0][1] if len(found) == 1 else joined(found, len(indices))

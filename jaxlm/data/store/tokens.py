@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from jaxlm.core.config import UserError
 from jaxlm.data.store.manifest import check_files, damaged, load_array, read_manifest
@@ -65,6 +66,13 @@ class TokenFile:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         return self._map[index]
+
+    def stretches(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """The tokens [n, length] from each of `starts` [n] on: a copy of a stretch for each."""
+        tokens = self._map
+        assert len(starts) == 0 or (starts.min() >= 0 and starts.max() + length <= len(tokens))
+        shape, strides = (max(0, len(tokens) - length + 1), length), 2 * tokens.strides
+        return as_strided(tokens, shape, strides, writeable=False)[starts]
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_map"}

@@ -36,7 +36,7 @@ class NeedsJax(Exception):
 
 def reading(function: Callable[[], T]) -> T:
     """The result of `function`, without jax if it can do without and jax is not imported yet."""
-    if not any(name in sys.modules for name in LIBRARIES):
+    if "jax" not in sys.modules:
         try:
             with without_jax():
                 return function()
@@ -57,7 +57,7 @@ def _first_cause(error: BaseException) -> BaseException:
 @contextmanager
 def without_jax() -> Iterator[None]:
     before = set(sys.modules)
-    finder = _Finder()
+    finder = _Finder(LIBRARIES - before)
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -143,8 +143,13 @@ class _Module(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
+    """Gives placeholders for these libraries; those that are imported already stay real."""
+
+    def __init__(self, libraries: frozenset[str]) -> None:
+        self._libraries = libraries
+
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if fullname.partition(".")[0] not in LIBRARIES:
+        if fullname.partition(".")[0] not in self._libraries:
             return None
         return ModuleSpec(fullname, self, is_package=True)
 
