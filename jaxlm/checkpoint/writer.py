@@ -45,6 +45,9 @@ _LONG_WAIT = 1.0  # seconds; a shorter wait for the save before is not worth a l
 _CLOCK_STEPS = 10  # several processes ask process 0's clock only at every tenth step
 
 
+Writing = tuple[StateMetadata, Callable[[], None]]  # of `state_io.start_writing`
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeepBestConfig(Config):
     """The checkpoints that are kept for their measures."""
@@ -148,16 +151,26 @@ class Checkpointer(CheckpointReader):
             self._status, self._failed = f"saving {step}", False
             try:
                 decide(f"{key}/begin", "", lambda _: self._begin(folder))
-                metadata, finish = state_io.start_writing(folder, step, state)
+                started = self._start(step, folder, state)
             except Exception as error:
                 self._note_failure(step, folder, error)
                 return False
-            arguments = (key, step, folder, metadata, finish, dict(files))
+            arguments = (key, step, folder, started, dict(files))
             self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
             self._thread.start()
             if force or not self.config.async_save:
                 self._join()
             return not self._failed
+
+    def _start(self, step: int, folder: Path, state: Any) -> Callable[[], Writing]:
+        """The write of the arrays, which a call begins in another thread where that is possible.
+        On return the state may be donated.
+        """
+        kept = state_io.snapshot(state)
+        if kept is not None:
+            return lambda: state_io.start_writing(folder, step, kept())
+        writing = state_io.start_writing(folder, step, state)
+        return lambda: writing
 
     def wait(self) -> bool:
         """Waits for the save under way; whether the last one was committed."""
@@ -227,13 +240,16 @@ class Checkpointer(CheckpointReader):
         key: str,
         step: int,
         folder: Path,
-        metadata: StateMetadata,
-        finish: Callable[[], None],
+        started: Callable[[], Writing],
         files: Mapping[str, bytes | Path],
     ) -> None:
-        """In the background: waits for the arrays, adds files and checksums, commits, prunes."""
+        """In the background: waits for the arrays, adds files and checksums, commits, prunes.
+
+        started: the write of the arrays, which it begins where the caller has not.
+        """
         index, count = processes()
         try:
+            metadata, finish = started()
             finish()
 
             def write(_: list[str]) -> str:

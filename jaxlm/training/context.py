@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +132,22 @@ class Context:
             self.records.write_times(self.watch)
         identity = self.record.identity
         files: dict[str, bytes | Path] = {
-            "config.yaml": configs.to_yaml(self.config).encode(),
-            IDENTITY: identity.text(self.step, configs.sha256(trajectory(self.config))),
+            "config.yaml": self._config_text,
+            IDENTITY: identity.text(self.step, self._trajectory_sha256),
             "data.json": json.dumps(self._position()).encode(),
             "tokenizer": self.run_dir.tokenizer,
         }
         # a slow disk is waited for, with a limit: a wait that does not end is a hang as well
         with self.watch("save"), self.watchdog.doing("save", PATIENCE):
             return self.saver.save(self.step, self.state, files, force=force)
+
+    @cached_property
+    def _config_text(self) -> bytes:
+        return configs.to_yaml(self.config).encode()
+
+    @cached_property
+    def _trajectory_sha256(self) -> str:
+        return configs.sha256(trajectory(self.config))
 
     def _position(self) -> dict[str, Any]:
         """The place in the data after this step, and what the decisions of the run depend on."""

@@ -15,6 +15,7 @@ from jaxlm.data.augment.word_dropout import WordDropout
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.csv import Csv
 from jaxlm.data.sources.jsonl import JsonLines
+from jaxlm.data.store import preparation
 from jaxlm.data.store.records import RecordStore, prepare_records
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.tasks.classification import Classification
@@ -275,7 +276,8 @@ def test_columns_are_asked_for_by_name(tmp_path) -> None:
     assert prepared.facts == {"classes": ["false", "true"]}
 
 
-def test_the_bytes_do_not_depend_on_workers_and_damage_is_named(tmp_path) -> None:
+def test_the_bytes_do_not_depend_on_workers_and_damage_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(preparation, "SMALL_BYTES", 0)  # processes for few bytes too
     for number in range(3):
         rows = [(f"text {number} {i}", "ab"[i % 2]) for i in range(20)]
         write(tmp_path / f"{number}.csv", rows)

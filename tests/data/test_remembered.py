@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,40 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(
     remembered.file_checksum(path)
     remembered.file_checksum(path)
     assert reads == [path, path]
+
+
+def test_a_large_file_is_read_by_one_of_several_processes(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waits for the file's lock takes what the other one remembered."""
+    monkeypatch.setattr(remembered, "SHARED_BYTES", 0)
+    path = tmp_path / "a.txt"
+    path.write_text("some words")
+    program = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from jaxlm.data.reading import remembered\n"
+        "remembered.SHARED_BYTES, remembered.SETTLED_SECONDS = 0, -1.0\n"
+        "def read(path):\n"
+        "    print('reading', flush=True)\n"
+        "    time.sleep(0.5)\n"
+        "    return 'of the other process'\n"
+        "remembered.file_sha256 = read\n"
+        "remembered.file_checksum(Path(sys.argv[1]))\n"
+    )
+    words = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "reading\n"
+        assert remembered.file_checksum(path) == "of the other process"
+    assert other.returncode == 0 and reads == []
+
+
+def test_many_files_are_read_in_their_order(tmp_path: Path, reads: list[Path]) -> None:
+    paths = [tmp_path / f"{i}.txt" for i in range(20)]
+    for path in paths:
+        path.write_text(path.name)
+    wanted = [hashlib.sha256(path.name.encode()).hexdigest() for path in paths]
+    assert remembered.file_checksums(paths) == wanted == remembered.file_checksums(paths)
+    assert sorted(reads) == sorted(paths)
 
 
 @pytest.mark.parametrize("damage", [b"", b'["a", 1\n', b"\xff\xfe\n[1]\n{}\n[[], 2]\n"])

@@ -43,6 +43,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def test_no_process_is_started_for_few_bytes(make_corpus, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(preparation, "_run_in_processes", None)
+    write_store(make_corpus(5), tmp_path / "cache", workers=2)
+    monkeypatch.setattr(preparation, "SMALL_BYTES", 0)
+    with pytest.raises(TypeError, match="not callable"):
+        write_store(make_corpus(5), tmp_path / "other", workers=2)
+
+
 # ------------------------------------------------------------------------------------ what is in it
 
 
@@ -88,7 +96,10 @@ def test_large_vocabularies(make_corpus, tmp_path) -> None:
     assert store.documents().document(0).tolist() == [257, *(70_000 + b for b in text), 258]
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_workers(make_corpus, tmp_path) -> None:
+def test_the_bytes_do_not_depend_on_the_number_of_workers(
+    make_corpus, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(preparation, "SMALL_BYTES", 0)  # processes for few bytes too
     pattern = make_corpus(7)
     stores = [
         write_store(pattern, tmp_path / f"cache{workers}", workers=workers) for workers in (0, 1, 3)

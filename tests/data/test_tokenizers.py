@@ -283,11 +283,28 @@ def test_common_words_are_single_pieces(cache):
 
 def test_long_texts_are_encoded_in_pieces_to_the_same_ids(cache, monkeypatch):
     tokenizer = SentencePiece(vocab_size=330).build(corpus, "corpus", cache)
+    assert tokenizer._chunk == sentencepieces.SHORT_CHUNK
     texts = [*corpus(), "\n\n\n\n" * 10, "no break at all " * 20, *HARD, *random_texts(3, 100)]
     whole = tokenizer.encode_batch(texts)
+    for text, ids in zip(texts, whole, strict=True):
+        assert tokenizer.encode(text) == ids
+        if sentencepieces.SPACE not in text:
+            assert tokenizer._processor.encode(text) == ids  # the library, of the text as a whole
     for size in (1, 5, 50):
-        monkeypatch.setattr(sentencepieces, "MAX_CHUNK", size)
+        monkeypatch.setattr(tokenizer, "_chunk", size)
+        monkeypatch.setattr(sentencepieces, "MAX_CHUNK", size)  # so that threads share them
         assert tokenizer.encode_batch(texts) == whole
+
+
+def test_short_pieces_are_for_models_whose_ids_they_cannot_change(cache, monkeypatch):
+    """A unigram model sums scores over a text; one from elsewhere may have rules for spaces."""
+    unigram = SentencePiece(vocab_size=300, model_type="unigram").build(corpus, "corpus", cache)
+    assert unigram._chunk == sentencepieces.MAX_CHUNK
+    bpe = SentencePiece(vocab_size=330).build(corpus, "corpus", cache)
+    assert bpe._cuts_anywhere()
+    joined = [*bpe.token_bytes[:-1], b"a\n"]
+    monkeypatch.setattr(bpe, "token_bytes", joined)
+    assert not bpe._cuts_anywhere()
 
 
 def test_a_large_corpus_is_sampled_evenly():

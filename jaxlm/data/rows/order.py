@@ -26,8 +26,8 @@ from jaxlm.data.rows.batched import batch_of
 
 Row = dict[str, Any]
 
-BLOCK = 1024  # places of an epoch whose rows are found together
-_FEW = 32  # places, below which an array is slower than plain integers
+BLOCK = 512  # places of an epoch whose rows are found together
+_FEW = 24  # places: for so many, arrays are slower than plain integers
 
 
 class FiniteRows(Protocol):
@@ -79,10 +79,21 @@ def shuffled_index(index: int, length: int, seed: int) -> int:
     """The row, of `length`, at place `index` >= 0 of endless, reshuffled epochs."""
     assert index >= 0 and length > 0
     epoch, place = divmod(index, length)
+    return _walked(place, length, *_cipher(length, seed, epoch))
+
+
+def _cipher(length: int, seed: int, epoch: int) -> tuple[int, int, int, tuple[int, ...]]:
+    """(low bits, their mask, that of the high ones, keys) of one epoch's permutation."""
     bits = max(2, (length - 1).bit_length())
     low = bits // 2
-    low_mask, high_mask = (1 << low) - 1, (1 << (bits - low)) - 1
     keys = _round_keys(seed, epoch, max(3, 12 - bits))  # few rows need more rounds to be even
+    return low, (1 << low) - 1, (1 << (bits - low)) - 1, keys
+
+
+def _walked(
+    place: int, length: int, low: int, low_mask: int, high_mask: int, keys: tuple[int, ...]
+) -> int:
+    """The first place below `length` on the cipher's walk from `place`."""
     while True:
         high, rest = place >> low, place & low_mask
         for key in keys:  # each line is its own inverse, so every round is one to one
@@ -110,29 +121,25 @@ def shuffled_indices(indices: np.ndarray, length: int, seed: int) -> np.ndarray:
 @lru_cache(maxsize=64)
 def _block(length: int, seed: int, epoch: int, block: int) -> np.ndarray:
     """The rows at the places block * BLOCK and following of one epoch."""
-    places = range(block * BLOCK, min(length, (block + 1) * BLOCK))
-    if len(places) < _FEW:
-        rows = [shuffled_index(epoch * length + place, length, seed) for place in places]
-        return np.array(rows, np.int64)
-    return _permuted(np.array(places), length, seed, epoch)
+    places = np.arange(block * BLOCK, min(length, (block + 1) * BLOCK))
+    return _permuted(places, length, seed, epoch)
 
 
 def _permuted(places: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
     """The rows at `places` [n] of one epoch, as `shuffled_index` walks to them."""
-    bits = max(2, (length - 1).bit_length())
-    low = np.uint64(bits // 2)
-    low_mask = np.uint64((1 << bits // 2) - 1)
-    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-    keys = np.array(_round_keys(seed, epoch, max(3, 12 - bits)), np.uint64)
+    cipher = _cipher(length, seed, epoch)
+    low, low_mask, high_mask = map(np.uint64, cipher[:3])
+    keys = np.array(cipher[3], np.uint64)
     found = places.astype(np.uint64)
     outside = np.arange(len(found))
-    while len(outside):
+    while len(outside) > _FEW:
         high, rest = found[outside] >> low, found[outside] & low_mask
         for key, other in zip(keys, keys ^ np.uint64(_GOLDEN), strict=True):
             high ^= _mixed(rest ^ key) & high_mask
             rest ^= _mixed(high ^ other) & low_mask
         found[outside] = high << low | rest
         outside = outside[found[outside] >= length]
+    found[outside] = [_walked(place, length, *cipher) for place in found[outside].tolist()]
     return found.astype(np.int64)
 
 

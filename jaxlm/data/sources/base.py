@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from jaxlm.core.config import REQUIRED, Config, Kind, UserError, field, to_dict, type_name
 from jaxlm.data.reading.files import match_files
-from jaxlm.data.reading.remembered import file_checksum
+from jaxlm.data.reading.remembered import file_checksums
 from jaxlm.data.reading.text import MAX_DOCUMENT_CHARS, check_characters
 
 Record = dict[str, Any]
@@ -185,8 +185,8 @@ class FileSource(ReadSource, abstract=True):
         return [Unit(name, path, self) for name, path in match_files(self.files).items()]
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        for name, path in match_files(self.files).items():
-            yield name, file_checksum(path)
+        found = match_files(self.files)
+        yield from zip(found, file_checksums(list(found.values())), strict=True)
 
 
 def text_documents(

@@ -25,7 +25,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -34,12 +34,17 @@ from typing import Any, Protocol
 
 from jaxlm.core.checksums import CHECKSUMS, checksums_text, digest_files, file_names, find_damage
 from jaxlm.core.config import UserError
+from jaxlm.core.cores import available_cores, use_cores
 from jaxlm.core.files import disk_errors, fsync_folder, write_atomic
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.sources.base import Source, Unit, empty_corpus
 from jaxlm.data.store.manifest import seal
 from jaxlm.data.store.prepared import Report
 from jaxlm.data.tokenizers.base import load_tokenizer
+
+# A process takes about a second to start, in which others tokenise 4 MB; and the libraries that
+# tokenise use all cores from one process.
+SMALL_BYTES = 32 * 2**20
 
 
 class Writer(Protocol):
@@ -141,7 +146,7 @@ def _write(
     resumed = f", {len(units) - len(todo)} of them done before" if len(todo) < len(units) else ""
     report(f"tokenising {len(units)} files or units{resumed}")
     jobs = [(writer, prefix[name], unit, _part(parts, i)) for i, (name, unit) in enumerate(units)]
-    if workers and len(todo) > 1:
+    if workers and len(todo) > 1 and not _small(units[i][1] for i in todo):
         copy = folder / "tokenizer"
         shutil.rmtree(copy, ignore_errors=True)
         tokenizer.save(copy)
@@ -164,6 +169,12 @@ def _write(
         [(n, _part(parts, i)) for i, (n, _) in enumerate(units)],
         folder / "store",
     )
+
+
+def _small(units: Iterable[Unit]) -> bool:
+    """Whether files are tokenised here sooner than processes are started for them."""
+    sizes = [u.origin.stat().st_size if isinstance(u.origin, Path) else SMALL_BYTES for u in units]
+    return sum(sizes) < SMALL_BYTES
 
 
 def _part(parts: Path, i: int) -> Path:
@@ -233,8 +244,9 @@ def append(path: Path, target: Any) -> None:
 _tokenizer: Tokenizer | None = None  # of a worker process
 
 
-def _start_worker(folder: Path) -> None:
+def _start_worker(folder: Path, threads: int) -> None:
     global _tokenizer
+    use_cores(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _tokenizer = load_tokenizer(folder)
 
@@ -255,7 +267,8 @@ def _work(job: tuple) -> None:
 def _run_in_processes(jobs: list[tuple], tokenizer: Path, workers: int, report: Report) -> None:
     # "spawn": this process may have threads (an accelerator's runtime), which a fork would break.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tokenizer,))
+    arguments = (tokenizer, max(1, available_cores() // workers))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=arguments)
     pending: set[Future] = set()
     done, reported = 0, time.monotonic()
     try:

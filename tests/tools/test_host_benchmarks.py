@@ -1,0 +1,48 @@
+"""The benchmarks of the host's work in a tiny size: they run, and count what they say."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "tools" / "bench"
+
+
+@pytest.fixture(autouse=True)
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def run(name: str) -> list[dict]:
+    rows = importlib.import_module(name).main(["--tiny"])
+    sys.modules.pop(name)
+    return rows
+
+
+def test_loader() -> None:
+    rows = run("loader")
+    assert [row["name"] for row in rows] == ["windows", "windows at every document", "packed"]
+    assert all(rate > 0 for row in rows for rate in row["per_second"].values())
+    # a row at a time is several times slower: 1.2 leaves room for a busy machine
+    assert rows[0]["ratio"]["jaxlm, one row at a time"] > 1.2
+
+
+def test_tokenise() -> None:
+    (row,) = run("tokenise")
+    assert row["work"] > 10_000 and len(row["per_second"]) == 5
+
+
+def test_saves() -> None:
+    (row,) = run("saves")
+    assert row["cpu_seconds"]["blocked"] < row["cpu_seconds"]["begun by the trainer"]
+
+
+def test_a_ratio_above_one_means_that_the_first_side_is_faster(monkeypatch) -> None:
+    sides = importlib.import_module("sides")
+    clock = iter([0.0, 1.0, 1.0, 4.0, 4.0, 5.0, 5.0, 7.0])  # the first takes 1 s, the other 3 and 2
+    monkeypatch.setattr(sides, "cpu_seconds", lambda: next(clock))
+    found = sides.compare({"a": lambda: None, "b": lambda: None}, work=10, rounds=2)
+    assert found["ratio"] == {"b": 2.5} and found["per_second"] == {"a": 10, "b": 4}
