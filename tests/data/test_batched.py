@@ -24,7 +24,7 @@ def same(found: dict, wanted: dict) -> None:
 
 @pytest.fixture(params=["all", "some", "long"])
 def documents(request, make_documents, random_texts):
-    """All documents of a file; every second or so, which are no neighbours; few long ones."""
+    """All documents of a file; some of them, with others between them; a few long ones."""
     if request.param == "long":
         return make_documents(random_texts(1, 3, 100, 200))
     found = make_documents(random_texts(0, 60, 1, 50))

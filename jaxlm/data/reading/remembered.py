@@ -3,8 +3,8 @@
     file_checksum(Path("corpus.txt"))     # reads the file once, later starts read its `stat` alone
     file_checksums(paths)                 # on all cores
 
-Of several processes on one machine, as many as a run has, one reads a file and the others take what
-it found.
+Where several processes of one machine ask for a file, one reads it and the others take what it
+found.
 
 A file is the same if its place, inode, size, mtime and ctime are. The ctime changes with every
 write, also where a tool sets the mtime back. A file that changed a moment ago is not remembered: a

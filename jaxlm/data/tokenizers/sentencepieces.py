@@ -40,8 +40,8 @@ BREAKS = ["\n", "\n\n", "\t"]  # pieces of their own: training sees lines, and r
 _NOT_TRAINED = re.compile("[\0\n\r\t\u2581\u2585]+")
 _MAX_LINE = 2000  # characters; longer lines are trained in pieces
 MAX_CHUNK = 50_000  # characters of one call: the library needs some 100 bytes for each
-# Of one call where cutting changes no id. The library is half as quick again for short texts, and
-# they are what its threads share.
+# The same, where cutting changes no id. The library needs half the time for short texts, and its
+# threads share them.
 SHORT_CHUNK = 2_000
 
 
