@@ -20,6 +20,7 @@ import numpy as np
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import shown
 from jaxlm.core.types import Tokenizer
+from jaxlm.vectors.near import near_words
 
 Scored = list[tuple[str, float]]  # words with their cosine, the highest first
 
@@ -107,8 +108,11 @@ class WordVectors:
     def _row(self, word: str) -> int:
         found = self.index.get(word)
         if found is None:
-            raise UserError(
-                f"{shown(word)} has no vector; name one of the {len(self.words)} words of the "
-                f"vocabulary, such as {shown(self.words[0])}"
+            near = near_words(word, self.words)
+            fix = (
+                f"did you mean {' or '.join(map(shown, near))}?"
+                if near
+                else (f"name one of the {len(self.words):,} words, such as {shown(self.words[0])}")
             )
+            raise UserError(f"{shown(word)} has no vector; {fix}")
         return found
