@@ -181,6 +181,21 @@ class InitConfig(Config):
     )
     step: int | None = field(None, "checkpoint of that run; null: the last", ge=0)
     use_ema: bool = field(True, "load the averaged weights, if that run has them")
+    vectors: str | None = field(
+        None,
+        "file or run of word vectors, from which the embedding starts where it has a word; null: "
+        "as the model draws it",
+        path=True,
+    )
+    frozen: bool = field(False, "with vectors: the embedding is not trained")
+
+    def validate(self) -> None:
+        if self.vectors is None and self.frozen:
+            raise UserError("frozen: there are no vectors to freeze; set vectors, or leave it out")
+        if self.vectors is not None and self.from_ is not None:
+            raise UserError(
+                "vectors: from names a run that has an embedding already; leave one of the two out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,13 +97,13 @@ def command(
     if layout or words:
         raise UserError("--format, --words: are for `import vectors`; leave them out")
     init_processes(coordinator, num_processes, process_id)
-    words = list(overrides)
+    settings = list(overrides)
     with failing_together():
         if base is None:
-            line = import_model(Path(source), Path(out), words, dtype=dtype, report=say)
+            line = import_model(Path(source), Path(out), settings, dtype=dtype, report=say)
         else:
             line = import_adapter(
-                Path(source), Path(base), Path(out), words, dtype=dtype, report=say
+                Path(source), Path(base), Path(out), settings, dtype=dtype, report=say
             )
     print(line)
 

@@ -2,6 +2,7 @@
 
     {"run": "runs/base", "step": 400, "sha256": "9f2c..."}      # weights of another run
     {"seed": 1, "sha256": "41d0..."}                            # drawn from the run's seed
+    {"seed": 1, "vectors": "glove.txt", "sha256": "7c3b..."}    # the same, with word vectors
 
 The base is read from the run that `init.from` names, or drawn again, and its SHA-256
 (`param_sha256` of the frozen parameters) is compared with the one that the checkpoint names. The
@@ -27,6 +28,8 @@ from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import IDENTITY
 from jaxlm.training.build import learner_class, merged, program_of
 from jaxlm.training.program import Program
+from jaxlm.training.start_vectors import with_vectors
+from jaxlm.training.started import saved_tokenizer
 
 log = logging.getLogger("jaxlm")
 Report = Callable[[str], None]
@@ -84,7 +87,12 @@ def read_base(
         if named
         else "start it with the seed, jax, XLA_FLAGS and kind of device that drew it"
     )
-    if named is None or config.init.from_ is None:
+    if wanted.get("vectors") is not None:
+        need += f" with the vectors of {wanted['vectors']}"
+        fix = "give the file of those vectors by init.vectors=FILE"
+        tokenizer = saved_tokenizer(RunDir(config.run_dir or ""))
+        base = program.base(with_vectors(config, program, tokenizer, program.draw()))
+    elif named is None or config.init.from_ is None:
         base = program.base(program.draw())
     else:
         own = program.added & flatten(shapes).keys()  # of the adapter, which its base lacks

@@ -88,7 +88,7 @@ def _moved(run: RunDir, config: RunConfig) -> tuple[str, ...]:
     references = config.objective.references
     compared += tuple(f"objective.{name}." for name in references if name in frozen)
     if "base" in frozen or any(n in frozen and r.from_ is None for n, r in references.items()):
-        compared += ("init.from",)  # by the hash of what is read from it
+        compared += ("init.from", "init.vectors")  # by the hash of what is read from it
     return tuple(f"{key}:" for key in sorted(path_keys(config)) if key.startswith(compared))
 
 

@@ -1,7 +1,8 @@
 """The state that a run starts from. The order in which it is looked for is fixed, and logged:
 
     1. resume   the newest good checkpoint of the run directory
-    2. init     the weights of another run (`init.from`), trained here or imported
+    2. init     the weights of another run (`init.from`), trained here or imported; or drawn from
+                the seed with an embedding of word vectors (`init.vectors`)
     3. scratch  drawn from the seed
 
 A run directory that has checkpoints but no good one is an error; nothing falls through to a later
@@ -27,6 +28,7 @@ from jaxlm.training import base as bases
 from jaxlm.training import references
 from jaxlm.training.learner import Learner
 from jaxlm.training.session import Session
+from jaxlm.training.start_vectors import with_vectors
 from jaxlm.training.started import lacks_tokenizer, saved_tokenizer
 from jaxlm.training.state import State
 
@@ -56,6 +58,12 @@ def find_state(
     if config.init.from_ is not None:
         params, at = read_pretrained(session)
         source = {"run": config.init.from_, "step": at}
+    elif config.init.vectors is not None:
+        log.info("restore order: no checkpoint, no init.from: init.vectors, seed %d", config.seed)
+        params = with_vectors(
+            config, learner.program, session.prepared.tokenizer, learner.program.draw()
+        )
+        source["vectors"] = config.init.vectors
     else:
         log.info("restore order: no checkpoint, no init.from: scratch, seed %d", config.seed)
         params = learner.program.draw() if learner.program.references else None
@@ -113,6 +121,8 @@ def _restore_base(learner: Learner, config: RunConfig, reader: CheckpointReader,
         named = dict(bases.origin(reader, step))
         if "run" in named:
             named["run"] = config.init.from_  # where it is now
+        if "vectors" in named:
+            named["vectors"] = config.init.vectors
         learner.frozen, learner.origins = {"base": base}, {"base": named}
 
 

@@ -35,6 +35,7 @@ from jaxlm.training.learner import Learner
 from jaxlm.training.program import Program
 from jaxlm.training.references import check_references
 from jaxlm.training.room import check_batch, check_room
+from jaxlm.training.start_vectors import with_frozen
 from jaxlm.training.started import has_started, lacks_tokenizer, saved_tokenizer
 
 log = logging.getLogger("jaxlm")
@@ -136,6 +137,7 @@ class Session:
     ) -> Session:
         """Prepares the data and builds the program; allocates no parameter."""
         use_compilation_cache(config)
+        config = with_frozen(config)
         mesh = config.mesh.build()  # first, so that a mesh that cannot be costs no preparation
         check_accumulation(config.train.batch_size, config.train.accumulation, mesh)
         check_fit(config)

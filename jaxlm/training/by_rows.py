@@ -1,0 +1,150 @@
+"""The learner of tables of which a batch has few rows: it reads and changes those rows alone.
+
+A step costs what its cells cost, whatever the size of the vocabulary. Every cell of a batch sees
+the tables of before the step. With s = clip(gradient) * rate the step of one cell for one row is
+
+    row -= s / sqrt(G),        G += s ** 2                       (AdaGrad: `jaxlm.optim.adagrad`)
+
+and where several cells of a batch have the same row, each steps as if it were the last of them: its
+G has the squares of the others. So a batch of one cell is a step of GloVe's code, and the order
+of the cells in a batch does not matter. All devices compute the same: no number of them changes
+the result.
+
+The state is {step, params, opt_state: the G of each parameter, bad_steps}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm import mesh as meshes
+from jaxlm.checkpoint.state_io import ArrayInfo
+from jaxlm.core.config import UserError, type_name
+from jaxlm.core.tree import flatten, unflatten
+from jaxlm.objectives.by_rows import HasRowGradients, RowGradient
+from jaxlm.optim.adagrad import Adagrad
+from jaxlm.run import RunConfig
+from jaxlm.training.learner import Frozen, Learner
+from jaxlm.training.program import Program
+from jaxlm.training.state import State, with_shardings
+
+# Settings of optimizers that change all rows of a table, or need the whole gradient.
+WHOLE = (
+    "clip_norm", "weight_decay", "l1", "l2", "lr_groups", "layer_decay", "unfreeze", "ema_decay",
+    "offload",
+)  # fmt: skip
+ROUNDING = 4e-7  # relative, of a sum of squares
+
+
+class RowLearner(Learner):
+    """AdaGrad by rows."""
+
+    def __init__(self, program: Program, optimizer: Adagrad, total_steps: int = 1) -> None:
+        super().__init__(program)
+        self.optimizer = optimizer
+        self.factor = optimizer.schedule.build(total_steps)
+
+    @classmethod
+    def of(cls, config: RunConfig, program: Program) -> Learner:
+        optimizer, name = config.optimizer, type_name(type(config.objective))
+        if config.adapter is not None:
+            raise UserError(f"adapter: objective {name} trains all rows; set it to null")
+        if not isinstance(optimizer, Adagrad):
+            raise UserError(
+                f"optimizer.type: objective {name} steps by rows, for which there is adagrad; set "
+                "it to that"
+            )
+        plain = Adagrad()
+        for key in WHOLE:
+            if getattr(optimizer, key) != getattr(plain, key):
+                raise UserError(
+                    f"optimizer.{key}: would change all rows of a table in each step, and "
+                    f"objective {name} steps by rows; leave it out"
+                )
+        if config.train.accumulation != 1:
+            raise UserError(
+                f"train.accumulation: objective {name} steps by rows, which sums no gradients; set "
+                "it to 1"
+            )
+        if config.train.embedding_noise:
+            raise UserError(
+                f"train.embedding_noise: objective {name} embeds no tokens; set it to 0"
+            )
+        return cls(program, optimizer, config.train.steps or 1)
+
+    def create(self, params: dict[str, Any] | None = None) -> State:
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        if params is None:
+            params = self.program.draw()
+        return jax.jit(self._init, out_shardings=shardings)(params)
+
+    def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
+        shapes = jax.eval_shape(self._init, self.program.abstract_params)
+        shardings = jax.tree.map(lambda _: meshes.replicated(self.mesh), shapes)
+        tables = self.program.param_shardings
+        return with_shardings(shapes, {**shardings, "params": tables, "opt_state": tables})
+
+    def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
+        return state["params"]
+
+    def step(
+        self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
+    ) -> tuple[State, dict]:
+        whole = meshes.replicated(self.mesh)
+        batch = {n: jax.lax.with_sharding_constraint(x, whole) for n, x in batch.items()}
+        params, squares = flatten(state["params"]), flatten(state["opt_state"])
+        model = nnx.merge(self.program.graphdef, state["params"])
+        objective = cast(HasRowGradients, self.program.objective)
+        loss, changes = objective.row_gradients(model, batch)
+        good = jnp.isfinite(loss.loss_sum)
+        factor = self.factor(state["step"])
+        for change in changes:
+            table, square = params[change.path], squares[change.path]
+            params[change.path], squares[change.path] = self._stepped(
+                table, square, change, factor, good
+            )
+        bad = jnp.where(good, 0, state["bad_steps"] + 1)
+        metrics = {
+            **loss.metrics,
+            "objective": (loss.loss_sum, loss.weight),
+            "tokens": ((batch["segment_ids"] > 0).sum(), 1),
+            "learning_rate": (self.optimizer.learning_rate * factor, 1),
+            "bad_steps": (bad, 1),
+        }
+        new = {"step": state["step"] + 1, "bad_steps": bad}
+        return {**new, "params": unflatten(params), "opt_state": unflatten(squares)}, metrics
+
+    def _stepped(
+        self,
+        table: jax.Array,
+        squares: jax.Array,
+        change: RowGradient,
+        factor: jax.Array,
+        good: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """A table and its sums of squares after a change; as before where the loss is not `good`,
+        by rows that do not exist: to choose between whole tables would cost a copy.
+        """
+        rate = self.optimizer.learning_rate if change.rate is None else change.rate
+        index = jnp.where(good, change.rows, len(table))
+        step = self.optimizer.clipped(change.gradient) * (rate * factor)
+        own = step * step
+        before = jnp.take(squares, change.rows, axis=0)
+        squares = squares.at[index].add(own, mode="drop")
+        after = jnp.take(squares, change.rows, axis=0)
+        others = after - before - own
+        others = jnp.where(others > ROUNDING * after, others, 0.0)
+        return table.at[index].add(-step * jax.lax.rsqrt(before + others), mode="drop"), squares
+
+    def _init(self, params: dict[str, Any]) -> State:
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            "params": params,
+            "opt_state": jax.tree.map(lambda p: jnp.full_like(p, self.optimizer.initial), params),
+            "bad_steps": jnp.zeros((), jnp.int32),
+        }
