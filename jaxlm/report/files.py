@@ -92,8 +92,9 @@ class RunFiles:
         return [self.measure(key, value) for key, value in final.items() if isinstance(value, str)]
 
     def tables(self) -> list[dict[str, Any]]:
-        """The tables of the result: {"classes": [names], "table": [[counts]]}."""
-        values = [value for value in self.result.values() if isinstance(value, dict)]
+        """The tables of the validation split: {"classes": [names], "table": [[counts]]}."""
+        own = [value for key, value in self.result.items() if "/" not in key]
+        values = [value for value in own if isinstance(value, dict)]
         return [value for value in values if {"classes", "table"} <= value.keys()]
 
     def headlines(self) -> list[Measure]:

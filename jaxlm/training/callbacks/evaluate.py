@@ -49,7 +49,7 @@ class Evaluate(Hook):
 
     def at_end(self, run: Context) -> list[Measure]:
         """Measures after the last step. Returns the figures of the larger of the two extents under
-        the keys of result.json, and the tables of the first evaluator.
+        the keys of result.json, and the tables, those of a named evaluator as "name/table".
         """
         line: list[Measure] = []
         final: list[Measure] = []
@@ -67,7 +67,9 @@ class Evaluate(Hook):
                 if ends and last[0].value == first[0].value:
                     ends[0] = dataclasses.replace(ends[0], brief=None)
                 line += ends
-            tables = [m for m in last if m.show == "table" and not evaluator.name]
+            tables = [
+                m.named(evaluator.name) if evaluator.name else m for m in last if m.show == "table"
+            ]
             final += [*evaluator.keyed("eval", last), *tables]
             self._judge(run, last)
         self._report(run, line, final)

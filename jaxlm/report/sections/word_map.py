@@ -1,0 +1,67 @@
+"""Words on the two principal axes of their vectors, as evaluator `word_map` has found them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxlm.report.files import RunFiles
+from jaxlm.report.sections.base import Section
+
+WIDE, MARGIN = 1.8, 0.06  # width of the picture in heights; free space at its edges
+APART = 0.035  # heights between two names that are next to each other
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordMap(Section):
+    """A picture of chosen words."""
+
+    title: ClassVar = "Words in two dimensions"
+    order: ClassVar = 42
+    template: ClassVar = (
+        '{% for map in maps %}<figure class="map"><div class="area">'
+        '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
+        'aria-label="{{ map.spoken }}"><path class="dots a" d="{{ map.path }}"/></svg>'
+        '{% for word, left, top, side in map.words %}<span class="{{ side }}" '
+        'style="left:{{ left }}%;top:{{ top }}%">{{ word }}</span>{% endfor %}</div>'
+        '<p class="note">{{ map.note }}</p></figure>{% endfor %}'
+    )
+
+    def data(self, run: RunFiles) -> dict[str, Any] | None:
+        values = [v for v in run.result.values() if isinstance(v, dict) and "word_map" in v]
+        maps = [_drawn(v["word_map"], v.get("missing", [])) for v in values if v["word_map"]]
+        return {"maps": maps} if maps else None
+
+
+def _drawn(places: dict[str, list[float]], missing: list[str]) -> dict[str, Any]:
+    """The picture of {word: [x, y]}, both axes in one scale."""
+    xs, ys = zip(*places.values(), strict=True)
+    scale = max((max(xs) - min(xs)) / WIDE, max(ys) - min(ys)) or 1.0
+    middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
+    room = 1 - 2 * MARGIN
+    words, path, taken = [], [], []
+    for word, (x, y) in places.items():
+        left = 0.5 + room * (x - middle_x) / scale / WIDE
+        top = 0.5 - room * (y - middle_y) / scale
+        path.append(f"M{1000 * left:.0f} {1000 * top:.0f}h0")
+        side = "left" if left > 0.9 else "right"
+        name = _free(left, top, taken)
+        words.append((word, round(100 * left, 2), round(100 * name, 2), side))
+    left_out = f" Not in the vocabulary: {', '.join(missing)}." if missing else ""
+    note = "Principal components of the unit vectors; both axes have one scale." + left_out
+    return {
+        "words": words,
+        "path": "".join(path),
+        "note": note,
+        "spoken": f"Places of {len(words)} words: {', '.join(places)}",
+    }
+
+
+def _free(left: float, top: float, taken: list[tuple[float, float]]) -> float:
+    """The height of a name: moved off the names that are near it already."""
+    for moved in (0.0, -APART, APART, -2 * APART, 2 * APART):
+        at = top + moved
+        if all(abs(left - x) > 0.09 or abs(at - y) >= APART * 0.95 for x, y in taken):
+            break
+    taken.append((left, at))
+    return at

@@ -1,0 +1,60 @@
+"""Words on their principal axes: the places, and the picture of them in a report."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxlm.report.sections.word_map import WordMap as Picture
+from jaxlm.report.sections.word_map import _free
+from jaxlm.vectors.projection import project
+from jaxlm.vectors.table import WordVectors
+
+WORDS = ["a", "b", "c", "d", "e"]
+
+
+@pytest.fixture
+def table() -> WordVectors:
+    return WordVectors(WORDS, np.random.default_rng(0).normal(0, 1, (5, 7)).astype(np.float32))
+
+
+def test_places_are_the_principal_components(table: WordVectors) -> None:
+    found = project(table, WORDS)
+    rows = table.unit - table.unit.mean(0)
+    values, axes = np.linalg.eigh(np.cov(rows.T))  # another way than the singular values
+    wanted = rows @ axes[:, ::-1][:, :2]
+    signs = np.sign((wanted * found.places).sum(0))
+    np.testing.assert_allclose(found.places, wanted * signs, atol=1e-6)
+    assert found.share == pytest.approx(values[-2:].sum() / values.sum())
+    assert (found.places.max(0) == np.abs(found.places).max(0)).all(), "largest ones are positive"
+
+
+def test_two_words_and_equal_words(table: WordVectors) -> None:
+    two = project(table, ["a", "b"])
+    distance = np.linalg.norm(table.unit[0] - table.unit[1])
+    assert two.share == pytest.approx(1) and np.ptp(two.places[:, 0]) == pytest.approx(distance)
+    same = WordVectors(["x", "y"], np.ones((2, 3), np.float32))
+    assert project(same, ["x", "y"]).share == pytest.approx(0, abs=1e-9)
+
+
+def test_the_picture_has_each_word_at_its_place() -> None:
+    places = {"<king>": [1.0, 0.5], "queen": [-1.0, -0.5], "sun": [0.0, 0.0]}
+    result = {"map/places": {"word_map": places, "missing": ["zebra"]}, "final": {}}
+    html = str(Picture().html(SimpleNamespace(result=result)))
+    assert "&lt;king&gt;" in html and "<king>" not in html and "zebra" in html
+    found = re.findall(r'class="(\w+)" style="left:([\d.]+)%;top:([\d.]+)%">([^<]+)<', html)
+    where = {name: (side, float(x), float(y)) for side, x, y, name in found}
+    assert where["sun"] == ("right", 50, 50)
+    assert where["&lt;king&gt;"][0] == "left" and where["&lt;king&gt;"][1] > 90
+    assert where["queen"][1] < 10 and where["queen"][2] > 50 > where["&lt;king&gt;"][2]
+    assert html.count("h0") == 3
+    assert Picture().html(SimpleNamespace(result={"final": {}})) is None
+
+
+def test_names_at_one_place_are_moved_apart() -> None:
+    taken: list[tuple[float, float]] = []
+    heights = [_free(0.5, 0.5, taken) for _ in range(5)]
+    assert len(set(heights)) == 5 and heights[0] == 0.5
