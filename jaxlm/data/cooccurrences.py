@@ -38,6 +38,8 @@ from jaxlm.data.store.split import Corpus
 from jaxlm.data.store.tokenise import Options, prepare_store
 from jaxlm.data.store.tokens import TokenFile
 
+MOST_CELLS = 10  # of a row that are shown
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -78,6 +80,17 @@ class CellSplit:
             "cells": len(self.rows.cells["rows"]),
             "rows": len(self.rows),
         }
+
+    def shown(self, index: int, row: Row, tokenizer: Tokenizer) -> list[str]:
+        """A row as `jaxlm data inspect` shows it: its first cells, by their words."""
+        real = int(row["segment_ids"].sum())
+        lines = [f"row {index}, id {int(row['id'])}: {real} cells, {self.rows.size - real} padding"]
+        for a, b, count in zip(row["rows"], row["columns"], row["counts"], strict=True):
+            if len(lines) > min(real, MOST_CELLS):
+                break
+            words = (tokenizer.decode([int(i)]).strip() for i in (a, b))
+            lines.append(f"  {' '.join(words)}: {count:.4g}")
+        return lines
 
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         return Shuffled(self.rows, seed) if self.shuffle else InOrder(self.rows)

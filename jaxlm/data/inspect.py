@@ -40,8 +40,13 @@ def inspect(
     """
     dataset = prepared.rows(split, batch_size=batch_size, seed=seed)
     lines = [f"{split}: {_summary(prepared.splits[split].counts)}"]
+    shown = getattr(prepared.splits[split], "shown", None)  # of rows that are not of tokens
     for index in range(start, start + rows):
-        lines += _row_lines(index, dataset[index], prepared, split, colour)
+        row = dataset[index]
+        if shown is not None:
+            lines += shown(index, row, prepared.tokenizer)
+        else:
+            lines += _row_lines(index, row, prepared, split, colour)
     return "\n".join(lines)
 
 

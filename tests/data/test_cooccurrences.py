@@ -10,6 +10,7 @@ import pytest
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.data.cooccurrences import Cooccurrences
+from jaxlm.data.inspect import inspect
 from jaxlm.data.store import cooccurrences as counted
 from jaxlm.data.tokenizers.words import Words
 
@@ -142,6 +143,19 @@ def test_processes_count_the_same(
     wanted = cells(data, tmp_path / "one")
     monkeypatch.setattr(counted, "PART_TOKENS", 128)
     assert cells(data, tmp_path / "two", workers=2) == wanted
+
+
+def test_rows_are_shown_by_their_words(folder: Path, tmp_path: Path) -> None:
+    data = data_of(folder, window=5)
+    prepared = data.prepare(Words(min_count=2), tmp_path / "cache", report=lambda _: None)
+    first, row, *shown = inspect(prepared, rows=1).splitlines()
+    assert first == "train: 16 cells, 3 rows" and row.endswith("7 cells, 0 padding")
+    wanted = cells(data, tmp_path / "cache")
+    for line in shown:
+        pair, _, count = line.strip().rpartition(": ")
+        a, b = pair.split()
+        assert float(count) == pytest.approx(wanted[a, b], rel=1e-3)
+    assert len(shown) == 7
 
 
 def test_text_without_pairs_is_one_line(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def _drawn(places: dict[str, list[float]], missing: list[str]) -> dict[str, Any]
     scale = max((max(xs) - min(xs)) / WIDE, max(ys) - min(ys)) or 1.0
     middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
     room = 1 - 2 * MARGIN
-    words, path, taken = [], [], []
+    words: list[tuple[str, float, float, str]] = []
+    path: list[str] = []
+    taken: list[tuple[float, float]] = []
     for word, (x, y) in places.items():
         left = 0.5 + room * (x - middle_x) / scale / WIDE
         top = 0.5 - room * (y - middle_y) / scale
