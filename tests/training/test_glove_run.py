@@ -15,6 +15,7 @@ from flax import nnx
 
 import jaxlm
 from jaxlm import cli
+from jaxlm import mesh as meshes
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.core.config_yaml import read_yaml_text
@@ -58,9 +59,9 @@ def config_of(*words: str) -> RunConfig:
     return configs.parse(RunConfig, layer.values, layer.marks)
 
 
-def learner(batch: int) -> Any:
-    words = [f"model.size={D}", f"model.vocab_size={V}", f"train.batch_size={batch}"]
-    config = config_of(*words)
+def learner(batch: int, *words: str) -> Any:
+    sizes = [f"model.size={D}", f"model.vocab_size={V}", f"train.batch_size={batch}"]
+    config = config_of(*sizes, *words)
     return learner_of(config, config.mesh.build())
 
 
@@ -151,6 +152,21 @@ def test_cells_of_one_batch_step_together_each_as_the_last() -> None:
         np.testing.assert_allclose(
             flatten(again["params"])[change.path], table, rtol=2e-6, atol=2e-6
         )
+
+
+def test_devices_do_not_change_the_result() -> None:
+    batch = {n: x[:, None] for n, x in cells(np.random.default_rng(6), 16).items()}
+    after = []
+    for mesh in ("{data: 1, num_devices: 1}", "{data: 8, num_devices: 8}"):
+        found = learner(16, f"mesh={mesh}")
+        with jax.set_mesh(found.mesh):
+            state, step = found.create(), jax.jit(found.step)
+            rows = jax.device_put(batch, meshes.batch_sharding(found.mesh, 2))
+            for _ in range(3):
+                state, _ = step(state, {}, rows)
+        after.append(flatten(state["params"]))
+    for name, value in after[0].items():
+        np.testing.assert_array_equal(value, after[1][name])
 
 
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:
