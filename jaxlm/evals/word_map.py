@@ -8,6 +8,7 @@ Its figure is the share of the words' variance that the picture has.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,13 @@ import numpy as np
 
 from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError, field, type_name
-from jaxlm.core.evaluator import Evaluator
+from jaxlm.core.evaluator import Evaluator, Measuring
 from jaxlm.core.measures import Measure
+from jaxlm.core.types import ModelConfig
 from jaxlm.vectors.projection import project
 from jaxlm.vectors.table import WordVectors
 
+log = logging.getLogger("jaxlm")
 SHARE = Measure("share", better="higher", label="variance in the picture", format="percent")
 PLACES = Measure("places", show="table")
 FREQUENT = 40  # words that are shown where none are chosen
@@ -34,16 +37,28 @@ class WordMap(Evaluator):
         (), "the words that are shown; none: the first of the vocabulary"
     )
 
+    def prepare(self, session: Any) -> Measuring | None:
+        model, tokenizer = session.config.model, session.prepared.tokenizer
+        if type(model).word_vectors is ModelConfig.word_vectors:
+            raise UserError(
+                f"type: word_map shows vectors of words, which model.type "
+                f"{type_name(type(model))} does not have; leave it out"
+            )
+        known = WordVectors.of_tokenizer(tokenizer, np.zeros((tokenizer.vocab_size, 1)))
+        if len(self._shown(known)) < 2:
+            log.warning("word_map: fewer than two of its words are in the vocabulary: no picture")
+        return super().prepare(session)
+
+    def _shown(self, table: WordVectors) -> list[str]:
+        if self.words:
+            return [word for word in dict.fromkeys(self.words) if word in table]
+        return [word for word in table.words if word.isalpha()][:FREQUENT]
+
     def measure(self, session: Any, params: Any, max_batches: int | None) -> list[Measure]:
         table = _table(session, params)
-        words = [word for word in dict.fromkeys(self.words) if word in table]
-        if not self.words:
-            words = [word for word in table.words if word.isalpha()][:FREQUENT]
-        if len(words) < 2:
-            raise UserError(
-                "evaluators: word_map: fewer than two of its words are in the vocabulary; name "
-                "others (words)"
-            )
+        words = self._shown(table)
+        if len(words) < 2:  # the log says so
+            return []
         found = project(table, words)
         rounded = np.round(found.places, 4).tolist()
         places = {word: place for word, place in zip(words, rounded, strict=True)}
@@ -56,9 +71,5 @@ def _table(session: Any, params: Any) -> WordVectors:
     whole = meshes.replicated(session.program.mesh)
     params = jax.jit(lambda tree: tree, out_shardings=whole)(params)
     rows = config.model.word_vectors(params, tokenizer)
-    if rows is None:
-        raise UserError(
-            f"evaluators: word_map: model.type {type_name(type(config.model))} has no vectors of "
-            "words; leave it out"
-        )
+    assert rows is not None, "prepare"
     return WordVectors.of_tokenizer(tokenizer, rows)

@@ -60,7 +60,7 @@ def _read(path: Path, data: bytes | mmap.mmap, report: Report) -> WordVectors:
         rows[i] = np.frombuffer(data, "<f4", size, space + 1)
         place = space + 1 + 4 * size
     if (left := len(data) - place) > 1:
-        raise UserError(f"{path}: {left:,} bytes follow the last word; correct line 1")
+        raise UserError(f"{path}: {left:,} bytes follow the {words:,} words; correct line 1")
     return unique(path, names, rows, report)
 
 

@@ -2,7 +2,7 @@
 
     near_words("quene", table.words)         # ["queen", "queue"]
 
-Of 400,000 words those with most pairs of letters in common are compared letter by letter.
+The words with most pairs of letters in common are compared letter by letter.
 """
 
 from __future__ import annotations

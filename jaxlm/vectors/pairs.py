@@ -7,7 +7,7 @@
     found.spearman                       # the correlation of the ranks
 
 The similarity of two words is the cosine of their vectors; upper and lower case are the same. Pairs
-with a word that has no vector among the first 300,000, and lines that are no pair, are left out.
+with a word that has no vector among the first 300,000, and lines without a pair, are left out.
 """
 
 from __future__ import annotations

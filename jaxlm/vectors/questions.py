@@ -91,7 +91,7 @@ def folded(words: Sequence[str]) -> dict[str, int]:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line) of a text file. Raises `UserError` where it is none."""
+    """(number from 1, line) of a text file. Raises `UserError` for another file."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file{looked_from(path)}; check the path")
     try:
@@ -140,7 +140,7 @@ def _answers(table: WordVectors, asked: np.ndarray, first: dict[str, int], most:
         ]
         found = _best(unit, most, wanted, left_out)
         for i, rows in enumerate(left_out):
-            # A word in other letter case is no answer, but gensim looks no further than five words.
+            # In other letter case it is not an answer; but gensim looks at five words and no more.
             if len(rows) - len(set(part[i])) >= RANKED:
                 found[i] = _ranked(unit[:most] @ wanted[i], part[i], of_word)
         answers[begin : begin + ROWS] = of_word[found]

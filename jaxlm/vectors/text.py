@@ -80,7 +80,7 @@ def check_sizes(path: Path, words: int, size: int, least_bytes: int) -> None:
     least_bytes: the shortest that the line of one word can be.
     """
     if words < 1 or size < 1:
-        raise UserError(f"{path}: line 1: {words} words of {size} dimensions are no vectors")
+        raise UserError(f"{path}: line 1: {words} words of {size} dimensions make no table")
     found = path.stat().st_size
     if path.suffix != ".gz" and words * least_bytes > found + 2:
         raise UserError(

@@ -158,6 +158,13 @@ def test_rows_are_shown_by_their_words(folder: Path, tmp_path: Path) -> None:
     assert len(shown) == 7
 
 
+def test_a_validation_split_without_cells_is_left_out(folder: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    data = data_of(folder, window=5, validation_fraction=1e-9)
+    prepared = data.prepare(Words(min_count=2), tmp_path / "cache", report=lines.append)
+    assert list(prepared.splits) == ["train"] and "no cell is held out" in lines[-1]
+
+
 def test_text_without_pairs_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").write_text("a")

@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+from jaxlm.core.errors import UserError
+from jaxlm.data.tokenizers.words import WordTokenizer
+from jaxlm.evals.word_map import WordMap
+from jaxlm.models.transformer import TransformerConfig
+from jaxlm.models.vectors import VectorsConfig
 from jaxlm.report.sections.word_map import WordMap as Picture
 from jaxlm.report.sections.word_map import _free
 from jaxlm.vectors.projection import project
@@ -58,3 +64,29 @@ def test_names_at_one_place_are_moved_apart() -> None:
     taken: list[tuple[float, float]] = []
     heights = [_free(0.5, 0.5, taken) for _ in range(5)]
     assert len(set(heights)) == 5 and heights[0] == 0.5
+
+
+def session_of(model: object, tokenizer: object) -> SimpleNamespace:
+    return SimpleNamespace(
+        config=SimpleNamespace(model=model),
+        prepared=SimpleNamespace(tokenizer=tokenizer),
+        program=SimpleNamespace(mesh=jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])),
+    )
+
+
+def test_the_evaluator_takes_the_words_that_the_vocabulary_has(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokenizer = WordTokenizer(["king", "queen", "sun"])
+    rows = np.random.default_rng(1).normal(0, 1, (5, 4)).astype(np.float32)
+    session = session_of(VectorsConfig(size=4), tokenizer)
+    share, places = WordMap(words=("sun", "zebra", "king")).measure(session, {"table": rows}, None)
+    assert share.value == pytest.approx(1) and places.value["missing"] == ["zebra"]
+    assert [*places.value["word_map"]] == ["sun", "king"]
+    every = WordMap().measure(session, {"table": rows}, None)[1]
+    assert [*every.value["word_map"]] == ["king", "queen", "sun"]
+    none = WordMap(words=("zebra", "king"))
+    assert none.prepare(session) is not None and "no picture" in caplog.text
+    assert none.measure(session, {"table": rows}, None) == []
+    with pytest.raises(UserError, match="shows vectors of words, which model.type transformer"):
+        WordMap().prepare(session_of(TransformerConfig(), tokenizer))

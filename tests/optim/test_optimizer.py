@@ -20,6 +20,7 @@ from jaxlm.core.registry import names
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.mesh import MeshConfig, param_shardings
 from jaxlm.optim.adafactor import Adafactor
+from jaxlm.optim.adagrad import Adagrad
 from jaxlm.optim.adam import Adam
 from jaxlm.optim.adamw import AdamW
 from jaxlm.optim.base import OptimizerConfig
@@ -265,6 +266,7 @@ ALL: dict[str, OptimizerConfig] = {
     "adafactor": Adafactor(min_size=8, momentum=0.5),
     "lion": Lion(),
     "muon": Muon(),
+    "adagrad": Adagrad(),
 }
 
 

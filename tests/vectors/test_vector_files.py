@@ -116,7 +116,7 @@ BROKEN = {
     "nothing": (b"", "does not begin as a file of word vectors"),
     "binary cut": (b"2 2\na " + bytes(8) + b"\nb \x00\x00", "line 1: says|word 2 of 2"),
     "binary not finite": (b"1 1\na " + np.array([np.inf], "<f4").tobytes(), "'a' .*not finite"),
-    "binary rest": (b"1 2\na " + bytes(8) + b"\nb " + bytes(8), "11 bytes follow the last word"),
+    "binary rest": (b"1 2\na " + bytes(8) + b"\nb " + bytes(8), "11 bytes follow the 1 words"),
 }
 
 

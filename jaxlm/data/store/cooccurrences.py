@@ -48,7 +48,7 @@ RECORD = np.dtype([("hash", "<u8"), ("key", "<u8"), ("sum", "<i8")])
 
 @dataclass(frozen=True, kw_only=True)
 class Counting:
-    """What is counted. left_out: ids that are no words; they are removed before distances are."""
+    """What is counted. left_out: ids without a word; they are removed before distances are."""
 
     vocab_size: int
     left_out: tuple[int, ...]
