@@ -73,7 +73,7 @@ def main() -> None:
     steps, config = run.step, run.config
     cells = steps * config.train.batch_size * config.data.row_cells
     epochs = args.epochs or max(1, round(cells / len(train["rows"])))
-    vocab, size = run.tokenizer.vocab_size, config.model.size
+    vocab, size = run.tokenizer.vocab_size, config.model.hidden_size
     print(f"{len(train['rows']):,} cells, {vocab:,} words, {size} dimensions, {epochs} epochs")
     tables = reference(train, vocab, size, epochs, config.optimizer.learning_rate)
     own = run.params

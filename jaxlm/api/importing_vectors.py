@@ -52,7 +52,7 @@ def import_vectors(
         "run_dir": str(out),
         "tokenizer": {"type": "saved", "path": str(out.absolute() / "tokenizer")},
         "data": None,
-        "model": {"type": "vectors", "size": table.size, "vocab_size": tokenizer.vocab_size},
+        "model": {"type": "vectors", "hidden_size": table.size, "vocab_size": tokenizer.vocab_size},
         "objective": {"type": "none"},
         "optimizer": None,
         "train": {"steps": 0},

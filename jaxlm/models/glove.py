@@ -5,7 +5,7 @@
 A word has a vector w as the middle of a window and a vector c as the context of others; the vector
 that is used is w + c. Objective `glove` trains it on data of type `cooccurrences`:
 
-    model: {type: glove, size: 50}
+    model: {type: glove, hidden_size: 50}
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class GloveConfig(ModelConfig, type="glove"):
 
     dtype: ClassVar[str] = "float32"  # type: ignore[misc]
 
-    size: int = field(50, "dimensions of a vector", ge=1)
+    hidden_size: int = field(50, "dimensions of a vector (D)", ge=1)
     vocab_size: int | None = field(None, "words; null: the tokenizer's", ge=1)
 
     @property
     def output_size(self) -> int:
-        return self.size
+        return self.hidden_size
 
     def word_vectors(self, params: Mapping[str, Any], tokenizer: Tokenizer) -> np.ndarray:
         both = np.asarray(params["words"], np.float32) + np.asarray(params["contexts"], np.float32)
@@ -45,20 +45,20 @@ class GloveConfig(ModelConfig, type="glove"):
 
 
 class Glove(nnx.Module):
-    """The tables, uniform in +-0.5 / size at the start, as GloVe's code draws them."""
+    """The tables, uniform in +-0.5 / D at the start, as GloVe's code draws them."""
 
     def __init__(self, config: GloveConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
         self.config, self.vocab_size = config, vocab_size
-        largest = 0.5 / config.size
+        largest = 0.5 / config.hidden_size
 
         def draw(*shape: int) -> jax.Array:
             return jax.random.uniform(rngs.params(), shape, jnp.float32, -largest, largest)
 
-        self.words = nnx.Param(draw(vocab_size, config.size), axes=("vocab", "embed"))
-        self.contexts = nnx.Param(draw(vocab_size, config.size), axes=("vocab", "embed"))
+        self.words = nnx.Param(draw(vocab_size, config.hidden_size), axes=("vocab", "embed"))
+        self.contexts = nnx.Param(draw(vocab_size, config.hidden_size), axes=("vocab", "embed"))
         self.word_bias = nnx.Param(draw(vocab_size), axes=("vocab",))
         self.context_bias = nnx.Param(draw(vocab_size), axes=("vocab",))
 
     def flops_per_token(self, seq_len: int, *, is_causal: bool = True) -> float:
         """Forward FLOPs of a cell: its product."""
-        return 2.0 * self.config.size
+        return 2.0 * self.config.hidden_size

@@ -27,7 +27,7 @@ class VectorsConfig(ModelConfig, type="vectors"):
 
     dtype: ClassVar[str] = "float32"  # type: ignore[misc]
 
-    size: int = field(100, "dimensions of a vector", ge=1)
+    hidden_size: int = field(100, "dimensions of a vector (D)", ge=1)
     vocab_size: int | None = field(None, "rows of the table; null: the tokenizer's ids", ge=1)
 
     @property
@@ -36,7 +36,7 @@ class VectorsConfig(ModelConfig, type="vectors"):
 
     @property
     def output_size(self) -> int:
-        return self.size
+        return self.hidden_size
 
     def word_vectors(self, params: Mapping[str, Any], tokenizer: Tokenizer) -> np.ndarray:
         return np.asarray(params["table"], np.float32)[: tokenizer.vocab_size]
@@ -50,7 +50,7 @@ class VectorTable(nnx.Module):
 
     def __init__(self, config: VectorsConfig, vocab_size: int) -> None:
         self.config, self.vocab_size = config, vocab_size
-        zeros = jnp.zeros((vocab_size, config.size), jnp.float32)
+        zeros = jnp.zeros((vocab_size, config.hidden_size), jnp.float32)
         self.table = nnx.Param(zeros, axes=("vocab", "embed"))
 
     def __call__(

@@ -1,6 +1,6 @@
 """GloVe's weighted least squares on the logarithms of co-occurrences (Pennington et al. 2014).
 
-    model: {type: glove, size: 50}
+    model: {type: glove, hidden_size: 50}
     objective: {type: glove}
     optimizer: {type: adagrad}
 

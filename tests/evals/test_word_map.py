@@ -79,7 +79,7 @@ def test_the_evaluator_takes_the_words_that_the_vocabulary_has(
 ) -> None:
     tokenizer = WordTokenizer(["king", "queen", "sun"])
     rows = np.random.default_rng(1).normal(0, 1, (5, 4)).astype(np.float32)
-    session = session_of(VectorsConfig(size=4), tokenizer)
+    session = session_of(VectorsConfig(hidden_size=4), tokenizer)
     share, places = WordMap(words=("sun", "zebra", "king")).measure(session, {"table": rows}, None)
     assert share.value == pytest.approx(1) and places.value["missing"] == ["zebra"]
     assert [*places.value["word_map"]] == ["sun", "king"]

@@ -37,7 +37,7 @@ data:
   row_cells: 16
   window: 5
   validation_fraction: 0.1
-model: {type: glove, size: 6}
+model: {type: glove, hidden_size: 6}
 objective: {type: glove}
 optimizer: {type: adagrad}
 train: {steps: 24, batch_size: 4}
@@ -60,7 +60,7 @@ def config_of(*words: str) -> RunConfig:
 
 
 def learner(batch: int, *words: str) -> Any:
-    sizes = [f"model.size={D}", f"model.vocab_size={V}", f"train.batch_size={batch}"]
+    sizes = [f"model.hidden_size={D}", f"model.vocab_size={V}", f"train.batch_size={batch}"]
     config = config_of(*sizes, *words)
     return learner_of(config, config.mesh.build())
 
@@ -86,7 +86,7 @@ def reference(params: dict[str, np.ndarray], squares: Any, cell: Any, x_max: flo
 def test_row_gradients_are_those_of_the_loss() -> None:
     """The closed form against automatic differentiation of the whole loss."""
     rng = np.random.default_rng(0)
-    module = GloveConfig(size=D, vocab_size=V).build(V, rngs=nnx.Rngs(0))
+    module = GloveConfig(hidden_size=D, vocab_size=V).build(V, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module)
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape), nnx.to_pure_dict(state))
     batch = {name: x.reshape(3, 8) for name, x in cells(rng, 24).items()}
