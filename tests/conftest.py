@@ -1,14 +1,10 @@
 """Every test runs on eight simulated CPU devices, which must be set before jax is imported.
 
-LLVM's own optimizations are left out: what XLA does to a program is the same, and a step that runs
-twenty times compiles in half the time. A program becomes machine code in one piece: cutting it for
-several threads takes a tenth of the time of compiling it. Products of small matrices run in one
-thread, for another worker has the other core. Collectives come in one order (see
-`jaxlm.distributed.xla_flags`), else eight devices on two cores can wait for each other. Where XLA
-still has its older emitters of fused loops they are taken, which saves another quarter; the newer
-ones are tested with a newer jax, and by what tests start as processes, which have their own
-settings. What one worker or process of a test run has compiled, the others of that run read from a
-folder of its own.
+A step that runs twenty times compiles in half the time under the flags of `tools/quick_xla.py`. For
+products of small matrices one thread is enough: another worker has the other core. With collectives
+in one order eight devices on two cores cannot wait for each other. XLA's newer emitters are tested
+with a newer jax, and by what tests start as processes, which have their own settings. What one
+worker or process of a test run has compiled, the others of that run read from a folder of its own.
 """
 
 import gc
@@ -18,7 +14,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -28,23 +23,11 @@ from tests import core_set
 # under nohup it is ignored, and then by every process that a test starts
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-FLAGS = {
-    "xla_force_host_platform_device_count": "8",
-    "xla_backend_optimization_level": "0",
-    "xla_cpu_parallel_codegen_split_count": "1",
-    "xla_cpu_multi_thread_eigen": "false",
-    "xla_cpu_enable_concurrency_optimized_scheduler": "false",
-}
-OLDER_JAX = tuple(map(int, version("jax").split(".")[:2])) < (0, 11)
-if OLDER_JAX:  # newer ones do not know it
-    FLAGS["xla_cpu_use_fusion_emitters"] = "false"
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-# Lines of source in programs, which no test reads, cost a sixth of tracing and lowering.
-os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
-given = os.environ.get("XLA_FLAGS", "")
-missing = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
-os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
+import quick_xla  # noqa: E402
+
+quick_xla.set_flags(xla_force_host_platform_device_count="8")
 
 PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
@@ -62,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    if OLDER_JAX and "jax" in sys.modules:  # the files of tests import it, where they need it
+    if quick_xla.OLDER_JAX and "jax" in sys.modules:  # files of tests that need it import it
         from tests.static_hashes import hash_static_values
 
         hash_static_values()
@@ -80,7 +63,6 @@ gc.set_threshold(100_000, 20, 50)
 @pytest.fixture(scope="module")
 def shared_programs() -> Iterator[None]:
     """Runs of equal configs trace and compile once in a module of tests that train many."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
     from verbs import warm_programs
 
     with warm_programs():

@@ -1,18 +1,21 @@
 """Writes docs/combinations.md: what combines with what, each cell tried at a tiny size.
 
-    python tools/combinations.py                      # all: about half an hour on two cores
-    python tools/combinations.py --only "dpo|lora"    # cells whose name matches, to the terminal
+    python tools/combinations.py                      # all cells; prints each
+    python tools/combinations.py --kept found.jsonl   # keeps outcomes, and tries the others only
+    python tools/combinations.py --only "DPO|GRPO"    # cells whose name matches, to the terminal
     python tools/combinations.py --check 6 --seed 1   # tries six cells, and compares with the page
 
 A cell is a task or method, a kind of model and an adapter: two steps of training, then what the
 task is for: predictions for its records, or an evaluation. What is refused is refused by one line,
-which the page gives.
+which the page gives. Adapters are tried with some methods only, see `WIDELY`: they are applied to
+the model, and no method knows which one it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import itertools
 import json
@@ -23,9 +26,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import quick_xla
+
+if __name__ == "__main__":
+    quick_xla.set_flags()
 
 import jaxlm
 from jaxlm.core.config import UserError
@@ -35,24 +43,29 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "combinations.md"
 SMOKE = ROOT / "configs" / "smoke"
 
-# {how the page calls a kind of model: (the smoke config that has it, what rows of records need)}
+SMALL = ("hidden_size=16", "dropout=0", "num_layers=1")
+# {how the page calls a kind of model: (the smoke config that has it, settings of its model)}
 MODELS = {
-    "decoder": ("transformer", ()),
-    "mixture of experts": ("moe", ()),
-    "encoder": ("bert", ()),
-    "encoder-decoder": ("t5", ()),
-    "GLM": ("glm", ()),
-    "LSTM": ("lstm", ("model.carry_state=false",)),
+    "decoder": ("transformer", SMALL),
+    "mixture of experts": ("moe", (*SMALL[:2], "num_layers=2")),  # the first has no experts
+    "encoder": ("bert", SMALL),
+    "encoder-decoder": ("t5", (*SMALL, *(f"encoder.{word}" for word in SMALL))),
+    "GLM": ("glm", SMALL),
+    "LSTM": ("lstm", (*SMALL, "carry_state=false")),
 }
+FULL = "all parameters"
 ADAPTERS = {
-    "all parameters": "null",
-    "freeze": "{type: freeze, train: [norm, bias]}",
+    FULL: "null",
+    "freeze": "{type: freeze, train: [embed]}",
     "LoRA": "{type: lora, rank: 2, targets: [all-linear]}",
     "QLoRA": "{type: lora, rank: 2, targets: [all-linear], base_weights: nf4}",
     "DoRA": "{type: dora, rank: 2, targets: [all-linear]}",
 }
+# the methods with which adapters are tried: the model's own, one with a head, one with a reference
+WIDELY = ("language model", "classification", "DPO")
 WORDS = ("Ana", "Bo", "Chen", "Dee", "Eva")
 NUMBER = 24  # records
+FAILED = "FAILED: "
 
 
 def classes(n: int) -> dict[str, Any]:
@@ -112,19 +125,22 @@ def verdicts(n: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Method:
-    """A task or method: its records, the task and the objective of the config; None: the model's
-    own objective on running text. then: what is done with the trained run.
+    """A task or method: its records, the task and the objective of the config. No records: running
+    text; no objective: the model's own, such as blanks of a GLM. then: what is done with the
+    trained run.
     """
 
     make: Any = None
     task: str = ""
     objective: str = ""
-    more: tuple[str, ...] = field(default=())
     then: str = "predict"
 
 
 METHODS = {
     "language model": Method(then="evaluate"),
+    "masked tokens": Method(objective="masked_lm", then="evaluate"),
+    "span corruption": Method(objective="span_corruption", then="evaluate"),
+    "blank infilling": Method(objective="blank_infilling", then="evaluate"),
     "classification": Method(classes, "classification", "classification"),
     "multi-label": Method(labels, "multi_label", "multi_label"),
     "regression": Method(numbers, "regression", "regression"),
@@ -146,6 +162,15 @@ METHODS = {
     "GRPO": Method(
         completions, "prompt_completion", "grpo, group_size: 4, max_tokens: 4", then="evaluate"
     ),
+    "distillation": Method(
+        completions, "prompt_completion", "distill, teacher: {from: TEACHER}", then="evaluate"
+    ),
+    "GKD": Method(
+        completions,
+        "prompt_completion",
+        "gkd, max_tokens: 4, teacher: {from: TEACHER}",
+        then="evaluate",
+    ),
 }
 
 
@@ -159,39 +184,62 @@ class Cell:
         return f"{self.method} / {self.model} / {self.adapter}"
 
 
-CELLS = [Cell(*names) for names in itertools.product(METHODS, MODELS, ADAPTERS)]
+CELLS = [
+    Cell(*names)
+    for names in itertools.product(METHODS, MODELS, ADAPTERS)
+    if names[0] in WIDELY or names[2] == FULL
+]
+
+
+def settings_of(model: str, folder: Path) -> tuple[Path, list[str]]:
+    """A config file, and what makes it tiny."""
+    smoke, own = MODELS[model]
+    return SMOKE / f"{smoke}.yaml", [
+        *(f"model.{word}" for word in own),
+        "train.steps=2",
+        "train.batch_size=8",
+        "train.ledger=false",
+        "optimizer.schedule.warmup=1",
+        "logging.tensorboard=false",
+        "sample.prompts=[]",
+        "eval.every_steps=null",
+        "eval.at_end=false",
+        "checkpoint.every_steps=null",
+        "mesh.num_devices=1",
+        f"cache_dir={folder}/cache",
+    ]
+
+
+def teacher_of(model: str, folder: Path) -> Path:
+    """A run of the model on running text, trained once."""
+    run_dir = folder / f"teacher_{model}"
+    if not run_dir.exists():
+        file, settings = settings_of(model, folder)
+        jaxlm.train(load_run(file, [*settings, f"run_dir={run_dir}"]).config)
+    return run_dir
 
 
 def tried(cell: Cell, folder: Path) -> str:
     """ "" for a cell that works, else the line that refuses it. Other failures are raised."""
     method = METHODS[cell.method]
+    file, settings = settings_of(cell.model, folder)
     run_dir = folder / re.sub(r"\W+", "_", str(cell))
-    settings = [
-        f"adapter={ADAPTERS[cell.adapter]}",
-        "train.steps=2",
-        "train.batch_size=8",
-        "train.epochs=null",
-        "optimizer.schedule.warmup=1",
-        "logging.tensorboard=false",
-        "sample.prompts=[]",
-        "eval.every_steps=null",
-        "checkpoint.every_steps=null",
-        "mesh.num_devices=1",
-        f"run_dir={run_dir}",
-        f"cache_dir={folder}/cache",
-    ]
-    smoke, own = MODELS[cell.model]
+    settings += [f"adapter={ADAPTERS[cell.adapter]}", f"run_dir={run_dir}"]
     given: list[dict[str, Any]] = []
     if method.make is not None:
         given = [method.make(n) for n in range(NUMBER)]
-        file = folder / f"{method.make.__name__}.jsonl"
-        file.write_text("".join(json.dumps(record) + "\n" for record in given))
-        data = f"{{type: records, source: {{type: files, files: {file}}}, seq_len: 32}}"
+        rows = folder / f"{method.make.__name__}.jsonl"
+        if not rows.exists():
+            rows.write_text("".join(json.dumps(record) + "\n" for record in given))
+        data = f"{{type: records, source: {{type: files, files: {rows}}}, seq_len: 32}}"
         settings += [f"data={data}", f"data.task={{type: {method.task}}}"]
-        settings += [f"objective={{type: {method.objective}}}", *own]
     try:
-        config = load_run(SMOKE / f"{smoke}.yaml", [*settings, *method.more]).config
-        run = jaxlm.train(config)
+        if objective := method.objective:
+            if "TEACHER" in objective:
+                teacher = str(teacher_of(cell.model, folder))
+                objective = objective.replace("TEACHER", f"'{teacher}'")
+            settings.append(f"objective={{type: {objective}}}")
+        run = jaxlm.train(load_run(file, settings).config)
         if method.then == "predict":
             assert len(run.predict(given[:3])) == 3
         else:
@@ -211,77 +259,126 @@ def quietly(cell: Cell, folder: Path) -> str:
         try:
             return tried(cell, folder)
         except Exception:
-            return "FAILED: " + " | ".join(traceback.format_exc().strip().splitlines()[-2:])
+            return FAILED + " | ".join(traceback.format_exc().strip().splitlines()[-2:])
 
 
 def outcomes(cells: list[Cell]) -> Iterator[tuple[Cell, str]]:
+    import jax
     from verbs import warm_programs
 
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder, warm_programs():
-        for cell in cells:
-            yield cell, quietly(cell, Path(folder))
+    gc.set_threshold(100_000, 20, 50)  # tracing makes many objects that stay
+    jax.config.update("jax_disable_most_optimizations", True)  # two steps, sooner compiled
+    try:
+        with tempfile.TemporaryDirectory() as folder, warm_programs():
+            for cell in cells:
+                yield cell, quietly(cell, Path(folder))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+        logging.disable(logging.NOTSET)
 
 
 HEAD = """\
 <!-- made by tools/combinations.py, which tries every cell; edit that -->
 # What combines with what
 
-A check mark is a run of two steps at a tiny size, and then predictions or an evaluation, with
-each of: {adapters}. Otherwise the cell lists what works. A number is the
-reason below the table: the line that refuses the combination.
+A check mark is a run of a tiny model of this kind: two steps of training of all parameters, then
+predictions for some records, or an evaluation. A number is the line below the tables that refuses
+the combination, as a user sees it. A language model is trained as its kind is: encoders predict
+masked tokens, encoder-decoders spans, GLMs blanks, the others the next token.
+"""
+OTHERS = """
+## Adapters
+
+An adapter is applied to the model, and no method knows which one it is. So adapters were tried with
+a method of each kind: {methods}.
 """
 
 
+class Reasons:
+    """The lines that refuse a cell, numbered as they come."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def mark(self, found: dict[str, str]) -> str:
+        """A cell of the page, of {what was tried: why it is refused}."""
+        works = [name for name, reason in found.items() if not reason]
+        why = [reason for reason in dict.fromkeys(found.values()) if reason]
+        numbers = [f"({self.numbers.setdefault(r, len(self.numbers) + 1)})" for r in why]
+        named = [] if not works else ["✓"] if not why else [f"✓ {'; '.join(works)}"]
+        return " ".join([*named, *numbers])
+
+
 def page(found: dict[Cell, str]) -> str:
-    reasons: dict[str, int] = {}
-    lines = [HEAD.format(adapters=", ".join(ADAPTERS))]
-    lines += [f"| | {' | '.join(MODELS)} |", "|---" * (len(MODELS) + 1) + "|"]
+    reasons = Reasons()
+
+    def row(name: str, cells: list[dict[str, str]]) -> str:
+        return f"| {' | '.join([name, *map(reasons.mark, cells)])} |"
+
+    head = [f"| | {' | '.join(MODELS)} |", "|---" * (len(MODELS) + 1) + "|"]
+    lines = [HEAD, *head]
     for method in METHODS:
-        cells = []
-        for model in MODELS:
-            own = {adapter: found[Cell(method, model, adapter)] for adapter in ADAPTERS}
-            works = [adapter for adapter, reason in own.items() if not reason]
-            why = [reason for reason in dict.fromkeys(own.values()) if reason]
-            numbers = [f"{reasons.setdefault(reason, len(reasons) + 1)}" for reason in why]
-            named = "✓" if len(works) == len(ADAPTERS) else ", ".join(works)
-            cells.append(" ".join([named, *(f"({n})" for n in numbers)]).strip())
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    lines += ["", *(f"{number}. {reason}" for reason, number in reasons.items())]
+        lines.append(row(method, [{FULL: found[Cell(method, m, FULL)]} for m in MODELS]))
+    lines += [OTHERS.format(methods=", ".join(WIDELY)), *head]
+    for adapter in [name for name in ADAPTERS if name != FULL]:
+        every = [{m: found[Cell(m, model, adapter)] for m in WIDELY} for model in MODELS]
+        lines.append(row(adapter, every))
+    lines += ["", *(f"{number}. {reason}" for reason, number in reasons.numbers.items())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def rows_of(text: str) -> dict[str, dict[str, str]]:
+    """{method or adapter: {model: what its cell says}} of the page."""
+    table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: dict(zip(MODELS, row[1:], strict=True)) for row in table if row[0] != "decoder"}
+
+
+def says_works(cell: Cell, rows: dict[str, dict[str, str]]) -> bool:
+    """Whether the page says that a cell works."""
+    said = rows[cell.method if cell.adapter == FULL else cell.adapter][cell.model]
+    names = re.sub(r" ?\(\d+\)", "", said).removeprefix("✓").strip()
+    return said.startswith("✓") and (not names or cell.method in names.split("; "))
 
 
 def check(number: int, seed: int) -> int:
     """Tries some cells; 1 where one is not as the page says."""
-    text = PAGE.read_text(encoding="utf-8")
-    table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    rows = {row[0]: dict(zip(MODELS, row[1:], strict=True)) for row in table[1:]}
+    rows = rows_of(PAGE.read_text(encoding="utf-8"))
     wrong = 0
     for cell, reason in outcomes(random.Random(seed).sample(CELLS, number)):
-        said = rows[cell.method][cell.model]
-        named = [name.strip() for name in re.sub(r"\(\d+\)", "", said).split(", ")]
-        works = said.startswith("✓") or cell.adapter in named
         print(f"{cell}: {reason or 'works'}")
-        if works == bool(reason) or reason.startswith("FAILED"):
-            print(f"{PAGE.name} says {said}", file=sys.stderr)
+        if says_works(cell, rows) == bool(reason) or reason.startswith(FAILED):
+            print(f"{PAGE.name} says something else", file=sys.stderr)
             wrong = 1
     return wrong
+
+
+def kept_in(file: Path | None) -> dict[Cell, str]:
+    """The outcomes that a file has, of cells that did not fail."""
+    if file is None or not file.exists():
+        return {}
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {Cell(*row[:3]): row[3] for row in rows if not row[3].startswith(FAILED)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", help="try the cells whose name matches, and print them")
+    parser.add_argument("--kept", type=Path, help="a file of outcomes, which grows")
     parser.add_argument("--check", type=int, metavar="N", help="try N cells against the page")
     parser.add_argument("--seed", type=int, default=0, help="with --check: which cells")
     given = parser.parse_args()
     if given.check:
         return check(given.check, given.seed)
     cells = [cell for cell in CELLS if given.only is None or re.search(given.only, str(cell))]
-    found = {}
-    for cell, reason in outcomes(cells):
+    found = kept_in(given.kept)
+    for cell, reason in outcomes([cell for cell in cells if cell not in found]):
         found[cell] = reason
-        print(f"{len(found)}/{len(cells)} {cell}: {reason or 'works'}", flush=True)
-    failed = [cell for cell, reason in found.items() if reason.startswith("FAILED")]
+        print(f"{cell}: {reason or 'works'}", flush=True)
+        if given.kept is not None:
+            with given.kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([cell.method, cell.model, cell.adapter, reason]) + "\n")
+    failed = [cell for cell in cells if found[cell].startswith(FAILED)]
     if given.only is None and not failed:
         PAGE.write_text(page(found), encoding="utf-8")
         print(f"wrote {PAGE}")

@@ -57,10 +57,15 @@ def run_verb(words: list[str]) -> Answer:
 @contextlib.contextmanager
 def warm_programs() -> Iterator[None]:
     """A block in which equal programs are made, traced and compiled once."""
+    import jax
+    import numpy as np
+
+    from jaxlm.core.tree import flatten
     from jaxlm.evals import sums as evaluate
     from jaxlm.generate import completions, writing
     from jaxlm.training import build
     from jaxlm.training.learner import GradientLearner
+    from jaxlm.training.program import Program
 
     def shared(make: Any, *, first: bool = False) -> Any:
         """`make`, called once for equal arguments; `first`: a Program, which is compared as is."""
@@ -87,11 +92,25 @@ def warm_programs() -> Iterator[None]:
             compiled[key] = (learner, own_compile(learner, *args))
         return compiled[key][1]
 
+    own_draw = Program.draw
+    drawn: dict[Any, Any] = {}
+
+    def draw_once(program: Program) -> dict[str, Any]:
+        """Fresh parameters, which do not depend on the loss, except for the head that it needs."""
+        shapes = {path: x.shape for path, x in flatten(program.abstract_params).items()}
+        head = getattr(program.objective, "head", None)
+        key = repr((program.model, head, program.adapter, program.seed, program.mesh.shape, shapes))
+        if key not in drawn:
+            drawn[key] = jax.device_get(own_draw(program))
+        copy = jax.tree.map(np.array, drawn[key])  # a step is donated it
+        return jax.device_put(copy, program.param_shardings)
+
     generator = shared(writing.Generator, first=True)
     with contextlib.ExitStack() as stack:
         for owner, name, new in (
             (build, "make_program", shared(build.make_program)),
             (GradientLearner, "compile", compile_once),
+            (Program, "draw", draw_once),
             (evaluate.SplitSums, "step", step),
             (writing, "Generator", generator),
             (completions, "Generator", generator),

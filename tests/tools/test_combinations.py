@@ -1,0 +1,22 @@
+"""The page of what combines with what: it is read as it is written."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.commands import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+import combinations  # noqa: E402
+from combinations import ADAPTERS, FULL, METHODS, MODELS, WIDELY, Cell  # noqa: E402
+
+
+def test_the_page_is_read_as_it_is_written() -> None:
+    cells = combinations.CELLS
+    found = {cell: "it cannot" if len(str(cell)) % 3 else "" for cell in cells}
+    rows = combinations.rows_of(combinations.page(found))
+    assert list(rows) == [*METHODS, *(adapter for adapter in ADAPTERS if adapter != FULL)]
+    assert all(list(row) == list(MODELS) for row in rows.values())
+    assert all(combinations.says_works(cell, rows) == (not found[cell]) for cell in cells)
+    assert Cell(WIDELY[0], "decoder", "DoRA") in cells
