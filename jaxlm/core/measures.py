@@ -136,10 +136,13 @@ def compared(measures: Iterable[Measure]) -> list[Compared]:
 
 
 def not_beaten(measures: Iterable[Measure]) -> list[str]:
-    """A line for each baseline whose main measure the model does not beat."""
+    """A line for each baseline whose main measure the model does not beat. One that gets
+    nothing right is left out.
+    """
     first: dict[str, Compared] = {}
     for each in compared(measures):
-        if each.model.better is not None:
+        useless = each.model.better == "higher" and each.baseline.value == 0
+        if each.model.better is not None and not useless:
             first.setdefault(each.baseline.name.rpartition("/")[0], each)
     return [each.line for each in first.values() if not each.beaten]
 

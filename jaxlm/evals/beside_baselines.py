@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ class BesideBaselines:
     ) -> list[Measure]:
         own = {m.name: m for m in measures if m.show != "table"}
         found = []
-        for key, title, theirs in self._measured(on_batch):
+        for key, title, theirs in self._measured(own, on_batch):
             known = [own[m.name].of(m.value) for m in theirs if m.name in own]
             for measure in [*known, *(m for m in theirs if m.name == SECONDS.name)] * bool(known):
                 shown = dataclasses.replace(
@@ -66,19 +66,26 @@ class BesideBaselines:
                 found.append(dataclasses.replace(shown, name=f"{key}/{shown.name}", baseline=title))
         return found
 
-    def _measured(self, on_batch: Callable[[], object]) -> list[tuple[str, str, list[Measure]]]:
+    def _measured(
+        self, names: Container[str], on_batch: Callable[[], object]
+    ) -> list[tuple[str, str, list[Measure]]]:
         """The results of `measured_baselines`, which parameters do not change: measured once."""
         if self._known is None:
-            self._known = list(measured_baselines(self._session, self._split, on_batch))
+            session, split = self._session, self._split
+            self._known = list(measured_baselines(session, split, on_batch, names))
         return self._known
 
 
 def measured_baselines(
-    session: Session, split: str, on_batch: Callable[[], object] = lambda: None
+    session: Session,
+    split: str,
+    on_batch: Callable[[], object] = lambda: None,
+    names: Container[str] | None = None,
 ) -> Iterator[tuple[str, str, list[Measure]]]:
     """(key, title, its measures and seconds) of each baseline that suits a run.
 
-    on_batch: called before each and while it measures. One that fails is left out and named: the
+    on_batch: called before each and while it measures. names: the model's measures; a baseline that
+    has none of them is left out before it is fitted. One that fails is left out and named: the
     result of a run must not depend on it.
     """
     for name in registry.names(Baseline):
@@ -86,6 +93,8 @@ def measured_baselines(
         start = time.perf_counter()
         try:
             baseline: Baseline = registry.find(Baseline, name)()
+            if names is not None and not baseline.suits(session, names):
+                continue
             measures = baseline.measures(session, split, on_batch=on_batch)
             if not measures:
                 continue  # without a title: it may be made of data that the run does not have

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from jaxlm.chat.tokens import token_weights, tokenise
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import NO_LIMIT, Arrays, Asked, Extent, Record
+from jaxlm.tasks.base import NO_LIMIT, Arrays, Asked, Extent, Record, Records
 from jaxlm.tasks.written import WrittenTask
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 @dataclass(frozen=True, kw_only=True)
 class Conversations(WrittenTask, abstract=True):
     """Records that a chat template makes one text of."""
+
+    baseline_title: ClassVar[str] = "most frequent answer"
 
     template: str | None = field(
         None,
@@ -144,6 +146,14 @@ class Conversations(WrittenTask, abstract=True):
         turns += _turns(self.prompt(record))
         kept = [turn for n, turn in enumerate(turns) if n == 0 or turn["role"] != "system"]
         return Asked(as_prompt(kept, tools), "")
+
+    def baseline(self, train: Records) -> Callable[[Record], Any] | None:
+        """The most frequent answer, the first of those that are as frequent."""
+        answers = Counter(self.reference(train[int(i)]) for i in range(len(train)))
+        if not answers:
+            return None
+        ((answer, _),) = answers.most_common(1)
+        return lambda record: answer
 
     def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
         """`predictions` are texts; the share that equals the reference, and the mean of

@@ -16,15 +16,19 @@ import pytest
 
 from jaxlm.cli.shared.figures import print_figures
 from jaxlm.core.files import read_json, write_sealed
-from jaxlm.core.measures import Measure
+from jaxlm.core.measures import Measure, not_beaten
 from jaxlm.evals.baselines.base import EVERY, Baseline
 from jaxlm.evals.baselines.naive_bayes import Counts, NaiveBayes, grams
 from jaxlm.evals.baselines.nearest import Nearest
 from jaxlm.evals.beside_baselines import BesideBaselines, measured_baselines
 from jaxlm.evals.split_records import records_of
 from jaxlm.report import write_report
+from jaxlm.tasks.chat import Chat
 from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.kto import KTO
 from jaxlm.tasks.pair import Pair
+from jaxlm.tasks.preference import Preference
+from jaxlm.tasks.prompt_completion import PromptCompletion
 from jaxlm.tasks.regression import Regression
 from jaxlm.tasks.translation import Translation
 from tests import tiny
@@ -126,6 +130,78 @@ def test_a_model_that_does_not_beat_a_baseline_is_told_so(capsys: Any) -> None:
         "the model does not beat its baseline: naive Bayes has accuracy 100.0%, the model 50.0%"
     )
     assert sum("does not beat" in line for line in lines) == 1  # the largest class is beaten
+
+
+def test_a_baseline_that_gets_nothing_right_is_not_compared() -> None:
+    figures = [
+        Measure("accuracy", 0.0, better="higher"),
+        Measure("naive_bayes/accuracy", 0.0, better="higher", baseline="naive Bayes"),
+    ]
+    assert not_beaten(figures) == []
+    figures[1] = dataclasses.replace(figures[1], value=0.1)
+    assert len(not_beaten(figures)) == 1
+
+
+def measured(task: Any, train: Any, test: Any, **model: float) -> dict[str, Measure]:
+    beside = BesideBaselines(Model(**model), session(task, train, test), "validation")
+    return {m.name: m for m in beside.after(None, [None])[0]}
+
+
+def test_written_answers_are_compared_with_the_nearest_and_the_most_frequent_one() -> None:
+    train = [
+        {"prompt": "what is your name", "completion": "Bo"},
+        {"prompt": "where do you live", "completion": "in Rome"},
+        {"prompt": "where are you now", "completion": "in Rome"},
+    ]
+    test = [
+        {"prompt": "your name?", "completion": "Bo"},
+        {"prompt": "age", "completion": "in Oslo"},
+    ]
+    found = measured(PromptCompletion(), train, test, exact_match=0.0, word_f1=0.0)
+    assert found["nearest/exact_match"].value == 0.5  # the name
+    assert found["nearest/exact_match"].baseline == "answer to the nearest prompt"
+    assert found["baseline/exact_match"].value == 0  # "in Rome"
+    assert found["baseline/word_f1"].value == pytest.approx(0.25)  # one of two words, once
+    assert found["baseline/exact_match"].baseline == "most frequent answer"
+
+    said = lambda *texts: {  # noqa: E731
+        "messages": [
+            {"role": role, "content": text}
+            for role, text in zip(("user", "assistant"), texts, strict=True)
+        ]
+    }
+    found = measured(Chat(), [said("hi there", "hello"), said("name?", "Bo")],
+                     [said("hi", "hello")], exact_match=0.0)  # fmt: skip
+    assert found["nearest/exact_match"].value == 1
+
+
+def test_baselines_without_a_measure_of_the_model_are_not_fitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fit(*_: Any) -> None:
+        raise AssertionError("nothing of it would be shown")
+
+    monkeypatch.setattr(Nearest, "fit", fit)
+    records = [{"prompt": "a", "completion": "b"}]
+    assert measured(PromptCompletion(), records, records, loss=1.0).keys() == {"loss"}
+
+
+def test_pairs_are_compared_with_the_longer_answer() -> None:
+    pairs = [
+        {"prompt": "p", "chosen": chosen, "rejected": rejected}
+        for chosen, rejected in [("long", "a"), ("b", "longer"), ("ab", "cd"), ("abc", "x")]
+    ]
+    found = measured(Preference(), pairs, pairs, accuracy=0.5)
+    assert found["longer_answer/accuracy"].value == pytest.approx(2.5 / 4)
+
+
+def test_labelled_answers_are_compared_with_the_majority() -> None:
+    labelled = lambda labels: [  # noqa: E731
+        {"prompt": "p", "completion": str(n), "label": label} for n, label in enumerate(labels)
+    ]
+    train, test = labelled([True, False, False]), labelled([True, False, False, False])
+    found = measured(KTO(), train, test, accuracy=0.5)
+    assert found["majority_label/accuracy"].value == 0.75
 
 
 def test_baselines_report_progress_while_they_answer() -> None:

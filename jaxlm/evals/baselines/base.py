@@ -17,7 +17,7 @@ One whose measures are not those of a task, such as the bits per byte of n-grams
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,6 +52,10 @@ class Baseline(Config):
         """
         return self.key.replace("_", " ")
 
+    def suits(self, session: Session, names: Container[str]) -> bool:
+        """Whether it has a measure that a model has as well; `names`: those of the model."""
+        return True
+
     def measures(
         self, session: Session, split: str, *, on_batch: Callable[[], object] = lambda: None
     ) -> list[Measure] | None:
@@ -73,6 +77,10 @@ class Guess(Baseline, abstract=True):
     def fit(self, task: Task, train: Records) -> Callable[[Record], Any] | None:
         """A function that answers a record for `Task.score`; None: it does not suit the task."""
         raise NotImplementedError
+
+    def suits(self, session: Session, names: Container[str]) -> bool:
+        task = session.prepared.task
+        return task is not None and any(m.name in names for m in task.score([], []))
 
     def measures(
         self, session: Session, split: str, *, on_batch: Callable[[], object] = lambda: None
