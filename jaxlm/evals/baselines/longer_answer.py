@@ -1,4 +1,4 @@
-"""Of two answers to a prompt the longer one, which is often the preferred one."""
+"""The longer of two answers to a prompt, which is often the preferred one."""
 
 from __future__ import annotations
 
