@@ -90,7 +90,8 @@ class Found:
 def detect(patterns: Sequence[str], *, with_text: bool = True) -> Found:
     """Reads the files once. Raises `UserError` where they are not of one kind, or hold no text.
 
-    with_text: a table must have a column of texts; else it may hold lists alone, such as of words.
+    with_text: a table must have a column of texts; else it may hold lists alone, such as of words,
+    or no rows below its first line, which may be a record of a file without a header.
     """
     files = match_files(patterns)
     kinds = {name: kind_of(path) for name, path in files.items()}
@@ -196,8 +197,10 @@ def _table(
             total += 1
             if len(rows) < SAMPLE:
                 rows.append(row)
+    if not rows and with_text:
+        raise no_rows(patterns)
     if not rows:
-        raise UserError(f"{patterns[0]}: holds no rows; name a table with a header and rows")
+        return Found(files=patterns, kind=kind, encoding=encoding, delimiter=delimiter)
     columns = tuple(dict.fromkeys(str(name) for row in rows[:100] for name in row))
     text = _text_column(columns, rows)
     if text is None and with_text:
@@ -223,6 +226,10 @@ def _table(
         script=script_mostly("".join(itertools.islice(texts, 1000))),
         opening=_opening(texts[0]),
     )
+
+
+def no_rows(patterns: Sequence[str]) -> UserError:
+    return UserError(f"{patterns[0]}: holds no rows; name a table with a header and rows")
 
 
 def _delimiter(path: Path, encoding: str) -> str | None:

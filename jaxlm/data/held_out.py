@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxlm.core.config import UserError, parse, suggest
 from jaxlm.core.errors import few
-from jaxlm.data.detect import Found, source_of
+from jaxlm.data.detect import Found, no_rows, source_of
 from jaxlm.data.mixture import MixtureData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.sources.files import Files
@@ -32,6 +32,8 @@ def measured_source(found: Found, data: DataConfig) -> Source:
     data = own_data(data)
     if isinstance(own := own_source(data), Files):
         return own.replace(files=found.files)
+    if not found.num_texts:
+        raise no_rows(found.files)
     values = _values(found, own)
     task = getattr(data, "task", None)
     if task is None:  # running text
@@ -56,6 +58,8 @@ def unanswered_source(found: Found, columns: Sequence[str], own: Source | None) 
     """
     if isinstance(own, Files):
         return own.replace(files=found.files, answered=False)
+    if not found.num_texts:
+        raise no_rows(found.files)
     values = _values(found, own)
     for name in ("label_column", *RULES):
         values.pop(name, None)

@@ -18,7 +18,7 @@ from jaxlm.data.detect import detect
 from jaxlm.data.formats.base import Format, Record, Row, RowFormat, Sample
 from jaxlm.data.formats.openai import OpenAI
 from jaxlm.data.formats.recognise import all_formats, format_called
-from jaxlm.data.formats.shapes import SHAPES, Shape
+from jaxlm.data.formats.shapes import SHAPES, Shape, last_turn, two_labels
 from jaxlm.data.formats.tags import in_bio
 from jaxlm.data.formats.text import Text
 from jaxlm.data.held_out import measured_source, unanswered_source
@@ -31,6 +31,7 @@ from jaxlm.data.sources.files import Files
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.tasks.chat import Chat
 from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.translation import Translation
 from tests.data.formats_cases import (
     ALPACA,
     ANSWER,
@@ -432,6 +433,54 @@ def test_files_without_answers_are_read_to_predict_for_them(tmp_path):
     for name, (text, columns, value) in files.items():
         source = source_of(tmp_path, {name: text}, answered=False)
         assert records_of(source, columns) == [{columns[0]: value}], name
+
+
+SHAREGPT_HUMAN = {"from": "human", "value": "Hi"}
+ASKED: dict[str, tuple[Any, tuple[str, ...], Any]] = {
+    "a text of a class": ({"text": "fine"}, ("text",), "fine"),
+    "a content": ({"content": "fine"}, ("text",), "fine"),
+    "a source": ({"text": "long"}, ("source",), "long"),
+    "a chat of a prompt": ({"prompt": "say 1"}, ("messages",), said("say 1")),
+    "a chat of messages": ({"prompt": [HUMAN]}, ("messages",), [HUMAN]),
+    "a prompt of messages": ({"messages": [HUMAN]}, ("prompt",), [HUMAN]),
+    "a prompt of a chat": ({"conversations": [SHAREGPT_HUMAN]}, ("prompt",), [HUMAN]),
+    "a prompt of an instruction": ({"instruction": "Hi"}, ("prompt",), [HUMAN]),
+    "a prompt before an answer": ({"messages": [HUMAN, ANSWER]}, ("prompt",), [HUMAN]),
+    "a prompt of a pair": ({"prompt": "a", "chosen": "b", "rejected": "c"}, ("prompt",), "a"),
+    "a pair as a chat": ({"prompt": "a"}, ("prompt",), "a"),
+    "a tagged chat": ({"messages": [HUMAN], "kto_tag": True}, ("prompt",), [HUMAN]),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_is_asked_is_read_without_an_answer(tmp_path, name):
+    row, columns, value = ASKED[name]
+    source = source_of(tmp_path, {"x.jsonl": jsonl(row)}, answered=False)
+    assert records_of(source, columns) == [{columns[0]: value}]
+
+
+def test_a_pair_without_its_answers_is_not_made_two(tmp_path):
+    assert two_labels({"prompt": "a"}, answered=False) == [{"prompt": "a"}]
+    with pytest.raises(UserError, match="does not end with an answer"):
+        last_turn({"messages": [HUMAN]}, answered=True)
+
+
+def test_formats_that_read_other_texts_for_a_question_are_a_choice(tmp_path):
+    row = {"messages": [HUMAN], "instruction": "Bye"}
+    source = source_of(tmp_path, {"x.jsonl": jsonl(row)}, answered=False)
+    with pytest.raises(UserError, match="alpaca .* and openai .* fit; choose one"):
+        records_of(source, ("messages",))
+
+
+def test_one_line_of_a_table_without_a_header_is_read(tmp_path):
+    own = source_of(tmp_path, {"a.tsv": "Good day\tGuten Tag\n"})
+    found = detect([*own.files], with_text=False)
+    asked = unanswered_source(found, ("source",), own)
+    assert records_of(asked, ("source",)) == [{"source": "Good day"}]
+    measured = measured_source(found, RecordData(source=own, task=Translation()))
+    assert records_of(measured, ("target",)) == [{"target": "Guten Tag"}]
+    with pytest.raises(UserError, match="a.tsv: holds no rows; name a table with a header"):
+        unanswered_source(found, ("source",), None)
 
 
 def test_compressed_files_and_folders_of_files_are_read_by_units(tmp_path):

@@ -66,7 +66,7 @@ class KTOTag(RowFormat, type="kto_tag"):
         chat: RowFormat = Alpaca()
         if turns is not None:
             chat = ShareGPT() if has_speakers(turns) else OpenAI()
-        (record,) = last_turn(chat.record(row, sample))
+        (record,) = last_turn(chat.record(row, sample), answered=sample.answered)
         return record | {"label": tag_of(row, "kto_tag")}
 
     def row(self, record: Record) -> dict[str, Any]:

@@ -5,7 +5,8 @@
 
 Formats count that fit and give the wanted columns. Of these, one that reads only a
 part of another's columns is not meant: prompt and completion, where there is a label too. What can
-give the columns as it is goes before what must be converted. The file's own columns count where no
+give the columns as it is goes before what must be converted. For records to predict for, any of the
+formats that read the same in the wanted columns will do. The file's own columns count where no
 format gives what is wanted.
 """
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from jaxlm.core import registry
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
-from jaxlm.data.formats.base import Fit, Format, Record, Sample
+from jaxlm.data.formats.base import Fit, Format, Placed, Record, Sample
 from jaxlm.data.formats.shapes import Bridge, Shape
 
 KEY = "data.source.format"
@@ -34,6 +37,7 @@ class Recognised:
     fit: Fit
     shape: Shape
     bridge: Bridge | None = None
+    answered: bool = True
 
     @property
     def name(self) -> str:
@@ -46,7 +50,7 @@ class Recognised:
     def convert(self, record: Record) -> list[Record]:
         if self.bridge is None:
             return [record]
-        return [{**record, **made} for made in self.bridge.convert(record)]
+        return [{**record, **made} for made in self.bridge.convert(record, answered=self.answered)]
 
 
 def all_formats() -> dict[str, Format]:
@@ -90,10 +94,27 @@ def recognise(
         raise _gives_others(sample, shapes, wanted)
     kept = [name for name in ways if not any(_within(fitting, name, other) for other in ways)]
     kept = [name for name in kept if ways[name][1] is None] or kept
-    if len(kept) > 1:
+    made = [Recognised(*found[name], *ways[name], sample.answered) for name in kept]
+    if len(made) > 1 and not _ask_the_same(made, sample, wanted):
         raise _several(sample, kept, fitting)
-    (name,) = kept
-    return Recognised(*found[name], *ways[name])
+    return made[0]
+
+
+def _ask_the_same(made: Sequence[Recognised], sample: Sample, wanted: Sequence[str]) -> bool:
+    """Whether records to predict for have the same wanted columns in each of these formats."""
+    if sample.answered:
+        return False
+    first, *others = ([*_asked(one, sample, wanted)] for one in made)
+    return bool(first) and all(other == first for other in others)
+
+
+def _asked(found: Recognised, sample: Sample, wanted: Sequence[str]) -> Iterator[list[Any]]:
+    """The values of the wanted columns of a sample's records, without rows that are wrong."""
+    lines = ((str(number), line) for number, line in enumerate(sample.lines))
+    items: Iterator[Placed] = lines if found.format.reads == "lines" else iter(sample.rows)
+    for _, record in found.format.records(items, sample, lambda error: None):
+        with suppress(UserError):
+            yield from ([one.get(name) for name in wanted] for one in found.convert(record))
 
 
 def _name(given: Format) -> str:

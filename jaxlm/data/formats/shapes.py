@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from jaxlm.core.config import UserError
 from jaxlm.core.errors import shown, suggest
@@ -20,12 +20,18 @@ from jaxlm.data.formats.messages import Message
 Record = dict[str, Any]
 
 
+class Convert(Protocol):
+    def __call__(self, record: Record, *, answered: bool) -> list[Record]:
+        """answered: false for a record to predict for, which may lack the columns of its answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class Bridge:
     """Makes records of another shape; raises `UserError` for a record that is not one."""
 
     to: Shape
-    convert: Callable[[Record], list[Record]]
+    convert: Convert
 
 
 @dataclass(frozen=True)
@@ -66,25 +72,32 @@ def shape_called(task: str) -> Shape:
     return SHAPES[task]
 
 
-def last_turn(record: Record) -> list[Record]:
-    """A chat as its last answer and the messages before it."""
+def last_turn(record: Record, *, answered: bool) -> list[Record]:
+    """A chat as its last answer and the messages before it. One to predict for may end before its
+    answer.
+    """
     *prompt, last = record["messages"]
+    if not answered and last["role"] != "assistant":
+        return [{"prompt": record["messages"]}]
     if not prompt or last["role"] != "assistant":
         raise UserError("the chat does not end with an answer; add one or remove the row")
     return [{"prompt": prompt, "completion": [last]}]
 
 
-def one_turn(record: Record) -> list[Record]:
+def one_turn(record: Record, *, answered: bool) -> list[Record]:
     """A prompt and its completion as a chat."""
-    said = [("user", record["prompt"]), ("assistant", record["completion"])]
+    said = [("user", "prompt"), ("assistant", "completion")]
     messages: list[Message] = []
-    for role, text in said:
+    for role, column in said if answered else said[:1]:
+        text = record[column]
         messages += [{"role": role, "content": text}] if isinstance(text, str) else text
     return [{"messages": messages}]
 
 
-def two_labels(record: Record) -> list[Record]:
-    """A pair as a desirable and an undesirable completion."""
+def two_labels(record: Record, *, answered: bool) -> list[Record]:
+    """A pair as a desirable and an undesirable completion; one to predict for as its prompt."""
+    if not answered:
+        return [{"prompt": record["prompt"]}]
     sides = [("chosen", True), ("rejected", False)]
     return [
         {"prompt": record["prompt"], "completion": record[side], "label": label}
