@@ -15,11 +15,13 @@ A context that is too long becomes windows, of which two in a row share `doc_str
 `stride` of a tokenizer of transformers; in Devlin et al. 2019 `doc_stride` is the step from one
 window to the next). A window without the answer has its first token as start and end. An answer is
 a span of the characters of the context (`jaxlm.tasks.answer_spans`); the measures are the exact
-match and F1 of SQuAD (`jaxlm.tasks.squad`) or of CMRC (`jaxlm.tasks.cmrc`).
+match and F1 of CMRC (`jaxlm.tasks.cmrc`) where the answers are Chinese or Japanese, and of SQuAD
+(`jaxlm.tasks.squad`) of others.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from jaxlm.core.rows import Entry, RowSpec, text_rows
 from jaxlm.tasks import cmrc, squad
 from jaxlm.tasks.answer_spans import Window, best_spans
 from jaxlm.tasks.base import Arrays, Change, LeftOut, Record, Records, Task
+from jaxlm.tasks.text_metrics import CHARACTERS, language_of
 from jaxlm.tasks.texts import fitting, special_tokens
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
 EXACT = Measure("exact_match", better="higher", show="headline", format=".1%")
 F1 = Measure("f1", better="higher", show="headline", label="F1", format=".1%")
+RULES = {"squad": squad, "cmrc": cmrc}
+LOOKED_AT = 2000  # questions by whose answers the language is found
 SENTENCE_END = re.compile(r"(?<=[.!?])\s|(?<=[。！？])|\n")
 
 
@@ -80,8 +85,10 @@ class QuestionAnswering(Task):
     null_threshold: float = field(
         0.0, "no answer where the score of none exceeds the best one's by more than this"
     )
-    metric: Literal["squad", "cmrc"] = field(
-        "squad", "whose exact match and F1: words of English, or characters of Chinese"
+    metric: Literal["squad", "cmrc"] | None = field(
+        None,
+        "whose exact match and F1: words of English, or characters of Chinese; null: by the "
+        "answers' language",
     )
     add_bos: bool = field(True, "begin each row with the tokenizer's bos, where it has one")
     add_eos: bool = field(True, "end each text with the tokenizer's eos, where it has one")
@@ -171,12 +178,19 @@ class QuestionAnswering(Task):
         return window["first"]
 
     def resolve(self, records: Records) -> Mapping[str, Any]:
-        if self.no_answer is not None:
-            return {"no_answer": self.no_answer}
-        return {"no_answer": any(not a["text"] for a in records.column(self.answers))}
+        empty = self.no_answer
+        if empty is None:
+            empty = any(not a["text"] for a in records.column(self.answers))
+        if self.metric is not None:
+            return {"no_answer": empty}
+        answers = itertools.islice(records.column(self.answers), LOOKED_AT)
+        return {"no_answer": empty, "metric": metric_for(each["text"] for each in answers)}
 
     def given(self, facts: Mapping[str, Any]) -> Self:
-        return self.replace(no_answer=bool(facts.get("no_answer", self.no_answer)))
+        return self.replace(
+            no_answer=bool(facts.get("no_answer", self.no_answer)),
+            metric=self.metric or facts.get("metric"),
+        )
 
     def counts(self, records: Records) -> dict[str, Any]:
         answers = [*records.column(self.answers)]
@@ -349,14 +363,19 @@ class QuestionAnswering(Task):
 
     def score(self, predictions: Sequence[Any], records: Iterable[Record]) -> list[Measure]:
         """`predictions` are texts, "" for no answer."""
-        rules = {"squad": squad, "cmrc": cmrc}[self.metric]
+        true = [record[self.answers]["text"] for record in records]
+        rules = RULES[self.metric or metric_for(true)]
         exact = f1 = total = 0.0
-        for said, record in zip(predictions, records, strict=True):
-            answers = record[self.answers]["text"]
+        for said, answers in zip(predictions, true, strict=True):
             exact += squad.best(rules.exact_match, said, answers)
             f1 += squad.best(rules.f1, said, answers)
             total += 1
         return [EXACT.of(exact / max(total, 1)), F1.of(f1 / max(total, 1))]
+
+
+def metric_for(answers: Iterable[Sequence[str]]) -> str:
+    """The `metric` by the language of the answers to some questions."""
+    return "cmrc" if language_of(itertools.chain.from_iterable(answers)) in CHARACTERS else "squad"
 
 
 def strides(

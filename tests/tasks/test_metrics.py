@@ -11,8 +11,12 @@ import pytest
 from jaxlm.tasks import cmrc, squad
 from jaxlm.tasks.entities import entities, entity_scores, is_of_entities
 from jaxlm.tasks.multi_label import MultiLabel
+from jaxlm.tasks.question_answering import QuestionAnswering
 from jaxlm.tasks.regression import Regression, correlation, ranks
 
+SPAN = {"answer_start": [0]}
+CHINESE = [{"answers": {"text": ["曹雪芹写的"], **SPAN}}, {"answers": {"text": [], **SPAN}}]
+ENGLISH = [{"answers": {"text": ["Cao Xueqin wrote 红楼梦"], **SPAN}}]
 CASES = json.loads((Path(__file__).parents[1] / "fixtures" / "entities.json").read_text())
 
 
@@ -49,6 +53,27 @@ def test_exact_match_and_f1_are_those_of_squad(
 ) -> None:
     assert squad.exact_match(said, answer) == exact
     assert squad.f1(said, answer) == pytest.approx(f1)
+
+
+class Rows(list):
+    """Records of a split."""
+
+    def column(self, name: str):
+        return (record[name] for record in self)
+
+
+def test_answers_are_compared_by_the_rules_of_their_language() -> None:
+    """One character of five is wrong: a fifth of the units of CMRC, the only word of SQuAD."""
+    task, said = QuestionAnswering(), ["曹雪芹写了", ""]
+    assert task.resolve(Rows(ENGLISH)) == {"no_answer": False, "metric": "squad"}
+    assert task.resolve(Rows(CHINESE)) == {"no_answer": True, "metric": "cmrc"}
+    found = task.given(task.resolve(Rows(CHINESE)))
+    for each in (found, task):
+        assert [m.value for m in each.score(said, CHINESE)] == pytest.approx([0.5, 0.9])
+    named = task.replace(metric="squad")
+    assert named.given(named.resolve(Rows(CHINESE))).metric == "squad"
+    for each in (named, named.given({"metric": "cmrc"}), task.given({"metric": "squad"})):
+        assert [m.value for m in each.score(said, CHINESE)] == [0.5, 0.5]
 
 
 def test_the_best_of_several_answers_counts() -> None:
