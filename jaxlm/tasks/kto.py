@@ -54,7 +54,7 @@ class KTO(PromptCompletion):
         return [{**made, self.label_column: label}]
 
     def texts(self, record: Record) -> Iterable[str]:
-        return texts_in(record, super().columns)
+        return texts_in(record, self.parts)
 
     def row_spec(self, seq_len: int, pad_id: int = 0) -> RowSpec:
         rows = super().row_spec(seq_len, pad_id)

@@ -44,6 +44,9 @@ class PromptCompletion(Conversations):
 
     prompt_column: str = field("prompt", "the column of the prompt")
     completion_column: str = field("completion", "the column of the completion")
+    keep: tuple[str, ...] = field(
+        (), "more columns that a record keeps, which rewards read, such as solution"
+    )
     add_bos: bool = field(True, "begin each text with the tokenizer's bos, where it has one")
     add_eos: bool = field(True, "end each text with the tokenizer's eos, where it has one")
 
@@ -51,6 +54,11 @@ class PromptCompletion(Conversations):
 
     @property
     def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.parts, *self.keep]))
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The columns of the prompt and of the completion."""
         return self.prompt_column, self.completion_column
 
     @property
@@ -66,6 +74,11 @@ class PromptCompletion(Conversations):
     def _templated(self) -> bool:
         return self.template is not None or self.template_file is not None
 
+    def fingerprint(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """Without `keep` where it is empty: the records are then those of versions without it."""
+        options = super().fingerprint(tokenizer)
+        return {name: value for name, value in options.items() if name != "keep" or value}
+
     def expand(self, record: Record) -> list[Record]:
         given, completion = record[self.prompt_column], record[self.completion_column]
         if isinstance(given, str) != isinstance(completion, str):
@@ -74,7 +87,7 @@ class PromptCompletion(Conversations):
                 "both texts or both lists of messages; make them equal"
             )
         if not isinstance(given, str):
-            for column in self.columns:
+            for column in self.parts:
                 if not isinstance(record[column], list):
                     raise UserError(
                         f"column {column!r} holds a {type(record[column]).__name__}; give a text, "
@@ -83,14 +96,14 @@ class PromptCompletion(Conversations):
             conversation_of([*given, *completion], self.prompt_column)
         elif not completion.strip():
             raise LeftOut("without a completion")
-        return [{self.prompt_column: given, self.completion_column: completion}]
+        return [{column: record[column] for column in (*self.parts, *self.keep)}]
 
     def identity(self, record: Record) -> str:
         given = record[self.prompt_column]
         return given if isinstance(given, str) else as_prompt(given)
 
     def texts(self, record: Record) -> Iterable[str]:
-        return texts_in(record, self.columns)
+        return texts_in(record, self.parts)
 
     # ----------------------------------------------------------------------------------- rows
 

@@ -9,12 +9,14 @@ import pytest
 
 from jaxlm.core.config import UserError, parse
 from jaxlm.data.records import RecordData
+from jaxlm.data.sources.files import Files
 from jaxlm.data.sources.jsonl import JsonLines
 from jaxlm.data.tokenizers.base import Bytes, load_tokenizer
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.tasks.base import Task
 from jaxlm.tasks.chat import Chat
 from jaxlm.tasks.conversations import word_f1
+from jaxlm.tasks.kto import KTO
 from jaxlm.tasks.prompt_completion import PromptCompletion
 
 
@@ -204,6 +206,30 @@ def test_completions_are_trained_over_a_whole_text(prepare) -> None:
     tokens = row["tokens"][row["segment_ids"] > 0].tolist()
     assert tokens == [prepared.tokenizer.bos_id, *b"2 + 2 = 4", prepared.tokenizer.eos_id]
     assert any("tokens are trained" in line for line in lines)
+
+
+def test_columns_are_kept_for_rewards(prepare) -> None:
+    record = {"prompt": "2+2=", "completion": "4", "tests": ["4", 4], "note": "x"}
+    prepared, _ = prepare([record], PromptCompletion(keep=("tests",)))
+    kept = {key: record[key] for key in ("prompt", "completion", "tests")}
+    assert [*prepared.splits["train"].records_of(0)] == [kept]
+    assert trained(prepared) == "4$"
+    tagged, _ = prepare([{**record, "label": True}], KTO(keep=("tests",)))
+    assert [*tagged.splits["train"].records_of(0)] == [{**kept, "label": True}]
+    assert PromptCompletion(keep=("tests",)).asked == ("prompt",)
+    assert "keep" not in PromptCompletion().fingerprint()
+
+
+def test_kept_columns_are_read_of_each_format(tmp_path) -> None:
+    rows = [
+        {"instruction": "2+2", "output": "4", "solution": "S"},
+        {"question": "a", "answer": "b"},
+    ]
+    for n, row in enumerate(rows):
+        (tmp_path / f"{n}.jsonl").write_text(json.dumps({**row, "solution": "S"}) + "\n")
+        source = Files(files=(str(tmp_path / f"{n}.jsonl"),))
+        ((_, found),) = source.records(PromptCompletion(keep=("solution",)).columns)
+        assert found["solution"] == "S" and found["prompt"] and found["completion"]
 
 
 def test_a_prompt_with_weights_is_not_trained(prepare) -> None:
