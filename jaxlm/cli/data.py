@@ -42,7 +42,10 @@ from jaxlm.core.errors import UserError
 )
 @click.option("--html", type=PATH, metavar="FILE", help="inspect: write a page with loss weights")
 @click.option(
-    "--workers", type=WORKERS, metavar="N", help="processes that tokenise (default: this one)"
+    "--workers",
+    type=WORKERS,
+    metavar="N",
+    help="processes that tokenise 32 MB and more (default: this one)",
 )
 @click.option("--to", metavar="FORMAT", help="convert: the format to write")
 @click.option("--out", type=PATH, metavar="FILE", help="convert: the file to write")
