@@ -157,7 +157,7 @@ def _seek(rows: Any) -> float:
     transform = CausalLM().host_transform(_tokenizer(), 0)
     taken = []
     for step in range(10**12, 10**12 + 9 * 10**6, 10**6):
-        loader = Loader(rows, transform, BATCH, threads=1, prefetch=1)
+        loader = Loader(rows, transform, BATCH, prefetch=0)
         started = time.process_time()
         next(loader.batches(step))
         loader.close()
