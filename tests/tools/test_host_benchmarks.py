@@ -38,7 +38,7 @@ def test_tokenise() -> None:
 
 def test_saves() -> None:
     (row,) = run("saves")
-    assert 0 < row["cpu_seconds"]["blocked"] and row["blocked_share"] <= row["lost_share"]
+    assert row["cpu_seconds"]["blocked"] > 0 and row["blocked_share"] <= row["lost_share"]
 
 
 def test_a_ratio_above_one_means_that_the_first_side_is_faster(monkeypatch) -> None:
