@@ -187,6 +187,40 @@ ERRORS = {
         "which lacks instruction, output; say which column that is, as data.source.columns="
         "{instruction: instructions}, or set data.source.format",
     ),
+    "no known column": (
+        jsonl({"foo": "a", "bar": "b"}),
+        ("text", "label"),
+        "x.jsonl: has the columns foo, bar: no format fits, and none has columns of these names; "
+        "say which column is which, as data.source.columns={text: COLUMN, label: COLUMN} (the task "
+        "reads text and label)",
+    ),
+    "no known column and no task": (
+        jsonl({"foo": "a", "bar": 3}),
+        (),
+        "data.source.columns={text: COLUMN} (`jaxlm data formats` lists those of each format)",
+    ),
+    "a table without a header": (
+        "3,Wall St. Bears Claw Back,Reuters - Short\n4,Carlyle looks up,Reuters - Private\n",
+        ("text", "label"),
+        "no format fits, and the first row looks like data; where the file has no header, name its "
+        "columns, as data.source.header=[NAME, NAME, NAME] (the task reads text and label)",
+    ),
+    "a table whose first row comes again": (
+        "pos,fine\nneg,bad\npos,good\n",
+        ("text", "label"),
+        "the first row looks like data",
+    ),
+    "a column of another format's name": (
+        jsonl({"instruction": "a", "response": "b"}),
+        ("messages",),
+        "the nearest is alpaca, which lacks output; say which column that is, as "
+        "data.source.columns={output: response}, or set data.source.format",
+    ),
+    "a column in another case": (
+        "Class Index,Title,Description\n3,Wall,Reuters\n",
+        ("text", "label"),
+        "data.source.columns={text: Title}",
+    ),
     "another task": (
         jsonl({"prompt": "a", "completion": "b"}),
         ("tokens", "tags"),
@@ -355,6 +389,9 @@ FILES = {
     **dict.fromkeys(("a line of other columns", "a word without a tag"), "x.txt"),
     **dict.fromkeys(("a line without a label", "an empty file"), "x.txt"),
     "a line of three cells": "x.tsv",
+    "a table without a header": "x.csv",
+    "a table whose first row comes again": "x.csv",
+    "a column in another case": "x.csv",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "a line of other columns": {"format": "conll"},

@@ -12,7 +12,6 @@ format gives what is wanted.
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,11 +21,9 @@ from typing import Any
 
 from jaxlm.core import registry
 from jaxlm.core.config import UserError, type_name
-from jaxlm.core.errors import few
 from jaxlm.data.formats.base import Fit, Format, Placed, Record, Sample
 from jaxlm.data.formats.shapes import Bridge, Shape
-
-KEY = "data.source.format"
+from jaxlm.data.formats.unrecognised import gives_others, none_fits, several
 
 
 @dataclass(frozen=True)
@@ -85,18 +82,18 @@ def recognise(
     if not fitting and (given is not None or (wanted and {*wanted} <= {*sample.columns})):
         fitting = {name: fit for name, (one, fit) in found.items() if fit and one.as_it_is}
     if not fitting:
-        raise _none_fits(sample, found, given)
+        raise none_fits(sample, found, given, wanted)
     shapes = {name: found[name][0].shape for name in fitting}
     ways = _ways(shapes, {*wanted}) or _ways(shapes, {*wanted} - {*sample.columns})
     if not ways and sample.problem is not None:
         raise sample.problem
     if not ways:
-        raise _gives_others(sample, shapes, wanted)
+        raise gives_others(sample, shapes, wanted, all_formats())
     kept = [name for name in ways if not any(_within(fitting, name, other) for other in ways)]
     kept = [name for name in kept if ways[name][1] is None] or kept
     made = [Recognised(*found[name], *ways[name], sample.answered) for name in kept]
     if len(made) > 1 and not _ask_the_same(made, sample, wanted):
-        raise _several(sample, kept, fitting)
+        raise several(sample, kept, fitting)
     return made[0]
 
 
@@ -141,72 +138,3 @@ def _way(shape: Shape, wanted: set[str]) -> tuple[Shape, Bridge | None] | None:
 
 def _within(fits: dict[str, Fit], name: str, other: str) -> bool:
     return {*fits[name].columns} < {*fits[other].columns}
-
-
-# ------------------------------------------------------------------------------------------ errors
-
-
-def seen(sample: Sample) -> str:
-    """The contents of a file, for an error."""
-    if sample.columns:
-        return f"the columns {few(sample.columns)}"
-    return "lines of text" if sample.lines else "no rows"
-
-
-def _several(sample: Sample, names: Sequence[str], fits: dict[str, Fit]) -> UserError:
-    listed = " and ".join(f"{name} ({', '.join(fits[name].columns)})" for name in names)
-    return UserError(
-        f"{sample.name}: has {seen(sample)}, and the formats {listed} fit; choose one: "
-        f"{KEY}={names[0]}"
-    )
-
-
-def _none_fits(
-    sample: Sample, found: dict[str, tuple[Format, Fit]], given: Format | None
-) -> UserError:
-    if not sample.columns and not sample.lines:
-        return UserError(f"{sample.name}: holds no rows; name a file with some")
-    if given is None:
-        reads = "rows" if sample.columns else "lines"
-        known = found.items()
-        found = {n: one for n, one in known if one[0].reads == reads and not one[0].as_it_is}
-    name = max(found, key=lambda name: _nearness(found[name][1], sample))
-    lacks = few(found[name][1].missing)
-    if given is not None:
-        what = f"is not of the format {name}, which lacks {lacks} here"
-        fix = f"remove {KEY}, or name another one"
-    else:
-        what = f"no format fits; the nearest is {name}, which lacks {lacks}"
-        fix = f"set {KEY}"
-    first = found[name][1].missing[0].partition(" or ")[0]
-    if sample.columns and " " not in first:
-        near = difflib.get_close_matches(first, sample.columns, 1, 0.6) or ["COLUMN"]
-        fix = f"say which column that is, as data.source.columns={{{first}: {near[0]}}}, or {fix}"
-    return UserError(f"{sample.name}: has {seen(sample)}: {what}; {fix}")
-
-
-def _nearness(fit: Fit, sample: Sample) -> float:
-    """The nearness of a file to a format that does not fit: columns found, less those missing."""
-    near = 0.0
-    for missing in fit.missing:
-        names = missing.replace(" or ", "|").split("|")
-        if any(" " in name for name in names):  # not of columns, but of a shape
-            near -= 2
-            continue
-        close = [difflib.get_close_matches(name, sample.columns, 1, 0.75) for name in names]
-        near += 0.5 if any(close) else -0.5
-    return len(fit.columns) + near
-
-
-def _gives_others(sample: Sample, shapes: dict[str, Shape], wanted: Sequence[str]) -> UserError:
-    gives = few(f"{name} gives {' and '.join(shape.every)}" for name, shape in shapes.items())
-    others = sorted(_giving(wanted))
-    fix = f"formats that give them: {few(others)}" if others else "name a file that has them"
-    return UserError(
-        f"{sample.name}: has {seen(sample)}: {gives}, and the task reads {' and '.join(wanted)}; "
-        f"{fix}"
-    )
-
-
-def _giving(wanted: Sequence[str]) -> Iterator[str]:
-    return (name for name, one in all_formats().items() if {*wanted} <= {*one.shape.every})
