@@ -152,7 +152,18 @@ class Preference(Conversations):
         sides = np.asarray(row["sides"])
         return f"{(sides == CHOSEN).sum()} tokens chosen, {(sides == REJECTED).sum()} rejected"
 
-    # --------------------------------------------------------------------------------- measured
+    # ---------------------------------------------------------------------- predicted, measured
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """A model that learnt from pairs writes one answer; a reward model rates two of them
+        (`jaxlm.objectives.rated`).
+        """
+        return (self.prompt_column,)
+
+    def unanswered(self, record: Record) -> Record:
+        answers = dict.fromkeys((self.chosen_column, self.rejected_column), "")
+        return {self.prompt_column: record[self.prompt_column], **answers}
 
     def prompt(self, record: Record) -> str:
         return self.one.prompt(self.side(record, self.chosen_column))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxlm
+from jaxlm.api.prediction import Predictor
 from jaxlm.api.prediction_file import predict_file
 from jaxlm.core.config import UserError
 from jaxlm.serving.app import application
@@ -36,11 +37,14 @@ def write(path: Path, records: list[dict[str, Any]]) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> jaxlm.Run:
-    folder = tmp_path_factory.mktemp("reward")
+    return trained(tmp_path_factory.mktemp("reward"), "reward")
+
+
+def trained(folder: Path, objective: str) -> jaxlm.Run:
     source = f"{{type: files, files: {write(folder / 'pairs.jsonl', PAIRS)}}}"
     settings = (
         f"data={{type: records, source: {source}, task: {{type: preference}}, seq_len: 24}}",
-        "objective={type: reward}",
+        f"objective={{type: {objective}}}",
         "data.packing=whole",
         f"run_dir={folder}/run",
     )
@@ -83,6 +87,18 @@ def test_files_of_pairs_and_of_answers(run: jaxlm.Run, tmp_path: Path) -> None:
     assert [{"score": line["scores"]["rejected"]} for line in lines] == [
         {"score": pytest.approx(each["score"], abs=1e-6)} for each in found
     ]
+
+
+def test_a_model_that_learnt_from_pairs_writes_answers(tmp_path: Path) -> None:
+    """Greedily, as `generate` does, for prompts with a pair beside them or without."""
+    run = trained(tmp_path, "orpo")
+    given = write(tmp_path / "prompts.jsonl", [{"prompt": pair["prompt"]} for pair in PAIRS])
+    found = run.predict(given)
+    texts = run.generate([pair["prompt"] for pair in PAIRS], temperature=0, max_tokens=8)
+    short = Predictor(run, max_tokens=8)
+    assert [each["text"] for each in short(given)] == texts
+    assert short(PAIRS) == short(given) == short([pair["prompt"] for pair in PAIRS])
+    assert all(each["score"] <= 0 for each in found)
 
 
 def test_a_server_rates_answers(run: jaxlm.Run) -> None:
