@@ -10,8 +10,9 @@ evaluation.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -20,7 +21,13 @@ from jaxlm.api.trained import Trained
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.data.detect import detect
-from jaxlm.data.held_out import file_column, own_data, own_source, unanswered_source
+from jaxlm.data.held_out import (
+    file_column,
+    has_a_record_a_line,
+    own_data,
+    own_source,
+    unanswered_source,
+)
 from jaxlm.data.reading.rows import cell
 from jaxlm.data.reading.text import check_characters
 from jaxlm.data.store.prepared import DataConfig
@@ -31,6 +38,8 @@ from jaxlm.run import RunConfig
 from jaxlm.runs.folder import RunDir
 from jaxlm.tasks.base import Record, Task
 from jaxlm.tasks.written import WrittenTask
+
+log = logging.getLogger("jaxlm")
 
 Given = Sequence[Mapping[str, Any]] | Sequence[str] | str | Path
 Prediction = dict[str, Any]
@@ -47,13 +56,18 @@ class Predictor:
     """Applies the objective of a run to records; compiled once, for one size of batch."""
 
     def __init__(
-        self, run: Trained, batch_size: int | None = None, **writing: Unpack[Writing]
+        self,
+        run: Trained,
+        batch_size: int | None = None,
+        report: Callable[[str], object] = log.info,
+        **writing: Unpack[Writing],
     ) -> None:
         """Raises `UserError` for a run that predicts nothing for records.
 
-        writing: how answers are written, where they are.
+        report: gets a line where a file may be read in another way. writing: how answers are
+        written, where they are.
         """
-        self._writing = writing
+        self._writing, self._report = writing, report
         config = run.config
         self.batch_size = batch_size or config.eval.batch_size or config.train.batch_size
         self._run, self._own = run, own_source(config.data)
@@ -141,6 +155,8 @@ class Predictor:
         found = detect([path], with_text=False)
         columns = self._task.asked_of(found.columns)
         source = unanswered_source(found, columns, self._own)
+        if has_a_record_a_line(source):
+            self._report(f"{path}: each line is a record; write JSON lines for longer texts")
         yield from source.records(columns, left_out)
         if number := left_out.total():
             reasons = few(reason for reason, count in left_out.items() if count)

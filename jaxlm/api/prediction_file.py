@@ -41,7 +41,7 @@ def predict_file(
     writing: as of `Predictor`. Raises `UserError` where `out` has predictions of another run,
     checkpoint or input.
     """
-    predictor, out = Predictor(run, batch_size, **writing), Path(out)
+    predictor, out = Predictor(run, batch_size, report, **writing), Path(out)
     size = CHUNK * predictor.batch_size
     records = predictor.records(given)
     first = next(records, None)  # a wrong column costs no loading of weights

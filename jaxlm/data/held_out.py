@@ -16,12 +16,14 @@ from typing import Any
 from jaxlm.core.config import UserError, parse, suggest
 from jaxlm.core.errors import few
 from jaxlm.data.detect import Found, no_rows, source_of
+from jaxlm.data.formats.text import Text
 from jaxlm.data.mixture import MixtureData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.sources.files import Files
 from jaxlm.data.store.prepared import DataConfig
 
 COLUMNS = ("text_column", "label_column")
+LINES = Text(by="line")
 RULES = ("label_map", "label_bins")
 
 
@@ -55,14 +57,22 @@ def unanswered_source(found: Found, columns: Sequence[str], own: Source | None) 
 
     columns: those that the task asks for. own: the source of the run's data, whose names of columns
     hold for the files as well. Raises `UserError` where the files lack a column.
+
+    Each line of a running text is a record, unless `own` names another format or separator: a file
+    has one text of the corpus that a model is trained on, and many to predict for.
     """
     if isinstance(own, Files):
-        return own.replace(files=found.files, answered=False)
+        asked = own.replace(files=found.files, answered=False)
+        by_line = found.kind == "text" and own.format is None and asked.is_running_text(columns)
+        return asked.replace(format=LINES) if by_line else asked
     if not found.num_texts:
         raise no_rows(found.files)
     values = _values(found, own)
     for name in ("label_column", *RULES):
         values.pop(name, None)
+    if found.kind == "text" and "document_separator" not in values:
+        encoding = values.get("encoding", "utf-8")
+        return Files(files=found.files, format=LINES, encoding=encoding, answered=False)
     if found.kind == "text":
         return parse(Source, values)
     for column in columns:
@@ -73,6 +83,10 @@ def unanswered_source(found: Found, columns: Sequence[str], own: Source | None) 
         if column == "text":
             values["text_column"] = name
     return parse(Source, values)
+
+
+def has_a_record_a_line(source: Source) -> bool:
+    return isinstance(source, Files) and source.format == LINES
 
 
 def file_column(own: Source | None, column: str) -> str:

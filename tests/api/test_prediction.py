@@ -17,6 +17,7 @@ from flax import nnx
 
 import jaxlm
 from jaxlm.api.prediction import Predictor
+from jaxlm.api.prediction_file import predict_file
 from jaxlm.core.config import UserError
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.synthetic import Synthetic
@@ -116,6 +117,16 @@ def test_the_column_of_a_file_is_not_guessed(run: jaxlm.Run, tmp_path: Path) -> 
     """`note` looks more like text than the task's column does."""
     (tmp_path / "new.csv").write_text("note,text\ngood film,1\nbad film,2\n")
     assert run.predict(tmp_path / "new.csv") == run.predict(["1", "2"])
+
+
+def test_each_line_of_a_text_is_a_record(run: jaxlm.Run, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("good film\n\nbad film\n")
+    lines: list[str] = []
+    predict_file(run, str(tmp_path / "new.txt"), tmp_path / "out.jsonl", report=lines.append)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert found == run.predict(["good film", "bad film"])
+    said = f"{tmp_path}/new.txt: each line is a record; write JSON lines for longer texts"
+    assert lines == [said]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from jaxlm.data.reading.json_values import json_rows
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.sources.files import Files
+from jaxlm.data.sources.text import TextFiles
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.tasks.chat import Chat
 from jaxlm.tasks.classification import Classification
@@ -507,6 +508,24 @@ def test_formats_that_read_other_texts_for_a_question_are_a_choice(tmp_path):
     source = source_of(tmp_path, {"x.jsonl": jsonl(row)}, answered=False)
     with pytest.raises(UserError, match="alpaca .* and openai .* fit; choose one"):
         records_of(source, ("messages",))
+
+
+def test_each_line_of_a_text_is_a_record_to_predict_for(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\nx,y\n")
+    own = Files(files=(str(tmp_path / "a.csv"),))
+    (tmp_path / "b.txt").write_bytes("é fine\r\n\r\nbad\n".encode())
+    found = detect([str(tmp_path / "b.txt")], with_text=False)
+
+    def texts(source: Source | None) -> list[str]:
+        asked = unanswered_source(found, ("text",), source)
+        return [record["text"] for record in records_of(asked, ("text",))]
+
+    assert texts(own) == texts(None) == texts(TextFiles(files=own.files)) == ["é fine", "bad"]
+    assert texts(own.replace(format="text")) == ["é fine\n\nbad"]
+    by_paragraph = TextFiles(files=own.files, document_separator="\r\n\r\n")
+    assert texts(by_paragraph) == ["é fine", "bad\n"]
+    (tmp_path / "b.txt").write_text("__label__x a b\n__label__y c\n")
+    assert texts(own) == ["a b", "c"]
 
 
 def test_one_line_of_a_table_without_a_header_is_read(tmp_path):

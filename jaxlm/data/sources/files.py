@@ -23,6 +23,7 @@ from jaxlm.core.errors import few, suggest
 from jaxlm.data.formats.base import Format, Placed, Sample
 from jaxlm.data.formats.recognise import Recognised, all_formats, format_called, recognise
 from jaxlm.data.formats.shapes import Shape
+from jaxlm.data.formats.text import Text
 from jaxlm.data.reading.files import match_files
 from jaxlm.data.reading.opened import LINES, Opened, groups
 from jaxlm.data.reading.rows import check_columns, validate_delimiter
@@ -83,6 +84,14 @@ class Files(FileSource):
     def shapes(self) -> list[Shape]:
         """The shape of each unit's records, where no columns are asked for."""
         return [self._recognise(self._sample(unit), ()).shape for unit in self.units()]
+
+    def is_running_text(self, columns: Sequence[str]) -> bool:
+        """Whether the files are texts without a form of their own, which give these columns."""
+        try:
+            found = [self._recognise(self._sample(unit), columns).format for unit in self.units()]
+        except UserError:
+            return False
+        return all(isinstance(one, Text) for one in found)
 
     def fingerprint(self) -> str:
         """As `Source.fingerprint`, and over the versions of the formats that may read the files."""
