@@ -204,6 +204,10 @@ def second_stage(folder: Path) -> list[Scenario]:
             ),
             None,
         ),
+        "ngram": (
+            ("model={type: ngram, order: 4}", "objective={type: ngram}", "optimizer=null"),
+            None,
+        ),
     }
     start = ("train", TRANSFORMER, *SILENT, answers, "train.steps=4", "eval.at_end=false")
     found = []

@@ -94,7 +94,12 @@ class NgramLM(nnx.Module):
 
     def log_probs(self, hidden: Hidden, targets: jax.Array) -> jax.Array:
         """log p float32 of targets [B, T, ...] after contexts [B, T, N - 1]."""
+        return self.matched(hidden, targets)[0]
+
+    def matched(self, hidden: Hidden, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(`log_probs`, the order int32 of the longest stored n-gram that ends at each target)"""
         log_p = self.level_1.log_prob.get_value()[targets]
+        order = jnp.ones(targets.shape, jnp.int32)
         for n in range(2, self.config.order + 1):
             context = hidden[..., n - 2].reshape(
                 *hidden.shape[:-1], *[1] * (targets.ndim - hidden.ndim + 1)
@@ -104,7 +109,8 @@ class NgramLM(nnx.Module):
             backed = log_p + self._level(n - 1).backoff.get_value()[jnp.maximum(context, 0)]
             log_p = jnp.where(context >= 0, backed, log_p)
             log_p = jnp.where(at >= 0, level.log_prob.get_value()[jnp.maximum(at, 0)], log_p)
-        return log_p
+            order = jnp.where(at >= 0, n, order)
+        return log_p, order
 
     def logits(self, hidden: Hidden) -> jax.Array:
         """[..., V] float32: log p of each token."""

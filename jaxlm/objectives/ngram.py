@@ -34,6 +34,8 @@ from jaxlm.objectives.causal_lm import BITS_PER_BYTE, BITS_PER_CHAR, CausalLM
 from jaxlm.objectives.counting import Counting, Tables
 from jaxlm.objectives.prediction import PERPLEXITY
 
+MATCHED = "matched_orders"  # the sums and the table of tokens by matched order
+
 if TYPE_CHECKING:
     from flax import nnx
 
@@ -134,7 +136,7 @@ class Ngram(Counting):
     # --------------------------------------------------------------------------------------- loss
 
     def loss(self, model: Any, batch: Batch, *, key: Any, cache: Cache | None) -> Loss:
-        log_p, weights = self._log_probs(model, batch), batch["loss_weights"]
+        (log_p, order), weights = self._matched(model, batch), batch["loss_weights"]
         total, weight = -(log_p * weights).sum(), weights.sum()
         bits = total / math.log(2)
         metrics = {
@@ -142,20 +144,33 @@ class Ngram(Counting):
             "bits_per_byte": (bits, batch["num_bytes"].astype(bits.dtype).sum()),
             "bits_per_char": (bits, batch["num_chars"].astype(bits.dtype).sum()),
         }
+        for n in range(1, model.config.order + 1):
+            own = jnp.where(order == n, weights, 0)
+            metrics[f"{MATCHED}_{n}"] = (own.sum(), weight)
+            metrics[f"{MATCHED}_{n}_loss"] = (-(log_p * own).sum(), own.sum())
         return Loss(total, weight, metrics, cache)
 
     def predict(self, model: Any, batch: Batch) -> Mapping[str, jax.Array]:
         """log_probs [B, T] of the targets, 0 where the target does not count."""
-        return {"log_probs": jnp.where(batch["loss_weights"] > 0, self._log_probs(model, batch), 0)}
+        log_p, _ = self._matched(model, batch)
+        return {"log_probs": jnp.where(batch["loss_weights"] > 0, log_p, 0)}
 
     def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
-        found = super().measures(sums)
+        own = {name: value for name, value in sums.items() if not name.startswith(MATCHED)}
+        found = super().measures(own)
         loss = next(m.value for m in found if m.name == LOSS.name)
-        return [*found, PERPLEXITY.of(math.exp(min(loss, 700.0)))]
+        found.append(PERPLEXITY.of(math.exp(min(loss, 700.0))))
+        table: list[dict[str, Any]] = []
+        while f"{MATCHED}_{(n := len(table) + 1)}" in sums:
+            share, nats = sums[f"{MATCHED}_{n}"], sums[f"{MATCHED}_{n}_loss"]
+            tokens = float(share[0])
+            bits = float(nats[0]) / math.log(2) / tokens if tokens else None
+            table.append({"order": n, "share": tokens / max(float(share[1]), 1.0), "bits": bits})
+        return [*found, Measure(MATCHED, {MATCHED: table}, show="table")]
 
-    def _log_probs(self, model: NgramLM, batch: Batch) -> jax.Array:
+    def _matched(self, model: NgramLM, batch: Batch) -> tuple[jax.Array, jax.Array]:
         out = model(batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"])
-        return model.log_probs(out.hidden, batch["targets"])
+        return model.matched(out.hidden, batch["targets"])
 
 
 def _cells(batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -12,10 +12,13 @@ import pytest
 
 import jaxlm
 from jaxlm import api
+from jaxlm.api.ngram_files import build_file, convert_file
 from jaxlm.core import config as configs
 from jaxlm.core.config import Resolved, UserError
+from jaxlm.core.numbers import percent
 from jaxlm.evals.likelihood import Likelihood
 from jaxlm.info import describe_run
+from jaxlm.ngrams.binary import read_binary
 from jaxlm.ngrams.counting import count
 from jaxlm.ngrams.model import NgramModel
 from jaxlm.ngrams.smoothing.witten_bell import WittenBell
@@ -93,6 +96,53 @@ def test_it_is_the_model_of_its_documents(run: Path, counted: Any) -> None:
         nats, weights = nats - log_p[counts].sum(), weights + counts.sum()
     assert final(run)["eval/loss"] == pytest.approx(nats / weights, abs=1e-4)
     assert final(run)["eval/bits_per_char"] < 5
+
+
+def test_the_orders_that_matched_are_those_of_the_model(run: Path, counted: Any) -> None:
+    want, session = counted
+    rows = session.prepared.splits["validation"].rows
+    orders, nats = [], []
+    for i in range(len(rows)):
+        made = session.transform(0)(rows[i], i)
+        real = rows[i]["tokens"][: int((rows[i]["segment_ids"] > 0).sum())]
+        log_p, matched = want.matched(real)
+        counts = made["loss_weights"][: len(real) - 1] > 0
+        orders.append(matched[1:][counts])
+        nats.append(-log_p[1:][counts])
+    order, bits = np.concatenate(orders), np.concatenate(nats) / np.log(2)
+    table = json.loads((run / "result.json").read_text())["matched_orders"]["matched_orders"]
+    assert [row["order"] for row in table] == list(range(1, ORDER + 1))
+    for row in table:
+        own = order == row["order"]
+        assert row["share"] == pytest.approx(own.mean(), abs=1e-6)
+        if own.any():
+            assert row["bits"] == pytest.approx(bits[own].mean(), abs=1e-3)
+        else:
+            assert row["bits"] is None
+    page = (run / "report.html").read_text()
+    assert "Matched context" in page and percent(table[-1]["share"]) in page
+
+
+def test_a_file_from_disk_has_the_model_of_the_run(counted: Any, tmp_path: Path) -> None:
+    want, session = counted
+    config = config_of(tmp_path / "run").config
+    assert "4-grams of" in build_file(config, tmp_path / "m.ngrams", memory=300_000)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.ngrams"]
+    found, words = read_binary(tmp_path / "m.ngrams", verify=True)
+    for own, level in zip(found.levels, want.levels, strict=True):
+        np.testing.assert_array_equal(own.key, level.key)
+        np.testing.assert_array_equal(own.log_prob, level.log_prob.astype(np.float32))
+    tokenizer = session.prepared.tokenizer
+    assert words[tokenizer.bos_id] == "<s>" and words[tokenizer.encode(" ")[-1]] == "▁"
+    (tmp_path / "other").mkdir()
+    build_file(config, tmp_path / "other" / "m.arpa.gz")
+    convert_file(tmp_path / "other" / "m.arpa.gz", tmp_path / "again.ngrams")
+    again, names = read_binary(tmp_path / "again.ngrams")
+    assert names == words
+    tokens = session.prepared.splits["validation"].documents.document(0)
+    np.testing.assert_allclose(again.log_probs(tokens), found.log_probs(tokens), rtol=1e-5)
+    with pytest.raises(UserError, match="objective: n-grams are counted by objective ngram"):
+        build_file(tiny.load("transformer").config, tmp_path / "x.ngrams")
 
 
 def test_it_continues_a_text_with_the_most_likely_tokens(run: Path, counted: Any) -> None:

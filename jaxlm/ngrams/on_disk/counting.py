@@ -1,6 +1,7 @@
 """From a text to the sorted n-grams of each part, with their counts and suffixes.
 
-    windows.S       the windows of a piece of the text, by part, and how often each token occurs
+    windows.S       the windows of a piece of the text that have two tokens or more, by part, and
+                    how often each token occurs
     grams.P         of a part, orders 2 to N: keys by the part's own numbers of contexts, counts
     suffix.N.P      the number of each n-gram's suffix, and how many n-grams have each suffix
 
@@ -64,6 +65,8 @@ def planned(text: Text, *, order: int, vocab_size: int, bos: int, most: int) -> 
         blocks = np.linspace(0, length - 1, max(1, SAMPLED // TOGETHER)).astype(np.int64)
         read = [text.read(int(at), int(at) + TOGETHER) for at in blocks]
         pairs = np.sort(np.concatenate([_pairs(_codes(r), r != bos, vocab_size) for r in read]))
+        pairs = pairs[_has_second(pairs, vocab_size)]
+        parts = min(parts, max(1, len(pairs)))
         bounds = np.unique(pairs[np.arange(1, parts) * len(pairs) // parts])
     return Plan(order, vocab_size, bos, most, length, bounds)
 
@@ -108,8 +111,9 @@ def _windows(text: Text, plan: Plan, piece: int) -> Arrays:
     code, inside = _codes(tokens), tokens != plan.bos
     words = _packed(code, inside, plan, size)
     pairs = _pairs(code, inside, plan.vocab_size)[:size]
-    part = np.searchsorted(plan.bounds, pairs, "right").astype(np.uint16)
-    words = words[:, np.argsort(part, kind="stable")]
+    longer = np.flatnonzero(_has_second(pairs, plan.vocab_size))
+    part = np.searchsorted(plan.bounds, pairs[longer], "right").astype(np.uint16)
+    words = words[:, longer[np.argsort(part, kind="stable")]]
     ends = np.cumsum(np.bincount(part, minlength=plan.parts))
     arrays = {f"words.{p}": w for p, w in enumerate(np.split(words, ends[:-1], axis=1))}
     arrays["tokens"] = np.bincount(tokens[:size], minlength=plan.vocab_size)
@@ -219,6 +223,11 @@ def _pairs(code: np.ndarray, inside: np.ndarray, vocab_size: int) -> np.ndarray:
     pairs = code * np.uint64(vocab_size + 1)
     pairs[:-1] += np.where(inside[1:], code[1:], 0)
     return pairs
+
+
+def _has_second(pairs: np.ndarray, vocab_size: int) -> np.ndarray:
+    """[M] bool: not the last token of a sentence, which begins no n-gram of order 2 or more."""
+    return pairs % np.uint64(vocab_size + 1) != 0
 
 
 def _changes(ordered: np.ndarray) -> np.ndarray:
