@@ -2,7 +2,7 @@
 
     names_of(tokenizer, bos=2, size=265)      # ["<pad>", "</s>", "<s>", ..., "▁the", "<0x0A>"]
 
-A space becomes "▁" as in SentencePiece's files, other white space and bytes that are no whole
+A space becomes "▁" as in SentencePiece's files, other white space and parts of a
 character become <0x..> of their bytes; a name that is taken already gets the id.
 """
 

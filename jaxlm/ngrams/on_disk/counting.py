@@ -206,7 +206,7 @@ def _packed(code: np.ndarray, inside: np.ndarray, plan: Plan, size: int) -> np.n
 
 
 def _digit(words: np.ndarray, n: int, plan: Plan) -> np.ndarray:
-    """[M] int64: the n-th token of windows, plus 1; 0 where there is no token."""
+    """[M] int64: the n-th token of windows, plus 1; 0 after the end of the sentence."""
     bits = window_bits(plan.vocab_size)
     each = 64 // bits
     word, place = divmod(n - 1, each)
