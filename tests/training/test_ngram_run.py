@@ -217,5 +217,7 @@ def test_what_does_not_fit_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="^objective.bos: 265, but the model has ids up to 263; "):
         api.fit(config_of(tmp_path / "d", "objective.bos=265"))
     gradient = ("objective={type: causal_lm}", "optimizer={type: adamw}")
-    with pytest.raises(UserError, match="^objective: causal_lm needs a gradient, and model.type n"):
+    with pytest.raises(
+        UserError, match="^objective: causal_lm needs the gradient of a head, and model.type n"
+    ):
         api.fit(config_of(tmp_path / "e", *gradient))
