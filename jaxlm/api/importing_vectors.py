@@ -18,6 +18,7 @@ import numpy as np
 from jaxlm.checkpoint.writer import Checkpointer
 from jaxlm.core import config as configs
 from jaxlm.core.checksums import digest_files
+from jaxlm.core.errors import few, shown
 from jaxlm.core.files import write_atomic, write_sealed
 from jaxlm.data.tokenizers.words import WordTokenizer
 from jaxlm.hf.folder import check_new, new_folder
@@ -46,7 +47,7 @@ def import_vectors(
     """
     out = Path(out)
     check_new(out)
-    table = read_vectors(file, form, words=words, report=report)
+    table = _single_words(read_vectors(file, form, words=words, report=report), report)
     tokenizer = WordTokenizer(table.words, lowercase=not any(w != w.lower() for w in table.words))
     values: dict[str, Any] = {
         "run_dir": str(out),
@@ -73,6 +74,18 @@ def import_vectors(
     with new_folder(out) as partial:
         _write_run(RunDir(partial), config, tokenizer, table, record, report)
     return f"{out}: {len(table):,} words, {table.size} dimensions"
+
+
+def _single_words(table: WordVectors, report: Callable[[str], None]) -> WordVectors:
+    """The table without words that have spaces, for which a tokenizer of words has no spelling."""
+    kept = [
+        i for i, word in enumerate(table.words) if len(word.split()) == 1 and word.strip() == word
+    ]
+    if len(kept) == len(table):
+        return table
+    left_out = sorted({*range(len(table))} - {*kept})
+    report(f"left out, words with spaces: {few(shown(table.words[i]) for i in left_out)}")
+    return WordVectors([table.words[i] for i in kept], table.vectors[kept])
 
 
 def _write_run(

@@ -36,6 +36,18 @@ def test_an_imported_run_has_the_vectors(run: Path) -> None:
     np.testing.assert_array_equal(found.vectors, table.vectors)
 
 
+def test_words_with_spaces_are_left_out_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("a 1 2\n. . . 3 4\nB 5 6\n")
+    assert cli.main(["import", "vectors", f"{tmp_path}/a.txt", "--out", f"{tmp_path}/run"]) == 0
+    found = capsys.readouterr()
+    assert "2 words, 2 dimensions" in found.out and "left out" in found.err
+    table = jaxlm.load(tmp_path / "run").vectors
+    assert list(table.words) == ["a", "B"]
+    np.testing.assert_array_equal(table["B"], [5, 6])
+
+
 @pytest.mark.parametrize("form", ["glove", "word2vec-binary"])
 def test_a_run_is_written_as_a_file(
     form: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -87,6 +87,16 @@ def test_words_with_a_vector_start_from_it(model: str, folder: Path) -> None:
     assert "3 of 5 words (60.0%) have a vector" in (run / "log.txt").read_text()
 
 
+def test_the_vectors_of_a_run_are_a_start_as_well(folder: Path) -> None:
+    source = folder / "source"
+    assert cli.main(["import", "vectors", f"{folder}/5.vec", "--out", str(source)]) == 0
+    words = ["optimizer.learning_rate=1.0e-30", "train.steps=1", f"init.vectors={source}"]
+    found = table_of(train(folder, "of_run", RNN, *words))
+    wanted = read_vectors(folder / "5.vec")
+    for word in "abc":
+        np.testing.assert_array_equal(found[word], wanted[word])
+
+
 def test_a_trained_embedding_moves_and_a_frozen_one_is_kept_once(folder: Path) -> None:
     moved, kept = (
         train(folder, name, RNN, f"init.frozen={str(name == 'kept').lower()}")
