@@ -11,7 +11,7 @@ import pytest
 from jaxlm.core.config import UserError
 from jaxlm.vectors import questions as asked
 from jaxlm.vectors.files import read_vectors
-from jaxlm.vectors.near import near_words
+from jaxlm.vectors.near import edits, near_words
 from jaxlm.vectors.pairs import correlation, ranks, score_pairs
 from jaxlm.vectors.questions import score_questions
 from jaxlm.vectors.table import WordVectors
@@ -82,5 +82,18 @@ def test_an_unknown_word_is_one_line_that_names_near_words(table: WordVectors) -
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="name one of the 60 words"):
         table.similarity("city3", "?")
-    found = near_words("Quene", ["queen", "keen", "queue", "x" * 200])
-    assert set(found[:2]) == {"queen", "queue"}
+    known = ["queen", "keen", "quen", "quene's", "x" * 200, "Queens"]
+    assert near_words("Quenn", known) == ["queen", "quen"]
+    assert near_words("zzz", known) == []
+
+
+def test_edits_are_those_of_a_plain_recursion() -> None:
+    def plain(a: str, b: str) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        same = a[0] == b[0]
+        ways = (plain(a[1:], b) + 1, plain(a, b[1:]) + 1, plain(a[1:], b[1:]) + (not same))
+        return min(ways)
+
+    for a, b in (("kitten", "sitting"), ("", "abc"), ("abc", "acb"), ("same", "same")):
+        assert edits(a, b) == plain(a, b)
