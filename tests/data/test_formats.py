@@ -423,6 +423,21 @@ def test_bad_rows_can_be_left_out_and_are_counted(tmp_path):
     assert counts == {"bad rows": 2}
 
 
+def test_the_error_of_a_row_says_how_to_leave_it_out(tmp_path):
+    begins = {"messages": [ANSWER, HUMAN, ANSWER]}
+    twice = {"messages": [HUMAN, HUMAN, ANSWER]}
+    for row in (begins, twice):
+        source = source_of(tmp_path, {"x.jsonl": jsonl({"messages": said("a", "b")}, row)})
+        with pytest.raises(
+            UserError, match=r"out of order.*, or leave .*data\.source\.bad_rows=skip"
+        ):
+            records_of(source, ("messages",))
+        assert len(records_of(source.replace(bad_rows="skip"), ("messages",))) == 1
+        with pytest.raises(UserError) as caught:
+            records_of(source.replace(answered=False), ("messages",))
+        assert "bad_rows" not in str(caught.value)
+
+
 def test_offsets_that_are_not_characters_are_read_when_they_are_named(tmp_path):
     for offsets, start in (("bytes", 21), ("utf16", 18), ("characters", 17)):
         rows = jsonl({**WHERE, "answers": spans(("here", start))})

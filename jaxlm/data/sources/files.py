@@ -127,9 +127,12 @@ class Files(FileSource):
         optional = dict.fromkeys(found.shape.every)
 
         def failed(error: UserError) -> None:
-            if self.bad_rows == "error":
+            if self.bad_rows == "skip":
+                counts["bad rows"] += 1
+            elif self.answered:
+                raise UserError(f"{error}, or leave such rows out by data.source.bad_rows=skip")
+            else:  # every record to predict for has its line
                 raise error
-            counts["bad rows"] += 1
 
         opened = Opened(unit.origin, self)
         items = opened.lines() if found.format.reads == LINES else self._renamed(opened.rows())
