@@ -301,9 +301,10 @@ def load_run(
     path = Path(path)
     top = _overridden(renamed(configs.read_yaml(path)), overrides)
     init = top.values.get("init")
-    layer = Layer({})
+    layer, given = Layer({}), None
     if isinstance(init, dict) and isinstance(init.get("from"), str):
-        source = run_of(init["from"])
+        given = init["from"]
+        source = run_of(given)
         init["from"] = str(source)
         layer = _inherited(source)
     layer.merge(_preset(top))
@@ -313,6 +314,12 @@ def load_run(
         raise UserError(
             f"{path}: names no model and no tokenizer: a second stage takes those of another run; "
             "add init.from=RUN_DIR"
+        )
+    if given is not None and "tokenizer" not in layer.values:
+        raise UserError(
+            f"init.from: {given} has no tokenizer, and {path} names none; add the model's "
+            "tokenizer.json to the folder in Hugging Face's format (and import it again where it "
+            "was imported), or set tokenizer"
         )
     layer.values.setdefault("run_dir", None)
     if layer.values["run_dir"] is None:

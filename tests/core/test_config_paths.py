@@ -36,6 +36,14 @@ def write_texts(folder: Path, names: str = "abcdefgh") -> None:
         (folder / f"{name}.txt").write_text(f"the text {name} is here. " * 20)
 
 
+def test_a_second_stage_needs_a_tokenizer(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("model: {type: transformer}\ntokenizer: null\n")
+    (tmp_path / "stage.yaml").write_text("objective: {type: causal_lm}\n")
+    with pytest.raises(UserError, match="init.from: .*/run has no tokenizer, and .*stage.yaml nam"):
+        load_run(tmp_path / "stage.yaml", [f"init.from={tmp_path}/run"])
+
+
 @pytest.mark.parametrize(
     ("written", "kept"),
     [
