@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -74,6 +74,12 @@ class Adapter(Config):
 
     def check(self, paths: Sequence[str]) -> None:
         """Raises `UserError` where the adapter does not fit a model with these parameters."""
+
+    def remarks(self, axes: Mapping[str, Sequence[str | None]]) -> list[str]:
+        """The log's warnings about what a trained adapter cannot be used for; axes: {path: logical
+        axes} of the model's parameters, with the adapter's own.
+        """
+        return []
 
     def merge(self, params: dict[str, Any]) -> dict[str, Any]:
         """The parameters of the model without the adapter that computes the same (traceable)."""

@@ -35,6 +35,7 @@ from flax import nnx
 from jaxlm.adapters.base import Adapter, check_patterns, no_match
 from jaxlm.adapters.targets import ALL, by_pattern, chosen
 from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import few
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.kernels.contract import contract
 from jaxlm.mesh import gather_weight
@@ -146,6 +147,17 @@ class LoRA(Adapter):
         for pattern in self.train:
             if not any(re.search(pattern, path) for path in paths):
                 raise no_match("adapter.train", pattern, paths)
+
+    def remarks(self, axes: Mapping[str, Sequence[str | None]]) -> list[str]:
+        # A is stacked for experts; the B of a router has their number as its output
+        experts = {p: own for p, own in axes.items() if p.endswith(f"/{A}") and "experts" in own}
+        if not (paths := sorted(adapted_modules(experts))):
+            return []
+        return [
+            f"adapter.targets: {few(paths)} are kernels of experts, for which PEFT has no module: "
+            "`jaxlm export peft` will refuse this adapter, and `jaxlm export hf` merges it; to "
+            f"export it alone, leave them out by adapter.exclude=[{', '.join(paths)}]"
+        ]
 
     def merge(self, params: dict[str, Any]) -> dict[str, Any]:
         flat = as_plain(flatten(params))

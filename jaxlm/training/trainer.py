@@ -22,6 +22,7 @@ from jaxlm.checkpoint.writer import Checkpointer
 from jaxlm.core import config as configs
 from jaxlm.core.callback import Hook, Taken
 from jaxlm.core.exit_codes import INTERRUPTED, SAVE_FAILED
+from jaxlm.core.tree import flatten
 from jaxlm.distributed.consensus import decide
 from jaxlm.distributed.preemption import Preemption
 from jaxlm.distributed.signals import Signals
@@ -180,6 +181,9 @@ class Trainer:
         # Its step was applied, or it would not have been saved: the weights before it are good.
         run.saver.trusted = run.step - suspects(run)
         run.records.run_id = run.record.identity.run_id
+        adapter, axes = session.config.adapter, session.program.param_axes
+        for remark in [] if adapter is None or self.legs > 1 else adapter.remarks(flatten(axes)):
+            log.warning("%s", remark)
         if run.first:  # not before: a config that cannot continue must not take the run over
             records.write_run_files(run.run_dir, session, self.marks, run.record)
         run.history = History(data.get("history"))

@@ -299,3 +299,18 @@ def test_mistakes_are_one_line() -> None:
     groups = (Group(pattern="embed", value=0.0), Group(pattern=".", value=1.0))
     with pytest.raises(UserError, match=r"^optimizer.lr_groups.0: a rate of 0 .* freeze"):
         tiny.learner(config_of("transformer"), optimizer=SGD(lr_groups=groups))
+
+
+def test_experts_that_peft_cannot_hold_are_reported() -> None:
+    """The router, whose output is a number for each expert, is a module of PEFT."""
+    experts = [f"layers/ffn/{name}" for name in ("down", "gate", "up")]
+    for adapter, paths in (
+        (LoRA(rank=2), experts),
+        (LoRA(rank=2, exclude=("ffn/(gate|up)",)), experts[:1]),
+        (LoRA(rank=2, targets=("query", "router")), []),
+        (LoRA(rank=2, exclude=tuple(experts)), []),
+    ):
+        lines = adapter.remarks(flatten(program_of("moe", adapter).param_axes))
+        assert len(lines) == bool(paths)
+        for line in lines:
+            assert f"adapter.exclude=[{', '.join(paths)}]" in line and "export peft" in line
