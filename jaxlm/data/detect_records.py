@@ -36,9 +36,10 @@ def detect_records(patterns: Sequence[str]) -> Found | None:
             f"{line}: records of {shape.task}, for which there is no task to train; name files of "
             "another format (`jaxlm data formats` lists them)"
         )
-    lengths, sample, counts = list[int](), "", Counter[str]()
+    lengths, sample, counts, full = list[int](), "", Counter[str](), False
     for unit in source.units():
         for _, record in source.whole(unit, (), counts):
+            full = full or all(record.get(name) for name in shape.optional)
             texts = list(_texts([record[name] for name in shape.every]))
             lengths.append(sum(map(len, texts)))
             if len(sample) < SAMPLE:
@@ -48,7 +49,7 @@ def detect_records(patterns: Sequence[str]) -> Found | None:
         files=tuple(patterns),
         kind="files",
         columns=shape.every,
-        start=shape.start,
+        start=shape.fuller or shape.start if full else shape.start,
         format=line,
         num_texts=len(lengths),
         num_chars=sum(lengths),

@@ -12,6 +12,7 @@ import pytest
 
 from jaxlm.cli import main
 from jaxlm.core.registry import type_name
+from jaxlm.data.tokenizers.base import Bytes
 from jaxlm.run import load_run
 
 SMALL = ("model.hidden_size=32", "model.num_layers=1", "mesh.num_devices=1", "sample.max_tokens=4")
@@ -143,6 +144,23 @@ def test_a_recognised_format_decides_on_the_task(here, capsys, name, task, objec
     assert {*config.data.task.columns} <= {
         *next(records.whole(records.units()[0], (), Counter()))[1]
     }
+
+
+def test_tools_of_a_chat_are_read(here, capsys):
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    talks = [[{"role": "user", "content": f"Add {n}."}, answer] for n in range(40)]
+    rows = [
+        {"messages": talk, **({"tools": tools} if n % 2 else {})} for n, talk in enumerate(talks)
+    ]
+    Path("chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["init", "chat.jsonl"]) == 0
+    data = load_run("chat.yaml").config.data
+    assert data.task.columns == ("messages", "tools")
+    lines: list[str] = []
+    data.replace(seq_len=1024).prepare(Bytes(), Path("cache"), report=lines.append)
+    assert any("openai (messages, tools), 40 records -> chat" in line for line in lines)
 
 
 def test_a_chat_model_of_ones_own_instructions(here, capsys):

@@ -851,7 +851,8 @@ def test_a_column_of_tools_that_the_task_does_not_read_is_reported(tmp_path):
     tools = [{"type": "function", "function": {"name": "add"}}]
     source = source_of(tmp_path, {"a.jsonl": jsonl({"messages": [HUMAN, ANSWER], "tools": tools})})
     assert source.recognised(Chat().columns).endswith(
-        "openai (messages, tools), without tools, which the task does not read"
+        "openai (messages, tools), without tools, which the task does not read "
+        "(data.task.tools=tools reads it)"
     )
     assert source.recognised(Chat(tools="tools").columns).endswith("openai (messages, tools)")
     assert source.recognised(()).endswith("openai (messages, tools)")

@@ -54,6 +54,7 @@ class Shape:
     unneeded: tuple[str, ...] = ()  # of the optional ones, those that a conversion may leave out
     bridges: Callable[[], tuple[Bridge, ...]] = tuple  # called late: shapes name each other
     start: Start | None = None  # None: no task trains on such records
+    fuller: Start | None = None  # `start` of records that have the optional columns as well
     plain: bool = False  # texts, or texts with classes, whose columns `jaxlm.data.detect` finds
 
     @property
@@ -106,6 +107,7 @@ def two_labels(record: Record, *, answered: bool) -> list[Record]:
 
 
 ANSWERS = "{type: causal_lm}"
+WITH_TOOLS = "{type: chat, template: qwen, tools: tools}"  # a template that writes them
 TEMPLATED = "{type: prompt_completion, template: plain}"
 
 CHAT = Shape(
@@ -114,6 +116,7 @@ CHAT = Shape(
     ("tools",),
     bridges=lambda: (Bridge(PROMPT_COMPLETION, last_turn),),
     start=Start("chat; answers are learnt", "{type: chat, template: plain}", ANSWERS, True),
+    fuller=Start("chat with tools; answers and calls are learnt", WITH_TOOLS, ANSWERS, True),
 )
 PROMPT_COMPLETION: Shape = Shape(
     "prompt_completion",

@@ -200,7 +200,12 @@ def _unread(found: Recognised, columns: Sequence[str]) -> str:
     """The part of a format's line about an optional column that the task does not read."""
     needed = {*found.shape.optional} - {*found.shape.unneeded} if columns else set()
     unread = sorted((needed & {*found.fit.columns}) - {*columns})
-    return f", without {few(unread)}, which the task does not read" if unread else ""
+    if not unread:
+        return ""
+    return (
+        f", without {few(unread)}, which the task does not read (data.task.{unread[0]}={unread[0]} "
+        "reads it)"
+    )
 
 
 def check_columns_of(record: Record, columns: Sequence[str]) -> None:
