@@ -61,9 +61,11 @@ def test_the_picture_has_each_word_at_its_place() -> None:
 
 
 def test_names_at_one_place_are_moved_apart() -> None:
-    taken: list[tuple[float, float]] = []
-    heights = [_free(0.5, 0.5, taken) for _ in range(5)]
-    assert len(set(heights)) == 5 and heights[0] == 0.5
+    taken: list[tuple[float, float, float]] = []
+    places = [_free("word", 0.5, 0.5, taken) for _ in range(6)]
+    assert len(set(places)) == 6 and places[:2] == [("right", 0.5), ("left", 0.5)]
+    assert _free("far", 0.2, 0.5, taken) == ("right", 0.5)
+    assert _free("edge", 0.95, 0.5, taken)[0] == "left"
 
 
 def session_of(model: object, tokenizer: object) -> SimpleNamespace:

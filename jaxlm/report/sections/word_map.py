@@ -9,7 +9,7 @@ from jaxlm.report.files import RunFiles
 from jaxlm.report.sections.base import Section
 
 WIDE, MARGIN = 1.8, 0.06  # width of the picture in heights; free space at its edges
-APART = 0.035  # heights between two names that are next to each other
+APART = 0.028  # heights between two names that are next to each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,12 @@ def _drawn(places: dict[str, list[float]], missing: list[str]) -> dict[str, Any]
     room = 1 - 2 * MARGIN
     words: list[tuple[str, float, float, str]] = []
     path: list[str] = []
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = []
     for word, (x, y) in places.items():
         left = 0.5 + room * (x - middle_x) / scale / WIDE
         top = 0.5 - room * (y - middle_y) / scale
         path.append(f"M{1000 * left:.0f} {1000 * top:.0f}h0")
-        side = "left" if left > 0.9 else "right"
-        name = _free(left, top, taken)
+        side, name = _free(word, left, top, taken)
         words.append((word, round(100 * left, 2), round(100 * name, 2), side))
     left_out = f" Not in the vocabulary: {', '.join(missing)}." if missing else ""
     note = "Principal components of the unit vectors; both axes have one scale." + left_out
@@ -59,11 +58,20 @@ def _drawn(places: dict[str, list[float]], missing: list[str]) -> dict[str, Any]
     }
 
 
-def _free(left: float, top: float, taken: list[tuple[float, float]]) -> float:
-    """The height of a name: moved off the names that are near it already."""
-    for moved in (0.0, -APART, APART, -2 * APART, 2 * APART):
-        at = top + moved
-        if all(abs(left - x) > 0.09 or abs(at - y) >= APART * 0.95 for x, y in taken):
-            break
-    taken.append((left, at))
-    return at
+def _free(
+    word: str, left: float, top: float, taken: list[tuple[float, float, float]]
+) -> tuple[str, float]:
+    """The side of a name and its height, where it is off the names so far; else to the right."""
+    wide = 0.0075 * len(word) + 0.012
+    sides = ["left"] if left > 0.9 else ["right", "left"]
+    for moved in (0.0, -APART, APART):
+        for side in sides:
+            begin = left - wide if side == "left" else left
+            here = (begin, begin + wide, top + moved)
+            if all(
+                here[1] <= a or b <= here[0] or abs(here[2] - y) >= 0.95 * APART
+                for a, b, y in taken
+            ):
+                taken.append(here)
+                return side, here[2]
+    return sides[0], top
