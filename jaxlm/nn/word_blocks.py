@@ -110,12 +110,18 @@ def score_loss(x: jax.Array, y: jax.Array, targets: Targets) -> jax.Array:
 
 @jax.custom_jvp
 def _surprise(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    return jax.nn.softplus(scores) - labels * scores
+    return _softplus(scores, jnp.exp(-jnp.abs(scores))) - labels * scores
 
 
 @_surprise.defjvp
 def _surprise_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """The derivative s(score) - label, without another pass over the exponentials."""
+    """The derivative s(score) - label, by the exponential that the value needs as well."""
     scores, labels = primals
-    change = (jax.nn.sigmoid(scores) - labels) * tangents[0]
-    return _surprise(scores, labels), change
+    power = jnp.exp(-jnp.abs(scores))
+    sigmoid = jnp.where(scores >= 0, 1, power) / (1 + power)
+    return _softplus(scores, power) - labels * scores, (sigmoid - labels) * tangents[0]
+
+
+def _softplus(scores: jax.Array, power: jax.Array) -> jax.Array:
+    """log(1 + exp(score)), of exp(-|score|); a sum of losses does not need log1p."""
+    return jnp.maximum(scores, 0) + jnp.log(1 + power)

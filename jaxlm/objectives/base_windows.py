@@ -13,8 +13,10 @@ the vocabulary (`jaxlm.training.sparse`). A step takes the blocks of its rows on
 
 Pairs share their negatives within a block: `pool` words are drawn for its `block` words, and each
 counts `negatives / pool` times for each pair, so that the expected gradient is that of `negatives`
-drawn for each pair, while scores are products of matrices (Ji et al. 2016, arXiv:1604.04661). As in
-word2vec.c, a negative that is the target of a pair does not count for it.
+drawn for each pair, while scores are products of matrices (Ji et al. 2016, arXiv:1604.04661). A
+pool of 2 words for each word of the block makes faster steps, but neighbours that agree less with
+those of another seed; with 5 they agree as with negatives of each pair. As in word2vec.c, a
+negative that is the target of a pair does not count for it.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Windows(Objective, abstract=True):
         "negative", "what replaces the softmax over the vocabulary"
     )
     negatives: int = field(5, "words drawn for each pair, which it must tell from the target", ge=1)
-    pool: int = field(32, "negatives drawn for the pairs of a block", ge=1)
+    pool: int = field(80, "negatives drawn for the pairs of a block, which share them", ge=1)
     power: float = field(
         0.75, "negatives are drawn by this power of their counts", ge=0, le=1, affects="host"
     )
