@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from jaxlm.ngrams.on_disk import StoredText, build
 from jaxlm.ngrams.on_disk.build import MEMORY
 from jaxlm.run import RunConfig
 from jaxlm.training.session import prepare_data, resolve
+
+if TYPE_CHECKING:
+    from jaxlm.objectives.ngram import Ngram
 
 
 def build_file(
@@ -42,14 +46,12 @@ def build_file(
     """Counts the training split of a config with `objective: {type: ngram}`, and writes its model;
     returns a line about it. The folder OUT.work has what a killed build continues from.
     """
-    from jaxlm.objectives.ngram import Ngram
-
-    if not isinstance(config.objective, Ngram):
+    if getattr(config.objective, "smoothing", None) is None:
         raise UserError("objective: n-grams are counted by objective ngram; set objective.type")
     prepared = prepare_data(config, report)
     config = resolve(config, prepared)
-    objective = config.objective
-    assert isinstance(objective, Ngram) and objective.bos is not None, "resolve"
+    objective = cast("Ngram", config.objective)
+    assert objective.bos is not None, "resolve"
     size = (config.model.vocab_size or 0) + 1  # with an id that no text has, as in a run
     documents = getattr(prepared.splits["train"], "documents", None)
     assert isinstance(documents, Documents), "resolve"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,7 @@ class CountingFirst(Learner):
 
     def __init__(self, program: Program, optimizer: OptimizerConfig, total_steps: int = 1) -> None:
         super().__init__(program)
-        objective = program.objective
-        assert isinstance(objective, CountedFirst), type(objective)
-        self.objective: CountedFirst = objective
+        self.objective = objective = cast(CountedFirst, program.objective)  # which names it
         self.tables = frozenset(filter(objective.is_table, flatten(program.abstract_params)))
         descended = replace(program, frozen=self.tables)
         self.descent = GradientLearner(descended, optimizer, total_steps)

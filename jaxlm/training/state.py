@@ -38,7 +38,7 @@ def init_state(program: Program, optimizer: Optimizer, params: dict[str, Any]) -
     if optimizer.config.ema_decay is not None:
         state["ema"] = params
     if optimizer.config.averaging is not None:
-        state["ema"], state["averaged"] = params, jnp.zeros((), jnp.int32)
+        state["ema"], state["num_averaged"] = params, jnp.zeros((), jnp.int32)
     if program.model.carries_state:
         state["carry"] = program.init_carry()
     return state
@@ -48,8 +48,8 @@ def shardings_of(program: Program, optimizer: Optimizer, abstract: State) -> Sta
     """The sharding of every array of a state of these shapes."""
     mesh = program.mesh
     out: State = {name: meshes.replicated(mesh) for name in ("step", "bad_steps")}
-    if "averaged" in abstract:
-        out["averaged"] = meshes.replicated(mesh)
+    if "num_averaged" in abstract:
+        out["num_averaged"] = meshes.replicated(mesh)
     out["params"] = program.trained(program.param_shardings)
     offload = optimizer.config.offload
     out["opt_state"] = opt_state_shardings(program, abstract["opt_state"], offload=offload)

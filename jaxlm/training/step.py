@@ -67,9 +67,9 @@ def train_step(
     new: State = {"params": params, "opt_state": opt_state}
     if (decay := optimizer.config.ema_decay) is not None:
         new["ema"] = update_ema(state["ema"], new["params"], decay)
-    if "averaged" in state:
-        found = update_average(state["ema"], new["params"], state["averaged"])
-        new["ema"], new["averaged"] = found
+    if "num_averaged" in state:
+        found = update_average(state["ema"], new["params"], state["num_averaged"])
+        new["ema"], new["num_averaged"] = found
     if "carry" in state:
         new["carry"] = carry
     new = {k: jax.tree.map(lambda a, b: jnp.where(good, a, b), v, state[k]) for k, v in new.items()}

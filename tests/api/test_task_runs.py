@@ -119,5 +119,6 @@ def test_an_evaluation_has_the_measures_of_the_task(run: jaxlm.Run, capsys: Any)
     assert cli.main([*words[:2], "evaluators={x: {type: task, length_penalty: 0.5}}"]) == 2
     assert "are predicted, not written; leave num_beams, length_penalty" in capsys.readouterr().err
     last = run.metrics[-1]
-    assert any(key.startswith("final/baseline/") for key in last)
-    assert "the model does not beat its baseline" in (run.path / "report.html").read_text().lower()
+    main = next(value for key, value in last.items() if key.startswith("final/baseline/"))
+    told = "the model does not beat its baseline" in (run.path / "report.html").read_text().lower()
+    assert told or main == 0  # a baseline that gets nothing right is not compared

@@ -117,7 +117,7 @@ def test_a_verb_is_one_file(tmp_path, monkeypatch, capsys):
     ("words", "says"),
     [
         (["trian"], "'trian' is not a verb; did you mean train"),
-        (["fly"], "choose one of config, curve, data"),
+        (["fly"], "choose one of analogy, config, curve"),
         (["train"], "CONFIG is required;"),
         (["resume"], "RUN_DIR is required;"),
         (["config", "shwo", "a.yaml"], "'shwo' is unknown; did you mean show?"),
@@ -191,7 +191,7 @@ def test_config_show_prints_what_is_set_then_choices_and_defaults_if_asked(out):
     assert "optimizer.beta1" not in own
     choices = short["Choices"]
     assert re.match(
-        r"transformer +# one of (\w+, )*rnn, rnn_seq2seq, transformer$", choices["model.type"]
+        r"transformer +# one of (\w+, )*rnn, rnn_seq2seq, transformer\b", choices["model.type"]
     )
     assert re.match(r"shuffle +# one of shuffle, stream$", choices["data.order"])
     assert re.match(r"null +# one of .*, null$", choices["model.quantization"])

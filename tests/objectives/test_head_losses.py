@@ -190,7 +190,7 @@ def test_token_types_reach_a_model_that_has_them() -> None:
     for most in (None, 2, 1):
         model: Any = Typed()
         keys = frozenset() if most is None else frozenset({"token_types"})
-        model.config = SimpleNamespace(row_keys=keys, embedding=SimpleNamespace(token_types=most))
+        model.config = SimpleNamespace(row_keys=keys, num_token_types=most)
         model.task_head = model_of(objective).task_head
         objective.scores(model, {**rows, "token_types": types})
     assert given[0] is None

@@ -363,6 +363,7 @@ CHANGES: dict[str, Any] = {
     "min_size": 128,
     "newton_schulz_steps": 3,
     "update_clip": 0.5,
+    "clip_value": 0.01,
     "update_rms": None,
     "weights_floor": 10.0,
     "adam_learning_rate": 1.0,
@@ -411,7 +412,7 @@ def last_update(config: OptimizerConfig) -> bytes:
     return b"".join(np.asarray(u).tobytes() for u in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if hasattr(ALL[name], "mu_dtype")])
 def test_moments_have_the_dtype_that_is_asked_for(name):
     for dtype in ("float32", "bfloat16"):
         state = build(ALL[name].replace(mu_dtype=dtype), PARAMS, AXES, 1).tx.init(PARAMS)

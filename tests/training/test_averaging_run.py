@@ -45,7 +45,7 @@ class Seen(Hook):
 
     def on_step(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:
         self.weights[step] = np.asarray(jax.device_get(flatten(run.state["params"])["embed/table"]))
-        if self.began is None and int(run.state["averaged"]) > 0:
+        if self.began is None and int(run.state["num_averaged"]) > 0:
             self.began = step
 
 

@@ -34,10 +34,10 @@ class BeginAveraging(Hook):
 
     def _decide(self, run: Context) -> None:
         points = run.history.points(self._config.measure)
-        if not points or int(jax.device_get(run.state["averaged"])) > 0:
+        if not points or int(jax.device_get(run.state["num_averaged"])) > 0:
             return
         better = direction(self._config.better, points[0])
         if begins([p.value for p in points], self._config.patience, better) is None:
             return
-        one = jax.device_put(np.int32(1), run.state["averaged"].sharding)
-        run.state = {**run.state, "averaged": one}
+        one = jax.device_put(np.int32(1), run.state["num_averaged"].sharding)
+        run.state = {**run.state, "num_averaged": one}
