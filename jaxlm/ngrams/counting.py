@@ -23,6 +23,7 @@ import numpy as np
 from jaxlm.core.config import UserError
 
 MAX_ORDER = 8
+DENSE = 2  # a table has all numbers up to the last key, where that is below so many wanted ones
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,11 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """[T] int64: the place of each wanted key in the sorted keys; -1: it is not there."""
     if not len(keys):
         return np.full(len(wanted), -1)
+    last = int(keys[-1])
+    if last < DENSE * len(wanted):
+        place = np.full(last + 2, -1, np.int64)  # of each number up to the last key
+        place[keys.astype(np.int64)] = np.arange(len(keys))
+        return place[np.minimum(wanted, np.uint64(last + 1)).astype(np.int64)]
     order, asked = sorted_places(wanted)
     at = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)  # quick: neighbours are close
     found = np.empty(len(wanted), np.int64)

@@ -14,6 +14,8 @@ import numpy as np
 
 from jaxlm.ngrams.counting import find
 
+TOGETHER = 1 << 18  # tokens that are asked for at a time: arrays that fit into a cache
+
 
 @dataclass(frozen=True)
 class Level:
@@ -48,6 +50,18 @@ class NgramModel:
     def matched(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(`log_probs` [T], the order [T] of the longest stored n-gram that ends at each token)"""
         tokens = np.asarray(tokens)
+        if len(tokens) <= TOGETHER:
+            return self._matched(tokens)
+        before = self.order - 1  # tokens whose n-grams the first one of a block continues
+        log_p, used = np.empty(len(tokens)), np.empty(len(tokens), np.int64)
+        for begin in range(0, len(tokens), TOGETHER):
+            first = max(0, begin - before)
+            end = begin + TOGETHER
+            found = self._matched(tokens[first:end])
+            log_p[begin:end], used[begin:end] = (each[begin - first :] for each in found)
+        return log_p, used
+
+    def _matched(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_p = self.levels[0].log_prob[tokens].astype(np.float64)
         used = np.ones(len(tokens), np.int64)
         number = tokens.astype(np.int64)  # of the n-gram that ends at each token; -1: not stored

@@ -35,6 +35,7 @@ from jaxlm.objectives.counting import Counting, Tables
 from jaxlm.objectives.prediction import PERPLEXITY
 
 MATCHED = "matched_orders"  # the sums and the table of tokens by matched order
+COLUMNS = ["order", "share", "bits a token"]
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -160,13 +161,13 @@ class Ngram(Counting):
         found = super().measures(own)
         loss = next(m.value for m in found if m.name == LOSS.name)
         found.append(PERPLEXITY.of(math.exp(min(loss, 700.0))))
-        table: list[dict[str, Any]] = []
-        while f"{MATCHED}_{(n := len(table) + 1)}" in sums:
+        rows: list[list[Any]] = []
+        while f"{MATCHED}_{(n := len(rows) + 1)}" in sums:
             share, nats = sums[f"{MATCHED}_{n}"], sums[f"{MATCHED}_{n}_loss"]
             tokens = float(share[0])
             bits = float(nats[0]) / math.log(2) / tokens if tokens else None
-            table.append({"order": n, "share": tokens / max(float(share[1]), 1.0), "bits": bits})
-        return [*found, Measure(MATCHED, {MATCHED: table}, show="table")]
+            rows.append([n, tokens / max(float(share[1]), 1.0), bits])
+        return [*found, Measure(MATCHED, {"columns": COLUMNS, "rows": rows}, show="table")]
 
     def _matched(self, model: NgramLM, batch: Batch) -> tuple[jax.Array, jax.Array]:
         out = model(batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"])

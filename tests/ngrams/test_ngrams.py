@@ -113,6 +113,16 @@ def test_a_stream_is_scored_sentence_by_sentence() -> None:
     assert (used <= places + 1).all() and used.max() == 4
 
 
+def test_a_long_stream_is_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = KneserNey().estimate(counted(4))
+    tokens = text(3)
+    want, orders = model.matched(tokens)
+    monkeypatch.setattr("jaxlm.ngrams.model.TOGETHER", 7)
+    log_p, used = model.matched(tokens)
+    np.testing.assert_array_equal(log_p, want)
+    np.testing.assert_array_equal(used, orders)
+
+
 def test_witten_bell_and_additive_are_those_of_their_definitions() -> None:
     tokens = text()
     pieces = [p for p in np.split(tokens, np.flatnonzero(tokens == BOS)) if len(p)]
@@ -225,7 +235,7 @@ def test_what_cannot_be_counted_is_a_users_error() -> None:
 def test_large_keys_are_found_without_packing() -> None:
     """Their places do not fit beside them into 64 bits."""
     rng = np.random.default_rng(0)
-    for bits in (20, 40, 63):
+    for bits in (6, 20, 40, 63):  # few keys close together are in a table
         keys = np.unique(rng.integers(0, 2**bits, 500, np.uint64))
         wanted = np.concatenate([rng.permutation(keys)[:100], keys[:50] + np.uint64(1)])
         place = {int(key): i for i, key in enumerate(keys)}

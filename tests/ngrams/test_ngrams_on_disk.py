@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxlm.ngrams.smoothing.kneser_ney import KneserNey
 from jaxlm.ngrams.smoothing.witten_bell import WittenBell
 
 V, BOS, EOS = 5000, 3, 1  # of 13 bits: five tokens do not fit into one word
+ROOT = Path(__file__).parents[2]
 WORDS = [f"w{i}" for i in range(V)]
 
 
@@ -71,17 +73,13 @@ def test_two_processes_and_a_killed_build_write_the_same_bytes(tmp_path: Path) -
     (tmp_path / "one").mkdir()
     want = built(tmp_path / "one").read_bytes()
     (tmp_path / "two").mkdir()
-    context = multiprocessing.get_context("fork")
-    options = {"processes": 2, "patience": 60.0}
-    others = [
-        context.Process(target=built, args=(tmp_path / "two",), kwargs={**options, "process": i})
-        for i in range(2)
-    ]
-    for each in others:
-        each.start()
-    for each in others:
-        each.join()
-    assert [each.exitcode for each in others] == [0, 0]
+    program = (
+        "import sys; from pathlib import Path; from tests.ngrams.test_ngrams_on_disk import built; "
+        "built(Path(sys.argv[1]), processes=2, process=int(sys.argv[2]), patience=60.0)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "two")]
+    others = [subprocess.Popen([*command, str(i)], cwd=ROOT) for i in range(2)]
+    assert [each.wait(120) for each in others] == [0, 0]
     assert (tmp_path / "two" / "model.ngrams").read_bytes() == want
 
     (tmp_path / "cut").mkdir()

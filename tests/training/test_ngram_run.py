@@ -13,10 +13,12 @@ import pytest
 import jaxlm
 from jaxlm import api
 from jaxlm.api.ngram_files import build_file, convert_file
+from jaxlm.cli.shared.figures import print_figures
 from jaxlm.core import config as configs
 from jaxlm.core.config import Resolved, UserError
 from jaxlm.core.numbers import percent
 from jaxlm.evals.likelihood import Likelihood
+from jaxlm.evals.run import evaluate_run
 from jaxlm.info import describe_run
 from jaxlm.ngrams.binary import read_binary
 from jaxlm.ngrams.counting import count
@@ -98,7 +100,9 @@ def test_it_is_the_model_of_its_documents(run: Path, counted: Any) -> None:
     assert final(run)["eval/bits_per_char"] < 5
 
 
-def test_the_orders_that_matched_are_those_of_the_model(run: Path, counted: Any) -> None:
+def test_the_orders_that_matched_are_those_of_the_model(
+    run: Path, counted: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     want, session = counted
     rows = session.prepared.splits["validation"].rows
     orders, nats = [], []
@@ -110,17 +114,19 @@ def test_the_orders_that_matched_are_those_of_the_model(run: Path, counted: Any)
         orders.append(matched[1:][counts])
         nats.append(-log_p[1:][counts])
     order, bits = np.concatenate(orders), np.concatenate(nats) / np.log(2)
-    table = json.loads((run / "result.json").read_text())["matched_orders"]["matched_orders"]
-    assert [row["order"] for row in table] == list(range(1, ORDER + 1))
-    for row in table:
-        own = order == row["order"]
-        assert row["share"] == pytest.approx(own.mean(), abs=1e-6)
+    table = json.loads((run / "result.json").read_text())["matched_orders"]["rows"]
+    assert [row[0] for row in table] == list(range(1, ORDER + 1))
+    for number, share, mean in table:
+        own = order == number
+        assert share == pytest.approx(own.mean(), abs=1e-6)
         if own.any():
-            assert row["bits"] == pytest.approx(bits[own].mean(), abs=1e-3)
+            assert mean == pytest.approx(bits[own].mean(), abs=1e-3)
         else:
-            assert row["bits"] is None
+            assert mean is None
     page = (run / "report.html").read_text()
-    assert "Matched context" in page and percent(table[-1]["share"]) in page
+    assert "Matched context" in page and percent(table[-1][1]) in page
+    print_figures(evaluate_run(str(run), report=lambda _: None)[1])
+    assert f"{table[-1][1]:.4f}" in capsys.readouterr().out
 
 
 def test_a_file_from_disk_has_the_model_of_the_run(counted: Any, tmp_path: Path) -> None:

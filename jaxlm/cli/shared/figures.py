@@ -13,7 +13,7 @@ Table = Sequence[Sequence[int]]  # rows: the true class; columns: the predicted 
 
 
 def print_figures(measures: Iterable[Measure]) -> None:
-    """One line for each figure, a confusion table for each table, and a line for each baseline that
+    """One line for each figure, each table, and a line for each baseline that
     the model does not beat.
     """
     measures = list(measures)
@@ -26,10 +26,23 @@ def print_figures(measures: Iterable[Measure]) -> None:
     for name, table in tables.items():
         if len(tables) > 1:
             print(f"  {name}")
+        if "columns" in table:
+            _print_plain(table["columns"], table["rows"])
+            continue
         show = _print_table if len(table["classes"]) <= MAX_COLUMNS else _print_classes
         show(table["classes"], table["table"])
     for line in not_beaten(measures):
         print(f"  {line}")
+
+
+def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    cells = [
+        [f"{value:.4f}" if isinstance(value, float) else str("" if value is None else value)
+         for value in row]
+        for row in rows
+    ]  # fmt: skip
+    for row in [list(columns), *cells]:
+        print("  " + "".join(cell.rjust(14) for cell in row))
 
 
 def _print_table(classes: Sequence[str], table: Table) -> None:

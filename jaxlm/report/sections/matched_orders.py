@@ -25,14 +25,14 @@ without a context.</p>
 
     def data(self, run: RunFiles) -> dict[str, Any] | None:
         found = run.result.get("matched_orders")
-        rows = found.get("matched_orders") if isinstance(found, dict) else None
+        rows = found.get("rows") if isinstance(found, dict) else None
         if not rows:
             return None
         cells = []
         longer = 1.0
-        for row in rows:
-            bits = "" if row["bits"] is None else f"{row['bits']:.3f}"
-            cells.append([row["order"], percent(row["share"]), percent(max(longer, 0.0)), bits])
-            longer -= row["share"]
+        for order, share, bits in rows:
+            shown = "" if bits is None else f"{bits:.3f}"
+            cells.append([order, percent(share), percent(max(longer, 0.0)), shown])
+            longer -= share
         head = ["order", "tokens", "this order or longer", "bits a token"]
         return {"table": table(head, cells)}
