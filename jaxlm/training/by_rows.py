@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm import mesh as meshes
-from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.objectives.by_rows import HasRowGradients, RowGradient
@@ -31,7 +30,8 @@ from jaxlm.optim.adagrad import Adagrad
 from jaxlm.run import RunConfig
 from jaxlm.training.learner import Frozen, Learner
 from jaxlm.training.program import Program
-from jaxlm.training.state import State, with_shardings
+from jaxlm.training.state import State
+from jaxlm.training.tables import TableLearner, check_steps_by_rows
 
 # Settings of optimizers that change all rows of a table, or need the whole gradient.
 WHOLE = (
@@ -41,7 +41,7 @@ WHOLE = (
 ROUNDING = 4e-7  # relative, of a sum of squares
 
 
-class RowLearner(Learner):
+class RowLearner(TableLearner):
     """AdaGrad by rows."""
 
     def __init__(self, program: Program, optimizer: Adagrad, total_steps: int = 1) -> None:
@@ -52,8 +52,7 @@ class RowLearner(Learner):
     @classmethod
     def of(cls, config: RunConfig, program: Program) -> Learner:
         optimizer, name = config.optimizer, type_name(type(config.objective))
-        if config.adapter is not None:
-            raise UserError(f"adapter: objective {name} trains all rows; set it to null")
+        check_steps_by_rows(config)
         if not isinstance(optimizer, Adagrad):
             raise UserError(
                 f"optimizer.type: objective {name} steps by rows, for which there is adagrad; set "
@@ -66,31 +65,11 @@ class RowLearner(Learner):
                     f"optimizer.{key}: would change all rows of a table in each step, and "
                     f"objective {name} steps by rows; leave it out"
                 )
-        if config.train.accumulation != 1:
-            raise UserError(
-                f"train.accumulation: objective {name} steps by rows, which sums no gradients; set "
-                "it to 1"
-            )
-        if config.train.embedding_noise:
-            raise UserError(
-                f"train.embedding_noise: objective {name} embeds no tokens; set it to 0"
-            )
         return cls(program, optimizer, config.train.steps or 1)
 
-    def create(self, params: dict[str, Any] | None = None) -> State:
-        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
-        if params is None:
-            params = self.program.draw()
-        return jax.jit(self._init, out_shardings=shardings)(params)
-
-    def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
-        shapes = jax.eval_shape(self._init, self.program.abstract_params)
-        shardings = jax.tree.map(lambda _: meshes.replicated(self.mesh), shapes)
-        tables = self.program.param_shardings
-        return with_shardings(shapes, {**shardings, "params": tables, "opt_state": tables})
-
-    def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
-        return state["params"]
+    def init(self, params: dict[str, Any]) -> State:
+        squares = jax.tree.map(lambda p: jnp.full_like(p, self.optimizer.initial), params)
+        return {**super().init(params), "opt_state": squares}
 
     def step(
         self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
@@ -140,11 +119,3 @@ class RowLearner(Learner):
         others = after - before - own
         others = jnp.where(others > ROUNDING * after, others, 0.0)
         return table.at[index].add(-step * jax.lax.rsqrt(before + others), mode="drop"), squares
-
-    def _init(self, params: dict[str, Any]) -> State:
-        return {
-            "step": jnp.zeros((), jnp.int32),
-            "params": params,
-            "opt_state": jax.tree.map(lambda p: jnp.full_like(p, self.optimizer.initial), params),
-            "bad_steps": jnp.zeros((), jnp.int32),
-        }

@@ -12,10 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from jaxlm import mesh as meshes
 from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import map_with_path
@@ -25,12 +23,13 @@ from jaxlm.run import RunConfig
 from jaxlm.training.compiler import compile_with
 from jaxlm.training.learner import Frozen, Learner, Step
 from jaxlm.training.program import Program
-from jaxlm.training.state import State, with_shardings
+from jaxlm.training.state import State
+from jaxlm.training.tables import TableLearner
 
 log = logging.getLogger("jaxlm")
 
 
-class CountingLearner(Learner):
+class CountingLearner(TableLearner):
     """Adds the counts of each batch to the state."""
 
     def __init__(self, program: Program) -> None:
@@ -44,20 +43,6 @@ class CountingLearner(Learner):
             raise UserError("adapter: a model that is counted has no gradient; set it to null")
         return cls(program)
 
-    def create(self, params: dict[str, Any] | None = None) -> State:
-        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
-        if params is None:
-            params = self.program.draw()
-        return jax.jit(_state, out_shardings=shardings)(params)
-
-    def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
-        params = self.program.abstract_params
-        if stored is not None:
-            params = self.as_stored(params, stored, "params")
-        shapes = jax.eval_shape(_state, params)
-        shardings = jax.tree.map(lambda _: meshes.replicated(self.mesh), shapes)
-        return with_shardings(shapes, {**shardings, "params": self.program.param_shardings})
-
     @staticmethod
     def as_stored(
         params: dict[str, Any], stored: Mapping[str, ArrayInfo], part: str
@@ -69,9 +54,6 @@ class CountingLearner(Learner):
             return jax.ShapeDtypeStruct(found.shape, leaf.dtype, sharding=leaf.sharding)
 
         return map_with_path(one, params)
-
-    def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
-        return state["params"]
 
     def step(
         self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
@@ -146,11 +128,6 @@ def warn_of_few_steps(
             steps * batch / rows,
             f"more than {passes}" if descends else passes,
         )
-
-
-def _state(tables: dict[str, Any]) -> State:
-    zero = jnp.zeros((), jnp.int32)
-    return {"step": zero, "params": tables, "bad_steps": zero}
 
 
 def _shapes(state: State) -> tuple[tuple[int, ...], ...]:

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxlm import mesh as meshes
-from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError, type_name
 from jaxlm.objectives.base_windows import Windows
 from jaxlm.optim.base import OptimizerConfig
@@ -24,10 +21,11 @@ from jaxlm.optim.sgd import SGD
 from jaxlm.run import RunConfig
 from jaxlm.training.learner import Frozen, Learner
 from jaxlm.training.program import Program
-from jaxlm.training.state import State, with_shardings
+from jaxlm.training.state import State
+from jaxlm.training.tables import TableLearner, check_steps_by_rows
 
 
-class SparseLearner(Learner):
+class SparseLearner(TableLearner):
     """Adds the updates of each batch to the rows that it reads."""
 
     def __init__(self, program: Program, optimizer: OptimizerConfig, total_steps: int = 1) -> None:
@@ -40,29 +38,9 @@ class SparseLearner(Learner):
     @classmethod
     def of(cls, config: RunConfig, program: Program) -> Learner:
         assert config.optimizer is not None, "RunConfig.validate"
-        if config.adapter is not None:
-            raise UserError("adapter: tables of word vectors have none; set it to null")
-        if config.train.accumulation != 1:
-            raise UserError(
-                "train.accumulation: the blocks of a step are taken one after the other in any "
-                "case; set it to 1"
-            )
+        check_steps_by_rows(config)
         _check_plain(config.optimizer)
         return cls(program, config.optimizer, config.train.steps or 1)
-
-    def create(self, params: dict[str, Any] | None = None) -> State:
-        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
-        if params is None:
-            params = self.program.draw()
-        return jax.jit(_state, out_shardings=shardings)(params)
-
-    def abstract_state(self, stored: Mapping[str, ArrayInfo] | None = None) -> State:
-        shapes = jax.eval_shape(_state, self.program.abstract_params)
-        shardings = jax.tree.map(lambda _: meshes.replicated(self.mesh), shapes)
-        return with_shardings(shapes, {**shardings, "params": self.program.param_shardings})
-
-    def weights(self, state: State, frozen: Frozen) -> dict[str, Any]:
-        return state["params"]
 
     def step(
         self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
@@ -78,11 +56,6 @@ class SparseLearner(Learner):
             "bad_steps": (bad_steps, 1),
         }
         return {"step": state["step"] + 1, "params": tables, "bad_steps": bad_steps}, metrics
-
-
-def _state(tables: dict[str, Any]) -> State:
-    zero = jnp.zeros((), jnp.int32)
-    return {"step": zero, "params": tables, "bad_steps": zero}
 
 
 def _check_plain(optimizer: OptimizerConfig) -> None:

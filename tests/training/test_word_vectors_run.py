@@ -128,5 +128,9 @@ def test_other_models_of_vectors_learn_them_too(
 def test_a_model_of_words_writes_no_text(run: Path) -> None:
     with pytest.raises(UserError, match="learns vectors of words and writes no text"):
         jaxlm.load(run).generate("the ")
-    with pytest.raises(UserError, match="accumulation"):
-        api.fit(config_of(run.parent, "parts", "train.accumulation=2"))
+
+
+@pytest.mark.parametrize("setting", ["train.accumulation=2", "train.embedding_noise=1.0"])
+def test_a_setting_that_has_no_effect_on_rows_is_one_line(run: Path, setting: str) -> None:
+    with pytest.raises(UserError, match=setting.partition("=")[0]):
+        api.fit(config_of(run.parent, "parts", setting))
