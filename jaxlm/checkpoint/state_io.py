@@ -105,13 +105,16 @@ def snapshot(state: Any) -> Callable[[], Any] | None:
     if jax.process_count() > 1 or any(device.platform != "cpu" for device in devices):
         return None
     jax.block_until_ready(leaves)
-    parts = [[(s.device, np.asarray(s.data)) for s in leaf.addressable_shards] for leaf in leaves]
+    # A shard's own sharding says where it is: moments may be in pinned memory.
+    parts = [
+        [(s.data.sharding, np.asarray(s.data)) for s in leaf.addressable_shards] for leaf in leaves
+    ]
     kinds = [(leaf.shape, leaf.sharding) for leaf in leaves]
 
     def again() -> Any:
         arrays = []
         for (shape, sharding), shards in zip(kinds, parts, strict=True):
-            views = [jax.device_put(view, device, may_alias=True) for device, view in shards]
+            views = [jax.device_put(view, own, may_alias=True) for own, view in shards]
             arrays.append(jax.make_array_from_single_device_arrays(shape, sharding, views))
         return jax.tree.unflatten(treedef, arrays)
 

@@ -28,6 +28,7 @@ from jaxlm.kernels.registry import target_platform
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.hlo.collectives import Network
 from jaxlm.plan.hlo.count import Counts, count_module
+from jaxlm.plan.hlo.kernels import ModelFacts
 from jaxlm.plan.hlo.liveness import Timeline, live
 from jaxlm.plan.hlo.schedule import StepSchedule, scheduled
 from jaxlm.plan.hlo.text import Module, parse
@@ -82,12 +83,12 @@ class Compiled:
     def network(self) -> Network:
         return Network({str(axis): size for axis, size in self.mesh.shape.items()}, self.slices)
 
-    def counts(self, visible: float | None = None, expert_width: float | None = None) -> Counts:
-        return count_module(self.module, self.network, visible, expert_width)
+    def counts(self, model: ModelFacts | None = None) -> Counts:
+        return count_module(self.module, self.network, model)
 
-    def schedule(self, topology: Topology, visible: float | None = None) -> StepSchedule | None:
+    def schedule(self, topology: Topology, model: ModelFacts | None = None) -> StepSchedule | None:
         """The compiler's own estimate of the time; None if it has none."""
-        return scheduled(self.module, self.network, topology, visible)
+        return scheduled(self.module, self.network, topology, model)
 
     @cached_property
     def timeline(self) -> Timeline:

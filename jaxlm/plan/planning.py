@@ -23,6 +23,7 @@ from jaxlm.plan.closed_form.stacks import UnknownModel
 from jaxlm.plan.compiling import Compiled, OutOfMemory, can_compile, compile_for
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.hlo.count import Counts
+from jaxlm.plan.hlo.kernels import ModelFacts
 from jaxlm.plan.hlo.schedule import StepSchedule
 from jaxlm.plan.memory import FITS, ROOM, MemoryPlan, of_compiled, of_refused
 from jaxlm.plan.mesh_on import mesh_on
@@ -153,7 +154,8 @@ def _of_compiled(
     quick: bool,
     budget: Budget,
 ) -> Plan:
-    counts = found.counts(_visible(facts), _expert_width(facts, mesh))
+    model = _model_facts(facts, mesh)
+    counts = found.counts(model)
     notes += counts.notes
     memory = of_compiled(found, topology, quick=quick)
     load = counts.load
@@ -182,7 +184,7 @@ def _of_compiled(
         tokens=budget.tokens,
         counts=counts,
         compiled=found,
-        schedule=None if quick else found.schedule(topology, _visible(facts)),
+        schedule=None if quick else found.schedule(topology, model),
         by_module={name: cost.flops for name, cost in counts.by_module.items() if cost.flops},
         advice=advice,
         notes=notes,
@@ -294,23 +296,22 @@ def _refuse(config: RunConfig, topology: Topology, word: str) -> None:
     raise AssertionError(reason)
 
 
-def _visible(facts: Facts | None) -> float | None:
-    """The share of all pairs of a row's tokens that attention shows."""
-    looks = () if facts is None else facts.stacks[0].looks
-    if facts is None or not looks:
-        return None
-    return looks[0].keys / looks[0].layers / facts.seq_len
-
-
-def _expert_width(facts: Facts | None, mesh: Mapping[str, int]) -> float | None:
-    """The width of the narrowest experts on a device; None: no known ones."""
+def _model_facts(facts: Facts | None, mesh: Mapping[str, int]) -> ModelFacts:
+    """The decoder's share of visible pairs and size of a head, and the narrowest experts."""
+    if facts is None:
+        return ModelFacts()
+    looks = facts.stacks[0].looks
     widths = [
         layers.experts.width(stack.hidden) / mesh.get("tensor", 1)
-        for stack in (() if facts is None else facts.stacks)
+        for stack in facts.stacks
         for layers in stack.layers
         if layers.experts is not None
     ]
-    return min(widths, default=None)
+    return ModelFacts(
+        visible=looks[0].keys / looks[0].layers / facts.seq_len if looks else None,
+        head_size=float(looks[0].head_dims[0]) if looks else None,
+        expert_width=min(widths, default=None),
+    )
 
 
 def _speed(

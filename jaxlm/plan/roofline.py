@@ -112,13 +112,13 @@ def roofline(load: Load, topology: Topology) -> Roofline:
     hidden = sum(ici.values()) - waiting
     slow = sum(dcn.values())
     waits = facts.DEPENDENT * waiting
-    longest = max(core + waits, sum(ici.values()), slow, host)
-    rest = facts.EXPOSED * (hidden + host)
-    if topology.chip.is_tpu:
-        rest += slow if slow < longest else 0.0
+    if topology.chip.is_tpu:  # sums between slices come after the last gradient
+        longest = max(core + waits, sum(ici.values()), host)
+        rest = facts.EXPOSED * (hidden + host) + slow
         rest += facts.SLICE_WAIT * math.log2(topology.slices) * (longest + rest)
     else:
-        rest += facts.EXPOSED * slow
+        longest = max(core + waits, sum(ici.values()), slow, host)
+        rest = facts.EXPOSED * (hidden + slow + host)
     return Roofline(
         step=longest + rest,
         core=core,
@@ -139,12 +139,16 @@ def piece_seconds(piece: Piece, topology: Topology) -> tuple[float, float]:
         rate *= facts.EIGHT_BIT_SHARE
     if piece.expert_width is not None:
         rate *= piece.expert_width / (piece.expert_width + facts.EXPERT_WIDTH)
-    attention = rate * facts.ATTENTION_SHARE
-    if piece.head_size is not None:
-        attention *= min(1.0, piece.head_size / facts.HEAD_SIZE)
+    attention = rate * attention_share(piece.head_size)
     plain = piece.flops - piece.kernel_flops
     products = plain / rate + piece.kernel_flops / attention
     return products, piece.hbm_bytes / (chip.hbm_bandwidth / chip.devices * facts.HBM_SHARE)
+
+
+def attention_share(head_size: float | None) -> float:
+    """The rate of attention kernels relative to matmuls; None: of heads that fill a unit."""
+    narrow = 1.0 if head_size is None else min(1.0, head_size / facts.HEAD_SIZE)
+    return facts.ATTENTION_SHARE * narrow
 
 
 def network_seconds(

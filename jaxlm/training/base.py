@@ -87,9 +87,14 @@ def read_base(
         if named
         else "start it with the seed, jax, XLA_FLAGS and kind of device that drew it"
     )
+    key = "init.from"
+    where = f"step {wanted.get('step')} of {config.init.from_}" if named else "the seed's"
     if wanted.get("vectors") is not None:
+        key, where = "init.vectors", f"that of {config.init.vectors}"
         need += f" with the vectors of {wanted['vectors']}"
         fix = "give the file of those vectors by init.vectors=FILE"
+        if config.init.vectors is None:
+            raise UserError(f"{key}: {need}; {fix}")
         tokenizer = saved_tokenizer(RunDir(config.run_dir or ""))
         base = program.base(with_vectors(config, program, tokenizer, program.draw()))
     elif named is None or config.init.from_ is None:
@@ -109,8 +114,7 @@ def read_base(
         base = join(unflatten(found), drawn)
     digest = param_sha256(base)
     if digest != wanted.get("sha256"):
-        where = f"step {wanted.get('step')} of {config.init.from_}" if named else "the seed's"
-        raise UserError(f"init.from: {need}, but {where} has SHA-256 {digest[:12]}; {fix}")
+        raise UserError(f"{key}: {need}, but {where} has SHA-256 {digest[:12]}; {fix}")
     return base
 
 

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm import mesh as meshes
-from jaxlm.core.config import UserError, type_name
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.objectives.by_rows import HasRowGradients, RowGradient
 from jaxlm.optim.adagrad import Adagrad
@@ -33,11 +32,7 @@ from jaxlm.training.program import Program
 from jaxlm.training.state import State
 from jaxlm.training.tables import TableLearner, check_steps_by_rows
 
-# Settings of optimizers that change all rows of a table, or need the whole gradient.
-WHOLE = (
-    "clip_norm", "weight_decay", "l1", "l2", "lr_groups", "layer_decay", "unfreeze", "ema_decay",
-    "offload",
-)  # fmt: skip
+OWN = ("learning_rate", "schedule", "clip_value", "initial")  # settings of steps by rows
 ROUNDING = 4e-7  # relative, of a sum of squares
 
 
@@ -51,20 +46,8 @@ class RowLearner(TableLearner):
 
     @classmethod
     def of(cls, config: RunConfig, program: Program) -> Learner:
-        optimizer, name = config.optimizer, type_name(type(config.objective))
-        check_steps_by_rows(config)
-        if not isinstance(optimizer, Adagrad):
-            raise UserError(
-                f"optimizer.type: objective {name} steps by rows, for which there is adagrad; set "
-                "it to that"
-            )
-        plain = Adagrad()
-        for key in WHOLE:
-            if getattr(optimizer, key) != getattr(plain, key):
-                raise UserError(
-                    f"optimizer.{key}: would change all rows of a table in each step, and "
-                    f"objective {name} steps by rows; leave it out"
-                )
+        check_steps_by_rows(config, Adagrad(), OWN)
+        optimizer = cast(Adagrad, config.optimizer)
         return cls(program, optimizer, config.train.steps or 1)
 
     def init(self, params: dict[str, Any]) -> State:

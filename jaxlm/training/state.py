@@ -6,7 +6,7 @@ The state is a plain dict of arrays, so that it can be donated, sharded, saved a
     params     {...} float32      the parameters that are trained
     opt_state  optax's state
     ema        {...}              their average, where one is kept
-    averaged   int32              weights in it, where `optimizer.averaging` is set; 0: not begun
+    num_averaged  int32           weights in it, where `optimizer.averaging` is set; 0: not begun
     carry      {...}              the recurrent state of each row of the batch, where it is carried
     bad_steps  int32              steps in a row that were skipped for a loss that is not finite
 """

@@ -6,7 +6,9 @@ array below `params` or `opt_state` is split as the parameter of that path, any 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Container, Mapping
+from dataclasses import fields
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 from jaxlm import mesh as meshes
 from jaxlm.checkpoint.state_io import ArrayInfo
 from jaxlm.core.config import UserError, type_name
+from jaxlm.optim.base import OptimizerConfig
 from jaxlm.run import RunConfig
 from jaxlm.training.learner import Frozen, Learner
 from jaxlm.training.state import State, with_shardings
@@ -50,11 +53,26 @@ class TableLearner(Learner):
         return params
 
 
-def check_steps_by_rows(config: RunConfig) -> None:
+def check_steps_by_rows(config: RunConfig, plain: OptimizerConfig, allowed: Container[str]) -> None:
     """Raises `UserError` for settings that need the gradient of a whole table, or embedded tokens:
     steps read and change a few rows.
+
+    plain: an optimizer of the type that the steps are of, from which the config's may differ in the
+    `allowed` settings.
     """
-    name = type_name(type(config.objective))
+    name, optimizer = type_name(type(config.objective)), config.optimizer
+    if not isinstance(optimizer, type(plain)):
+        raise UserError(
+            f"optimizer.type: objective {name} changes the rows that a step reads, for which there "
+            f"is {type_name(type(plain))}; set it to that"
+        )
+    for setting in fields(optimizer):
+        value = getattr(plain, setting.name)
+        if setting.name not in allowed and getattr(optimizer, setting.name) != value:
+            raise UserError(
+                f"optimizer.{setting.name}: would change all rows of a table in each step, and "
+                f"objective {name} steps by rows; set it to {json.dumps(value)}"
+            )
     if config.adapter is not None:
         raise UserError(f"adapter: objective {name} trains all rows; set it to null")
     if config.train.accumulation != 1:

@@ -116,6 +116,20 @@ def test_state_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> None:
         assert_equal(saver.restore(number, target), want)
 
 
+def test_moments_in_pinned_memory_are_saved(tmp_path: Path) -> None:
+    """`optimizer.offload`: they are read back into that memory."""
+    mesh = build_mesh(2, 2, 2)
+    pinned = lambda x: jax.device_put(x, x.sharding.with_memory_kind("pinned_host"))  # noqa: E731
+    state = make_state(mesh)
+    state["opt_state"] = jax.tree.map(pinned, state["opt_state"])
+    saver, lines = make_saver(tmp_path)
+    assert saver.save(1, state, {}, force=True), lines
+    restored = saver.restore(1, abstract(state))
+    assert_equal(restored, host(state))
+    kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(restored["opt_state"])}
+    assert kinds == {"pinned_host"}
+
+
 def test_files_lie_beside_the_arrays(tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     (tokenizer / "sub").mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -106,3 +107,17 @@ def test_a_damaged_memory_costs_a_read(tmp_path: Path, reads: list[Path], damage
     path = tmp_path / "a.txt"
     path.write_text("some words")
     assert remembered.file_checksum(path) == hashlib.sha256(b"some words").hexdigest()
+
+
+def test_without_locks_each_process_reads_the_file(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(remembered, "SHARED_BYTES", 0)
+    monkeypatch.setattr(remembered.fcntl, "lockf", lockf)
+    path = tmp_path / "a.txt"
+    path.write_text("some words")
+    assert remembered.file_checksum(path) == hashlib.sha256(b"some words").hexdigest()
+    assert reads == [path]

@@ -63,6 +63,21 @@ def test_slices_add_their_sums_and_wait_for_the_slowest():
         assert both.step == pytest.approx(1.1 * (1 + facts.SLICE_WAIT * waits))
 
 
+def test_more_between_slices_never_makes_a_step_shorter():
+    topology = Topology.read("v5e:16x16", slices=2)
+    second = topology.chip.dcn_bandwidth * facts.SLICE_NETWORK_SHARE
+    core = [Piece(flops=197e12 * topology.chip.matmul)]  # one second
+    steps = []
+    for seconds in (0.0, 0.5, 0.999, 1.001, 1.2, 3.0):
+        one = Transfer(
+            kind="all-reduce", axes=("data",), size=2, slices=2, wire_bytes=seconds * second
+        )
+        steps.append(roofline(Load(pieces=core, transfers=[one]), topology).step)
+    assert steps == sorted(steps)
+    waits = 1 + facts.SLICE_WAIT
+    assert steps[-1] == pytest.approx((1 + 3) * waits)
+
+
 def test_products_of_experts_eight_bits_and_narrow_heads_have_their_own_rates():
     v6e = Topology.read("v6e:4x4")
     second = 918e12 * v6e.chip.matmul

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jaxlm.plan.hlo.count import count
+from jaxlm.plan.hlo.collectives import Network
+from jaxlm.plan.hlo.count import count, count_module
+from jaxlm.plan.hlo.kernels import ModelFacts
 from jaxlm.plan.hlo.liveness import SAVED, live
 from jaxlm.plan.hlo.text import parse
 from tests.plan.texts import TEXTS, counts_of, module_of, text_of
@@ -191,3 +193,9 @@ def test_attention_kernels_are_counted_by_what_they_see(scope, keys, told, forwa
     found = count(calls_in(scope, keys), mesh={"data": 1}, visible=told)
     pairs = 2 * 8 * 1024 * keys
     assert found.kernel_flops == pytest.approx(pairs * (2 * 256 * forward + 10 * 128 * backward))
+
+
+def test_kernels_have_the_head_size_of_the_plan():
+    module = parse(calls_in("mask", 1024))
+    found = count_module(module, Network({"data": 1}), ModelFacts(head_size=64.0))
+    assert {piece.head_size for piece in found.pieces if piece.kernel_flops} == {64.0}

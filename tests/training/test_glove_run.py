@@ -199,6 +199,8 @@ def test_adagrad_of_a_whole_table_is_the_closed_form() -> None:
     [
         ("optimizer={type: sgd}", "set it to that"),
         ("optimizer.clip_norm=1.0", "optimizer.clip_norm: would change all rows"),
+        ("optimizer.averaging={measure: loss, patience: 1}", "optimizer.averaging: .* to null"),
+        ("optimizer.ema_decay=0.9", "optimizer.ema_decay: would change all rows"),
         ("train.accumulation=2", "train.accumulation"),
         ("adapter={type: freeze}", "adapter: "),
         ("train.embedding_noise=1.0", "embeds no tokens"),

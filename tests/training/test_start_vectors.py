@@ -145,7 +145,24 @@ def test_other_vectors_than_those_of_the_run_are_found(
     shutil.rmtree(next(p for p in (again / "checkpoints").iterdir() if p.name.lstrip("0") == "4"))
     (again / "result.json").unlink()
     assert cli.main(["resume", str(again), f"init.vectors={tmp_path / 'other.vec'}"]) == 2
-    assert "give the file of those vectors by init.vectors=FILE" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "error: init.vectors: the base of checkpoint" in error and "but that of " in error
+    assert "give the file of those vectors by init.vectors=FILE" in error
+
+
+def test_a_base_with_vectors_needs_them_to_resume(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = train(folder, "adapted", RNN, "adapter={type: freeze, train: [bias]}")
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(next(p for p in (again / "checkpoints").iterdir() if p.name.lstrip("0") == "4"))
+    (again / "result.json").unlink()
+    capsys.readouterr()
+    assert cli.main(["resume", str(again), "init.vectors=null"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "error: init.vectors: the base of checkpoint" in error
+    assert error.endswith("give the file of those vectors by init.vectors=FILE")
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,16 @@ def test_a_model_of_words_writes_no_text(run: Path) -> None:
         jaxlm.load(run).generate("the ")
 
 
-@pytest.mark.parametrize("setting", ["train.accumulation=2", "train.embedding_noise=1.0"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "train.accumulation=2",
+        "train.embedding_noise=1.0",
+        "optimizer.momentum=0.9",
+        "optimizer.clip_norm=1.0",
+        "optimizer.averaging={measure: loss}",
+    ],
+)
 def test_a_setting_that_has_no_effect_on_rows_is_one_line(run: Path, setting: str) -> None:
     with pytest.raises(UserError, match=setting.partition("=")[0]):
         api.fit(config_of(run.parent, "parts", setting))

@@ -90,7 +90,11 @@ def _reading(memory: Path, path: Path) -> Iterator[bool]:
         yield False
         return
     place = int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=7).digest(), "little")
-    fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+    except OSError:  # a file system without locks: each process reads the file
+        yield False
+        return
     try:
         yield True
     finally:

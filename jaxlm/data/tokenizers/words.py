@@ -113,7 +113,9 @@ class WordTokenizer(BaseTokenizer):
 
     def files(self) -> dict[str, bytes]:
         values: dict[str, Any] = {"names": self.names, "unit": self.unit, "ngrams": self.ngrams}
-        values |= {"lowercase": self.lowercase, "counts": self.counts}
+        values["lowercase"] = self.lowercase
+        if self.counts is not None:  # those of earlier versions have none, and keep their hash
+            values["counts"] = self.counts
         return {"words.json": json.dumps(values, ensure_ascii=False).encode()}
 
     @classmethod

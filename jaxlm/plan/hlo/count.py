@@ -28,7 +28,7 @@ from jaxlm.plan.hlo.collectives import (
     read_between_slices,
     read_collective,
 )
-from jaxlm.plan.hlo.kernels import kernel_flops
+from jaxlm.plan.hlo.kernels import ModelFacts, kernel_flops
 from jaxlm.plan.hlo.loops import trip_count
 from jaxlm.plan.hlo.parts import module_of, phase_of
 from jaxlm.plan.hlo.text import Computation, Module, Op, Shape, parse
@@ -90,37 +90,24 @@ def count(
     mesh: Mapping[str, int],
     slices: Sequence[int] = (),
     visible: float | None = None,
-    expert_width: float | None = None,
 ) -> Counts:
     """The counts of a compiled module's text.
 
     `mesh`: its axes and their sizes, in the order of the devices. `slices`: the slice of each
     device; empty: one. `visible`: the share of all pairs of tokens that attention shows; None: a
-    causal half. `expert_width`: the width of an expert on a device.
+    causal half.
     """
-    return count_module(parse(text), Network(mesh, slices), visible, expert_width)
+    return count_module(parse(text), Network(mesh, slices), ModelFacts(visible=visible))
 
 
-def count_module(
-    module: Module,
-    network: Network,
-    visible: float | None = None,
-    expert_width: float | None = None,
-) -> Counts:
+def count_module(module: Module, network: Network, model: ModelFacts | None = None) -> Counts:
     """Like `count`, for a parsed module."""
-    return _Counter(module, network, visible, expert_width).run()
+    return _Counter(module, network, model or ModelFacts()).run()
 
 
 class _Counter:
-    def __init__(
-        self,
-        module: Module,
-        network: Network,
-        visible: float | None,
-        expert_width: float | None = None,
-    ) -> None:
-        self.module, self.network, self.visible = module, network, visible
-        self.expert_width = expert_width
+    def __init__(self, module: Module, network: Network, model: ModelFacts) -> None:
+        self.module, self.network, self.model = module, network, model
         self.counts = Counts()
         self.chains: set[tuple[str, str]] = set()
         self.noted: set[str] = set()
@@ -153,7 +140,7 @@ class _Counter:
         """Counts the most expensive branch of a conditional."""
         found = []
         for name in op.called:
-            one = _Counter(self.module, self.network, self.visible, self.expert_width)
+            one = _Counter(self.module, self.network, self.model)
             one.chains = set(self.chains)
             one._walk(self.module.computations[name], 1.0)
             found.append((one.counts.flops, one.counts.hbm_bytes, name))
@@ -177,7 +164,8 @@ class _Counter:
                     kernel_flops=self.counts.kernel_flops - kernels,
                     hbm_bytes=hbm * times,
                     dtype=self.dtype,
-                    expert_width=self.expert_width if module == "experts" else None,
+                    head_size=self.model.head_size,
+                    expert_width=self.model.expert_width if module == "experts" else None,
                 )
             )
 
@@ -199,7 +187,7 @@ class _Counter:
             flops = product_flops(op, shape_of)
             self._flops(flops * times, shape_of(op.operands[0]).dtype, op, outer)
         elif op.opcode == "custom-call":
-            flops, unknown = kernel_flops(op, computation, self.visible, self.network.filled)
+            flops, unknown = kernel_flops(op, computation, self.model.visible, self.network.filled)
             if unknown:
                 self._note(f"custom call {unknown}: its FLOPs are not known, 0 were counted")
             if flops:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 
 from jaxlm.kernels.filled import ROOM
 from jaxlm.kernels.splash import FULL, PREFIX
@@ -48,6 +49,19 @@ SILENT = (  # calls that multiply nothing
     "SPMDShardToFullShape",
     "GatherScatterIndicesBitpacked",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a plan knows of the model, and a compiled text does not say.
+
+    visible: the share of all pairs of a row's tokens that attention shows; None: a causal half.
+    head_size: of a query. expert_width: of an expert on a device. None: not known.
+    """
+
+    visible: float | None = None
+    head_size: float | None = None
+    expert_width: float | None = None
 
 
 def kernel_flops(

@@ -20,7 +20,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from jaxlm.plan import devices as facts
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.hlo.collectives import (
     Collective,
@@ -30,11 +29,11 @@ from jaxlm.plan.hlo.collectives import (
     read_between_slices,
     read_collective,
 )
-from jaxlm.plan.hlo.kernels import kernel_flops
+from jaxlm.plan.hlo.kernels import ModelFacts, kernel_flops
 from jaxlm.plan.hlo.loops import trip_count
 from jaxlm.plan.hlo.parts import module_of
 from jaxlm.plan.hlo.text import Computation, Module, Op
-from jaxlm.plan.roofline import Transfer, network_seconds
+from jaxlm.plan.roofline import Transfer, attention_share, network_seconds
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _NONE = 1 << 53  # cycles from which on a compiler says that it has no estimate
@@ -75,19 +74,16 @@ class StepSchedule:
 
 
 def scheduled(
-    module: Module, network: Network, topology: Topology, visible: float | None = None
+    module: Module, network: Network, topology: Topology, model: ModelFacts | None = None
 ) -> StepSchedule | None:
-    """The schedule of a module's text; None where its compiler wrote no cycles.
-
-    `visible`: see `jaxlm.plan.hlo.count.count`.
-    """
+    """The schedule of a module's text; None where its compiler wrote no cycles."""
     clock = topology.chip.clock
     has_cycles = any(
         _CYCLES.search(op.attributes) for c in module.computations.values() for op in c.ops
     )
     if clock is None or not has_cycles:
         return None
-    return _Clock(module, network, topology, clock, visible).run(module.entry)
+    return _Clock(module, network, topology, clock, model or ModelFacts()).run(module.entry)
 
 
 class _Clock:
@@ -97,11 +93,12 @@ class _Clock:
         network: Network,
         topology: Topology,
         clock: float,
-        visible: float | None,
+        model: ModelFacts,
     ) -> None:
         self.module, self.network, self.topology = module, network, topology
-        self.clock, self.visible = clock, visible
-        self.rate = topology.peak_per_device() * topology.chip.matmul * facts.ATTENTION_SHARE
+        self.clock, self.visible = clock, model.visible
+        self.rate = topology.peak_per_device() * topology.chip.matmul
+        self.rate *= attention_share(model.head_size)
 
     def run(self, computation: Computation) -> StepSchedule:
         """One run of a computation, from when the network is free."""
