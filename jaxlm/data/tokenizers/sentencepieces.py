@@ -124,7 +124,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The library encodes the pieces of all texts in as many threads as there are cores."""
+        """Many pieces are encoded in as many of the library's threads as there are cores."""
         pieces: list[str] = []
         ends: list[int] = []  # of each text's pieces
         marks: list[int] = []  # pieces that a mark is before
@@ -138,7 +138,7 @@ class SentencePieceTokenizer(BaseTokenizer):
                         pieces.append("")  # of no id: the mark may be the end of the text
                     pieces += _chunks(part, self._chunk) if self._breaks_lines else [part]
             ends.append(len(pieces))
-        encoded = self._processor.encode(pieces, num_threads=_threads(pieces))
+        encoded = self._encode(pieces)
         for place in marks:
             encoded[place] = [*self._mark]
         begins = [0, *ends[:-1]]
@@ -146,6 +146,12 @@ class SentencePieceTokenizer(BaseTokenizer):
             encoded[begin] if end - begin == 1 else [i for ids in encoded[begin:end] for i in ids]
             for begin, end in zip(begins, ends, strict=True)
         ]
+
+    def _encode(self, pieces: list[str]) -> list[list[int]]:
+        if len(pieces) > 1 and sum(map(len, pieces)) > MAX_CHUNK:
+            return self._processor.encode(pieces, num_threads=available_cores())
+        # A list makes the library start a thread, which takes twenty times as long as a sentence.
+        return [self._processor.encode(piece) for piece in pieces]
 
     def _cuts_anywhere(self) -> bool:
         """Whether cuts after runs of line breaks change no id, wherever they are.
@@ -226,11 +232,6 @@ def _piece_bytes(processor: Any, i: int) -> bytes:
     if processor.is_control(i) or processor.is_unused(i):
         return b""
     return b"\xef\xbf\xbd" if processor.is_unknown(i) else piece.replace(SPACE, " ").encode()
-
-
-def _threads(pieces: list[str]) -> int:
-    """Threads for some pieces: as many as there are cores, one for what takes no time."""
-    return available_cores() if len(pieces) > 1 and sum(map(len, pieces)) > MAX_CHUNK else 1
 
 
 def _chunks(text: str, least: int) -> Iterator[str]:
