@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxlm.core import config as configs
@@ -134,6 +137,29 @@ def test_a_count_that_was_killed_continues(
     assert cells(data, tmp_path / "two") == wanted
     assert not set(first) & set(jobs[4:]) and len(jobs) > 5, "finished parts are not counted again"
     assert not list((tmp_path / "two" / "cooccurrences").glob("*.partial"))
+
+
+def test_few_files_are_open_at_a_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corpus has more parts, and more cells, than a process may open files."""
+    data = data_of(folder, window=5)
+    wanted = cells(data, tmp_path / "one")
+    monkeypatch.setattr(counted, "PART_TOKENS", 5)
+    monkeypatch.setattr(counted, "BUDGET", 32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, hard))
+    try:
+        assert cells(data, tmp_path / "two") == wanted
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_hash_has_its_key() -> None:
+    keys = np.random.default_rng(0).integers(0, 2**64, 10_000, np.uint64)
+    keys[:3] = 0, 1, 2**64 - 1
+    assert (counted.unmixed(counted.mixed(keys, 0)) == keys).all()
 
 
 def test_processes_count_the_same(

@@ -6,8 +6,11 @@ import hashlib
 import json
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,18 @@ from jaxlm.data.sources.text import TextFiles
 from jaxlm.data.store import manifest as manifests
 from jaxlm.data.store import preparation
 from jaxlm.data.store.foreign import id_range, read_megatron, read_nanogpt
+from jaxlm.data.store.processes import Progress, run_in_processes
 from jaxlm.data.store.split import held_out
 from jaxlm.data.store.tokenise import Options, prepare_store
 from jaxlm.data.store.tokens import TokenStore, token_dtype
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.data.tokenizers.characters import Characters
+from jaxlm.data.tokenizers.hashed_words import HashedWords
+from jaxlm.data.tokenizers.words import WordTokenizer
 from jaxlm.data.tokens import TokenData
+
+ROOT = Path(__file__).parents[2]
 
 
 def quiet(line: str) -> None:
@@ -44,11 +52,89 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_no_process_is_started_for_few_bytes(make_corpus, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(preparation, "_run_in_processes", None)
+    monkeypatch.setattr(preparation, "run_in_processes", None)
     write_store(make_corpus(5), tmp_path / "cache", workers=2)
     monkeypatch.setattr(preparation, "SMALL_BYTES", 0)
     with pytest.raises(TypeError, match="not callable"):
         write_store(make_corpus(5), tmp_path / "other", workers=2)
+
+
+def test_a_tokenizer_says_which_text_is_worth_processes(make_corpus, tmp_path, monkeypatch) -> None:
+    """One of Python code is worth them far sooner than a library that has all cores."""
+    pattern = make_corpus(5)
+    size = sum(path.stat().st_size for path in (tmp_path / "corpus").iterdir())
+    jobs: list[int] = []
+
+    def here(work, chosen, workers, progress, *, start, arguments) -> None:
+        jobs.append(len(chosen))
+        start(*arguments)
+        for job in chosen:
+            work(job)
+
+    monkeypatch.setattr(preparation, "run_in_processes", here)
+    for at, small in enumerate((size + 1, size)):
+        slow = Counted()
+        slow.small_corpus = small
+        write_store(pattern, tmp_path / f"cache{at}", slow, workers=2)
+    assert jobs == [5]
+    for tokenizer in (WordTokenizer(["a"]), HashedWords().build(lambda: iter(()), "", tmp_path)):
+        assert tokenizer.small_corpus < preparation.SMALL_BYTES
+
+
+def test_a_process_that_dies_is_one_line(make_corpus, tmp_path, monkeypatch) -> None:
+    with pytest.raises(UserError, match=r"^tokenising: a process died.*run again to continue"):
+        run_in_processes(die, [1, 2], 2, Progress("tokenising", 2, quiet))
+
+
+def die(job: int) -> None:
+    os._exit(1)
+
+
+def test_progress_is_reported_from_time_to_time(monkeypatch) -> None:
+    lines: list[str] = []
+    now = iter([0.0, 1.0, 11.0, 11.0, 12.0, 30.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    progress = Progress("counting", 5, lines.append)
+    for _ in range(3):
+        progress.add()
+    progress.add(2)
+    assert lines == ["counting: 2 of 5 parts"]
+
+
+def test_workers_end_with_a_preparation_that_is_killed(tmp_path) -> None:
+    """Another preparation may begin meanwhile, and write the same parts."""
+    script = (
+        "import sys; from test_store import *\n"
+        "if __name__ == '__main__':\n"
+        "    run_in_processes(note_and_sleep, [sys.argv[1]], 1, Progress('x', 1, quiet))\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    note = tmp_path / "pid"
+    command = [sys.executable, str(tmp_path / "main.py"), str(note)]
+    parent = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/data"}
+    )
+    try:
+        wait_for(note.exists)
+    finally:
+        parent.kill()
+        parent.wait()
+    worker = int(note.read_text())
+    wait_for(lambda: not Path(f"/proc/{worker}").exists())
+
+
+def note_and_sleep(path: str) -> None:
+    scratch = Path(f"{path}.tmp")
+    scratch.write_text(str(os.getpid()))
+    scratch.rename(path)
+    time.sleep(60)
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 # ------------------------------------------------------------------------------------ what is in it

@@ -6,12 +6,12 @@
 Two words d words apart in a document, d <= window, add 1 / d to their cell. Sums are whole numbers
 of 1 / lcm(1, ..., window): they are exact, so no order and no number of processes changes a cell.
 
-    <key>.partial/parts/       sorted cells of a stretch of tokens, each written by one process;
-                               a killed count finds those that are finished
-    <key>.partial/buckets/     merged cells, by the first bits of a hash of the cell
-    <key>/                     the cells in the order of that hash, which is their shuffle
+    <key>.partial/counted/     the cells of a stretch of tokens in the order of a hash of each,
+                               written by one process; a killed count finds those that are finished
+    <key>/                     the cells of all stretches in that order, which is their shuffle
 
-At most about `BUDGET` cells are in memory at a time, whatever the corpus.
+At most about `BUDGET` cells are in memory at a time, and one file of a stretch is open, whatever
+the corpus: the hashes of all stretches are merged a range after the other.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from jaxlm.core.files import disk_errors, fsync_folder
 from jaxlm.data.reading.fetch import locked
 from jaxlm.data.store.manifest import check_files, read_manifest, seal
 from jaxlm.data.store.prepared import Report
+from jaxlm.data.store.processes import Progress, run_in_processes
 from jaxlm.data.store.tokens import Documents, TokenFile
 
 FORMAT_VERSION = 1
@@ -42,8 +42,9 @@ MAX_WINDOW = 20  # lcm(1, ..., 20) * 4e10 pairs fit 64 bits
 PART_TOKENS = 2**20  # that a part counts
 BLOCK_TOKENS = 2**18  # whose pairs are sorted together
 BUDGET = 2**24  # cells in memory: about 0.5 GB
+FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # SplitMix's factors
 COLUMNS = {"rows": np.int32, "columns": np.int32, "counts": np.float32}
-RECORD = np.dtype([("hash", "<u8"), ("key", "<u8"), ("sum", "<i8")])
+CELL = 16  # bytes of one in a part's file: all hashes uint64, which have both ids; all sums int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,30 +112,26 @@ def _write(
     workers: int,
     report: Report,
 ) -> None:
-    parts, buckets, store = (folder / name for name in ("parts", "buckets", "store"))
+    parts, store = folder / "counted", folder / "store"
     parts.mkdir(parents=True, exist_ok=True)
-    for path in (buckets, store):
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
+    shutil.rmtree(store, ignore_errors=True)
+    store.mkdir()
     jobs = [
-        (documents, counting, begin, end, parts / f"{begin}-{end}.npy")
+        (documents, counting, begin, end, parts / f"{begin}-{end}.bin")
         for begin in range(0, documents.num_tokens, PART_TOKENS)
         for end in [min(begin + PART_TOKENS, documents.num_tokens)]
     ]
     todo = [job for job in jobs if not job[-1].exists()]
     done = f", {len(jobs) - len(todo)} of them done before" if len(todo) < len(jobs) else ""
     report(f"counting co-occurrences in {len(jobs)} parts{done}")
+    progress = Progress("counting co-occurrences", len(todo), report)
     if workers and len(todo) > 1:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(todo)), context) as pool:
-            list(pool.map(_count_part, todo))
+        run_in_processes(_count_part, todo, workers, progress)
     else:
         for job in todo:
             _count_part(job)
-    runs = [np.load(path, mmap_mode="r") for *_, path in jobs]
-    unit = np.float64(math.lcm(*range(1, counting.window + 1)))
-    files = _distribute(runs, counting, buckets)
-    counts = _join(files, counting, unit, store)
+            progress.add()
+    counts = _join([path for *_, path in jobs], counting, store, report)
     if not counts["train"]:
         raise UserError(
             "data: no word has another one near it; add text, or lower tokenizer.min_count"
@@ -146,18 +143,19 @@ def _write(
 
 
 def _count_part(job: tuple[Documents, Counting, int, int, Path]) -> None:
-    """Writes the cells [2, n] (keys, sums) of the tokens begin .. end, sorted by key, whole or
-    not.
-    """
+    """Writes the cells of the tokens begin .. end in the order of their hashes, whole or not."""
     documents, counting, begin, end, path = job
     keys, sums = np.zeros(0, np.uint64), np.zeros(0, np.int64)
     for block in range(begin, end, BLOCK_TOKENS):
         words, document, known = _words(documents, counting, block, min(block + BLOCK_TOKENS, end))
         found = _pairs(words, document, known, counting)
         keys, sums = _added(np.concatenate([keys, found[0]]), np.concatenate([sums, found[1]]))
+    hashes, sums = _directed(keys, sums, counting)
+    order = np.argsort(hashes)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
-        np.save(file, np.stack([keys, sums.view(np.uint64)]))
+        hashes[order].tofile(file)
+        sums[order].tofile(file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -240,42 +238,10 @@ def _summed(keys: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return keys[new], np.add.reduceat(sums, new)
 
 
-# ------------------------------------------------------------------------------------------- merge
-
-
-def _distribute(runs: Sequence[np.ndarray], counting: Counting, folder: Path) -> list[Path]:
-    """Merges the parts and writes each cell to the bucket that its hash names."""
-    total = sum(run.shape[1] for run in runs) * (2 if counting.symmetric else 1)
-    bits = max(0, math.ceil(math.log2(max(total, 1) / (BUDGET / 2))))
-    paths = [folder / f"{i:06d}.bin" for i in range(2**bits)]
-    files = [open(path, "wb") for path in paths]  # noqa: SIM115
-    try:
-        for keys, sums in _merged(runs):
-            cells = _directed(keys, sums, counting)
-            bucket = (cells["hash"] >> np.uint64(64 - bits)) if bits else np.zeros(len(cells), int)
-            for i, file in enumerate(files):
-                cells[bucket == i].tofile(file)
-    finally:
-        for file in files:
-            file.close()
-    return paths
-
-
-def _merged(runs: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The cells of all parts, by ranges of keys of about BUDGET / 4 cells."""
-    stride = max(1, BUDGET // 4 // (4 * max(len(runs), 1)))
-    samples = np.sort(np.concatenate([run[0, ::stride] for run in runs]))
-    each = max(1, BUDGET // 4 // stride)
-    bounds = np.unique(samples[each::each])
-    cuts = [np.concatenate([[0], np.searchsorted(r[0], bounds), [r.shape[1]]]) for r in runs]
-    for k in range(len(bounds) + 1):
-        pieces = [run[:, cut[k] : cut[k + 1]] for run, cut in zip(runs, cuts, strict=True)]
-        joined = np.concatenate(pieces, axis=1)
-        yield _added(joined[0], joined[1].view(np.int64))
-
-
-def _directed(keys: np.ndarray, sums: np.ndarray, counting: Counting) -> np.ndarray:
-    """Records of the cells with their hashes; a symmetric one is (a, b) and (b, a)."""
+def _directed(
+    keys: np.ndarray, sums: np.ndarray, counting: Counting
+) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes, sums) of the cells; a symmetric one is (a, b) and (b, a)."""
     size = np.uint64(counting.vocab_size)
     if counting.symmetric:
         a, b = np.divmod(keys, size)
@@ -283,47 +249,95 @@ def _directed(keys: np.ndarray, sums: np.ndarray, counting: Counting) -> np.ndar
         sums = np.where(other, sums, 2 * sums)  # each of the two words sees the other
         keys = np.concatenate([keys, b[other] * size + a[other]])
         sums = np.concatenate([sums, sums[other]])
-    cells = np.empty(len(keys), RECORD)
-    cells["hash"], cells["key"], cells["sum"] = mixed(keys, 0), keys, sums
-    return cells
+    return mixed(keys, 0), sums
+
+
+# ------------------------------------------------------------------------------------------- merge
+
+
+def _join(
+    parts: Sequence[Path], counting: Counting, folder: Path, report: Report
+) -> dict[str, int]:
+    """Writes the cells of all parts in the order of their hashes; {split: number of cells}."""
+    counts = {"train": 0, "validation": 0} if counting.held_out else {"train": 0}
+    size = np.uint64(counting.vocab_size)
+    unit = np.float64(math.lcm(*range(1, counting.window + 1)))
+    bounds = _bounds(parts)
+    progress = Progress("merging co-occurrences", len(bounds) + 1, report)
+    with ExitStack() as stack:
+        files = {
+            (split, name): stack.enter_context(open(folder / f"{split}_{name}.bin", "wb"))
+            for split in counts
+            for name in COLUMNS
+        }
+        for hashes, sums in _merged(parts, bounds):
+            row, column = np.divmod(unmixed(hashes), size)
+            out = _held_out(row, column, counting)
+            for split in counts:
+                mine = out if split == "validation" else ~out
+                values = {"rows": row, "columns": column, "counts": sums / unit}
+                for name, dtype in COLUMNS.items():
+                    values[name][mine].astype(dtype).tofile(files[split, name])
+                counts[split] += int(mine.sum())
+            progress.add()
+    return counts
+
+
+def _bounds(parts: Sequence[Path]) -> np.ndarray:
+    """[R - 1] uint64: where ranges of hashes begin that have about BUDGET / 4 cells of all parts.
+    Hashes are spread evenly.
+    """
+    total = sum(path.stat().st_size // CELL for path in parts)
+    ranges = -(-total // max(1, BUDGET // 4))
+    return np.array([(i << 64) // ranges for i in range(1, ranges)], np.uint64)
+
+
+def _merged(parts: Sequence[Path], bounds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(hashes, sums) of the cells of all parts, a range of hashes after the other."""
+    cuts = [_cuts(path, bounds) for path in parts]
+    for k in range(len(bounds) + 1):
+        pieces = [_cells(path, cut, k) for path, cut in zip(parts, cuts, strict=True)]
+        hashes, sums = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        yield _added(hashes, sums)
+
+
+def _cells(path: Path, cut: list[int], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes, sums) of a part in range k."""
+    begin, count, length = cut[k], cut[k + 1] - cut[k], cut[-1]
+    with open(path, "rb") as file:
+        file.seek(begin * 8)
+        hashes = np.fromfile(file, np.uint64, count)
+        file.seek((length + begin) * 8)
+        return hashes, np.fromfile(file, np.int64, count)
+
+
+def _cuts(path: Path, bounds: np.ndarray) -> list[int]:
+    """The places of a part's file at which each range begins, and its end."""
+    length = path.stat().st_size // CELL
+    if not len(bounds) or not length:
+        return [0] * (len(bounds) + 1) + [length]
+    hashes = np.memmap(path, np.uint64, "r", shape=(length,))
+    return [0, *np.searchsorted(hashes, bounds).tolist(), length]
 
 
 def mixed(keys: np.ndarray, salt: int) -> np.ndarray:
     """[n] uint64, one to one: SplitMix's finaliser of key and salt."""
     x = keys + np.uint64(salt * 0x9E3779B97F4A7C15 & (2**64 - 1))
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(FIRST)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(SECOND)
     return x ^ (x >> np.uint64(31))
 
 
-def _join(
-    buckets: Sequence[Path], counting: Counting, unit: np.float64, folder: Path
-) -> dict[str, int]:
-    """Writes the cells of all buckets in the order of their hashes; {split: number of cells}."""
-    counts = {"train": 0, "validation": 0} if counting.held_out else {"train": 0}
-    files = {
-        (split, name): open(folder / f"{split}_{name}.bin", "wb")  # noqa: SIM115
-        for split in counts
-        for name in COLUMNS
-    }
-    size = np.uint64(counting.vocab_size)
-    try:
-        for path in buckets:
-            cells = np.fromfile(path, RECORD)
-            cells = cells[np.argsort(cells["hash"])]
-            row, column = np.divmod(cells["key"], size)
-            out = _held_out(row, column, counting)
-            for split in counts:
-                mine = out if split == "validation" else ~out
-                values = {"rows": row, "columns": column, "counts": cells["sum"] / unit}
-                for name, dtype in COLUMNS.items():
-                    values[name][mine].astype(dtype).tofile(files[split, name])
-                counts[split] += int(mine.sum())
-            path.unlink()
-    finally:
-        for file in files.values():
-            file.close()
-    return counts
+def unmixed(hashes: np.ndarray) -> np.ndarray:
+    """[n] uint64: the keys whose hashes with salt 0 these are."""
+    x = _unshifted(hashes, 31) * np.uint64(pow(SECOND, -1, 2**64))
+    x = _unshifted(x, 27) * np.uint64(pow(FIRST, -1, 2**64))
+    return _unshifted(x, 30)
+
+
+def _unshifted(x: np.ndarray, bits: int) -> np.ndarray:
+    """y, where x = y ^ (y >> bits), for bits from 22 on."""
+    return x ^ (x >> np.uint64(bits)) ^ (x >> np.uint64(2 * bits))
 
 
 def _held_out(row: np.ndarray, column: np.ndarray, counting: Counting) -> np.ndarray:

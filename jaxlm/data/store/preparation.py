@@ -19,31 +19,24 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from jaxlm.core.checksums import CHECKSUMS, checksums_text, digest_files, file_names, find_damage
-from jaxlm.core.config import UserError
-from jaxlm.core.cores import available_cores, use_cores
 from jaxlm.core.files import disk_errors, fsync_folder, write_atomic
 from jaxlm.core.types import Tokenizer
 from jaxlm.data.sources.base import Source, Unit, empty_corpus
 from jaxlm.data.store.manifest import seal
 from jaxlm.data.store.prepared import Report
+from jaxlm.data.store.processes import Progress, run_in_processes
 from jaxlm.data.tokenizers.base import load_tokenizer
 
 # A process takes about a second to start, in which others tokenise 4 MB; and the libraries that
-# tokenise use all cores from one process.
+# tokenise use all cores from one process. A tokenizer of which that is not so has a `small_corpus`.
 SMALL_BYTES = 32 * 2**20
 
 
@@ -146,14 +139,18 @@ def _write(
     resumed = f", {len(units) - len(todo)} of them done before" if len(todo) < len(units) else ""
     report(f"tokenising {len(units)} files or units{resumed}")
     jobs = [(writer, prefix[name], unit, _part(parts, i)) for i, (name, unit) in enumerate(units)]
-    if workers and len(todo) > 1 and not _small(units[i][1] for i in todo):
+    progress = Progress("tokenising", len(todo), report)
+    small = SMALL_BYTES if (own := getattr(tokenizer, "small_corpus", None)) is None else own
+    if workers and len(todo) > 1 and not _small([units[i][1] for i in todo], small):
         copy = folder / "tokenizer"
         shutil.rmtree(copy, ignore_errors=True)
         tokenizer.save(copy)
-        _run_in_processes([jobs[i] for i in todo], copy, min(workers, len(todo)), report)
+        chosen = [jobs[i] for i in todo]
+        run_in_processes(_work, chosen, workers, progress, start=_read_tokenizer, arguments=(copy,))
     else:
         for i in todo:
             write_unit(tokenizer, *jobs[i])
+            progress.add()
     for job in jobs:
         if damage := find_damage(job[-1]) or _other_layout(job[-1]):
             report(f"{job[-1]}: damaged, {damage}; tokenised again")
@@ -171,10 +168,10 @@ def _write(
     )
 
 
-def _small(units: Iterable[Unit]) -> bool:
+def _small(units: Sequence[Unit], small: int) -> bool:
     """Whether files are tokenised here sooner than processes are started for them."""
-    sizes = [u.origin.stat().st_size if isinstance(u.origin, Path) else SMALL_BYTES for u in units]
-    return sum(sizes) < SMALL_BYTES
+    sizes = [u.origin.stat().st_size if isinstance(u.origin, Path) else small for u in units]
+    return sum(sizes) < small
 
 
 def _part(parts: Path, i: int) -> Path:
@@ -244,46 +241,11 @@ def append(path: Path, target: Any) -> None:
 _tokenizer: Tokenizer | None = None  # of a worker process
 
 
-def _start_worker(folder: Path, threads: int) -> None:
+def _read_tokenizer(folder: Path) -> None:
     global _tokenizer
-    use_cores(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _tokenizer = load_tokenizer(folder)
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when the preparation is killed: another one may be started meanwhile."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _work(job: tuple) -> None:
     assert _tokenizer is not None
     write_unit(_tokenizer, *job)
-
-
-def _run_in_processes(jobs: list[tuple], tokenizer: Path, workers: int, report: Report) -> None:
-    # "spawn": this process may have threads (an accelerator's runtime), which a fork would break.
-    context = multiprocessing.get_context("spawn")
-    arguments = (tokenizer, max(1, available_cores() // workers))
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=arguments)
-    pending: set[Future] = set()
-    done, reported = 0, time.monotonic()
-    try:
-        pending = {pool.submit(_work, job) for job in jobs}
-        while pending:
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-            done += len(finished)
-            if time.monotonic() - reported > 10:
-                reported = time.monotonic()
-                report(f"tokenised {done} of {len(jobs)} units")
-    except BrokenProcessPool:
-        raise UserError(
-            "a tokenising process died (out of memory?); run again to continue, with fewer workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)

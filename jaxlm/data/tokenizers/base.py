@@ -84,6 +84,9 @@ class BaseTokenizer:
     separators: int = 1  # eos tokens between the two texts of a pair, where it has eos
     pad_id: int = 0
     lossless: bool = True  # decode(encode(text)) == text for every text
+    # Bytes of text below which one process is quicker than several; None: those of a library that
+    # uses all cores. Fewer where encoding is slow Python code, which threads do not speed up.
+    small_corpus: int | None = None
     vocab_size: int
     token_bytes: list[bytes]  # vocab_size of them
     chat_template: ChatTemplate | None = None

@@ -52,6 +52,7 @@ class HashedWordTokenizer(BaseTokenizer):
 
     pad_id: int = 0
     lossless: bool = False
+    small_corpus: int | None = 4 * 2**20
 
     def __init__(
         self, *, unit: Unit, ngrams: int, lowercase: bool, buckets: int, signed: bool

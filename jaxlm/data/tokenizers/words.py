@@ -56,6 +56,7 @@ class WordTokenizer(BaseTokenizer):
     pad_id: int = 0
     unk_id: int | None = 1
     lossless: bool = False
+    small_corpus: int | None = 4 * 2**20
 
     def __init__(
         self,
