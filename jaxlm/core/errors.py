@@ -27,6 +27,18 @@ class UserError(ValueError):
     code = MISTAKE  # what the process exits with
 
 
+class MissingColumn(UserError):
+    """Records lack a column that is read."""
+
+    names: tuple[str, ...] = ()  # the column, and its other names
+
+    @classmethod
+    def of(cls, message: str, *names: str) -> MissingColumn:
+        error = cls(message)  # a process that reads files pickles it
+        error.names = names
+        return error
+
+
 class ConfigError(UserError):
     """A mistake in a configuration."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxlm.core.config import REQUIRED, UserError, field, type_name
-from jaxlm.core.errors import few
+from jaxlm.core.errors import MissingColumn, few
 from jaxlm.core.rows import RowSpec
 from jaxlm.core.types import RowDataset, Tokenizer
 from jaxlm.data.augment.base import Augment
@@ -137,15 +138,16 @@ class RecordData(DataConfig):
         self, tokenizer: Tokenizer, cache_dir: Path, *, workers: int = 0, report: Report = print
     ) -> Prepared:
         def stored(source: Source) -> RecordStore:
-            found = source.recognised(self.task.columns)
-            store = prepare_records(
-                {"source": source},
-                self._task,
-                tokenizer,
-                cache_dir,
-                workers=workers,
-                report=report,
-            )
+            with _advice(self.task):
+                found = source.recognised(self.task.columns)
+                store = prepare_records(
+                    {"source": source},
+                    self._task,
+                    tokenizer,
+                    cache_dir,
+                    workers=workers,
+                    report=report,
+                )
             if found:
                 name, number = type_name(type(self.task)), store.manifest["records"]
                 own = self.task.chosen(tokenizer)
@@ -299,6 +301,19 @@ class RecordData(DataConfig):
             digest.update(sha256.encode())
         files = {**source_files({"source": source}), **dict(tables)}
         return {"sha256": digest.hexdigest(), "files": files, "format": FORMAT}
+
+
+@contextmanager
+def _advice(task: Task) -> Iterator[None]:
+    """Adds what the task advises to an error about a column that the records lack."""
+    try:
+        yield
+    except MissingColumn as error:
+        advice = next(filter(None, map(task.without, error.names)), "")
+        if not advice:
+            raise
+        text = str(error)
+        raise UserError(f"{text}{' Or: ' if text.endswith('?') else '; or: '}{advice}") from None
 
 
 def _subset(store: RecordStore, index: np.ndarray, size: int, salt: int) -> np.ndarray:

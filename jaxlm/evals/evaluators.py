@@ -1,8 +1,8 @@
 """The evaluators of a run: that of `eval:`, and those of `evaluators:` by name.
 
 That of `eval:` has the measures of the objective, and those of a task that scores answers, of the
-split and of its parts. What an evaluator with the name of a part measures, `eval:` does not: both
-would write the same keys.
+split and of its parts; of prompts without answers it has the rewards. What an evaluator with the
+name of a part measures, `eval:` does not: both would write the same keys.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jaxlm.core.evaluator import Compiling, Evaluator, Measuring
 from jaxlm.core.measures import Measure
 from jaxlm.evals.beside_baselines import BesideBaselines
 from jaxlm.evals.loss import Loss
+from jaxlm.evals.rewards import RewardMeasures
 from jaxlm.evals.with_task import with_task
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def evaluators_of(session: Session, split: str = "validation") -> list[Named]:
     Raises `UserError` where a split is not in the data.
     """
     first = session.config.eval
-    main = Loss(
+    task = session.prepared.task_of(split)
+    kind = Loss if task is None or task.has_answers else RewardMeasures
+    main = kind(
         split=split,
         every_steps=first.every_steps,
         batch_size=first.batch_size,

@@ -123,7 +123,7 @@ class SplitScores:
         found = []
         for size in sizes:
             number = sum(end <= size for end in ends)
-            found.append(self._chosen(self.task.score(said[:number], true[:number])))
+            found.append(self.measures(said[:number], true[:number]))
         return found
 
     def answered(
@@ -146,6 +146,11 @@ class SplitScores:
             ends.append((ends[-1] if ends else 0) + len(windows))
         return said, true, ends
 
+    def measures(self, said: Sequence[Any], true: Sequence[Record]) -> list[Measure]:
+        """The measures of answers to records."""
+        found = self.task.score(said, true)
+        return [m for m in found if not self.config.metrics or m.name in self.config.metrics]
+
     def extent(self, count: int | None) -> dict[str, int]:
         whole = self._answering.batches(len(self._records))
         return {"batches": min(whole, count or whole), "of": whole}
@@ -159,9 +164,6 @@ class SplitScores:
         while last < size and not self.task.begins(self._records[last]):
             last += 1
         return last
-
-    def _chosen(self, measures: Sequence[Measure]) -> list[Measure]:
-        return [m for m in measures if not self.config.metrics or m.name in self.config.metrics]
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,11 @@ class Objective(Config):
         """
         return "writes no text"
 
+    @property
+    def why_answers(self) -> str | None:
+        """The reason why it needs the answers of records, for an error; None: it does not."""
+        return "learns the answers of records"
+
     def check(self, model: ModelConfig) -> None:
         """Raises `UserError` for a model that cannot learn it: what every objective asks for, and
         what `check_model` does.

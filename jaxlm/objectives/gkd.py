@@ -59,6 +59,10 @@ class GKD(OnPolicy, Distill):
     def train_displays(self) -> tuple[Measure, ...]:
         return (Measure(OWN, label="steps on the student's own texts", format="percent"),)
 
+    @property
+    def why_answers(self) -> str | None:
+        return None if self.lmbda == 1 else "learns the answers of records where lmbda is below 1"
+
     # ------------------------------------------------------------------------------ the rollout
 
     @property

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from jaxlm.core.config import UserError, field
 from jaxlm.core.sampling import Sampling
 from jaxlm.objectives.on_policy import OnPolicy
-from jaxlm.objectives.rewards import TASK, Rewards
+from jaxlm.objectives.rewards import TASK, Rewards, short_name
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -52,6 +52,25 @@ class Graded(OnPolicy, abstract=True):
                 "packing: the number of rows changes with each rollout, which a state cannot keep "
                 "for several steps; remove packing, or set num_iterations to 1"
             )
+
+    @property
+    def why_answers(self) -> str | None:
+        grades = TASK in self.rewards
+        return "has the reward task, which compares with the answer of a record" if grades else None
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The factor of each reward in their sum."""
+        return (1.0,) * len(self.rewards)
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """The metric of each reward, where there are several."""
+        if len(self.rewards) == 1:
+            return ()
+        short = [short_name(name) for name in self.rewards]
+        names = short if len({*short}) == len(short) else self.rewards
+        return tuple(f"reward/{name}" for name in names)
 
     @property
     def sampling(self) -> Sampling:

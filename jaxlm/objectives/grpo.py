@@ -42,7 +42,6 @@ from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.graded import Graded
 from jaxlm.objectives.on_policy import COMPLETION, WRITTEN
 from jaxlm.objectives.prediction import ACCURACY
-from jaxlm.objectives.rewards import short_name
 
 if TYPE_CHECKING:
     from jaxlm.core.types import Batch, Cache, LanguageModel, Output
@@ -106,7 +105,7 @@ class GRPO(Graded):
 
     @property
     def train_displays(self) -> tuple[Measure, ...]:
-        each = (Measure(name, better="higher", format=".3f") for name in self._reward_names)
+        each = (Measure(name, better="higher", format=".3f") for name in self.reward_names)
         more = ((KL,) if self.beta else ()) + ((FILLED,) if self.packs else ())
         return (*FIGURES, *each, *more)
 
@@ -115,13 +114,8 @@ class GRPO(Graded):
         return {"reference": self.reference} if self.beta else {}
 
     @property
-    def _reward_names(self) -> tuple[str, ...]:
-        """The metric of each reward, where there are several."""
-        if len(self.rewards) == 1:
-            return ()
-        short = [short_name(name) for name in self.rewards]
-        names = short if len({*short}) == len(short) else self.rewards
-        return tuple(f"reward/{name}" for name in names)
+    def factors(self) -> tuple[float, ...]:
+        return self.reward_weights or super().factors
 
     # ------------------------------------------------------------------------------ the rollout
 
@@ -164,8 +158,7 @@ class GRPO(Graded):
 
     def _total(self, rewards: jax.Array) -> jax.Array:
         """[B, number of rewards] -> [B], weighed."""
-        weights = jnp.array(self.reward_weights or (1.0,) * len(self.rewards), jnp.float32)
-        return (rewards * weights).sum(-1)
+        return (rewards * jnp.array(self.factors, jnp.float32)).sum(-1)
 
     # --------------------------------------------------------------------------------- the loss
 
@@ -238,5 +231,5 @@ class GRPO(Graded):
             "completion_tokens": batch["completion_tokens"],
             "truncated": batch["truncated"],
         }
-        values |= {name: rewards[:, i] for i, name in enumerate(self._reward_names)}
+        values |= {name: rewards[:, i] for i, name in enumerate(self.reward_names)}
         return {name: (value.sum(), count) for name, value in values.items()}

@@ -104,6 +104,8 @@ class Task(Config):
     # Whether an answer is text that the model writes after `prompt`; else an objective predicts it.
     # `jaxlm.tasks.written.WrittenTask` is the base of those that do.
     writes: ClassVar[bool] = False
+    # Whether its records have answers, which most objectives learn.
+    has_answers: ClassVar[bool] = True
     # What `baseline` says, for people: "largest class".
     baseline_title: ClassVar[str] = "baseline"
     # Whether records have places in a text, or tags of its words, which a change must keep:
@@ -120,6 +122,10 @@ class Task(Config):
     def columns(self) -> tuple[str, ...]:
         """The columns of a source's records that it reads."""
         raise NotImplementedError
+
+    def without(self, column: str) -> str:
+        """Advice for records that lack one of `columns`, beside that to add it; "": none."""
+        return ""
 
     @property
     def stored(self) -> tuple[str, ...]:

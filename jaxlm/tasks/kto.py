@@ -36,6 +36,9 @@ class KTO(PromptCompletion):
 
     label_column: str = field("label", "the column that says whether the answer is desirable")
 
+    def without(self, column: str) -> str:
+        return ""
+
     @property
     def columns(self) -> tuple[str, ...]:
         return (*super().columns, self.label_column)

@@ -56,6 +56,11 @@ class PromptCompletion(Conversations):
     def columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys([*self.parts, *self.keep]))
 
+    def without(self, column: str) -> str:
+        if column != self.completion_column:
+            return ""
+        return "prompts alone, for rewards of your own, are read by data.task.type=prompts"
+
     @property
     def parts(self) -> tuple[str, str]:
         """The columns of the prompt and of the completion."""

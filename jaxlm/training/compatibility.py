@@ -2,6 +2,7 @@
 
     check_fit(config)                  # raises UserError; before any data is prepared
     check_schedule(config, marks)      # once the number of steps is known
+    check_answers(objective, prepared)
     check_samples(config, prepared)    # once model and objective are resolved
 
 Each is called as soon as what it needs is known, so that a mistake costs no tokenising and no
@@ -16,6 +17,7 @@ from jaxlm.core.config import Mark, UserError, type_name, where
 from jaxlm.core.errors import few
 from jaxlm.data.prompts import check_prompts, encode_prompt, ends_of
 from jaxlm.data.store.prepared import DataConfig, Prepared
+from jaxlm.objectives.base import Objective
 from jaxlm.run import RunConfig
 
 
@@ -104,6 +106,17 @@ def _check_carried_state(config: RunConfig, data: DataConfig) -> None:
         raise UserError(
             "model.carry_state: state goes from a row to the next one of the same place, but "
             f"consecutive rows are unrelated; set {stream}model.carry_state: false"
+        )
+
+
+def check_answers(objective: Objective, prepared: Prepared) -> None:
+    """Raises `UserError` where records have no answers and the objective needs them."""
+    task, why = prepared.task, objective.why_answers
+    if task is not None and not task.has_answers and why is not None:
+        raise UserError(
+            f"objective: {type_name(type(objective))} {why}, and data.task "
+            f"{type_name(type(task))} reads none: the answer column is missing; use a task that "
+            "reads it, such as prompt_completion, or grpo with rewards of your own alone"
         )
 
 

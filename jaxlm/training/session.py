@@ -30,7 +30,12 @@ from jaxlm.mesh import check_accumulation, local_rows
 from jaxlm.run import RunConfig
 from jaxlm.runs.folder import RunDir
 from jaxlm.training.build import learner_of
-from jaxlm.training.compatibility import check_fit, check_samples, check_schedule
+from jaxlm.training.compatibility import (
+    check_answers,
+    check_fit,
+    check_samples,
+    check_schedule,
+)
 from jaxlm.training.learner import Learner
 from jaxlm.training.program import Program
 from jaxlm.training.references import check_references
@@ -90,6 +95,7 @@ def resolve(
         ran = config.replace(train=config.train.replace(steps=steps, epochs=None))
         check_schedule(ran, marks or {}, epochs)
     config = _unfrozen_by_steps(config, prepared)
+    check_answers(config.objective, prepared)
     model = config.model.replace(vocab_size=wanted or size)
     model = model.for_data(prepared.row_spec, prepared.tokenizer)
     objective = config.objective.resolve(prepared, model)

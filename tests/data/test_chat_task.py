@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from jaxlm.core.config import UserError, parse
+from jaxlm.data.prompt_formats.base import Ends
+from jaxlm.data.prompt_formats.chat import Chat as ChatPrompt
+from jaxlm.data.prompt_formats.continuation import Continuation
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.files import Files
 from jaxlm.data.sources.jsonl import JsonLines
@@ -18,6 +21,7 @@ from jaxlm.tasks.chat import Chat
 from jaxlm.tasks.conversations import word_f1
 from jaxlm.tasks.kto import KTO
 from jaxlm.tasks.prompt_completion import PromptCompletion
+from jaxlm.tasks.prompts import Prompts
 
 
 def talk(*texts: str, **last) -> dict:
@@ -280,3 +284,23 @@ def test_answers_are_graded_and_scored() -> None:
     assert scores["exact_match"] == 0.5 and scores["word_f1"] == pytest.approx((2 / 3 + 1) / 2)
     pair = {"prompt": "2 + 2 =", "completion": " 4"}
     assert PromptCompletion().prompt(pair) == "2 + 2 =" and PromptCompletion().grade(pair, "4") == 1
+
+
+@pytest.mark.parametrize("template", [None, "plain"])
+def test_prompts_alone_have_the_ids_that_a_model_is_asked_with(prepare, template) -> None:
+    asked = [{"role": "user", "content": "Hi"}]
+    records = [{"prompt": "2+2=", "tests": [4]}, {"prompt": asked if template else " 1+1=", "x": 0}]
+    task = Prompts(template=template)
+    prepared, _ = prepare(records, task)
+    rows = prepared.rows("train", batch_size=1, seed=0)
+    tokenizer = prepared.tokenizer
+    for number, record in enumerate(records):
+        row = rows[number]
+        ids = row["tokens"][row["segment_ids"] > 0].tolist()
+        form = ChatPrompt(**task.prompt_options)
+        read = form if form.reads(tokenizer, task.prompt(record)) else Continuation()
+        ends = Ends(bos=True, eos=True)
+        assert ids == read.encode(tokenizer, task.prompt(record), ends)
+        assert not row["loss_weights"].any()
+    kept, _ = prepare(records[:1], task.replace(keep=("tests",)))
+    assert kept.splits["train"].records_of(0) == [{"prompt": records[0]["prompt"], "tests": [4]}]

@@ -309,3 +309,65 @@ def test_what_cannot_be_is_one_line(sums: Path, tmp_path: Path, change: str, sai
     with pytest.raises(UserError, match=said) as error:
         api.fit(config_of(sums, tmp_path / "run", ONE, "train.batch_size=16", change))
     assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------- prompts alone
+
+ALONE = "data.task={type: prompts}"
+BY_FORMAT = "data.source={type: files, files: prompts.jsonl}"
+
+
+def without_answers(path: Path) -> Path:
+    rows = [{"prompt": f"{a}+{b}=", "most": a + b} for a in range(5) for b in (1, 2, 3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def at_most(record: dict[str, Any], text: str) -> float:
+    return float(len(text) <= record["most"])
+
+
+@pytest.mark.parametrize("source", ["jsonl", "files"])
+def test_prompts_without_answers_are_learnt_from_and_measured_by_rewards(
+    tmp_path: Path, source: str
+) -> None:
+    prompts = without_answers(tmp_path / "prompts.jsonl")
+    run = tmp_path / "run"
+    config = config_of(
+        prompts,
+        run,
+        ONE,
+        f"data.source={{type: {source}, files: {prompts}}}",
+        "data.task={type: prompts, keep: [most]}",
+        f"objective.rewards=['{HERE}:low_letters', '{HERE}:at_most']",
+        "objective.reward_weights=[2.0, 0.5]",
+        "train.steps=2",
+        "eval.at_end=true",
+    )
+    assert api.fit(config).code == 0
+    final = result(run)
+    each = [final[f"eval/reward/{name}"] for name in ("low_letters", "at_most")]
+    assert final["eval/reward"] == pytest.approx(2 * each[0] + each[1] / 2)
+    assert final["eval/reward"] > 0 and "eval/loss" not in final
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ((ALONE, "objective.rewards=[task]"), "grpo has the reward task, .* the answer column is"),
+        ((ALONE, "objective={type: causal_lm}"), "causal_lm learns the answers of records, .*miss"),
+        ((), "no column 'completion'; .*data.task.type=prompts"),
+        (
+            ("data.source={type: files, files: prompts.jsonl}",),
+            "lacks completion or .*; or: prompts .*data.task.type=promp",
+        ),
+    ],
+)
+def test_answers_that_are_missing_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: tuple[str, ...], said: str
+) -> None:
+    prompts = without_answers(tmp_path / "prompts.jsonl")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said) as error:
+        api.fit(config_of(prompts, tmp_path / "run", ONE, *changes))
+    assert "\n" not in str(error.value)

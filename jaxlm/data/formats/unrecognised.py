@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from jaxlm.core.config import UserError
-from jaxlm.core.errors import few
+from jaxlm.core.errors import MissingColumn, few
 from jaxlm.data.formats.base import Fit, Format, Sample
 from jaxlm.data.formats.shapes import Shape
 
@@ -34,9 +34,11 @@ def gives_others(
     gives = few(f"{name} gives {' and '.join(shape.every)}" for name, shape in shapes.items())
     others = sorted(name for name, one in formats.items() if {*wanted} <= {*one.shape.every})
     fix = f"formats that give them: {few(others)}" if others else "name a file that has them"
-    return UserError(
+    given = {name for shape in shapes.values() for name in shape.every}
+    return MissingColumn.of(
         f"{sample.name}: has {_seen(sample)}: {gives}, and the task reads {' and '.join(wanted)}; "
-        f"{fix}"
+        f"{fix}",
+        *(name for name in wanted if name not in given),
     )
 
 
@@ -66,7 +68,7 @@ def none_fits(
     if sample.columns and " " not in names[0]:
         near = _column_for(names, fit, sample, found)
         fix = f"say which column that is, as data.source.columns={{{names[0]}: {near}}}, or {fix}"
-    return UserError(f"{sample.name}: has {_seen(sample)}: {what}; {fix}")
+    return MissingColumn.of(f"{sample.name}: has {_seen(sample)}: {what}; {fix}", *names)
 
 
 def _without_header(sample: Sample, wanted: Sequence[str]) -> UserError:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxlm.core.config import UserError, suggest
-from jaxlm.core.errors import few
+from jaxlm.core.errors import MissingColumn, few
 from jaxlm.data.reading.compressed import uncompressed_name
 from jaxlm.data.reading.text import MAX_DOCUMENT_CHARS, lines, too_long
 
@@ -177,7 +177,9 @@ def cell(row: Mapping[str, Any], column: str, here: str) -> Any:
         known = [ascii(n)[1:-1] if not _printable(n) else n for n in map(str, row)] or ["none"]
         if len(known) == 1 and (hint := _other_delimiter(known, [], column)):
             raise UserError(f"{here}: no column {column!r} in {known[0][:200]!r}; {hint}") from None
-        raise UserError(f"{here}: no column {column!r}; {suggest(column, known)}") from None
+        raise MissingColumn.of(
+            f"{here}: no column {column!r}; {suggest(column, known)}", column
+        ) from None
 
 
 def _printable(text: str) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxlm.core.config import UserError, field, type_name
-from jaxlm.core.errors import few, suggest
+from jaxlm.core.errors import MissingColumn, few, suggest
 from jaxlm.data.formats.base import Format, Placed, Sample
 from jaxlm.data.formats.recognise import Recognised, all_formats, format_called, recognise
 from jaxlm.data.formats.shapes import Shape
@@ -212,7 +212,9 @@ def check_columns_of(record: Record, columns: Sequence[str]) -> None:
     """Raises `UserError` for a column that is missing, and for half of a surrogate pair in one."""
     for column in columns:
         if column not in record:
-            raise UserError(f"no column {column!r}; {suggest(column, map(str, record))}")
+            raise MissingColumn.of(
+                f"no column {column!r}; {suggest(column, map(str, record))}", column
+            )
         for text in _texts(record[column]):
             check_characters(text, f"column {column!r}", "holds ")
 
