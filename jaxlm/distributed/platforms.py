@@ -1,4 +1,4 @@
-"""Keeps jax from looking for a TPU on a machine that has libtpu but no TPU.
+"""Whether there is an accelerator; keeps jax from looking for a TPU that is not there.
 
     skip_absent_tpu()       # at the start of a process, before jax makes the devices
 
@@ -27,7 +27,15 @@ def skip_absent_tpu() -> None:
     """
     if "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("libtpu") is None:
         return
+    if not has_accelerator():
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def has_accelerator() -> bool:
+    """Whether jax will choose a TPU, a GPU or another plugin, as the environment and files say."""
+    named = os.environ.get("JAX_PLATFORMS")
+    if named:
+        return named.split(",")[0] != "cpu"
     configured = any(n.startswith("TPU_") and not n.startswith(ANYWHERE) for n in os.environ)
     present = any(glob.glob(pattern) for pattern in DEVICES)
-    if not configured and not present and not importlib.metadata.entry_points(group="jax_plugins"):
-        os.environ["JAX_PLATFORMS"] = "cpu"
+    return configured or present or bool(importlib.metadata.entry_points(group="jax_plugins"))

@@ -23,6 +23,7 @@ import jax
 
 from jaxlm.core.config import UserError
 from jaxlm.distributed.heartbeats import Peers
+from jaxlm.distributed.memory import keep_freed_memory
 from jaxlm.distributed.xla_flags import order_collectives, order_simulated
 
 HEARTBEAT_SECONDS = 45  # of jax, the fallback: its error gives no advice
@@ -36,10 +37,12 @@ def init_processes(
     """Joins the processes of a run, as the arguments, the environment, the pod or Slurm say.
 
     The environment is JAXLM_COORDINATOR ("host:port"), JAXLM_NUM_PROCESSES and JAXLM_PROCESS_ID.
-    Without any of these there is one process, which joins none. Simulated CPU devices get
-    `jaxlm.distributed.xla_flags` in both cases. Raises `UserError` for incomplete arguments.
+    Without any of these there is one process, which joins none. In both cases simulated devices
+    get `jaxlm.distributed.xla_flags`, and CPUs `jaxlm.distributed.memory`.
+    Raises `UserError` for incomplete arguments.
     """
     order_simulated()
+    keep_freed_memory()
     coordinator = coordinator or os.environ.get("JAXLM_COORDINATOR")
     if num_processes is None:
         num_processes = _from_environment("JAXLM_NUM_PROCESSES")
