@@ -12,6 +12,7 @@ from jaxlm.api.frozen import with_imported
 from jaxlm.core.callback import Hook
 from jaxlm.core.config import Resolved
 from jaxlm.core.exit_codes import INTERRUPTED
+from jaxlm.distributed.memory import keep_freed_memory
 from jaxlm.distributed.signals import Signals, Stopped
 from jaxlm.evals.evaluators import evaluators_of
 from jaxlm.evals.samples import Sampler
@@ -64,6 +65,7 @@ def open_run(
     """The trainer of a run, or the outcome of one that has ended already. `stack` holds its lock,
     its log and the handlers of signals. The arguments are those of `fit`.
     """
+    keep_freed_memory()
     first = jax.process_index() == 0
     run = RunDir(resolved.config.run_dir or "")
     if must_exist:
