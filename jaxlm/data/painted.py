@@ -42,7 +42,7 @@ def pieces_of(prepared: Prepared, split: str, row: Mapping[str, Any]) -> list[Pi
         places = np.flatnonzero(segments == segment)
         record = records[segment - 1] if records else None
         authors = _authors(prepared, record, len(places))
-        texts = _texts(prepared.tokenizer, ids[places].tolist())
+        texts = texts_of(prepared.tokenizer, ids[places].tolist())
         own = weights[places].tolist()
         start = 0
         for i in range(1, len(places) + 1):
@@ -66,9 +66,13 @@ def _authors(prepared: Prepared, record: Any, size: int) -> list[str]:
     return [""] * size if authors is None else list(authors[:size])
 
 
-def _texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds; tokens of parts of a character as bytes."""
+def texts_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds; special ones, and the one of unknown words, by their names,
+    tokens of parts of a character as bytes.
+    """
     special = {i: name for name, i in tokenizer.special_tokens.items()}
+    if tokenizer.unk_id is not None and not tokenizer.token_bytes[tokenizer.unk_id]:
+        special.setdefault(tokenizer.unk_id, "<unk>")
     texts = []
     for i in ids:
         piece = b"" if i in special else tokenizer.token_bytes[i]

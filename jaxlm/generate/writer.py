@@ -25,6 +25,7 @@ class Text(NamedTuple):
     text: str
     score: float  # as of `Generator.with_scores`
     ended: bool  # by an end of text or a stop, not by `max_tokens`
+    ids: Sequence[int] = ()  # the tokens of the text
 
 
 class Writer:
@@ -57,7 +58,7 @@ class Writer:
         compiling: Compiling = nullcontext,
     ) -> list[Text]:
         """The new text of each prompt, with its score."""
-        ids = [self._ids(text) for text in prompts]
+        ids = [self.encoded(text) for text in prompts]
         return self.continued(
             params, ids, seed=seed, on_part=on_part, wanted=wanted, compiling=compiling
         )
@@ -86,7 +87,7 @@ class Writer:
                 text, ended = self._text(ids[number])
                 send(number, text if ended else _certain(text, stops, grows))
 
-        encoded = [self._ids(text) for text in prompts]
+        encoded = [self.encoded(text) for text in prompts]
         found = self.continued(params, encoded, seed=seed, on_ids=on_ids)
         for number, written in enumerate(found):
             send(number, written.text)
@@ -94,7 +95,7 @@ class Writer:
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raises the `UserError` that writing after one of these prompts would raise."""
-        self.generator.check([self._ids(text) for text in prompts])
+        self.generator.check([self.encoded(text) for text in prompts])
 
     def continued(
         self,
@@ -120,7 +121,7 @@ class Writer:
         found = []
         for row, score in rows:
             text, ended = self._text(row)
-            found.append(Text(text, score, ended))
+            found.append(Text(text, score, ended, self._own(row, text)))
         return found
 
     def _text(self, row: np.ndarray) -> tuple[str, bool]:
@@ -131,7 +132,14 @@ class Writer:
         kept = _before(text, self.generator.sampling.stop)
         return kept, len(own) < len(row) or len(kept) < len(text)
 
-    def _ids(self, text: str) -> list[int]:
+    def _own(self, row: np.ndarray, text: str) -> list[int]:
+        """The ids of a text that was written: those of its row, or where a stop cut it, its own."""
+        size = self.tokenizer.vocab_size
+        own = [int(i) for i in self.generator.until_end(row) if i < size]
+        return own if self.tokenizer.decode(own) == text else self.tokenizer.encode(text)
+
+    def encoded(self, text: str) -> list[int]:
+        """The ids of a prompt."""
         return encode_prompt(self.tokenizer, text, self.generator.program.model, self.ends)
 
 

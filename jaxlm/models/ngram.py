@@ -21,13 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxlm.core.config import field
+from jaxlm.core.config import UserError, field
 from jaxlm.core.types import Encoded, ModelConfig, Output
 from jaxlm.kernels.cross_entropy import TokenLoss
 from jaxlm.ngrams.counting import MAX_ORDER
 from jaxlm.ngrams.model import NgramModel
 
 LEAST = -1e9  # the logarithm of 0
+TOGETHER = 1 << 22  # n-grams that become tables at a time
 Hidden = jax.Array  # [B, T, N - 1] int32
 
 
@@ -177,24 +178,45 @@ class Continued(Level):
 
 
 def tables_of(model: NgramModel) -> dict[str, Any]:
-    """The parameters of a `NgramLM` (numpy), from an estimated model with one id more."""
+    """The parameters of a `NgramLM` (numpy), from an estimated model with one id more.
+
+    The model's arrays may be mapped: besides the tables, `TOGETHER` n-grams are in memory. Raises
+    `UserError` for more than 2^31 n-grams of an order.
+    """
     tables: dict[str, Any] = {"bos": np.array([model.bos], np.int32)}
-    size = np.uint64(model.vocab_size)
     for n, level in enumerate(model.levels, start=1):
-        table = {
-            "log_prob": np.maximum(level.log_prob, LEAST).astype(np.float32),
-            "backoff": np.maximum(level.backoff, LEAST).astype(np.float32),
-        }
+        table = {"log_prob": _logs(level.log_prob), "backoff": _logs(level.backoff)}
         if n > 1:
-            context, token = np.divmod(level.key, size)
-            every = np.arange(len(model.levels[n - 2]) + 1, dtype=np.uint64)
-            table["start"] = np.searchsorted(context, every).astype(np.int32)
-            table["token"] = token.astype(np.int32)
+            table |= _continued(level.key, len(model.levels[n - 2]), model.vocab_size, n)
             if not len(level):  # arrays in a program are not empty
                 empty = {"log_prob": np.float32(0), "backoff": np.float32(0), "token": np.int32(-1)}
                 table |= {name: np.full(1, value) for name, value in empty.items()}
         tables[f"level_{n}"] = table
     return tables
+
+
+def _logs(values: Any) -> np.ndarray:
+    """Logarithms as a program has them: float32, and finite."""
+    found = np.empty(len(values), np.float32)
+    for at in range(0, len(values), TOGETHER):
+        found[at : at + TOGETHER] = np.maximum(values[at : at + TOGETHER], LEAST)
+    return found
+
+
+def _continued(key: Any, num_contexts: int, vocab_size: int, n: int) -> dict[str, np.ndarray]:
+    """Where each context's n-grams begin, and their last tokens."""
+    if len(key) >= 2**31:
+        raise UserError(
+            f"objective: the text has {len(key):,} different {n}-grams, and a table has room for "
+            "2^31; set objective.smoothing.prune, or model.order to a smaller one"
+        )
+    start, token = np.zeros(num_contexts + 1, np.int32), np.empty(len(key), np.int32)
+    for at in range(0, len(key), TOGETHER):
+        context, last = np.divmod(key[at : at + TOGETHER], np.uint64(vocab_size))
+        token[at : at + TOGETHER] = last
+        places, counts = np.unique(context.astype(np.int64), return_counts=True)
+        start[places + 1] += counts.astype(np.int32)
+    return {"start": np.cumsum(start, dtype=np.int32), "token": token}
 
 
 def table(values: jax.Array) -> nnx.Param:

@@ -75,8 +75,8 @@ def count(
 
     No n-gram crosses a bos. bos itself has no count as an n-gram of order 1: it is not predicted,
     nor are the ids `never`, such as padding, which the stream lacks.
-    Takes about 40 bytes for each token. Raises `UserError` for an order out of [1, 8], and for a
-    stream that does not begin with bos.
+    Takes up to 35 bytes for each token and each order. Raises `UserError` for an order out of
+    [1, 8], and for a stream that does not begin with bos.
     """
     if not 1 <= order <= MAX_ORDER:
         raise UserError(f"order: {order} is not from 1 to {MAX_ORDER}")

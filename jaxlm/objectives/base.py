@@ -78,6 +78,7 @@ class Objective(Config):
     # Whether its model may be a backbone, whose config.json names a class without a head.
     headless: ClassVar[bool] = False
     least_rows: ClassVar[int] = 1  # of a batch: fewer have no loss
+    marked_by: ClassVar[str] = ""  # what the numbers of `marks` are; "": it has none
 
     # The keys of a dataset's rows that it must have, and those that it uses where they are given.
     needs: ClassVar[tuple[str, ...]] = ("tokens", "segment_ids", "positions")
@@ -235,6 +236,12 @@ class Objective(Config):
             f"objective: {type_name(type(self))} predicts nothing for records; use one with a "
             "head, such as classification"
         )
+
+    def marks(self, model: Any, tokens: jax.Array) -> jax.Array:
+        """A number int32, 0 or more, for each token of texts [B, T], by which a report colours the
+        samples; it is that of `marked_by`. It runs inside of `jax.jit`.
+        """
+        raise NotImplementedError
 
     def findings(self, model: Any, tokenizer: Tokenizer) -> dict[str, Any]:
         """What the trained parameters say in plain values: more keys of result.json, which a

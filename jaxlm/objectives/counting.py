@@ -15,7 +15,7 @@ optimizer is null.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import jax
 
     from jaxlm.core.types import ModelConfig
+    from jaxlm.data.store.prepared import Prepared
+    from jaxlm.run import RunConfig
 
 Tables = dict[str, Any]  # a nested dict of arrays, as the model's parameters
 
@@ -68,3 +70,18 @@ class Counting(Objective, abstract=True):
         after its last save does it again: finished tables must stay as they are.
         """
         return tables
+
+    def finish_with(
+        self,
+        tables: Tables,
+        config: RunConfig,
+        prepared: Prepared,
+        *,
+        on_part: Callable[[], object] = lambda: None,
+    ) -> Tables:
+        """`finish`, for an objective that reads the training data again.
+
+        config: the resolved one, with the run's folder. on_part: called from time to time; the
+        watchdog needs it.
+        """
+        return self.finish(tables)

@@ -4,17 +4,22 @@
     objective: {type: ngram, smoothing: {type: kneser_ney}}
     optimizer: null
 
-The table that a run fills is the text itself: each window of the data goes to its own place, so no
-order of batches and no number of devices or epochs changes what is counted, and n-grams that cross
-two windows count as well. After the last step the n-grams of all windows are counted and smoothed
-on the host. Until then the model is uniform: leave `eval.every_steps` at null.
+The table that a run fills says which windows of the data were read, so no order of batches and no
+number of devices or epochs changes what is counted. After the last step the n-grams of these
+windows, as one text, are counted and smoothed on the host: in memory, or where that would take more
+than `memory`, in a folder of the run, by all processes together and with the same result. Until
+then the model is uniform: leave `eval.every_steps` at null.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -25,8 +30,13 @@ from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.data.rows.stream import WindowStream
+from jaxlm.distributed.consensus import decide, processes
 from jaxlm.models.ngram import NgramConfig, NgramLM, table, tables_of
+from jaxlm.ngrams.binary import read_binary
 from jaxlm.ngrams.counting import count
+from jaxlm.ngrams.model import NgramModel
+from jaxlm.ngrams.on_disk import build
 from jaxlm.ngrams.smoothing.base import Smoothing
 from jaxlm.ngrams.smoothing.kneser_ney import KneserNey
 from jaxlm.objectives.base import LOSS, Loss, Transform
@@ -34,6 +44,10 @@ from jaxlm.objectives.causal_lm import BITS_PER_BYTE, BITS_PER_CHAR, CausalLM
 from jaxlm.objectives.counting import Counting, Tables
 from jaxlm.objectives.prediction import PERPLEXITY
 
+log = logging.getLogger("jaxlm")
+BYTES = 60  # of memory for each token and each order, at most; measured
+FOLDER = "ngrams.work"  # of a run's folder, while it counts on disk
+EVERY = 10.0  # seconds between two lines of progress
 MATCHED = "matched_orders"  # the sums and the table of tokens by matched order
 COLUMNS = ["order", "share", "bits a token"]
 
@@ -41,6 +55,8 @@ if TYPE_CHECKING:
     from flax import nnx
 
     from jaxlm.core.types import Batch, Cache, ModelConfig, Tokenizer
+    from jaxlm.data.store.prepared import Prepared
+    from jaxlm.run import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +64,16 @@ class Ngram(Counting):
     """The frequency of each n-gram, smoothed."""
 
     displays: ClassVar[tuple[Measure, ...]] = (LOSS, BITS_PER_CHAR, BITS_PER_BYTE)
+    marked_by: ClassVar[str] = "order of the longest stored n-gram that ends at a token"
 
     smoothing: Smoothing = field(KneserNey, "how counts become probabilities")
+    memory: float = field(
+        4.0,
+        "GB for counts and smoothing; they are on disk, in the run's folder, where the text needs "
+        "more. The finished tables are in memory",
+        gt=0,
+        affects="run",
+    )
     bos: int | None = field(
         None, "id that begins a document; null: the tokenizer's, or one that no text has", ge=0
     )
@@ -84,7 +108,8 @@ class Ngram(Counting):
 
     def build_model(self, model: ModelConfig, *, rngs: nnx.Rngs) -> NgramLM:
         module = model.build(model.vocab_size, rngs=rngs)
-        module.text = table(jnp.zeros((1, 1), jnp.int32))  # [rows, T + 1] cells, as `_cells` says
+        # [rows, 1]: 1 for each window that was read. Earlier versions had its text, [rows, T + 1].
+        module.text = table(jnp.zeros((1, 1), jnp.int32))
         return module
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
@@ -105,31 +130,76 @@ class Ngram(Counting):
     # ------------------------------------------------------------------------------------- counts
 
     def count(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
-        """Writes each window to its row."""
-        rows, width = tables["text"].shape
-        cells = _cells(batch)[:, :width]
-        place = jnp.where(batch["segment_ids"].any(-1), batch["row"], rows)  # out: not written
-        return {**tables, "text": tables["text"].at[place].set(cells, mode="drop")}
+        """Marks each window as read."""
+        text = tables["text"]
+        place = jnp.where(batch["segment_ids"].any(-1), batch["row"], len(text))  # out: not written
+        return {**tables, "text": text.at[place, 0].set(1, mode="drop")}
 
     def grow(self, tables: Tables, batch: Mapping[str, jax.Array]) -> Tables:
         rows, width = tables["text"].shape
         need = meshes.largest(batch["row"]) + 1
-        wide = batch["tokens"].shape[1] + 1
-        if need <= rows and wide <= width:
+        if need <= rows:
             return tables
-        shape = max(1 << (need - 1).bit_length(), rows), max(wide, width)
-        return {**tables, "text": meshes.padded(tables["text"], shape)}
+        room = 1 << (need - 1).bit_length()
+        return {**tables, "text": meshes.padded(tables["text"], (room, width))}
 
-    def finish(self, tables: Tables) -> Tables:
-        levels = sum(name.startswith("level_") for name in tables)
-        size = len(tables["level_1"]["log_prob"])  # with one id that no text has
+    def finish_with(
+        self,
+        tables: Tables,
+        config: RunConfig,
+        prepared: Prepared,
+        *,
+        on_part: Callable[[], object] = lambda: None,
+    ) -> Tables:
         assert self.bos is not None, "resolve"
-        tokens = _stream(np.asarray(jax.device_get(tables["text"])), self.bos)
-        if not len(tokens):
+        rows: Any = prepared.splits["train"]
+        read = np.asarray(jax.device_get(tables["text"])).any(axis=1)
+        text = WindowStream(rows.rows, np.flatnonzero(read), self.bos)
+        if not len(text):
             return tables
+        size = len(tables["level_1"]["log_prob"])  # with one id that no text has
         never = [] if self.bos == size - 1 else [size - 1]
-        counts = count(tokens, order=levels, vocab_size=size, bos=self.bos, never=never)
-        return {**tables_of(self.smoothing.estimate(counts)), "text": tables["text"]}
+        given: dict[str, Any] = {"vocab_size": size, "bos": self.bos, "never": never}
+        given["order"] = sum(name.startswith("level_") for name in tables)
+        if len(text) * given["order"] * BYTES <= self.memory * 1e9:
+            counts = count(text.read(0, len(text)), **given)
+            return {**tables_of(self.smoothing.estimate(counts)), "text": tables["text"]}
+        folder = Path(config.run_dir or ".") / FOLDER
+        made = tables_of(self._on_disk(text, folder, on_part, **given))
+        decide(f"n-grams read {text.fingerprint}", "", lambda _: "")
+        if processes()[0] == 0:
+            shutil.rmtree(folder)
+        return {**made, "text": tables["text"]}
+
+    def _on_disk(
+        self, text: WindowStream, folder: Path, on_part: Callable[[], object], **given: Any
+    ) -> NgramModel:
+        """The mapped model of a text, built in a folder, where a killed build continues."""
+        index, number = processes()
+        where = folder / f"{text.fingerprint[:16]}-{self.memory}"
+        log.info("counting the n-grams of %s tokens on disk, in %s", f"{len(text):,}", folder)
+        since = time.monotonic()
+
+        def on_unit(name: str) -> None:
+            nonlocal since
+            on_part()
+            if time.monotonic() - since > EVERY:
+                since = time.monotonic()
+                log.info("n-grams on disk: %s", name)
+
+        build(
+            text,
+            where / "model.ngrams",
+            folder=where,
+            words=[],
+            smoothing=self.smoothing,
+            memory=int(self.memory * 1e9),
+            process=index,
+            processes=number,
+            on_unit=on_unit,
+            **given,
+        )
+        return read_binary(where / "model.ngrams")[0]
 
     def used_parameters(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         return {name: table for name, table in params.items() if name != "text"}
@@ -156,6 +226,12 @@ class Ngram(Counting):
         log_p, _ = self._matched(model, batch)
         return {"log_probs": jnp.where(batch["loss_weights"] > 0, log_p, 0)}
 
+    def marks(self, model: Any, tokens: jax.Array) -> jax.Array:
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        out = model(tokens, positions=positions, segment_ids=jnp.ones_like(tokens))
+        _, order = model.matched(out.hidden[:, :-1], tokens[:, 1:])
+        return jnp.pad(order, ((0, 0), (1, 0)), constant_values=1)  # the first has no context
+
     def measures(self, sums: Mapping[str, tuple[Any, Any]]) -> list[Measure]:
         own = {name: value for name, value in sums.items() if not name.startswith(MATCHED)}
         found = super().measures(own)
@@ -172,30 +248,3 @@ class Ngram(Counting):
     def _matched(self, model: NgramLM, batch: Batch) -> tuple[jax.Array, jax.Array]:
         out = model(batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"])
         return model.matched(out.hidden, batch["targets"])
-
-
-def _cells(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """[B, T + 1] the tokens of windows: 2 * token + 1, and 1 more where a document begins; 0: no
-    token. The last one is the next window's first; it counts where no window follows.
-    """
-    tokens = 1 + 2 * batch["tokens"] + (batch["positions"] == 0)
-    tokens = jnp.where(batch["segment_ids"] > 0, tokens, 0)
-    weights = batch["loss_weights"]
-    # a padded row ends before its last target
-    last = jnp.where(weights[:, -1:] > 0, 1 + 2 * batch["targets"][:, -1:], 0)
-    return jnp.concatenate([tokens, last], axis=1)
-
-
-def _stream(text: np.ndarray, bos: int) -> np.ndarray:
-    """The tokens of all windows in order, with `bos` before each document and after each gap."""
-    read: np.ndarray = np.any(text[:, :-1] > 0, axis=1)
-    follows = np.append(read[1:], False)
-    kept = text.copy()
-    kept[follows, -1] = 0  # the next window has it
-    new = read & ~np.append(False, read[:-1])  # after a gap
-    begins = np.asarray((kept > 0) & (kept % 2 == 0))
-    begins[new, 0] = True
-    cells, begins = kept[kept > 0], begins[kept > 0]
-    tokens = (cells - 1) // 2
-    marks = begins & (tokens != bos)
-    return np.insert(tokens, np.flatnonzero(marks), bos)

@@ -9,7 +9,8 @@ measures.json       how the measures are shown, see `jaxlm.runs.measures`
 environment.json    versions, devices, commit: any nested values
 data_manifest.json  sources, tokens, hashes: any nested values
 metrics.jsonl       what `jaxlm.runs.trackers` writes
-samples.jsonl       {"step": , "time": , "samples": [{"prompt": , "text": }]} a line
+samples.jsonl       {"step": , "time": , "samples": [{"prompt": , "text": }]} a line; of some runs
+                    "marks": {"label": , "prompt": 3, "pieces": [["to", 2], ...]} in a sample
 timing.json         what `jaxlm.runs.stopwatch` writes
 result.json         {"final": {name: value}}, and of a classification
                     "confusion": {"classes": [...], "table": [[...]]}, rows the true classes

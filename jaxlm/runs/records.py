@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -75,10 +75,10 @@ class Records:
                 write_own(path, found, self.run_id)
             self._displays = found
 
-    def write_samples(self, step: int, pairs: list[tuple[str, str]]) -> None:
-        """(prompt, text) of each sample at a step."""
-        samples = [{"prompt": prompt, "text": text} for prompt, text in pairs]
-        record = {"step": step, "time": time.time(), "samples": samples}
+    def write_samples(self, step: int, samples: Sequence[Any]) -> None:
+        """The samples of a step, `jaxlm.evals.samples.Sample` each; without what they lack."""
+        plain = [{n: v for n, v in s._asdict().items() if v is not None} for s in samples]
+        record = {"step": step, "time": time.time(), "samples": plain}
         path = self._run.samples
         with self._file(path), path.open("a", encoding="utf-8") as file:
             file.write(self._sealed(path, json.dumps(record, ensure_ascii=False)))

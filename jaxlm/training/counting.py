@@ -36,6 +36,7 @@ class CountingLearner(TableLearner):
         super().__init__(program)
         assert isinstance(program.objective, Counting), type(program.objective)
         self.objective: Counting = program.objective
+        self.data: tuple[RunConfig, Prepared] | None = None  # what it counts
 
     @classmethod
     def of(cls, config: RunConfig, program: Program) -> Learner:
@@ -77,11 +78,13 @@ class CountingLearner(TableLearner):
         return growing(self, first, self.objective.grow, options)
 
     def use_data(self, config: RunConfig, prepared: Prepared) -> None:
+        self.data = config, prepared
         if (passes := self.objective.passes(config.model)) > 1:
             warn_of_few_steps(config, prepared, passes)
 
-    def finish(self, state: State) -> State:
-        tables = self.objective.finish(state["params"])
+    def finish(self, state: State, *, on_part: Callable[[], object] = lambda: None) -> State:
+        assert self.data is not None, "use_data"
+        tables = self.objective.finish_with(state["params"], *self.data, on_part=on_part)
         tables = jax.tree.map(jax.device_put, tables, self.program.param_shardings)
         return {**state, "params": tables}
 

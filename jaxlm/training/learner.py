@@ -152,8 +152,8 @@ class Learner:
         whole = meshes.replicated(self.mesh)
         return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, whole))
 
-    def finish(self, state: State) -> State:
-        """The state after the last step, before it is saved."""
+    def finish(self, state: State, *, on_part: Callable[[], object] = lambda: None) -> State:
+        """The state after the last step, before it is saved. on_part: as that of `batch`."""
         return state
 
 

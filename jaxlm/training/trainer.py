@@ -255,8 +255,11 @@ class Trainer:
     def _save_last(self) -> bool:
         run = self.run_context
         if run.step == run.total or run.stopped_early:
-            with run.watch("step"):  # counts become a model: it is what the steps were for
-                run.state = run.learner.finish(run.state)
+            # counts become a model: it is what the steps were for
+            with run.watch("step"), run.watchdog.doing("part of the end of training", PATIENCE):
+                run.state = run.learner.finish(
+                    run.state, on_part=lambda: run.watchdog.beat(run.step)
+                )
         saved = run.save(force=True)
         if run.first:
             run.progress.checkpoint(run.saver.status())

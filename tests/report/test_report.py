@@ -149,6 +149,25 @@ def test_foreign_text_stays_text(tmp_path):
     assert "<b>run<i>" in page.text
 
 
+def test_marked_samples_have_a_colour_for_each_number(tmp_path):
+    run = make_run(tmp_path / "run", sample_count=1)
+    samples = run / "samples.jsonl"
+    record = json.loads(samples.read_text().splitlines()[0])
+    pieces = [["To", 1], [" be", 1], [" <or>", 3], [" not", 5]]
+    marks = {"label": "order", "prompt": 2, "pieces": pieces}
+    good = {"prompt": "To be", "text": " <or> not", "marks": marks}
+    damaged = [{"prompt": "a", "text": "b", "marks": bad} for bad in ([], {"pieces": 3}, "x", None)]
+    record["samples"] = [good, *damaged]
+    samples.write_text(json.dumps(record) + "\n")
+    page = write_report(run).read_text()
+    assert (
+        '<span class="prompt"><i style="--p:0%">To be</i></span>'
+        '<i style="--p:30%"> &lt;or&gt;</i><i style="--p:60%"> not</i></div>'
+    ) in page
+    assert page.count('<span class="prompt">a</span>b</div>') == 4
+    assert "Colour: order," in page and '<i style="--p:15%"> 2 </i>' in page
+
+
 def test_a_long_run_stays_small_and_quick(tmp_path):
     words = "<&\"'" * 2000
     run = make_run(tmp_path / "long", steps=30_000, every=1, sample_count=500, speech=words)

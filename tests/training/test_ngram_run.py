@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,12 +18,14 @@ from jaxlm.cli.shared.figures import print_figures
 from jaxlm.core import config as configs
 from jaxlm.core.config import Resolved, UserError
 from jaxlm.core.numbers import percent
+from jaxlm.data.rows.stream import WindowStream
 from jaxlm.evals.likelihood import Likelihood
 from jaxlm.evals.run import evaluate_run
 from jaxlm.info import describe_run
 from jaxlm.ngrams.binary import read_binary
 from jaxlm.ngrams.counting import count
 from jaxlm.ngrams.model import NgramModel
+from jaxlm.ngrams.on_disk import work as on_disk
 from jaxlm.ngrams.smoothing.witten_bell import WittenBell
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.training.loading import load_trained
@@ -48,6 +51,7 @@ def config_of(run: Path, *changes: str) -> Resolved[RunConfig]:
         "checkpoint.every_steps=2",
         "checkpoint.keep_last=9",
         "eval.every_steps=null",
+        "sample={prompts: ['the ', xq], max_tokens: 30}",
         f"run_dir={run}",
         "logging.tensorboard=false",
         *changes,
@@ -129,6 +133,23 @@ def test_the_orders_that_matched_are_those_of_the_model(
     assert f"{table[-1][1]:.4f}" in capsys.readouterr().out
 
 
+def test_samples_say_the_order_that_matched_each_token(run: Path, counted: Any) -> None:
+    want, session = counted
+    tokenizer = session.prepared.tokenizer
+    (record,) = map(json.loads, (run / "samples.jsonl").read_text().splitlines())
+    for sample in record["samples"]:
+        pieces, prompt = sample["marks"]["pieces"], sample["prompt"].encode()
+        assert sample["marks"]["prompt"] == len(prompt)  # a token is a byte
+        texts = [text.encode() for text, _ in pieces]
+        own = [int(t[1:3], 16) if len(t) == 4 and t[:1] == b"<" else t[0] for t in texts]
+        assert tokenizer.decode(own) == sample["prompt"] + sample["text"]
+        _, orders = want.matched(np.array([tokenizer.bos_id, *own]))
+        assert [order for _, order in pieces] == orders[1:].tolist()
+    assert max(order for _, order in pieces) > 2
+    page = (run / "report.html").read_text()
+    assert "Colour: order of the longest stored n-gram" in page and '<i style="--p:' in page
+
+
 def test_a_file_from_disk_has_the_model_of_the_run(counted: Any, tmp_path: Path) -> None:
     want, session = counted
     config = config_of(tmp_path / "run").config
@@ -200,6 +221,69 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_same_model(run: Path, tmp_path
     assert api.fit(load_saved(cut), must_exist=True).result["final"] == final(run)
 
 
+ON_DISK = "objective.memory=0.001"  # in parts
+
+
+def test_a_run_on_disk_is_that_in_memory_and_continues_when_it_is_killed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    whole = on_disk.Work.write
+
+    def killed(work: Any, name: str, arrays: Any) -> None:
+        made.append(name)
+        if len(made) == 12:
+            raise KeyboardInterrupt
+        whole(work, name, arrays)
+
+    config = config_of(tmp_path / "run", ON_DISK, "mesh={data: 1, num_devices: 1}")
+    monkeypatch.setattr(on_disk.Work, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        api.fit(config)
+    assert list((tmp_path / "run" / "ngrams.work").glob("*/*.npz"))
+    first = set(made[:11])
+    outcome = api.fit(config)
+    assert outcome.result["final"]["param_sha256"] == final(run)["param_sha256"]
+    assert not first & set(made[12:]) and "prob.4.1" in made, "finished units are not made again"
+    assert not (tmp_path / "run" / "ngrams.work").exists()
+
+
+def test_windows_that_were_not_read_are_not_counted(counted: Any) -> None:
+    """A stream has the tokens of its windows, and begins again after a gap."""
+    rows, bos = counted[1].prepared.splits["train"].rows, 257
+    documents = rows.documents
+    tokens = np.concatenate([documents.document(i) for i in range(len(documents))])
+    first = np.isin(np.arange(len(tokens)), documents.offsets)
+    for chosen in ([*range(len(rows))], [0, 1, 5, 6, 9, len(rows) - 1], [3]):
+        want: list[int] = []
+        for i in chosen:
+            begin, end = 64 * i, min(64 * i + 64, len(tokens))
+            if (i - 1 not in chosen or first[begin]) and tokens[begin] != bos:
+                want.append(bos)
+            want += tokens[begin:end].tolist()
+            if i + 1 not in chosen and end < len(tokens) and not first[end]:
+                want.append(int(tokens[end]))
+        found = WindowStream(rows, np.array(chosen), bos)
+        assert len(found) == len(want) and found.read(0, len(found)).tolist() == want
+        assert found.read(7, 50).tolist() == want[7:50]
+        assert found.read(len(want) - 3, len(want) + 9).tolist() == want[-3:]
+        assert not len(found.read(len(want), len(want) + 9))
+
+
+def test_a_checkpoint_with_the_text_itself_continues(run: Path) -> None:
+    """Earlier versions kept the tokens of each window in its row."""
+    config = load_saved(run).config
+    prepared = Session.open(config, report=lambda _: None).prepared
+    tables = load_trained(str(run), report=lambda _: None)[2]
+    read = np.asarray(tables["text"])
+    earlier = {**tables, "text": np.where(np.arange(65) < 40, read * 99, 0).astype(np.int32)}
+    found = config.objective.finish_with(earlier, config, prepared)
+    np.testing.assert_array_equal(found["level_4"]["log_prob"], tables["level_4"]["log_prob"])
+    batch = {"segment_ids": jnp.ones((2, 64)), "row": jnp.array([3, 70])}
+    marked = config.objective.count({"text": jnp.zeros((128, 65), jnp.int32)}, batch)["text"]
+    assert np.flatnonzero(np.asarray(marked).any(axis=1)).tolist() == [3, 70]
+
+
 def test_devices_count_their_rows_together(run: Path, tmp_path: Path) -> None:
     outcome = api.fit(config_of(tmp_path / "many", "mesh={data: 4, tensor: 2}"))
     assert outcome.result["final"]["param_sha256"] == final(run)["param_sha256"]
@@ -207,7 +291,8 @@ def test_devices_count_their_rows_together(run: Path, tmp_path: Path) -> None:
 
 def test_processes_count_their_rows_together(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(configs.to_yaml(config_of(tmp_path / "two", "mesh={data: 4}").config))
+    config = config_of(tmp_path / "two", "mesh={data: 4}", ON_DISK).config
+    path.write_text(configs.to_yaml(config))
     code, outputs = in_two(TRAIN, "train", str(path))
     assert code == 0, outputs
     assert final(tmp_path / "two")["param_sha256"] == final(run)["param_sha256"]

@@ -32,10 +32,10 @@ class Sample(Hook):
             return
         self._last = run.step
         with run.watch("sample"), run.watchdog.doing("part of a sample"):
-            pairs = self._sampler(
+            samples = self._sampler(
                 run.params, on_part=lambda: run.watchdog.beat(run.step), compiling=run.compiling
             )
         if run.first:
-            run.records.write_samples(run.step, pairs)
-            for prompt, text in pairs:
-                run.progress.message(quoted(run.step, prompt + text))
+            run.records.write_samples(run.step, samples)
+            for sample in samples:
+                run.progress.message(quoted(run.step, sample.prompt + sample.text))
