@@ -37,6 +37,7 @@ MAY_DIFFER = {
     "callbacks",
     *(f"train.{n}" for n in ("prefetch", "data_threads", "data_workers")),
     *(f"train.{n}" for n in ("compiled", "hang_timeout", "ledger")),
+    "Ngram.memory",
 }
 ADJUSTABLE = {
     "train.steps",
@@ -74,6 +75,7 @@ NOT_TRACED = {
     *(f"TransformerConfig.{n}" for n in ("prompt", "family")),
     "RNNSeq2SeqConfig.prompt",
     *(f"{kind}.{n}" for kind in ("SkipGram", "CBOW") for n in ("power", "sample")),
+    "Ngram.memory",
     "EncodeSource.start_id",
     "FillBlank.start_id",
     "FillBlank.blank_ids",

@@ -18,7 +18,7 @@ MAX_PER_STEP = 6
 MAX_CHARS = 3000
 MAX_BYTES = 600_000  # of all samples together
 MARKUP = 50  # bytes around a run of marked text
-DEEPEST = 60  # per cent of the colour behind the largest number
+DEEPEST = 60  # per cent of the colour under the largest number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Samples(Section):
     order: ClassVar = 50
     template: ClassVar = """\
 {% macro piece(text, deep) -%}
-{% if deep is none %}{{ text }}{% else %}<i style="--p:{{ deep }}%">{{ text }}</i>{% endif %}
+{% if deep is number %}<i style="--p:{{ deep }}%">{{ text }}</i>{% else %}{{ text }}{% endif %}
 {%- endmacro %}
 {% if label %}<p class="note colours">Colour: {{ label }},
 {% for text, deep in scale %}{{ piece(text, deep) }} {% endfor %}</p>{% endif %}
@@ -73,7 +73,7 @@ class Samples(Section):
         }
 
 
-Runs = list[tuple[str, int | None]]  # (text, per cent of the colour behind it; None: no colour)
+Runs = list[tuple[str, int | None]]  # (text, per cent of the colour under it; None: no colour)
 
 
 def _sample(sample: Mapping[str, Any], most: int) -> dict[str, Runs]:
@@ -101,7 +101,7 @@ def _marks(sample: Mapping[str, Any]) -> tuple[int, list[tuple[str, int]]] | Non
 
 
 def _scale(records: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
-    """(what the numbers of the marks are, the largest of them); ("", 0): there are none."""
+    """(what the numbers of the marks are, the largest of them); ("", 0) without marks."""
     label, most = "", 0
     for record in records:
         for sample in record["samples"]:
