@@ -18,6 +18,7 @@ from jaxlm.checkpoint.hashing import param_sha256
 from jaxlm.core.config import UserError, parse, to_yaml
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.hf.exporting import export_run
+from jaxlm.mesh import MeshConfig
 from jaxlm.objectives.base import FrozenModel, Objective
 from jaxlm.objectives.distill import jsd, kl
 from jaxlm.run import load_saved
@@ -87,14 +88,19 @@ def small(teacher: Path, more: str = MORE) -> tuple[str, ...]:
     )
 
 
-def measured(teacher: Path, accumulation: int = 1) -> tuple[dict[str, Any], Any]:
+def measured(
+    teacher: Path, accumulation: int = 1, mesh: MeshConfig = tiny.ONE
+) -> tuple[dict[str, Any], Any]:
     """(gradient by path, a function of the parameters that gives the loss) of one batch."""
     config = tiny.load(
         "transformer", *SHORT, *small(teacher), f"train.accumulation={accumulation}"
     ).config
-    program = build.program_of(config, tiny.ONE.build(), references=True)
+    program = build.program_of(config, mesh.build(), references=True)
     params = jax.tree.map(lambda x: 3 * x, program.draw())
-    frozen = {"teacher": load_trained(str(teacher), report=lambda _: None)[2]}
+    known = jax.device_get(load_trained(str(teacher), report=lambda _: None)[2])
+    frozen = {
+        "teacher": jax.device_put(known, program.references["teacher"].program.param_shardings)
+    }
     batch = tiny.on_mesh(tiny.ragged_batch(0, rows=4), program)
 
     @jax.jit
@@ -115,16 +121,20 @@ def measured(teacher: Path, accumulation: int = 1) -> tuple[dict[str, Any], Any]
     return grads_at, moved
 
 
-def test_the_gradient_is_that_of_finite_differences_and_of_micro_batches(teacher: Path) -> None:
+def test_the_gradient_is_that_of_differences_micro_batches_and_eight_devices(
+    teacher: Path,
+) -> None:
     grads, moved = measured(teacher)
     assert np.abs(grads["task_head/kernel"]).max() > 1e-3
     squared = sum(float((g**2).sum()) for g in grads.values())
     step = 5e-3 / np.sqrt(squared)
     assert (moved(step) - moved(-step)) / (2 * step) == pytest.approx(squared, rel=0.01)
     again, _ = measured(teacher, accumulation=2)
+    on_eight, _ = measured(teacher, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
     largest = max(np.abs(g).max() for g in grads.values())
     for path, g in grads.items():
         np.testing.assert_allclose(again[path], g, rtol=2e-6, atol=2e-6 * largest, err_msg=path)
+        np.testing.assert_allclose(on_eight[path], g, rtol=1e-5, atol=1e-5 * largest, err_msg=path)
 
 
 def test_the_losses_of_routers_are_added_whatever_the_weight(teacher: Path) -> None:

@@ -190,6 +190,8 @@ def test_rows_of_a_reward_have_the_tokens_that_data_seq_len_says() -> None:
     ("name", "mesh", "num_layers"),
     [
         ("dpo", MeshConfig(data=2, context=2, stage=2), 2),  # which share the length at the head
+        *((name, MeshConfig(data=2, fsdp=2, tensor=2), 1) for name in ("ipo", "orpo", "reward")),
+        ("simpo", MeshConfig(data=1, fsdp=4, context=2), 1),
         pytest.param("kto", MeshConfig(data=2, fsdp=2, tensor=2), 1, marks=pytest.mark.slow),
     ],
 )
