@@ -40,11 +40,13 @@ from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.given import Found, Given
+from jaxlm.nn.ngram_embed import ABSENT, NgramEmbeddingConfig
 from jaxlm.nn.norm import LayerNorm, RMSNorm
 from jaxlm.nn.recurrent import CELLS, Initializer, word_dropout
 from jaxlm.nn.recurrent_layer import RecurrentLayer
 from jaxlm.nn.stack import Remat, Run, apply_stack, runs_of, stack
 
+TOKENS = "tokens"  # of a cache: the last ones
 NORMS: dict[str, Callable[[int], nnx.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
 
@@ -59,6 +61,9 @@ class RNNConfig(ModelConfig):
         None, "width of the embedding, and of the last layer if tied; null: hidden_size", ge=1
     )
     vocab_size: int | None = field(None, "rows of the embedding; null: the tokenizer's", ge=1)
+    ngrams: NgramEmbeddingConfig | None = field(
+        None, "vectors of hashed n-grams, added to those of the tokens; null: none"
+    )
     tie_embeddings: bool = field(True, "the head is the transpose of the embedding")
     activation: Activation = field("tanh", "activation of the Elman cell")
     residual: bool = field(False, "add each layer's input to its output")
@@ -155,7 +160,10 @@ class RNN(WithHead):
         self.vocab_size = vocab_size
         embedding, *_, last = config.widths
         std = config.initializer_range
-        self.embed = Embedding(vocab_size, embedding, std=std, dtype=config.dtype, rngs=rngs)
+        options: dict[str, Any] = {"std": std, "dtype": config.dtype, "rngs": rngs}
+        self.embed = Embedding(vocab_size, embedding, **options)
+        ngrams = config.ngrams
+        self.ngrams = None if ngrams is None else ngrams.build(embedding, **options)
         self.runs = runs_of(list(itertools.pairwise(config.widths)))  # (inputs, outputs)
         for run in self.runs:
             setattr(self, run.name, stack(partial(Layer, config, run), run.count, rngs=rngs))
@@ -168,7 +176,7 @@ class RNN(WithHead):
         *,
         positions: jax.Array,  # [B, T]
         segment_ids: jax.Array,  # [B, T], not needed: a document begins at position 0
-        cache: dict[str, State] | None = None,
+        cache: dict[str, Any] | None = None,
         encoded: Encoded | None = None,
         key: jax.Array | None = None,
     ) -> Output:
@@ -176,12 +184,17 @@ class RNN(WithHead):
         config = self.config
         words_key, input_key, layers_key, output_key = split_key(key, 4)
         state = self.init_cache(tokens.shape[0], 0) if cache is None else cache
-        tokens, reset = tokens.T, positions.T == 0  # time-major from here on
-        x = self.embed(tokens, axes=(None, "batch"))  # [T, B, E]
-        x = word_dropout(x, tokens, self.vocab_size, config.dropout_embedding, words_key)
+        by_time, reset = tokens.T, positions.T == 0  # time-major from here on
+        x = self.embed(by_time, axes=(None, "batch"))  # [T, B, E]
+        x = word_dropout(x, by_time, self.vocab_size, config.dropout_embedding, words_key)
+        after: dict[str, Any] = {}
+        if self.ngrams is not None:
+            before = state[TOKENS][0]
+            x = x + self.ngrams(tokens, positions, before).swapaxes(0, 1)
+            last = jnp.concatenate([before, tokens.astype(before.dtype)], axis=1)
+            after[TOKENS] = last[None, :, tokens.shape[1] :]
         x = shard(x, None, "batch", "act_embed")
         x = _dropout(config, x, config.dropout_input, input_key)
-        after = {}
         for run in self.runs:
             x, after[run.name] = self._run(run, x, reset, state[run.name], layers_key)
         if self.final_norm is not None:
@@ -223,10 +236,14 @@ class RNN(WithHead):
 
     def init_cache(
         self, batch_size: int, max_len: int, encoded: Encoded | None = None
-    ) -> dict[str, State]:
-        """Zero states [n, B, H] of each run of n layers; independent of `max_len`."""
+    ) -> dict[str, Any]:
+        """Zero states [n, B, H] of each run of n layers, and where there are n-grams the tokens
+        [1, B, n] before the next one; independent of `max_len`.
+        """
         names = CELLS[self.config.cell].state_names
-        return {
+        reach = 0 if self.ngrams is None else self.ngrams.config.reach
+        tokens = {TOKENS: jnp.full((1, batch_size, reach), ABSENT, jnp.int32)} if reach else {}
+        return tokens | {
             run.name: {
                 name: jnp.zeros((run.count, batch_size, run.kind[1]), jnp.float32) for name in names
             }

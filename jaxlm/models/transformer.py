@@ -40,6 +40,7 @@ from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.ffn import ACTIVATIONS, Activation
 from jaxlm.nn.flops import matmul_flops
+from jaxlm.nn.ngram_embed import ABSENT, NgramEmbeddingConfig
 from jaxlm.nn.position import Rows, restart
 
 
@@ -50,6 +51,9 @@ class EmbeddingConfig(Config):
     scale: float = field(1.0, "factor on the token embeddings", gt=0)
     norm: bool = field(False, "the model's norm on the sum of all embeddings")
     token_types: int = field(0, "kinds of tokens that have a vector of their own (BERT)", ge=0)
+    ngrams: NgramEmbeddingConfig | None = field(
+        None, "vectors of hashed n-grams, added to those of the tokens; null: none"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +214,8 @@ class Transformer(Stack):
         types = c.embedding.token_types
         few = {"rows": "labels", **options}
         self.token_types = Embedding(types, c.hidden_size, **few) if types else None
+        ngrams = c.embedding.ngrams
+        self.ngrams = None if ngrams is None else ngrams.build(c.hidden_size, **options)
         self.embedding_norm = c.norm.build(c.hidden_size) if c.embedding.norm else None
         self.encoder = Stack(c.encoder, rngs=rngs) if c.encoder is not None else None
         self.unembed = Unembed(c, vocab_size, rngs=rngs)
@@ -242,7 +248,8 @@ class Transformer(Stack):
             rows = rows._replace(positions=restart(positions, segment_ids))
         own = {name: x for name, x in of_positions.items() if x is not None}
         assert own.keys() <= self.config.position[0].row_keys, f"{[*own]}: no positions read it"
-        x = self._embed(tokens, rows.positions, own, token_types, embed_key)
+        before, cache = self._before(tokens, cache)
+        x = self._embed(tokens, rows.positions, own, token_types, embed_key, before=before)
         run = partial(self.run_layers, x, rows, key=layers_key, with_states=with_states)
         if cache is None:
             found = run(encoded=encoded)
@@ -324,6 +331,7 @@ class Transformer(Stack):
         rows = Rows(slots, slots, slots.astype(bool))
         cache = {
             **rows._asdict(),
+            **self._no_tokens(batch_size, max_len),
             "slots": self.init_slots(batch_size, max_len),
             "length": jnp.zeros((), jnp.int32),
         }
@@ -332,6 +340,24 @@ class Transformer(Stack):
         source = self.project_source(encoded.hidden)
         known = encoded._replace(hidden=encoded.hidden[:, :0])  # only its segment ids are needed
         return {**cache, "source": source, "encoded": known}
+
+    def _no_tokens(self, batch_size: int, max_len: int) -> dict[str, jax.Array]:
+        """The tokens of an empty cache, which n-grams look back at: slot s is in column s + n."""
+        if self.ngrams is None:
+            return {}
+        width = max_len + self.ngrams.config.reach
+        return {"tokens": jnp.full((batch_size, width), ABSENT, jnp.int32)}
+
+    def _before(self, tokens: jax.Array, cache: Any) -> tuple[jax.Array | None, Any]:
+        """The tokens [B, n] of the cache before new ones, and the cache with these."""
+        if cache is None or self.ngrams is None:
+            return None, cache
+        reach, length = self.ngrams.config.reach, cache["length"]
+        known = cache["tokens"]
+        before = jax.lax.dynamic_slice_in_dim(known, length, reach, axis=1)
+        new = tokens.astype(known.dtype)
+        after = jax.lax.dynamic_update_slice(known, new, (0, length + reach))
+        return before, {**cache, "tokens": after}
 
     def rewind(self, cache: dict[str, Any], count: jax.Array) -> dict[str, Any]:
         """The cache without its last `count` tokens.
@@ -369,8 +395,11 @@ class Transformer(Stack):
         token_types: jax.Array | None,
         key: jax.Array | None,
         into: Stack | None = None,
+        before: jax.Array | None = None,
     ) -> jax.Array:
-        """The vectors that enter a stack: this one's, or that of the encoder."""
+        """The vectors that enter a stack: this one's, or that of the encoder. `before`: the tokens
+        [B, n] before the first one, for n-grams.
+        """
         c = self.config
         x = shard(self.embed(tokens), "batch", "length", "act_embed")
         if c.embedding.scale != 1.0:
@@ -378,6 +407,8 @@ class Transformer(Stack):
         if self.token_types is not None:
             types = jnp.zeros_like(tokens) if token_types is None else token_types
             x = x + self.token_types(types)
+        if self.ngrams is not None:
+            x = x + self.ngrams(tokens, positions, before)
         x = (self if into is None else into).add_positions(x, positions, **of_positions)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)

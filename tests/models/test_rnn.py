@@ -18,6 +18,7 @@ from jaxlm.generate import Generator, Sampling
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.mesh import MeshConfig, batch_sharding, param_shardings
 from jaxlm.models.rnn import RNNConfig
+from jaxlm.nn.ngram_embed import NgramEmbeddingConfig
 from jaxlm.nn.params import split
 from jaxlm.nn.recurrent import CELLS
 from jaxlm.objectives.causal_lm import CausalLM
@@ -330,6 +331,7 @@ CHANGES = {
     "num_layers": ({}, 3),
     "embedding_size": ({}, 8),
     "vocab_size": ({}, 40),
+    "ngrams": ({}, NgramEmbeddingConfig(orders=(2,), buckets=31)),
     "tie_embeddings": ({}, False),
     "activation": ({"cell": "elman"}, "relu"),
     "residual": ({}, True),
