@@ -4,7 +4,7 @@
     module = config.build(hidden_size, rngs=rngs)
     x = embed(tokens) + module(tokens, positions)          # [B, T] -> [B, T, D]
 
-A model of few layers has to spend its first layers on which words stand together; a table of
+A model of few layers has to spend its first layers on which words go together; a table of
 n-grams knows it after a lookup, and costs no FLOPs (Huang et al. 2025, "Over-Tokenized
 Transformer", arXiv:2501.16975; hashes as in the Byte Latent Transformer, arXiv:2412.09871).
 An n-gram does not reach before the beginning of its document. The vectors start at 0, so the model

@@ -61,7 +61,7 @@ def test_rows_are_those_of_the_last_tokens():
     ):
         for row, place in itertools.product(range(3), range(9)):
             first = place - order + 1
-            # -1 + 1 = 0 is what stands before a document
+            # -1 + 1 = 0 is what is before a document
             ngram = [-1] * max(0, -first) + tokens[row, max(0, first) : place + 1].tolist()
             assert found[row, place] == row_of(ngram)
 
@@ -129,7 +129,7 @@ def test_mistakes_are_named():
             NgramEmbeddingConfig(orders=orders).validate()
 
 
-def test_a_recurrent_model_goes_on_with_the_tokens_before():
+def test_a_recurrent_model_carries_the_tokens_before():
     """A text in two calls, with the cache of the first, is the text in one."""
     config = RNNConfig(hidden_size=16, num_layers=2, ngrams=NGRAMS, dtype="float32")
     model = filled(config)
