@@ -41,6 +41,14 @@ def test_saves() -> None:
     assert row["cpu_seconds"]["blocked"] > 0 and row["blocked_share"] <= row["lost_share"]
 
 
+def test_step() -> None:
+    config = str(BENCH.parents[1] / "configs/smoke/transformer.yaml")
+    module = importlib.import_module("step")
+    (row,) = module.main([config, "--tiny"])
+    sys.modules.pop("step")
+    assert row["seconds"]["jaxlm"] > 0 and row["peak_bytes"] > 2**20 and row["page_faults"] >= 0
+
+
 def test_a_ratio_above_one_means_that_the_first_side_is_faster(monkeypatch) -> None:
     sides = importlib.import_module("sides")
     clock = iter([0.0, 1.0, 1.0, 4.0, 4.0, 5.0, 5.0, 7.0])  # the first takes 1 s, the other 3 and 2
