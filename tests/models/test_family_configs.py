@@ -14,6 +14,7 @@ from jaxlm.models.families import families, family_of, family_of_architecture
 from jaxlm.models.families.gpt2 import GPT3
 from jaxlm.models.families.shared.table import locate
 from jaxlm.models.families.shared.values import Values
+from jaxlm.nn.ngram_embed import NgramEmbeddingConfig
 from tests.models.golden_families import CASES as GOLDEN
 from tests.models.parity import abstract_of, architecture_of, decoders, golden, model_of
 
@@ -306,6 +307,7 @@ HOMELESS = [
     ("qwen2.5-7b", "attention", {"out_bias": True}, "True has no place"),
     ("mistral-7b-v0.3", "attention", {"window": (8, 4)}, ".4, 8. are several windows"),
     ("gemma-2-2b", "embedding", {"scale": 1.0}, "1.0 has no place"),
+    ("gemma-2-2b", "embedding", {"ngrams": NgramEmbeddingConfig()}, "what it sets has no place"),
     ("gemma-2-2b", "attention", {"scale": 0.0619}, "0.0619 has no place"),
     ("gpt2", "attention", {"qk_norm": True}, "True has no place"),
     ("gpt2", "attention", {"head_dim": 32}, "32 has no place"),

@@ -83,6 +83,7 @@ def checked(
     if differences:
         path, _, rest = differences[0].partition(": ")
         theirs, _, ours = rest.partition(" -> ")
+        ours = "what it sets" if ours == "absent" else ours  # a group of fields in place of null
         raise UserError(
             f"model.{path}: {ours} has no place in the config.json of {values['architectures'][0]},"
             f" where it is {theirs}; set it so, or export as another family (--family)"
