@@ -39,6 +39,15 @@ class Completion(NamedTuple):
     truncated: bool  # whether it has no end
 
 
+def rows_for(filled: int, size: int, multiple: int) -> int:
+    """The rows of a batch that has `filled` ones: `size`, its half, its quarter, ..., of which the
+    mesh takes a `multiple`.
+    """
+    while size % (2 * multiple) == 0 and size // 2 >= filled:
+        size //= 2
+    return size
+
+
 class Completions:
     """The texts that the model writes for prompts of the training records."""
 
@@ -99,9 +108,7 @@ class Completions:
             return [[i] for i in range(len(lengths))]
         order, first = best_fit_blocks(np.array(lengths), self._length)
         groups = [order[a:b].tolist() for a, b in pairwise(first.tolist())]
-        size = len(lengths)
-        while size % (2 * self._multiple) == 0 and size // 2 >= len(groups):
-            size //= 2
+        size = rows_for(len(groups), len(lengths), self._multiple)
         return groups + [[] for _ in range(size - len(groups))]
 
     def _record(self, number: int) -> dict[str, Any]:

@@ -14,14 +14,15 @@ checkpoint between them has what the rest needs.
 
 Packed completions need fewer rows than there are completions, how many depends on their lengths.
 The train step is compiled for the batch size, its half, its quarter, ..., each when it is first
-needed (`jaxlm.generate.completions`).
+needed (`jaxlm.generate.completions`). In the state such a rollout has the batch size: empty rows
+follow it, and the steps after the first one leave them out again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.tree import join
 from jaxlm.data.store.prepared import Prepared
-from jaxlm.generate.completions import Completions
+from jaxlm.generate.completions import Completions, rows_for
 from jaxlm.nn.pipeline import PipelineSchedule, pipelined
 from jaxlm.objectives.base import record_rng
 from jaxlm.objectives.on_policy import RECORD, OnPolicy
@@ -58,6 +59,9 @@ class RolloutLearner(GradientLearner):
         assert isinstance(program.objective, OnPolicy), type(program.objective)
         self.objective: OnPolicy = program.objective
         spec = self.objective.rollout_spec(length)
+        self._of_rows = {name for name, entry in spec.items() if entry.dims[:1] == ("T",)}
+        self._multiple = program.accumulation * meshes.batch_parts(program.mesh)
+        self._copied: dict[int, Ahead] = {}  # by the number of rows
         self.rollout_spec = spec_on_mesh(spec, program.batch_size, program.mesh)
         self._completions: Completions | None = None
         self._steps: dict[int, Step] = {}  # by the number of rows, where they are packed
@@ -121,10 +125,24 @@ class RolloutLearner(GradientLearner):
         on_part: Callable[[], object] = lambda: None,
         compiling: Compiling = nullcontext,
     ) -> Mapping[str, Any]:
+        found = self._batch(state, frozen, batch, on_part, compiling)
+        if self._options is not None and len(found["tokens"]) not in self._steps:
+            spec = jax.tree.map(_spec, dict(found))
+            with compiling():
+                self._steps[len(found["tokens"])] = super().compile(spec, self._options)
+        return found
+
+    def _batch(
+        self,
+        state: State,
+        frozen: Frozen,
+        batch: Mapping[str, Any],
+        on_part: Callable[[], object],
+        compiling: Compiling,
+    ) -> Mapping[str, Any]:
         step = int(jax.device_get(state["step"]))
         if step % self.objective.steps_per_rollout:
-            # a copy: the state is donated to the step
-            return self._copied(state[KEPT], compiling=compiling)
+            return self._kept(state[KEPT], compiling=compiling)
         if not self.objective.writes(step, self.program.seed):
             return self._of_records(batch, compiling=compiling)
         params = join(state["params"], frozen.get("base", {}))
@@ -138,11 +156,20 @@ class RolloutLearner(GradientLearner):
             compiling=compiling,
         )
         rows = meshes.to_global(written, self.mesh)
-        found = self._rolled(params, rows, compiling=compiling)
-        if self._options is not None and len(found["tokens"]) not in self._steps:
-            spec = jax.tree.map(_spec, dict(found))
-            with compiling():
-                self._steps[len(found["tokens"])] = super().compile(spec, self._options)
+        return self._rolled(params, rows, compiling=compiling)
+
+    def _kept(self, rollout: Mapping[str, jax.Array], *, compiling: Compiling) -> Mapping[str, Any]:
+        """The rollout of an earlier step, without the rows that were added to it; a copy, because
+        the state is donated to the step.
+        """
+        rows = len(rollout["tokens"])
+        if self.objective.packs:
+            filled = self._filled(rollout["segment_ids"], compiling=compiling)
+            rows = rows_for(int(jax.device_get(filled)), rows, self._multiple)
+        if rows not in self._copied:
+            copy = partial(_first_rows, rows=rows, names=self._of_rows)
+            self._copied[rows] = Ahead(jax.jit(copy, out_shardings=self._where))
+        found: Mapping[str, Any] = self._copied[rows](rollout, compiling=compiling)
         return found
 
     def compile(
@@ -163,7 +190,10 @@ class RolloutLearner(GradientLearner):
         self, state: State, frozen: Frozen, batch: Mapping[str, jax.Array]
     ) -> tuple[State, dict]:
         new, metrics = super().step(state, frozen, batch)
-        return ({**new, KEPT: dict(batch)} if self.keeps else new), metrics
+        if self.keeps:
+            size = len(state[KEPT]["tokens"])
+            new = {**new, KEPT: {name: _with_rows(x, size) for name, x in batch.items()}}
+        return new, metrics
 
     def lower(self, batch_spec: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
         return super().lower(self.rollout_spec if RECORD in batch_spec else batch_spec)
@@ -175,8 +205,10 @@ class RolloutLearner(GradientLearner):
         return Ahead(jax.jit(lambda x: x, out_shardings=meshes.replicated(self.mesh)))
 
     @cached_property
-    def _copied(self) -> Ahead:
-        return Ahead(jax.jit(lambda tree: jax.tree.map(jnp.copy, tree)))
+    def _filled(self) -> Ahead:
+        """The number of rows that have tokens, which are the first ones."""
+        count = lambda segments: (segments > 0).any(-1).sum()  # noqa: E731
+        return Ahead(jax.jit(count, out_shardings=meshes.replicated(self.mesh)))
 
     @cached_property
     def _of_records(self) -> Ahead:
@@ -203,6 +235,17 @@ class RolloutLearner(GradientLearner):
             return {**found, **{name: meshes.join_rows(x) for name, x in more.items()}}
 
         return Ahead(jax.jit(rollout, out_shardings=self._where))
+
+
+def _first_rows(
+    rollout: Mapping[str, jax.Array], rows: int, names: Collection[str]
+) -> Mapping[str, jax.Array]:
+    return {name: jnp.copy(x[:rows] if name in names else x) for name, x in rollout.items()}
+
+
+def _with_rows(x: jax.Array, rows: int) -> jax.Array:
+    """[R, ...] -> [rows, ...]: the others are 0."""
+    return jnp.pad(x, [(0, rows - len(x)), *((0, 0),) * (x.ndim - 1)])
 
 
 def _spec(x: jax.Array) -> jax.ShapeDtypeStruct:

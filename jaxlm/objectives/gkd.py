@@ -11,14 +11,15 @@ divergence alone. The names are those of TRL's GKDTrainer; `max_tokens` is its m
 
 Which steps these are follows from the seed and the step, as the texts do, so a run that was killed
 does the same again. No gradient goes through the draws. A `weight` below 1 adds the cross entropy
-of the records' completions: the student's own are not learnt as answers.
+of the records' completions: the student's own are not learnt as answers. With `packing` several of
+the student's texts share a row of the train step; each of the records' has a row of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from jaxlm.core.sampling import Sampling
 from jaxlm.objectives.base import Loss, Transform, record_rng
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.objectives.distill import Distill
-from jaxlm.objectives.on_policy import OnPolicy
+from jaxlm.objectives.on_policy import PACKS_WRITTEN, OnPolicy
 from jaxlm.objectives.prediction import PREDICTED, shifted
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ OF_TEXT = {**PREDICTED, "num_bytes": Entry(()), "num_chars": Entry(())}
 class GKD(OnPolicy, Distill):
     """Predict the next token of its own texts as a teacher does."""
 
+    instead_of_packing: ClassVar[str] = PACKS_WRITTEN
+
     lmbda: float = field(0.5, "share of the steps whose texts the student writes", ge=0, le=1)
     divergence: Literal["kl", "jsd"] = field("jsd", "how far the student is from the teacher")
     temperature: float = field(1.0, "both softmaxes are of logits divided by it", gt=0)
@@ -54,6 +57,14 @@ class GKD(OnPolicy, Distill):
     sampling_temperature: float = field(
         0.9, "the student's logits are divided by it, to draw", gt=0
     )
+
+    packing: Literal["whole"] | None = field(
+        None, "whole: fit several completions into a row of the train step; null: one a row"
+    )
+
+    @property
+    def packs(self) -> bool:
+        return self.packing is not None
 
     @property
     def train_displays(self) -> tuple[Measure, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.sampling import Sampling
-from jaxlm.objectives.on_policy import OnPolicy
+from jaxlm.objectives.on_policy import PACKS_WRITTEN, OnPolicy
 from jaxlm.objectives.rewards import TASK, Rewards, short_name
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Graded(OnPolicy, abstract=True):
     """The base of objectives that learn from rewards: `rewards` of a row, [B, their number]."""
 
-    instead_of_packing: ClassVar[str] = ", and set objective.packing, which packs what is written"
+    instead_of_packing: ClassVar[str] = PACKS_WRITTEN
 
     group_size: int = field(8, "completions of each prompt", ge=1)
     temperature: float = field(1.0, "logits are divided by it, in the draws and in the loss", gt=0)
@@ -47,11 +47,6 @@ class Graded(OnPolicy, abstract=True):
     def validate(self) -> None:
         if not self.rewards:
             raise UserError("rewards: empty; name task, or a function as package.module:function")
-        if self.packs and self.num_iterations > 1:
-            raise UserError(
-                "packing: the number of rows changes with each rollout, which a state cannot keep "
-                "for several steps; remove packing, or set num_iterations to 1"
-            )
 
     @property
     def why_answers(self) -> str | None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from jaxlm.tasks.base import Record, Task
 
 RECORD = "record"  # the key of a batch that has the number of each row's record
+# of an error, for objectives that pack
+PACKS_WRITTEN = ", and set objective.packing, which packs what is written"
 COMPLETION = "completion"  # of packed rows, [R, T]: the number of each token's completion
 
 # What the learner gives `rollout`: completions after their prompts, as rows of text, with

@@ -347,8 +347,6 @@ def test_what_would_have_no_effect_is_refused() -> None:
     with pytest.raises(UserError, match="mask_truncated: the tokenizer has no id that ends a text"):
         GRPO(mask_truncated=True).check_ends(())
     GRPO(mask_truncated=True).check_ends((7,))
-    with pytest.raises(UserError, match="^packing: the number of rows changes with each rollout"):
-        GRPO(packing="whole", num_iterations=2).validate()
     GRPO().check_ends(())
 
 

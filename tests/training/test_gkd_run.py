@@ -103,6 +103,25 @@ def test_accumulation_and_devices_change_nothing(
         np.testing.assert_allclose(value, one_device[path], atol=1e-6, err_msg=path)
 
 
+def test_packed_texts_give_the_weights_of_unpacked_ones(
+    sums: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """Both kinds of steps are there; the records' own completions have a row each."""
+    found = {}
+    for name in ("null", "whole"):
+        run = tmp_path / name
+        changes = (*SGD, "train.steps=3", "data.seq_len=40", f"objective.packing={name}")
+        assert api.fit(config_of(sums, teacher, run, ONE, *changes)).code == 0
+        found[name] = params_of(run)
+    for path, value in found["whole"].items():
+        np.testing.assert_allclose(value, found["null"][path], atol=1e-6, err_msg=path)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "00000003")
+    assert api.fit(load_saved(run), must_exist=True).code == 0
+    for path, value in params_of(run).items():
+        np.testing.assert_array_equal(value, found["whole"][path], err_msg=path)
+
+
 def test_rows_are_the_students_own_texts_or_those_of_the_records(
     sums: Path, teacher: Path, tmp_path: Path
 ) -> None:

@@ -159,6 +159,24 @@ def test_packed_equals_unpacked_and_is_resumed(
     assert api.fit(load_saved(run), must_exist=True).result["final"] == final
 
 
+@pytest.mark.parametrize("change", [ONE, "mesh={data: 2, num_devices: 2}"])
+def test_packed_rows_serve_two_steps(
+    two_steps: dict[str, np.ndarray], sums: Path, tmp_path: Path, change: str
+) -> None:
+    """A rollout of fewer rows than completions is part of the checkpoint between its steps."""
+    run = tmp_path / "run"
+    assert api.fit(config_of(sums, run, *SGD, *PACKED, change)).code == 0
+    for path, value in params_of(run).items():
+        np.testing.assert_allclose(value, two_steps[path], atol=1e-6, err_msg=path)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    filled = [line["train/filled"] for line in lines if "train/filled" in line]
+    assert filled and min(filled) > 0.25, "the rows of the step, not those of the state"
+    final = result(run)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "00000002")
+    assert api.fit(load_saved(run), must_exist=True).result["final"] == final
+
+
 def test_packed_rows_hold_each_completion_once(sums: Path, tmp_path: Path) -> None:
     rows = {}
     for name, changes in {"plain": ("data.seq_len=40",), "packed": PACKED}.items():
