@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -29,12 +30,11 @@ from jaxlm.api.step_speed import seconds_per_step
 from jaxlm.core.callback import Hook
 from jaxlm.core.config import Resolved, UserError
 from jaxlm.core.errors import few
-from jaxlm.core.exit_codes import DONE
+from jaxlm.core.exit_codes import DONE, INTERRUPTED, NOT_FINITE
 from jaxlm.core.files import read_sealed, write_atomic, write_sealed
-from jaxlm.core.measures import Measure, from_display
 from jaxlm.core.tree import flatten
 from jaxlm.nn.stored_kernel import count_of
-from jaxlm.report.ladder import table, write_page
+from jaxlm.report.ladder import said, table, write_page
 from jaxlm.run import RunConfig
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.log import messages_above
@@ -70,21 +70,33 @@ def ladder(
     tasks = tasks_of(config, found, chosen, tuple(overrides), folder, only)
     points: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
+    diverged: list[str] = []
     store = _Store(folder, report)
     for task in tasks:
         point = store.point(task)
         if point is None:
             outcome = _train(store, task, report)
+            if outcome.code == NOT_FINITE:
+                diverged.append(f"{task.title} is left out: {outcome.message}")
+                report(diverged[-1])
+                continue
             if outcome.code != DONE:
-                return outcome
+                return _cut(task, outcome)
             point = store.finish(task, outcome.result, found.measure)
-        main = _measure(point)
-        report(f"{task.title}: {main.title} {main.text}, trained {point['training']:.1f} s")
+        report(f"{task.title}: {said(point)}, trained {point['training']:.1f} s")
         points.append(point)
         result = _result(found, config, overrides, points)
         write_atomic(folder / "ladder.json", json.dumps(result, indent=1) + "\n")
         write_page(folder, result)
-    return Outcome(DONE, f"{table(result)}\nreport: {folder / 'ladder.html'}", result)
+    lines = [f"{table(result)}\nreport: {folder / 'ladder.html'}"] if points else []
+    return Outcome(NOT_FINITE if diverged else DONE, "\n".join([*lines, *diverged]), result)
+
+
+def _cut(task: Task, outcome: Outcome) -> Outcome:
+    """The outcome of a ladder with a run that has not come to its end."""
+    how = outcome.message.partition(";")[0] if outcome.code == INTERRUPTED else outcome.message
+    again = "; the same command continues" if outcome.code == INTERRUPTED else ""
+    return Outcome(outcome.code, f"{task.title}: {how}{again}")
 
 
 def _train(store: _Store, task: Task, report: Report) -> Outcome:
@@ -92,6 +104,7 @@ def _train(store: _Store, task: Task, report: Report) -> Outcome:
     config = task.run.config
     budget = store.budget(task)
     if budget is None:
+        store.check_own(task)
         budget = _in_steps(config, task.budget)
         store.keep_budget(task, budget)
     if budget:
@@ -180,12 +193,21 @@ class _Store:
             "budget": None if task.budget is None else task.budget.title,
             "note": task.rung.note,
             "run": config.run_dir,
-            "value": float(main.value),
+            "value": float(main.value) if math.isfinite(main.value) else None,
             "measure": {"name": main.name, **main.display},
             **times,
         }
         self._write("points", task, {"point": point})
         return point
+
+    def check_own(self, task: Task) -> None:
+        """Raises `UserError` where the folder of a task that has not begun has another run."""
+        run = Path(task.run.config.run_dir or "")
+        if run.is_dir() and any(run.iterdir()):
+            raise UserError(
+                f"{run}: is not of this ladder, which would write it for {task.title}; name "
+                "another folder by --out, or move it"
+            )
 
     def budget(self, task: Task) -> dict[str, Any] | None:
         """What `_in_steps` gave for a task, where it has begun."""
@@ -244,8 +266,3 @@ def _result(
         "measure": points[0]["measure"],
         "points": points,
     }
-
-
-def _measure(point: dict[str, Any]) -> Measure:
-    display = dict(point["measure"])
-    return from_display(display.pop("name"), point["value"], display)

@@ -52,6 +52,8 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
             styles=styles,
             note="Rings mark crossings." if found else "No line crosses another.",
         )
+        if not chart:
+            continue
         words = [[text] for text in sentences(found, main, label)]
         listed = html_table(["crossings"], words) if words else ""
         sections.append((heading, fill("{{ chart }}{{ listed }}", chart=chart, listed=listed)))
@@ -59,7 +61,8 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
         f"{title} by parameters", _by_size(result), value=main.shown, styles=styles,
         note="Points of one model join its budgets where its size depends on them.",
     )  # fmt: skip
-    sections.append(("Parameters", sizes))
+    if sizes:
+        sections.append(("Parameters", sizes))
     rows = html_table([HEAD[0], HEAD[1], main.title, *HEAD[3:]], _cells(result), right=HEAD[3:])
     sections.append(("Figures", rows))
     text = page(
@@ -92,6 +95,11 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join([result["title"], _machine(result), *rows, *sentences(found, main, seconds)])
 
 
+def said(point: Mapping[str, Any]) -> str:
+    """The value of a point for people: "bits per character 2.179"."""
+    return f"{measure_of(point).title} {_value(point)}"
+
+
 def measure_of(result: Mapping[str, Any]) -> Measure:
     display = dict(result["measure"])
     return from_display(display.pop("name"), None, display)
@@ -102,13 +110,15 @@ def series_of(result: Mapping[str, Any], key: str) -> list[Series]:
 
     A counted model has no FLOPs: its line begins with the first point of the others.
     """
-    points = result["points"]
+    points = _finite(result)
     first = min((_x(p, key) for p in points if _x(p, key) > 0), default=None)
     if first is None:
         return []
     found = []
     for name in result["rungs"]:
         own = {_x(p, key) or first: p for p in points if p["rung"] == name}
+        if not own:
+            continue
         xs = tuple(sorted(own))
         last = own[xs[-1]]["budget"] is None
         found.append(Series(name, xs, tuple(own[x]["value"] for x in xs), lasts=last))
@@ -124,7 +134,9 @@ def sentences(found: Sequence[Crossing], main: Measure, label: Callable[[float],
 
 def best(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """(budget, the best point at it), among its own and those that need no budget and less time."""
-    main, points = measure_of(result), result["points"]
+    main, points = measure_of(result), _finite(result)
+    if not points:
+        return []
     titles = list(dict.fromkeys(p["budget"] for p in points if p["budget"] is not None))
     found = []
     for title in titles:
@@ -157,9 +169,9 @@ def _by_size(result: Mapping[str, Any]) -> list[Series]:
     """The values over parameters; the points of a model in the order of its budgets."""
     found = []
     for name in result["rungs"]:
-        own = sorted(
-            (p for p in result["points"] if p["rung"] == name), key=lambda p: p["training"]
-        )
+        own = sorted((p for p in _finite(result) if p["rung"] == name), key=lambda p: p["training"])
+        if not own:
+            continue
         xs, ys = (tuple(p[key] for p in own) for key in ("parameters", "value"))
         found.append(Series(name, xs, ys))
     return found
@@ -185,7 +197,13 @@ def _cells(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _value(point: Mapping[str, Any]) -> str:
-    return measure_of(point).shown(point["value"])
+    value = point["value"]
+    return "not finite" if value is None else measure_of(point).shown(value)
+
+
+def _finite(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points that have a value."""
+    return [p for p in result["points"] if p["value"] is not None]
 
 
 def _machine(result: Mapping[str, Any]) -> str:

@@ -95,8 +95,14 @@ def _frame(low: float, high: float) -> tuple[float, float]:
 
 
 def _ticks(first: float, last: float) -> list[float]:
-    """1, 3 and 10 times powers of ten; powers alone where these are many."""
+    """1, 3 and 10 times powers of ten; powers alone where these are many, and more parts of them
+    where these are few.
+    """
     powers = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
-    parts = (1, 3) if len(powers) <= 5 else (1,)
-    every = [part * 10.0**power for power in powers for part in parts]
-    return [x for x in every if first <= x <= last]
+    usual = (1, 3) if len(powers) <= 5 else (1,)
+    for parts in (usual, (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        every = [part * 10.0**power for power in powers for part in parts]
+        found = [x for x in every if first <= x <= last]
+        if len(found) > 1:
+            break
+    return found

@@ -17,8 +17,9 @@ from jaxlm.api import ladder as ladders
 from jaxlm.api import step_speed
 from jaxlm.api.ladder_config import load_ladder, tasks_of
 from jaxlm.core.config import UserError
-from jaxlm.core.exit_codes import INTERRUPTED
+from jaxlm.core.exit_codes import INTERRUPTED, NOT_FINITE
 from jaxlm.training.learner import GradientLearner
+from jaxlm.training.outcome import Outcome
 from tests import tiny
 from tests.hooks import terminate
 
@@ -135,6 +136,9 @@ def test_an_interrupted_rung_continues_as_the_same_run(
     with monkeypatch.context() as cut:
         cut.setattr(ladders, "Clock", Cut)
         assert run(other, "out", "--budgets", "3s", "--rungs", "LSTM") == INTERRUPTED
+    assert "LSTM, 3 s: stopped by a signal after step 3 of 6, saved; the same command contin" in (
+        capsys.readouterr().out
+    )
     assert not (other / "out/ladder.json").exists()
     assert run(other, "out", "--budgets", "3s", "--rungs", "LSTM") == 0
     (resumed,) = result(other, "out")["points"]
@@ -151,6 +155,34 @@ def test_an_interrupted_rung_continues_as_the_same_run(
         (other / f"out/{kind}/lstm-3s.json").unlink()
     assert run(other, "out", "--budgets", "3s", "--rungs", "LSTM") == 0
     assert result(other, "out")["points"][0]["value"] == resumed["value"]
+
+
+def test_a_folder_of_another_run_is_not_touched(made: Path, capsys: Any) -> None:
+    own = made / "mine" / "lstm-2steps"
+    own.mkdir(parents=True)
+    (own / "result.json").write_text("{}")
+    assert run(made, "mine", "--budgets", "2steps", "--rungs", "LSTM") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "lstm-2steps: is not of this ladder" in line and "--out" in line
+    assert (own / "result.json").read_text() == "{}"
+
+
+def test_a_rung_that_diverges_is_left_out(made: Path, monkeypatch: Any, capsys: Any) -> None:
+    whole = ladders.fit
+
+    def diverge(run: Any, **given: Any) -> Outcome:
+        if "lstm-2" in run.config.run_dir:
+            return Outcome(NOT_FINITE, "the loss was not finite")
+        return whole(run, **given)
+
+    monkeypatch.setattr(ladders, "fit", diverge)
+    assert run(made, "wild", "--rungs", "LSTM,Bigram") == NOT_FINITE
+    assert [p["rung"] for p in result(made, "wild")["points"]] == ["Bigram", "LSTM"]
+    said = capsys.readouterr()
+    assert "LSTM, 2 steps is left out: the loss was not finite" in said.out
+    monkeypatch.undo()
+    assert run(made, "wild") == 0
+    assert [p["steps"] for p in result(made, "wild")["points"][1:]] == [2, 6]
 
 
 def test_a_mistake_is_one_line(made: Path, capsys: Any) -> None:

@@ -119,6 +119,29 @@ def test_a_table_of_points_of_two_machines_warns() -> None:
     assert "on 2 CPU cores and on 1 CPU core; compare only points of one machine" in table(both)
 
 
+def test_a_run_without_a_finite_value_is_in_the_table_alone(tmp_path: Path) -> None:
+    wild = point("wild", "10 s", None, 10.0)  # type: ignore[arg-type]
+    result = {**RESULT, "rungs": [*RESULT["rungs"], "wild"], "points": [*RESULT["points"], wild]}
+    text = write_page(tmp_path, result).read_text()
+    assert "not finite" in text and "not finite" in table(result)
+    assert ">wild</span>" not in text and best(result) == best(RESULT)
+    alone = {**result, "rungs": ["wild"], "points": [wild]}
+    text = write_page(tmp_path, alone).read_text()
+    assert "not finite" in text and "<figure" not in text
+
+
+def test_a_ladder_of_counted_models_has_no_empty_section(tmp_path: Path) -> None:
+    only = {**RESULT, "rungs": ["trigram"], "points": RESULT["points"][:1]}
+    text = write_page(tmp_path, only).read_text()
+    assert "FLOPs of training" not in text and text.count("<figure") == 3
+
+
+@pytest.mark.parametrize("x", [1.0, 2.2, 3.1, 4.4, 5.6, 6.9, 9.4, 547.0])
+def test_a_narrow_axis_has_labels(x: float) -> None:
+    chart = str(log_chart("T", [Series("a", (x,), (1.0,))], label="{:.0f} s".format))
+    assert chart.split('class="xs"')[1].count("<span") >= 2
+
+
 def test_an_axis_of_powers() -> None:
     chart = str(log_chart("T", [Series("a", (0.5, 2000.0), (1.0, 2.0))]))
     for label in (">1<", ">10<", ">100<", ">1.00k<"):
