@@ -69,6 +69,7 @@ def _print_scores(scores: list[Score], as_json: bool) -> None:
                 "unknown": s.unknown,
                 "accuracy": s.accuracy,
             }
+            | ({"skipped": s.skipped} if s.skipped else {})
             for s in scores
         ]
         print(json.dumps(rows, ensure_ascii=False))
@@ -77,3 +78,5 @@ def _print_scores(scores: list[Score], as_json: bool) -> None:
         share = "     -" if s.accuracy is None else f"{s.accuracy:6.2%}"
         left_out = f", {s.unknown:,} left out" if s.unknown else ""
         print(f"{share}  {s.section}: {s.correct:,} of {s.asked:,}{left_out}")
+    if skipped := scores[-1].skipped:
+        print(f"{skipped:,} line{'s' * (skipped > 1)} without four words left out")

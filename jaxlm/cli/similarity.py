@@ -55,3 +55,5 @@ def command(vectors: str, words: tuple[str, ...], pairs: str | None, as_json: bo
     left_out = f", {found.unknown:,} left out" if found.unknown else ""
     print(f"Spearman {found.spearman:.4f}  Pearson {found.pearson:.4f}")
     print(f"{found.pairs:,} pairs{left_out}")
+    if skipped := found.skipped:
+        print(f"{skipped:,} line{'s' * (skipped > 1)} without two words and a number left out")

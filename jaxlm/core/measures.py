@@ -10,7 +10,8 @@ Objectives, evaluators and the training loop make measures. `show` says where on
     headline   at the top of a report and on the progress line
     figure     in the list of figures
     table      a table of its own: {"classes": [names], "table": [[counts]]}, rows the true class;
-               or {"columns": [names], "rows": [[values]]}, for which the report has a section
+               or {"columns": [names], "rows": [[values]]}; or other values, which a section of the
+               report shows and a terminal does not
 
 The first measure of an evaluator is its main one. `measures.json` in a run's folder keeps how each
 measure of metrics.jsonl is shown (`Measure.display`), so a report needs no code of the run.

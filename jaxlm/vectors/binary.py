@@ -25,7 +25,7 @@ LONGEST_WORD = 4096  # bytes: without a space in so many, it is not a word
 def read_binary(path: Path, *, report: Report = print) -> WordVectors:
     """The table of a binary file. Raises `UserError` with the number of the word that is wrong."""
     with opened(path) as file:
-        if path.suffix == ".gz":
+        if path.suffix == ".gz" or not path.stat().st_size:  # an empty file cannot be mapped
             return _read(path, file.read(), report)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read(path, data, report)

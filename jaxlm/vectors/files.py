@@ -73,10 +73,7 @@ def read_vectors(
 def recognised(path: Path) -> str:
     """The format of a file, by its first two lines. Raises `UserError` where it has none."""
     with opened(path) as file:
-        try:
-            first, second = file.readline(1 << 20), file.readline(1 << 20)
-        except (OSError, EOFError) as error:
-            raise UserError(f"{path}: cannot be decompressed ({error}); copy it again") from None
+        first, second = file.readline(1 << 20), file.readline(1 << 20)
     said = header(first)
     if said is None:
         if len(first.split()) > 1 and b"\0" not in first:
@@ -92,7 +89,9 @@ def recognised(path: Path) -> str:
 
 
 def write_vectors(table: WordVectors, path: str | Path, form: str) -> None:
-    """Writes the whole file or nothing, some rows at a time. form: one of `WRITERS`."""
+    """Writes the whole file or nothing, some rows at a time, and its folder. form: one of
+    `WRITERS`.
+    """
     with disk_errors(path), _replaced(Path(path)) as file:
         WRITERS[form](table, file)
 
@@ -100,6 +99,7 @@ def write_vectors(table: WordVectors, path: str | Path, form: str) -> None:
 @contextlib.contextmanager
 def _replaced(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which has its name after the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -30,6 +30,7 @@ class PairScore:
     pearson: float
     pairs: int
     unknown: int  # pairs with a word that has no vector
+    skipped: int = 0  # lines that are no pair with a number, besides comments
 
     @property
     def unknown_share(self) -> float:
@@ -39,14 +40,18 @@ class PairScore:
 def score_pairs(table: WordVectors, path: str | Path, *, most_words: int = MOST_WORDS) -> PairScore:
     """The correlations for a file of pairs. Raises `UserError` where fewer than two are known."""
     first = folded(table.words[:most_words])
-    left, right, human, unknown = [], [], [], 0
+    left, right, human, unknown, skipped = [], [], [], 0, 0
     for _, line in text_lines(Path(path)):
+        if line.startswith("#") or not line.strip():
+            continue
         fields = [field.upper() for field in line.split("\t")]
         try:
             a, b, value = fields[0], fields[1], float(fields[2])
         except (ValueError, IndexError):
+            skipped += 1
             continue
-        if line.startswith("#") or len(fields) != 3:
+        if len(fields) != 3:
+            skipped += 1
             continue
         if a not in first or b not in first:
             unknown += 1
@@ -66,6 +71,7 @@ def score_pairs(table: WordVectors, path: str | Path, *, most_words: int = MOST_
         pearson=correlation(given, cosines.astype(np.float64)),
         pairs=len(human),
         unknown=unknown,
+        skipped=skipped,
     )
 
 

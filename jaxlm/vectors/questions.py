@@ -37,6 +37,7 @@ class Score:
     correct: int = 0
     wrong: int = 0
     unknown: int = 0  # left out: a word has no vector
+    skipped: int = 0  # of all sections: lines that have not four words
 
     @property
     def asked(self) -> int:
@@ -72,7 +73,7 @@ def score_questions(
     for section, right in zip(questions.section, answers == asked[:, 3], strict=True):
         questions.sections[section].correct += int(right)
         questions.sections[section].wrong += int(not right)
-    total = Score("all")
+    total = Score("all", skipped=questions.skipped)
     for each in questions.sections:
         total.correct += each.correct
         total.wrong += each.wrong
@@ -114,7 +115,7 @@ def _read(path: Path, first: dict[str, int]) -> Questions:
             )
         words = [word.upper() for word in line.split()]
         if len(words) != 4:
-            found.skipped += 1
+            found.skipped += bool(words)
         elif all(word in first for word in words):
             a, b, c, d = (first[word] for word in words)
             found.rows.append((a, b, c, d))

@@ -109,10 +109,11 @@ class WordVectors:
         found = self.index.get(word)
         if found is None:
             near = near_words(word, self.words)
+            example = next((w for w in self.words if w.isalpha()), self.words[0])
             fix = (
                 f"did you mean {' or '.join(map(shown, near))}?"
                 if near
-                else (f"name one of the {len(self.words):,} words, such as {shown(self.words[0])}")
+                else f"name one of the {len(self.words):,} words, such as {shown(example)}"
             )
             raise UserError(f"{shown(word)} has no vector; {fix}")
         return found

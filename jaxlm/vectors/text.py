@@ -10,9 +10,11 @@ spaces (GloVe's 840B file has such words): a line's last D fields are its number
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -27,9 +29,18 @@ BLOCK = 4096  # rows that are written together
 Report = Callable[[str], None]
 
 
-def opened(path: Path) -> IO[bytes]:
-    """A file, decompressed where its name ends in .gz."""
-    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file, decompressed where its name ends in .gz. Raises `UserError` where that fails."""
+    if path.suffix != ".gz":
+        with open(path, "rb") as plain:
+            yield plain
+        return
+    try:
+        with gzip.open(path) as file:
+            yield file  # type: ignore[misc]
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be decompressed ({error}); copy it again") from None
 
 
 def header(line: bytes) -> tuple[int, int] | None:
@@ -55,6 +66,11 @@ def read_text(path: Path, *, has_header: bool, report: Report = print) -> WordVe
             )
         if said is None:
             words, size = 1 + sum(1 for _ in file), _dimensions(first)
+            if not size:
+                raise UserError(
+                    f"{path}: line 1: {shown(_text(first))} is not a word and its numbers; name a "
+                    "file of word vectors"
+                )
             file.seek(0)
         else:
             words, size = said

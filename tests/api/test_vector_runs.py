@@ -100,6 +100,13 @@ def test_a_mistake_is_one_line(
     assert message in error and len(error.strip().splitlines()) == 1
 
 
+def test_a_wrong_path_may_be_a_run_or_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = answered(capsys, "neighbours", tmp_path / "none", "a", code=2)
+    assert "none: there is no such run or file" in error
+
+
 def test_info_of_an_imported_run_and_a_run_without_vectors(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

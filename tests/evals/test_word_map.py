@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlm.cli.shared.figures import print_figures
 from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers.words import WordTokenizer
-from jaxlm.evals.word_map import WordMap
+from jaxlm.evals.word_map import PLACES, SHARE, WordMap
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.models.vectors import VectorsConfig
 from jaxlm.report.sections.word_map import WordMap as Picture
@@ -25,6 +26,12 @@ WORDS = ["a", "b", "c", "d", "e"]
 @pytest.fixture
 def table() -> WordVectors:
     return WordVectors(WORDS, np.random.default_rng(0).normal(0, 1, (5, 7)).astype(np.float32))
+
+
+def test_a_terminal_shows_the_figures_and_not_the_places(capsys: pytest.CaptureFixture) -> None:
+    measures = [SHARE.of(0.25), PLACES.of({"word_map": {"a": [0, 1]}, "missing": []})]
+    print_figures(measures)
+    assert capsys.readouterr().out.split() == ["share", "0.2500"]
 
 
 def test_places_are_the_principal_components(table: WordVectors) -> None:

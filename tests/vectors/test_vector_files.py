@@ -114,6 +114,7 @@ BROKEN = {
     "longer": (b"1 2\na 1 2\nb 1 2\n", "line 3: has another word"),
     "huge": (b"9999999 300\na 1 2\nb 1 2\n", "line 1: says 9,999,999 words"),
     "nothing": (b"", "does not begin as a file of word vectors"),
+    "a text": (b"To be or not\nto be\n", "line 1: 'To be or not' is not a word and its numbers"),
     "binary cut": (b"2 2\na " + bytes(8) + b"\nb \x00\x00", "line 1: says|word 2 of 2"),
     "binary not finite": (b"1 1\na " + np.array([np.inf], "<f4").tobytes(), "'a' .*not finite"),
     "binary rest": (b"1 2\na " + bytes(8) + b"\nb " + bytes(8), "11 bytes follow the 1 words"),
@@ -128,6 +129,33 @@ def test_a_broken_file_is_one_error_with_its_line(name: str, tmp_path: Path) -> 
     with pytest.raises(UserError, match=message) as error:
         read_vectors(file)
     assert "\n" not in str(error.value) and str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_an_empty_file_of_any_format_is_one_error(form: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(UserError, match="empty: line 1"):
+        read_vectors(tmp_path / "empty", form)
+
+
+@pytest.mark.parametrize("name", ["glove.txt", "word2vec.txt", "word2vec.bin"])
+@pytest.mark.parametrize("damage", ["cut", "plain", "flip"])
+def test_a_damaged_compressed_file_is_one_error(name: str, damage: str, tmp_path: Path) -> None:
+    whole = (FIXTURES / name).read_bytes()
+    packed = bytearray(gzip.compress(whole))
+    packed[len(packed) // 2] ^= 255
+    content = {"cut": gzip.compress(whole)[:-200], "plain": whole, "flip": bytes(packed)}[damage]
+    file = tmp_path / f"{name}.gz"
+    file.write_bytes(content)
+    for form in (None, recognised(FIXTURES / name)):
+        with pytest.raises(UserError, match=r"\.gz: ") as error:
+            read_vectors(file, form)
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_is_written_with_its_folder(table: WordVectors, tmp_path: Path) -> None:
+    write_vectors(table, tmp_path / "a" / "b" / "out.txt", "glove")
+    assert list(read_vectors(tmp_path / "a" / "b" / "out.txt").words) == WORDS
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -50,6 +50,19 @@ def test_questions_are_scored_as_by_gensim(
     assert found[1].accuracy is None and found[1].unknown == 1
 
 
+def test_lines_that_are_no_question_and_no_pair_are_counted(
+    table: WordVectors, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text(": x\nland1 city1 land2 city2\nland1 city1 land2\n\na b c d e\n")
+    found = score_questions(table, file)
+    assert found[-1].asked == 1 and found[-1].skipped == 2 and found[0].skipped == 0
+    pairs = ("# a\tb", "land1\tland2\t3", "city1\tcity2\t1", "land1 city1 4", "", "land1\tcity1")
+    file.write_text("\n".join(pairs))
+    scored = score_pairs(table, file)
+    assert (scored.pairs, scored.unknown, scored.skipped) == (2, 0, 2)
+
+
 @pytest.mark.parametrize("limit", [300_000, 30])
 def test_pairs_are_scored_as_by_gensim(limit: int, table: WordVectors) -> None:
     spearman, pearson, unknown = GOLDEN[f"pairs_{limit}"]

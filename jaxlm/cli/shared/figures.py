@@ -13,8 +13,8 @@ Table = Sequence[Sequence[int]]  # rows: the true class; columns: the predicted 
 
 
 def print_figures(measures: Iterable[Measure]) -> None:
-    """One line for each figure, each table, and a line for each baseline that
-    the model does not beat.
+    """One line for each figure, each table of numbers, and a line for each baseline that the model
+    does not beat. Other tables, such as the places of words, are for a report alone.
     """
     measures = list(measures)
     notes = notes_of(measures)
@@ -22,7 +22,7 @@ def print_figures(measures: Iterable[Measure]) -> None:
         shown = f"{value:.4f}" if isinstance(value, float) else value
         note = f"  {notes[name]}" if name in notes else ""
         print(f"  {name:24} {shown}{note}")
-    tables = tables_of(measures)
+    tables = {n: t for n, t in tables_of(measures).items() if {"columns", "classes"} & t.keys()}
     for name, table in tables.items():
         if len(tables) > 1:
             print(f"  {name}")

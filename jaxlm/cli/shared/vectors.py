@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxlm.cli.shared import options
 from jaxlm.cli.shared.values import PATH
+from jaxlm.core.errors import UserError, looked_from
 
 if TYPE_CHECKING:
     from jaxlm.vectors.table import WordVectors
@@ -27,6 +28,8 @@ def open_quietly(path: str) -> WordVectors:
     from jaxlm.cli.shared.training import say
     from jaxlm.vectors.files import read_vectors
 
+    if not Path(path).exists():
+        raise UserError(f"{path}: there is no such run or file{looked_from(path)}; check the path")
     if not Path(path).is_dir():
         return read_vectors(path, report=say)  # without jax
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # host work: an accelerator may be in use
