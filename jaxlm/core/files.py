@@ -194,6 +194,13 @@ def described(error: OSError, where: str = "") -> str | None:
     number = errno.ENOSPC if _is_short_write(error) else error.errno
     if number not in _FIXES or (name is None and number not in _WITHOUT_A_NAME):
         return None
+    if number == errno.ENOENT and name is not None:
+        parent = Path(os.fsdecode(name)).parent
+        if not parent.exists():
+            return (
+                f"{_short(str(parent))}: there is no such folder; make it, or check whether "
+                "something removed it, then run the same command again"
+            )
     place = _short(os.fsdecode(name)) if name is not None else where or "the disk"
     return f"{place}: {reason_of(error)}; {_FIXES[number]}, then run the same command again"
 

@@ -123,6 +123,11 @@ class Compared(NamedTuple):
     def line(self) -> str:
         """The line that people are shown for a model that does not beat the baseline."""
         own, theirs = self.model, self.baseline
+        if own.value == theirs.value:
+            return (
+                f"the model is as good as its baseline: it has {own.title} {own.text}, as "
+                f"{theirs.baseline} has"
+            )
         return (
             f"the model does not beat its baseline: {theirs.baseline} has {own.title} "
             f"{own.shown(theirs.value)}, the model {own.text}"

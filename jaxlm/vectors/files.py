@@ -60,6 +60,8 @@ def read_vectors(
     format says.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file of word vectors")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file{looked_from(path)}; check the path")
     with disk_errors(path):

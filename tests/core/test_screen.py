@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxlm.core.config import UserError
-from jaxlm.core.files import described, disk_errors
+from jaxlm.core.files import described, disk_errors, write_atomic
 
 WORK = """
 import importlib
@@ -85,6 +85,10 @@ def test_errors_of_the_disk_are_one_line_and_others_are_not_described(tmp_path: 
     assert line is not None and "file name too long; use a shorter name" in line
     assert len(line) < 300
     assert described(OSError("16 requested and 0 written"), "here") is not None
+    with pytest.raises(FileNotFoundError) as missing:
+        write_atomic(tmp_path / "none" / "a.txt", "text")
+    line = described(missing.value)
+    assert line is not None and line.startswith(f"{tmp_path / 'none'}: there is no such folder; ")
     assert described(OSError(os.EX_USAGE, "odd")) is None
     assert described(ConnectionResetError(104, "reset")) is None
 

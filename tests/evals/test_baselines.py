@@ -140,6 +140,10 @@ def test_a_baseline_that_gets_nothing_right_is_not_compared() -> None:
     assert not_beaten(figures) == []
     figures[1] = dataclasses.replace(figures[1], value=0.1)
     assert len(not_beaten(figures)) == 1
+    figures[0] = dataclasses.replace(figures[0], value=0.1)
+    assert not_beaten(figures) == [
+        "the model is as good as its baseline: it has accuracy 0.1000, as naive Bayes has"
+    ]
 
 
 def measured(task: Any, train: Any, test: Any, **model: float) -> dict[str, Measure]:
