@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import jaxlm
 from jaxlm import cli
 from jaxlm.core.config import UserError
 from jaxlm.data.tokenizers.huggingface import HuggingFaceTokenizer
+from jaxlm.evals.one_pass import OnePass
 from jaxlm.evals.run import evaluate_run
 from jaxlm.hf.importing import import_model
 from jaxlm.tasks.fill_mask import FillMask
@@ -135,3 +137,39 @@ def test_a_run_of_ones_own_fills(tmp_path):
     ids = [*begin, *run.tokenizer.encode("ab"), mask, *run.tokenizer.encode("d"), *end]
     want = log_probs(run, ids)[ids.index(mask)]
     assert [each["id"] for each in found["fills"][0]] == np.argsort(-want)[:5].tolist()
+
+
+@pytest.mark.parametrize("kind", ["drawn", "given"])
+def test_the_floor_of_a_run_is_its_most_frequent_masked_token(tmp_path, kind):
+    """Masks that are drawn in running text, and those of records with their answers."""
+    given = [*"aab"] * 8 + [*"bab"] * 2
+    lines = [json.dumps({"text": f"{n} [MASK]", "answer": c}) for n, c in enumerate(given)]
+    (tmp_path / "cloze.jsonl").write_text("\n".join(lines) + "\n")
+    source = f"{{type: jsonl, files: {tmp_path}/cloze.jsonl}}"
+    cloze = f"data={{type: records, source: {source}, seq_len: 16, task: {{type: fill_mask}}}}"
+    settings = (
+        "train.steps=2",
+        "eval={every_steps: null, at_end: true, baseline: true}",
+        "sample.prompts=[]",
+        f"run_dir={tmp_path}/run",
+        "logging.tensorboard=false",
+        *([cloze, "data.task.mask=263", "objective.mask=263"] if kind == "given" else []),
+    )
+    run = jaxlm.train(tiny.load("bert", *ONE, *settings).config)
+    final = json.loads((tmp_path / "run" / "result.json").read_text())["final"]
+    prepared = tiny.prepared(run.config)[1]
+    counts = {}
+    for split in ("train", "validation"):
+        counts[split] = Counter()
+        rows = prepared.rows(split, batch_size=8, seed=run.config.seed)
+        transform = run.config.objective.host_transform(prepared.tokenizer, 0)
+        order = OnePass(rows, prepared.row_spec, spread=True)
+        for n in range(rows.rows_per_epoch):
+            row = transform(order[n], n)
+            counts[split].update(row["targets"][row["loss_weights"] > 0].tolist())
+    ((token, _),) = counts["train"].most_common(1)
+    if kind == "given":
+        assert token == ord("a")
+    want = counts["validation"][token] / counts["validation"].total()
+    assert final["eval/frequent_token/accuracy"] == pytest.approx(want) and 0 < want < 1
+    assert "most frequent token" in (tmp_path / "run" / "report.html").read_text()
