@@ -36,7 +36,8 @@ def inspect(
     colour: bool = False,
 ) -> str:
     """Rows start .. start + rows - 1 of a split as text for a terminal, in the order that training
-    draws them. Where a row has loss weights, each of its tokens is shown with its own.
+    draws them. Where a row has loss weights, each of its tokens is shown with its own; and with its
+    author, or the column that it is of, where the task knows them.
     """
     dataset = prepared.rows(split, batch_size=batch_size, seed=seed)
     lines = [f"{split}: {_summary(prepared.splits[split].counts)}"]
@@ -53,8 +54,10 @@ def inspect(
 def inspected_page(
     prepared: Prepared, split: str, *, rows: int = 4, seed: int = 0, batch_size: int = 1
 ) -> str:
-    """The rows as an HTML page. Raises `UserError` for rows without loss weights."""
-    if "loss_weights" not in prepared.row_spec:
+    """The rows as an HTML page. Raises `UserError` for rows of whose tokens nothing is known but
+    their ids.
+    """
+    if prepared.task is None and "loss_weights" not in prepared.row_spec:
         raise UserError(
             "--html: shows the loss weights of tokens, and these rows have none; leave it out"
         )
@@ -62,7 +65,9 @@ def inspected_page(
     shown = []
     for index in range(rows):
         row = dataset[index]
-        shown.append((_row_line(index, row, prepared), pieces_of(prepared, split, row)))
+        pieces = pieces_of(prepared, split, row)
+        said = f"; {share(pieces):.1%} of its tokens are trained" if "loss_weights" in row else ""
+        shown.append((_row_line(index, row, prepared) + said, pieces))
     return page(f"Rows of {split}", _summary(prepared.splits[split].counts), shown)
 
 
@@ -98,8 +103,8 @@ def _row_line(index: int, row: Row, prepared: Prepared) -> str:
 
 def _row_lines(index: int, row: Row, prepared: Prepared, split: str, colour: bool) -> list[str]:
     lines = [_row_line(index, row, prepared)]
-    painted = pieces_of(prepared, split, row) if "loss_weights" in row else []
-    if painted:
+    painted = pieces_of(prepared, split, row)
+    if "loss_weights" in row:
         lines[0] += f", {share(painted):.1%} trained"
     unchanged = getattr(prepared.splits[split], "unchanged", None)
     before = None if unchanged is None else unchanged(int(row["id"]))
@@ -117,8 +122,11 @@ def _row_lines(index: int, row: Row, prepared: Prepared, split: str, colour: boo
 
 
 def _text(part: dict[str, Any], prepared: Prepared) -> str:
-    """The text of a segment, the middle of a long one left out."""
-    text = prepared.tokenizer.decode(part["tokens"])
+    """The text of a segment, the middle of a long one left out, and ids such as a mask's, which
+    are not the tokenizer's.
+    """
+    tokenizer = prepared.tokenizer
+    text = tokenizer.decode([i for i in part["tokens"] if i < tokenizer.vocab_size])
     if len(text) > MAX_CHARS:
         text = f"{text[: MAX_CHARS // 2]} ... {text[-MAX_CHARS // 2 :]}"
     return text

@@ -1,4 +1,5 @@
-"""Rows with the loss weight of each token, and what wrote it: a role, or the template.
+"""Rows with the loss weight of each token, and what wrote it: a role, or the template; of a task
+that learns a class or a span, with the column that each token is of.
 
     pieces = pieces_of(prepared, "train", row)
     print(*lines(pieces, segment=1, colour=True), sep="\n")
@@ -33,15 +34,18 @@ class Piece:
 
 
 def pieces_of(prepared: Prepared, split: str, row: Mapping[str, Any]) -> list[Piece]:
-    """The tokens of a row, padding left out, in runs of equal weight and author."""
-    segments, ids = row["segment_ids"], row["tokens"]
-    weights = np.asarray(row["loss_weights"], np.float32)
+    """The tokens of a row, padding left out, in runs of equal weight and author; []: the task says
+    nothing about them.
+    """
+    segments, ids, task = row["segment_ids"], row["tokens"], prepared.task
+    known = row.get("loss_weights") if task is None else task.painted(row)
+    weights = np.zeros(len(ids), np.float32) if known is None else np.asarray(known, np.float32)
     found: list[Piece] = []
     records = _records(prepared, split, int(row["id"]))
     for segment in range(1, int(segments.max(initial=0)) + 1):
         places = np.flatnonzero(segments == segment)
         record = records[segment - 1] if records else None
-        authors = _authors(prepared, record, len(places))
+        authors = _authors(prepared, record, ids[places], len(ids))
         texts = texts_of(prepared.tokenizer, ids[places].tolist())
         own = weights[places].tolist()
         start = 0
@@ -51,7 +55,7 @@ def pieces_of(prepared: Prepared, split: str, row: Mapping[str, Any]) -> list[Pi
                 chosen = tuple(ids[places[run]].tolist())
                 found.append(Piece(segment, authors[start], own[start], tuple(texts[run]), chosen))
                 start = i
-    return found
+    return [] if known is None and not any(piece.author for piece in found) else found
 
 
 def _records(prepared: Prepared, split: str, identity: int) -> list[Any]:
@@ -60,21 +64,29 @@ def _records(prepared: Prepared, split: str, identity: int) -> list[Any]:
     return [] if records_of is None else records_of(identity)
 
 
-def _authors(prepared: Prepared, record: Any, size: int) -> list[str]:
-    task = prepared.task
-    authors = None if task is None or record is None else task.authors(record, prepared.tokenizer)
-    return [""] * size if authors is None else list(authors[:size])
+def _authors(prepared: Prepared, record: Any, ids: np.ndarray, room: int) -> list[str]:
+    """The authors of a record's tokens `ids`; "" each: its text is changed by augmentation."""
+    task, tokenizer = prepared.task, prepared.tokenizer
+    authors = None if task is None or record is None else task.authors(record, tokenizer, room)
+    if task is None or authors is None:
+        return [""] * len(ids)
+    same = np.array_equal(task.encode(record, tokenizer, room)["tokens"][: len(ids)], ids)
+    return list(authors[: len(ids)]) if same else [""] * len(ids)
 
 
 def texts_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text that each token adds; special ones, and the one of unknown words, by their names,
-    tokens of parts of a character as bytes.
+    tokens of parts of a character as bytes, and what is not the tokenizer's, such as a mask, as its
+    id.
     """
     special = {i: name for name, i in tokenizer.special_tokens.items()}
     if tokenizer.unk_id is not None and not tokenizer.token_bytes[tokenizer.unk_id]:
         special.setdefault(tokenizer.unk_id, "<unk>")
     texts = []
     for i in ids:
+        if i not in special and i >= len(tokenizer.token_bytes):
+            texts.append(f"<{i}>")
+            continue
         piece = b"" if i in special else tokenizer.token_bytes[i]
         try:
             texts.append(special[i] if i in special else piece.decode("utf-8"))
@@ -92,6 +104,7 @@ def share(pieces: Sequence[Piece]) -> float:
 def lines(pieces: Sequence[Piece], segment: int, colour: bool = False) -> list[str]:
     """The pieces of a segment, one a line; | is between tokens of more than one character."""
     shown = []
+    width = max((len(piece.author) for piece in pieces), default=0)
     for piece in pieces:
         if piece.segment != segment:
             continue
@@ -100,7 +113,7 @@ def lines(pieces: Sequence[Piece], segment: int, colour: bool = False) -> list[s
         mark = "+" if piece.weight > 0 else " "
         weight = f"{piece.weight:g}" if piece.weight > 0 else ""
         text = _coloured(text, piece.weight) if colour else text
-        shown.append(f"  {mark} {weight:<4} {piece.author:<9} {text}".rstrip())
+        shown.append(f"  {mark} {weight:<4} {piece.author:<{max(width, 9)}} {text}".rstrip())
     return shown
 
 
@@ -114,9 +127,9 @@ def _coloured(text: str, weight: float) -> str:
 
 
 def page(title: str, summary: str, rows: Sequence[tuple[str, Sequence[Piece]]]) -> str:
-    """An HTML page of rows: (what is said of a row, its pieces)."""
+    """An HTML page of rows: (the line about a row, its pieces)."""
     from jaxlm.core.templates import environment
 
     pages = environment(TEMPLATES, autoescape=True)
-    shown = [{"said": said, "share": share(pieces), "pieces": pieces} for said, pieces in rows]
+    shown = [{"said": said, "pieces": pieces} for said, pieces in rows]
     return pages.get_template("painted.html").render(title=title, summary=summary, rows=shown)

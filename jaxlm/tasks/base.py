@@ -275,11 +275,19 @@ class Task(Config):
         """Whether an encoded text begins with the tokenizer's bos and ends with its eos."""
         return True, True
 
-    def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
-        """The author of each token that `encode` gives, nothing cut: "user", "template", ...; None:
-        the task does not say.
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
+        """The author of each token that `encode` gives with this room: "user", "template", ..., or
+        what it is of the record: "question"; None: the task does not say. More are left out.
         """
         return None
+
+    def painted(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        """[T] the weight with which `jaxlm data inspect` shows each token of a row; None: tokens
+        are not what is trained, as where a text has a class.
+        """
+        return row.get("loss_weights")
 
     def show(self, row: Mapping[str, Any]) -> str:
         """The text of `jaxlm data inspect` on a row beside its tokens, as in "class good (1)"."""

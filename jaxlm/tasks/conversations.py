@@ -124,7 +124,9 @@ class Conversations(WrittenTask, abstract=True):
             )
         return Extent(len(encoded["tokens"]), len(trained), int(trained[0]))
 
-    def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
         rendering = self.rendering(record, tokenizer)
         _, spans = tokenise(tokenizer, rendering.text, rendering.written)
         return [rendering.author(start, end) for start, end in spans]

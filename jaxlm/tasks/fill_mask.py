@@ -119,6 +119,19 @@ class FillMask(TextTask):
         bos, _, eos = self._marks(tokenizer)
         return len(bos) + len(self._read(record, tokenizer)[0]) + len(eos)
 
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
+        """ "mask" at what is to be filled in."""
+        bos, _, eos = self._marks(tokenizer)
+        hidden = self.encode(record, tokenizer, room)["hidden"]
+        own = ["mask" if is_hidden else self.text for is_hidden in hidden]
+        size = len(own) - len(bos) - len(eos)
+        return ["template" for _ in bos] + own[len(bos) :][:size] + ["template" for _ in eos]
+
+    def painted(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        return ((row["hidden"] > 0) & (row["targets"] >= 0)).astype(np.float32)
+
     def _read(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], int]:
         """(the ids of a text, the mask's id)."""
         mask = self._mask(tokenizer)

@@ -138,11 +138,16 @@ class Preference(Conversations):
         first = max(min(2 * chosen, chosen + b), min(2 * rejected + 1, rejected + a))
         return Extent(tokens, trained, first)
 
-    def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
-        found: list[str] = []
-        for side in self._sides(record):
-            found += self.one.authors(side, tokenizer) or []
-        return found
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
+        """Those of the two sides, "chosen: completion" and "rejected: completion"."""
+        chosen, rejected = (self.one.authors(s, tokenizer) or [] for s in self._sides(record))
+        kept = longest_first(len(chosen), len(rejected), room)
+        return [
+            *(f"chosen: {author}" for author in chosen[: kept[0]]),
+            *(f"rejected: {author}" for author in rejected[: kept[1]]),
+        ]
 
     def rendering(self, record: Record, tokenizer: Tokenizer) -> Rendering:
         """The text of the chosen side with its weights."""

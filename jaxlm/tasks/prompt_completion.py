@@ -23,7 +23,7 @@ from jaxlm.chat.rendering import Rendering
 from jaxlm.chat.tokens import token_weights
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
-from jaxlm.tasks.base import BETWEEN, Arrays, Asked, LeftOut, Record
+from jaxlm.tasks.base import BETWEEN, NO_LIMIT, Arrays, Asked, LeftOut, Record
 from jaxlm.tasks.conversations import (
     Conversations,
     Message,
@@ -134,9 +134,11 @@ class PromptCompletion(Conversations):
             "loss_weights": np.array(weights[:room], np.float32),
         }
 
-    def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
         if self._messages(record) is not None:
-            return super().authors(record, tokenizer)
+            return super().authors(record, tokenizer, room)
         given = record[self.prompt_column]
         _, spans = tokenizer.encode_with_offsets(given + record[self.completion_column])
         bos = ["template"] if self.add_bos and tokenizer.bos_id is not None else []

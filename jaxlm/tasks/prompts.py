@@ -109,9 +109,11 @@ class Prompts(Conversations):
     def extent(self, record: Record, tokenizer: Tokenizer) -> Extent:
         return Extent(len(self.encode(record, tokenizer, NO_LIMIT)["tokens"]))
 
-    def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
         if self._messages(record) is not None:
-            return super().authors(record, tokenizer)
+            return super().authors(record, tokenizer, room)
         bos = ["template"] if self.add_bos and tokenizer.bos_id is not None else []
         return [*bos, *("prompt" for _ in tokenizer.encode(record[self.prompt_column]))]
 

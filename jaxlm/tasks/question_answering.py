@@ -34,7 +34,7 @@ from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
 from jaxlm.tasks import cmrc, squad
 from jaxlm.tasks.answer_spans import Window, best_spans
-from jaxlm.tasks.base import Arrays, Change, LeftOut, Record, Records, Task
+from jaxlm.tasks.base import NO_LIMIT, Arrays, Change, LeftOut, Record, Records, Task
 from jaxlm.tasks.text_metrics import CHARACTERS, language_of
 from jaxlm.tasks.texts import fitting, special_tokens
 
@@ -261,6 +261,26 @@ class QuestionAnswering(Task):
     def length(self, record: Record, tokenizer: Tokenizer) -> int:
         question = tokenizer.encode(record[self.question])
         return self._marked(tokenizer) + len(question) + len(self._tokens(record, tokenizer)[0])
+
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
+        bos, between, eos = special_tokens(tokenizer, self.add_bos, self.add_eos)
+        laid = self._laid(record, tokenizer, room)
+        found = [*(["context"] * len(laid.ids))]
+        found[: laid.first] = ["question"] * laid.first
+        found[: len(bos)] = ["template"] * len(bos)
+        found[laid.first - len(between) : laid.first] = ["template"] * len(between)
+        found[len(found) - len(eos) :] = ["template"] * len(eos)
+        start, end = self._span(record, laid)
+        if end:
+            found[start : end + 1] = ["answer"] * (end + 1 - start)
+        return found
+
+    def painted(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        """1 at the answer; of a window without it at the first token, as it is learnt."""
+        number = np.arange(len(row["tokens"]))
+        return ((number >= row["start"]) & (number <= row["end"])).astype(np.float32)
 
     def show(self, row: Mapping[str, Any]) -> str:
         start, end = int(row["start"]), int(row["end"])

@@ -221,7 +221,9 @@ class SourceTask(WrittenTask, abstract=True):
         trained = np.ones(len(arrays["tokens"]), bool)  # an encoder's row has the target alone
         return trained if self.encoder else super().protected(arrays)
 
-    def authors(self, record: Record, tokenizer: Tokenizer) -> list[str] | None:
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
         end = self.add_eos and tokenizer.eos_id is not None
         target = self._target_ids(record, tokenizer)
         own = ["target"] * (len(target) - end) + ["template"] * end

@@ -25,7 +25,7 @@ from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import few, shown
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import Arrays, Change, LeftOut, Record, Records, Task
+from jaxlm.tasks.base import NO_LIMIT, Arrays, Change, LeftOut, Record, Records, Task
 from jaxlm.tasks.classification import class_name
 from jaxlm.tasks.entities import entity_scores, is_of_entities, kept_together
 from jaxlm.tasks.texts import fitting, special_tokens
@@ -183,6 +183,15 @@ class Tagging(Task):
                 raise UserError(f"the word {words[i]!r} has no token; remove it")
             found[i] = ids or [unknown]  # type: ignore[list-item]
         return found
+
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
+        """The tag of each word, at all of its tokens."""
+        bos, _, eos = special_tokens(tokenizer, self.add_bos, self.add_eos)
+        words = zip(record[self.tags], self._word_ids(record, tokenizer), strict=True)
+        own = [tag for tag, ids in words for _ in ids]
+        return ["template" for _ in bos] + own + ["template" for _ in eos]
 
     def show(self, row: Mapping[str, Any]) -> str:
         learnt = np.asarray(row["loss_weights"]) > 0

@@ -12,7 +12,7 @@ by token. A tokenizer.json whose own template puts more than one separator betwe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import Arrays, LeftOut, Record, Task
+from jaxlm.tasks.base import NO_LIMIT, Arrays, LeftOut, Record, Task
 
 if TYPE_CHECKING:
     from jaxlm.core.types import Tokenizer
@@ -125,6 +125,24 @@ class TextTask(Task, abstract=True):
             return len(self._ids(record, tokenizer))
         marks = sum(map(len, self._marks(tokenizer)))
         return marks + sum(len(tokenizer.encode(record[column])) for column in self.parts)
+
+    def authors(
+        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
+    ) -> list[str] | None:
+        """The column of each token."""
+        bos, between, eos = self._marks(tokenizer)
+        sizes = [len(tokenizer.encode(record[column])) for column in self.parts]
+        marks = [len(bos), *[len(between)] * (len(sizes) - 1), len(eos)]
+        left = max(0, room - sum(marks))
+        a, *more = sizes
+        sizes = [*longest_first(a, more[0], left)] if more else [min(a, left)]
+        found = ["template"] * marks[0]
+        for column, size, after in zip(self.parts, sizes, marks[1:], strict=True):
+            found += [column] * size + ["template"] * after
+        return found
+
+    def painted(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        return None
 
     def _ids(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         bos, _, eos = self._marks(tokenizer)

@@ -8,13 +8,21 @@ import re
 import pytest
 
 from jaxlm.core.config import UserError
+from jaxlm.data.augment.word_dropout import WordDropout
 from jaxlm.data.inspect import inspect, inspected_page, segments
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.jsonl import JsonLines
 from jaxlm.data.sources.text import TextFiles
 from jaxlm.data.text import TextData
 from jaxlm.data.tokenizers.base import Bytes
+from jaxlm.tasks.base import Task
 from jaxlm.tasks.chat import Chat
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.fill_mask import FillMask
+from jaxlm.tasks.pair import Pair
+from jaxlm.tasks.preference import Preference
+from jaxlm.tasks.question_answering import QuestionAnswering
+from jaxlm.tasks.tagging import Tagging
 
 
 def prepared(make_corpus, tmp_path, **changes):
@@ -101,3 +109,113 @@ def test_the_page_escapes_texts(tmp_path, make_corpus) -> None:
     assert 'trained" style="--w: 0.5"' in page
     with pytest.raises(UserError, match="--html: shows the loss weights"):
         inspected_page(prepared(make_corpus, tmp_path), "train")
+
+
+CLASSES = ("x", "y")
+PAIR = {"text": "ab", "text_b": "cde", "label": "x"}
+SPAN = {"question": "ab?", "context": "c de f", "answers": {"text": ["de"], "answer_start": [2]}}
+SIDES = {"prompt": "ab", "chosen": "cde", "rejected": "fghij"}
+TAGS = {"tokens": ["ab", "c"], "tags": ["B-X", "O"]}
+CASES: dict[str, tuple[Task, dict, list[str]]] = {
+    "classification": (
+        Classification(classes=CLASSES),
+        {"text": "ab", "label": "x"},
+        ["  template '<s>'", "  text 'ab'", "  template '</s>'"],
+    ),
+    "pair": (
+        Pair(classes=CLASSES),
+        PAIR,
+        [
+            "  template '<s>'",
+            "  text 'ab'",
+            "  template '</s>'",
+            "  text_b 'cde'",
+            "  template '</s>'",
+        ],
+    ),
+    "question_answering": (
+        QuestionAnswering(doc_stride=2),
+        SPAN,
+        [
+            "  template '<s>'",
+            "  question 'ab?'",
+            "  template '</s>'",
+            "  context 'c '",
+            "+ 1 answer 'de'",
+            "  context ' f'",
+            "  template '</s>'",
+        ],
+    ),
+    "tagging": (
+        Tagging(),
+        TAGS,
+        [
+            "  template '<s>'",
+            "+ 1 B-X 'a'",
+            "  B-X 'b'",
+            "+ 1 O ' '",
+            "  O 'c'",
+            "  template '</s>'",
+        ],
+    ),
+    "preference": (
+        Preference(),
+        SIDES,
+        [
+            "  chosen: template '<s>'",
+            "  chosen: prompt 'ab'",
+            "+ 1 chosen: completion 'cde'",
+            "+ 1 chosen: template '</s>'",
+            "  rejected: template '<s>'",
+            "  rejected: prompt 'ab'",
+            "+ 1 rejected: completion 'fghij'",
+            "+ 1 rejected: template '</s>'",
+        ],
+    ),
+    "fill_mask": (
+        FillMask(mask=300),
+        {"text": "ab[MASK]", "answer": "c"},
+        ["  template '<s>'", "  text 'ab'", "+ 1 mask '<300>'", "  template '</s>'"],
+    ),
+}
+
+
+def of_task(tmp_path, task, record, **changes):
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    options = {"validation_fraction": 0, "seq_len": 32} | changes
+    data = RecordData(source=JsonLines(files=(str(path),)), task=task, **options)
+    return data.prepare(Bytes(), tmp_path / "cache", report=lambda line: None)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_token_has_its_column_or_tag_or_side(tmp_path, name) -> None:
+    task, record, want = CASES[name]
+    ready = of_task(tmp_path, task, record)
+    shown = [re.sub(r"(?<=\S) +", " ", line[2:]) for line in inspect(ready, rows=1).splitlines()]
+    found = [re.sub(r"^  +", "  ", line) for line in shown if line.startswith(("    ", "+"))]
+    assert found == want
+    page = inspected_page(ready, "train", rows=1)
+    assert f"<b>{want[1].rpartition(' ')[0].lstrip('+1 ')}</b>" in page
+    assert ("are trained</h2>" in page) == (name in ("tagging", "preference"))
+
+
+def test_what_is_cut_keeps_its_column_or_side(tmp_path) -> None:
+    """The longer text of a pair, and the longer side, lose their ends."""
+    (tmp_path / "sides").mkdir()
+    long = {**PAIR, "text_b": "cde" * 20}
+    text = inspect(of_task(tmp_path, Pair(classes=CLASSES), long, seq_len=12), rows=1)
+    assert re.search(r"text_b +'cdecdec'\n +template +'</s>'$", text)
+    sides = {**SIDES, "rejected": "fghij" * 9}
+    text = inspect(of_task(tmp_path / "sides", Preference(), sides, seq_len=20), rows=1)
+    assert "chosen: completion 'cde'" in re.sub(" +", " ", text)
+    assert re.search(r"rejected: completion +'(fghij)+f?g?h?i?'$", text)
+
+
+def test_the_text_of_an_augmented_row_has_no_columns(tmp_path) -> None:
+    record = {"text": "ab cd ef", "label": "x"}
+    plain, changed = (
+        inspect(of_task(tmp_path, Classification(classes=CLASSES), record, augment=augment), rows=1)
+        for augment in ((), (WordDropout(rate=0.9),))
+    )
+    assert "  text " in plain and "  text " not in changed and "before augmentation" in changed
