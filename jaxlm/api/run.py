@@ -189,12 +189,13 @@ class Run:
         Raises `UserError` for another model.
         """
         model = self.config.model
-        rows = model.word_vectors(self.params, self.tokenizer)
-        if rows is None:
+        if not model.has_word_vectors:
             raise UserError(
                 f"{self.path}: model.type {type_name(type(model))} has no vectors of words; name a "
                 "run of word_vectors"
             )
+        rows = model.word_vectors(self.params, self.tokenizer)
+        assert rows is not None, "has_word_vectors"
         return WordVectors.of_tokenizer(self.tokenizer, rows)
 
     def perplexity(self, texts: Texts) -> list[float]:

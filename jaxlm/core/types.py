@@ -270,6 +270,11 @@ class ModelConfig(Config):
         """
         return None
 
+    @property
+    def has_word_vectors(self) -> bool:
+        """Whether `word_vectors` gives some."""
+        return type(self).word_vectors is not ModelConfig.word_vectors
+
     def build(self, vocab_size: int, *, rngs: nnx.Rngs) -> Any:
         raise NotImplementedError
 

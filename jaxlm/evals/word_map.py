@@ -19,7 +19,6 @@ from jaxlm import mesh as meshes
 from jaxlm.core.config import UserError, field, type_name
 from jaxlm.core.evaluator import Evaluator, Measuring
 from jaxlm.core.measures import Measure
-from jaxlm.core.types import ModelConfig
 from jaxlm.vectors.projection import project
 from jaxlm.vectors.table import WordVectors
 
@@ -39,7 +38,7 @@ class WordMap(Evaluator):
 
     def prepare(self, session: Any) -> Measuring | None:
         model, tokenizer = session.config.model, session.prepared.tokenizer
-        if type(model).word_vectors is ModelConfig.word_vectors:
+        if not model.has_word_vectors:
             raise UserError(
                 f"type: word_map shows vectors of words, which model.type "
                 f"{type_name(type(model))} does not have; leave it out"

@@ -108,6 +108,11 @@ def export_run(
 def family_for(run: RunDir, model: ModelConfig, name: str | None) -> Family:
     """The family that an export names, or that of the model. Raises `UserError`."""
     name = name or getattr(model, "family", None)
+    if name is None and model.has_word_vectors:
+        raise UserError(
+            f"{run}: has vectors of words, for which Hugging Face's format has no place; write "
+            f"them by `jaxlm export vectors {run} --out FILE`"
+        )
     if name is None:
         raise UserError(
             f"{run}: its config names no model.family, so there are no names for its tensors; "

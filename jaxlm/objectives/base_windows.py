@@ -99,7 +99,7 @@ class Windows(Objective, abstract=True):
         counts = counts_of(prepared.tokenizer, self)
         changes: dict[str, Any] = {"subwords": model.subwords}
         if self.softmax == "hierarchical" and self.longest_path is None:
-            changes["longest_path"] = int(huffman(counts).lengths.max())
+            changes["longest_path"] = max(1, int(huffman(counts).lengths.max()))
         if model.subwords is not None and self.most_subwords is None:
             changes["most_subwords"] = int(model.subwords.table(prepared.tokenizer)[1].max())
         return self.replace(**changes)

@@ -115,6 +115,9 @@ def _table(config: RunConfig, program: Program, path: str) -> WordVectors:
 def _table_of_run(config: RunConfig, program: Program, path: str) -> WordVectors:
     """The vectors of another run's newest checkpoint, which every device reads whole."""
     other = load_saved(path).config.replace(mesh=config.mesh, train=config.train)
+    if not other.model.has_word_vectors:
+        kind = type_name(type(other.model))
+        raise UserError(f"{path}: model.type {kind} has no vectors of words; name another run")
     run = RunDir(path)
     tokenizer, reader = saved_tokenizer(run), CheckpointReader(run.checkpoints, report=log.info)
     step = reader.choose(None)
@@ -127,7 +130,5 @@ def _table_of_run(config: RunConfig, program: Program, path: str) -> WordVectors
     )
     params = reader.restore_partial(step, {"params": shapes})["params"]
     rows = other.model.word_vectors(params, tokenizer)
-    if rows is None:
-        kind = type_name(type(other.model))
-        raise UserError(f"{path}: model.type {kind} has no vectors of words; name another run")
+    assert rows is not None, "has_word_vectors"
     return WordVectors.of_tokenizer(tokenizer, rows)

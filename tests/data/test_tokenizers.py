@@ -21,6 +21,7 @@ from jaxlm.data.tokenizers.base import META, Bytes, Saved, load_tokenizer
 from jaxlm.data.tokenizers.characters import Characters
 from jaxlm.data.tokenizers.huggingface import HuggingFace, HuggingFaceTokenizer
 from jaxlm.data.tokenizers.sentencepieces import SentencePiece, SentencePieceTokenizer
+from jaxlm.data.tokenizers.words import Words
 
 HARD = [
     "",
@@ -334,6 +335,18 @@ def test_training_errors_name_a_size_that_works(tmp_path):
     with pytest.raises(UserError, match="vocab_size 100 is too small; set it to 264 or more"):
         parse(TokenizerConfig, {"type": "sentencepiece", "vocab_size": 100})
     assert not list(tmp_path.glob("tokenizers/.training-*"))
+
+
+@pytest.mark.parametrize("unit", ["word", "character"])
+def test_a_vocabulary_of_no_words_is_a_users_error(unit, tmp_path):
+    def build(*texts, **settings):
+        config = Words(unit=unit, **settings)
+        return config.build(lambda: iter(texts), "corpus", tmp_path)
+
+    with pytest.raises(UserError, match=f"min_count: 9, and no {unit} .* to at most 3$"):
+        build("a a a b", min_count=9) if unit == "word" else build("aaab", min_count=9)
+    with pytest.raises(UserError, match=f"tokenizer: the training texts have no {unit}"):
+        build("", "")
 
 
 def test_what_a_killed_training_left_is_removed(tmp_path, monkeypatch):

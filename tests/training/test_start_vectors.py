@@ -187,6 +187,18 @@ def test_a_mistake_is_one_line(
     assert message in error and len(error.strip().splitlines()) == 1
 
 
+def test_a_run_without_vectors_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(folder, "plain", RNN, "init.vectors=null", "train.steps=1")
+    capsys.readouterr()
+    train(folder, "of_plain", RNN, f"init.vectors={run}", code=2)
+    error = capsys.readouterr().err
+    assert "model.type rnn has no vectors of words; name another run" in error
+    assert cli.main(["neighbours", str(run), "a"]) == 2
+    assert "model.type rnn has no vectors of words" in capsys.readouterr().err
+
+
 def test_vectors_and_another_run_exclude_each_other() -> None:
     with pytest.raises(UserError, match="leave one of the two out"):
         configs.parse(InitConfig, {"vectors": "a.txt", "from": "runs/a"})

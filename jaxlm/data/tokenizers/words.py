@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlm.core.config import field
+from jaxlm.core.config import UserError, field
 from jaxlm.core.types import Tokenizer, TokenizerConfig
 from jaxlm.core.words import words_of
 from jaxlm.data.tokenizers.base import BaseTokenizer, Texts, trained
@@ -43,6 +43,14 @@ class Words(TokenizerConfig):
             for text in texts():
                 found.update(empty.split(text))
             often = [(gram, count) for gram, count in found.items() if count >= self.min_count]
+            if not often:
+                most = max(found.values(), default=0)
+                raise UserError(
+                    f"tokenizer.min_count: {self.min_count}, and no {self.unit} of the training "
+                    f"texts comes so often; lower it to at most {most}"
+                    if most
+                    else f"tokenizer: the training texts have no {self.unit}; name files with text"
+                )
             often.sort(key=lambda pair: (-pair[1], pair[0]))
             return empty.with_ngrams(dict(often[: self.max_size]))
 
