@@ -44,13 +44,14 @@ PAGE = ROOT / "docs" / "combinations.md"
 SMOKE = ROOT / "configs" / "smoke"
 
 SMALL = ("hidden_size=16", "dropout=0", "num_layers=1")
+BLANKS = "vocab_size=264"  # room for the ids of blanks after those of the bytes
 # {how the page calls a kind of model: (the smoke config that has it, settings of its model)}
 MODELS = {
-    "decoder": ("transformer", SMALL),
-    "mixture of experts": ("moe", (*SMALL[:2], "num_layers=2")),  # the first has no experts
+    "decoder": ("transformer", (*SMALL, BLANKS)),
+    "mixture of experts": ("moe", (*SMALL[:2], "num_layers=2", BLANKS)),  # the first has no experts
     "encoder": ("bert", SMALL),
     "encoder-decoder": ("t5", (*SMALL, *(f"encoder.{word}" for word in SMALL))),
-    "GLM": ("glm", SMALL),
+    "GLM": ("glm", (*SMALL, "prompt={type: fill_blank, start_id: 261, blank_ids: [263, 262]}")),
     "LSTM": ("lstm", (*SMALL, "carry_state=false")),
 }
 FULL = "all parameters"
@@ -108,11 +109,11 @@ def translations(n: int) -> dict[str, Any]:
 
 
 def summaries(n: int) -> dict[str, Any]:
-    return {"document": f"{WORDS[n % 5]} met {WORDS[n % 3]}. All left.", "summary": WORDS[n % 5]}
+    return {"document": f"{WORDS[n % 5]} met.", "summary": WORDS[n % 5]}
 
 
-def texts(n: int) -> dict[str, Any]:
-    return {"text": f"{WORDS[n % 5]} met {WORDS[n % 3]}"}
+def blanks(n: int) -> dict[str, Any]:
+    return {"text": f"{WORDS[n % 5]} [MASK]", "answer": "a"}
 
 
 def preferences(n: int) -> dict[str, Any]:
@@ -153,7 +154,7 @@ METHODS = {
     "translation, encoder": Method(translations, "translation, encoder: true", "seq2seq"),
     "summaries, one text": Method(summaries, "summarisation", "causal_lm"),
     "summaries, encoder": Method(summaries, "summarisation, encoder: true", "seq2seq"),
-    "masked fill": Method(texts, "fill_mask", "masked_lm"),
+    "masked fill": Method(blanks, "fill_mask, mask: 259", "masked_lm"),
     "DPO": Method(preferences, "preference", "dpo", then="evaluate"),
     "ORPO": Method(preferences, "preference", "orpo", then="evaluate"),
     "SimPO": Method(preferences, "preference", "simpo", then="evaluate"),

@@ -10,7 +10,9 @@ evaluation.
 
 from __future__ import annotations
 
+import json
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple, Unpack
 from jaxlm.api.trained import Trained
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
+from jaxlm.core.files import write_atomic
 from jaxlm.data.detect import detect
 from jaxlm.data.held_out import (
     file_column,
@@ -30,6 +33,7 @@ from jaxlm.data.held_out import (
 )
 from jaxlm.data.reading.rows import cell
 from jaxlm.data.reading.text import check_characters
+from jaxlm.data.sources.files import Files
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.evals.predictions import Answering, Predictions, RowPredictions, imported_task, marked
 from jaxlm.evals.run import facts_of
@@ -138,6 +142,9 @@ class Predictor:
         if isinstance(given, Mapping):
             raise UserError("records: is one record; give a list of records")
         columns = self._task.asked
+        if self._as_in_files(given):
+            yield from self._read_as_file(given)
+            return
         for number, record in enumerate(given):
             here = f"record {number}"
             if isinstance(record, str):
@@ -149,6 +156,28 @@ class Predictor:
                     f"{here}: is a {type(record).__name__}; give a dict of {few(columns)}"
                 )
             yield here, record
+
+    def _as_in_files(self, given: Sequence[Any]) -> bool:
+        """Whether records have the columns of the run's files, which a format makes the task's."""
+        first = next(iter(given), None)
+        if not isinstance(first, Mapping) or not isinstance(self._own, Files):
+            return False
+        return any(column not in first for column in self._task.asked_of(first))
+
+    def _read_as_file(self, given: Sequence[Any]) -> Iterator[tuple[str, Record]]:
+        """Records of a list as a file with a line for each, whose format is recognised."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/records.jsonl"
+            try:
+                lines = "".join(f"{json.dumps(dict(record))}\n" for record in given)
+                write_atomic(Path(path), lines)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"records: cannot be written as JSON ({error})") from None
+            try:
+                for number, (_, record) in enumerate(self._read_file(path)):
+                    yield f"record {number}", record
+            except UserError as error:
+                raise UserError(str(error).replace(path, "records")) from None
 
     def _read_file(self, path: str) -> Iterator[tuple[str, Record]]:
         left_out: Counter[str] = Counter()

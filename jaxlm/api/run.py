@@ -220,10 +220,10 @@ class Run:
         A classifier gives {"label": "good", "score": 0.93, "scores": {"bad": 0.07, "good": 0.93}},
         with probabilities in [0, 1] that sum to 1. `Task.prediction` says what other tasks give.
 
-        records: dicts of the task's columns, of which the answer is not needed; texts, where the
-        task needs one column; or the path of a file (csv, jsonl, parquet, text) that has the
-        columns. A text longer than `data.seq_len` is cut as in training. Batches are of
-        `eval.batch_size` rows, or those of training.
+        records: dicts of the columns of the task or of the run's own files, of which the answer is
+        not needed; texts, where the task needs one column; or the path of a file (csv, jsonl,
+        parquet, text) that has the columns. A text longer than `data.seq_len` is cut as in
+        training. Batches are of `eval.batch_size` rows, or those of training.
 
         Raises `UserError` for a run without a task (running text, an import), an empty list, a
         missing column and a blank text, with the record's number from 0, or its file and line.
