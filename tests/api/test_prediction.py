@@ -202,3 +202,20 @@ def test_all_sizes_of_lists_are_one_program(
             assert fresh.predict(TEXTS[:count]) == run.predict(TEXTS[:count])
     said = [line for line in caplog.messages if line.startswith("Compiling jit(predict_step)")]
     assert len(said) == 1, caplog.messages
+
+
+def test_records_have_the_columns_of_the_runs_files(tmp_path: Path) -> None:
+    """A format makes `document` the task's `source`, in a list as in a file."""
+    rows = [{"document": f"film {n}", "summary": "film"} for n in range(12)]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = f"{{type: records, source: {{type: files, files: {file}}}, seq_len: 32}}"
+    settings = (f"data={data}", "data.task={type: summarisation}", f"run_dir={tmp_path}/run")
+    run = jaxlm.train(tiny.load("transformer", *QUIET, *settings).config)
+    asked = [{"document": row["document"]} for row in rows]
+    found = run.predict(asked)
+    assert (
+        found == run.predict(str(file)) == run.predict([{"source": d["document"]} for d in asked])
+    )
+    with pytest.raises(UserError, match=r"^records: has the columns x: no format fits"):
+        run.predict([{"x": "film"}])

@@ -20,3 +20,12 @@ def test_the_page_is_read_as_it_is_written() -> None:
     assert all(list(row) == list(MODELS) for row in rows.values())
     assert all(combinations.says_works(cell, rows) == (not found[cell]) for cell in cells)
     assert Cell(WIDELY[0], "decoder", "DoRA") in cells
+
+
+def test_the_page_has_every_row() -> None:
+    rows = combinations.rows_of(combinations.PAGE.read_text(encoding="utf-8"))
+    assert list(rows) == [*METHODS, *(adapter for adapter in ADAPTERS if adapter != FULL)]
+
+
+def test_cells_are_as_the_page_says() -> None:
+    assert combinations.check(2, seed=3) == 0
