@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from jaxlm.core.config import UserError
+from jaxlm.core.errors import looked_from
 from jaxlm.data.store.tokens import Documents
 from jaxlm.ngrams.arpa import read_arpa, write_arpa
 from jaxlm.ngrams.binary import read_binary, write_binary
@@ -83,6 +84,8 @@ def build_file(
 
 def convert_file(given: str | Path, out: str | Path, *, bits: int = 32) -> str:
     """Writes an n-gram model in the format of the other name; returns a line about it."""
+    if not Path(given).is_file():
+        raise UserError(f"{given}: there is no such file{looked_from(given)}; check the path")
     model, words = read_arpa(given) if _is_arpa(given) else read_binary(given, verify=True)
     if _is_arpa(out):
         write_arpa(model, words, out)

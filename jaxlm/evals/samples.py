@@ -83,16 +83,42 @@ class Sampler:
         whole = meshes.replicated(program.mesh)
         numbers = np.asarray(jax.device_get(jax.jit(marks, out_shardings=whole)(params, tokens)))
         tokenizer, label = session.prepared.tokenizer, session.config.objective.marked_by
-        special = {*tokenizer.special_tokens.values()}
         found = []
-        for (prompt, _), own, each in zip(ids, rows, numbers, strict=True):
-            shown = [i not in special for i in own]
-            pairs = zip(texts_of(tokenizer, own), each.tolist(), shown, strict=False)
-            pieces = [[text, number] for text, number, kept in pairs if kept]
-            found.append({"label": label, "prompt": sum(shown[: len(prompt)]), "pieces": pieces})
+        for (prompt, written), own, each in zip(ids, rows, numbers, strict=True):
+            begin = len(prompt)
+            first = _pieces(tokenizer, prompt, each[:begin].tolist())
+            rest = _pieces(tokenizer, written, each[begin : len(own)].tolist())
+            found.append({"label": label, "prompt": len(first), "pieces": [*first, *rest]})
         return found
 
     @cached_property
     def _writer(self) -> Writer:
         """Made once, so that its program is compiled once."""
         return session_writer(self._session, self._session.config.sample.sampling)
+
+
+def _pieces(tokenizer: Any, ids: list[int], numbers: list[int]) -> list[list[Any]]:
+    """[text, number] of tokens; those of one character are a piece, with the last one's number.
+    Special tokens have none.
+    """
+    special = {*tokenizer.special_tokens.values()}
+    found: list[list[Any]] = []
+    begun: list[tuple[int, int]] = []  # (id, number) of a character that is not whole yet
+
+    def end() -> None:
+        texts = texts_of(tokenizer, [i for i, _ in begun])
+        found.extend([text, number] for text, (_, number) in zip(texts, begun, strict=True))
+        begun.clear()
+
+    for i, number in zip(ids, numbers, strict=True):
+        if i in special:
+            continue
+        begun.append((i, number))
+        text = b"".join(tokenizer.token_bytes[n] for n, _ in begun).decode("utf-8", "replace")
+        if text and "\ufffd" not in text:
+            found.append([text, number])
+            begun.clear()
+        elif not text or len(begun) == 4:  # a character has up to four bytes
+            end()
+    end()
+    return found

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxlm.checkpoint.reader import CheckpointReader
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.core.files import read_sealed, write_atomic
 from jaxlm.core.tree import flatten, unflatten
@@ -113,6 +113,9 @@ def family_for(run: RunDir, model: ModelConfig, name: str | None) -> Family:
             f"{run}: has vectors of words, for which Hugging Face's format has no place; write "
             f"them by `jaxlm export vectors {run} --out FILE`"
         )
+    if name is None and not model.descends:
+        kind = type_name(type(model))
+        raise UserError(f"{run}: model.type {kind} has no form in Hugging Face's format")
     if name is None:
         raise UserError(
             f"{run}: its config names no model.family, so there are no names for its tensors; "

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -21,12 +23,14 @@ from typing import IO
 import numpy as np
 
 from jaxlm.core.config import UserError
+from jaxlm.core.files import disk_errors
 from jaxlm.ngrams.counting import find
 from jaxlm.ngrams.model import Level, NgramModel
 
 BOS = "<s>"
 LN10 = math.log(10)
 LEAST = -99.0  # the logarithm of 0
+SHORTEST = 4  # bytes of the line of an n-gram
 
 
 def write_arpa(model: NgramModel, words: Sequence[str], path: str | Path) -> None:
@@ -41,31 +45,42 @@ def write_arpa(model: NgramModel, words: Sequence[str], path: str | Path) -> Non
             raise UserError(f"{path}: token {i}, {word!r}, has white space, which ARPA cannot hold")
     if len(set(names)) != len(names):
         raise UserError(f"{path}: two tokens have one name; ARPA needs a name for each")
-    with _opened(path, "wt") as file:
-        file.write("\\data\\\n")
-        file.writelines(f"ngram {n}={len(m)}\n" for n, m in enumerate(model.levels, start=1))
-        grams = [""]
-        for n, level in enumerate(model.levels, start=1):
-            context, last = np.divmod(level.key, np.uint64(model.vocab_size))
-            before = " " if n > 1 else ""
-            grams = [
-                f"{grams[c]}{before}{names[w]}"
-                for c, w in zip(context.tolist(), last.tolist(), strict=True)
-            ]
-            log_p = np.maximum(level.log_prob / LN10, LEAST)
-            if n == 1:
-                log_p[model.bos] = 0.0
-            backoff = np.maximum(level.backoff / LN10, LEAST).tolist()
-            file.write(f"\n\\{n}-grams:\n")
-            if n == model.order:
-                lines = (f"{p:.7g}\t{g}\n" for p, g in zip(log_p.tolist(), grams, strict=True))
-            else:
-                lines = (
-                    f"{p:.7g}\t{g}\t{b:.7g}\n"
-                    for p, g, b in zip(log_p.tolist(), grams, backoff, strict=True)
-                )
-            file.writelines(lines)
-        file.write("\n\\end\\\n")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # ends as the name does
+    try:
+        with disk_errors(path), _opened(temporary, "wt") as file:
+            _write(model, names, file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(model: NgramModel, names: Sequence[str], file: IO[str]) -> None:
+    file.write("\\data\\\n")
+    file.writelines(f"ngram {n}={len(m)}\n" for n, m in enumerate(model.levels, start=1))
+    grams = [""]
+    for n, level in enumerate(model.levels, start=1):
+        context, last = np.divmod(level.key, np.uint64(model.vocab_size))
+        before = " " if n > 1 else ""
+        grams = [
+            f"{grams[c]}{before}{names[w]}"
+            for c, w in zip(context.tolist(), last.tolist(), strict=True)
+        ]
+        log_p = np.maximum(level.log_prob / LN10, LEAST)
+        if n == 1:
+            log_p[model.bos] = 0.0
+        backoff = np.maximum(level.backoff / LN10, LEAST).tolist()
+        file.write(f"\n\\{n}-grams:\n")
+        if n == model.order:
+            lines = (f"{p:.7g}\t{g}\n" for p, g in zip(log_p.tolist(), grams, strict=True))
+        else:
+            lines = (
+                f"{p:.7g}\t{g}\t{b:.7g}\n"
+                for p, g, b in zip(log_p.tolist(), grams, backoff, strict=True)
+            )
+        file.writelines(lines)
+    file.write("\n\\end\\\n")
 
 
 def read_arpa(path: str | Path) -> tuple[NgramModel, list[str]]:
@@ -74,14 +89,25 @@ def read_arpa(path: str | Path) -> tuple[NgramModel, list[str]]:
     Raises `UserError`, with the line, for what is not a whole ARPA file, and for n-grams whose
     beginnings are missing, as some programs prune them.
     """
-    with _opened(path, "rt") as file:
-        lines = enumerate(file, start=1)
-        sizes = _sizes(path, lines)
-        words: dict[str, int] = {}
-        levels: list[Level] = []
-        for n, size in enumerate(sizes, start=1):
-            ids, log_p, backoff, numbers = _section(path, lines, n, size, words)
-            levels.append(_level(path, levels, ids, log_p, backoff, numbers, len(words)))
+    words: dict[str, int] = {}
+    levels: list[Level] = []
+    try:
+        with disk_errors(path), _opened(path, "rt") as file:
+            lines = enumerate(file, start=1)
+            sizes = _sizes(path, lines)
+            most = os.fstat(file.fileno()).st_size // SHORTEST
+            if not str(path).endswith(".gz") and max(sizes) > most:
+                n = sizes.index(max(sizes)) + 1
+                raise UserError(
+                    f"{path}: promises {max(sizes)} {n}-grams, for which it is cut short"
+                )
+            for n, size in enumerate(sizes, start=1):
+                ids, log_p, backoff, numbers = _section(path, lines, n, size, words)
+                levels.append(_level(path, levels, ids, log_p, backoff, numbers, len(words)))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text, as an ARPA file is") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be decompressed ({error}); copy it again") from None
     if BOS not in words:
         raise UserError(f"{path}: has no {BOS}; a model of sentences needs it")
     levels[0].log_prob[words[BOS]] = -np.inf

@@ -206,7 +206,10 @@ def _write_head(file: IO[bytes], head: dict[str, Any], parts: IO[bytes]) -> None
 def _read_head(path: Path, file: IO[bytes]) -> tuple[dict[str, Any], int]:
     """(the header, where the parts begin)"""
     if file.read(len(MAGIC)) != MAGIC:
-        raise UserError(f"{path}: not a binary file of n-grams; write one by write_binary")
+        raise UserError(
+            f"{path}: not a binary file of n-grams, which `jaxlm ngrams` and write_binary write; "
+            "an ARPA file has a name that ends in .arpa or .arpa.gz"
+        )
     size = int.from_bytes(file.read(8), "little")
     text = file.read(size) if size < 1 << 40 else b""
     if len(text) < 8 or len(text) != size or b"%08x" % zlib.crc32(text[:-8]) != text[-8:]:

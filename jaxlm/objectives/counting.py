@@ -37,6 +37,7 @@ class Counting(Objective, abstract=True):
 
     learner: ClassVar[str] = "jaxlm.training.counting:CountingLearner"
     descends: ClassVar[bool] = False
+    counts_last: ClassVar[bool] = False  # whether there is no model before `finish`
 
     def passes(self, model: ModelConfig) -> int:
         """The passes over the training records that counting takes."""

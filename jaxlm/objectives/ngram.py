@@ -34,7 +34,7 @@ from jaxlm.data.rows.stream import WindowStream
 from jaxlm.distributed.consensus import decide, processes
 from jaxlm.models.ngram import NgramConfig, NgramLM, table, tables_of
 from jaxlm.ngrams.binary import read_binary
-from jaxlm.ngrams.counting import count
+from jaxlm.ngrams.counting import Counts, count
 from jaxlm.ngrams.model import NgramModel
 from jaxlm.ngrams.on_disk import build
 from jaxlm.ngrams.smoothing.base import Smoothing
@@ -64,6 +64,7 @@ class Ngram(Counting):
     """The frequency of each n-gram, smoothed."""
 
     displays: ClassVar[tuple[Measure, ...]] = (LOSS, BITS_PER_CHAR, BITS_PER_BYTE)
+    counts_last: ClassVar[bool] = True
     marked_by: ClassVar[str] = "order of the longest stored n-gram that ends at a token"
 
     smoothing: Smoothing = field(KneserNey, "how counts become probabilities")
@@ -84,6 +85,10 @@ class Ngram(Counting):
     def check_model(self, model: ModelConfig) -> None:
         if not isinstance(model, NgramConfig):
             raise UserError("objective: ngram counts n-grams; set model.type to ngram")
+        try:
+            self.smoothing.check(model.order)
+        except UserError as error:
+            raise UserError(f"objective.smoothing.{error}") from None
 
     def resolve(self, prepared: Any, model: ModelConfig) -> Ngram:
         if getattr(prepared.splits["train"], "packing", None) != "split":
@@ -163,13 +168,19 @@ class Ngram(Counting):
         given["order"] = sum(name.startswith("level_") for name in tables)
         if len(text) * given["order"] * BYTES <= self.memory * 1e9:
             counts = count(text.read(0, len(text)), **given)
-            return {**tables_of(self.smoothing.estimate(counts)), "text": tables["text"]}
+            return {**tables_of(self._estimated(counts)), "text": tables["text"]}
         folder = Path(config.run_dir or ".") / FOLDER
         made = tables_of(self._on_disk(text, folder, on_part, **given))
         decide(f"n-grams read {text.fingerprint}", "", lambda _: "")
         if processes()[0] == 0:
             shutil.rmtree(folder)
         return {**made, "text": tables["text"]}
+
+    def _estimated(self, counts: Counts) -> NgramModel:
+        try:
+            return self.smoothing.estimate(counts)
+        except UserError as error:
+            raise UserError(f"objective.smoothing.{error}") from None
 
     def _on_disk(
         self, text: WindowStream, folder: Path, on_part: Callable[[], object], **given: Any

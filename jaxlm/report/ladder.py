@@ -36,15 +36,15 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
     title = main.title[:1].upper() + main.title[1:]
     styles = {name: number for number, name in enumerate(result["rungs"])}
     sections: list[tuple[str, Any]] = []
-    for heading, key, label in (
-        ("Seconds of training", "training", seconds),
-        ("Seconds of training and start", "both", seconds),
-        ("FLOPs of training", "flops", human),
+    for heading, by, key, label in (
+        ("Seconds of training", "seconds of training", "training", seconds),
+        ("Seconds of training and start", "seconds of training and start", "both", seconds),
+        ("FLOPs of training", "FLOPs of training", "flops", human),
     ):
         lines = series_of(result, key)
         found = crossings(lines, main.better or "higher")
         chart = log_chart(
-            f"{title} by {heading.lower()}",
+            f"{title} by {by}",
             lines,
             found,
             label=label,

@@ -66,4 +66,5 @@ def _kind(run: RunFiles) -> str:
     layers, width = model.get("num_layers"), model.get("hidden_size")
     size = f"{layers} layers of {width}" if layers and width else None
     words = [model.get("type"), objective.get("type"), size]
-    return " · ".join(str(word).replace("_", " ") for word in words if word) or "training run"
+    named = dict.fromkeys(str(word).replace("_", " ") for word in words if word)
+    return " · ".join(named) or "training run"

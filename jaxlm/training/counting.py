@@ -79,8 +79,11 @@ class CountingLearner(TableLearner):
 
     def use_data(self, config: RunConfig, prepared: Prepared) -> None:
         self.data = config, prepared
-        if (passes := self.objective.passes(config.model)) > 1:
-            warn_of_few_steps(config, prepared, passes)
+        warn_of_few_steps(config, prepared, self.objective.passes(config.model))
+        if self.objective.counts_last and config.eval.every_steps is not None:
+            log.warning(
+                "eval.every_steps: the model is uniform until the last step; set it to null"
+            )
 
     def finish(self, state: State, *, on_part: Callable[[], object] = lambda: None) -> State:
         assert self.data is not None, "use_data"
@@ -125,8 +128,8 @@ def warn_of_few_steps(
     rows = prepared.rows("train", batch_size=batch, seed=config.seed).rows_per_epoch
     if steps * batch < passes * rows + descends:
         log.warning(
-            "train: counting takes %d epochs%s, and the run has %.3g; set train.epochs to %s",
-            passes,
+            "train: counting takes %s%s, and the run has %.3g; set train.epochs to %s",
+            "1 epoch" if passes == 1 else f"{passes} epochs",
             ", after which the head learns" if descends else "",
             steps * batch / rows,
             f"more than {passes}" if descends else passes,

@@ -30,7 +30,7 @@ class PairScore:
     pearson: float
     pairs: int
     unknown: int  # pairs with a word that has no vector
-    skipped: int = 0  # lines that are no pair with a number, besides comments
+    skipped: int = 0  # lines without two words and a number, besides comments
 
     @property
     def unknown_share(self) -> float:

@@ -192,6 +192,7 @@ def test_what_a_file_holds_comes_back(tmp_path: Path) -> None:
         (lambda s: s[: len(s) // 2], "is cut short|not one of the"),
         (lambda s: s.replace("\ta b\t", "\ta z\t", 1), "line .*: not one of the .* 2-grams"),
         (lambda s: s.replace("<s>", "<q>"), "has no <s>"),
+        (lambda s: s.replace("ngram 2=", "ngram 2=99999999999"), "2-grams, .* cut short"),
         (lambda s: s.replace("\ta b\t", "\ta a\t", 1), "the n-gram comes twice|beginning"),
     ],
 )
@@ -202,6 +203,14 @@ def test_a_broken_file_is_named(change: Any, message: str, tmp_path: Path) -> No
     with pytest.raises(UserError, match=message) as error:
         read_arpa(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08cut", b"plain", b"", gzip.compress(b"\xff")])
+def test_a_damaged_compressed_file_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.arpa.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.arpa\.gz") as error:
+        read_arpa(tmp_path / "a.arpa.gz")
+    assert "\n" not in str(error.value)
 
 
 def test_words_must_be_ones_that_a_file_can_hold(tmp_path: Path) -> None:

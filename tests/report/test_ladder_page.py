@@ -101,6 +101,7 @@ def test_the_page_marks_the_crossing_and_says_it(tmp_path: Path) -> None:
         ("1 min", "LSTM"),
     ]
     assert text.count("<figure") == 4 and "It has" not in text
+    assert "Bits per character by FLOPs of training" in text
 
 
 def test_a_counted_model_is_a_level_over_flops() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxlm.core.numbers import percent
 from jaxlm.data.rows.stream import WindowStream
 from jaxlm.evals.likelihood import Likelihood
 from jaxlm.evals.run import evaluate_run
+from jaxlm.evals.samples import _pieces
 from jaxlm.info import describe_run
 from jaxlm.ngrams.binary import read_binary
 from jaxlm.ngrams.counting import count
@@ -138,14 +140,17 @@ def test_samples_say_the_order_that_matched_each_token(run: Path, counted: Any) 
     tokenizer = session.prepared.tokenizer
     (record,) = map(json.loads, (run / "samples.jsonl").read_text().splitlines())
     for sample in record["samples"]:
-        pieces, prompt = sample["marks"]["pieces"], sample["prompt"].encode()
-        assert sample["marks"]["prompt"] == len(prompt)  # a token is a byte
-        texts = [text.encode() for text, _ in pieces]
-        own = [int(t[1:3], 16) if len(t) == 4 and t[:1] == b"<" else t[0] for t in texts]
-        assert tokenizer.decode(own) == sample["prompt"] + sample["text"]
+        pieces, prompt = sample["marks"]["pieces"], sample["prompt"]
+        assert sample["marks"]["prompt"] == len(prompt)
+        written = "".join(text for text, _ in pieces)
+        assert written == prompt + sample["text"]
+        own = list(written.encode())  # a token is a byte
         _, orders = want.matched(np.array([tokenizer.bos_id, *own]))
         assert [order for _, order in pieces] == orders[1:].tolist()
     assert max(order for _, order in pieces) > 2
+    session_like = SimpleNamespace(special_tokens={"<s>": 9}, token_bytes=TOKENS, unk_id=None)
+    shown = _pieces(session_like, [9, 0, 1, 2, 3, 4, 2], [7, 1, 2, 3, 4, 5, 6])
+    assert shown == [["a", 1], ["汉", 4], ["<FF>", 5], ["<B1>", 6]]
     page = (run / "report.html").read_text()
     assert "Colour: order of the longest stored n-gram" in page and '<i style="--p:' in page
 
@@ -221,6 +226,7 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_same_model(run: Path, tmp_path
     assert api.fit(load_saved(cut), must_exist=True).result["final"] == final(run)
 
 
+TOKENS = [b"a", b"\xe6", b"\xb1", b"\x89", b"\xff", *[b""] * 5]
 ON_DISK = "objective.memory=0.001"  # in parts
 
 
@@ -284,6 +290,16 @@ def test_a_checkpoint_with_the_text_itself_continues(run: Path) -> None:
     assert np.flatnonzero(np.asarray(marked).any(axis=1)).tolist() == [3, 70]
 
 
+def test_what_a_run_does_not_count_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(tmp_path / "few", "train.epochs=null", "train.steps=1", "eval.every_steps=1")
+    with caplog.at_level("WARNING", logger="jaxlm"):
+        Session.open(config.config, report=lambda _: None)
+    assert "counting takes 1 epoch, and the run has" in caplog.text
+    assert "eval.every_steps: the model is uniform until the last step" in caplog.text
+
+
 def test_devices_count_their_rows_together(run: Path, tmp_path: Path) -> None:
     outcome = api.fit(config_of(tmp_path / "many", "mesh={data: 4, tensor: 2}"))
     assert outcome.result["final"]["param_sha256"] == final(run)["param_sha256"]
@@ -307,6 +323,10 @@ def test_what_does_not_fit_is_a_users_error(tmp_path: Path) -> None:
         api.fit(config_of(tmp_path / "c", "data.order=stream"))
     with pytest.raises(UserError, match="^objective.bos: 265, but the model has ids up to 263; "):
         api.fit(config_of(tmp_path / "d", "objective.bos=265"))
+    with pytest.raises(UserError, match=r"^objective.smoothing.weights: 1 of them for orders 0 to"):
+        api.fit(
+            config_of(tmp_path / "g", "objective.smoothing={type: jelinek_mercer, weights: [1]}")
+        )
     gradient = ("objective={type: causal_lm}", "optimizer={type: adamw}")
     with pytest.raises(
         UserError, match="^objective: causal_lm needs the gradient of a head, and model.type n"

@@ -50,9 +50,7 @@ def test_questions_are_scored_as_by_gensim(
     assert found[1].accuracy is None and found[1].unknown == 1
 
 
-def test_lines_that_are_no_question_and_no_pair_are_counted(
-    table: WordVectors, tmp_path: Path
-) -> None:
+def test_lines_without_a_question_or_a_pair_are_counted(table: WordVectors, tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text(": x\nland1 city1 land2 city2\nland1 city1 land2\n\na b c d e\n")
     found = score_questions(table, file)

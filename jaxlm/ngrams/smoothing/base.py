@@ -103,6 +103,9 @@ class Smoothing(Config):
                 f"prune: {list(self.prune)} must begin with 0, as all tokens are kept, and not fall"
             )
 
+    def check(self, order: int) -> None:
+        """Raises `UserError` for settings that a model of this order cannot have."""
+
     def rule(self, n: int, summary: Summary) -> Rule:
         """The rule of order n. The sum of seen over what continues a context, plus its rest, must
         be 1; so rest is 1 for a context that nothing continues.

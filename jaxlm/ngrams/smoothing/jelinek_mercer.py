@@ -30,13 +30,16 @@ class JelinekMercer(Smoothing):
         if self.weights and (self.weights[0] <= 0 or min(self.weights) < 0):
             raise UserError("weights: the first must be over 0, and the others not below it")
 
-    def rule(self, n: int, summary: Summary) -> Rule:
-        weights = np.array(self.weights or deleted_interpolation(summary))
-        if len(weights) != summary.order + 1:
+    def check(self, order: int) -> None:
+        if self.weights and len(self.weights) != order + 1:
             raise UserError(
-                f"weights: {len(weights)} of them for orders 0 to {summary.order}; give "
-                f"{summary.order + 1}, or none"
+                f"weights: {len(self.weights)} of them for orders 0 to {order}; give {order + 1}, "
+                "or none"
             )
+
+    def rule(self, n: int, summary: Summary) -> Rule:
+        self.check(summary.order)
+        weights = np.array(self.weights or deleted_interpolation(summary))
         share = weights[n] / weights[: n + 1].sum()
 
         def shares(contexts: Contexts) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,7 @@ class Curves(Section):
 {% endif %}
 """
 
-    def data(self, run: RunFiles) -> dict[str, Any]:
+    def data(self, run: RunFiles) -> dict[str, Any] | None:
         resumed, back = run.events("resume"), run.events("rollback")
         marks = {"mark": [r["step"] for r in resumed], "mark back": [r["step"] for r in back]}
         groups: dict[str, list[str]] = {}
@@ -58,8 +58,12 @@ class Curves(Section):
         charts: list[Markup | str] = []
         more: list[Markup | str] = []
         drawn: list[Line] = []
+        single = False  # whether a run that has ended has one value of a measure, and no curve
         for keys in groups.values():
             lines = [line for key in keys for line in _lines(run, key, len(keys) > 1)]
+            if run.result and 0 < max(map(_points, lines), default=0) < 2:
+                single = True
+                continue
             lines.sort(key=lambda line: line.name != "train")
             measure = run.measure(next((k for k in keys if k.startswith("eval/")), keys[0]))
             first = any(run.measure(k).show == "headline" for k in keys)
@@ -76,6 +80,8 @@ class Curves(Section):
             if chart:
                 (charts if own else more).append(chart)
                 drawn += lines
+        if single and not charts and not more:
+            return None
         legend = []
         if any('class="line faint' in chart for chart in [*charts, *more]):
             legend.append("Faint: values as logged; bold: their moving mean.")
@@ -105,6 +111,10 @@ def _lines(run: RunFiles, key: str, several: bool) -> list[Line]:
         Line(name=own, style=style, steps=at, values=values),
         Line(name=f"{own}{WHOLE}", style=style, steps=ends, values=finals, joined=False),
     ]
+
+
+def _points(line: Line) -> int:
+    return sum(map(math.isfinite, line.values))
 
 
 def _noisy(values: Sequence[float]) -> bool:
