@@ -162,7 +162,7 @@ class Predictor:
         first = next(iter(given), None)
         if not isinstance(first, Mapping) or not isinstance(self._own, Files):
             return False
-        return any(column not in first for column in self._task.asked_of(first))
+        return not any(column in first for column in self._task.asked_of(first))
 
     def _read_as_file(self, given: Sequence[Any]) -> Iterator[tuple[str, Record]]:
         """Records of a list as a file with a line for each, whose format is recognised."""

@@ -44,7 +44,7 @@ class RewardMeasures(Evaluator):
         if not self.has_split(prepared.splits):
             return None
         task = prepared.task_of(self.split)
-        assert isinstance(task, WrittenTask), "objective.resolve checks it"
+        assert isinstance(task, WrittenTask), "the objective checks it"
         sampling = sampling_of(session.config, task, max_tokens=objective.max_tokens)
         size = self.batch_size or session.config.train.batch_size
         written = Written(task, session_writer(session, sampling), size)

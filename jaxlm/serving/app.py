@@ -126,9 +126,9 @@ class Served:
 
         if asked.stream:
             return await self._streamed(request, work, [conversation], event)
-        ((text, _, ended),) = await self._ask(request, work, [conversation])
-        message = {"role": "assistant", "content": text}
-        choices = [{"index": 0, "message": message, "finish_reason": reason(ended)}]
+        (said,) = await self._ask(request, work, [conversation])
+        message = {"role": "assistant", "content": said.text}
+        choices = [{"index": 0, "message": message, "finish_reason": reason(said.ended)}]
         return _json({**head, "object": "chat.completion", "choices": choices})
 
     @cached_property

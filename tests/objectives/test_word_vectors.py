@@ -21,11 +21,10 @@ from jaxlm.models.word_vectors import Subwords, WordVectorsConfig
 from jaxlm.objectives.base_windows import Windows
 from jaxlm.objectives.cbow import CBOW
 from jaxlm.objectives.skip_gram import SkipGram
-from jaxlm.optim.adamw import AdamW
 from jaxlm.optim.sgd import SGD
 from jaxlm.training.feed import batch_spec
 from jaxlm.training.program import make_program
-from jaxlm.training.sparse import SparseLearner, _check_plain
+from jaxlm.training.sparse import SparseLearner
 from tests import tiny
 from tests.vectors.test_sampling import chi_square
 
@@ -291,7 +290,3 @@ def test_what_does_not_fit_is_a_users_error() -> None:
         objective.host_transform(ByteTokenizer(), seed=0)
     with pytest.raises(UserError, match="longest_path: is not known without data"):
         dataclasses.replace(objective, softmax="hierarchical").check_resolved()
-    with pytest.raises(UserError, match="set it to sgd"):
-        _check_plain(AdamW(learning_rate=1e-3))
-    with pytest.raises(UserError, match="clip_norm: has no effect"):
-        _check_plain(SGD())

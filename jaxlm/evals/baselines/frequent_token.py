@@ -42,6 +42,8 @@ class FrequentToken(Baseline):
     def measures(
         self, session: Session, split: str, *, on_batch: Callable[[], object] = lambda: None
     ) -> list[Measure] | None:
+        if not isinstance(session.config.objective, MaskedLM):
+            return None
         if "train" not in session.prepared.splits or split not in session.prepared.splits:
             return None
         trained, asked = (
