@@ -146,6 +146,15 @@ def second_stage(folder: Path) -> list[Scenario]:
     pairs = records(f"jsonl, files: {data}/pairs.jsonl", "{type: preference}")
     tags = records(f"jsonl, files: {data}/tags.jsonl", "{type: tagging}")
     classes = records(f"csv, files: {data}/*.csv", "{type: classification}")
+    each = records(f"files, files: {data}/pairs.jsonl", "{type: kto}")
+    spans = "{type: question_answering, doc_stride: 8}"
+    questions = records(f"jsonl, files: {data}/questions.jsonl", spans)
+    translated = "{type: translation, source: prompt, target: completion, encoder: true}"
+    sources = records(f"jsonl, files: {data}/answers.jsonl", translated)
+    encoder = (
+        "model.encoder={hidden_size: 32, num_layers: 1, dtype: float32, "
+        "attention: {num_heads: 4, is_causal: false}}"
+    )
     whole = "data.packing=whole"
     # a save between two steps that learn from the same rollout
     grpo = (
@@ -159,6 +168,8 @@ def second_stage(folder: Path) -> list[Scenario]:
             "init.from",
         ),
         "tagging": ((tags, "objective={type: tagging}"), "init.from"),
+        "question_answering": ((questions, "objective={type: question_answering}"), "init.from"),
+        "seq2seq": ((sources, whole, encoder, "objective={type: seq2seq}"), None),
         "lora_second": (
             (answers, whole, "adapter={type: lora, rank: 2, dropout: 0.1}"),
             "init.from",
@@ -167,8 +178,13 @@ def second_stage(folder: Path) -> list[Scenario]:
             (answers, whole, "adapter={type: lora, rank: 2, base_weights: nf4}"),
             "init.from",
         ),
+        "dora": ((answers, whole, "adapter={type: dora, rank: 2, dropout: 0.1}"), "init.from"),
         "dpo": ((pairs, whole, "objective={type: dpo}"), "init.from"),
         "dpo_lora": ((pairs, "objective={type: dpo}", "adapter={type: lora}"), "init.from"),
+        "kto": ((each, whole, "objective={type: kto}"), "init.from"),
+        "orpo": ((pairs, whole, "objective={type: orpo}"), "init.from"),
+        "simpo": ((pairs, whole, "objective={type: simpo}"), "init.from"),
+        "reward": ((pairs, whole, "objective={type: reward}"), "init.from"),
         "distill": (
             (answers, whole, "model.hidden_size=16", "objective={type: distill}"),
             "objective.teacher.from",
@@ -230,8 +246,8 @@ def records(source: str, task: str) -> str:
 
 def write_data(folder: Path) -> None:
     """Writes the data that the scenarios of `folder` read: a corpus of small files, each of which
-    becomes a part of a store, as texts and as tables; sums with right and wrong answers; words
-    with tags.
+    becomes a part of a store, as texts and as tables; sums with right and wrong answers, and as
+    questions about a text; words with tags.
     """
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -248,6 +264,15 @@ def write_data(folder: Path) -> None:
         "answers": [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a, b in sums],
         "pairs": [
             {"prompt": f"{a}+{b}=", "chosen": str(a + b), "rejected": str(a + b + 1)}
+            for a, b in sums
+        ],
+        "questions": [
+            {
+                "id": f"{a} {b}",
+                "context": f"{a} and {b} are {a + b} and no more.",
+                "question": "Sum?",
+                "answers": {"text": [str(a + b)], "answer_start": [len(f"{a} and {b} are ")]},
+            }
             for a, b in sums
         ],
         "tags": [
