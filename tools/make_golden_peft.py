@@ -47,6 +47,10 @@ T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
+MIXTRAL = {**SMALL_LLAMA, "intermediate_size": 8, "num_local_experts": 3}
+MIXTRAL |= {"num_experts_per_tok": 2, "sliding_window": None}
+QWEN3 = {**SMALL_LLAMA, "head_dim": 8, "moe_intermediate_size": 8, "num_experts": 4}
+QWEN3 |= {"num_experts_per_tok": 2, "norm_topk_prob": True}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama": (
         "LlamaForCausalLM",
@@ -85,6 +89,30 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "BertForSequenceClassification",
         {**BERT, **LABELS, "hidden_size": 16, "intermediate_size": 24, "vocab_size": 64},
         {"r": 2, "target_modules": ["query", "value"], "bias": "lora_only", "task_type": "SEQ_CLS"},
+    ),
+    # parameters of all experts, one wrapped in the other, and that of a router
+    "mixtral_experts": (
+        "MixtralForCausalLM",
+        MIXTRAL,
+        {
+            "r": 2,
+            "lora_alpha": 5,
+            "target_modules": ["q_proj"],
+            "target_parameters": ["experts.gate_up_proj", "experts.down_proj", "gate.weight"],
+            "rank_pattern": {"layers.1.mlp.experts.gate_up_proj": 3, "gate.weight": 1},
+            "alpha_pattern": {"layers.0.mlp.experts.down_proj": 7},
+        },
+    ),
+    # no module at all, and the one parameter of a module in one layer only
+    "qwen3_moe_experts": (
+        "Qwen3MoeForCausalLM",
+        QWEN3,
+        {
+            "r": 2,
+            "use_rslora": True,
+            "target_modules": [],
+            "target_parameters": ["experts.down_proj", "layers.1.mlp.experts.gate_up_proj"],
+        },
     ),
     "t5": (
         "T5ForConditionalGeneration",

@@ -35,6 +35,10 @@ class DoRA(LoRA):
     adapts_tables: ClassVar[bool] = False
     __hash__ = LoRA.__hash__
 
+    @property
+    def unknown_to_peft(self) -> str | None:
+        return "magnitude"
+
     def build(self, of: Any, rank: int, scale: float, *, rngs: nnx.Rngs) -> LowRank:
         return Rescaled(of, rank, scale, rngs=rngs)
 

@@ -148,15 +148,21 @@ class LoRA(Adapter):
             if not any(re.search(pattern, path) for path in paths):
                 raise no_match("adapter.train", pattern, paths)
 
+    @property
+    def unknown_to_peft(self) -> str | None:
+        """The part of it that PEFT lacks for experts and routers; None: nothing."""
+        return "dropout" if self.dropout else None
+
     def remarks(self, axes: Mapping[str, Sequence[str | None]]) -> list[str]:
-        # A is stacked for experts; the B of a router has their number as its output
-        experts = {p: own for p, own in axes.items() if p.endswith(f"/{A}") and "experts" in own}
-        if not (paths := sorted(adapted_modules(experts))):
+        own = {p for p, names in axes.items() if "experts" in names or "/router/" in p}
+        paths = sorted(adapted_modules({p: None for p in own}))
+        lacks = self.unknown_to_peft
+        if not paths or lacks is None:
             return []
         return [
-            f"adapter.targets: {few(paths)} are kernels of experts, for which PEFT has no module: "
-            "`jaxlm export peft` will refuse this adapter, and `jaxlm export hf` merges it; to "
-            f"export it alone, leave them out by adapter.exclude=[{', '.join(paths)}]"
+            f"adapter.targets: {few(paths)} are of experts and routers, which have no {lacks} "
+            "in PEFT: `jaxlm export peft` will refuse this adapter, and `jaxlm export hf` merges "
+            f"it; to export it alone, leave them out by adapter.exclude=[{', '.join(paths)}]"
         ]
 
     def merge(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from jaxlm.nn.heads.base import is_of_head
 
 Pieces = Mapping[str, list[Piece]]
 OLDER = "~"
+MODULES = "/"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def pieces_of(
 def named(pieces: Pieces, family: Family, how: str) -> Pieces:
     """The pieces under the names that a file has.
 
-    "-": without the family's prefix, "+": with one more; then `OLDER`: ends as older files have.
+    "-": without the family's prefix, "+": with one more; then `OLDER`: ends as older files have;
+    then `MODULES`: as the modules of its class are named, not the tensors of its files.
     """
 
     def rename(name: str) -> str:
@@ -114,9 +116,12 @@ def named(pieces: Pieces, family: Family, how: str) -> Pieces:
             name = name.removeprefix(family.prefix)
         elif how.startswith("+"):
             name = family.prefix + name
-        for today, then in family.older if how.endswith(OLDER) else ():
+        for today, then in family.older if OLDER in how else ():
             if name.endswith(today):
-                return name.removesuffix(today) + then
+                name = name.removesuffix(today) + then
+                break
+        for there, here in family.modules if MODULES in how else ():
+            name = name.replace(there, here)
         return name
 
     if not how:

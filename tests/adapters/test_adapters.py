@@ -302,13 +302,14 @@ def test_mistakes_are_one_line() -> None:
 
 
 def test_experts_that_peft_cannot_hold_are_reported() -> None:
-    """The router, whose output is a number for each expert, is a module of PEFT."""
-    experts = [f"layers/ffn/{name}" for name in ("down", "gate", "up")]
+    """They are parameters of PEFT, as a router is, which have neither dropout nor DoRA there."""
+    experts = [f"layers/ffn/{name}" for name in ("down", "gate", "router", "up")]
     for adapter, paths in (
-        (LoRA(rank=2), experts),
-        (LoRA(rank=2, exclude=("ffn/(gate|up)",)), experts[:1]),
-        (LoRA(rank=2, targets=("query", "router")), []),
-        (LoRA(rank=2, exclude=tuple(experts)), []),
+        (LoRA(rank=2), []),
+        (DoRA(rank=2), experts),
+        (DoRA(rank=2, exclude=("ffn/(gate|up|router)",)), experts[:1]),
+        (LoRA(rank=2, dropout=0.1, targets=("query", "router")), experts[2:3]),
+        (DoRA(rank=2, exclude=tuple(experts)), []),
     ):
         lines = adapter.remarks(flatten(program_of("moe", adapter).param_axes))
         assert len(lines) == bool(paths)

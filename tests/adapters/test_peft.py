@@ -14,15 +14,21 @@ from flax import nnx
 
 from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten
-from jaxlm.hf.exporting import export_run
+from jaxlm.hf.exporting import export_run, family_for
 from jaxlm.hf.importing import import_model
 from jaxlm.hf.peft import export_adapter, import_adapter
+from jaxlm.hf.peft.exporting import write_adapter
+from jaxlm.hf.peft.layout import imported_class, layout_of
 from jaxlm.hf.peft.modules import Factors, joined
 from jaxlm.hf.peft.settings import compact
 from jaxlm.hf.stored import open_file
+from jaxlm.run import load_saved
+from jaxlm.runs.folder import RunDir
+from jaxlm.training.build import program_of
 from jaxlm.training.loading import load_trained
 from tests.hf.test_hf import ONE, quiet, write_model
 from tests.models.golden_families import FIXTURES, load_case
+from tests.tiny import near_fresh
 
 pytest.importorskip("safetensors")
 from safetensors.numpy import save_file  # noqa: E402
@@ -117,6 +123,61 @@ def test_a_merged_export_is_read_back_and_an_error_in_it_is_refused(
     with pytest.raises(UserError, match="gives logits that differ from the run's by .*the bound"):
         export_run(run, tmp_path / "wrong", overrides=ONE, report=quiet)
     assert not (tmp_path / "wrong").exists()
+
+
+def test_experts_that_are_modules_of_their_own_are_read(tmp_path: Path) -> None:
+    """As transformers 4 has them, and PEFT for it: the same factors, expert by expert."""
+    golden = PEFT / "mixtral_experts"
+    case, base = load_case("case", golden), base_run("mixtral_experts", tmp_path)
+    number, names = case.config["num_local_experts"], {}
+    for name, stored in open_file(golden / WEIGHTS).items():
+        name, x = name.replace(".mlp.", ".block_sparse_moe."), np.array(stored)
+        module, kind = name.split(".lora_")
+        if not module.endswith(("experts", "experts.base_layer")):
+            names[name] = x
+            continue
+        a, b = kind.startswith("A"), module.removesuffix(".base_layer")
+        parts = ("w1", "w3") if b != module else ("w2",)
+        for e in range(number):
+            own = x.reshape(number, -1, x.shape[-1])[e] if a else x[:, e::number]
+            for n, part in enumerate(parts):
+                rows = own if a else np.split(own, len(parts))[n]
+                names[f"{b}.{e}.{part}.lora_{kind}"] = np.ascontiguousarray(rows)
+    older = tmp_path / "older"
+    older.mkdir()
+    save_file(names, older / WEIGHTS)
+    values = json.loads((golden / CONFIG).read_text())
+    values |= {
+        "target_parameters": None,
+        "target_modules": ["q_proj", "gate", "w1", "w2", "w3"],
+        "rank_pattern": {r"layers.1.*experts.*w[13]": 3, "block_sparse_moe.gate": 1},
+        "alpha_pattern": {r"layers.0.*experts.*w2": 7},
+    }
+    (older / CONFIG).write_text(json.dumps(values))
+    run = tmp_path / "run"
+    import_adapter(older, base, run, ONE, report=quiet)
+    _, program, params, _ = load_trained(str(run), overrides=ONE, report=quiet)
+    assert_golden(logits_of(program, params, case.arrays), case)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ("{type: dora, rank: 2}", "kernels of experts, which have no magnitude in PEFT"),
+        ("{type: lora, targets: [query, router], dropout: 0.1}", "no dropout beside .*gate.weight"),
+        ("{type: lora, targets: [query], train: [ffn/down]}", "experts that are trained in full"),
+    ],
+)
+def test_what_peft_lacks_for_experts_is_one_line(tmp_path: Path, adapter: str, said: str) -> None:
+    base = RunDir(base_run("mixtral_experts", tmp_path))
+    config = load_saved(base.path, [*ONE, f"adapter={adapter}"]).config
+    program = program_of(config, config.mesh.build())
+    family = family_for(base, config.model, None)
+    layout = layout_of(config, program, family, imported_class(base), quiet)
+    params = near_fresh(program.abstract_params)
+    with pytest.raises(UserError, match=said) as error:
+        write_adapter(tmp_path, layout, config.adapter, program, params, None)
+    assert "\n" not in str(error.value)
 
 
 def test_kernels_of_one_module_with_an_a_each_are_stacked_exactly() -> None:

@@ -9,7 +9,7 @@ its SHA-256, for an import here, and the error of the logits that was measured.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from jaxlm.core.tree import flatten
 from jaxlm.hf.checking import CHECK, NOTE, check_outputs, computing_in, outputs
 from jaxlm.hf.exporting import family_for
 from jaxlm.hf.folder import new_folder
+from jaxlm.hf.peft.experts import key_of, router_parameter, stacked, to_file
 from jaxlm.hf.peft.importing import read_adapter
 from jaxlm.hf.peft.layout import Layout, imported_class, layout_of
 from jaxlm.hf.peft.modules import Factors, ModuleKernel, joined, trimmed
@@ -107,12 +108,24 @@ def write_adapter(
 ) -> int:
     """Writes PEFT's two files; returns how many modules are adapted. Raises `UserError`."""
     flat = {path: np.asarray(x) for path, x in as_plain(flatten(params)).items()}
-    modules = adapters_of(layout, adapter, flat)
+    found = adapters_of(layout, adapter, flat)
+    modules = {name: f for name, f in found.items() if name in layout.modules}
     whole, bias = saved_whole(layout, program, set(modules))
     linear = [parts[0] for n in modules if not _is_table(parts := layout.modules[n])]
+    # the names of parameters that a config says, and those of modules
+    named = {name: _parameter(layout, name) or name for name in found}
+    parameters = compact(
+        {name for name in named.values() if name not in modules}, {*layout.tensors, *layout.experts}
+    )
+    settings = settings_of(
+        adapter, {named[n]: f for n, f in found.items()}, base, layout.class_name, parameters
+    )
+    _check_parameters(adapter, settings)
     values = to_values(
-        settings_of(adapter, modules, base, layout.class_name),
-        targets=compact(modules, {n.removesuffix(".weight") for n in layout.tensors}),
+        settings,
+        targets=compact(
+            modules.keys() & named.values(), {n.removesuffix(".weight") for n in layout.tensors}
+        ),
         saved=compact(
             {_module(name) for name in whole} - modules.keys(),
             {_module(name) for name in layout.tensors},
@@ -121,20 +134,48 @@ def write_adapter(
         transposed=any(part.transposed for part in linear),
         bias=bias,
     )
-    tensors = tensors_of(layout, modules, whole, flat)
+    tensors = tensors_of(layout, found, whole, flat)
     write_atomic(folder / CONFIG, to_json(values))
     headers = {name: Header("float32", x.shape) for name, x in tensors.items()}
     write_file(folder / WEIGHTS, headers, iter(tensors.items()))
-    return len(modules)
+    return len(found)
+
+
+def _parameter(layout: Layout, name: str) -> str | None:
+    """The name of the parameter that is adapted, of experts or of a router; None: a module is."""
+    if name in layout.experts:
+        return name
+    return router_parameter(name, layout.modules[name])
+
+
+def _check_parameters(adapter: LowRankSettings, settings: Settings) -> None:
+    """Raises `UserError` for what PEFT does not do with a parameter."""
+    lacks = {"dropout": adapter.dropout > 0, "magnitudes (dora)": settings.dora}
+    if settings.parameters and (unknown := [name for name, has in lacks.items() if has]):
+        raise UserError(
+            f"adapter: PEFT has no {few(unknown)} beside an adapter of {few(settings.parameters)}; "
+            "leave experts and routers out by adapter.exclude, or use `jaxlm export hf`, which "
+            "merges the adapter"
+        )
 
 
 def adapters_of(layout: Layout, adapter: LowRankSettings, flat: Arrays) -> dict[str, Factors]:
-    """{module: its adapter} of the modules that have one. Raises `UserError`."""
+    """{module, or parameter of all experts: its adapter} of those that have one. Raises
+    `UserError`.
+    """
     adapted = adapted_modules(flat)
     settings = adapter.settings(adapted)
     placed: set[str] = set()
     out: dict[str, Factors] = {}
+    for name, one in layout.experts.items():
+        if placed_here := {p.where for parts in one.experts for p in parts if p.where in adapted}:
+            placed |= placed_here
+            each = [_of_expert(parts, flat, settings) for parts in one.experts]
+            if (all_experts := stacked(each)) is not None:
+                out[name] = all_experts
     for name, parts in layout.modules.items():
+        if parts[0].is_expert:
+            continue
         own: dict[str, Factors] = {}
         norms: Arrays = {}
         for part in parts:
@@ -163,6 +204,19 @@ def adapters_of(layout: Layout, adapter: LowRankSettings, flat: Arrays) -> dict[
     return out
 
 
+def _of_expert(
+    parts: Sequence[ModuleKernel], flat: Arrays, settings: Mapping[str, tuple[int, float]]
+) -> Factors:
+    adapted = [part.where for part in parts if f"{part.where}/{INSIDE}/{A}" in flat]
+    own = {p.where: _factors(p, flat, settings[p.where][1]) for p in parts if p.where in adapted}
+    if any(factors.m is not None for factors in own.values()):
+        raise UserError(
+            f"adapter.targets: {few(adapted)} are kernels of experts, which have no magnitude in "
+            "PEFT; leave them out by adapter.exclude, or use `jaxlm export hf`, which merges"
+        )
+    return joined(parts, own, {})
+
+
 def _factors(part: ModuleKernel, flat: Arrays, scale: float) -> Factors:
     a, b = (flat[f"{part.where}/{INSIDE}/{x}"][part.piece.index] for x in (A, B))
     change = flat.get(f"{part.where}/{INSIDE}/{MAGNITUDE}")
@@ -183,6 +237,12 @@ def _is_table(parts: list[ModuleKernel]) -> bool:
 def saved_whole(layout: Layout, program: Program, adapted: set[str]) -> tuple[list[str], str]:
     """(tensors that are trained in full, PEFT's `bias`). Raises `UserError`."""
     trained = flatten(program.trained(program.abstract_params)).keys() - program.added
+    apart = {p.piece.path for one in layout.experts.values() for e in one.experts for p in e}
+    if experts := sorted(trained & apart):
+        raise UserError(
+            f"adapter.train: {few(experts)}: experts that are trained in full are not in PEFT's "
+            "files; use `jaxlm export hf`, which merges the adapter"
+        )
     if tied := sorted(trained & layout.tied):
         raise UserError(
             f"adapter.train: {few(tied)} is also the output head, and PEFT trains a table without "
@@ -208,17 +268,24 @@ def _module(tensor: str) -> str:
 
 
 def settings_of(
-    adapter: LowRankSettings, modules: Mapping[str, Factors], base: str | None, class_name: str
+    adapter: LowRankSettings,
+    modules: Mapping[str, Factors],
+    base: str | None,
+    class_name: str,
+    parameters: Collection[str] = (),
 ) -> Settings:
-    """Rank and alpha that most modules have, and patterns for the others."""
+    """Rank and alpha that most modules have, and patterns for the others. parameters: the names of
+    those of experts and routers.
+    """
     plain = Settings(
         dropout=adapter.dropout,
         rslora=adapter.rslora,
         dora=any(f.m is not None for f in modules.values()),
         base=base,
         task_type=next((t for end, t in TASK_TYPES.items() if class_name.endswith(end)), None),
+        parameters=tuple(parameters),
     )
-    found = {name: (len(f.a), plain.alpha_of(len(f.a), f.scale)) for name, f in modules.items()}
+    found = {name: (f.rank, plain.alpha_of(f.rank, f.scale)) for name, f in modules.items()}
     rank, alpha = Counter(found.values()).most_common(1)[0][0]
     ranks, alphas = {}, {}
     for key in set(found.values()) - {(rank, alpha)}:
@@ -238,6 +305,10 @@ def tensors_of(
     """adapter_model.safetensors."""
     out: Arrays = {}
     for name, f in modules.items():
+        if name in layout.experts:
+            key = PREFIX + key_of(layout.experts[name], modules)
+            out[f"{key}.lora_A.weight"], out[f"{key}.lora_B.weight"] = to_file(f)
+            continue
         key = PREFIX + name
         if _is_table(layout.modules[name]):
             out[f"{key}.lora_embedding_A"], out[f"{key}.lora_embedding_B"] = f.a, f.b

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ from jaxlm.hf.checking import NOTE, computing_in
 from jaxlm.hf.exporting import family_for
 from jaxlm.hf.folder import check_new, new_folder, removed_after_error
 from jaxlm.hf.importing import import_model
-from jaxlm.hf.matching import OLDER
+from jaxlm.hf.matching import MODULES, OLDER
+from jaxlm.hf.peft.experts import INNER, from_file, keys_of, matched
 from jaxlm.hf.peft.layout import Layout, imported_class, layout_of
-from jaxlm.hf.peft.modules import Factors, cut
+from jaxlm.hf.peft.modules import Factors, ModuleKernel, cut
 from jaxlm.hf.peft.settings import CONFIG, WEIGHTS, Settings, read_settings
 from jaxlm.hf.stored import open_file
 from jaxlm.run import InitConfig, RunConfig, TrainConfig, load_saved, trajectory
@@ -178,12 +179,18 @@ def _fitting_layout(
 ) -> Layout:
     """The layout under the names of modules that most of the adapter's tensors have."""
     said: list[str] = []
-    hows = (None, *(p + o for p in ("", "-", "+") for o in ("", OLDER)))
+    kinds = ("", MODULES) if family.modules else ("",)
+    hows = (None, *(p + o + m for p in ("", "-", "+") for o in ("", OLDER) for m in kinds))
     layouts = [layout_of(config, program, family, came_as, said.append, how) for how in hows]
-    wanted = {_split(name)[0] for name in read_tensors(folder)}
+    wanted = {_split(name)[0].removesuffix(INNER) for name in read_tensors(folder)}
     for line in dict.fromkeys(said):
         report(line)
-    return max(layouts, key=lambda x: len(wanted & {n.rpartition(".")[0] for n in x.tensors}))
+
+    def fitting(layout: Layout) -> int:
+        known = {name.rpartition(".")[0] for name in layout.tensors}
+        return len(wanted & (known | {one.module for one in layout.experts.values()}))
+
+    return max(layouts, key=fitting)
 
 
 def read_adapter(
@@ -201,9 +208,8 @@ def read_adapter(
             full[piece.path][piece.index] = piece.read(tensor)
     by_path: dict[str, dict[tuple[int, ...], Factors]] = {}
     for name, found in factors.items():
-        for where, one in cut(name, layout.modules[name], found).items():
-            index = next(p.piece.index for p in layout.modules[name] if p.where == where)
-            by_path.setdefault(where, {})[index] = one
+        for part, one in _of_kernels(layout, name, found):
+            by_path.setdefault(part.where, {})[part.piece.index] = one
     stacked = {where: _stacked(layout, where, found, base) for where, found in by_path.items()}
     adapter = _adapter(settings, layout, stacked, sorted(full))
     program = program_of(config.replace(adapter=adapter), mesh)
@@ -221,6 +227,20 @@ def read_adapter(
     )
 
 
+def _of_kernels(
+    layout: Layout, name: str, factors: Factors
+) -> Iterator[tuple[ModuleKernel, Factors]]:
+    """The kernels of a module, or of a parameter of all experts, with their factors."""
+    if name in layout.experts:
+        own = layout.experts[name]
+        found = from_file(own, factors)
+        for number, parts in enumerate(own.experts):
+            yield from ((part, found[part.where, number]) for part in parts)
+        return
+    of_modules = cut(name, layout.modules[name], factors)
+    yield from ((part, of_modules[part.where]) for part in layout.modules[name])
+
+
 def _split(name: str) -> tuple[str, str]:
     """(module, what it is of it) of a tensor; what is saved whole is ""."""
     for end, kind in ENDS.items():
@@ -233,15 +253,18 @@ def _split(name: str) -> tuple[str, str]:
 def _parts(
     folder: Path, layout: Layout, settings: Settings, base: Arrays
 ) -> tuple[dict[str, Factors], dict[str, np.ndarray]]:
-    """The adapters of modules, and the tensors that are saved whole, by their names."""
-    tensors = read_tensors(folder)
+    """The adapters of modules and of experts' parameters, and the tensors that are saved whole, by
+    their names.
+    """
+    tensors, of_experts = read_tensors(folder), keys_of(layout.experts, settings.parameters)
     found: dict[str, dict[str, np.ndarray]] = {}
     whole, unknown, shapes = {}, [], []
     for name, tensor in tensors.items():
         module, kind = _split(name)
         if kind:
+            module = of_experts.get(module, module)
             (found.setdefault(module, {}))[kind] = tensor
-            if module not in layout.modules:
+            if module not in layout.modules and module not in layout.experts:
                 unknown.append(name)
             continue
         plain = f"{module}.{name.rpartition('.')[2]}"
@@ -257,19 +280,22 @@ def _parts(
                 shapes.append(f"{name} {list(tensor.shape)}, there {shape}")
     factors, errors = {}, []
     for module, own in found.items():
-        if module not in layout.modules:
+        is_experts = module in layout.experts
+        if module not in layout.modules and not is_experts:
             continue
         if not {"a", "b"} <= own.keys() or (settings.dora and "m" not in own):
             raise UserError(f"{folder}: {module} lacks its A, B or magnitude; get the files again")
-        rank, scale = settings.of(module)
-        if len(own["a"]) != rank:
+        weight = f"{module}.weight"  # a router's, which is a parameter
+        rank, scale = settings.of(weight if matched([weight], settings.parameters) else module)
+        size = len(own["a"]) // (len(layout.experts[module].experts) if is_experts else 1)
+        if size != rank:
             raise UserError(
-                f"{folder}: {module} has rank {len(own['a'])}, but {rank} by {CONFIG}; get both "
+                f"{folder}: {module} has rank {size}, but {rank} by {CONFIG}; get both "
                 "files of one adapter"
             )
         try:
             factors[module] = Factors(own["a"], own["b"], scale, own.get("m"))
-            cut(module, layout.modules[module], factors[module])
+            list(_of_kernels(layout, module, factors[module]))
         except UserError as error:
             errors.append(str(error))
     wrong = [f"it has no {few(unknown)}"] if unknown else []
@@ -290,7 +316,7 @@ def _check_tables(
 
     Raises `UserError` where one is not the base's, or is the output head as well.
     """
-    for module in adapted:
+    for module in adapted & layout.modules.keys():
         piece = layout.modules[module][0].piece
         if not piece.path.endswith("/table"):
             continue

@@ -14,7 +14,8 @@ from flax import nnx
 
 from jaxlm.core.types import ModelConfig
 from jaxlm.hf.exporting import contents_of, exported_leaves
-from jaxlm.hf.matching import named, pieces_of
+from jaxlm.hf.matching import MODULES, named, pieces_of
+from jaxlm.hf.peft.experts import Experts, experts_of
 from jaxlm.hf.peft.modules import Modules, modules_of
 from jaxlm.hf.vocabularies import read_json
 from jaxlm.models.families.base import Family
@@ -33,6 +34,7 @@ class Layout:
     family: Family
     model: ModelConfig
     modules: Modules
+    experts: Experts  # parameters of all experts, by their names
     tensors: Mapping[str, list[Piece]]  # by the name of the tensor
     tied: frozenset[str]  # parameters that the class has a second time
     class_name: str  # in transformers
@@ -59,7 +61,7 @@ def layout_of(
     pieces, repeats = pieces_of(family, contents.model, shapes, task)
     cls = task.name if task else came_as if came_as in family.classes else family.architectures[0]
     if names is None:
-        names = task.names if task else "-" if cls in family.bases else ""
+        names = (task.names if task else "-" if cls in family.bases else "") + MODULES
     pieces = named(pieces, family, names)
     model = nnx.merge(program.graphdef, program.abstract_params)
     inputs = {
@@ -72,7 +74,8 @@ def layout_of(
         for piece in parts:
             tensors.setdefault(piece.name, []).append(piece)
     tied = frozenset(path for path, parts in repeats.items() if parts)
-    return Layout(family, contents.model, modules_of(pieces, inputs), tensors, tied, cls)
+    modules, experts = modules_of(pieces, inputs), experts_of(pieces, inputs)
+    return Layout(family, contents.model, modules, experts, tensors, tied, cls)
 
 
 def imported_class(run: RunDir) -> str | None:

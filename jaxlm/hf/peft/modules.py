@@ -35,6 +35,11 @@ class ModuleKernel:
         return self.piece.path.rpartition("/")[0]
 
     @property
+    def is_expert(self) -> bool:
+        """Whether it is the kernel of one of several experts of a layer."""
+        return len(self.piece.index) > 1
+
+    @property
     def _order(self) -> tuple[list[str], list[str], list[str], list[str]]:
         """Our input and output dims, and the file's."""
         left, right = self.piece.rearrangement.left, self.piece.rearrangement.right
@@ -92,7 +97,8 @@ Modules = Mapping[str, list[ModuleKernel]]
 def modules_of(pieces: Pieces, num_inputs: Mapping[str, int]) -> dict[str, list[ModuleKernel]]:
     """{name of a module: its parts in the file's order}. num_inputs: of kernels, by module path.
 
-    Experts are left out: PyTorch's modules of them differ from their tensors.
+    Each expert's kernels are modules of their own, as in transformers < 5; those of later versions
+    are of `jaxlm.hf.peft.experts`.
     """
     out: dict[str, list[ModuleKernel]] = {}
     for path, parts in pieces.items():
@@ -100,19 +106,22 @@ def modules_of(pieces: Pieces, num_inputs: Mapping[str, int]) -> dict[str, list[
         if leaf in ("kernel", "table") and where in num_inputs:
             for piece in parts:
                 part = ModuleKernel(piece, num_inputs[where])
-                if len(piece.index) <= 1:
-                    out.setdefault(piece.name.removesuffix(".weight"), []).append(part)
+                out.setdefault(piece.name.removesuffix(".weight"), []).append(part)
     return {name: sorted(parts, key=lambda p: p.piece.start) for name, parts in out.items()}
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The adapter of a module."""
+    """The adapter of a module; of a parameter of all experts with their number as first dim."""
 
     a: Array  # [rank, inputs]
     b: Array  # [outputs, rank]
     scale: float
     m: Array | None = None  # [outputs]: the magnitude of DoRA
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[-2])
 
 
 def joined(

@@ -24,6 +24,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 READ = {
     "peft_type", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora",
     "use_dora", "base_model_name_or_path", "task_type", "init_lora_weights", "bias",
+    "target_parameters",
 }  # fmt: skip
 IDLE = {  # what is said by the names of the tensors as well, or has no effect on the result
     "target_modules", "exclude_modules", "modules_to_save", "fan_in_fan_out", "layers_to_transform",
@@ -47,6 +48,7 @@ class Settings:
     alphas: Mapping[str, float] = field(default_factory=dict)
     base: str | None = None  # name or path of the base
     task_type: str | None = None
+    parameters: tuple[str, ...] = ()  # target_parameters: those of experts and routers
 
     def of(self, module: str) -> tuple[int, float]:
         """(rank, scale) of a module; a pattern matches the end of its name."""
@@ -98,6 +100,7 @@ def read_settings(folder: Path) -> Settings:
             alphas={str(k): float(v) for k, v in (values.get("alpha_pattern") or {}).items()},
             base=values.get("base_model_name_or_path"),
             task_type=values.get("task_type"),
+            parameters=tuple(map(str, values.get("target_parameters") or ())),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: has a value of a wrong type ({error}); get it again") from None
@@ -120,6 +123,8 @@ def to_values(
 ) -> dict[str, Any]:
     """adapter_config.json. transposed: the file's kernels are [inputs, outputs] (GPT-2)."""
     s = settings
+    # a key that PEFT < 0.17 refuses
+    parameters = {"target_parameters": sorted(s.parameters)} if s.parameters else {}
     return {
         "peft_type": "LORA",
         "task_type": s.task_type,
@@ -136,6 +141,7 @@ def to_values(
         "use_dora": s.dora,
         "rank_pattern": dict(s.ranks),
         "alpha_pattern": {key: _number(value) for key, value in s.alphas.items()},
+        **parameters,
     }
 
 

@@ -43,6 +43,8 @@ class Family:
     idle: tuple[str, ...] = ()
     prefix: str = ""  # of tensors' names outside of the head; some files leave it out
     older: tuple[tuple[str, str], ...] = ()  # how names end, and how they did in older files
+    # Parts of tensors' names, and what they are in the modules of its class, where they differ.
+    modules: tuple[tuple[str, str], ...] = ()
     # The config with what the names of a file's tensors say and its config.json leaves open.
     completed: Callable[[Any, Collection[str]], Any] = lambda config, names: config
 

@@ -83,6 +83,7 @@ FAMILY = Family(
     to_hf=to_hf,
     tensors=tensors,
     prefix="model.",
+    modules=((".block_sparse_moe.", ".mlp."),),
     presets={
         "mixtral-8x7b": mixtral(4096, 32, 32, 8, 14_336, 32_000),
         "mixtral-8x22b": mixtral(6144, 56, 48, 8, 16_384, 32_000),
