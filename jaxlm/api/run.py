@@ -196,8 +196,7 @@ class Run:
             )
         rows = model.word_vectors(self.params, self.tokenizer)
         assert rows is not None, "has_word_vectors"
-        spelled = model.spelled_vector(self.params, self.tokenizer)
-        return WordVectors.of_tokenizer(self.tokenizer, rows, spelled)
+        return WordVectors.of_tokenizer(self.tokenizer, rows)
 
     def perplexity(self, texts: Texts) -> list[float]:
         """exp of the mean negative log-likelihood of each text's tokens after its first."""

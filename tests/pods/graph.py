@@ -65,7 +65,7 @@ PODS: dict[str, tuple[str, ...]] = {
     "slices_of_stages": (CAST, FOR_ALL, NORMS, TILES),
     "stages": (CAST, FOR_ALL, NORMS, TILES, TURNS),
     "expert": (CAST, TABLE, "experts summed by all-reduce, x2"),
-    "mixture": (EXPERTS,),
+    "mixture": (CAST, EXPERTS),
     "ring": (CAST,),
     "context": (CAST, "a table summed over tensor as well"),
     "slices": (CAST, FOR_ALL),
