@@ -99,6 +99,7 @@ TABLE = {
     "t5": ("mixed context",),
     "rotary t5": ("mixed ring",),
     "lstm": ("tensor", "context", "mixed zero 1"),
+    "n-grams": ("mixed context",),  # which look over the border between two parts of a row
     "classification": ("mixed",),
     "multi_label": ("mixed",),
     "regression": ("mixed",),
@@ -119,6 +120,11 @@ MODELS: dict[str, tuple[str, ...]] = {
     "t5": ("t5",),
     "rotary t5": ("t5", *ROTARY),
     "lstm": ("lstm",),
+    "n-grams": (
+        "transformer",
+        "model.num_layers=1",
+        "model.embedding.ngrams={orders: [2, 3], buckets: 64}",
+    ),
     "classification": (*HEAD, f"objective={{type: classification, {NAMES}}}"),
     "multi_label": (*HEAD, f"objective={{type: multi_label, {NAMES}}}"),
     "regression": (*HEAD, "objective={type: regression}"),

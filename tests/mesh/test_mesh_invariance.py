@@ -34,11 +34,16 @@ INITIALISED = [
     ("lstm", "fsdp 8"),
     ("moe", "expert 8"),
 ]
-# The LSTM takes its rows in two micro-batches, carries its state and drops weights, too. Every
+# The LSTM takes its rows in two micro-batches, carries its state with the tokens that its n-grams
+# look back at, and drops weights, too. Every
 # layer of the mixture has experts; a first one without: models/test_pipeline.py.
 OVERRIDES = {
     "transformer": (),
-    "lstm": ("train.accumulation=2", "model.embedding_size=16"),
+    "lstm": (
+        "train.accumulation=2",
+        "model.embedding_size=16",
+        "model.ngrams={orders: [2, 3], buckets: 64, dim: 8}",
+    ),
     "moe": ("model.other_ffn=null", "model.num_layers=2"),
 }
 
