@@ -9,6 +9,7 @@ Figures are the makers', for one chip, dense, as published in 2025. Sources, by 
 peaks, hbm_bandwidth   TPUs: docs.cloud.google.com/tpu/docs/{v2,v3,v4,v5e,v5p,v6e,tpu7x}. GPUs:
                        NVIDIA's data sheets of A100 80 GB SXM, H100 SXM, H200 SXM and B200
 type_counts            the same pages: types of v2, v3, v4 and v5p count TensorCores
+slice_chips            the same pages: the largest slice that one job can have
 hbm_bytes              what the compiler gives a program: libtpu 0.0.42 names it in an error
 on_chip_bytes          TPUs: the vector memory of the cores (jax/_src/pallas/mosaic/tpu_info.py, jax
                        0.10.2). GPUs: the second-level cache of the data sheets
@@ -79,6 +80,7 @@ class PlannedChip(Chip):
     cores: str | None = None  # libtpu's name for cores that are one device; None: its default
     clock: float | None = None  # Hz of the core that the compiler counts cycles of; None: not known
     wraps_at: int = 4  # a dim of a multiple of this many chips is a ring
+    slice_chips: int = 256  # of the largest slice; of TPUs alone
     price: float  # USD a chip-hour
     capability: float | None = None  # of a GPU: the compute capability, for cuDNN
 
@@ -119,6 +121,7 @@ CHIPS: dict[str, Chip] = {
             on_chip_bytes=32 * MiB,
             link_bandwidth=45e9,
             dims=3,
+            slice_chips=4096,
             host_bandwidth=15e9,
             dcn_bandwidth=6.25e9,
             price=3.22,
@@ -157,6 +160,7 @@ CHIPS: dict[str, Chip] = {
             on_chip_bytes=128 * MiB,
             link_bandwidth=90e9,
             dims=3,
+            slice_chips=6144,
             host_bandwidth=15e9,
             dcn_bandwidth=6.25e9,
             price=4.20,
@@ -194,6 +198,7 @@ CHIPS: dict[str, Chip] = {
             on_chip_bytes=128 * MiB,
             link_bandwidth=100e9,
             dims=3,
+            slice_chips=9216,
             host_bandwidth=64e9,
             dcn_bandwidth=12.5e9,
             devices=2,

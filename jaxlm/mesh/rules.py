@@ -89,12 +89,18 @@ def param_shardings(abstract: Any, axes: Any, mesh: Mesh, *, without: Sequence[s
 
 
 def check_divides(size: int, part: Any, mesh: Mesh, what: str) -> None:
-    """Raises `UserError` if `size` is not divisible by the devices of the mesh axes `part`."""
+    """Raises `UserError` if `size` is not divisible by the devices of the mesh axes `part`.
+
+    The error has the sizes nearest to it that are, and the most of these devices that divide it.
+    """
     names = (part,) if isinstance(part, str) else tuple(part or ())
     count = math.prod(mesh.shape[name] for name in names)
     if size % count:
-        fits = [str(n) for n in range(1, count) if size % n == 0]
+        below = size // count * count
+        sizes = " or ".join(str(n) for n in (below, below + count) if n)
+        fit = math.gcd(size, count)
         raise UserError(
             f"{what} of size {size} cannot be split over {count} devices of mesh axis "
-            f"{'+'.join(names)}; use {' or '.join(fits)} there, or a size that {count} divides"
+            f"{'+'.join(names)}; use a size of {sizes}, or {fit} "
+            f"device{'s' if fit > 1 else ''} there"
         )

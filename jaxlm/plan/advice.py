@@ -35,31 +35,48 @@ def proposals(
     """The best changes, fastest first; `known`: bytes of the compiled step, if there is one.
 
     For a run that fits: changes that make it faster and still fit. Otherwise: changes that make it
-    fit. The difference between compiled and analytic memory is assumed not to change.
+    fit, and where no single one does, two of them together. The difference between compiled and
+    analytic memory is assumed not to change.
     """
     now = analyse(facts, setting, topology)
     step = roofline(now.load, topology).step
     memory = now.memory if known is None else known
     unseen, most = max(0.0, memory.needed - now.memory.total), memory.share * memory.limit
     needs_room = memory.verdict not in ROOM
-    found = []
-    for overrides, changed in neighbours(facts, setting):
-        work = _try(facts, changed, topology)
-        if work is None:
-            continue
-        needed = work.memory.total + unseen
-        fits = needed <= most
-        fits &= not needs_room or work.memory.total < now.memory.total
-        line = roofline(work.load, topology)
-        if fits and (needs_room or line.step < 0.99 * step):
-            found.append(Proposal(overrides, needed, line.step, work.memory.verdict))
-    return sorted(found, key=lambda p: p.step)[:SHOWN]
+
+    def good(changes: Iterable[tuple[tuple[str, ...], Setting]]) -> list[Proposal]:
+        found = []
+        for overrides, changed in changes:
+            work = _try(facts, changed, topology)
+            if work is None:
+                continue
+            needed = work.memory.total + unseen
+            fits = needed <= most
+            fits &= not needs_room or work.memory.total < now.memory.total
+            line = roofline(work.load, topology)
+            if fits and (needs_room or line.step < 0.99 * step):
+                found.append(Proposal(overrides, needed, line.step, work.memory.verdict))
+        return sorted(found, key=lambda p: p.step)[:SHOWN]
+
+    found = good(neighbours(facts, setting))
+    return found if found or not needs_room else good(_pairs(facts, setting))
 
 
 def _try(facts: Facts, setting: Setting, topology: Topology) -> Work | None:
     from jaxlm.plan.search import divides
 
     return analyse(facts, setting, topology) if divides(facts, setting) else None
+
+
+def _pairs(facts: Facts, setting: Setting) -> Iterator[tuple[tuple[str, ...], Setting]]:
+    """(overrides, setting) two steps away, that change different keys; each setting once."""
+    seen = []
+    for first, between in neighbours(facts, setting):
+        for second, changed in neighbours(facts, between):
+            keys = [override.partition("=")[0] for override in (*first, *second)]
+            if len({*keys}) == len(keys) and changed not in seen:
+                seen.append(changed)
+                yield (*first, *second), changed
 
 
 def neighbours(facts: Facts, setting: Setting) -> Iterator[tuple[tuple[str, ...], Setting]]:
@@ -80,16 +97,8 @@ def neighbours(facts: Facts, setting: Setting) -> Iterator[tuple[tuple[str, ...]
                 _everywhere(paths, "remat=named", f"offloaded=[{listed}]", "saved=[]"),
                 replace(setting, remat="named", offloaded=names, saved=(), others=()),
             )
-    for factor in (2, 4):
-        yield (
-            (f"train.accumulation={setting.accumulation * factor}",),
-            replace(setting, accumulation=setting.accumulation * factor),
-        )
-        if setting.accumulation % factor == 0:
-            yield (
-                (f"train.accumulation={setting.accumulation // factor}",),
-                replace(setting, accumulation=setting.accumulation // factor),
-            )
+    for count in _accumulations(setting):
+        yield (f"train.accumulation={count}",), replace(setting, accumulation=count)
     if setting.zero == 1:
         yield ("mesh.zero=3",), replace(setting, zero=3)
     for source in setting.mesh:
@@ -104,6 +113,14 @@ def neighbours(facts: Facts, setting: Setting) -> Iterator[tuple[tuple[str, ...]
                 (f"mesh.{source}={mesh[source]}", f"mesh.{target}={mesh[target]}"),
                 replace(setting, mesh=mesh),
             )
+
+
+def _accumulations(setting: Setting) -> list[int]:
+    """Other numbers of micro-batches: half, a quarter, and doubles of it down to a row a device."""
+    now = setting.accumulation
+    rows = setting.batch_size // setting.along("data", "fsdp", "expert")
+    more = [now * 2**k for k in range(1, 32) if now * 2**k <= rows]
+    return [*more, *(now // k for k in (2, 4) if now % k == 0)]
 
 
 def _names(setting: Setting) -> bool:

@@ -19,7 +19,7 @@ from jaxlm.plan import page, text
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.memory import ROOM
 from jaxlm.plan.planning import Plan, plan_run, search_plans
-from jaxlm.plan.shapes import seq_len_of
+from jaxlm.plan.shapes import config_file, seq_len_of, with_vocabulary
 from jaxlm.run import load_run
 
 NO_ROOM = 1  # exit code of a plan that does not fit, is tight, or is unknown
@@ -51,8 +51,9 @@ def run(
         raise UserError("--compile-best: needs a search; add --search")
     if quick and (search or analytic):
         raise UserError("--quick: is for one compiled plan; leave out --search and --analytic")
-    resolved = load_run(path, overrides)
-    config = resolved.config
+    file = config_file(Path(path))
+    resolved = load_run(file, overrides)
+    config = with_vocabulary(resolved.config, file)
     named, place = topology, "--topology"
     if named is None:
         named = config.mesh.topology

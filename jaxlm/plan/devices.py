@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from jaxlm.core.chips import CHIPS as KNOWN
 from jaxlm.core.chips import PlannedChip
 from jaxlm.core.config import UserError
+from jaxlm.plan.slice_shapes import check_offered, meant
 
 HBM_SHARE = 0.85  # attainable share of the HBM's peak: refresh, read-write turns, short rows
 NETWORK_SHARE = 0.85  # attainable share of a link's peak: headers, barriers between ring steps
@@ -52,7 +53,8 @@ class Topology:
     def read(cls, text: str, slices: int = 1, where: str = "--topology") -> Topology:
         """From `v5p:4x4x8`, `2*v5p:4x4x8` (two slices) or `h100:16x8` (nodes x GPUs).
 
-        Raises `UserError` for anything else, with `where` it was written.
+        Raises `UserError` for anything else, and for a slice that is not offered, with `where` it
+        was written and the topology that was probably meant.
         """
         several = re.match(r"([1-9]\d*)\*", text)
         if several:
@@ -71,16 +73,18 @@ class Topology:
             return cls(found.chip, found.shape, int(several[1]))
         name, _, dims = text.partition(":")
         chip = CHIPS.get(name.lower())
+        hint = meant(text)
         if chip is None:
-            known = ", ".join(CHIPS)
-            raise UserError(f"{where}: {name!r} is not a known chip; use one of {known}")
+            known = f"use one of {', '.join(CHIPS)}" if hint is None else f"did you mean {hint}?"
+            raise UserError(f"{where}: {name!r} is not a known chip; {known}")
+        example = f"write it as in {_example(chip)}" if hint is None else f"did you mean {hint}?"
         if not re.fullmatch(r"\d+(x\d+)*", dims) or 0 in map(int, dims.split("x")):
-            raise UserError(f"{where}: {text!r} has no shape; write it as in {_example(chip)}")
+            raise UserError(f"{where}: {text!r} has no shape; {example}")
         shape = tuple(int(n) for n in dims.split("x"))
         if len(shape) != (chip.dims or 2):
             raise UserError(
                 f"{where}: {chip.label} has {chip.dims or 2} dims, {text} has {len(shape)}; "
-                f"write it as in {_example(chip)}"
+                f"{example}"
             )
         if not chip.is_tpu and slices != 1:
             raise UserError("--slices: GPUs have nodes, not slices; leave it out")
@@ -89,6 +93,7 @@ class Topology:
                 f"{where}: a node has {chip.chips_per_host} GPUs, not {shape[1]}; "
                 f"write nodes x GPUs of a node, as in {_example(chip)}"
             )
+        check_offered(chip, shape, where)
         return cls(chip, shape, slices)
 
     def __str__(self) -> str:

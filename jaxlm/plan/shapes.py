@@ -9,13 +9,18 @@ data can tell must be in the config: the vocabulary, the length of rows, the cla
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jax.sharding import Mesh
 
 from jaxlm.core.config import UserError
 from jaxlm.core.rows import RowSpec
+from jaxlm.data.tokenizers.base import load_tokenizer
 from jaxlm.run import RunConfig
+from jaxlm.runs.folder import RunDir
 from jaxlm.training.feed import batch_spec
 
 MULTIPLE = 256  # a vocabulary's suggested size: a multiple divides over any mesh
@@ -39,6 +44,40 @@ def planned(config: RunConfig) -> RunConfig:
     if config.train.steps is None:
         config = config.replace(train=config.train.replace(steps=1, epochs=None))
     return config
+
+
+def config_file(path: Path) -> Path:
+    """The config at `path`, or that of the run whose folder it is."""
+    own = RunDir(path).config
+    return own if path.is_dir() and own.is_file() else path
+
+
+def with_vocabulary(config: RunConfig, path: Path) -> RunConfig:
+    """The config with its tokenizer's number of ids where `model.vocab_size` is null.
+
+    The tokenizer is that of the run whose config `path` is, or one that needs no training. Where
+    there is neither, the config is returned as it is.
+    """
+    if config.model.vocab_size is not None:
+        return config
+    saved = path.parent / "tokenizer"
+    if saved.is_dir():
+        found = load_tokenizer(saved)
+    else:
+        try:
+            with TemporaryDirectory() as cache:
+                found = config.tokenizer.build(_no_texts, "", Path(cache))
+        except _NoTexts:
+            return config
+    return config.replace(model=config.model.replace(vocab_size=found.vocab_size))
+
+
+class _NoTexts(Exception):
+    """A tokenizer is trained, and a plan has no texts."""
+
+
+def _no_texts() -> Iterator[str]:
+    raise _NoTexts
 
 
 def seq_len_of(config: RunConfig) -> int:

@@ -64,7 +64,7 @@ def paragraph(plan: Plan) -> str:
     if plan.advice:
         text += f" First to try: {' '.join(plan.advice[0].overrides)}."
     else:
-        text += " No single change would make room: take more chips, or fewer tokens a step."
+        text += " No one or two changes would make room: take more chips, or fewer tokens a step."
     return text
 
 

@@ -187,7 +187,10 @@ def test_a_second_stage_without_its_source_asks_for_it(fails, name):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["train.batch_size=12"], ["train.batch_size of size 12", "8 devices", "use 1 or 2 or"]),
+        (
+            ["train.batch_size=12"],
+            ["train.batch_size of size 12", "8 devices", "use a size of 8 or 16, or 4 devices"],
+        ),
         (["train.accumulation=2"], ["train.batch_size / train.accumulation", "8 devices"]),
         (["train.accumulation=3"], ["train.batch_size: 8 rows", "3 micro-batches", "multiple"]),
         (["eval.batch_size=3"], ["eval.batch_size", "8 devices"]),
@@ -200,7 +203,12 @@ def test_a_second_stage_without_its_source_asks_for_it(fails, name):
         ),
         (
             ["mesh.tensor=4", "model.vocab_size=260"],
-            ["attention/key/kernel", "kv_heads", "of size 2", "use 1 or 2 there"],
+            [
+                "attention/key/kernel",
+                "kv_heads",
+                "of size 2",
+                "use a size of 4, or 2 devices there",
+            ],
         ),
     ],
     ids=lambda value: value[0] if "=" in value[0] else "",

@@ -233,7 +233,7 @@ def test_param_that_does_not_divide_is_named_with_a_mesh_that_fits():
     axes = {"layers": {"ffn": {"kernel": ("embed", "mlp")}}}
     text = message(lambda: param_shardings(params, axes, mesh))
     assert "parameter layers/ffn/kernel: dim 1 (mlp) of size 12" in text
-    assert "8 devices of mesh axis tensor; use 1 or 2 or 3 or 4 or 6 there" in text
+    assert "8 devices of mesh axis tensor; use a size of 8 or 16, or 4 devices there" in text
 
 
 def test_check_divides():
@@ -244,7 +244,7 @@ def test_check_divides():
     text = message(lambda: check_divides(12, ("data", "fsdp"), mesh, "x"))
     assert text == (
         "x of size 12 cannot be split over 8 devices of mesh axis data+fsdp; "
-        "use 1 or 2 or 3 or 4 or 6 there, or a size that 8 divides"
+        "use a size of 8 or 16, or 4 devices there"
     )
 
 
@@ -256,6 +256,9 @@ def test_check_batch():
     check_batch(4, mesh, "train.batch_size")
     text = message(lambda: check_batch(6, mesh, "train.batch_size"))
     assert text.startswith("train.batch_size of size 6 cannot be split over 4 devices")
+    assert text.endswith("use a size of 4 or 8, or 2 devices there")
+    text = message(lambda: check_batch(3, mesh, "train.batch_size"))
+    assert text.endswith("use a size of 4, or 1 device there")
 
 
 @pytest.mark.parametrize(

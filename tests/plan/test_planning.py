@@ -599,8 +599,8 @@ def test_words_that_do_not_go_together(config_file, capsys, words, message):
             ["mesh.fsdp=16"],
         ),
         (
-            ["v5e:3x4", "mesh.fsdp=1", "mesh.tensor=8"],
-            "mesh: tensor 8 takes 8 devices but v5e:3x4 has 12; set mesh.tensor=12 (or -1), or",
+            ["h100:3x4", "mesh.fsdp=1", "mesh.tensor=8"],
+            "mesh: tensor 8 takes 8 devices but h100:3x4 has 12; set mesh.tensor=12 (or -1), or",
             ["mesh.tensor=4", "mesh.data=3"],
         ),
         (

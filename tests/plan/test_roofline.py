@@ -128,7 +128,7 @@ def test_nodes_of_gpus():
     ("text", "slices", "message"),
     [
         ("v9:4x4", 1, "not a known chip; use one of v4"),
-        ("v5p:4x4", 1, "has 3 dims, v5p:4x4 has 2; write it as in v5p:4x4x8"),
+        ("v5p:4x4", 1, r"has 3 dims, v5p:4x4 has 2; did you mean v5p:2x2x4\?"),
         ("v5e:0x4", 1, "has no shape"),
         ("v5e", 1, "has no shape"),
         ("h100:2x16", 1, "a node has 8 GPUs, not 16"),
