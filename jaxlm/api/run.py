@@ -196,7 +196,8 @@ class Run:
             )
         rows = model.word_vectors(self.params, self.tokenizer)
         assert rows is not None, "has_word_vectors"
-        return WordVectors.of_tokenizer(self.tokenizer, rows)
+        spelled = model.spelled_vector(self.params, self.tokenizer)
+        return WordVectors.of_tokenizer(self.tokenizer, rows, spelled)
 
     def perplexity(self, texts: Texts) -> list[float]:
         """exp of the mean negative log-likelihood of each text's tokens after its first."""

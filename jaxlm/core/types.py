@@ -270,6 +270,14 @@ class ModelConfig(Config):
         """
         return None
 
+    def spelled_vector(
+        self, params: Mapping[str, Any], tokenizer: Tokenizer
+    ) -> Callable[[str], np.ndarray | None] | None:
+        """A function that gives a word that the tokenizer lacks a vector [D], by its spelling, or
+        None where it cannot; None: no such word has one.
+        """
+        return None
+
     @property
     def has_word_vectors(self) -> bool:
         """Whether `word_vectors` gives some."""

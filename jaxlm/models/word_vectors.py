@@ -12,7 +12,7 @@ reads and writes the rows of its words alone, so both tables are whole on every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from flax import nnx
 
 from jaxlm.core.config import Config, UserError, field
 from jaxlm.core.types import ModelConfig, Tokenizer
-from jaxlm.vectors.subwords import subword_table
+from jaxlm.vectors.subwords import subword_table, subwords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,23 @@ class WordVectorsConfig(ModelConfig, type="word_vectors"):
         for word, n in enumerate(lengths):
             vectors[word] += rows[self.vocab_size + buckets[word, :n]].sum(0)
         return vectors / (1 + lengths[:, None])
+
+    def spelled_vector(
+        self, params: Mapping[str, Any], tokenizer: Tokenizer
+    ) -> Callable[[str], np.ndarray | None] | None:
+        """The mean of the vectors of a word's n-grams, as fastText has it."""
+        if self.subwords is None:
+            return None
+        assert self.vocab_size is not None, "resolve"
+        first, grams, lower = self.vocab_size, self.subwords, getattr(tokenizer, "lowercase", False)
+        rows = np.asarray(jax.device_get(params["input"]), np.float32)
+
+        def spelled(word: str) -> np.ndarray | None:
+            own = word.lower() if lower else word
+            found = subwords(own, grams.shortest, grams.longest, grams.buckets) if own else []
+            return rows[first + np.array(found)].mean(0) if found else None
+
+        return spelled
 
 
 class WordVectorsModel(nnx.Module):

@@ -5,13 +5,16 @@
     vectors.analogy("man", "king", "woman", 1)        # king - man + woman: [("queen", 0.69)]
     vectors.similarity("sun", "moon")                 # 0.54
 
+Of a model with n-grams of words (fastText), a word that the table lacks has a vector as well, by
+its spelling.
+
 An analogy is scored as 3CosAdd (Levy and Goldberg 2014): the cosine of each word's vector to the
 sum of the unit vectors b - a + c, where the three words themselves are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,13 +35,20 @@ class WordVectors:
     words: Sequence[str]  # without duplicates, by the order of the rows
     vectors: np.ndarray  # [V, D] float32
     counts: np.ndarray | None = None  # [V] how often the training text has each word
+    # The vector of a word that the table lacks; None: such words have none.
+    by_spelling: Callable[[str], np.ndarray | None] | None = None
 
     def __post_init__(self) -> None:
         assert self.vectors.ndim == 2 and len(self.words) == len(self.vectors), "a row a word"
         assert self.counts is None or len(self.counts) == len(self.words), "a count a word"
 
     @classmethod
-    def of_tokenizer(cls, tokenizer: Tokenizer, rows: np.ndarray) -> WordVectors:
+    def of_tokenizer(
+        cls,
+        tokenizer: Tokenizer,
+        rows: np.ndarray,
+        by_spelling: Callable[[str], np.ndarray | None] | None = None,
+    ) -> WordVectors:
         """The table of a vocabulary, from rows [V, D] that begin with one an id of the tokenizer.
 
         Special ids have no word; of ids that spell the same word, the first one is taken.
@@ -51,6 +61,7 @@ class WordVectors:
             [spelled[i] for i in ids],
             np.asarray(rows, np.float32)[ids],
             None if counts is None else np.asarray(counts)[ids],
+            by_spelling,
         )
 
     def __len__(self) -> int:
@@ -64,7 +75,13 @@ class WordVectors:
 
     def __getitem__(self, word: str) -> np.ndarray:
         """[D] the vector of a word. Raises `UserError` for a word that has none."""
-        return self.vectors[self._row(word)]
+        row = self.index.get(word)
+        if row is not None:
+            return self.vectors[row]
+        found = self.by_spelling(word) if self.by_spelling is not None else None
+        if found is None:
+            raise self._unknown(word)
+        return found
 
     @property
     def size(self) -> int:
@@ -84,7 +101,7 @@ class WordVectors:
 
     def similarity(self, a: str, b: str) -> float:
         """The cosine of two words' vectors."""
-        return float(self.unit[self._row(a)] @ self.unit[self._row(b)])
+        return float(self._direction(a) @ self._direction(b))
 
     def nearest(
         self, query: str | np.ndarray, n: int = 10, exclude: Collection[str] = ()
@@ -102,18 +119,23 @@ class WordVectors:
 
     def analogy(self, a: str, b: str, c: str, n: int = 10) -> Scored:
         """The n words that are to c what b is to a."""
-        unit_a, unit_b, unit_c = (self.unit[self._row(word)] for word in (a, b, c))
+        unit_a, unit_b, unit_c = (self._direction(word) for word in (a, b, c))
         return self.nearest(unit_b - unit_a + unit_c, n, exclude=(a, b, c))
 
-    def _row(self, word: str) -> int:
-        found = self.index.get(word)
-        if found is None:
-            near = near_words(word, self.words)
-            example = next((w for w in self.words if w.isalpha()), self.words[0])
-            fix = (
-                f"did you mean {' or '.join(map(shown, near))}?"
-                if near
-                else f"name one of the {len(self.words):,} words, such as {shown(example)}"
-            )
-            raise UserError(f"{shown(word)} has no vector; {fix}")
-        return found
+    def _direction(self, word: str) -> np.ndarray:
+        """[D] the vector of a word at length 1."""
+        row = self.index.get(word)
+        if row is not None:
+            return self.unit[row]
+        vector = self[word]
+        return vector / (np.linalg.norm(vector) or 1)
+
+    def _unknown(self, word: str) -> UserError:
+        near = near_words(word, self.words)
+        example = next((w for w in self.words if w.isalpha()), self.words[0])
+        fix = (
+            f"did you mean {' or '.join(map(shown, near))}?"
+            if near
+            else f"name one of the {len(self.words):,} words, such as {shown(example)}"
+        )
+        return UserError(f"{shown(word)} has no vector; {fix}")

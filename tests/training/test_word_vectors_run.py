@@ -125,6 +125,30 @@ def test_other_models_of_vectors_learn_them_too(
     assert losses[-1] < losses[0]
 
 
+def test_a_word_that_the_vocabulary_lacks_has_the_mean_of_its_ngrams(folder: Path) -> None:
+    config = config_of(folder, "spelled", "model.subwords={buckets: 97}", "train.epochs=0.5")
+    assert api.fit(config).code == 0
+    model = jaxlm.load(folder / "spelled")
+    rows, first = np.asarray(model.params["input"]), model.config.model.vocab_size
+    grams = ["<ca", "cat", "atz", "tz>", "<cat", "catz", "atz>", "<catz", "catz>", "<catz>"]
+    own = [rows[first + b] for g in grams for b in _bucket(g, 97)]
+    for word in ("catz", "Catz"):  # the tokenizer writes all words in lower case
+        np.testing.assert_allclose(model.vectors[word], np.mean(own, 0), atol=1e-7)
+    assert model.vectors.nearest("catz", 2)[0][0] in model.vectors.words
+    cosine = model.vectors.similarity("catz", "cat")
+    assert -1 < cosine == pytest.approx(dict(model.vectors.nearest("catz", 99))["cat"], abs=1e-5)
+    assert "catz" not in model.vectors
+    with pytest.raises(UserError, match="'' has no vector"):
+        model.vectors.similarity("", "cat")
+
+
+def _bucket(gram: str, buckets: int) -> list[int]:
+    value = 2166136261  # FNV-1a of ASCII
+    for byte in gram.encode():
+        value = (value ^ byte) * 16777619 % 2**32
+    return [value % buckets]
+
+
 def test_a_model_of_words_writes_no_text(run: Path) -> None:
     with pytest.raises(UserError, match="learns vectors of words and writes no text"):
         jaxlm.load(run).generate("the ")
