@@ -83,7 +83,9 @@ class WordVectorsConfig(ModelConfig, type="word_vectors"):
     def spelled_vector(
         self, params: Mapping[str, Any], tokenizer: Tokenizer
     ) -> Callable[[str], np.ndarray | None] | None:
-        """The mean of the vectors of a word's n-grams, as fastText has it."""
+        """The mean of the vectors of a word's n-grams, as in fastText. Where the tokenizer writes all
+        texts in lower case, a word has the vector of its spelling in lower case.
+        """
         if self.subwords is None:
             return None
         assert self.vocab_size is not None, "resolve"
@@ -93,7 +95,9 @@ class WordVectorsConfig(ModelConfig, type="word_vectors"):
         def spelled(word: str) -> np.ndarray | None:
             own = word.lower() if lower else word
             found = subwords(own, grams.shortest, grams.longest, grams.buckets) if own else []
-            return rows[first + np.array(found)].mean(0) if found else None
+            known = tokenizer.id_of(own)
+            used = [first + bucket for bucket in found] + ([] if known is None else [known])
+            return rows[used].mean(0) if used else None
 
         return spelled
 

@@ -5,8 +5,8 @@
     vectors.analogy("man", "king", "woman", 1)        # king - man + woman: [("queen", 0.69)]
     vectors.similarity("sun", "moon")                 # 0.54
 
-Of a model with n-grams of words (fastText), a word that the table lacks has a vector as well, by
-its spelling.
+A model with n-grams of words (fastText) also has a vector for a word that the table lacks, by the
+word's spelling.
 
 An analogy is scored as 3CosAdd (Levy and Goldberg 2014): the cosine of each word's vector to the
 sum of the unit vectors b - a + c, where the three words themselves are left out.

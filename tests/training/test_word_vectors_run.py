@@ -134,6 +134,7 @@ def test_a_word_that_the_vocabulary_lacks_has_the_mean_of_its_ngrams(folder: Pat
     own = [rows[first + b] for g in grams for b in _bucket(g, 97)]
     for word in ("catz", "Catz"):  # the tokenizer writes all words in lower case
         np.testing.assert_allclose(model.vectors[word], np.mean(own, 0), atol=1e-7)
+    np.testing.assert_allclose(model.vectors["Cat"], model.vectors["cat"], atol=1e-7)
     assert model.vectors.nearest("catz", 2)[0][0] in model.vectors.words
     cosine = model.vectors.similarity("catz", "cat")
     assert -1 < cosine == pytest.approx(dict(model.vectors.nearest("catz", 99))["cat"], abs=1e-5)
