@@ -63,6 +63,8 @@ def with_vocabulary(config: RunConfig, path: Path) -> RunConfig:
     saved = path.parent / "tokenizer"
     if saved.is_dir():
         found = load_tokenizer(saved)
+    elif config.tokenizer is None:
+        return config
     else:
         try:
             with TemporaryDirectory() as cache:
