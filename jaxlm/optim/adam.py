@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from jaxlm.core.config import UserError, field
 from jaxlm.optim.base import MomentDtype, OptimizerConfig
+from jaxlm.optim.guard import Guarded, keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,29 @@ class Adam(OptimizerConfig):
             )
 
     def direction(self, axes: Any) -> optax.GradientTransformation:
-        return optax.scale_by_adam(
-            self.beta1, self.beta2, self.eps, mu_dtype=jnp.dtype(self.mu_dtype)
-        )
+        return scale_by_adam(self.beta1, self.beta2, self.eps, jnp.dtype(self.mu_dtype))
+
+
+def scale_by_adam(b1: float, b2: float, eps: float, mu_dtype: Any) -> Guarded:
+    """`optax.scale_by_adam`, its state and formulas, for steps that may not be good.
+
+    The moments are stored before the update reads them (`jaxlm.optim.guard`).
+    """
+
+    def update(
+        grads: Any, state: optax.ScaleByAdamState, params: Any = None, *, good: Any = True, **_: Any
+    ) -> tuple[Any, optax.ScaleByAdamState]:
+        del params
+        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
+        new = optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
+        old = state._replace(mu=optax.tree.cast_like(state.mu, mu))  # mu is rounded at the end
+        new = keep(good, new, old)
+        corrected = [
+            optax.tree.bias_correction(moment, decay, new.count)
+            for moment, decay in ((new.mu, b1), (new.nu, b2))
+        ]
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), *corrected)
+        return updates, new._replace(mu=optax.tree.cast(new.mu, mu_dtype))
+
+    return Guarded(optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype).init, update)

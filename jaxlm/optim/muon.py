@@ -21,7 +21,9 @@ import optax
 
 from jaxlm.core.config import field
 from jaxlm.core.tree import map_with_path
+from jaxlm.optim.adam import scale_by_adam
 from jaxlm.optim.base import MomentDtype, OptimizerConfig
+from jaxlm.optim.guard import Guarded, keep
 from jaxlm.optim.param_groups import LOOKUPS, Dims, tree_of_dims
 
 
@@ -63,8 +65,8 @@ class Muon(OptimizerConfig):
             rms=self.update_rms,
             dtype=dtype,
         )
-        adam = optax.scale_by_adam(self.adam_beta1, self.adam_beta2, self.adam_eps, mu_dtype=dtype)
-        return optax.partition({"muon": muon, "adam": adam}, labels)
+        adam = scale_by_adam(self.adam_beta1, self.adam_beta2, self.adam_eps, dtype)
+        return Guarded(*optax.partition({"muon": muon, "adam": adam}, labels))
 
     def relative_rates(self, axes: Any) -> Any:
         adam = (self.adam_learning_rate or self.learning_rate) / self.learning_rate
@@ -86,7 +88,7 @@ class MuonState(NamedTuple):
 
 def scale_by_muon(
     dims: Any, *, beta: float, nesterov: bool, steps: int, rms: float | None, dtype: Any
-) -> optax.GradientTransformation:
+) -> Guarded:
     """Momentum, orthogonalised matrix by matrix.
 
     `dims` is a tree of `Dims` like the parameters. An orthogonal matrix is scaled by
@@ -97,15 +99,18 @@ def scale_by_muon(
     def init(params: Any) -> MuonState:
         return MuonState(jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params))
 
-    def update(grads: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+    def update(
+        grads: Any, state: MuonState, params: Any = None, *, good: Any = True, **_: Any
+    ) -> tuple[Any, MuonState]:
         del params
-        mix = lambda m, g: beta * m.astype(g.dtype) + (1 - beta) * g  # noqa: E731
-        momentum = jax.tree.map(mix, state.momentum, grads)
+        mix = lambda m, g: beta * m + (1 - beta) * g  # noqa: E731
+        old = optax.tree.cast_like(state.momentum, grads)
+        momentum = keep(good, jax.tree.map(mix, old, grads), old)
         ahead = jax.tree.map(mix, momentum, grads) if nesterov else momentum
         updates = jax.tree.map(lambda u, d: _muon_update(u, d, steps, rms), ahead, dims)
         return updates, MuonState(jax.tree.map(lambda m: m.astype(dtype), momentum))
 
-    return optax.GradientTransformation(init, update)
+    return Guarded(init, update)
 
 
 def orthogonalize(x: jax.Array, steps: int, eps: float = 1e-7) -> jax.Array:

@@ -18,6 +18,9 @@ So l1 and l2 act like terms of the loss (l1 |w| + l2 w^2 / 2), and weight_decay 
     updates, opt_state = optimizer.tx.update(grads, opt_state, params, step=step)
     params = optax.apply_updates(params, updates)
 
+`update` also takes `norm`, the norm of the gradients where it is known, and `good`: where it is
+False, the state does not change (`jaxlm.optim.guard`).
+
 The schedule follows the run's step, which the caller gives, so a skipped step does not delay it.
 Bias corrections follow the optimizer's own count of updates.
 """
@@ -38,6 +41,7 @@ from jaxlm.core.tree import flatten, map_with_path
 from jaxlm.mesh import spec_of
 from jaxlm.optim.base import OptimizerConfig
 from jaxlm.optim.by_layer import decays, depths, starts
+from jaxlm.optim.guard import guarded
 from jaxlm.optim.param_groups import HELD, group_values
 from jaxlm.optim.schedules.base import Schedule
 
@@ -110,11 +114,12 @@ def build(
     begin = None if config.unfreeze is None else starts(config.unfreeze, places, axes)
     rates = map_with_path(lambda path, r: 0.0 if path.rpartition("/")[2] in HELD else r, rates)
     clip = config.clip_norm
+    penalised = any(jax.tree.leaves((values["l1"], values["l2"])))
     tx = optax.chain(
         _add(values["l1"], jnp.sign),
         _add(values["l2"], lambda p: p),
-        _clip(clip, begin) if clip is not None else optax.identity(),
-        config.direction(axes),
+        _clip(clip, begin, penalised) if clip is not None else optax.identity(),
+        guarded(config.direction(axes)),
         _add(values["weight_decay"], lambda p: p),
         optax.stateless(lambda u, _: jax.tree.map(_times, u, rates)),
         _descend(schedule, begin),
@@ -190,18 +195,21 @@ def _active(tree: Any, begin: Any, step: Any, otherwise: float) -> Any:
     )
 
 
-def _clip(norm: float, begin: Any) -> optax.GradientTransformationExtraArgs:
-    """Scales gradients whose norm, that of the parameters that change, exceeds `norm`."""
-    plain = optax.clip_by_global_norm(norm)
+def _clip(largest: float, begin: Any, penalised: bool) -> optax.GradientTransformationExtraArgs:
+    """Scales gradients whose norm, that of the parameters that change, exceeds `largest`.
 
-    def update(updates: Any, state: Any, params: Any = None, *, step: Any, **_: Any) -> Any:
-        if begin is None:
-            return plain.update(updates, state, params)
-        found = optax.tree.norm(_active(updates, begin, step, 0.0))
-        scale = jnp.where(found < norm, 1.0, norm / found)
+    penalised: the gradients of penalties were added to those whose norm the caller knows.
+    """
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, step: Any, norm: Any = None, **_: Any
+    ) -> Any:
+        if norm is None or penalised or begin is not None:
+            norm = optax.tree.norm(_active(updates, begin, step, 0.0))
+        scale = jnp.where(norm < largest, 1.0, largest / norm)
         return jax.tree.map(lambda u: u * scale.astype(u.dtype), updates), state
 
-    return optax.GradientTransformationExtraArgs(plain.init, update)
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def _descend(schedule: Schedule, begin: Any) -> optax.GradientTransformationExtraArgs:

@@ -46,8 +46,8 @@ def train_step(
     key = derive_key(program.seed, DROPOUT_STREAM, state["step"])
     grads, weight, metrics, load, carry = gradients(program, params, frozen, batch, carry, key)
     scale = 1.0 / jnp.maximum(weight, 1.0)
+    norm = scale * optax.tree.norm(grads)  # before the product, which need not be stored then
     grads = jax.tree.map(lambda g: g * scale, grads)
-    norm = optax.tree.norm(grads)
     good = jnp.isfinite(norm) & jnp.isfinite(metrics["objective"][0])
 
     # Each device updates the part whose moments it has. Parameters that are whole on every device
@@ -60,11 +60,13 @@ def train_step(
         opt_state = jax.tree.map(jax.device_put, opt_state, on_device)
     state = {**state, "params": params, "opt_state": opt_state}
     with jax.named_scope("optimizer"):
-        updates, opt_state = optimizer.tx.update(grads, opt_state, params, step=state["step"])
+        updates, opt_state = optimizer.tx.update(
+            grads, opt_state, params, step=state["step"], norm=norm, good=good
+        )
         params = optax.apply_updates(params, updates)
     adjusted = _adjusted(program, params, base, load)
     params = optimizer.held(adjusted, params, state["step"])
-    new: State = {"params": params, "opt_state": opt_state}
+    new: State = {"params": params}
     if (decay := optimizer.config.ema_decay) is not None:
         new["ema"] = update_ema(state["ema"], new["params"], decay)
     if "num_averaged" in state:
@@ -73,6 +75,7 @@ def train_step(
     if "carry" in state:
         new["carry"] = carry
     new = {k: jax.tree.map(lambda a, b: jnp.where(good, a, b), v, state[k]) for k, v in new.items()}
+    new["opt_state"] = opt_state  # the optimizer keeps the old one where the step is bad
     new["step"] = state["step"] + 1
     new["bad_steps"] = jnp.where(good, 0, state["bad_steps"] + 1)
     metrics = {
