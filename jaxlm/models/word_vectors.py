@@ -83,7 +83,7 @@ class WordVectorsConfig(ModelConfig, type="word_vectors"):
     def spelled_vector(
         self, params: Mapping[str, Any], tokenizer: Tokenizer
     ) -> Callable[[str], np.ndarray | None] | None:
-        """The mean of the vectors of a word's n-grams, as in fastText. Where the tokenizer writes all
+        """The mean of the vectors of a word's n-grams, as in fastText. Where the tokenizer writes
         texts in lower case, a word has the vector of its spelling in lower case.
         """
         if self.subwords is None:
