@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 
-WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+|[^\w\s]|_"
-)
+ALONE = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]+|[^\w\s]|_")
 
 
 def words_of(text: str, *, lowercase: bool = True) -> list[str]:

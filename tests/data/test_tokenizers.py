@@ -337,6 +337,20 @@ def test_training_errors_name_a_size_that_works(tmp_path):
     assert not list(tmp_path.glob("tokenizers/.training-*"))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don't look, 看山", ["don", "'", "t", "look", ",", "看", "山"]),
+        ("3星酒店A座", ["3", "星", "酒", "店", "a", "座"]),
+        ("カメラ2台, v2_é1", ["カ", "メ", "ラ", "2", "台", ",", "v2", "_", "é1"]),
+        ("중국 中國어", ["중국", "中", "國", "어"]),
+    ],
+)
+def test_a_chinese_or_japanese_character_is_a_word_after_digits_too(text, words, tmp_path):
+    tokenizer = Words().build(lambda: iter([text]), "corpus", tmp_path)
+    assert list(tokenizer.split(text)) == words
+
+
 @pytest.mark.parametrize("unit", ["word", "character"])
 def test_a_vocabulary_of_no_words_is_a_users_error(unit, tmp_path):
     def build(*texts, **settings):

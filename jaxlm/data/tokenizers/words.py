@@ -54,8 +54,8 @@ class Words(TokenizerConfig):
             often.sort(key=lambda pair: (-pair[1], pair[0]))
             return empty.with_ngrams(dict(often[: self.max_size]))
 
-        # An older cache may have one without counts.
-        return trained(self, f"{corpus_fingerprint} with counts", cache_dir, train)
+        # An older cache may have one without counts, or with other borders of words.
+        return trained(self, f"{corpus_fingerprint} with counts, 2", cache_dir, train)
 
 
 class WordTokenizer(BaseTokenizer):
