@@ -80,10 +80,10 @@ def ids_of(
 
 def encode_prompt(tokenizer: Tokenizer, text: str, model: ModelConfig, ends: Ends) -> list[int]:
     """The ids that the model reads for a prompt. Raises `UserError` where no text is like it."""
-    form = ends.format
+    own, form = format_of(model), ends.format
     if form is None or not form.reads(tokenizer, text):
-        form = format_of(model)
-    return form.encode(tokenizer, text, ends)
+        return own.encode(tokenizer, text, ends)
+    return own.opened(form.encode(tokenizer, text, ends))
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:

@@ -15,6 +15,7 @@ from jaxlm.data.prompt_formats.chat import Chat
 from jaxlm.data.prompt_formats.continuation import Continuation
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
+from jaxlm.data.prompt_formats.source import Source
 from jaxlm.data.prompts import asked_as, encode_prompt, ends_of, format_of, ids_of
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.synthetic import Synthetic
@@ -160,6 +161,20 @@ def test_a_system_message_of_the_task_is_kept() -> None:
     assert asked_as(ends, True).format == Chat(system="Be kind.")
     assert asked_as(ends, None, "Be brief.").format == Chat(system="Be brief.")
     assert asked_as(ends, False).format is None
+
+
+def test_what_another_format_renders_is_asked_as_the_model_reads_it() -> None:
+    """A GLM answers a conversation, or translates, in a blank at its end; others continue it."""
+    tokenizer = ByteTokenizer().with_chat_template(named("plain"))
+    glm = tiny.load("glm").config.model.replace(prompt=BLANKS)
+    lstm, ends = tiny.load("lstm").config.model, asked_as(BOTH, True)
+    read = [257, *b"User: Hi\nAssistant:"]
+    assert encode_prompt(tokenizer, "Hi", glm, ends) == [*read, 9]
+    assert encode_prompt(tokenizer, "Hi", lstm, ends) == read
+    source = BOTH._replace(format=Source(separator=": "))
+    assert encode_prompt(BYTES, "Hi", glm, source) == [257, *b"Hi: ", 9]
+    blank = BLANKS.replace(blank_ids=(9, ord("U")))  # a rendering that has a blank gets no other
+    assert encode_prompt(tokenizer, "Hi", glm.replace(prompt=blank), ends) == read
 
 
 def test_prompts_of_messages_are_rendered_and_texts_are_continued() -> None:

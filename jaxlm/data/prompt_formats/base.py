@@ -76,6 +76,12 @@ class PromptFormat(Config):
         start = [bos] if bos is not None and (ends.bos or (ends.empty and not text)) else []
         return start + tokenizer.encode(text)
 
+    def opened(self, ids: list[int]) -> list[int]:
+        """The ids of a prompt that another format wrote, such as a rendered conversation, as a
+        model of this format is asked with them.
+        """
+        return ids
+
     def stops(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Ids that new text ends with, besides the tokenizer's eos."""
         return ()

@@ -51,7 +51,10 @@ class FillBlank(PromptFormat):
             )
 
     def encode(self, tokenizer: Tokenizer, text: str, ends: Ends) -> list[int]:
-        ids = super().encode(tokenizer, text, ends)
+        return self.opened(super().encode(tokenizer, text, ends))
+
+    def opened(self, ids: list[int]) -> list[int]:
+        """With a blank at the end, unless it has one: a conversation's answer fills it."""
         return ids if {*self.blank_ids} & {*ids} else [*ids, *self.blank_ids[-1:]]
 
     def check(self, prompts: Sequence[Sequence[int]], max_tokens: int, model: ModelConfig) -> None:
