@@ -394,6 +394,37 @@ CASES = {
         QUESTIONS,
         ("7", "T", "我在北京", "谁?", spans(("北京", 2), ("京", 3))),
     ),
+    "cmrc's first release": case(
+        "q.json",
+        json.dumps(
+            [
+                {
+                    "context_id": "DEV_0",
+                    "context_text": "我在北京",
+                    "qas": [
+                        {"query_id": "DEV_0_QUERY_0", "query_text": "谁?", "answers": ["我"]},
+                        {
+                            "query_id": "DEV_0_QUERY_1",
+                            "query_text": "在哪里?",
+                            "answers": ["北京", "在北京", "北京"],
+                        },
+                    ],
+                    "title": "T",
+                }
+            ],
+            ensure_ascii=False,
+        ),
+        "cmrc",
+        QUESTIONS,
+        ("DEV_0_QUERY_0", "T", "我在北京", "谁?", spans(("我", 0))),
+        (
+            "DEV_0_QUERY_1",
+            "T",
+            "我在北京",
+            "在哪里?",
+            spans(("北京", 2), ("在北京", 1), ("北京", 2)),
+        ),
+    ),
     "squad flat": case(
         "q.jsonl",
         jsonl({**WHERE, "answers": spans(("Paris", 6))}),

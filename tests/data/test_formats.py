@@ -290,7 +290,18 @@ ERRORS = {
 
 QA = ("id", "context", "question", "answers")
 PAIR = ("prompt", "chosen", "rejected")
+CMRC = {"query_id": "Q0", "query_text": "谁?", "answers": ["他"]}
 ERRORS |= {
+    "an answer of CMRC that its context lacks": (
+        json.dumps({"context_id": "D", "context_text": "我在北京", "qas": [CMRC]}),
+        QA,
+        "x.jsonl:1: question 'Q0': the answer '他' is not in its context; correct it",
+    ),
+    "a question of CMRC without a text": (
+        json.dumps({"context_text": "我在北京", "qas": [{**CMRC, "query_text": ""}]}),
+        QA,
+        "x.jsonl:1: question 'Q0': has no query_text; add it or remove it",
+    ),
     "an answer counted in bytes": (
         json.dumps({"data": [squad(question("7", ("here", 21)))]}),
         QA,

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from jaxlm.core.config import UserError, field
-from jaxlm.core.errors import shown
-from jaxlm.data.formats.answers import OFFSETS, answers_of, check_offsets
-from jaxlm.data.formats.base import Failed, Placed, Record, Row, RowFormat, Sample, refuse
+from jaxlm.core.config import field
+from jaxlm.data.formats.answers import OFFSETS, check_offsets
+from jaxlm.data.formats.base import Failed, Placed, Record, RowFormat, Sample, refuse
+from jaxlm.data.formats.paragraphs import Keys, listed, questions_of
+
+KEYS = Keys(name="id", context="context", question="question")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,34 +45,20 @@ class Squad(RowFormat):
         self, items: Iterable[Placed], sample: Sample, failed: Failed = refuse
     ) -> Iterator[tuple[str, Record]]:
         for here, article in items:
-            for number, paragraph in enumerate(_list(article, "paragraphs", here, failed), start=1):
-                place = f"{here}: paragraph {number}"
-                for question in _list(paragraph, "qas", place, failed):
-                    try:
-                        record = self._record(question, paragraph, article, sample.answered)
-                    except UserError as error:
-                        failed(UserError(f"{place}: {error}"))
-                        continue
+            title = article.get("title") if isinstance(article, Mapping) else None
+            for number, paragraph in enumerate(
+                listed(article, "paragraphs", here, failed), start=1
+            ):
+                for record in questions_of(
+                    paragraph,
+                    KEYS,
+                    f"{here}: paragraph {number}",
+                    failed,
+                    title=title,
+                    offsets=self.offsets,
+                    answered=sample.answered,
+                ):
                     yield f"{here}#{record['id']}", record
-
-    def _record(self, question: Any, paragraph: Row, article: Row, answered: bool) -> Record:
-        if not isinstance(question, Mapping):
-            raise UserError(f"a question is a {type(question).__name__}; write an object")
-        name = question.get("id", "without an id")
-        context, asked = paragraph.get("context"), question.get("question")
-        for what, value in (("context", context), ("question", asked)):
-            if not isinstance(value, str) or not value.strip():
-                raise UserError(f"question {shown(name)}: has no {what}; add it or remove it")
-        assert isinstance(context, str)
-        record = {"id": str(name), "context": context, "question": asked}
-        record["title"] = article.get("title")
-        if not answered:
-            return record
-        try:
-            given = [] if question.get("is_impossible") is True else question.get("answers")
-            return record | {"answers": answers_of(given, context, self.offsets)}
-        except UserError as error:
-            raise UserError(f"question {shown(name)}: {error}") from None
 
     def write(self, records: Iterable[Record]) -> Iterator[Any]:
         """An article for consecutive records of a title."""
@@ -79,15 +67,6 @@ class Squad(RowFormat):
             for context, asked in groupby(titled, key=lambda record: record["context"]):
                 paragraphs.append({"context": context, "qas": [_written(one) for one in asked]})
             yield {"title": title, "paragraphs": paragraphs}
-
-
-def _list(values: Any, name: str, here: str, failed: Failed) -> list[Any]:
-    """The list of objects under a key; `failed` gets the error if there is no such list."""
-    found = values.get(name) if isinstance(values, Mapping) else None
-    if isinstance(found, list):
-        return found
-    failed(UserError(f"{here}: has no list {name!r}; add it or remove the object"))
-    return []
 
 
 def _written(record: Record) -> dict[str, Any]:
