@@ -69,7 +69,12 @@ class TaskMeasures(Evaluator):
 
     def _check_metrics(self, task: Task) -> None:
         """Before training, not at the first evaluation."""
-        known = [m.name for m in task.score([], [])] if self.metrics else []
+        known = [m.name for m in task.score([], [])]
+        if not known:
+            raise UserError(
+                f"type: task: task {type_name(type(task))} has no measures of its own; use "
+                "type: loss"
+            )
         if unknown := [name for name in self.metrics if name not in known]:
             raise UserError(
                 f"metrics: task {type_name(type(task))} with this data does not have "

@@ -140,7 +140,7 @@ def test_a_run_of_ones_own_fills(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["drawn", "given"])
-def test_the_floor_of_a_run_is_its_most_frequent_masked_token(tmp_path, kind):
+def test_the_floor_of_a_run_is_its_most_frequent_masked_token(tmp_path, kind, caplog):
     """Masks that are drawn in running text, and those of records with their answers."""
     given = [*"aab"] * 8 + [*"bab"] * 2
     lines = [json.dumps({"text": f"{n} [MASK]", "answer": c}) for n, c in enumerate(given)]
@@ -156,6 +156,11 @@ def test_the_floor_of_a_run_is_its_most_frequent_masked_token(tmp_path, kind):
         *([cloze, "data.task.mask=263", "objective.mask=263"] if kind == "given" else []),
     )
     run = jaxlm.train(tiny.load("bert", *ONE, *settings).config)
+    assert "is left out" not in caplog.text  # baselines of other tasks say nothing
+    if kind == "given":
+        task = (*settings, "evaluators={own: {type: task}}", f"run_dir={tmp_path}/other")
+        with pytest.raises(UserError, match="fill_mask has no measures of its own; use type: loss"):
+            jaxlm.train(tiny.load("bert", *ONE, *task).config)
     final = json.loads((tmp_path / "run" / "result.json").read_text())["final"]
     prepared = tiny.prepared(run.config)[1]
     counts = {}
