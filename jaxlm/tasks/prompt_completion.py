@@ -13,7 +13,7 @@ trained. With a template, texts are a user's message and its answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,38 +23,21 @@ from jaxlm.chat.rendering import Rendering
 from jaxlm.chat.tokens import token_weights
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
-from jaxlm.tasks.base import BETWEEN, NO_LIMIT, Arrays, Asked, LeftOut, Record
-from jaxlm.tasks.conversations import (
-    Conversations,
-    Message,
-    as_prompt,
-    conversation_of,
-    renderer_of,
-    text_of,
-    texts_in,
-)
+from jaxlm.tasks.base import BETWEEN, Asked, LeftOut, Record
+from jaxlm.tasks.base_prompts import PromptTask
+from jaxlm.tasks.conversations import Message, conversation_of, renderer_of, text_of, texts_in
 
 if TYPE_CHECKING:
     from jaxlm.core.types import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptCompletion(Conversations):
+class PromptCompletion(PromptTask):
     """A prompt and its completion, which is learnt."""
 
-    prompt_column: str = field("prompt", "the column of the prompt")
     completion_column: str = field("completion", "the column of the completion")
-    keep: tuple[str, ...] = field(
-        (), "more columns that a record keeps, which rewards read, such as solution"
-    )
-    add_bos: bool = field(True, "begin each text with the tokenizer's bos, where it has one")
-    add_eos: bool = field(True, "end each text with the tokenizer's eos, where it has one")
 
     # ------------------------------------------------------------------------- at preparation
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self.parts, *self.keep]))
 
     def without(self, column: str) -> str:
         if column != self.completion_column:
@@ -65,19 +48,6 @@ class PromptCompletion(Conversations):
     def parts(self) -> tuple[str, str]:
         """The columns of the prompt and of the completion."""
         return self.prompt_column, self.completion_column
-
-    @property
-    def marks(self) -> tuple[bool, bool]:
-        return self.add_bos, self.add_eos
-
-    @property
-    def prompt_options(self) -> Mapping[str, Any]:
-        """Prompts of messages are rendered; texts are too where the config names a template."""
-        return {"texts": self._templated}
-
-    @property
-    def _templated(self) -> bool:
-        return self.template is not None or self.template_file is not None
 
     def fingerprint(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
         """Without `keep` where it is empty: the records are then those of versions without it."""
@@ -103,61 +73,39 @@ class PromptCompletion(Conversations):
             raise LeftOut("without a completion")
         return [{column: record[column] for column in (*self.parts, *self.keep)}]
 
-    def identity(self, record: Record) -> str:
-        given = record[self.prompt_column]
-        return given if isinstance(given, str) else as_prompt(given)
-
     def texts(self, record: Record) -> Iterable[str]:
         return texts_in(record, self.parts)
 
     # ----------------------------------------------------------------------------------- rows
 
-    def encode(
-        self,
-        record: Record,
-        tokenizer: Tokenizer,
-        room: int,
-        rng: np.random.RandomState | None = None,
-    ) -> Arrays:
-        if self._messages(record) is not None:
-            return super().encode(record, tokenizer, room, rng)
+    def plain(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
         given, completion = record[self.prompt_column], record[self.completion_column]
         ids, spans = tokenizer.encode_with_offsets(given + completion)
         characters = np.repeat(np.array([0, 1], np.float32), [len(given), len(completion)])
+        eos = self._eos(tokenizer)
         weights = token_weights(characters, spans).tolist()
-        bos = [tokenizer.bos_id] if self.add_bos and tokenizer.bos_id is not None else []
-        eos = [tokenizer.eos_id] if self.add_eos and tokenizer.eos_id is not None else []
-        tokens = [*bos, *ids, *eos]
-        weights = [*(0.0 for _ in bos), *weights, *(1.0 for _ in eos)]
-        return {
-            "tokens": np.array(tokens[:room], np.int32),
-            "loss_weights": np.array(weights[:room], np.float32),
-        }
+        return [*ids, *eos], [*weights, *(1.0 for _ in eos)]
 
-    def authors(
-        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
-    ) -> list[str] | None:
-        if self._messages(record) is not None:
-            return super().authors(record, tokenizer, room)
+    def authors_of(self, record: Record, tokenizer: Tokenizer) -> list[str]:
         given = record[self.prompt_column]
         _, spans = tokenizer.encode_with_offsets(given + record[self.completion_column])
-        bos = ["template"] if self.add_bos and tokenizer.bos_id is not None else []
-        eos = ["template"] if self.add_eos and tokenizer.eos_id is not None else []
         own = ["prompt" if end <= len(given) else "completion" for _, end in spans]
-        return [*bos, *own, *eos]
+        return [*own, *("template" for _ in self._eos(tokenizer))]
 
-    def _messages(self, record: Record) -> list[Message] | None:
-        """The record as a conversation whose completion is trained; None: it is a text."""
-        given, completion = record[self.prompt_column], record[self.completion_column]
-        if isinstance(given, str):
-            if not self._templated:
-                return None
-            given = [{"role": "user", "content": given}]
+    def _eos(self, tokenizer: Tokenizer) -> list[int]:
+        return [tokenizer.eos_id] if self.add_eos and tokenizer.eos_id is not None else []
+
+    def messages_of(self, record: Record) -> list[Message] | None:
+        """The messages of the prompt, which are not trained, and of the completion."""
+        asked, completion = self.asked_messages(record), record[self.completion_column]
+        if asked is None:
+            return None
+        if isinstance(completion, str):
             completion = [{"role": "assistant", "content": completion}]
-        return [*({**message, "train": False} for message in given), *completion]
+        return [*({**message, "train": False} for message in asked), *completion]
 
     def rendering(self, record: Record, tokenizer: Tokenizer) -> Rendering:
-        messages = self._messages(record)
+        messages = self.messages_of(record)
         if messages is None:
             given, completion = record[self.prompt_column], record[self.completion_column]
             text = given + completion
@@ -172,22 +120,12 @@ class PromptCompletion(Conversations):
 
     # ---------------------------------------------------------------------- predicted, measured
 
-    @property
-    def asked(self) -> tuple[str, ...]:
-        return (self.prompt_column,)
-
     def unanswered(self, record: Record) -> Record:
         return {self.prompt_column: record[self.prompt_column], self.completion_column: ""}
 
-    def prompt(self, record: Record) -> str:
-        given = record[self.prompt_column]
-        if isinstance(given, str) and not self._templated:
-            return given
-        return as_prompt([{"role": "user", "content": given}] if isinstance(given, str) else given)
-
     def shots(self, examples: Sequence[Record], record: Record) -> Asked:
         """Texts are joined with their completions as they are."""
-        if self._messages(record) is not None:
+        if self.messages_of(record) is not None:
             return super().shots(examples, record)
         parts = [self.prompt(each) + self.reference(each) for each in examples]
         return Asked(BETWEEN.join([*parts, self.prompt(record)]), BETWEEN)

@@ -13,24 +13,16 @@ for them is measured by the evaluator `rewards`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
 
 from jaxlm.chat.rendering import Rendering
 from jaxlm.core.config import UserError, field
 from jaxlm.core.measures import Measure
-from jaxlm.tasks.base import NO_LIMIT, Arrays, Extent, LeftOut, Record, Records
-from jaxlm.tasks.conversations import (
-    Conversations,
-    Message,
-    as_prompt,
-    conversation_of,
-    renderer_of,
-    texts_in,
-)
+from jaxlm.tasks.base import NO_LIMIT, Extent, LeftOut, Record, Records
+from jaxlm.tasks.base_prompts import PromptTask
+from jaxlm.tasks.conversations import Message, conversation_of, renderer_of, texts_in
 
 if TYPE_CHECKING:
     from jaxlm.core.types import Tokenizer
@@ -43,35 +35,14 @@ WITHOUT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompts(Conversations):
+class Prompts(PromptTask):
     """A prompt, whose answers rewards grade."""
 
     has_answers: ClassVar[bool] = False
 
-    prompt_column: str = field("prompt", "the column of the prompt")
-    keep: tuple[str, ...] = field(
-        (), "more columns that a record keeps, which rewards read, such as tests"
-    )
-    add_bos: bool = field(True, "begin each text with the tokenizer's bos, where it has one")
     add_eos: bool = field(True, "the tokenizer's eos ends what is written, where it has one")
 
     # ------------------------------------------------------------------------- at preparation
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([self.prompt_column, *self.keep]))
-
-    @property
-    def marks(self) -> tuple[bool, bool]:
-        return self.add_bos, self.add_eos
-
-    @property
-    def prompt_options(self) -> Mapping[str, Any]:
-        return {"texts": self._templated}
-
-    @property
-    def _templated(self) -> bool:
-        return self.template is not None or self.template_file is not None
 
     def expand(self, record: Record) -> list[Record]:
         given = record[self.prompt_column]
@@ -81,66 +52,33 @@ class Prompts(Conversations):
             raise LeftOut("blank")
         return [{column: record[column] for column in self.columns}]
 
-    def identity(self, record: Record) -> str:
-        given = record[self.prompt_column]
-        return given if isinstance(given, str) else as_prompt(given)
-
     def texts(self, record: Record) -> Iterable[str]:
         return texts_in(record, (self.prompt_column,))
 
     # ----------------------------------------------------------------------------------- rows
 
-    def encode(
-        self,
-        record: Record,
-        tokenizer: Tokenizer,
-        room: int,
-        rng: np.random.RandomState | None = None,
-    ) -> Arrays:
-        if self._messages(record) is not None:
-            return super().encode(record, tokenizer, room, rng)
-        bos = [tokenizer.bos_id] if self.add_bos and tokenizer.bos_id is not None else []
-        tokens = [*bos, *tokenizer.encode(record[self.prompt_column])][:room]
-        return {
-            "tokens": np.array(tokens, np.int32),
-            "loss_weights": np.zeros(len(tokens), np.float32),
-        }
+    def plain(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
+        ids = tokenizer.encode(record[self.prompt_column])
+        return ids, [0.0] * len(ids)
+
+    def authors_of(self, record: Record, tokenizer: Tokenizer) -> list[str]:
+        return ["prompt" for _ in tokenizer.encode(record[self.prompt_column])]
 
     def extent(self, record: Record, tokenizer: Tokenizer) -> Extent:
         return Extent(len(self.encode(record, tokenizer, NO_LIMIT)["tokens"]))
 
-    def authors(
-        self, record: Record, tokenizer: Tokenizer, room: int = NO_LIMIT
-    ) -> list[str] | None:
-        if self._messages(record) is not None:
-            return super().authors(record, tokenizer, room)
-        bos = ["template"] if self.add_bos and tokenizer.bos_id is not None else []
-        return [*bos, *("prompt" for _ in tokenizer.encode(record[self.prompt_column]))]
-
-    def _messages(self, record: Record) -> list[Message] | None:
-        """The prompt as a conversation; None: it is a text."""
-        given = record[self.prompt_column]
-        if not isinstance(given, str):
-            return [*given]
-        return [{"role": "user", "content": given}] if self._templated else None
+    def messages_of(self, record: Record) -> list[Message] | None:
+        return self.asked_messages(record)
 
     def rendering(self, record: Record, tokenizer: Tokenizer) -> Rendering:
-        messages = self._messages(record)
+        messages = self.messages_of(record)
         assert messages is not None, "a text is not rendered"
         return renderer_of(tokenizer).prompt(messages)
 
     # ---------------------------------------------------------------------- predicted, measured
 
-    @property
-    def asked(self) -> tuple[str, ...]:
-        return (self.prompt_column,)
-
     def unanswered(self, record: Record) -> Record:
         return {column: record.get(column) for column in self.columns}
-
-    def prompt(self, record: Record) -> str:
-        messages = self._messages(record)
-        return record[self.prompt_column] if messages is None else as_prompt(messages)
 
     def baseline(self, train: Records) -> Callable[[Record], Any] | None:
         return None
