@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 
 import numpy as np
@@ -14,7 +16,7 @@ from jaxlm.data.prompt_formats.continuation import Continuation
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.files import Files
 from jaxlm.data.sources.jsonl import JsonLines
-from jaxlm.data.tokenizers.base import Bytes, load_tokenizer
+from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer, load_tokenizer
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.tasks.base import Task
 from jaxlm.tasks.chat import Chat
@@ -304,3 +306,26 @@ def test_prompts_alone_have_the_ids_that_a_model_is_asked_with(prepare, template
         assert not row["loss_weights"].any()
     kept, _ = prepare(records[:1], task.replace(keep=("tests",)))
     assert kept.splits["train"].records_of(0) == [{"prompt": records[0]["prompt"], "tests": [4]}]
+
+
+def test_stores_of_prompts_keep_their_identity() -> None:
+    """The options that hashes of data include, and hashes of rows, from before the two tasks had
+    one base.
+    """
+    marks = {"template": None, "template_file": None, "add_bos": True, "add_eos": True}
+    asked = {**marks, "prompt_column": "prompt"}
+    assert Prompts().fingerprint() == {**asked, "type": "prompts", "keep": []}
+    both = {**asked, "type": "prompt_completion", "completion_column": "completion"}
+    assert PromptCompletion().fingerprint() == both
+    record = {"prompt": "2 + 2 =", "completion": " 4\u00e9", "tests": [1]}
+    tokenizer, found = ByteTokenizer(), hashlib.sha256()
+    for kind, template in itertools.product((Prompts, PromptCompletion), (None, "plain")):
+        task = kind(template=template, keep=("tests",))
+        chat = task.equipped(tokenizer)
+        (made,) = task.expand(record)
+        for room in (4, 100):
+            rows = task.encode(made, chat, room)
+            row = [rows["tokens"].tolist(), rows["loss_weights"].tolist()]
+            found.update(json.dumps([row, task.authors(made, chat, room)]).encode())
+        found.update(json.dumps([made, task.prompt(made), task.identity(made)]).encode())
+    assert found.hexdigest() == "d43372a29345494bfd1d0f370d217d5df2f0e3d5e88234b87384405cf77d3d1c"
