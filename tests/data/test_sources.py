@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
 import random
 import sysconfig
@@ -169,6 +170,8 @@ def test_text_errors_name_the_fix(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0\0")
     fails(r"\*\.md: matches no file", "*.md")
     fails(r"corpsu\.txt: no such file; did you mean .*corpus\.txt\?", "corpsu.txt")
+    os.mkfifo(tmp_path / "pipe")
+    fails("pipe: is a pipe or a device, which can be read only once; write its content", "pipe")
     fails(r"other\.md: no such file; check the path$", "other.md")  # no list of unlike names
     fails("is a folder; name its files", "")
     fails("blank.txt: no documents .1 blank left out.", "blank.txt")

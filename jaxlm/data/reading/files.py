@@ -42,6 +42,11 @@ def match_files(patterns: Iterable[str]) -> dict[str, Path]:
 def _no_match(pattern: str, full: str) -> UserError:
     if os.path.isdir(full):
         return UserError(f"{pattern}: is a folder; name its files, for instance {pattern}/**/*.txt")
+    if os.path.exists(full):
+        return UserError(
+            f"{pattern}: is a pipe or a device, which can be read only once; write its content to "
+            "a file and name that"
+        )
     folder = os.path.dirname(full) or "."
     if glob.has_magic(full) or not os.path.isdir(folder):
         return UserError(
