@@ -25,16 +25,33 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.kernels.registry import Kernel
+from jaxlm.mesh import gather_weight
 
 cross_entropy_kernels = Kernel("cross_entropy")
+
+
+KERNEL_AXES = ("embed", "vocab")
 
 
 class HeadParams(NamedTuple):
     """The parameters that turn hidden states into logits."""
 
-    kernel: jax.Array  # [D, V], compute dtype
+    kernel: jax.Array  # [D, V], compute dtype; split as its parameter is until it is `gathered`
     bias: jax.Array | None = None  # [V]
     softcap: float | None = None  # z -> softcap * tanh(z / softcap)
+    tied: bool = False  # the kernel is the transposed table of the embedding
+
+    def gathered(self) -> HeadParams:
+        """With the kernel gathered over fsdp, for code that multiplies with it.
+
+        A tied one is gathered as the table, which a lookup may need as well.
+        """
+        kernel, dtype = self.kernel, self.kernel.dtype
+        if self.tied:
+            kernel = gather_weight(kernel.T, KERNEL_AXES[::-1], dtype).T
+        else:
+            kernel = gather_weight(kernel, KERNEL_AXES, dtype)
+        return self._replace(kernel=kernel)
 
 
 class TokenLoss(NamedTuple):
@@ -47,7 +64,10 @@ class TokenLoss(NamedTuple):
 
 @jax.named_scope("head")
 def logits(hidden: jax.Array, head: HeadParams) -> jax.Array:
-    """Float32 logits [..., V] of hidden states [..., D]; the matmul accumulates in float32."""
+    """Float32 logits [..., V] of hidden states [..., D]; the matmul accumulates in float32.
+
+    The kernel is `gathered`.
+    """
     z = jax.lax.dot_general(
         hidden,
         head.kernel,
@@ -77,6 +97,7 @@ def cross_entropy(
     "auto" chooses. Both materialize all logits; `jaxlm.kernels.head_loss` does not.
     """
     function = cross_entropy_kernels.pick(impl)
+    head = head.gathered()
     return function(hidden, head, targets, label_smoothing=label_smoothing, z_loss=z_loss)
 
 

@@ -26,7 +26,7 @@ def over_chunks(function: Callable[..., Any], head: HeadParams, *arrays: jax.Arr
     """`function(head, *chunks)` of chunks [B, C, ...] of the arrays [B, T, ...]. It returns arrays
     [B, C, ...], in any tree; so does this, with T in the place of C.
     """
-    dtype = head.kernel.dtype
+    head, dtype = head.gathered(), head.kernel.dtype
     # The gradient of an array that a scan closes over is summed in the array's dtype.
     wide = head.kernel.astype(jnp.float32)
     length = arrays[0].shape[1]

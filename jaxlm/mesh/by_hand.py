@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxlm.mesh.inside import fitting, is_split, num_parts
@@ -91,10 +92,49 @@ def _scatter_dim(dim: int, _: None, grad: jax.Array) -> tuple[jax.Array]:
 _gather_dim.defvjp(lambda dim, weight: (_gather_dim(dim, weight), None), _scatter_dim)
 
 
-def sum_parts(x: jax.Array, axis: str, *, by: Callable = jax.lax.psum) -> jax.Array:
-    """The sum, within `on_each_device`, over the devices that a logical axis is split over."""
-    names = _split_over(axis)
+def sum_parts(
+    x: jax.Array, axis: str, *, by: Callable = jax.lax.psum, without: Sequence[str] = ()
+) -> jax.Array:
+    """The sum, within `on_each_device`, over the devices that a logical axis is split over, except
+    along the mesh axes `without`.
+    """
+    names = tuple(name for name in _split_over(axis) if name not in without)
     return by(x, names) if names else x
+
+
+def all_rows(x: jax.Array) -> jax.Array:
+    """[B, ...] of each device along fsdp -> [n B, ...] of all n, within `on_each_device`."""
+    return jax.lax.all_gather(x, "fsdp", axis=0, tiled=True)
+
+
+def own_rows(x: jax.Array) -> jax.Array:
+    """This device's part [B, ...] of `all_rows`."""
+    size = x.shape[0] // num_parts("fsdp")
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index("fsdp") * size, size)
+
+
+def sum_own_rows(x: jax.Array) -> jax.Array:
+    """[n B, ...] -> [B, ...]: the sum over fsdp, of which each device has its rows."""
+    # Parts get a dim of their own, as in `sum_split`.
+    x = x.reshape(num_parts("fsdp"), -1, *x.shape[1:])
+    return jax.lax.psum_scatter(x, "fsdp", scatter_dimension=0, tiled=False)
+
+
+def columns_for_rows(x: jax.Array) -> jax.Array:
+    """[D / n, V] -> [D, V / n]: fsdp splits the columns of a matrix instead of its rows."""
+    return jax.lax.all_to_all(_row_major(x), "fsdp", split_axis=1, concat_axis=0, tiled=True)
+
+
+def rows_for_columns(x: jax.Array) -> jax.Array:
+    """[D, V / n] -> [D / n, V]: the inverse of `columns_for_rows`."""
+    return _row_major(jax.lax.all_to_all(x, "fsdp", split_axis=0, concat_axis=1, tiled=True))
+
+
+def _row_major(x: jax.Array) -> jax.Array:
+    """`x`, laid out by rows: libtpu would lay out a matrix that is exchanged by columns, and copy a
+    float32 parameter and its moments to the same layout.
+    """
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
 
 
 def sum_split(x: jax.Array, axes: Sequence[str], *, dim: int, by: str) -> jax.Array:

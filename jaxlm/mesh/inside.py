@@ -80,34 +80,52 @@ def _to_parts(
 _gather.defvjp(lambda split, whole, weight: (_gather(split, whole, weight), None), _to_parts)
 
 
-def gradient_by_columns(
-    x: jax.Array, *, rows: int, axes: Sequence[str | None] = ("batch", "length")
-) -> jax.Array:
-    """`x`, rows [B, T, D] of a table that fsdp splits by columns; its gradient is split by columns.
+def columns_of(
+    shape: Sequence[int], *, rows: int, axes: Sequence[str | None] = ("batch", "length")
+) -> PartitionSpec | None:
+    """The sharding by columns of rows [B, T, D] that are looked up in a table which fsdp splits by
+    columns; None where the gradient of the whole table is to be summed instead.
 
-    Each device then has the gradient of its own columns, and nothing is summed along fsdp. This
-    sends less than a sum of the table's gradient if fewer rows were looked up than the `rows` that
-    a device holds. Rows are counted along all other axes together, as the partitioner does: if
-    they are more, it would send them by columns and back. Rows that `expert` splits as well would
+    By columns each device looks up its part of them for the tokens of all devices along fsdp, and
+    has their gradient; `from_columns` sends each device its own tokens. This sends less than the
+    table and the sum of its gradient if fewer rows are looked up than the `rows` that a device
+    holds. Rows are counted along all other axes together, as the partitioner does: if they are
+    more, it would send their gradients by columns and back. Rows that `expert` splits as well would
     have to be moved first, which sends more. `axes`: the logical axes of the first two dims.
     """
-    if not is_split("fsdp") or is_split("expert") or x.ndim != 3:
-        return x
-    if x.shape[0] * x.shape[1] // num_parts("fsdp") > rows // num_parts("tensor"):
-        return x
-    fits = fitting(axes, x.shape[:2])
+    if not is_split("fsdp") or is_split("expert") or len(shape) != 3:
+        return None
+    if shape[0] * shape[1] // num_parts("fsdp") > rows // num_parts("tensor"):
+        return None
+    fits = fitting(axes, shape[:2])
     others = ["data" if axis == "batch" else spec_of([axis])[0] for axis in fits]
-    return _by_columns(PartitionSpec(*others, "fsdp"), x)
+    return PartitionSpec(*others, "fsdp")
+
+
+def from_columns(
+    x: jax.Array, columns: PartitionSpec, *, axes: Sequence[str | None] = ("batch", "length")
+) -> jax.Array:
+    """Rows [B, T, D] that were looked up by `columns`, with all columns of each device's tokens.
+
+    Their gradient goes the other way.
+    """
+    x = jax.lax.with_sharding_constraint(x, columns)
+    return shard(x, *axes, None)
+
+
+def gradient_by_columns(x: jax.Array, columns: PartitionSpec) -> jax.Array:
+    """`x`, rows [B, T, D] of a gathered table; their gradient goes by `columns`."""
+    return _gradient_by_columns(columns, x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_columns(split: PartitionSpec, x: jax.Array) -> jax.Array:
+def _gradient_by_columns(columns: PartitionSpec, x: jax.Array) -> jax.Array:
     return x
 
 
-_by_columns.defvjp(
-    lambda split, x: (x, None),
-    lambda split, _, grad: (jax.lax.with_sharding_constraint(grad, split),),
+_gradient_by_columns.defvjp(
+    lambda columns, x: (x, None),
+    lambda columns, _, grad: (jax.lax.with_sharding_constraint(grad, columns),),
 )
 
 

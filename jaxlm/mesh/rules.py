@@ -52,6 +52,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "act_mlp": "tensor",
     "act_gates": "tensor",
     "act_vocab": "tensor",
+    "head_vocab": ("tensor", "fsdp"),  # where a head's loss gathers tokens instead of its kernel
     "act_experts": None,
     "act_hidden": None,
 }

@@ -161,7 +161,7 @@ class RNN(WithHead):
         embedding, *_, last = config.widths
         std = config.initializer_range
         options: dict[str, Any] = {"std": std, "dtype": config.dtype, "rngs": rngs}
-        self.embed = Embedding(vocab_size, embedding, **options)
+        self.embed = Embedding(vocab_size, embedding, tied=config.tie_embeddings, **options)
         ngrams = config.ngrams
         self.ngrams = None if ngrams is None else ngrams.build(embedding, **options)
         self.runs = runs_of(list(itertools.pairwise(config.widths)))  # (inputs, outputs)

@@ -16,7 +16,7 @@ from jaxlm.kernels import cross_entropy
 from jaxlm.kernels.cross_entropy import HeadParams, TokenLoss
 from jaxlm.kernels.head_loss import token_loss
 from jaxlm.mesh import shard
-from jaxlm.nn.dense import Dense, weight
+from jaxlm.nn.dense import Dense
 from jaxlm.nn.embed import Embedding
 
 
@@ -32,14 +32,18 @@ class WithHead(nnx.Module):
 
     @jax.named_scope("head")
     def head(self) -> HeadParams:
-        """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
-        own = self.unembed.kernel
-        kernel = self.embed.attend() if own is None else weight(own, self.config.dtype)
-        return HeadParams(kernel, self.unembed.bias.get_value(), self.config.logit_softcap)
+        """The kernel [D, V] in the compute dtype, not yet gathered, the bias and the soft cap."""
+        own, dtype = self.unembed.kernel, self.config.dtype
+        return HeadParams(
+            self.embed.attend() if own is None else own.get_value().astype(dtype),
+            bias=self.unembed.bias.get_value(),
+            softcap=self.config.logit_softcap,
+            tied=own is None,
+        )
 
     def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V]
         """Float32 logits."""
-        logits = cross_entropy.logits(hidden, self.head())
+        logits = cross_entropy.logits(hidden, self.head().gathered())
         return shard(logits, "batch", "length", "act_vocab")
 
     def token_loss(self, hidden: jax.Array, targets: jax.Array) -> TokenLoss:

@@ -181,7 +181,7 @@ class RNNSeq2Seq(WithHead):
         self.config = config
         dtype = jnp.dtype(c.dtype)
         table: dict[str, Any] = {"std": c.initializer_range, "dtype": dtype, "rngs": rngs}
-        self.embed = Embedding(vocab_size, c.input_size, **table)
+        self.embed = Embedding(vocab_size, c.input_size, tied=c.tie_embeddings, **table)
         separate = not c.share_embeddings
         self.source_embed = Embedding(vocab_size, c.input_size, **table) if separate else None
         cells: dict[str, Any] = {

@@ -35,7 +35,7 @@ from jaxlm.kernels.head_loss import token_loss
 from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
 from jaxlm.models.blocks import Stack, StackConfig
-from jaxlm.nn.dense import Dense, weight
+from jaxlm.nn.dense import Dense
 from jaxlm.nn.dropout import dropout, split_key
 from jaxlm.nn.embed import Embedding
 from jaxlm.nn.ffn import ACTIVATIONS, Activation
@@ -209,7 +209,7 @@ class Transformer(Stack):
         c, self.vocab_size = config, vocab_size
         std = 0.02 if c.initializer_range is None else c.initializer_range
         options: dict[str, Any] = {"std": std, "dtype": jnp.dtype(c.dtype), "rngs": rngs}
-        self.embed = Embedding(vocab_size, c.hidden_size, **options)
+        self.embed = Embedding(vocab_size, c.hidden_size, tied=c.head.tied, **options)
         super().__init__(c, reads_source=c.is_encoder_decoder, rngs=rngs)
         types = c.embedding.token_types
         few = {"rows": "labels", **options}
@@ -305,15 +305,19 @@ class Transformer(Stack):
 
     @jax.named_scope("head")
     def head(self) -> HeadParams:
-        """The kernel [D, V] in the compute dtype, the bias and the soft cap, for the loss."""
+        """The kernel [D, V] in the compute dtype, not yet gathered, the bias and the soft cap."""
         own, bias = self.unembed.kernel, self.unembed.bias
-        kernel = self.embed.attend() if own is None else weight(own, self.dtype)
-        softcap = self.config.head.softcap
-        return HeadParams(kernel, None if bias is None else bias.get_value(), softcap)
+        kernel = self.embed.attend() if own is None else own.get_value().astype(self.dtype)
+        return HeadParams(
+            kernel,
+            bias=None if bias is None else bias.get_value(),
+            softcap=self.config.head.softcap,
+            tied=own is None,
+        )
 
     def logits(self, hidden: jax.Array) -> jax.Array:  # [B, T, D] -> [B, T, V]
         """Float32 logits."""
-        logits = head_logits(self.head_input(hidden), self.head())
+        logits = head_logits(self.head_input(hidden), self.head().gathered())
         return shard(logits, "batch", "head_length", "act_vocab")
 
     def token_loss(self, hidden: jax.Array, targets: jax.Array) -> TokenLoss:

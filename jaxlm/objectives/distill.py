@@ -104,7 +104,7 @@ class Distill(CausalLM):
         own, known = self.predicted(model, out, batch), read(teacher, batch).hidden
         known = jax.lax.stop_gradient(known)
         weights = batch["loss_weights"]
-        head, teachers = model.head(), jax.lax.stop_gradient(teacher.head())
+        head, teachers = model.head(), jax.lax.stop_gradient(teacher.head().gathered())
         inputs = model.head_input(out.hidden), jax.lax.stop_gradient(teacher.head_input(known))
 
         def of_chunk(head: HeadParams, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -12,8 +12,9 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlm.kernels.cross_entropy import HeadParams
-from jaxlm.kernels.head_loss import head_loss, head_loss_kernels
-from jaxlm.mesh import MeshConfig
+from jaxlm.kernels.head_loss import head_loss, head_loss_kernels, splits_vocabulary
+from jaxlm.kernels.registry import target_platform
+from jaxlm.mesh import MeshConfig, shard
 from jaxlm.plan.hlo.count import count
 from tests.nn.golden_nn import assert_close, load, under
 
@@ -71,10 +72,12 @@ def made(batch=8, length=24, dim=16, vocab=32):
     return [*(rng.normal(size=s).astype(np.float32) for s in shapes), targets, weights]
 
 
+@pytest.mark.parametrize("way", ["by tokens", "by vocabulary"])
 @pytest.mark.parametrize("length", [24, 25], ids=["split", "whole"])
-def test_a_mesh_changes_nothing(length, monkeypatch):
+def test_a_mesh_changes_nothing(length, way, monkeypatch):
     """Rows, length and vocabulary over two devices each; a length of 25 is not split."""
     monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(module, "MOST_TOKENS", {"by tokens": 0, "by vocabulary": 100}[way])
     options = CASES["all"]
     want = run("reference", made(length=length), **options)
     with jax.set_mesh(MeshConfig(data=1, fsdp=2, context=2, tensor=2).build()):
@@ -82,25 +85,75 @@ def test_a_mesh_changes_nothing(length, monkeypatch):
     jax.tree.map(assert_close, found, want)
 
 
-def test_the_kernels_gradient_is_summed_into_the_parts_that_devices_keep():
-    """Over fsdp half of what an all-reduce sends, over data a part of it."""
-    hidden, kernel, bias, targets, weights = made()
-    mesh = MeshConfig(data=2, fsdp=4).build()
+@pytest.mark.parametrize(("fsdp", "vocab"), [(8, 9), (4, 18)], ids=["fsdp", "tensor too"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_vocabulary_that_the_devices_do_not_divide(case, fsdp, vocab, monkeypatch):
+    """With 9 entries over 8 devices, some have two, one has one and some have none; with two halves
+    of 9 entries over 4 devices each, the last of each half has none.
+    """
+    monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(module, "MOST_TOKENS", 100)
+    arrays = made(length=6, vocab=vocab)
+    want = run("reference", arrays, **CASES[case])
+    with jax.set_mesh(MeshConfig(data=1, fsdp=fsdp, tensor=8 // fsdp).build()):
+        found = run("chunked", arrays, **CASES[case])
+    jax.tree.map(assert_close, found, want)
+
+
+@pytest.mark.parametrize(("tokens", "by_vocabulary"), [(85, True), (86, False)])
+def test_the_vocabulary_is_split_for_few_tokens(tokens, by_vocabulary):
+    """At most two of all that meet one kernel for three of its 128 columns."""
+    mesh, gathers_none = MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=4, tensor=2)
+    with target_platform("tpu"):
+        with jax.set_mesh(mesh.build()):
+            assert splits_vocabulary((2, tokens), 256) == by_vocabulary
+        with jax.set_mesh(gathers_none.build()):
+            assert not splits_vocabulary((2, tokens), 256)
+    with jax.set_mesh(mesh.build()):
+        assert not splits_vocabulary((2, tokens), 256)  # the reference does not
+
+
+def sent(mesh, **sizes):
+    """What the gradients of hidden states and of a head's kernel send, which fsdp splits:
+    (counts, elements of the kernel).
+    """
+    hidden, kernel, bias, targets, weights = made(**sizes)
 
     @jax.jit
     def gradient(kernel):
         return jax.grad(
-            lambda k: head_loss(hidden, HeadParams(k, bias), targets, weights, impl="chunked")[0]
-        )(kernel)
+            lambda k, x: head_loss(x, HeadParams(k, bias), targets, weights, impl="chunked")[0],
+            (0, 1),
+        )(kernel, shard(hidden, "batch", None, None))
 
-    with jax.set_mesh(mesh):
-        split = jax.device_put(kernel, NamedSharding(mesh, PartitionSpec("fsdp")))
+    devices = mesh.build()
+    with jax.set_mesh(devices):
+        split = jax.device_put(kernel, NamedSharding(devices, PartitionSpec("fsdp")))
         text = gradient.lower(split).compile().as_text()
-    counts = count(text, mesh={"data": 2, "fsdp": 4})
-    size = kernel.size * 4
-    assert counts.wire_bytes("reduce-scatter", "fsdp") == size * 3 / 4
+    return count(text, mesh={axis: n for axis, n in devices.shape.items() if n > 1}), kernel.size
+
+
+def test_the_kernels_gradient_is_summed_into_the_parts_that_devices_keep(monkeypatch):
+    """Over fsdp half of what an all-reduce sends, over data a part of it."""
+    monkeypatch.setattr(module, "MOST_TOKENS", 0)
+    counts, size = sent(MeshConfig(data=2, fsdp=4))
+    assert counts.wire_bytes("reduce-scatter", "fsdp") == 4 * size * 3 / 4
     summed = counts.wire_bytes("all-reduce")
-    assert size / 4 <= summed < size / 2  # the parts over data, and sums of single numbers
+    assert size <= summed < 2 * size  # the parts over data, and sums of single numbers
+
+
+def test_tokens_are_sent_instead_of_a_larger_kernel():
+    """All of it moves once to its columns and back; hidden states are gathered, and summed."""
+    batch, length, dim, vocab = 8, 3, 16, 2048
+    counts, size = sent(MeshConfig(data=2, fsdp=4), batch=batch, length=length, vocab=vocab)
+    own = 4 * size / 4  # bytes of a part
+    assert counts.wire_bytes("all-to-all", "fsdp") == 2 * own * 3 / 4
+    tokens = 4 * batch // 2 * length * dim  # bytes, of those that meet one kernel
+    numbers = 2 * 4 * batch // 2 * length  # targets and weights
+    gathered = counts.wire_bytes("all-gather")
+    assert gathered == (tokens + numbers) * 3 / 4
+    assert counts.wire_bytes("reduce-scatter", "fsdp") == tokens * 3 / 4
+    assert counts.wire_bytes("all-reduce") < 1.2 * own  # the part over data, and single numbers
 
 
 def products(function, *arrays):
@@ -130,8 +183,6 @@ def test_three_products_with_the_head_and_never_all_logits():
 
 
 def test_accelerators_take_it():
-    from jaxlm.kernels.registry import target_platform
-
     for platform, name in {"tpu": "chunked", "gpu": "chunked", "cpu": "reference"}.items():
         with target_platform(platform):
             assert head_loss_kernels.pick() is head_loss_kernels.pick(name)

@@ -22,8 +22,9 @@ from jaxlm.mesh import (
     batch_sharding,
     check_batch,
     check_divides,
+    columns_of,
+    from_columns,
     gather_weight,
-    gradient_by_columns,
     local_rows,
     param_shardings,
     replicated,
@@ -193,27 +194,34 @@ def test_gather_weight_casts_and_leaves_fsdp_out():
 
 
 @pytest.mark.parametrize("rows", [64, 8])
-def test_a_lookups_gradient_goes_by_columns_where_that_is_less(rows):
-    """32 tokens on each of eight devices; a table of 8 rows is summed instead."""
+def test_a_lookup_and_its_gradient_go_by_columns_where_that_is_less(rows):
+    """32 tokens on each of eight devices; a table of 8 rows is gathered and summed instead."""
     mesh = MeshConfig(data=2, fsdp=4).build()
     rng = np.random.default_rng(0)
     table, scale = (rng.normal(size=(n, 16)).astype(np.float32) for n in (rows, 16 * 16))
     tokens = rng.integers(0, rows, (16, 16)).astype(np.int32)
 
     def loss(table, tokens):
-        x = gradient_by_columns(jnp.take(table, tokens, axis=0), rows=rows)
-        return (shard(x, "batch", None, None) * scale.reshape(16, 16, 16)).sum()
+        columns = columns_of((*tokens.shape, 16), rows=rows)
+        if columns is None:
+            table = gather_weight(table, ("vocab", "embed"), jnp.float32)
+        x = jnp.take(table, tokens, axis=0)
+        x = x if columns is None else from_columns(x, columns)
+        return (jnp.square(shard(x, "batch", None, None)) * scale.reshape(16, 16, 16)).sum()
 
     expected = np.zeros_like(table)
-    np.add.at(expected, tokens.reshape(-1), scale)
+    flat = tokens.reshape(-1)
+    np.add.at(expected, flat, 2 * table[flat] * scale)
     with jax.set_mesh(mesh):
         split = [NamedSharding(mesh, P(None, "fsdp")), NamedSharding(mesh, P(("data", "fsdp")))]
         given = [jax.device_put(x, s) for x, s in zip((table, tokens), split, strict=True)]
         compiled = jax.jit(jax.grad(loss), out_shardings=split[0]).lower(*given).compile()
     np.testing.assert_allclose(compiled(*given), expected, rtol=1e-5, atol=1e-5)
     counts = count(compiled.as_text(), mesh={"data": 2, "fsdp": 4})
-    by_columns = 32 * 16 * 4 * 3 / 4
+    by_columns = 2 * 32 * 16 * 4 * 3 / 4  # the rows, and their gradients back
     assert (counts.wire_bytes("all-to-all", "fsdp") == by_columns) == (rows == 64)
+    gathered = [c for c in counts.collectives if c.kind == "all-gather"]
+    assert any(s.dims[0] == rows for c in gathered for s in c.given) == (rows == 8)
     summed = [c for c in counts.collectives if c.kind == "all-reduce" and c.whole_bytes > 64]
     assert any("fsdp" in c.axes for c in summed) == (rows == 8)
 

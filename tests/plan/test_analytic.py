@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from jaxlm.mesh import MeshConfig, gradient_by_columns
+from jaxlm.mesh import MeshConfig, columns_of
+from jaxlm.plan.closed_form import sender
 from jaxlm.plan.closed_form.analytic import analyse
 from jaxlm.plan.closed_form.facts import facts_of
 from jaxlm.plan.closed_form.scores import kind_of, scores_of
@@ -33,8 +32,15 @@ def analysed(name: str):
     return analyse(facts, setting_of(facts, mesh, topology), topology)
 
 
+@pytest.fixture
+def by_tokens(monkeypatch):
+    """The head's loss gathers its kernel, however few the tokens."""
+    monkeypatch.setattr(sender, "MOST_TOKENS", 0)
+
+
 @pytest.mark.parametrize("name", ALL)
-def test_a_step_for_tpus(name):
+def test_a_step_for_tpus(name, by_tokens):
+    """These texts are of a head by tokens, which is tied to the table."""
     work, counts = analysed(name), counts_of(name)
     assert work.load.flops == pytest.approx(counts.flops, rel=1e-3)
     assert work.load.host_bytes == pytest.approx(counts.host_bytes, rel=1e-6)
@@ -311,7 +317,7 @@ def whole_gradients(transfers, axis: str = "fsdp") -> float:
     )
 
 
-def test_over_data_what_fsdp_left_of_gradients_is_summed():
+def test_over_data_what_fsdp_left_of_gradients_is_summed(by_tokens):
     facts = facts_for("v5e_fsdp8_tensor2")
     topology = Topology.read("v5e:4x4", slices=2)
     setting = setting_of(facts, {"data": 4, "fsdp": 8, "tensor": 1}, topology)
@@ -399,7 +405,7 @@ def test_of_gathered_keys_queries_and_results_change_places():
     ],
 )
 def test_the_plan_sends_rows_where_the_engine_does(mesh, by_columns):
-    """What `jaxlm.mesh.gradient_by_columns` makes of the same rows on the same mesh."""
+    """What `jaxlm.mesh.columns_of` makes of the same rows on the same mesh."""
     config, topology = config_of("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
     facts = facts_of(config.replace(model=config.model.replace(vocab_size=3000)))
     mesh = {"data": 1, "context": 1, "tensor": 1} | mesh
@@ -407,14 +413,11 @@ def test_the_plan_sends_rows_where_the_engine_does(mesh, by_columns):
     found = sent(analyse(facts, setting, topology), "all-to-all", "fsdp")
     devices = AbstractMesh(tuple(mesh.values()), tuple(mesh), axis_types=(AxisType.Auto,) * 4)
     with jax.sharding.use_abstract_mesh(devices):
-        rows = jax.ShapeDtypeStruct((16, 2048, 1024), jnp.bfloat16)
-        engine_s = partial(gradient_by_columns, rows=3000)
-        program = jax.make_jaxpr(lambda x: jax.vjp(engine_s, x)[1](x))
-        engine = "sharding_constraint" in str(program(rows))
+        engine = columns_of((16, 2048, 1024), rows=3000) is not None
     assert engine == bool(found) == by_columns
 
 
-def test_rows_are_sent_instead_of_a_larger_table():
+def test_rows_are_sent_instead_of_a_larger_table(by_tokens):
     """The embedding's gradient: bfloat16 columns of each token, and the tokens' numbers."""
     facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
     setting = setting_of(facts, {"data": 1, "fsdp": 16, "tensor": 1}, topology)
@@ -424,6 +427,32 @@ def test_rows_are_sent_instead_of_a_larger_table():
     assert sent(long, "all-to-all", "fsdp") == 0
     more = sent(long, "all-reduce", "fsdp") - sent(work, "all-reduce", "fsdp")
     assert more == pytest.approx(2 * 32768 * 1024 * 2 * 15 / 16)
+
+
+def test_a_head_of_few_tokens_sends_them_instead_of_its_kernel(monkeypatch):
+    """At most two for three columns of it. It is tied: its rows are looked up by columns."""
+    facts, topology = facts_for("v5e_fsdp8_tensor2"), Topology.read("v5e:4x4")
+    setting = setting_of(facts, {"data": 2, "fsdp": 8, "tensor": 1}, topology)
+    tokens = 16 * 2048 // 2
+    found = analyse(facts, setting, topology)
+    monkeypatch.setattr(sender, "MOST_TOKENS", 0)
+    plain = analyse(facts, setting, topology)
+    kernel, hidden, share = 32768 * 1024, tokens * 1024, 7 / 8
+
+    def more(kind: str, axis: str = "fsdp") -> float:
+        return sent(found, kind, axis) - sent(plain, kind, axis)
+
+    looked_up = 2048 * 1024 * 2
+    assert more("all-to-all") == pytest.approx((2 * kernel / 8 * 2 + looked_up) * share)
+    numbers = 2 * 4 * tokens
+    assert more("all-gather") == pytest.approx((hidden * 2 + numbers - kernel * 2) * share)
+    assert more("reduce-scatter") == pytest.approx((hidden - kernel) * 4 * share)
+    assert more("all-reduce") == pytest.approx(2 * 16 * tokens * share)
+    assert more("all-reduce", "data") == 0
+    monkeypatch.setattr(sender, "MOST_TOKENS", 2 / 3)
+    for batch, by_vocabulary in ((21, True), (22, False)):  # 2,048 tokens each, over data
+        work = analyse(facts, replace(setting, batch_size=batch), topology)
+        assert (sent(work, "all-reduce", "fsdp") > 0) == by_vocabulary
 
 
 def test_a_split_length_gathers_keys_and_values():

@@ -65,8 +65,8 @@ PODS: dict[str, tuple[str, ...]] = {
     "slices_of_stages": (CAST, FOR_ALL, NORMS, TILES),
     "stages": (CAST, FOR_ALL, NORMS, TILES, TURNS),
     "expert": (CAST, TABLE, "experts summed by all-reduce, x2"),
-    "mixture": (CAST, EXPERTS),
-    "ring": (CAST,),
+    "mixture": (EXPERTS,),
+    "ring": (),
     "context": (CAST, "a table summed over tensor as well"),
     "slices": (CAST, FOR_ALL),
 }

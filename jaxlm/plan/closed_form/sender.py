@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from jaxlm.kernels.head_loss import MOST_TOKENS
 from jaxlm.mesh import RULES
 from jaxlm.plan.closed_form.facts import Facts
 from jaxlm.plan.closed_form.setting import Setting
@@ -35,6 +36,22 @@ class Sender:
         if stack is None:
             return self.tokens * self.facts.hidden * self.wide
         return self.setting.stack_tokens(stack) * stack.hidden * self.wide
+
+    @property
+    def head_tokens(self) -> float:
+        """The tokens of a step whose loss a device computes; a pipeline's stages share it."""
+        return self.tokens / self.setting.along("stage")
+
+    @property
+    def splits_vocabulary(self) -> bool:
+        """Whether the head's loss splits the vocabulary over fsdp, instead of gathering its kernel
+        (`jaxlm.kernels.head_loss.splits_vocabulary`).
+        """
+        size = self.setting.along("fsdp")
+        if size == 1 or self.setting.platform_on(self.topology) == "cpu":
+            return False  # a CPU's loss is by tokens
+        together = self.head_tokens / self.setting.rounds * size
+        return together <= MOST_TOKENS * self.facts.vocab / self.setting.along("tensor")
 
     def transfer(self, kind: str, axes: tuple[str, ...], whole: float) -> Transfer:
         size = self.setting.along(*axes)

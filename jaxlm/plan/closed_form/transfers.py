@@ -51,7 +51,8 @@ class _Activations(Sender):
         reduce-scattered; outside of the layers, the sum of the embedding and the head's input.
         """
         stream, gathered, summed = self.stream(), 0.0, 0.0
-        sums = 16 * self.tokens  # with a split vocabulary: maximum, sum, target's logit, rank
+        # with a split vocabulary: maximum, sum, target's logit, rank
+        sums = 0.0 if self.splits_vocabulary else 16 * self.tokens
         for stack in self.facts.stacks:
             if not stack.splits_stream:
                 gathered += self._gathered(stack)

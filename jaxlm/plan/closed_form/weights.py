@@ -5,9 +5,10 @@
 fsdp gathers the weights of a layer's maps twice in the compute dtype and reduce-scatters their
 gradients, in every pass through the layers; the embedding and the head are gathered once a step.
 The weights of a loop over time are all-gathered whole, along tensor as well, and their gradient is
-summed in float32. If fewer rows were looked up than the embedding has, their gradients are sent to
-the devices that have its columns, instead of the table's. Over all other axes of the batch the
-remaining gradients are all-reduced together.
+summed in float32. If fewer rows are looked up than the embedding has, they come from the devices
+that have its columns, and their gradients go back there, instead of the table and its gradient. If
+few tokens meet the head, it gathers them instead of its kernel. Over all other axes of the batch
+the remaining gradients are all-reduced together.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Weights(Sender):
         by_columns = {stack.path: list(self._rows(stack)) for stack in self.facts.stacks}
         loops = {m.array.path: stack for stack, m in self._maps() if m.steps > 1}
         quantized = self._quantized()
+        head = ("embed/table" if self.facts.tied else "unembed/kernel", self.splits_vocabulary)
         for array in self.facts.params:
             if array.path in loops:
                 yield from self._looped(array, loops[array.path])
@@ -45,9 +47,14 @@ class Weights(Sender):
             trained = array.path not in self.facts.frozen
             left = own * self._gradient_bytes(array) * micro * trained
             summed = left - looked_up * own * self.wide * micro * trained
+            by_columns_too = looked_up and self._moves_columns
+            read_whole = not by_columns_too
+            if array.path == head[0]:
+                summed -= head[1] * own * 4 * micro * trained
+                read_whole = not head[1] or (bool(readers) and not by_columns_too)
             if split > 1 and self.setting.zero == 3:
                 # Weights that a pass reads once stay gathered from one micro-batch to the next.
-                times = 2 * micro if layered else 1
+                times = 2 * micro if layered else int(read_whole)
                 wide = self.wide if matrix and "router" not in array.path else array.itemsize
                 if array.path in quantized:
                     wide = 1
@@ -67,6 +74,8 @@ class Weights(Sender):
                 yield self.transfer("all-reduce", others, left)
         for rows in by_columns.values():
             yield from rows
+        if self.splits_vocabulary:
+            yield from self._by_vocabulary()
 
     def _looped(self, array: Array, stack: Stack) -> Iterator[Transfer]:
         """The weights of a loop over time: all-gathered before it; their gradient is summed after
@@ -102,12 +111,9 @@ class Weights(Sender):
         return {m.array.path for m in maps}
 
     def _rows(self, stack: Stack) -> Iterator[Transfer]:
-        """Gradients of the rows that were looked up, to the devices that have their columns.
-
-        Instead of the table's, if the engine does so (`jaxlm.mesh.gradient_by_columns`).
+        """Rows that are looked up by columns and sent to their tokens' devices, their gradients
+        back, if the engine does so (`jaxlm.mesh.columns_of`).
         """
-        if stack.table in self.facts.frozen:
-            return
         size, tokens = self.setting.along("fsdp"), self.setting.stack_tokens(stack)
         (table,) = (a for a in self.facts.params if a.path == stack.table)
         rows = table.shape[0] / self.setting.along("tensor")
@@ -115,8 +121,36 @@ class Weights(Sender):
         together = tokens / self.setting.rounds * self.setting.along("data", *lengths)
         if size > 1 and self.setting.along("expert") == 1 and together <= rows:
             looked_up = tokens * table.shape[1] * self.wide
-            yield self.transfer("all-to-all", ("fsdp",), looked_up)
+            for _ in range(self._moves_columns + (stack.table not in self.facts.frozen)):
+                yield self.transfer("all-to-all", ("fsdp",), looked_up)
             yield self.transfer("all-gather", ("fsdp",), tokens * size * 4)  # their numbers
+
+    @property
+    def _moves_columns(self) -> bool:
+        """Whether rows that are looked up go by columns, and not their gradients alone."""
+        if self.setting.along("tensor", "stage") > 1:
+            return False
+        return not self.facts.tied or self.splits_vocabulary
+
+    def _by_vocabulary(self) -> Iterator[Transfer]:
+        """The head's loss, where devices along fsdp have the columns of its kernel: the kernel and
+        its gradient by rows and columns, and the tokens, whose gradients are summed.
+        """
+        size, rounds = self.setting.along("fsdp"), self.setting.rounds
+        kernel = self.facts.hidden * self.facts.vocab / self.setting.along("tensor") / size
+        yield self.transfer("all-to-all", ("fsdp",), kernel * self.wide)  # once a step
+        if self.facts.trains_head:
+            yield self.transfer("all-to-all", ("fsdp",), kernel * self.wide * rounds)
+        tokens = self.head_tokens * size
+        numbers = 2 * 4 * tokens  # targets and weights
+        hidden = tokens * self.facts.hidden
+        yield self.transfer("all-gather", ("fsdp",), hidden * self.wide + numbers)
+        if self._takes_all_reduce and not self.least:  # and casts before
+            yield self.transfer("all-reduce", ("fsdp",), hidden * self.wide)
+        else:
+            yield self.transfer("reduce-scatter", ("fsdp",), hidden * 4)
+        axes = tuple(a for a in ("fsdp", "tensor") if self.setting.along(a) > 1)
+        yield self.transfer("all-reduce", axes, 16 * tokens)  # as in `transfers`, along tensor
 
     def _sum(self, array: Array) -> str:
         """The collective that sums a gradient that fsdp splits.
@@ -128,8 +162,14 @@ class Weights(Sender):
         size = self.setting.along("fsdp")
         in_turns = array.layered and size <= WINDOWED
         in_turns &= self.topology.slices == 1
-        whole = self.topology.chip.is_tpu and size == self.topology.devices_per_slice
-        return "all-reduce" if whole and not in_turns and not self.least else "reduce-scatter"
+        whole = self._takes_all_reduce and not in_turns and not self.least
+        return "all-reduce" if whole else "reduce-scatter"
+
+    @property
+    def _takes_all_reduce(self) -> bool:
+        """Whether fsdp takes all chips of a slice."""
+        size = self.setting.along("fsdp")
+        return self.topology.chip.is_tpu and size == self.topology.devices_per_slice
 
     def _gradient_bytes(self, array: Array) -> int:
         """Bytes of an element as it is summed: the head's are float32, a tied head's two bytes."""
