@@ -14,9 +14,10 @@ the vocabulary (`jaxlm.training.sparse`). A step takes the blocks of its rows on
 Pairs share their negatives within a block: `pool` words are drawn for its `block` words, and each
 counts `negatives / pool` times for each pair, so that the expected gradient is that of `negatives`
 drawn for each pair, while scores are products of matrices (Ji et al. 2016, arXiv:1604.04661). A
-pool of 2 words for each word of the block makes faster steps, but neighbours that agree less with
-those of another seed; with 5 they agree as with negatives of each pair. As in word2vec.c, a
-negative that is the target of a pair does not count for it.
+word of skip-gram is in about `window + 1` pairs, so a negative of its block counts for more of them
+than one of CBOW: its outputs get longer and its inputs shorter than with negatives of each pair,
+the more words share a pool. Blocks of 8 words, not 16, halve this and take a sixth more time. As
+in word2vec.c, a negative that is the target of a pair does not count for it.
 """
 
 from __future__ import annotations

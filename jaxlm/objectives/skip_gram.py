@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
+from jaxlm.core.config import field
 from jaxlm.nn.word_blocks import Targets
 from jaxlm.objectives.base_windows import Windows
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class SkipGram(Windows):
     """Each word predicts the words around it."""
+
+    block: int = field(8, "words of a row whose updates are made together", ge=1)
 
     def inputs(self, block: Block) -> jax.Array:
         rows = self._rows(block.words, block.subwords)

@@ -1,6 +1,6 @@
-"""A run of word vectors beside gensim's Word2Vec: same words, rows, dimensions, epochs and windows.
+"""Runs of word vectors beside gensim's Word2Vec: same words, rows, dimensions, epochs and windows.
 
-    python tools/bench/vectors.py runs/word2vec --gensim PYTHON --workers 1
+    python tools/bench/vectors.py runs/word2vec-1 runs/word2vec-2 --gensim PYTHON --workers 1
 
 PYTHON is an interpreter with gensim 4.4. It trains twice, with two seeds; each seed has its own
 order of the rows, as each run of jaxlm has. For each model it prints
@@ -9,9 +9,11 @@ order of the rows, as each run of jaxlm has. For each model it prints
                  the same for all models, with 5 negatives each (of negative sampling)
     overlap      of the 10 nearest neighbours of 1,000 words, the share that another model has too
     correlation  of the cosines of 20,000 pairs of words with those of another model
-    words/s      raw words of the text in all epochs, by second and by second of processor time
+    words/s      of gensim: raw words of the text in all epochs, by second and by second of
+                 processor time, without what precedes its first step
 
-gensim against its other seed is the noise that jaxlm against gensim is compared with.
+gensim against its other seed is the noise that jaxlm against gensim is compared with. gensim takes
+the sigmoid from a table of 1,000 entries; with the same table in jaxlm nothing changes.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
@@ -173,12 +177,11 @@ def compare(options: argparse.Namespace) -> None:
                 whole[known] = found[name]
                 found[name] = whole
             models[f"gensim{seed}"] = found | {"words": words}
+        for path, run in runs.items():
+            models[path] = {name: np.asarray(table) for name, table in run.params.items()}
         answers = {name: fixed.answers(model["input"]) for name, model in models.items()}
         for name, model in models.items():
             shown(name, model, fixed, answers)
-        for path, run in runs.items():
-            tables = {name: np.asarray(table) for name, table in run.params.items()}
-            shown(str(path), tables, fixed, answers)
 
 
 if __name__ == "__main__":
