@@ -23,6 +23,7 @@ from flax import nnx
 
 from jaxlm import mesh as meshes
 from jaxlm.core.tree import join
+from jaxlm.kernels.registry import platform
 from jaxlm.nn.adapter_key import adapter_key
 from jaxlm.nn.embedding_noise import embedding_noise
 from jaxlm.nn.pipeline import PipelineSchedule, pipelined
@@ -45,9 +46,7 @@ def train_step(
     params, carry, base = state["params"], state.get("carry"), frozen.get("base", {})
     key = derive_key(program.seed, DROPOUT_STREAM, state["step"])
     grads, weight, metrics, load, carry = gradients(program, params, frozen, batch, carry, key)
-    scale = 1.0 / jnp.maximum(weight, 1.0)
-    norm = scale * optax.tree.norm(grads)  # before the product, which need not be stored then
-    grads = jax.tree.map(lambda g: g * scale, grads)
+    grads, norm = _mean(grads, weight)
     good = jnp.isfinite(norm) & jnp.isfinite(metrics["objective"][0])
 
     # Each device updates the part whose moments it has. Parameters that are whole on every device
@@ -124,6 +123,15 @@ def gradients(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     sums, carries = jax.lax.scan(add, zeros, inputs)
     return *sums, jax.tree.map(join_rows, carries)
+
+
+def _mean(sums: Any, weight: jax.Array) -> tuple[Any, jax.Array]:
+    """The mean gradients, and their norm."""
+    scale = 1.0 / jnp.maximum(weight, 1.0)
+    means = jax.tree.map(lambda g: g * scale, sums)
+    # A norm of the products makes XLA for CPUs store them; on accelerators the sums would be kept.
+    norm = scale * optax.tree.norm(sums) if platform() == "cpu" else optax.tree.norm(means)
+    return means, norm
 
 
 def _over_batch(program: Program, params: Any, frozen: Any, batch: Batch) -> Batch:
