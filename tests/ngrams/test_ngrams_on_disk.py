@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -138,5 +139,23 @@ def test_documents_are_read_as_one_stream(tmp_path: Path) -> None:
     text = StoredText(tmp_path / "t", np.uint16, starts, lengths, bos=BOS, fingerprint="x")
     assert len(text) == len(tokens)
     np.testing.assert_array_equal(text.read(0, len(tokens)), tokens)
-    np.testing.assert_array_equal(text.read(101, 317), tokens[101:317])
+    for begin in range(0, len(tokens), 7):
+        for end in (begin + 1, begin + 2, begin + 216):
+            np.testing.assert_array_equal(text.read(begin, end), tokens[begin:end])
     assert len(text.read(len(tokens), len(tokens) + 5)) == 0
+
+
+@pytest.mark.parametrize("first", [BOS, 7])
+def test_a_document_of_the_whole_text_is_read_in_pieces(tmp_path: Path, first: int) -> None:
+    tokens = np.arange(1_000_000) % 90 + 5
+    tokens[0] = first
+    tokens.astype(np.uint16).tofile(tmp_path / "t")
+    whole = np.array([0]), np.array([len(tokens)])
+    text = StoredText(tmp_path / "t", np.uint16, *whole, bos=BOS, fingerprint="x")
+    missing = int(first != BOS)
+    tracemalloc.start()
+    found = text.read(500_000, 501_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, tokens[500_000 - missing : 501_000 - missing])
+    assert peak < 100_000  # 8 bytes for each id that is asked for, not for each of the document

@@ -73,13 +73,16 @@ class StoredText:
             return np.zeros(0, self.dtype)
         first = int(np.searchsorted(self.offsets, begin, "right")) - 1
         last = int(np.searchsorted(self.offsets, end, "left"))
-        pieces = []
-        for i in range(first, last):
-            if not self.marked[i]:
-                pieces.append(np.array([self.bos]))
-            pieces.append(self._ids(int(self.starts[i]), int(self.lengths[i])))
-        whole = np.concatenate(pieces)
-        return whole[begin - int(self.offsets[first]) :][: end - begin]
+        return np.concatenate([self._part(i, begin, end) for i in range(first, last)])
+
+    def _part(self, i: int, begin: int, end: int) -> np.ndarray:
+        """The ids of document i that are between two places; a document may be the whole file."""
+        at = int(self.offsets[i])
+        begin, end = max(begin - at, 0), min(end, int(self.offsets[i + 1])) - at
+        if self.marked[i]:
+            return self._ids(int(self.starts[i]) + begin, end - begin)
+        ids = self._ids(int(self.starts[i]) + max(begin - 1, 0), end - max(begin, 1))
+        return ids if begin else np.append(self.bos, ids)
 
     def _ids(self, start: int, length: int) -> np.ndarray:
         place = self.skip + start * self.dtype.itemsize
