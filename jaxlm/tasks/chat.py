@@ -9,12 +9,20 @@
 A message's content is a text or a list of parts of text. What is trained are the messages of
 `roles`, all or the last one of a conversation; `weight` and `train` of a message or of a part say
 otherwise (`jaxlm.chat.rendering`). Conversations that begin with equal questions are in one split.
+
+The tools that a model may call are in a column of the records, or the same for all of them:
+
+    task:
+      type: chat
+      functions:
+        - type: function
+          function: {name: weather, description: "...", parameters: {type: object, ...}}
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +34,9 @@ from jaxlm.tasks.conversations import (
     Conversations,
     Message,
     as_prompt,
+    check_functions,
     conversation_of,
+    name_of,
     renderer_of,
     text_of,
 )
@@ -41,6 +51,9 @@ class Chat(Conversations):
 
     messages: str = field("messages", "the column of the messages")
     tools: str | None = field(None, "the column of the tools' JSON schemas; null: no tools")
+    functions: tuple[dict[str, Any], ...] = field(
+        (), "JSON schemas of the tools that are offered where a record has none of its own"
+    )
     roles: tuple[str, ...] = field(("assistant",), "the roles whose messages are trained")
     turns: Turns = field("all", "all: each message of these roles is trained; last: the last one")
     system: str | None = field(
@@ -51,6 +64,27 @@ class Chat(Conversations):
         super().validate()
         if not self.roles:
             raise UserError("roles is empty, so nothing is trained; name some, such as assistant")
+        check_functions(self.functions)
+
+    def fingerprint(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """Without `functions` where there are none: the records are then those of versions without
+        it.
+        """
+        options = super().fingerprint(tokenizer)
+        return {name: value for name, value in options.items() if name != "functions" or value}
+
+    def equipped(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Raises `UserError` for a template that leaves `functions` out."""
+        found = super().equipped(tokenizer)
+        if self.functions and getattr(found, "chat_template", None) is not None:
+            renderer = renderer_of(found)
+            text = renderer.prompt([{"role": "user", "content": "a"}], self.functions).text
+            if missing := [n for n in map(name_of, self.functions) if n not in text]:
+                raise UserError(
+                    f"data.task.functions: chat template {renderer.template.origin} does not write "
+                    f"{shown(missing[0])}; choose a template with tools, such as qwen"
+                )
+        return found
 
     # ------------------------------------------------------------------------- at preparation
 
@@ -77,6 +111,11 @@ class Chat(Conversations):
             raise UserError(f"column {shown(self.tools)} holds no list of tools; give JSON schemas")
         return {self.tools: tools}
 
+    def _offered(self, record: Record) -> Sequence[Any] | None:
+        """The tools of a record, or else those of the config; None: there are none."""
+        own = self._tools(record).get(self.tools) if self.tools is not None else None
+        return own if own is not None else self.functions or None
+
     def identity(self, record: Record) -> str:
         """The messages before the first answer."""
         messages = self._messages(record)
@@ -91,12 +130,12 @@ class Chat(Conversations):
 
     @property
     def prompt_options(self) -> Mapping[str, Any]:
-        return {"system": self.system}
+        return {"system": self.system, "functions": self.functions}
 
     def rendering(self, record: Record, tokenizer: Tokenizer) -> Rendering:
         return renderer_of(tokenizer).render(
             record[self.messages],
-            None if self.tools is None else record[self.tools],
+            self._offered(record),
             roles=self.roles,
             turns=self.turns,
         )
@@ -119,8 +158,7 @@ class Chat(Conversations):
 
     def prompt(self, record: Record) -> str:
         """The messages before the last answer, and the tools, as JSON."""
-        tools = None if self.tools is None else self._tools(record)[self.tools]
-        return as_prompt(self._asked(record), tools)
+        return as_prompt(self._asked(record), self._offered(record))
 
     def _asked(self, record: Record) -> list[Message]:
         messages = self._messages(record)

@@ -263,6 +263,23 @@ def _check_order(messages: Sequence[Mapping[str, Any]], column: str) -> None:
         )
 
 
+def check_functions(functions: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `UserError` for a tool without a name."""
+    for number, tool in enumerate(functions):
+        if not name_of(tool):
+            raise UserError(
+                f"functions: number {number} has no name; write it as {{type: function, function: "
+                "{name: ..., description: ..., parameters: {type: object, ...}}}"
+            )
+
+
+def name_of(tool: Mapping[str, Any]) -> str:
+    """The name in the JSON schema of a tool, with or without "function" around it; "": none."""
+    inner = tool.get("function", tool)
+    name = inner.get("name") if isinstance(inner, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """The content of a message as one text."""
     content = message.get("content") or ""

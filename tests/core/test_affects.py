@@ -80,6 +80,7 @@ NOT_TRACED = {
     "FillBlank.start_id",
     "FillBlank.blank_ids",
     "Chat.system",
+    "Chat.functions",
     "Chat.texts",
     *(f"Source.{n}" for n in ("prefix", "separator", "max_source", "cut")),
     *(f"Seq2Seq.{n}" for n in ("start", "source_share")),

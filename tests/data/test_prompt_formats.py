@@ -201,3 +201,57 @@ def test_a_prompt_has_the_tools_of_its_record() -> None:
     assert "# Tools" in asked and '"name": "add"' in asked
     assert task.rendering(record, tokenizer).text.startswith(asked)
     assert task.prompt({**record, "tools": None}) == ChatTask().prompt(record)
+
+
+def test_a_config_offers_tools_where_a_record_has_none() -> None:
+    """As a record's own tools are, in training and in prompts."""
+    add, find = ({"type": "function", "function": {"name": name}} for name in ("add", "find"))
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    asked = {"messages": talk[:1]}
+    plain = ChatTask(template="qwen", tools="tools")
+    tokenizer = plain.equipped(ByteTokenizer())
+    text = plain.rendering({"messages": talk, "tools": [add]}, tokenizer).text
+    assert '"name": "add"' in text
+    for task in (
+        ChatTask(template="qwen", functions=(add,)),
+        ChatTask(template="qwen", functions=(add,), tools="tools"),
+    ):
+        assert task.equipped(ByteTokenizer()).fingerprint() == tokenizer.fingerprint()
+        record = {"messages": talk, "tools": None}
+        assert task.rendering(record, tokenizer).text == text
+        data = RecordData(source=Synthetic(num_documents=2), task=task)
+        form = ends_of(data, {}, tokenizer).format
+        assert form == Chat(functions=(add,))
+        for prompt in (task.prompt(record), "Hi", json.dumps(asked)):  # a record's, or anyone's
+            read = tokenizer.decode(form.encode(tokenizer, prompt, BOTH))
+            assert text.startswith(read) and '"name": "add"' in read
+        own = tokenizer.decode(form.encode(tokenizer, json.dumps({**asked, "tools": [find]}), BOTH))
+        assert '"name": "find"' in own and '"name": "add"' not in own
+    owner = {"messages": talk, "tools": [find]}
+    assert '"add"' not in task.rendering(owner, tokenizer).text
+    assert "add" not in task.rendering({**owner, "tools": []}, tokenizer).text, "none, by itself"
+    assert "functions" not in ChatTask().fingerprint()
+    assert task.fingerprint() != plain.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            "{type: chat, functions: [{type: function}]}",
+            "functions: number 0 has no name; write it as {type: function, function: {name: ",
+        ),
+        ("{type: chat, functions: add}", "data.task.functions: expected a mapping, got 'add'"),
+    ],
+)
+def test_a_tool_of_a_config_is_checked(task: str, message: str) -> None:
+    source = "source: {type: jsonl, files: x.jsonl}"
+    with pytest.raises(UserError) as caught:
+        tiny.load("transformer", f"data={{type: records, {source}, task: {task}}}")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_template_without_tools_is_refused() -> None:
+    task = ChatTask(template="plain", functions=({"name": "add"},))
+    with pytest.raises(UserError, match="chat template plain does not write 'add'; choose a"):
+        task.equipped(ByteTokenizer())

@@ -36,6 +36,9 @@ class Chat(Continuation):
         None, "a system message for prompts that have none; null: none", affects="host"
     )
 
+    functions: tuple[dict[str, Any], ...] = field(
+        (), "JSON schemas of the tools that are offered in prompts that have none", affects="host"
+    )
     texts: bool = field(
         True,
         "whether a prompt that is a text is a user's message; false: it is continued",
@@ -50,7 +53,8 @@ class Chat(Continuation):
         messages, tools = conversation_in(text) or ([{"role": "user", "content": text}], None)
         if self.system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system}, *messages]
-        rendering = renderer_of(tokenizer).prompt(messages, tools)
+        offered = self.functions if tools is None else tools
+        rendering = renderer_of(tokenizer).prompt(messages, offered or None)
         return tokenise(tokenizer, rendering.text, rendering.written)[0]
 
     def stops(self, tokenizer: Tokenizer) -> tuple[int, ...]:
