@@ -58,7 +58,10 @@ class Files(FileSource):
         check_columns(self.header, "header")
         validate_delimiter(self.delimiter)
         if isinstance(self.format, str):
-            format_called(self.format)
+            try:
+                format_called(self.format)
+            except UserError as error:
+                raise UserError(f"format: {error}") from None
 
     def units(self) -> list[Unit]:
         found = groups(match_files(self.files), self.files)
