@@ -6,7 +6,7 @@
 
     {"text": "the [MASK] said Friday an investigation produced no evidence .", "answer": "jury"}
 
-A sentence of 6 to 24 words gives one record: one of its nouns (tag NN) that the training documents
+A sentence of 6 to 14 words gives one record: one of its nouns (tag NN) that the training documents
 have at least `--least` times, and that is one token of `--vocab`. Which one follows from `--seed`.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 SPLITS = ("train", "validation")
-WORDS = range(6, 25)
+WORDS = range(6, 15)
 
 
 def main() -> None:
@@ -44,11 +44,11 @@ def main() -> None:
     counts = []
     for split in SPLITS:
         lines = [
-            json.dumps(hidden(record, frequent, rng))
+            json.dumps(hidden(record, frequent, rng)) + "\n"
             for record in tagged(arguments.tagged, split)
             if len(record["tokens"]) in WORDS and not frequent.isdisjoint(nouns(record))
         ]
-        (arguments.out / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+        (arguments.out / f"{split}.jsonl").write_text("".join(lines))
         counts.append(f"{split}: {len(lines):,} sentences")
     print(", ".join(counts), f"({len(frequent)} nouns)")
 

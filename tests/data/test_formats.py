@@ -425,6 +425,11 @@ def test_an_error_is_one_line_with_the_place(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_format_that_there_is_not_is_named_by_its_key() -> None:
+    with pytest.raises(UserError, match="format: unknown type 'alpacca'; did you mean alpaca"):
+        parse(Source, {"type": "files", "files": "x.jsonl", "format": "alpacca"})
+
+
 def test_bad_rows_can_be_left_out_and_are_counted(tmp_path):
     rows = [{"prompt": "a", "completion": c} for c in ("", "b", "\t", "c")]
     source = source_of(tmp_path, {"x.jsonl": jsonl(*rows)}, bad_rows="skip")
