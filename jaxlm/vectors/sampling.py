@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+PARTS, MOST_PARTS = 64, 1 << 22  # of [0, 1), for each word and at most
+
 
 def keep_probability(counts: np.ndarray, sample: float) -> np.ndarray:
     """[V] float64: how likely each occurrence of a word is kept; 0 for a word without a count.
@@ -27,7 +29,11 @@ def keep_probability(counts: np.ndarray, sample: float) -> np.ndarray:
 
 
 class Drawing:
-    """Words by a power of their counts, from uniform numbers."""
+    """Words by a power of their counts, from uniform numbers.
+
+    A word is found by a table of equal parts of [0, 1), most of which belong to one word; in the
+    others, by bisection.
+    """
 
     def __init__(self, counts: np.ndarray, power: float) -> None:
         counts = np.asarray(counts, np.float64)
@@ -36,7 +42,14 @@ class Drawing:
         self.probabilities = weights / weights.sum()
         self._ends = np.cumsum(self.probabilities)
         self._ends /= self._ends[-1]
+        self._parts = min(1 << (PARTS * len(counts)).bit_length(), MOST_PARTS)  # exact in floats
+        borders = np.arange(self._parts + 1) / self._parts
+        word = self._ends.searchsorted(borders[:-1], "right").astype(np.int32)
+        self._word_of = np.where(self._ends[word] >= borders[1:], word, -1)
 
     def __call__(self, uniform: np.ndarray) -> np.ndarray:
         """int32 words, for numbers in [0, 1) of any shape."""
-        return self._ends.searchsorted(uniform, "right").astype(np.int32)
+        found = self._word_of[(uniform * self._parts).astype(np.int64)]
+        several = found < 0
+        found[several] = self._ends.searchsorted(uniform[several], "right")
+        return found

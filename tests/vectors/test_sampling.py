@@ -33,6 +33,21 @@ def test_negatives_are_drawn_by_a_power_of_the_counts() -> None:
         assert (chi_square(found[2:], expected) < 4) == fits
 
 
+@pytest.mark.parametrize("words", [1, 3, 500, 200_000])
+def test_a_word_is_drawn_where_its_share_of_the_numbers_is(words: int) -> None:
+    rng = np.random.RandomState(words)
+    counts = np.concatenate([[0, 0], 1 + rng.zipf(1.3, words) % 10**6, [0]])
+    draw = Drawing(counts, power=0.75)
+    ends = np.cumsum(draw.probabilities)
+    ends /= ends[-1]
+    numbers = [rng.random_sample(2000), ends, np.nextafter(ends, 0), np.nextafter(ends, 1)]
+    uniform = np.concatenate(numbers)
+    uniform = uniform[uniform < 1].reshape(1, -1)
+    found = draw(uniform)
+    assert found.shape == uniform.shape and found.dtype == np.int32
+    np.testing.assert_array_equal(found, np.searchsorted(ends, uniform, "right"))
+
+
 def test_frequent_words_are_kept_by_the_formula_of_word2vec() -> None:
     counts = np.arange(1, 1001)
     share = counts / counts.sum()
