@@ -67,7 +67,7 @@ class Chat(Conversations):
         check_functions(self.functions)
 
     def fingerprint(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-        """Without `functions` where there are none: the records are then those of versions without
+        """Without `functions` where it is empty: the records are then those of versions without
         it.
         """
         options = super().fingerprint(tokenizer)
@@ -112,7 +112,7 @@ class Chat(Conversations):
         return {self.tools: tools}
 
     def _offered(self, record: Record) -> Sequence[Any] | None:
-        """The tools of a record, or else those of the config; None: there are none."""
+        """The tools of a record, or else those of the config; None: neither has one."""
         own = self._tools(record).get(self.tools) if self.tools is not None else None
         return own if own is not None else self.functions or None
 
