@@ -3,6 +3,10 @@
     plan = of_compiled(compiled, topology)
     plan.verdict        # "fits", "likely fits", "tight", "does not fit" or "unknown"
 
+The memory of a compiled step is the most that is live at a time, which is the figure that libtpu
+compares with the memory of a device. Arguments and temporaries together may be more: with room to
+spare the compiler leaves gaps between arrays, and without it packs the same arrays tightly.
+
 A plan "fits" only if the step was compiled as in training and uses at most `SAFE_SHARE` of the
 memory. An estimate at best "likely fits", at a smaller share: it is a lower bound, and a compiler
 with room to spare was seen to use 1.6 times as much. Above its share a plan is "tight": it may run.
@@ -98,7 +102,7 @@ class MemoryPlan:
 
 
 def of_compiled(compiled: Compiled, topology: Topology, *, quick: bool = False) -> MemoryPlan:
-    """The memory of a compiled step: XLA's totals, broken down by what it is for."""
+    """The memory of a compiled step: XLA's peak, broken down by what it is for."""
     parts = [*state_parts(compiled.learner), *batch_parts(compiled.batch_spec)]
     stats, limit = compiled.stats, topology.hbm_per_device
     common: dict[str, Any] = {"limit": limit, "share": facts.SAFE_SHARE, "compiled": not quick}
@@ -110,16 +114,16 @@ def of_compiled(compiled: Compiled, topology: Topology, *, quick: bool = False) 
         parts.append(MemoryUse(kind="tiles' padding of arguments", module="", num_bytes=padding))
     found = compiled.timeline.at_peak
     known = sum(found.values())
-    temp = stats.temp_size_in_bytes
-    scale = min(1.0, temp / known) if known else 1.0
+    live = live_bytes(stats)
+    scale = min(1.0, live / known) if known else 1.0
     parts += [
         MemoryUse(kind=what, module=module, num_bytes=size * scale)
         for (what, module), size in found.items()
     ]
-    rest = temp - known * scale
+    rest = live - known * scale
     if rest > 0:
         parts.append(
-            MemoryUse(kind="temporaries", module="gaps and buffers of the compiler", num_bytes=rest)
+            MemoryUse(kind="temporaries", module="buffers of the compiler", num_bytes=rest)
         )
     out = stats.output_size_in_bytes - stats.alias_size_in_bytes
     parts.append(MemoryUse(kind="outputs", module="", num_bytes=max(0, out)))
@@ -129,6 +133,18 @@ def of_compiled(compiled: Compiled, topology: Topology, *, quick: bool = False) 
     if host:
         parts.append(MemoryUse(kind="offloaded", module="", num_bytes=host, on_host=True))
     return MemoryPlan(parts=parts, **common)
+
+
+def live_bytes(stats: Any) -> float:
+    """The most bytes of temporaries that are live at a time, by XLA's statistics of a program.
+
+    Where they have no peak, all temporaries, with the gaps between them.
+    """
+    peak = getattr(stats, "peak_memory_in_bytes", 0)
+    if not peak:
+        return float(stats.temp_size_in_bytes)
+    out = max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
+    return max(0.0, peak - stats.argument_size_in_bytes - out)
 
 
 def of_refused(

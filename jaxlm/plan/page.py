@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxlm
-from jaxlm.plan.memory import ROOM
+from jaxlm.plan.memory import ROOM, live_bytes
 from jaxlm.plan.planning import Plan
 from jaxlm.plan.text import (
     VERDICTS,
@@ -96,9 +96,9 @@ def _course(plan: Plan) -> tuple[list[tuple[float, float]], list[tuple[float, st
     kinds = plan.memory.by_kind()
     if plan.compiled is not None and plan.compiled.stats is not None:
         timeline = plan.compiled.timeline
-        stats = plan.compiled.stats
-        base = plan.memory.total - stats.temp_size_in_bytes
-        scale = min(1.0, stats.temp_size_in_bytes / max(1, timeline.peak_bytes))
+        live = live_bytes(plan.compiled.stats)
+        base = plan.memory.total - live
+        scale = min(1.0, live / max(1, timeline.peak_bytes))
         points = [(at, base + scale * size) for at, size in timeline.points]
         return points, _main_phases(timeline.phases), "From the compiled schedule: "
     saved, grads = kinds.get("saved for backward", 0.0), kinds.get("gradients", 0.0)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from jaxlm.plan.compiling import OutOfMemory, read_out_of_memory
-from jaxlm.plan.memory import MemoryPlan, MemoryUse, of_refused
+from jaxlm.plan.devices import Topology
+from jaxlm.plan.memory import MemoryPlan, MemoryUse, of_compiled, of_refused
 
 GiB = 2**30
 
@@ -73,9 +77,27 @@ def test_another_error_is_not_one_of_memory():
 
 
 def test_a_refused_step_keeps_the_estimate_but_never_fits():
-    from jaxlm.plan.devices import Topology
-
     small = [MemoryUse(kind="parameters", module="", num_bytes=1.0)]
     refused = OutOfMemory(16 * GiB, 15.75 * GiB, "")
     found = of_refused(refused, small, Topology.read("v5e:4x4"))
     assert (found.verdict, found.limit) == ("does not fit", 15.75 * GiB)
+
+
+@pytest.mark.parametrize(
+    ("peak", "total", "verdict"),
+    [(12.0, 12.5, "fits"), (15.0, 15.5, "tight"), (0.0, 16.5, "does not fit")],
+)
+def test_a_compiled_step_uses_the_most_that_is_live(peak, total, verdict):
+    """Without a peak in XLA's statistics, all temporaries count. The program itself is not live."""
+    sizes = {"argument": 9, "temp": 6, "output": 8, "alias": 7, "generated_code": 0.5}
+    stats = {f"{name}_size_in_bytes": size * GiB for name, size in sizes.items()}
+    stats |= {"peak_memory_in_bytes": peak * GiB, "host_temp_size_in_bytes": 0}
+    compiled = SimpleNamespace(
+        learner=SimpleNamespace(abstract_state=dict, abstract_frozen=dict),
+        batch_spec={},
+        stats=SimpleNamespace(**stats),
+        timeline=SimpleNamespace(at_peak={("gradients", "ffn"): 4 * GiB}),
+    )
+    found = of_compiled(cast(Any, compiled), Topology.read("v5e:2x2"))
+    assert found.total == total * GiB
+    assert found.verdict == verdict

@@ -13,6 +13,7 @@ import pytest
 
 from jaxlm.cli import main
 from jaxlm.core.config import to_yaml
+from jaxlm.plan.devices import Topology
 from tests.plan.texts import config_of
 from tests.tpu import needs_libtpu
 
@@ -143,3 +144,21 @@ def test_a_step_without_room_is_reported_in_the_compilers_figures(tmp_path):
     assert found.returncode == 1, found.stderr
     assert "DOES NOT FIT" in found.stdout and "of 15.75 GiB" in found.stdout
     assert "First to try" in found.stdout or "No one or two changes" in found.stdout
+
+
+def test_the_compiler_refuses_what_is_live_and_not_what_it_packed():
+    """It compares its limit with the most bytes that are live at a time. Arguments and temporaries
+    may be more; close to the limit they are packed without gaps.
+    """
+    rows = (905_000, 1_512_000, 1_520_000)
+    command = [sys.executable, "-m", "tests.plan.edge_of_memory", *map(str, rows)]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["JAX_PLATFORMS"] = "cpu"
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    loose, tight, refused = map(json.loads, run.stdout.splitlines())
+    limit = Topology.read("v5e:2x2").hbm_per_device
+    assert loose["live"] < 0.65 * limit < limit < loose["packed"]
+    assert 0.99 * limit < tight["live"] <= limit
+    assert refused["needed"] == pytest.approx(tight["live"] * rows[2] / rows[1], rel=2e-3)
+    assert refused["needed"] > limit

@@ -147,7 +147,11 @@ class Graph:
             f"beyond the least: {k}, {n / MIB:.1f} MiB" for k, n in sorted(self.beyond.items())
         ]
         lines.append(f"state {stats.alias_size_in_bytes / GIB:.3f} GiB")
-        lines.append(f"memory {self.memory.total / GIB:.2f} GiB of {self.memory.limit / GIB:.2f}")
+        # as the compiler packed it; `memory` is the most that is live, and may be less
+        packed = stats.argument_size_in_bytes + stats.temp_size_in_bytes
+        packed += max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
+        packed += stats.generated_code_size_in_bytes
+        lines.append(f"memory {packed / GIB:.2f} GiB of {self.memory.limit / GIB:.2f}")
         return "\n".join(lines) + "\n"
 
 

@@ -7,8 +7,8 @@
 The module is scheduled: its instructions run in the order of the text. An array is live from the
 instruction that makes it to the last one that reads it; names, tuples, loop carries and updates in
 place make no array. Arguments and their in-place updates are not counted: they are live all the
-time. The total is XLA's own (`memory_analysis`); this module says what it consists of, and agrees
-within some per cent, as XLA packs arrays of different sizes.
+time. The total is XLA's own (`jaxlm.plan.memory.live_bytes`); this module says what it consists of,
+and agrees within some per cent.
 """
 
 from __future__ import annotations
