@@ -3,12 +3,14 @@
     python tools/bench/ngrams.py build LMPLZ TEXT --order 6
     python tools/bench/ngrams.py query ARPA TEXT
     python tools/bench/ngrams.py memory TEXT --tokens 100000000 --order 5
+    python tools/bench/ngrams.py runs FOLDER --tokens 10000000
 
 TEXT has a sentence a line, its tokens separated by spaces. `tools/make_golden_ngram.py` builds
 lmplz; `query` needs the package kenlm. Both measure the two sides by turns, and print the medians
 and their ratio as JSON. `memory` builds a model of TEXT again and again, with a share of the words
 drawn at random so that new n-grams keep coming, in a process that imports jax as well, and prints
-its peak.
+its peak. `runs` does the same by `jaxlm ngrams` and `jaxlm train`, with a text of 50,000 words by
+Zipf's law as one document, in which half of the lines of 20 words come again.
 """
 
 from __future__ import annotations
@@ -180,13 +182,64 @@ def _write_drawn(stream: np.ndarray, size: int, tokens: int, path: Path) -> None
     os.replace(path.with_suffix(".tmp"), path)
 
 
+CONFIG = """\
+tokenizer: {{type: saved, path: tokenizer}}
+data: {{type: tokens, format: nanogpt, path: train.bin, validation_path: val.bin, seq_len: 1024}}
+model: {{type: ngram, order: {order}}}
+objective: {{type: ngram, memory: {memory}}}
+optimizer: null
+train: {{epochs: 1, batch_size: 64}}
+eval: {{batch_size: 8, baseline: false}}
+"""
+
+
+def measure_runs(folder: Path, tokens: int, order: int, memory: int) -> dict[str, Any]:
+    """Peak memory of the two commands that build a model, on the same tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_zipf(folder, tokens)
+    (folder / "config.yaml").write_text(CONFIG.format(order=order, memory=memory / 1e9))
+    found: dict[str, Any] = {"what": "runs", "tokens": tokens, "memory_mb": memory / 1e6}
+    verbs = {
+        "ngrams": ["config.yaml", "--out", "model.ngrams", "--memory", str(memory)],
+        "train": ["config.yaml", f"run_dir=runs/{tokens}"],
+    }
+    for verb, words in verbs.items():
+        child = subprocess.Popen(["jaxlm", verb, *words], cwd=folder, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0, verb
+        found[verb] = {"peak_mb": used.ru_maxrss / 1e3, "cpu_seconds": used.ru_utime}
+    found["ngrams"]["file_mb"] = (folder / "model.ngrams").stat().st_size / 1e6
+    return found
+
+
+def _write_zipf(folder: Path, tokens: int, words: int = 50_000) -> None:
+    from jaxlm.data.tokenizers.words import WordTokenizer
+
+    WordTokenizer([f"w{i}" for i in range(words)]).save(folder / "tokenizer")
+    rng = np.random.default_rng(0)
+    ends = np.cumsum(1 / np.arange(1, words + 1))
+    pool = np.zeros((0, 20), np.uint16)
+    with open(folder / "train.bin", "wb") as file:
+        for begin in range(0, tokens, 2_000_000):
+            lines = min(tokens - begin, 2_000_000) // 20
+            made = 2 + np.searchsorted(ends, rng.random((lines, 20)) * ends[-1]).astype(np.uint16)
+            if len(pool):
+                again = rng.random(lines) < 0.5
+                made[again] = pool[rng.integers(0, len(pool), again.sum())]
+            else:
+                pool = made
+            made.tofile(file)
+    pool[:5000].tofile(folder / "val.bin")
+
+
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["build", "query", "memory"])
+    parser.add_argument("what", choices=["build", "query", "memory", "runs"])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--order", type=int, default=5)
     parser.add_argument("--times", type=int, default=3)
@@ -198,6 +251,8 @@ def main() -> None:
         found = measure_build(*given.files, given.order, given.times)
     elif given.what == "query":
         found = measure_query(*given.files, given.times)
+    elif given.what == "runs":
+        found = measure_runs(*given.files, given.tokens, given.order, given.memory)
     else:
         found = measure_memory(*given.files, given.tokens, given.order, given.folder, given.memory)
     print(json.dumps(found, indent=1))

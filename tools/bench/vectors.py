@@ -12,6 +12,9 @@ order of the rows, as each run of jaxlm has. For each model it prints
     words/s      of gensim: raw words of the text in all epochs, by second and by second of
                  processor time, without what precedes its first step
 
+With `--speed` it trains both for one epoch, in turn, and prints raw words by second of processor
+time. That of jaxlm is the difference from a run of two steps, which has the same start and end.
+
 gensim against its other seed is the noise that jaxlm against gensim is compared with. gensim takes
 the sigmoid from a table of 1,000 entries; with the same table in jaxlm nothing changes.
 """
@@ -19,7 +22,9 @@ the sigmoid from a table of 1,000 entries; with the same table in jaxlm nothing 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,6 +62,38 @@ def train_gensim(folder: Path, seed: int, workers: int) -> None:
         output=outputs[order] if not settings["hs"] else outputs,
         seconds=[wall, used],
     )
+
+
+def speed(options: argparse.Namespace, run: Any, folder: Path) -> None:
+    """Words by second of processor time, of jaxlm and of gensim in turn."""
+    import jaxlm
+
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps({**settings, "epochs": 1}))
+    words = len(np.load(folder / "rows.npz")["tokens"])
+    epoch = round(run.config.train.steps / settings["epochs"])
+
+    def seconds(steps: int) -> float:
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        own = [f"run_dir={folder / 'run'}", "train.epochs=null", f"train.steps={steps}"]
+        begin = time.process_time()
+        with contextlib.redirect_stdout(sys.stderr):
+            jaxlm.train(Path(options.runs[0]) / "config.yaml", own)
+        return time.process_time() - begin
+
+    seconds(2)  # compiles
+    for seed in options.seeds:
+        ours = words * (epoch - 2) / epoch / (seconds(epoch) - seconds(2))
+        train_beside(options, folder, seed)
+        theirs = words / np.load(folder / f"gensim{seed}.npz")["seconds"][1]
+        line = {"words/s of CPU": round(ours), "gensim": round(theirs)}
+        print(json.dumps({**line, "ratio": round(ours / theirs, 3)}), flush=True)
+
+
+def train_beside(options: argparse.Namespace, folder: Path, seed: int) -> None:
+    own = [str(Path(__file__).resolve()), str(folder), "--train", str(seed)]
+    command = [options.gensim, *own, "--workers", str(options.workers)]
+    subprocess.run(command, check=True)
 
 
 def write_rows(run: Any, folder: Path) -> np.ndarray:
@@ -159,6 +196,9 @@ def compare(options: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "rows.npz").exists():
             write_rows(first, folder)
+        if options.speed:
+            speed(options, first, folder)
+            return
         settings = json.loads((folder / "settings.json").read_text())
         fixed = Fixed(first, folder)
         words = len(np.load(folder / "rows.npz")["tokens"]) * settings["epochs"]
@@ -167,9 +207,7 @@ def compare(options: argparse.Namespace) -> None:
         for seed in options.seeds:
             path = folder / f"gensim{seed}.npz"
             if not path.exists():
-                own = [str(Path(__file__).resolve()), str(folder), "--train", str(seed)]
-                command = [options.gensim, *own, "--workers", str(options.workers)]
-                subprocess.run(command, check=True)
+                train_beside(options, folder, seed)
             found = dict(np.load(path))
             size = int(known.max()) + 1
             for name in ("input", "output"):
@@ -191,6 +229,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2], help="gensim's seeds")
     parser.add_argument("--workers", type=int, default=1, help="gensim's threads")
     parser.add_argument("--keep", help="a folder for gensim's models; they are not trained again")
+    parser.add_argument("--speed", action="store_true", help="only words by second, one epoch")
     parser.add_argument("--train", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.train is not None:
