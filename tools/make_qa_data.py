@@ -12,7 +12,7 @@ kinds of questions:
 
 Every sixth play is in validation.jsonl. In every second context of the others the speakers have
 other names, of one to three words of the plays that are trained: plays have few names, and a model
-that has seen nobody called SIR learns that it is no part of a name. Each line is {"id", "title",
+that has seen nobody called SIR learns that names do not include it. Each line is {"id", "title",
 "context", "question", "answers": {"text": [...], "answer_start": [...]}}.
 """
 
