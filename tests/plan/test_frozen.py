@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from jaxlm.mesh import MeshConfig
+from jaxlm.plan.closed_form import sender
 from jaxlm.plan.closed_form.analytic import analyse
 from jaxlm.plan.closed_form.facts import facts_of
 from jaxlm.plan.closed_form.setting import setting_of
@@ -46,7 +47,9 @@ def test_a_compiled_step_takes_the_state_of_what_is_trained_and_one_copy_of_the_
     assert compiled.stats.alias_size_in_bytes <= 3 * TRAINED + 64  # the base is not given back
 
 
-def test_the_closed_form_agrees_and_has_no_gradients_of_the_base():
+def test_the_closed_form_agrees_and_has_no_gradients_of_the_base(monkeypatch):
+    # A head of few tokens sums gradients of hidden states, which are not of weights.
+    monkeypatch.setattr(sender, "MOST_TOKENS", 0)
     several = ("train.batch_size=16", "train.accumulation=2")
     full, lora = work_of(*several), work_of(ADAPTER, *several)
     kinds = lora.memory.by_kind()

@@ -154,7 +154,8 @@ def test_the_compiler_refuses_what_is_live_and_not_what_it_packed():
     command = [sys.executable, "-m", "tests.plan.edge_of_memory", *map(str, rows)]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment["JAX_PLATFORMS"] = "cpu"
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
     assert run.returncode == 0, run.stderr
     loose, tight, refused = map(json.loads, run.stdout.splitlines())
     limit = Topology.read("v5e:2x2").hbm_per_device
