@@ -6,7 +6,9 @@ With t tokens of one micro-batch on a device:
     cast weights     the compute dtype's copy of the parameters that a loop over layers reads
     kept             t (hidden + what the remat policy keeps), of each layer
     one layer        the peak of its backward pass: two gathered layers, gradients of tensors
-    head             a chunk of float32 logits with its gradient, the whole kernel and its gradient
+    head             a chunk of float32 logits with its gradient, the whole kernel and its gradient;
+                     where devices along fsdp share the vocabulary, their part of these, and the
+                     chunk's hidden states of all of them
 """
 
 from __future__ import annotations
@@ -28,9 +30,16 @@ UNNAMED = 4  # tensors as wide as the stream that a layer without remat keeps: n
 
 
 def activation_parts(
-    facts: Facts, setting: Setting, scores: Mapping[str, Sequence[Scores]]
+    facts: Facts,
+    setting: Setting,
+    scores: Mapping[str, Sequence[Scores]],
+    *,
+    splits_vocabulary: bool,
 ) -> Iterator[MemoryUse]:
-    """Everything on a device but parameters and optimizer state; `scores` by a stack's path."""
+    """Everything on a device but parameters and optimizer state; `scores` by a stack's path.
+
+    `splits_vocabulary`: whether the head's loss splits the vocabulary over fsdp.
+    """
     mesh, pipeline = setting.mesh, setting.along("stage") > 1
     looped = [a for a in facts.params if a.layered and a.path.endswith("kernel")]
     without = ("fsdp",) if setting.zero == 1 else ()
@@ -51,7 +60,8 @@ def activation_parts(
     sums = 4 * sum(a.part(mesh) for a in facts.trained)
     tokens = setting.tokens(facts.seq_len)
     head_tokens = tokens / (setting.along("stage") if pipeline else setting.accumulation)
-    head = _head(facts, setting, head_tokens)
+    sharing = setting.along("fsdp") if splits_vocabulary else 1
+    head = _head(facts, setting, head_tokens, sharing)
     if (
         setting.accumulation > 1 and not pipeline
     ):  # the sums over earlier micro-batches are live all the time
@@ -147,9 +157,13 @@ def _tensor_ways(axes: tuple[str | None, ...], setting: Setting) -> float:
     return float(total)
 
 
-def _head(facts: Facts, setting: Setting, tokens: float) -> float:
-    vocab = facts.vocab / setting.along("tensor")
-    rows = tokens / (facts.seq_len / setting.along("context"))
-    logits = rows * min(CHUNK, facts.seq_len) * vocab * 4
+def _head(facts: Facts, setting: Setting, tokens: float, sharing: int) -> float:
+    """The peak bytes of the head's loss. `sharing`: devices that share one vocabulary."""
+    vocab = facts.vocab / setting.along("tensor") / sharing
+    rows = tokens * sharing / (facts.seq_len / setting.along("context"))
+    chunk = rows * min(CHUNK, facts.seq_len)
+    logits = chunk * vocab * 4
     kernel = facts.hidden * vocab * (facts.itemsize + 2 * 4)
-    return logits + kernel + 2 * tokens * facts.hidden * facts.itemsize
+    # hidden states of all devices, and their gradients before the sum
+    gathered = chunk * facts.hidden * (facts.itemsize + 4) if sharing > 1 else 0.0
+    return logits + kernel + gathered + 2 * tokens * facts.hidden * facts.itemsize

@@ -24,6 +24,7 @@ from jaxlm.plan import devices as factors
 from jaxlm.plan.closed_form.activations import activation_parts, kept_per_token
 from jaxlm.plan.closed_form.facts import Facts
 from jaxlm.plan.closed_form.scores import KERNELS, Scores, scores_of
+from jaxlm.plan.closed_form.sender import Sender
 from jaxlm.plan.closed_form.setting import Setting
 from jaxlm.plan.closed_form.stacks import Array, Layers, LinearMap, Look, Stack, token_part, ways
 from jaxlm.plan.closed_form.transfers import transfers
@@ -221,7 +222,8 @@ class _Analysis:
                 MemoryUse(kind=kind, module=module, num_bytes=size, on_host=host)
                 for (module, host), size in sums.items()
             ]
-        parts += activation_parts(self.facts, self.setting, self.scores)
+        head = Sender(self.facts, self.setting, self.topology).splits_vocabulary
+        parts += activation_parts(self.facts, self.setting, self.scores, splits_vocabulary=head)
         return MemoryPlan(
             parts=_joined(parts),
             limit=self.topology.hbm_per_device,
