@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCH = Path(__file__).parents[2] / "tools" / "bench"
@@ -47,6 +49,30 @@ def test_step() -> None:
     (row,) = module.main([config, "--tiny"])
     sys.modules.pop("step")
     assert row["seconds"]["jaxlm"] > 0 and row["peak_bytes"] > 2**20 and row["page_faults"] >= 0
+
+
+def test_optimizer() -> None:
+    (row,) = run("optimizer")
+    assert row["parameters"] == 9 * 8 + 12 * 8 * 8 and row["cpu_seconds"]["jaxlm"] > 0
+
+
+def test_steps_against_torch_without_torch() -> None:
+    module = importlib.import_module("against_torch")
+    (row,) = module.main(["--tiny", "--rows", "gpt"])
+    assert row["cpu_seconds"]["jaxlm"] > 0 and row["equal"] and row["ratio"] == {}
+    assert 0 < row["share_of_peak"]["jaxlm"] < 1
+    assert row["peak_bytes"]["jaxlm"] > row["grown_bytes"]["jaxlm"] >= 0
+
+
+@pytest.mark.parametrize("name", ["lstm", "llama", "bert"])
+def test_a_side_takes_the_steps_of_its_row(name: str, tmp_path: Path) -> None:
+    module = importlib.import_module("against_torch")
+    row = module.TINY[name]
+    side = module.jaxlm_side(row, tmp_path)
+    losses = side["steps"](3)
+    assert losses == pytest.approx([math.log(row.vocab)] * 3, rel=0.2) and len(set(losses)) == 3
+    with np.load(tmp_path / "weights.npz") as file:
+        assert sum(file[name].size for name in file.files) == side["parameters"]
 
 
 def test_a_ratio_above_one_means_that_the_first_side_is_faster(monkeypatch) -> None:
