@@ -28,7 +28,7 @@ from jaxlm.plan.closed_form.transfers import transfers
 from jaxlm.plan.compiling import Compiled, compile_for, devices_of
 from jaxlm.plan.devices import Topology
 from jaxlm.plan.hlo.count import Counts
-from jaxlm.plan.memory import MemoryPlan, of_compiled
+from jaxlm.plan.memory import MemoryPlan, live_bytes, of_compiled
 from jaxlm.plan.shapes import batch_spec_of, planned
 from jaxlm.run import RunConfig, load_run
 from jaxlm.training.build import learner_of
@@ -147,10 +147,8 @@ class Graph:
             f"beyond the least: {k}, {n / MIB:.1f} MiB" for k, n in sorted(self.beyond.items())
         ]
         lines.append(f"state {stats.alias_size_in_bytes / GIB:.3f} GiB")
-        # as the compiler packed it; `memory` is the most that is live, and may be less
-        packed = stats.argument_size_in_bytes + stats.temp_size_in_bytes
-        packed += max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
-        packed += stats.generated_code_size_in_bytes
+        # as the compiler packed it; `memory` has the most that is live, and may be less
+        packed = self.memory.total - live_bytes(stats) + stats.temp_size_in_bytes
         lines.append(f"memory {packed / GIB:.2f} GiB of {self.memory.limit / GIB:.2f}")
         return "\n".join(lines) + "\n"
 
