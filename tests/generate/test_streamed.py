@@ -21,7 +21,7 @@ ENDS = Ends(False, False, format=FORM)
 class Spelled:
     """Writes a text byte by byte."""
 
-    program = SimpleNamespace(model=None)
+    program = SimpleNamespace(model=SimpleNamespace(prompt_format=None))
 
     def __init__(self, text: str, stop: tuple[str, ...]) -> None:
         self.sampling = SimpleNamespace(stop=stop)
