@@ -21,7 +21,7 @@ from jaxlm.core import config as configs
 from jaxlm.core.callback import Callback
 from jaxlm.core.config import REQUIRED, Config, ConfigError, Layer, Mark, Resolved, UserError, field
 from jaxlm.core.config_yaml import read_yaml_text
-from jaxlm.core.errors import looked_from
+from jaxlm.core.errors import looked_from, shown
 from jaxlm.core.evaluator import Evaluator
 from jaxlm.core.renames import renamed
 from jaxlm.core.sampling import DRAWING, Sampling, SamplingOptions
@@ -357,7 +357,9 @@ def _preset(top: Layer) -> Layer:
     kind, given = configs.type_name(type(found)), model.get("type")
     if given not in (None, kind):
         line = configs.where("model.type", top.marks)
-        raise ConfigError(f"{line}model.type: {given!r} but preset {name} is a {kind}; remove one")
+        raise ConfigError(
+            f"{line}model.type: {shown(given)} but preset {name} is a {kind}; remove one"
+        )
     mark = Mark(f"preset {name}")
     marks = {path: mark for path, _, _ in configs.describe(found, "model")}
     return Layer({"model": configs.to_dict(found)}, marks)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from jaxlm.core.config import Config, Kind, UserError
-from jaxlm.core.errors import few
+from jaxlm.core.errors import few, shown
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -93,7 +93,7 @@ def check_patterns(key: str, patterns: Iterable[str]) -> None:
             re.compile(pattern)
         except re.error as error:
             raise UserError(
-                f"{key}: {pattern!r} is not a regular expression ({error}); correct it"
+                f"{key}: {shown(pattern)} is not a regular expression ({error}); correct it"
             ) from None
 
 
@@ -103,4 +103,4 @@ def no_match(key: str, pattern: str, paths: Sequence[str]) -> UserError:
     names = {word for path in paths for word in path.split("/")}
     near = {n for word in words for n in difflib.get_close_matches(word, names, n=2, cutoff=0.6)}
     found = [path for path in paths if near & set(path.split("/"))] or list(paths)
-    return UserError(f"{key}: {pattern!r} matches nothing; there are {few(found, 6)}")
+    return UserError(f"{key}: {shown(pattern)} matches nothing; there are {few(found, 6)}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxlm.core.config import Config, Mark, UserError, key_of
 from jaxlm.core.config_yaml import error_at, is_one_line, join
+from jaxlm.core.errors import shown
 
 MAX_BYTES = 255  # of one part of a path, on every file system that is used
 MAX_VALUE = 100_000  # bytes of a variable's value: Linux starts no program with one over 131072
@@ -62,13 +63,15 @@ def check_run_dir(run_dir: str) -> None:
 def check_word(key: str, text: str | None, pattern: str, fix: str) -> None:
     """Raises `UserError` if a text does not match: other programs would split it."""
     if text is not None and not re.fullmatch(pattern, text, re.ASCII):
-        raise UserError(f"{key}: {text!r} has characters that are not allowed; {fix}")
+        raise UserError(f"{key}: {shown(text)} has characters that are not allowed; {fix}")
 
 
 def check_no_option(key: str, text: str | None) -> None:
     """Raises `UserError` if a program would read a name as one of its options."""
     if text is not None and text.startswith("-"):
-        raise UserError(f"{key}: {text!r} would be read as an option; start it with a letter or /")
+        raise UserError(
+            f"{key}: {shown(text)} would be read as an option; start it with a letter or /"
+        )
 
 
 def check_absolute(key: str, path: str | None) -> None:
@@ -76,7 +79,9 @@ def check_absolute(key: str, path: str | None) -> None:
     if path is None:
         return
     if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise UserError(f"{key}: {path!r} is not an absolute path; write one such as /mnt/jaxlm")
+        raise UserError(
+            f"{key}: {shown(path)} is not an absolute path; write one such as /mnt/jaxlm"
+        )
 
 
 def _bad_lines(text: str) -> tuple[str, str] | None:

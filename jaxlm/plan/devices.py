@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from jaxlm.core.chips import CHIPS as KNOWN
 from jaxlm.core.chips import PlannedChip
 from jaxlm.core.config import UserError
+from jaxlm.core.errors import shown
 from jaxlm.plan.slice_shapes import check_offered, meant
 
 HBM_SHARE = 0.85  # attainable share of the HBM's peak: refresh, read-write turns, short rows
@@ -61,13 +62,13 @@ class Topology:
             rest = text[several.end() :]
             if slices != 1:
                 raise UserError(
-                    f"--slices: {slices}, but {where}: {text!r} says {several[1]}; leave one of "
-                    f"the two out, such as --topology {rest} --slices {slices}"
+                    f"--slices: {slices}, but {where}: {shown(text)} says {several[1]}; leave one "
+                    f"of the two out, such as --topology {rest} --slices {slices}"
                 )
             found = cls.read(rest, 1, where)
             if not found.chip.is_tpu:
                 raise UserError(
-                    f"{where}: {text!r}: GPUs have nodes, not slices; write nodes x GPUs of a "
+                    f"{where}: {shown(text)}: GPUs have nodes, not slices; write nodes x GPUs of a "
                     f"node, as in {_example(found.chip)}"
                 )
             return cls(found.chip, found.shape, int(several[1]))
@@ -76,10 +77,10 @@ class Topology:
         hint = meant(text)
         if chip is None:
             known = f"use one of {', '.join(CHIPS)}" if hint is None else f"did you mean {hint}?"
-            raise UserError(f"{where}: {name!r} is not a known chip; {known}")
+            raise UserError(f"{where}: {shown(name)} is not a known chip; {known}")
         example = f"write it as in {_example(chip)}" if hint is None else f"did you mean {hint}?"
         if not re.fullmatch(r"\d+(x\d+)*", dims) or 0 in map(int, dims.split("x")):
-            raise UserError(f"{where}: {text!r} has no shape; {example}")
+            raise UserError(f"{where}: {shown(text)} has no shape; {example}")
         shape = tuple(int(n) for n in dims.split("x"))
         if len(shape) != (chip.dims or 2):
             raise UserError(

@@ -56,8 +56,8 @@ class FillMask(TextTask):
         texts, answer = self._texts_of(record), record[self.answer_column]
         if not isinstance(answer, str):
             raise UserError(
-                f"column {self.answer_column!r} holds a {type(answer).__name__}; give the text "
-                "that belongs in the masks"
+                f"column {shown(self.answer_column)} holds a {type(answer).__name__}; give the "
+                "text that belongs in the masks"
             )
         if not answer.strip():
             raise LeftOut("without an answer")
@@ -156,7 +156,7 @@ class FillMask(TextTask):
         ids = tokenizer.encode(answer)
         if len(ids) != count:
             raise UserError(
-                f"column {self.answer_column!r} holds {shown(answer)}, {len(ids)} tokens for "
+                f"column {shown(self.answer_column)} holds {shown(answer)}, {len(ids)} tokens for "
                 f"{count} masks; give each token a mask"
             )
         return ids

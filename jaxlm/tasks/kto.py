@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.core.config import UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.tasks.base import Arrays, LeftOut, Record
 from jaxlm.tasks.conversations import texts_in
@@ -47,7 +48,7 @@ class KTO(PromptCompletion):
         label = record[self.label_column]
         if not isinstance(label, bool):
             raise UserError(
-                f"column {self.label_column!r} holds {label!r:.40}; write true or false"
+                f"column {shown(self.label_column)} holds {label!r:.40}; write true or false"
             )
         try:
             (made,) = super().expand(record)

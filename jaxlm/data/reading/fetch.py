@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from jaxlm.core.config import UserError
+from jaxlm.core.errors import shown
 from jaxlm.core.files import file_sha256
 
 Archive = Literal["sdist", "wheel", "npm"]
@@ -59,7 +60,9 @@ def fetch(
     """
     name, version = parse_requirement(requirement)
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise UserError(f"sha256 {sha256!r}: not 64 hexadecimal digits; give the archive's SHA-256")
+        raise UserError(
+            f"sha256 {shown(sha256)}: not 64 hexadecimal digits; give the archive's SHA-256"
+        )
     folder = (cache_dir or default_cache_dir()) / "packages" / f"{name}-{version}-{sha256[:12]}"
     with locked(folder):
         cached = _cached(folder, sha256)
@@ -73,7 +76,9 @@ def parse_requirement(requirement: str) -> tuple[str, str]:
     """("name", "version") of "name==version", the name in its normal form."""
     match = re.fullmatch(r"\s*([A-Za-z0-9][\w.-]*)\s*==\s*([\w.+!-]+)\s*", requirement)
     if not match:
-        raise UserError(f"requirement {requirement!r}: not a pinned package; write name==version")
+        raise UserError(
+            f"requirement {shown(requirement)}: not a pinned package; write name==version"
+        )
     return re.sub(r"[-_.]+", "-", match[1]).lower(), match[2]
 
 

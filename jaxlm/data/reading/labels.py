@@ -82,7 +82,7 @@ class Labels(Config):
             score = math.nan
         if math.isnan(score):
             raise UserError(
-                f"{here}: column {shown(self.label_column)} holds {value!r}, not a number; "
+                f"{here}: column {shown(self.label_column)} holds {shown(value)}, not a number; "
                 "correct the row, or use label_map instead of label_bins"
             )
         names = [

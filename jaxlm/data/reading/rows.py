@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxlm.core.config import UserError, suggest
-from jaxlm.core.errors import MissingColumn, few
+from jaxlm.core.errors import MissingColumn, few, shown
 from jaxlm.data.reading.compressed import uncompressed_name
 from jaxlm.data.reading.text import MAX_DOCUMENT_CHARS, lines, too_long
 
@@ -201,4 +201,4 @@ def _other_delimiter(names: Sequence[str], cells: Sequence[str], column: str = "
 
 def validate_delimiter(delimiter: str | None) -> None:
     if delimiter is not None and len(delimiter) != 1:
-        raise UserError(f"delimiter {delimiter!r}: must be one character")
+        raise UserError(f"delimiter {shown(delimiter)}: must be one character")

@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from jaxlm.core.config import REQUIRED, UserError, field
+from jaxlm.core.errors import shown
 from jaxlm.data.reading.compressed import decompress
 from jaxlm.data.reading.fetch import Archive, parse_requirement
 from jaxlm.data.reading.labels import Labels
@@ -60,7 +61,7 @@ class PackageFiles(ReadSource, Labels):
         validate_text_options(self.document_separator, self.encoding)
         if self.format == "text" and self.label_column not in (None, *PLACE):
             raise UserError(
-                f"label_column: a text has no column {self.label_column!r}; set it to "
+                f"label_column: a text has no column {shown(self.label_column)}; set it to "
                 f"{' or '.join(PLACE)}, or format to jsonl, csv or tsv"
             )
         check_columns(self.columns, "columns")
