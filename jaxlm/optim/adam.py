@@ -48,12 +48,12 @@ def scale_by_adam(b1: float, b2: float, eps: float, mu_dtype: Any) -> Guarded:
         nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
         new = optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
         old = state._replace(mu=optax.tree.cast_like(state.mu, mu))  # mu is rounded at the end
-        new = keep(good, new, old)
+        kept, new = keep(good, new, old)
         corrected = [
             optax.tree.bias_correction(moment, decay, new.count)
             for moment, decay in ((new.mu, b1), (new.nu, b2))
         ]
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), *corrected)
-        return updates, new._replace(mu=optax.tree.cast(new.mu, mu_dtype))
+        return updates, kept._replace(mu=optax.tree.cast(kept.mu, mu_dtype))
 
     return Guarded(optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype).init, update)

@@ -41,11 +41,18 @@ def guarded(tx: optax.GradientTransformation) -> Guarded:
     return Guarded(tx.init, update)
 
 
-def keep(good: Any, new: Any, old: Any) -> Any:
-    """The new moments, or in a step that is not good the old ones, stored before they are read."""
+def keep(good: Any, new: Any, old: Any) -> tuple[Any, Any]:
+    """(the moments to store: the new ones, or in a step that is not good the old ones; the moments
+    that the update is to be made of).
+
+    They are the same on a CPU, stored before they are read. Accelerators form several arrays in one
+    loop, which a barrier would cut; there the update is made of the new ones.
+    """
     kept = _where(good, new, old)
-    # Accelerators form several arrays in one loop, which a barrier would cut.
-    return jax.lax.optimization_barrier(kept) if platform() == "cpu" else kept
+    if platform() != "cpu":
+        return kept, new
+    kept = jax.lax.optimization_barrier(kept)
+    return kept, kept
 
 
 def _where(good: Any, new: Any, old: Any) -> Any:

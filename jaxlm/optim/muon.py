@@ -105,10 +105,10 @@ def scale_by_muon(
         del params
         mix = lambda m, g: beta * m + (1 - beta) * g  # noqa: E731
         old = optax.tree.cast_like(state.momentum, grads)
-        momentum = keep(good, jax.tree.map(mix, old, grads), old)
+        kept, momentum = keep(good, jax.tree.map(mix, old, grads), old)
         ahead = jax.tree.map(mix, momentum, grads) if nesterov else momentum
         updates = jax.tree.map(lambda u, d: _muon_update(u, d, steps, rms), ahead, dims)
-        return updates, MuonState(jax.tree.map(lambda m: m.astype(dtype), momentum))
+        return updates, MuonState(jax.tree.map(lambda m: m.astype(dtype), kept))
 
     return Guarded(init, update)
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxlm.kernels.head_loss import CHUNK
 from jaxlm.mesh import RULES
 from jaxlm.plan.closed_form.facts import Facts
-from jaxlm.plan.closed_form.sender import mesh_axes
+from jaxlm.plan.closed_form.sender import Sender, mesh_axes
 from jaxlm.plan.closed_form.setting import Setting
 from jaxlm.plan.closed_form.stacks import Array, ways
 from jaxlm.plan.devices import Topology
@@ -136,6 +137,14 @@ class Known:
         one = self.tokens * self.facts.hidden
         whole = one * self.setting.accumulation / self.size("stage")
         return shape.size in (one / self.size("tensor"), whole)
+
+    def is_head_chunk(self, shape: Shape) -> bool:
+        """Whether it is the hidden states whose logits a head's loss has at a time, where devices
+        along fsdp share the vocabulary."""
+        if not Sender(self.facts, self.setting, self.topology).splits_vocabulary:
+            return False
+        part = min(CHUNK, self.facts.seq_len) / self.facts.seq_len
+        return shape.size == self.tokens * part * self.facts.hidden
 
     def is_key(self, shape: Shape) -> bool:
         """Whether it is a device's keys or values of a layer, [B, S, K, H]."""

@@ -252,6 +252,8 @@ def _is_expected(piece: Piece, known: Known) -> bool:
         return shape.size in [count / setting.rounds for count in counts]
     if shape.dtype != known.dtype:
         return False
+    if axes == FSDP:
+        return known.is_head_chunk(shape)
     if axes in (("tensor",), ("stage",)):  # sequence parallelism; what the last stage made
         return known.is_stream(shape)
     return axes == CONTEXT and known.is_key(shape)  # without a ring

@@ -49,6 +49,7 @@ def test_a_lost_donation_and_a_float32_product(monkeypatch):
     cast = lambda w, axes, dtype: meshes.gather_weight(w, axes, jnp.float32)  # noqa: E731
     monkeypatch.setattr("jaxlm.training.learner.jax.jit", keeping)
     monkeypatch.setattr("jaxlm.nn.dense.gather_weight", cast)
+    monkeypatch.setattr("jaxlm.nn.embed.gather_weight", cast)
     monkeypatch.setattr("jaxlm.nn.dense.contract", wide)
     found = "\n".join(problems())
     assert "donation: 0.000 GiB" in found and "float32 products" in found
