@@ -60,9 +60,9 @@ def with_vocabulary(config: RunConfig, path: Path) -> RunConfig:
     """
     if config.model.vocab_size is not None:
         return config
-    saved = path.parent / "tokenizer"
-    if saved.is_dir():
-        found = load_tokenizer(saved)
+    run = RunDir(path.parent)
+    if path == run.config and run.tokenizer.is_dir():
+        found = load_tokenizer(run.tokenizer)
     elif config.tokenizer is None:
         return config
     else:

@@ -34,22 +34,20 @@ def offered(chip: PlannedChip, shape: tuple[int, ...]) -> bool:
 
 
 def check_offered(chip: PlannedChip, shape: tuple[int, ...], where: str) -> None:
-    """Raises `UserError` for a shape of which there is no slice, with one that there is."""
+    """Raises `UserError` for a shape that is not offered, with one that is."""
     if offered(chip, shape):
         return
     text, chips = "x".join(map(str, shape)), math.prod(shape)
     most = chip.slice_chips
     if chips > most:
-        count = math.ceil(chips / most)
-        while chips % count or shape_of(chip, chips // count) is None:
-            count += 1
+        size = max(n for n in map(math.prod, _near(chip, most)) if chips % n == 0)
         raise UserError(
             f"{where}: {chip.name}:{text} has {chips:,} chips, a slice of {chip.label} at most "
-            f"{most:,}; use several slices, such as {count}*{spelled(chip, chips // count)}"
+            f"{most:,}; use several slices, such as {chips // size}*{spelled(chip, size)}"
         )
     near = sorted(_near(chip, chips), key=lambda s: (abs(math.prod(s) - chips), s))[0]
     raise UserError(
-        f"{where}: there is no slice {chip.name}:{text}; did you mean {chip.name}:"
+        f"{where}: slices {chip.name}:{text} are not offered; did you mean {chip.name}:"
         f"{'x'.join(map(str, near))} ({math.prod(near)} chips)?"
     )
 

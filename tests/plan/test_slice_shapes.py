@@ -53,11 +53,15 @@ def test_other_notations(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("v5e:5x5", r"^--topology: there is no slice v5e:5x5; did you mean v5e:4x8 \(32 chips\)"),
-        ("v5p:4x4x6", r"no slice v5p:4x4x6; did you mean v5p:4x4x4 \(64 chips\)"),
+        (
+            "v5e:5x5",
+            r"^--topology: slices v5e:5x5 are not offered; did you mean v5e:4x8 \(32 chips\)",
+        ),
+        ("v5p:4x4x6", r"slices v5p:4x4x6 are not offered; did you mean v5p:4x4x4 \(64 chips\)"),
         ("v6e:32x32", "has 1,024 chips, a slice of TPU v6e at most 256; use .* 4[*]v6e:16x16"),
         ("v5p:16x32x32", "has 16,384 chips, .* at most 6,144; use .* such as 4[*]v5p:16x16x16"),
         ("v5e:100x101", "use several slices"),
+        ("v5e:100003x100019", "use several slices"),  # two primes: a divisor is not searched for
     ],
 )
 def test_a_slice_that_is_not_offered(text, message):
@@ -127,3 +131,12 @@ def test_a_finished_run_has_the_size_of_its_tokenizer(tmp_path, capsys, where):
     named = json.loads(capsys.readouterr().out)
     assert main([*words, "model.vocab_size=259"]) == 0
     assert named == json.loads(capsys.readouterr().out)
+
+
+def test_a_folder_beside_a_config_that_is_not_of_a_run_is_not_read(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(Path("configs/smoke/transformer.yaml").read_text())
+    Bytes().build(lambda: iter(()), "", tmp_path).save(tmp_path / "tokenizer")
+    words = ["plan", str(path), "--analytic", "--topology", "v5e:1x1"]
+    assert main([*words, "tokenizer={type: sentencepiece, vocab_size: 300}"]) == 2
+    assert "model.vocab_size: null" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def questions_of(
 
 
 def listed(values: Any, name: str, here: str, failed: Failed) -> list[Any]:
-    """The list of objects under a key; `failed` gets the error if there is no such list."""
+    """The list of objects under a key; `failed` gets the error where the list is missing."""
     found = values.get(name) if isinstance(values, Mapping) else None
     if isinstance(found, list):
         return found
