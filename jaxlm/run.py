@@ -376,7 +376,7 @@ def _inherited(source: Path) -> Layer:
     if not path.is_file() and read_record(RunDir(source))[0] is None:
         raise UserError(
             f"init.from: {source} is not a run directory (no config.yaml{looked_from(source)}); "
-            "name a finished run"
+            "name a finished run, or a folder in Hugging Face's format"
         )
     base = own_config(source)
     if not _mapping(base.values.get("model")):

@@ -170,6 +170,9 @@ def test_text_errors_name_the_fix(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0\0")
     fails(r"\*\.md: matches no file", "*.md")
     fails(r"corpsu\.txt: no such file; did you mean .*corpus\.txt\?", "corpsu.txt")
+    fails(
+        r"made/corpus\.txt: no such file, and no folder .*made; check the path", "made/corpus.txt"
+    )
     os.mkfifo(tmp_path / "pipe")
     fails("pipe: is a pipe or a device, which can be read only once; write its content", "pipe")
     fails(r"other\.md: no such file; check the path$", "other.md")  # no list of unlike names

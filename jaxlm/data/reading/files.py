@@ -48,9 +48,14 @@ def _no_match(pattern: str, full: str) -> UserError:
             "a file and name that"
         )
     folder = os.path.dirname(full) or "."
-    if glob.has_magic(full) or not os.path.isdir(folder):
+    if glob.has_magic(full):
         return UserError(
             f"{pattern}: matches no file (looked from {os.getcwd()}); check the pattern"
+        )
+    if not os.path.isdir(folder):
+        return UserError(
+            f"{pattern}: no such file{looked_from(pattern)}, and no folder "
+            f"{os.path.dirname(pattern)}; check the path, or make the data first"
         )
     near = difflib.get_close_matches(os.path.basename(full), os.listdir(folder), n=1)
     hint = f"did you mean {os.path.join(os.path.dirname(pattern), near[0])}?" if near else ""
