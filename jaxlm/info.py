@@ -166,4 +166,6 @@ def render(found: Found) -> str:
             rows.append((name, f"{value:.4f}"))
     for name, words in found.get("strongest", {}).items():
         rows.append((f"strongest {name}", ", ".join(words)))
-    return "\n".join(f"{name:22} {value}" for name, value in rows if value is not None)
+    rows = [(name, value) for name, value in rows if value is not None]
+    width = max(22, *(len(name) for name, _ in rows))
+    return "\n".join(f"{name:{width}} {value}" for name, value in rows)

@@ -152,9 +152,8 @@ class Predictor:
                     raise UserError(f"{here}: is a text; give a dict of {few(columns)}")
                 record = {columns[0]: record}
             if not isinstance(record, Mapping):
-                raise UserError(
-                    f"{here}: is a {type(record).__name__}; give a dict of {few(columns)}"
-                )
+                kind = type(record).__name__
+                raise UserError(f"{here}: has the type {kind}; give a dict of {few(columns)}")
             yield here, record
 
     def _as_in_files(self, given: Sequence[Any]) -> bool:

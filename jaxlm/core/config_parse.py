@@ -31,6 +31,7 @@ from jaxlm.core.config_yaml import (
     where,
 )
 from jaxlm.core.errors import ConfigError, UserError, few, printable, shown, suggest, wrong_path
+from jaxlm.core.other_names import OTHER_NAMES
 from jaxlm.core.registry import type_name
 
 
@@ -67,7 +68,7 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
             path,
             marks,
             f"expected a mapping of keys, got {shown(values)}",
-            "write key: value lines below it",
+            _as_mapping(cls, values),
         )
     values = dict(values)
     cls = _resolve_type(cls, values, path, marks)
@@ -75,7 +76,9 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
     known = {key_of(f): f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
-            raise error_at(join(path, key), marks, "unknown key", suggest(key, known))
+            here, ours = join(path, key), OTHER_NAMES.get(key)
+            fix = f"jaxlm's key is {ours}" if ours and ours != here else suggest(key, known)
+            raise error_at(here, marks, "unknown key", fix)
     arguments = {}
     for name, spec in known.items():
         here = join(path, name)
@@ -94,6 +97,13 @@ def _build(cls: type[Config], values: Any, path: str, marks: Mapping[str, Mark])
         place = _blamed(str(error), path, marks)
         raise ConfigError(f"{place}{path + ': ' if path else ''}{error}") from None
     return config
+
+
+def _as_mapping(cls: type[Config], value: Any) -> str:
+    """How to write a config that was given as a single value."""
+    if registry.is_base(cls) and isinstance(value, str) and value in registry.names(cls):
+        return f"write {{type: {value}}}"
+    return "write key: value lines below it"
 
 
 def _typed(value: Any, hint: Any, spec: dataclasses.Field) -> Any:

@@ -79,6 +79,14 @@ class Classification(TextTask):
             )
         return {"classes": {name: found[name] for name in self.classes}}
 
+    def remarks(self, counts: Mapping[str, Any]) -> list[str]:
+        if not (lacking := [name for name, number in counts["classes"].items() if not number]):
+            return []
+        return [
+            f"no record has the class {few(lacking)}; for another split of the records set "
+            "data.split_salt or data.validation_fraction"
+        ]
+
     # ----------------------------------------------------------------------------- as rows
 
     def _target_rows(self) -> dict[str, Entry]:

@@ -135,7 +135,7 @@ def test_each_line_of_a_text_is_a_record(run: jaxlm.Run, tmp_path: Path) -> None
         ([], "records: is empty; give at least one"),
         ({"review": "good"}, "records: is one record; give a list"),
         (["good", {"reviw": "fine"}], "record 1: no column 'review'; did you mean reviw?"),
-        (["good", 3], "record 1: is a int; give a dict of text"),
+        (["good", 3], "record 1: has the type int; give a dict of text"),
         (["good", " "], "record 1: column 'text' is blank"),
         ([{"review": 3}], "record 0: column 'text' holds a int, not text"),
         (["\ud800"], "record 0: half a surrogate pair"),

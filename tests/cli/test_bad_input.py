@@ -97,6 +97,8 @@ def test_the_config_that_the_cases_start_from_is_good(tmp_path, capsys):
     [
         (["train.stpes=3"], ["command line: train.stpes: unknown key", "did you mean steps"]),
         (["trian.steps=3"], ["trian: unknown key", "did you mean train"]),
+        (["train.num_train_epochs=3"], ["train.num_train_epochs: unknown key; jaxlm's key is tr"]),
+        (["lora_r=8"], ["lora_r: unknown key; jaxlm's key is adapter.rank"]),
         (["train.steps=many"], ["command line: train.steps", "whole number", "'many'"]),
         (["train.steps=3.5"], ["train.steps", "whole number"]),
         (["train.steps=true"], ["train.steps", "whole number"]),

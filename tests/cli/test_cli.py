@@ -133,6 +133,7 @@ def test_a_verb_is_one_file(tmp_path, monkeypatch, capsys):
         (["info", "a", "b\nc"], "extra argument (b\\nc); `jaxlm info --help`"),
         (["export", "hf", "a", "--out", "b", "--dtype", "float3"], "did you mean float32"),
         (["train", "a.yaml", "--process", "1"], "'--process'; did you mean --process-id"),
+        (["train", "--config", "a.yaml"], "dashes: `jaxlm train CONFIG key.sub=value`"),
         (["train", "caf\udce9.yaml"], "is not UTF-8 text"),
     ],
 )

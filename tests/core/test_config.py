@@ -304,6 +304,10 @@ def test_a_part_without_a_type_is_of_the_defaults(tmp_path):
         ("name: a\nweights:\n  b: x", "run.yaml:3: weights.b: expected a number, got 'x'"),
         ("name: a\nweights:\n  b: -1", "run.yaml:3: weights.b: -1.0 is out of range; set it >= 0"),
         ("name: a\nsizes: 3", "run.yaml:2: sizes: expected a mapping of keys, got 3"),
+        (
+            "name: a\npart: plain",
+            "run.yaml:2: part: expected a mapping of keys, got 'plain'; write {type: plain}",
+        ),
         ("name: a\nsizes:\n  num_heads: 7", "run.yaml:2: sizes: hidden_size 64 is not a multiple"),
         (
             "name: a\nparts:\n  - rate: 0.1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import math
@@ -25,6 +26,7 @@ from jaxlm.report.charts import (
     tick_labels,
 )
 from jaxlm.report.files import read_run
+from jaxlm.report.sections.data import Data
 from jaxlm.report.tables import fields_table, flatten, table, tree
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import Identity, Record
@@ -125,6 +127,20 @@ def test_nothing_is_fetched_and_only_the_own_script_runs(tmp_path):
     (script,) = page.scripts
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_the_data_is_a_table_of_counts_and_a_fold_of_the_rest(tmp_path):
+    splits = {
+        "train": {"rows": 31, "classes": {"bad": 20, "good": 11}},
+        "validation": {"rows": 4, "classes": {"bad": 1, "good": 3}, "cut": 2},
+    }
+    stores = {"train": {"files": {"ids.bin": {"sha256": "0a1b"}}}}
+    manifest = {"facts": {"classes": ["bad", "good"]}, "splits": splits, "stores": stores}
+    run = dataclasses.replace(read_run(make_run(tmp_path / "tiny")), manifest=manifest)
+    html = Data().html(run)
+    counts = "train validation rows 31 4 classes.bad 20 1 classes.good 11 3 cut 2 manifest"
+    assert counts in Page(html).text
+    assert "0a1b" in html[html.index("<details>") : html.index("</details>")]
 
 
 def test_foreign_text_stays_text(tmp_path):

@@ -18,10 +18,12 @@ def print_figures(measures: Iterable[Measure]) -> None:
     """
     measures = list(measures)
     notes = notes_of(measures)
-    for name, value in values_of(measures).items():
+    values = values_of(measures)
+    width = max(24, *map(len, values)) if values else 0
+    for name, value in values.items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
         note = f"  {notes[name]}" if name in notes else ""
-        print(f"  {name:24} {shown}{note}")
+        print(f"  {name:{width}} {shown}{note}")
     tables = {n: t for n, t in tables_of(measures).items() if {"columns", "classes"} & t.keys()}
     for name, table in tables.items():
         if len(tables) > 1:

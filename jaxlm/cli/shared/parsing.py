@@ -94,8 +94,9 @@ def parse(words: Sequence[str]) -> click.Context:
 def _one_line(error: click.UsageError, path: str) -> str:
     """A usage error of the command `path`: what is wrong; how to fix it."""
     if isinstance(error, click.NoSuchOption):
-        known = _options(error.ctx.command.get_params(error.ctx)) if error.ctx else []
-        return f"no such option {shown(error.option_name)}; {suggest(error.option_name, known)}"
+        params = error.ctx.command.get_params(error.ctx) if error.ctx else []
+        fix = suggest(error.option_name, _options(params)) + _without_dashes(params, path)
+        return f"no such option {shown(error.option_name)}; {fix}"
     help_ = f"`{path} --help` lists the options"
     if isinstance(error, click.BadParameter) and error.param is not None:
         if isinstance(error, click.MissingParameter):
@@ -108,6 +109,15 @@ def _one_line(error: click.UsageError, path: str) -> str:
 
 def _options(params: Iterable[click.Parameter]) -> list[str]:
     return [name for param in params for name in param.opts if name.startswith("--")]
+
+
+def _without_dashes(params: Iterable[click.Parameter], path: str) -> str:
+    """Where a verb takes settings: the form of its command, in which settings have no dashes."""
+    arguments = [param for param in params if isinstance(param, click.Argument)]
+    if "overrides" not in [param.name for param in arguments]:
+        return ""
+    words = " ".join(str(param.metavar).strip("[]") for param in arguments)
+    return f" Settings are written without dashes: `{path} {words}`"
 
 
 def _name(param: click.Parameter) -> str:
