@@ -192,7 +192,7 @@ class Run:
         if not model.has_word_vectors:
             raise UserError(
                 f"{self.path}: model.type {type_name(type(model))} has no vectors of words; name a "
-                "run of word_vectors"
+                "run of one that learns them, such as word_vectors or glove"
             )
         rows = model.word_vectors(self.params, self.tokenizer)
         assert rows is not None, "has_word_vectors"

@@ -577,3 +577,12 @@ def test_the_measures_of_a_run_say_how_they_are_shown(tmp_path):
     assert lines_of(page, "Glow of it")["validation"] == [[5, 9], [1.0, 2.0]]
     assert lines_of(page, "Dim")["validation"] == [[5, 9], [4.0, 3.0]]
     assert text.index("Glow of it") < text.index("more measures") < text.index("Dim")
+
+
+def test_the_curve_of_a_baseline_has_its_title(tmp_path):
+    displays = {"eval/naive_bayes/accuracy": {"better": "higher", "baseline": "naive Bayes"}}
+    write_sealed(tmp_path / "measures.json", displays)
+    both = [{"step": n, "eval/accuracy": 0.5, "eval/naive_bayes/accuracy": 0.8} for n in (5, 9)]
+    write_metrics(tmp_path, *both)
+    lines = lines_of(report(tmp_path)[1], "Accuracy")
+    assert lines["naive Bayes"] == [[5, 9], [0.8, 0.8]] and "naive_bayes" not in lines

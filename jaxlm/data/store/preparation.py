@@ -137,7 +137,8 @@ def _write(
     parts.mkdir(parents=True, exist_ok=True)
     todo = [i for i in range(len(units)) if not _part(parts, i).exists()]
     resumed = f", {len(units) - len(todo)} of them done before" if len(todo) < len(units) else ""
-    report(f"tokenising {len(units)} files or units{resumed}")
+    what = "file or unit" if len(units) == 1 else "files or units"
+    report(f"tokenising {len(units):,} {what}{resumed}")
     jobs = [(writer, prefix[name], unit, _part(parts, i)) for i, (name, unit) in enumerate(units)]
     progress = Progress("tokenising", len(todo), report)
     small = SMALL_BYTES if (own := getattr(tokenizer, "small_corpus", None)) is None else own

@@ -104,7 +104,7 @@ def _lines(run: RunFiles, key: str, several: bool) -> list[Line]:
             return [Line(name=own, style="c", steps=steps, values=values, joined=False)]
         return [Line(name=own, style="a", steps=steps, values=values, smooth=_noisy(values))]
     evaluator = name.rpartition("/")[0]
-    own = evaluator or "validation"
+    own = run.measure(key).baseline or evaluator or "validation"
     style = STYLES[sum(map(ord, evaluator)) % 2 + 1] if evaluator else STYLES[0]
     (at, values), (ends, finals) = run.curve(name), run.whole(name)
     return [
