@@ -209,8 +209,14 @@ def _task_of(config: RunConfig, data: DataConfig, name: Path) -> Task:
     """The task of a run's data, or else of its objective. Raises `UserError` without either."""
     task: Task | None = getattr(data, "task", None) or config.objective.own_task
     if task is None:
+        if config.model.has_word_vectors:
+            use = "use `jaxlm neighbours`, `analogy` or `similarity`"
+        elif config.objective.why_silent(config.model) is None:
+            use = "write text with `jaxlm generate`"
+        else:
+            use = "measure it with `jaxlm eval`"
         raise UserError(
             f"{name}: its data is running text, so it predicts nothing for records; load a run of "
-            "data.type records, or use logits, perplexity or generate"
+            f"data.type records, or {use}"
         )
     return task

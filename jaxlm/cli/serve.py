@@ -42,5 +42,7 @@ def command(run_dir: str, host: str, port: int, batch_size: int, step: int | str
     from jaxlm.serving.app import application
 
     run = load(run_dir, step=step)
+    if run.program.objective.why_silent(run.config.model):
+        run.predictor(batch_size)  # raises an error for a run that predicts nothing either
     say(f"{run_dir}: step {run.step}, at http://{host}:{port}")
     uvicorn.run(application(run, batch_size=batch_size), host=host, port=port, log_level="warning")

@@ -169,7 +169,11 @@ def test_runs_that_predict_nothing_for_records() -> None:
     text = tiny.load("transformer").config
     task = RecordData(source=Synthetic(), task=Continuation())
     for data, said in (
-        (text.data, "runs/x: its data is running text, so it predicts nothing for records"),
+        (
+            text.data,
+            "runs/x: its data is running text, so it predicts nothing for records; load a run of "
+            "data.type records, or write text with `jaxlm generate`",
+        ),
         (None, "runs/x: was imported without data and without a head for a task; fine-tune it"),
         (task, "Continuation does not say which columns a record without its answer has"),
     ):

@@ -273,3 +273,5 @@ def test_vectors_of_a_run_are_the_sums_and_answer_the_verbs(
         capsys.readouterr()
         assert cli.main([str(w) for w in words]) == 0, words
         assert capsys.readouterr().out.strip()
+    assert cli.main(["serve", str(run)]) == 2  # it neither predicts nor writes
+    assert "or use `jaxlm neighbours`" in capsys.readouterr().err
