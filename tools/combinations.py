@@ -150,6 +150,7 @@ METHODS = {
     "question answering": Method(questions, "question_answering", "question_answering"),
     "chat": Method(talks, "chat, template: plain", "causal_lm"),
     "prompt and completion": Method(completions, "prompt_completion", "causal_lm"),
+    "chat, in a blank": Method(talks, "chat, template: plain", "blank_infilling"),
     "translation, one text": Method(translations, "translation", "causal_lm"),
     "translation, encoder": Method(translations, "translation, encoder: true", "seq2seq"),
     "summaries, one text": Method(summaries, "summarisation", "causal_lm"),
@@ -246,7 +247,7 @@ def tried(cell: Cell, folder: Path) -> str:
         else:
             assert run.evaluate()
     except UserError as error:
-        return short(str(error).replace(str(folder), "..."))
+        return short(str(error).replace(str(run_dir), "a run").replace(str(folder), "..."))
     return ""
 
 

@@ -37,7 +37,7 @@ from jaxlm.data.rows.batched import batch_of, joined
 from jaxlm.data.rows.order import Row, derive_seed
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import joined_content
-from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
+from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split, most_records
 
 PART_BITS = 40  # a part's ids are in [part << 40, part + 1 << 40)
 
@@ -188,6 +188,10 @@ class MixedSplit:
     def counts(self) -> dict[str, Any]:
         return _sum_counts(self.parts)
 
+    @property
+    def most_records(self) -> int:
+        return most_records(self.parts.values())
+
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         rows = [
             split.dataset(batch_size=batch_size, seed=derive_seed(seed, name))
@@ -255,6 +259,10 @@ class ChainedSplit:
     @property
     def counts(self) -> dict[str, Any]:
         return _sum_counts(self.parts)
+
+    @property
+    def most_records(self) -> int:
+        return most_records(self.parts.values())
 
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         rows = [split.dataset(batch_size=batch_size, seed=seed) for split in self.parts.values()]

@@ -370,6 +370,12 @@ class RecordSplit:
         """The records of the row with this `id`, in the order of its segments."""
         return [self.rows.records[number] for number in self._rows.numbers(identity)]
 
+    @property
+    def most_records(self) -> int:
+        """The records of a row at most."""
+        rows = self._rows
+        return int(np.diff(rows.first).max(initial=1)) if isinstance(rows, PackedRecords) else 1
+
     def unchanged(self, identity: int) -> Row | None:
         """The row with this `id` before augmentation; None where nothing is augmented."""
         return self._rows.row(identity) if self.rows.augment else None

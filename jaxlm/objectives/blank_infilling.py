@@ -18,6 +18,15 @@ From n tokens N = round(density n) are left out in at most K = ceil(1.25 N / mea
 mean is N / mean_span; where the K-th is drawn, less than N may be left out). A blank adds itself
 and a start, so rows have n + 2 K tokens, rounded up to a multiple of `multiple_of`.
 
+Records with answers (conversations, prompts and completions, sources and targets) have one blank
+each, the long one: what is before the answer is part A, the answer is part B with its own loss
+weights, and what follows it is left out. So the model learns what a prompt asks of it, to which a
+blank is added. Of several answers of a conversation one is drawn, each time that the row is.
+
+    row            [bos] 2 + 2 = 4 [eos]            the answer is 4 [eos]
+    tokens         [bos] 2 + 2 = [gMASK]  [S] 4
+    targets                                4 [eos]  an answer without an eos of its own gets [E]
+
 Packed rows: each document has its own parts A and B, side by side, under its own segment id.
 `positions` are the order in them, which is what a model of other positions (rotary) reads;
 `places` are for models with learned positions and blocks. [MASK], [gMASK], start and end are found
@@ -28,7 +37,7 @@ as `jaxlm.objectives.ids` says; the end is the tokenizer's eos where it has one,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +46,7 @@ import numpy as np
 from jaxlm.core.config import UserError, field
 from jaxlm.core.rows import Entry, RowSpec
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
+from jaxlm.data.store.prepared import most_records
 from jaxlm.objectives.base import Transform, record_rng, text_ids
 from jaxlm.objectives.ids import choose_ids
 from jaxlm.objectives.prediction import PREDICTED, TokenPrediction
@@ -60,7 +70,9 @@ SPELLINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BlankInfilling(TokenPrediction):
-    """Write the blanks of a text after it (GLM)."""
+    """Write the blanks of a text after it, or the answers of records after their prompts (GLM)."""
+
+    uses = ("loss_weights",)
 
     # the length that follows from them is that of the batch
     density: float = field(
@@ -86,6 +98,9 @@ class BlankInfilling(TokenPrediction):
         None, "ends what is written; null: eos, or as usual", ge=0, affects="host"
     )
     multiple_of: int = field(8, "the length of rows is rounded up to one", ge=1, affects="host")
+    answers: int | None = field(
+        None, "answers of a packed row at most; null: from the data", ge=1, affects="host"
+    )
 
     def why_silent(self, model: ModelConfig) -> str | None:
         if "places" in model.row_keys:
@@ -107,7 +122,8 @@ class BlankInfilling(TokenPrediction):
 
     def length(self, seq_len: int) -> int:
         """Tokens of a batch's rows, for rows of `seq_len`."""
-        return round_up(seq_len + 2 * self._counts(seq_len)[1], self.multiple_of)
+        added = 2 * self._counts(seq_len)[1] if self.answers is None else 1 + 2 * self.answers
+        return round_up(seq_len + added, self.multiple_of)
 
     def resolve(self, prepared: Any, model: ModelConfig) -> BlankInfilling:
         limit = model.max_positions
@@ -117,14 +133,22 @@ class BlankInfilling(TokenPrediction):
                 f"model's {limit} positions; set data.seq_len to at most {limit - 1}"
             )
         tokenizer = prepared.tokenizer
-        unused = {"mask": self.long_rows == 1, "long_mask": self.long_rows == 0}
+        has_answers = "loss_weights" in prepared.row_spec
+        answers = most_records(prepared.splits.values()) if has_answers else None
+        if answers is not None:
+            unused = {"mask": self.mask is None}
+        else:
+            unused = {"mask": self.long_rows == 1, "long_mask": self.long_rows == 0}
         given = {name: getattr(self, name) for name in SPELLINGS if not unused.get(name)}
+        known = getattr(model.prompt_format, "blank_ids", ())
+        if answers is not None and self.long_mask is None and known:
+            given["long_mask"] = known[-1]  # which a prompt without a blank gets
         if given["start"] is None:
             given["start"] = getattr(model.prompt_format, "start_id", None)
         if given["end"] is None:
             given["end"] = tokenizer.eos_id
         ids = choose_ids({n: (given[n], SPELLINGS[n]) for n in given}, tokenizer, model)
-        return self.replace(**ids)
+        return self.replace(**ids, answers=self.answers or answers)
 
     def complete(self, model: ModelConfig) -> ModelConfig:
         """The blanks that a prompt may have; the last one is put after a prompt that has none."""
@@ -139,7 +163,13 @@ class BlankInfilling(TokenPrediction):
         """Raw token rows [T + 1] -> parts A and B of every document, in rows of `length`."""
         is_text, pad = text_ids(tokenizer), tokenizer.pad_id
 
+        def answered(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+            parts = list(self._answers(row, record_rng(seed, index), is_text))
+            return _laid_out(parts, self.length(len(row["tokens"]) - 1), pad)
+
         def transform(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+            if "loss_weights" in row:
+                return answered(row, index)
             rng = record_rng(seed, index)
             tokens, segments = row["tokens"][:-1], row["segment_ids"][:-1]
             documents, ids = documents_of(tokens, segments, is_text), tokens.tolist()
@@ -152,16 +182,45 @@ class BlankInfilling(TokenPrediction):
                 part = self._parts(ids, document, spans, order, mask)
                 part["segment_ids"] = np.full(len(part["tokens"]), segments[document.start])
                 parts.append(part)
-            pads = dict.fromkeys(("tokens", "targets"), pad)
-            length = self.length(len(tokens))
-            out = {k: filled([p[k] for p in parts], length, pads.get(k, 0)) for k in KEYS}
-            if not parts:  # nothing but padding
-                out["places"] = np.zeros((length, 2), np.int32)
-            out["loss_weights"] = out["loss_weights"].astype(np.float32)
-            out["prefix"] = out["prefix"].astype(bool)
-            return out
+            return _laid_out(parts, self.length(len(tokens)), pad)
 
         return transform
+
+    def _answers(
+        self, row: Mapping[str, Any], rng: Rng, is_text: np.ndarray
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Parts A and B of each document of a row [T + 1] of which an answer is trained."""
+        tokens, segments, ids = row["tokens"], row["segment_ids"], row["tokens"].tolist()
+        documents = documents_of(tokens, segments, is_text)
+        if self.answers is not None and len(documents) > self.answers:
+            raise UserError(
+                f"objective.answers: a row holds {len(documents)} records, and there is room for "
+                f"{self.answers}; raise it, or set data.packing to null"
+            )
+        for document in documents:
+            weights = np.array(row["loss_weights"][document.start : document.stop], np.float32)
+            weights[0] = 0  # as without a blank: nothing predicts the first token
+            borders = np.flatnonzero(np.diff(np.concatenate([[0], weights > 0, [0]])))
+            spans = borders.reshape(-1, 2)
+            if not len(spans):
+                continue
+            first, last = spans[rng.randint(len(spans)) if len(spans) > 1 else 0].tolist()
+            span = (document.start + first, document.start + last)
+            part = self._parts(ids, document._replace(stop=span[1]), [span], [0], self._last_blank)
+            own = weights[first:last]
+            context = len(part["tokens"]) - len(own) - 1
+            part["loss_weights"] = np.concatenate([np.zeros(context), own, own[-1:]])
+            # a record that fills the row may have had more
+            is_cut = document.start == 0 and span[1] == len(tokens)
+            if is_cut or not is_text[ids[span[1] - 1]]:
+                part = {key: value[:-1] for key, value in part.items()}
+            part["segment_ids"] = np.full(len(part["tokens"]), segments[document.start])
+            yield part
+
+    @property
+    def _last_blank(self) -> Any:
+        """The blank that a prompt without one gets."""
+        return self.mask if self.long_mask is None else self.long_mask
 
     def _short(self, rng: Rng, documents: list[Document], most: int) -> list[Spans]:
         noise = self._counts(sum(d.stop - d.start for d in documents))[0]
@@ -212,7 +271,9 @@ class BlankInfilling(TokenPrediction):
 
     def transform_spec(self, rows: RowSpec) -> RowSpec:
         entries = {**PREDICTED, "places": Entry(("T", 2)), "prefix": Entry(("T",), "bool")}
-        return RowSpec(entries, T=self.length(rows.sizes["T"] - 1))
+        known = self.answers is not None or "loss_weights" not in rows
+        sized = self if known else self.replace(answers=1)  # before the data is read
+        return RowSpec(entries, T=sized.length(rows.sizes["T"] - 1))
 
     def flops_per_token(self, model: Any, seq_len: int) -> float:
         # All pairs: most tokens are of part A, which sees all of itself.
@@ -230,3 +291,16 @@ class BlankInfilling(TokenPrediction):
 
 
 KEYS = ("tokens", "targets", "loss_weights", "positions", "segment_ids", "places", "prefix")
+
+
+def _laid_out(parts: Sequence[Mapping[str, np.ndarray]], length: int, pad: int) -> dict[str, Any]:
+    """A row of the parts of its documents, side by side."""
+    pads = dict.fromkeys(("tokens", "targets"), pad)
+    types = {"loss_weights": np.float32, "prefix": bool}
+    out = {
+        key: filled([p[key] for p in parts], length, pads.get(key, 0), types.get(key, np.int32))
+        for key in KEYS
+    }
+    if not parts:  # nothing but padding
+        out["places"] = np.zeros((length, 2), np.int32)
+    return out

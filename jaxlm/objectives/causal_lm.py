@@ -19,6 +19,8 @@ import numpy as np
 from jaxlm.core.config import UserError
 from jaxlm.core.measures import Measure
 from jaxlm.core.rows import Entry, RowSpec
+from jaxlm.data.prompt_formats.continuation import Continuation
+from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.data.rows.batched import Alike
 from jaxlm.objectives.base import LOSS, Loss, Transform
 from jaxlm.objectives.prediction import ACCURACY, PREDICTED, TokenPrediction, shifted
@@ -53,6 +55,12 @@ class CausalLM(TokenPrediction):
                 "objective: causal_lm has no source text for the model's encoder; use "
                 "span_corruption, or a model without an encoder"
             )
+
+    def complete(self, model: ModelConfig) -> ModelConfig:
+        """A model that fills blanks is asked as it is trained here: a text continues its prompt."""
+        if not isinstance(model.prompt_format, FillBlank):
+            return model
+        return model.replace(prompt=Continuation())
 
     def host_transform(self, tokenizer: Tokenizer, seed: int) -> Transform:
         """Raw token rows [T + 1] -> inputs, targets and weights [T], as `shifted` makes them, with

@@ -8,7 +8,7 @@ border; between two of a document there is a token at least, and no body is left
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,9 +79,11 @@ def split_at_random(rng: np.random.RandomState, total: int, parts: int) -> list[
     return np.diff([0, *bars.tolist(), total]).tolist()
 
 
-def filled(pieces: Sequence[np.ndarray], length: int, filler: int) -> np.ndarray:
-    """The pieces one after the other [length, ...] int32, with `filler` up to the end."""
-    row = np.concatenate(pieces).astype(np.int32) if pieces else np.zeros(0, np.int32)
+def filled(
+    pieces: Sequence[np.ndarray], length: int, filler: int, dtype: Any = np.int32
+) -> np.ndarray:
+    """The pieces one after the other [length, ...], with `filler` up to the end."""
+    row = np.concatenate(pieces).astype(dtype) if pieces else np.zeros(0, dtype)
     assert len(row) <= length, f"{len(row)} of {length}"
     return np.pad(row, [(0, length - len(row)), *[(0, 0)] * (row.ndim - 1)], constant_values=filler)
 

@@ -14,6 +14,9 @@ probability of the likeliest tokens. For a text without a mask it is the pseudo-
 
 `answer` is what an evaluation compares with, in accuracy and perplexity of the masked tokens: as
 many tokens as the text has masks.
+
+A text that is longer than a row is an error. Or it is cut (`too_long`): the tokens around its masks
+stay, and the beginning of a text without masks; a prediction says `"cut": true`.
 """
 
 from __future__ import annotations
@@ -21,14 +24,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
 from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import NO_LIMIT, Arrays, LeftOut, Record
+from jaxlm.tasks.base import NO_LIMIT, Arrays, LeftOut, Record, Records
 from jaxlm.tasks.texts import TextTask, fitting
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 MOST_MASKS = 16  # of a text
 SPELLINGS = ("[MASK]", "<mask>")
+TooLong = Literal["error", "cut", "leave_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,11 @@ class FillMask(TextTask):
     answer_column: str = field("answer", "the column of the tokens that belong in the masks")
     mask: int | str | None = field(None, "the mask's id or spelling; null: as usual")
     max_length: int | None = field(None, "tokens of a row at most; null: data.seq_len", ge=3)
+    too_long: TooLong = field(
+        "error",
+        "a longer text is an error, loses what is far from its masks, or is left out of training "
+        "and cut elsewhere",
+    )
 
     # ------------------------------------------------------------------------- at preparation
 
@@ -66,27 +75,56 @@ class FillMask(TextTask):
     def fitted(self, seq_len: int) -> Self:
         return self.replace(max_length=fitting(self.max_length, seq_len))
 
+    @property
+    def stored(self) -> tuple[str, ...]:
+        return self.columns if self.too_long == "error" else (*self.columns, "cut")
+
+    def fingerprint(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """Without `too_long` where it is an error: the records are then those of versions without
+        it.
+        """
+        options = super().fingerprint(tokenizer)
+        return {n: value for n, value in options.items() if n != "too_long" or value != "error"}
+
     def windows(self, record: Record, tokenizer: Tokenizer) -> list[Record]:
         """The record, or one for each token of a text without a mask."""
         ids, mask = self._read(record, tokenizer)
-        bos, _, eos = self._marks(tokenizer)
-        size = len(bos) + len(ids) + len(eos)
-        if self.max_length is not None and size > self.max_length:
-            raise UserError(
-                f"a text of {size} tokens does not fit rows of {self.max_length}; shorten it"
-            )
-        count = ids.count(mask)
+        room = self._room(tokenizer, self.max_length or NO_LIMIT)
+        is_cut, count = len(ids) > room, ids.count(mask)
         if count > MOST_MASKS:
             raise UserError(f"a text has {count} masks; give it at most {MOST_MASKS}")
+        kept = _around(ids, mask, room)
+        if is_cut and (self.too_long == "error" or kept.count(mask) < count):
+            ends = sum(map(len, self._marks(tokenizer)[::2]))
+            own = f"a text of {len(ids) + ends} tokens does not fit rows of {self.max_length}"
+            if self.too_long == "error":
+                raise UserError(f"{own}; shorten it, or set data.task.too_long to cut or leave_out")
+            raise UserError(f"{own}, which are too few for all of its masks; shorten it")
         if answer := record[self.answer_column]:
             self._answer_ids(answer, count, tokenizer)
         if count or not ids:
-            return [{**record, "hidden": None, "first": True}]
-        places = range(len(bos), len(bos) + len(ids))
-        return [{**record, "hidden": n, "first": n == len(bos)} for n in places]
+            return [{**record, "hidden": None, "first": True, "cut": is_cut}]
+        begin = len(self._marks(tokenizer)[0])
+        return [
+            {**record, "hidden": begin + n, "first": n == 0, "cut": is_cut}
+            for n in range(len(kept))
+        ]
 
     def begins(self, window: Record) -> bool:
         return window["first"]
+
+    def too_long_to_train(self, records: Records) -> np.ndarray | None:
+        if self.too_long != "leave_out":
+            return None
+        return np.array([*records.column("cut")], bool)
+
+    def counts(self, records: Records) -> dict[str, Any]:
+        number = 0 if self.too_long == "error" else sum(records.column("cut"))
+        return {"texts_cut": number} if number else {}
+
+    def remarks(self, counts: Mapping[str, Any]) -> list[str]:
+        number = counts.get("texts_cut")
+        return [f"{number:,} texts are cut to {self.max_length} tokens"] if number else []
 
     # ----------------------------------------------------------------------------------- rows
 
@@ -102,8 +140,9 @@ class FillMask(TextTask):
         room: int,
         rng: np.random.RandomState | None = None,
     ) -> Arrays:
-        found, mask = self._read(record, tokenizer)
+        ids, mask = self._read(record, tokenizer)
         bos, _, eos = self._marks(tokenizer)
+        found = _around(ids, mask, self._room(tokenizer, min(room, self.max_length or room)))
         tokens = np.array([*bos, *found, *eos][:room], np.int32)
         targets, place = tokens.copy(), record.get("hidden")
         if place is not None:
@@ -131,6 +170,10 @@ class FillMask(TextTask):
 
     def painted(self, row: Mapping[str, Any]) -> np.ndarray | None:
         return ((row["hidden"] > 0) & (row["targets"] >= 0)).astype(np.float32)
+
+    def _room(self, tokenizer: Tokenizer, size: int) -> int:
+        """Tokens of a text in a row of `size`."""
+        return max(0, size - sum(map(len, self._marks(tokenizer)[::2])))
 
     def _read(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], int]:
         """(the ids of a text, the mask's id)."""
@@ -176,10 +219,12 @@ class FillMask(TextTask):
         another. arrays: `ids` and `log_probs` [M, k] of the likeliest tokens of each mask, and
         `target_log_probs` [M].
         """
+        cut = {"cut": True} if windows[0].get("cut") else {}
         if windows[0]["hidden"] is not None:
             score = sum(float(each["target_log_probs"][0]) for each in arrays)
             perplexity = math.exp(min(-score / len(windows), 700.0))
-            return {"text": windows[0][self.text], "score": score, "perplexity": perplexity}
+            found = {"text": windows[0][self.text], "score": score, "perplexity": perplexity}
+            return {**found, **cut}
         own = self.encode(windows[0], tokenizer, self.max_length or NO_LIMIT)
         tokens, places = own["tokens"], np.flatnonzero(own["hidden"])
         ids, log_probs = (arrays[0][name][: len(places)] for name in ("ids", "log_probs"))
@@ -192,7 +237,15 @@ class FillMask(TextTask):
             for each in zip(ids, log_probs, strict=True)
         ]
         score = float(log_probs[:, 0].sum())
-        return {"text": _text(tokens, tokenizer), "score": score, "fills": fills}
+        return {"text": _text(tokens, tokenizer), "score": score, "fills": fills, **cut}
+
+
+def _around(ids: list[int], mask: int, room: int) -> list[int]:
+    """At most `room` of the ids, with the masks in the middle; the first ones of a text without."""
+    places = [place for place, i in enumerate(ids) if i == mask]
+    middle = (places[0] + places[-1] + 1) // 2 if places else 0
+    start = max(0, min(middle - room // 2, len(ids) - room))
+    return ids[start : start + room]
 
 
 def _text(ids: Iterable[int], tokenizer: Tokenizer) -> str:

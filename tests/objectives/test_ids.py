@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from jaxlm.core.config import UserError
+from jaxlm.core.rows import text_rows
 from jaxlm.data.prompt_formats.encode_source import EncodeSource
 from jaxlm.data.prompt_formats.fill_blank import FillBlank
 from jaxlm.data.tokenizers.base import ByteTokenizer
@@ -35,7 +36,9 @@ def words(*special: str) -> HuggingFaceTokenizer:
 
 
 def resolved(objective, tokenizer, size, seq_len=64, **model):
-    prepared = SimpleNamespace(tokenizer=tokenizer, seq_len=seq_len)
+    prepared = SimpleNamespace(
+        tokenizer=tokenizer, seq_len=seq_len, row_spec=text_rows(seq_len + 1)
+    )
     return objective.resolve(prepared, TransformerConfig(vocab_size=size, **model))
 
 

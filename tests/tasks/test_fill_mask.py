@@ -13,7 +13,9 @@ from flax import nnx
 
 import jaxlm
 from jaxlm import cli
-from jaxlm.core.config import UserError
+from jaxlm.core.config import UserError, parse
+from jaxlm.data.store.prepared import DataConfig
+from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.data.tokenizers.huggingface import HuggingFaceTokenizer
 from jaxlm.evals.one_pass import OnePass
 from jaxlm.evals.run import evaluate_run
@@ -26,6 +28,7 @@ from tests.models.golden_families import load_case
 tokenizers = pytest.importorskip("tokenizers")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "met", "ana", "bo", "##s", ".")
 MASK = WORDS.index("[MASK]")
+BYTES = ByteTokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +181,79 @@ def test_the_floor_of_a_run_is_its_most_frequent_masked_token(tmp_path, kind, ca
     want = counts["validation"][token] / counts["validation"].total()
     assert final["eval/frequent_token/accuracy"] == pytest.approx(want) and 0 < want < 1
     assert "most frequent token" in (tmp_path / "run" / "report.html").read_text()
+
+
+def long_cloze(**options) -> FillMask:
+    return FillMask(max_length=9, add_eos=False, mask=263, **options)
+
+
+def test_a_long_text_keeps_its_masks_and_what_is_around_them():
+    """Of 9 tokens, the first of which is bos."""
+    read = lambda text, answer="": cut.encode(  # noqa: E731
+        cut.windows({"text": text, "answer": answer}, BYTES)[0], BYTES, 99
+    )
+    cut = long_cloze(too_long="cut")
+    text = {257: "|", 263: "_"} | {n: chr(n) for n in range(256)}
+    shown = lambda row: "".join(text[i] for i in row["tokens"].tolist())  # noqa: E731
+    for given, want in (
+        ("0123[MASK]56789abc", "|0123_567"),
+        ("0123456789[MASK]bcdefghij", "|6789_bcd"),
+        ("0123456789a[MASK]c", "|56789a_c"),
+        ("0123456[MASK]8[MASK]abcdefg", "|456_8_ab"),
+    ):
+        row = read(given, "xy"[: given.count("[MASK]")])
+        assert shown(row) == want
+        assert row["targets"][row["hidden"] > 0].tolist() == [*b"xy"][: given.count("[MASK]")]
+    windows = cut.windows({"text": "0123456789", "answer": ""}, BYTES)
+    rows = [cut.encode(window, BYTES, 99) for window in windows]
+    assert [shown(row) for row in rows] == [
+        "|" + "01234567"[:n] + "_" + "01234567"[n + 1 :] for n in range(8)
+    ]
+    assert all(window["cut"] for window in windows) and [w["first"] for w in windows][:2] == [1, 0]
+    with pytest.raises(UserError, match="too few for all of its masks; shorten it"):
+        cut.windows({"text": "[MASK]12345678[MASK]", "answer": ""}, BYTES)
+    with pytest.raises(
+        UserError, match="11 tokens does not fit rows of 9; shorten it, or set data"
+    ):
+        long_cloze().windows({"text": "0123456789", "answer": ""}, BYTES)
+
+
+def test_long_texts_are_cut_or_left_out_of_training(tmp_path):
+    texts = [f"{n:02} [MASK]" for n in range(40)] + [f"{n:02} and more [MASK]" for n in range(20)]
+    lines = [json.dumps({"text": text, "answer": "a"}) for text in texts]
+    (tmp_path / "cloze.jsonl").write_text("\n".join(lines) + "\n")
+    found, reported = {}, []
+    for too_long in ("cut", "leave_out"):
+        data = parse(
+            DataConfig,
+            {
+                "type": "records",
+                "source": {"type": "jsonl", "files": f"{tmp_path}/cloze.jsonl"},
+                "task": {"type": "fill_mask", "mask": 263, "too_long": too_long},
+                "seq_len": 9,
+            },
+        )
+        prepared = data.prepare(Bytes(), tmp_path / "cache", report=reported.append)
+        found[too_long] = {name: split.counts for name, split in prepared.splits.items()}
+    for split in ("train", "validation"):
+        assert 0 < found["cut"][split]["texts_cut"] < 20
+    assert sum(found["cut"][split]["texts_cut"] for split in found["cut"]) == 20
+    left = found["leave_out"]["train"]
+    assert (
+        left["documents"] == found["cut"]["train"]["documents"] - found["cut"]["train"]["texts_cut"]
+    )
+    assert "texts_cut" not in left
+    assert found["leave_out"]["validation"]["texts_cut"] == found["cut"]["validation"]["texts_cut"]
+    assert f"train: {found['cut']['train']['texts_cut']} texts are cut to 9 tokens" in reported
+    assert any("records are left out, which are too long" in line for line in reported)
+    assert "too_long" not in FillMask().fingerprint() and FillMask().stored == ("text", "answer")
+
+
+def test_a_prediction_says_that_its_text_was_cut(bert):
+    task = FillMask(too_long="cut", max_length=6)
+    found = [task.windows({"text": t, "answer": ""}, bert.tokenizer) for t in ("who", "who " * 9)]
+    said = [
+        task.answer(w, [{"target_log_probs": np.array([-1.0])}] * len(w), bert.tokenizer)
+        for w in found
+    ]
+    assert "cut" not in said[0] and said[1]["cut"] is True and said[1]["score"] == -4.0

@@ -11,7 +11,7 @@ written and returns the splits. `prepare` puts them together:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -36,6 +36,11 @@ class Split(Protocol):
     def dataset(self, *, batch_size: int, seed: int) -> RowDataset:
         """The rows of the split, endless and at random access, in the split's own order."""
         ...
+
+
+def most_records(splits: Iterable[Split]) -> int:
+    """The records of a row of these splits at most; a row of running text counts as one."""
+    return max((getattr(split, "most_records", 1) for split in splits), default=1)
 
 
 @dataclass(frozen=True)
