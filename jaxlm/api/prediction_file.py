@@ -2,9 +2,10 @@
 
     predict_file(run, "new.csv", "answers.jsonl")           # one line a record, in order
 
-Beside OUT there is OUT.from.json: which run, checkpoint and input its lines are of. A file that is
-there is continued: lines of whole chunks are kept, a torn last line and the rest of its chunk are
-predicted again, so that the batches and with them every digit are those of a run without a pause.
+Beside OUT there is OUT.from.json: which run, checkpoint and input its lines are of, and how many
+they are when OUT is complete. A file that is there is continued: lines of whole chunks are kept, a
+torn last line and the rest of its chunk are predicted again, so that the batches and with them
+every digit are those of a run without a pause.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def predict_file(
             file.flush()
             os.fsync(file.fileno())
             done += len(chunk)
+    write_atomic(_beside(out), json.dumps({**origin, "lines": done}) + "\n")
     return done
 
 
@@ -70,12 +72,17 @@ def _origin(run: Run, given: str, batch_size: int, writing: Writing) -> dict[str
         "input": file_sha256(given),
         "batch_size": batch_size,
         **({"writing": writing} if writing else {}),
+        **({"settings": [*run.overrides]} if run.overrides else {}),
     }
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f"{out.name}.from.json")
 
 
 def _kept(out: Path, origin: dict[str, Any], size: int, report: Callable[[str], None]) -> int:
     """The number of lines of `out` that are kept; what follows them is cut off."""
-    beside = out.with_name(f"{out.name}.from.json")
+    beside = _beside(out)
     if not out.exists():
         write_atomic(beside, json.dumps(origin) + "\n")
         return 0
@@ -84,6 +91,7 @@ def _kept(out: Path, origin: dict[str, Any], size: int, report: Callable[[str], 
             f"{out}: exists, and nothing says of which run it is; remove it, or name another file"
         )
     before = read_json(beside, f"remove it and {out}")
+    all_lines = before.pop("lines", None)  # of a file that is complete
     keys = dict.fromkeys([*origin, *before])
     if changed := [key for key in keys if before.get(key) != origin.get(key)]:
         raise UserError(
@@ -98,9 +106,12 @@ def _kept(out: Path, origin: dict[str, Any], size: int, report: Callable[[str], 
             lines += 1
             ends.append(ends[-1] + len(line))
         torn = os.fstat(file.fileno()).st_size > ends[-1]
-        kept = lines - lines % size
+        is_complete = lines == all_lines and not torn
+        kept = lines if is_complete else lines - lines % size
         if torn or kept < lines:
             file.truncate(ends[kept])
-    if lines or torn:
+    if is_complete:
+        report(f"{out}: is complete")
+    elif lines or torn:
         report(f"{out}: continues after {kept} lines")
     return kept

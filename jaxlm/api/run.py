@@ -37,25 +37,30 @@ Texts = Sequence[str] | Sequence[Sequence[int]]
 MOST_WRITERS = 4  # ways to generate whose compiled programs a run keeps
 
 
-def load(folder: str | Path, *, step: int | str | None = None) -> Run:
+def load(
+    folder: str | Path, *, step: int | str | None = None, overrides: Iterable[str] = ()
+) -> Run:
     """The run of a folder, for use: trained, or imported by `jaxlm import hf`.
 
     A folder in Hugging Face's format is imported into the cache once, and used from there.
 
     step: a checkpoint, or "best" (`checkpoint.keep_best`); None: the newest good one.
-    Raises `UserError` where there is no run.
+    overrides: "key=value" texts, settings that the run is used with, such as
+    "data.task.too_long=cut". Raises `UserError` where there is no run.
     """
     folder = run_of(folder)
     saved_config(folder)
-    return Run(folder, step=step)
+    return Run(folder, step=step, overrides=overrides)
 
 
 class Run:
     """A run that has weights."""
 
-    def __init__(self, folder: str | Path, *, step: int | str | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, step: int | str | None = None, overrides: Iterable[str] = ()
+    ) -> None:
         self.path = Path(folder)
-        self._step = step
+        self._step, self.overrides = step, tuple(overrides)
         self._writers: dict[tuple[bool | None, Sampling], Writer] = {}
 
     def __repr__(self) -> str:
@@ -63,8 +68,8 @@ class Run:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The resolved config of the run."""
-        return load_saved(self.path).config
+        """The resolved config of the run, with what overrides it."""
+        return load_saved(self.path, self.overrides).config
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -93,7 +98,9 @@ class Run:
 
     @cached_property
     def _loaded(self) -> tuple[Program, dict[str, Any], int]:
-        _, program, params, step = load_trained(str(self.path), step=self._step, report=log.info)
+        _, program, params, step = load_trained(
+            str(self.path), overrides=self.overrides, step=self._step, report=log.info
+        )
         return program, params, step
 
     # --------------------------------------------------------------------------------- generation
@@ -240,6 +247,9 @@ class Run:
         overrides: "key=value" texts, such as other data.
         """
         _, measures = evaluate_run(
-            str(self.path), overrides=tuple(overrides), step=self._step, report=log.info
+            str(self.path),
+            overrides=(*self.overrides, *overrides),
+            step=self._step,
+            report=log.info,
         )
         return values_of(measures)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     ),
 )
 @options.run_dir
+@options.overrides
 @click.option(
     "--input",
     "given",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 @options.step
 def command(
     run_dir: str,
+    overrides: tuple[str, ...],
     given: str,
     out: str,
     batch_size: int | None,
@@ -79,7 +81,8 @@ def command(
 ) -> None:
     """Writes what the run predicts for each record, with its scores; a run that writes answers
     (chat, translation, summaries) writes them, and a reward model rates those that it gets. The
-    columns are those of the run's task, under the names of its own data or of the task.
+    columns are those of the run's task, under the names of its own data or of the task; settings
+    say others, as data.source.columns={text: review}.
     """
     from jaxlm.api.prediction_file import predict_file
     from jaxlm.api.run import load
@@ -93,6 +96,6 @@ def command(
         writing["length_penalty"] = length_penalty
     if max_tokens is not None:
         writing["max_tokens"] = max_tokens
-    run = load(run_dir, step=step)
+    run = load(run_dir, step=step, overrides=overrides)
     count = predict_file(run, given, out, batch_size=batch_size, report=say, **writing)
     say(f"{out}: {count} lines")

@@ -22,16 +22,17 @@ stay, and the beginning of a text without masks; a prediction says `"cut": true`
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
 from jaxlm.core.rows import Entry, RowSpec, text_rows
-from jaxlm.tasks.base import NO_LIMIT, Arrays, LeftOut, Record, Records
+from jaxlm.tasks.base import NO_LIMIT, Arrays, Change, LeftOut, Record, Records
 from jaxlm.tasks.texts import TextTask, fitting
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ TooLong = Literal["error", "cut", "leave_out"]
 @dataclass(frozen=True, kw_only=True)
 class FillMask(TextTask):
     """The tokens that belong in the masks of a text."""
+
+    has_places: ClassVar[bool] = True
 
     answer_column: str = field("answer", "the column of the tokens that belong in the masks")
     mask: int | str | None = field(None, "the mask's id or spelling; null: as usual")
@@ -93,7 +96,7 @@ class FillMask(TextTask):
         is_cut, count = len(ids) > room, ids.count(mask)
         if count > MOST_MASKS:
             raise UserError(f"a text has {count} masks; give it at most {MOST_MASKS}")
-        kept = _around(ids, mask, room)
+        kept = ids[_around(ids, mask, room)]
         if is_cut and (self.too_long == "error" or kept.count(mask) < count):
             ends = sum(map(len, self._marks(tokenizer)[::2]))
             own = f"a text of {len(ids) + ends} tokens does not fit rows of {self.max_length}"
@@ -142,14 +145,17 @@ class FillMask(TextTask):
     ) -> Arrays:
         ids, mask = self._read(record, tokenizer)
         bos, _, eos = self._marks(tokenizer)
-        found = _around(ids, mask, self._room(tokenizer, min(room, self.max_length or room)))
+        kept = _around(ids, mask, self._room(tokenizer, min(room, self.max_length or room)))
+        found = ids[kept]
         tokens = np.array([*bos, *found, *eos][:room], np.int32)
         targets, place = tokens.copy(), record.get("hidden")
         if place is not None:
             tokens[place] = mask
         hidden = tokens == mask
         if answer := record[self.answer_column]:
-            targets[hidden] = self._answer_ids(answer, found.count(mask), tokenizer)[: hidden.sum()]
+            answers = self._answer_ids(answer, ids.count(mask), tokenizer)
+            first = ids[: kept.start].count(mask)
+            targets[hidden] = answers[first:][: hidden.sum()]
         elif place is None:
             targets[hidden] = -1
         return {"tokens": tokens, "targets": targets, "hidden": hidden.astype(np.float32)}
@@ -170,6 +176,18 @@ class FillMask(TextTask):
 
     def painted(self, row: Mapping[str, Any]) -> np.ndarray | None:
         return ((row["hidden"] > 0) & (row["targets"] >= 0)).astype(np.float32)
+
+    def changed(
+        self, record: Record, column: str, change: Change, rng: np.random.RandomState
+    ) -> Record:
+        """The masks stay."""
+        text = self._text(record, column)
+        names = [re.escape(name) for name in (*SPELLINGS, self.mask) if isinstance(name, str)]
+        spans = [found.span() for found in re.finditer("|".join(names), text)]
+        return {**record, column: change.around(text, spans, rng)[0]}
+
+    def protected(self, arrays: Arrays) -> np.ndarray:
+        return arrays["hidden"] > 0
 
     def _room(self, tokenizer: Tokenizer, size: int) -> int:
         """Tokens of a text in a row of `size`."""
@@ -240,12 +258,12 @@ class FillMask(TextTask):
         return {"text": _text(tokens, tokenizer), "score": score, "fills": fills, **cut}
 
 
-def _around(ids: list[int], mask: int, room: int) -> list[int]:
+def _around(ids: list[int], mask: int, room: int) -> slice:
     """At most `room` of the ids, with the masks in the middle; the first ones of a text without."""
     places = [place for place, i in enumerate(ids) if i == mask]
     middle = (places[0] + places[-1] + 1) // 2 if places else 0
     start = max(0, min(middle - room // 2, len(ids) - room))
-    return ids[start : start + room]
+    return slice(start, start + room)
 
 
 def _text(ids: Iterable[int], tokenizer: Tokenizer) -> str:

@@ -129,6 +129,31 @@ def test_each_line_of_a_text_is_a_record(run: jaxlm.Run, tmp_path: Path) -> None
     assert lines == [said]
 
 
+def test_a_complete_file_is_not_predicted_again(run: jaxlm.Run, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("good film\nbad film\n")
+    lines: list[str] = []
+    given, out = str(tmp_path / "new.txt"), tmp_path / "out.jsonl"
+    for _ in range(2):
+        assert predict_file(run, given, out, report=lines.append) == 2
+    assert lines[-1] == f"{out}: is complete"
+    first, second = out.read_text().splitlines()
+    out.write_text(f"{first}\n")  # and one that is not, is
+    assert predict_file(run, given, out, report=lines.append) == 2
+    assert lines[-1] == f"{out}: continues after 0 lines"
+    assert out.read_text().splitlines() == [first, second]
+
+
+def test_settings_name_the_columns_of_a_file(run: jaxlm.Run, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("opinion\ngood film\n")
+    own = jaxlm.load(run.path, overrides=["data.source.text_column=opinion"])
+    given, out = str(tmp_path / "new.csv"), tmp_path / "out.jsonl"
+    predict_file(own, given, out)
+    assert [json.loads(out.read_text())] == run.predict(["good film"])
+    other = jaxlm.load(run.path, overrides=[*own.overrides, "data.seq_len=20"])
+    with pytest.raises(UserError, match="predictions of another settings"):
+        predict_file(other, given, out)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -158,6 +158,16 @@ CASES = {
         "alpaca",
         said("Add,\r\nplease\n1 2", "3"),
     ),
+    "dolly": chat(
+        "d.jsonl",
+        jsonl(
+            {"instruction": "Add.", "context": "1 2", "response": "3", "category": "sums"},
+            {"instruction": "Say.", "context": "", "response": "Hi", "category": "other"},
+        ),
+        "alpaca",
+        said("Add.\n1 2", "3"),
+        said("Say.", "Hi"),
+    ),
     "alpaca as prompts": case(
         "a.jsonl",
         jsonl({"instruction": "Hi", "input": "", "output": "Hello"}),
@@ -330,6 +340,20 @@ CASES = {
         "pairs",
         "text text_b label",
         ("a", "b", 1),
+    ),
+    "glue's own file of MRPC": case(
+        "m.tsv",
+        'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tHe said "a b\t c\n',
+        "pairs",
+        "text text_b label",
+        ('He said "a b', " c", "1"),
+    ),
+    "glue's own file of QQP": case(
+        "q.tsv",
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta\tb c\t1\n",
+        "pairs",
+        "text text_b label",
+        ("a", "b c", "1"),
     ),
     "glue's similarity": case(
         "g.csv",

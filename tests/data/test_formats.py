@@ -185,8 +185,8 @@ ERRORS = {
         jsonl({"instructions": "a", "outputs": "b"}),
         ("messages",),
         "x.jsonl: has the columns instructions, outputs: no format fits; the nearest is alpaca, "
-        "which lacks instruction, output; say which column that is, as data.source.columns="
-        "{instruction: instructions}, or set data.source.format",
+        "which lacks instruction, output or response; say which column that is, as "
+        "data.source.columns={instruction: instructions}, or set data.source.format",
     ),
     "no known column": (
         jsonl({"foo": "a", "bar": "b"}),
@@ -212,10 +212,10 @@ ERRORS = {
         "the first row looks like data",
     ),
     "a column of another format's name": (
-        jsonl({"instruction": "a", "response": "b"}),
+        jsonl({"instruction": "a", "completion": "b"}),
         ("messages",),
-        "the nearest is alpaca, which lacks output; say which column that is, as "
-        "data.source.columns={output: response}, or set data.source.format",
+        "the nearest is alpaca, which lacks output or response; say which column that is, as "
+        "data.source.columns={output: completion}, or set data.source.format",
     ),
     "a column in another case": (
         "Class Index,Title,Description\n3,Wall,Reuters\n",
@@ -504,6 +504,27 @@ def test_files_without_answers_are_read_to_predict_for_them(tmp_path):
         assert records_of(source, columns) == [{columns[0]: value}], name
 
 
+def test_tags_that_a_file_has_are_not_read_as_words(tmp_path):
+    """A labelled file is asked about without its labels, as rows and chats are."""
+    sentences = [["EU", "rejects"], ["Peter"]]
+    for text in (
+        "EU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\n",
+        "-DOCSTART- -X- O\n\nEU\tB-ORG\nrejects\tO\n\nPeter\tB-PER\n",
+        "EU NNP\nrejects VBZ\n\nPeter NNP\n",
+    ):
+        text = text.replace("-DOCSTART- -X- O", "-DOCSTART- O")
+        (tmp_path / "x.conll").write_text(text)
+        own = Files(files=(str(tmp_path / "x.conll"),))
+        asked = unanswered_source(detect([*own.files], with_text=False), ("tokens",), own)
+        assert [one["tokens"] for one in records_of(asked, ("tokens",))] == sentences, text
+
+
+def test_a_blank_row_does_not_hide_the_format(tmp_path):
+    source = source_of(tmp_path, {"x.jsonl": jsonl({"text": "a"}, {"text": ""})}, answered=False)
+    with pytest.raises(UserError, match="x.jsonl:2: column 'text' is empty; fill it in"):
+        records_of(source, ("text",))
+
+
 SHAREGPT_HUMAN = {"from": "human", "value": "Hi"}
 ASKED: dict[str, tuple[Any, tuple[str, ...], Any]] = {
     "a text of a class": ({"text": "fine"}, ("text",), "fine"),
@@ -568,6 +589,18 @@ def test_one_line_of_a_table_without_a_header_is_read(tmp_path):
     assert records_of(measured, ("target",)) == [{"target": "Guten Tag"}]
     with pytest.raises(UserError, match="a.tsv: holds no rows; name a table with a header"):
         unanswered_source(found, ("source",), None)
+
+
+def test_a_table_is_not_running_text(tmp_path) -> None:
+    """One of columns that no format has is an error; MNLI's label has a name of its own."""
+    table = "index\tpremise\thypothesis\tlabel1\tgold_label\n0\ta\tb c\tneutral\tentailment\n"
+    found = records_of(source_of(tmp_path, {"mnli.tsv": table}), ("text", "text_b", "label"))
+    assert found == [{"text": "a", "text_b": "b c", "label": "entailment"}]
+    own = source_of(tmp_path, {"other.tsv": "foo\tbar\na b\tc d\nd\t4\n"})
+    with pytest.raises(UserError, match="has the columns foo, bar: no format fits, and none has"):
+        records_of(own, ("text",))
+    lines = records_of(own.replace(format=Text(by="line")), ("text",))
+    assert [one["text"] for one in lines] == ["foo\tbar", "a b\tc d", "d\t4"]
 
 
 def test_compressed_files_and_folders_of_files_are_read_by_units(tmp_path):

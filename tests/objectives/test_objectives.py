@@ -121,7 +121,7 @@ OTHERS = {
     | {"density": 0.25, "mean_span": 2.0, "sentinels": (7, 8), "start": 9, "multiple_of": 4},
     "glm": PREDICTION
     | {"density": 0.25, "mean_span": 2.0, "long_rows": 0.25, "multiple_of": 4}
-    | {"mask": 7, "long_mask": 8, "start": 9, "end": 10},
+    | {"mask": 7, "long_mask": 8, "start": 9, "end": 10, "answers": 3},
     "labels": {"classes": ("a", "b", "c"), "head": Classify(dropout=0.5), "label_smoothing": 0.25},
 }
 OF_MODELS = {"family": "gpt2"}

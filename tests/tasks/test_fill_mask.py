@@ -14,6 +14,10 @@ from flax import nnx
 import jaxlm
 from jaxlm import cli
 from jaxlm.core.config import UserError, parse
+from jaxlm.data.augment.character_noise import CharacterNoise
+from jaxlm.data.augment.random_swap import RandomSwap
+from jaxlm.data.augment.token_cutoff import TokenCutoff
+from jaxlm.data.augment.word_dropout import WordDropout
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.data.tokenizers.huggingface import HuggingFaceTokenizer
@@ -188,7 +192,7 @@ def long_cloze(**options) -> FillMask:
 
 
 def test_a_long_text_keeps_its_masks_and_what_is_around_them():
-    """Of 9 tokens, the first of which is bos."""
+    """A row has 9 tokens, the first of which is bos."""
     read = lambda text, answer="": cut.encode(  # noqa: E731
         cut.windows({"text": text, "answer": answer}, BYTES)[0], BYTES, 99
     )
@@ -257,3 +261,34 @@ def test_a_prediction_says_that_its_text_was_cut(bert):
         for w in found
     ]
     assert "cut" not in said[0] and said[1]["cut"] is True and said[1]["score"] == -4.0
+
+
+@pytest.mark.parametrize(
+    "change", [WordDropout(rate=0.4), CharacterNoise(rate=0.4), RandomSwap(rate=0.4)]
+)
+def test_augmentation_leaves_the_masks(change):
+    task, found = FillMask(mask=263, max_length=60), set()
+    record = {"text": "the cat [MASK] on the old [MASK] mat today", "answer": "ab"}
+    for seed in range(60):
+        made = change.record(record, task, np.random.RandomState(seed))
+        row = task.encode(made, BYTES, 60)
+        assert row["targets"][row["hidden"] > 0].tolist() == [*b"ab"]
+        found.add(made["text"])
+    assert len(found) > 30
+
+
+def test_cut_off_tokens_are_not_masks_to_be_filled():
+    task = FillMask(mask=263, max_length=60)
+    arrays = task.encode({"text": "the cat [MASK] on", "answer": "a"}, BYTES, 60)
+    change = TokenCutoff(rate=0.8, span=False, replace_by="nothing")
+    spec = task.row_spec(60)
+    made = change.arrays(arrays, task, BYTES, spec, np.random.RandomState(0))
+    assert len(made["tokens"]) < 8 and made["targets"][made["hidden"] > 0].tolist() == [*b"a"]
+
+
+def test_masks_that_a_longer_text_loses_lose_their_answers():
+    """As an augmentation makes it, after the text was found to fit."""
+    task = FillMask(mask=263, max_length=9, add_bos=False, add_eos=False)
+    row = task.encode({"text": "[MASK]1234567[MASK]9[MASK]", "answer": "abc"}, BYTES, 9)
+    assert row["tokens"].tolist() == [*b"1234567", 263, ord("9")]
+    assert row["targets"][row["hidden"] > 0].tolist() == [*b"b"]

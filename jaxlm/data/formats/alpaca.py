@@ -2,7 +2,8 @@
 
 The user's message is instruction, a line end and input, as in LLaMA-Factory; Stanford's text
 template ("Below is an instruction ...") is not added. "system" is the system's message, and
-"history": [[question, answer], ...] are the turns before.
+"history": [[question, answer], ...] are the turns before. Dolly's columns are read as well:
+{"instruction", "context", "response"}.
 """
 
 from __future__ import annotations
@@ -11,24 +12,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlm.core.config import UserError
-from jaxlm.data.formats.base import Record, Row, RowFormat, Sample, column, text_of
+from jaxlm.data.formats.base import Fit, Record, Row, RowFormat, Sample, column, text_of
 from jaxlm.data.formats.messages import Message, checked, plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alpaca(RowFormat):
-    """`instruction` and `output`, maybe `input`, `system` and `history`"""
+    """`instruction` and `output` (`response`), maybe `input` (`context`), `system` and `history`"""
 
     task = "chat"
-    needs = ("instruction", "output")
-    answers = ("output",)
+    needs = ("instruction", "output|response")
+    answers = ("output|response",)
     takes = ("input", "system", "history")
+
+    def fit(self, sample: Sample) -> Fit:
+        found = super().fit(sample)
+        is_dolly = "response" in found.columns and "context" in sample.columns
+        return Fit((*found.columns, "context"), found.missing) if is_dolly else found
 
     def record(self, row: Row, sample: Sample) -> Record:
         messages = before(row)
         messages.append(said("user", question_of(row)))
         if sample.answered:
-            messages.append(said("assistant", text_of(row, "output")))
+            messages.append(said("assistant", text_of(row, "output", "response")))
         return {"messages": checked(messages)}
 
     def row(self, record: Record) -> dict[str, Any]:
@@ -49,9 +55,10 @@ def said(role: str, text: str) -> Message:
 
 def question_of(row: Row) -> str:
     """instruction and, below it, input."""
-    more = column(row, "input") or ""
+    name = "context" if "response" in row and "input" not in row else "input"
+    more = column(row, name) or ""
     question = text_of(row, "instruction", blank=bool(more))
-    return "\n".join(filter(None, (question, text_of(row, "input", blank=True) if more else "")))
+    return "\n".join(filter(None, (question, text_of(row, name, blank=True) if more else "")))
 
 
 def before(row: Row) -> list[Message]:

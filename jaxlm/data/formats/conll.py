@@ -37,12 +37,14 @@ class CoNLL(LineFormat):
         if len({len(row) for row in cells}) != 1 or is_conllu(sample.lines):
             return wrong
         width = len(cells[0])
-        if not sample.answered:  # a token alone on each line
-            return Fit(("token",)) if width == 1 and [] in lines[:-1] else wrong
+        if not sample.answered and width == 1:  # a token alone on each line
+            return Fit(("token",)) if [] in lines[:-1] else wrong
         if width < 2 or not self._has(width):
             return wrong
         tags = [row[self.tag] for row in cells]
         if are_spans(tags) or ([] in lines[:-1] and len({*tags}) <= max(len(tags) / 2, 3)):
+            if not sample.answered:
+                return Fit(("token",))  # the tags are there, and are not read
             return Fit(("token", "tag"), note="spans in BIO" if are_spans(tags) else "")
         return wrong
 

@@ -19,7 +19,10 @@ PAIRS = (
     ("text1", "text2"),
     ("text", "text_pair"),
     ("query", "passage"),
+    ("#1 String", "#2 String"),  # MRPC's own files
 )
+# The names of GLUE's files beside those of one text.
+PAIR_LABEL = (*LABEL, "is_duplicate", "gold_label", "Quality")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +30,14 @@ class Pairs(RowFormat):
     """two texts (`sentence1`, `sentence2`; `premise`, `hypothesis`; ...) and a `label`"""
 
     task = "classification"
-    needs = ("text", "text_b", "|".join(LABEL))
-    answers = ("|".join(LABEL),)
+    needs = ("text", "text_b", "|".join(PAIR_LABEL))
+    answers = ("|".join(PAIR_LABEL),)
     keeps = ("text_b",)
 
     def fit(self, sample: Sample) -> Fit:
         known = dict(sample.rows[0][1]) if sample.rows else {}
         names = _names({**dict.fromkeys(sample.columns), **known})
-        label = [name for name in LABEL if name in sample.columns][: int(sample.answered)]
+        label = [name for name in PAIR_LABEL if name in sample.columns][: int(sample.answered)]
         found = [name for name in names if name in sample.columns]
         missing = [name for name in names if name not in sample.columns]
         if sample.answered and not label:
@@ -48,7 +51,7 @@ class Pairs(RowFormat):
     def record(self, row: Row, sample: Sample) -> Record:
         first, second = _names(row)
         record = {"text": text_of(row, first), "text_b": text_of(row, second)}
-        return record | (labelled(row, sample, LABEL) if sample.answered else {})
+        return record | (labelled(row, sample, PAIR_LABEL) if sample.answered else {})
 
     @property
     def written(self) -> tuple[str, ...]:

@@ -98,20 +98,25 @@ def recognise(
 
 
 def _ask_the_same(made: Sequence[Recognised], sample: Sample, wanted: Sequence[str]) -> bool:
-    """Whether records to predict for have the same wanted columns in each of these formats."""
+    """Whether records to predict for have the same wanted columns in each of these formats. A row
+    that is wrong in one of them is not compared.
+    """
     if sample.answered:
         return False
-    first, *others = ([*_asked(one, sample, wanted)] for one in made)
-    return bool(first) and all(other == first for other in others)
+    found = [dict(_asked(one, sample, wanted)) for one in made]
+    places = [place for place in found[0] if all(place in one for one in found)]
+    return bool(places) and all(one[p] == found[0][p] for one in found for p in places)
 
 
-def _asked(found: Recognised, sample: Sample, wanted: Sequence[str]) -> Iterator[list[Any]]:
-    """The values of the wanted columns of a sample's records, without rows that are wrong."""
+def _asked(
+    found: Recognised, sample: Sample, wanted: Sequence[str]
+) -> Iterator[tuple[str, list[Any]]]:
+    """(place, values of the wanted columns) of a sample's records, without rows that are wrong."""
     lines = ((str(number), line) for number, line in enumerate(sample.lines))
     items: Iterator[Placed] = lines if found.format.reads == "lines" else iter(sample.rows)
-    for _, record in found.format.records(items, sample, lambda error: None):
+    for place, record in found.format.records(items, sample, lambda error: None):
         with suppress(UserError):
-            yield from ([one.get(name) for name in wanted] for one in found.convert(record))
+            yield place, [one.get(name) for one in found.convert(record) for name in wanted]
 
 
 def _name(given: Format) -> str:

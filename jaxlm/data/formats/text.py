@@ -23,6 +23,8 @@ class Text(LineFormat):
             raise UserError(f"by: unknown value {shown(self.by)}; choose file, paragraph or line")
 
     def fit(self, sample: Sample) -> Fit:
+        if len(sample.columns) > 1:
+            return Fit((), ("lines without tabs",))  # a table, whose columns have to be known
         return Fit() if any(line.strip() for line in sample.lines) else Fit((), ("text",))
 
     def records(
