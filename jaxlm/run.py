@@ -223,7 +223,9 @@ class RunConfig(Config):
         REQUIRED, "the training and validation data; null: without data", affects="host"
     )
     model: ModelConfig = field(REQUIRED, "the model's shape")
-    objective: Objective = field(REQUIRED, "the loss that is minimised, and its host transform")
+    objective: Objective = field(
+        REQUIRED, "what is learnt, such as {type: causal_lm}: a loss and its host transform"
+    )
     optimizer: OptimizerConfig | None = field(
         REQUIRED, "how gradients become updates; null: the weights are not trained"
     )
