@@ -59,12 +59,13 @@ def test_optimizer() -> None:
 def test_steps_against_torch_without_torch() -> None:
     module = importlib.import_module("against_torch")
     (row,) = module.main(["--tiny", "--rows", "gpt"])
-    assert row["cpu_seconds"]["jaxlm"] > 0 and row["equal"] and row["ratio"] == {}
+    assert row["cpu_seconds"]["jaxlm"] > 0 and set(row["ratio"]) == {"flax"}
+    assert row["equal"] and 0 < row["largest_difference"]["flax"] < 1e-5
     assert 0 < row["share_of_peak"]["jaxlm"] < 1
     assert row["peak_bytes"]["jaxlm"] > row["grown_bytes"]["jaxlm"] >= 0
 
 
-@pytest.mark.parametrize("name", ["lstm", "llama", "bert"])
+@pytest.mark.parametrize("name", ["lstm", "llama", "bert", "t5"])
 def test_a_side_takes_the_steps_of_its_row(name: str, tmp_path: Path) -> None:
     module = importlib.import_module("against_torch")
     row = module.TINY[name]

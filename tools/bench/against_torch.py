@@ -3,7 +3,8 @@
     uv venv /tmp/torch && uv pip install -p /tmp/torch/bin/python torch transformers numpy
     python tools/bench/against_torch.py --torch /tmp/torch/bin/python --json steps.json
     python tools/bench/against_torch.py --torch /tmp/torch/bin/python --rows lstm gpt --sides eager
-    python tools/bench/against_torch.py --tiny                  # jaxlm alone, a second
+    python tools/bench/against_torch.py --rows gpt --sides flax  # without torch
+    python tools/bench/against_torch.py --tiny                  # jaxlm and Flax, seconds
 
 Each side is a process of its own, on the same core, and they take turns: A B A B. Figures are
 CPU-seconds, since others may share the core. jaxlm is its real train step: loss, gradients, clip,
@@ -13,6 +14,7 @@ AdamW, the guard and the metrics. The sides of torch (`torch_side.py`) clip by
     eager          modules written as nanoGPT's, with SDPA, or torch.nn.LSTM
     compile        the same under torch.compile
     transformers   the class of Hugging Face transformers, with SDPA
+    flax           a GPT of plain Flax NNX and optax (`flax_side.py`), in jaxlm's own Python
 
 The losses of the first 20 steps have to be equal to 1e-3; a row where they are not says so. The
 share of the peak is a step's FLOPs (three forward passes) over what the core reaches in a matmul of
@@ -41,7 +43,8 @@ import numpy as np
 EQUAL = 1e-3
 BATCHES, WARM = 4, 2
 HERE = Path(__file__).parent
-PLAIN = ("eager", "compile", "transformers")
+TORCH = ("eager", "compile", "transformers")
+SIDES = (*TORCH, "flax")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Row:
     length: int
     batch: int
     vocab: int
-    sides: tuple[str, ...] = PLAIN
+    sides: tuple[str, ...] = SIDES
+    source: int = 0  # tokens of a source, which an encoder reads
 
 
 ROWS = {
@@ -67,12 +71,14 @@ ROWS = {
     "lstm": Row("lstm", 650, 2, 0, 70, 64, 10_000, sides=("eager",)),
     "llama": Row("llama", 192, 4, 6, 256, 8, 2048, sides=("transformers",)),
     "bert": Row("bert", 512, 4, 8, 128, 16, 30_522, sides=("transformers",)),
+    "t5": Row("t5", 512, 6, 8, 128, 8, 32_128, sides=("transformers",), source=128),
 }
 TINY = {
     "gpt": Row("gpt", 16, 1, 2, 8, 2, 17),
     "lstm": Row("lstm", 16, 2, 0, 8, 2, 17, sides=("eager",)),
     "llama": Row("llama", 24, 1, 6, 8, 2, 17, sides=("transformers",)),
     "bert": Row("bert", 16, 1, 2, 8, 2, 17, sides=("transformers",)),
+    "t5": Row("t5", 16, 1, 2, 8, 2, 17, sides=("transformers",), source=8),
 }
 
 
@@ -88,15 +94,14 @@ def batches(row: Row) -> list[dict[str, np.ndarray]]:
         text = least + (count * text).astype(np.int32)
         weights = (rng.random(shape) < 0.15) if masked else np.ones(shape, bool)
         weights[0, 0] = True
-        found.append(
-            {
-                "tokens": np.where(weights, row.vocab - 1, text[:, :-1])
-                if masked
-                else text[:, :-1],
-                "targets": text[:, :-1] if masked else text[:, 1:],
-                "loss_weights": weights.astype(np.float32),
-            }
-        )
+        tokens, targets = text[:, :-1], text[:, 1:]
+        if masked:
+            tokens, targets = np.where(weights, row.vocab - 1, tokens), tokens
+        made = {"tokens": tokens, "targets": targets, "loss_weights": weights.astype(np.float32)}
+        if row.source:
+            source = rng.random((row.batch, row.source)) ** 3
+            made["source_tokens"] = (row.vocab * source).astype(np.int32)
+        found.append(made)
     return found
 
 
@@ -127,13 +132,10 @@ def jaxlm_side(row: Row, folder: Path) -> Mapping[str, Any]:
     np.savez(folder / "weights.npz", **arrays)
     (folder / "config.json").write_text(json.dumps(config))
 
-    shape = (row.batch, row.length)
     counts = {name: np.full(row.batch, row.length, np.int32) for name in ("num_bytes", "num_chars")}
-    rows = {
-        "positions": np.broadcast_to(np.arange(row.length, dtype=np.int32), shape).copy(),
-        "segment_ids": np.ones(shape, np.int32),
-        **({} if row.kind == "bert" else counts),
-    }
+    rows = {**_places("", row.batch, row.length), **_places("source_", row.batch, row.source)}
+    if row.kind not in ("bert", "t5"):
+        rows |= counts
     data = [to_global_whole({**batch, **rows}, program.mesh) for batch in batches(row)]
     spec = {
         k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in data[0].items()
@@ -161,18 +163,27 @@ def jaxlm_side(row: Row, folder: Path) -> Mapping[str, Any]:
     }
 
 
+def _places(prefix: str, batch: int, length: int) -> dict[str, np.ndarray]:
+    """Positions and segments of rows of one text each; none for no tokens."""
+    if not length:
+        return {}
+    positions = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
+    return {f"{prefix}positions": positions, f"{prefix}segment_ids": np.ones_like(positions)}
+
+
 def _jaxlm_model(row: Row) -> tuple[Any, Any, Callable[[Any], tuple[dict, dict]]]:
     """(the model, its objective, a function of the parameters: config and weights by torch's
     names).
     """
     from jaxlm.core.tree import flatten
-    from jaxlm.models.families import bert, family_of, gpt2
+    from jaxlm.models.families import bert, family_of, gpt2, t5
     from jaxlm.models.families.shared.table import locate, write_tensors
     from jaxlm.models.rnn import RNNConfig
     from jaxlm.models.transformer import TransformerConfig
     from jaxlm.nn.attention import MultiHeadConfig
     from jaxlm.objectives.causal_lm import CausalLM
     from jaxlm.objectives.masked_lm import MaskedLM
+    from jaxlm.objectives.seq2seq import Seq2Seq
 
     if row.kind == "lstm":
         rnn = RNNConfig(hidden_size=row.width, num_layers=row.layers, vocab_size=row.vocab)
@@ -182,6 +193,10 @@ def _jaxlm_model(row: Row) -> tuple[Any, Any, Callable[[Any], tuple[dict, dict]]
     elif row.kind == "bert":
         model = bert.bert(row.width, row.layers, row.heads, row.vocab)
         model = model.replace(head=bert.heads("bert", "gelu")["BertForMaskedLM"])
+    elif row.kind == "t5":
+        size = row.width // row.heads
+        model = t5.preset(row.width, row.layers, row.heads, size, 4 * row.width)
+        model = model.replace(encoder=model.encoder.replace(dtype="float32"))
     else:
         attention = MultiHeadConfig(num_heads=row.heads, num_kv_heads=row.heads // 2)
         model = TransformerConfig(
@@ -195,7 +210,8 @@ def _jaxlm_model(row: Row) -> tuple[Any, Any, Callable[[Any], tuple[dict, dict]]
         pieces = locate(of.tensors(model), {path: x.shape for path, x in flat.items()})
         return of.to_hf(model), dict(write_tensors(pieces, flat.__getitem__))
 
-    return model, MaskedLM() if row.kind == "bert" else CausalLM(), names
+    objective = {"bert": MaskedLM(), "t5": Seq2Seq(start=0, source_share=1.0)}
+    return model, objective.get(row.kind, CausalLM()), names
 
 
 def _lstm_names(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -277,7 +293,10 @@ def compare(name: str, row: Row, sides: tuple[str, ...], options: Any) -> dict[s
         np.savez(folder / "batches.npz", **data)
         running = {"jaxlm": Process(sys.executable, "against_torch.py", "jaxlm", made, core)}
         for side in sides:
-            running[side] = Process(options.torch, "torch_side.py", side, made, core)
+            of_torch = side in TORCH
+            python = options.torch if of_torch else sys.executable
+            script = "torch_side.py" if of_torch else f"{side}_side.py"
+            running[side] = Process(python, script, side, made, core)
         try:
             return _measured(name, running, options)
         finally:
@@ -346,9 +365,11 @@ def show(row: Mapping[str, Any]) -> None:
 
 def main(words: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--torch", help="the Python that has torch; without it jaxlm is alone")
+    parser.add_argument("--torch", help="the Python that has torch; none: no side of it")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--sides", nargs="+", choices=PLAIN, default=["eager", "transformers"])
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=["eager", "transformers", "flax"]
+    )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side (default 7)")
     parser.add_argument("--steps", type=int, default=3, help="steps in a turn (default 3)")
     parser.add_argument("--losses", type=int, default=20, help="losses compared (default 20)")
@@ -368,7 +389,8 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         if options.tiny and name not in TINY:
             continue
         row = (TINY if options.tiny else ROWS)[name]
-        sides = tuple(s for s in options.sides if s in row.sides) if options.torch else ()
+        here = [side for side in options.sides if options.torch or side not in TORCH]
+        sides = tuple(side for side in here if side in row.sides)
         found.append(compare(name, row, sides, options))
         show(found[-1])
         if options.json:

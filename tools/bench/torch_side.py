@@ -86,20 +86,28 @@ class Transformers(nn.Module):
 
         values = json.loads((folder / "config.json").read_text())
         off = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-        off += ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        off += ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate")
         values |= dict.fromkeys(off, 0.0)
-        kinds = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "bert": "BertForMaskedLM"}
+        kinds = {
+            "gpt2": "GPT2LMHeadModel",
+            "llama": "LlamaForCausalLM",
+            "bert": "BertForMaskedLM",
+            "t5": "T5ForConditionalGeneration",
+        }
         kind = values["model_type"]
         config = transformers.AutoConfig.for_model(**values)
         config._attn_implementation = "sdpa"
         self.model = getattr(transformers, kinds[kind])(config)
         missing, extra = self.model.load_state_dict(weights, strict=False)
         tied = ("lm_head.weight", "decoder.weight", "decoder.bias", "position_ids")
+        tied += ("embed_tokens.weight",)
         assert not extra and all(name.endswith(tied) for name in missing), (missing, extra)
         self.model.tie_weights()
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.model(tokens).logits
+    def forward(self, tokens: torch.Tensor, source: torch.Tensor | None = None) -> torch.Tensor:
+        if source is None:
+            return self.model(tokens).logits
+        return self.model(input_ids=source, decoder_input_ids=tokens).logits
 
 
 def optimizer_alone(clips: bool, shapes: list[list[int]]) -> dict[str, Any]:
@@ -146,16 +154,14 @@ def main() -> None:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    names = ["tokens", "targets", "loss_weights", *(["source_tokens"] if row["source"] else [])]
     with np.load(folder / "batches.npz") as file:
-        data = [
-            tuple(torch.tensor(file[f"{k}_{i}"]) for k in ("tokens", "targets", "loss_weights"))
-            for i in range(BATCHES)
-        ]
+        data = [tuple(torch.tensor(file[f"{k}_{i}"]) for k in names) for i in range(BATCHES)]
     place = itertools.cycle(data)
-    whole = all(bool((weights == 1).all()) for _, _, weights in data)
+    whole = all(bool((batch[2] == 1).all()) for batch in data)
 
-    def loss_of(tokens: Any, targets: Any, weights: Any) -> Any:
-        logits = model(tokens).flatten(0, 1)
+    def loss_of(tokens: Any, targets: Any, weights: Any, *source: Any) -> Any:
+        logits = model(tokens, *source).flatten(0, 1)
         if whole:
             return F.cross_entropy(logits, targets.long().flatten())
         losses = F.cross_entropy(logits, targets.long().flatten(), reduction="none")
