@@ -155,7 +155,7 @@ def _reference(
     scores = wide_einsum("BTKGH,BSKH->BKGTS", grouped, k)
     added = None if bias is None else bias(q_positions, k_positions)
     weights, total = _softmax(scores * scale, seen[:, None, None], softcap, added)
-    weights = _drop(weights / total, dropout_rate, dropout_key)
+    weights = dropped(weights / total, dropout_rate, dropout_key)
     out = jnp.einsum("BKGTS,BSKH->BTKGH", weights.astype(v.dtype), v)
     return out.reshape(*q.shape[:3], v.shape[-1])
 
@@ -216,7 +216,7 @@ def _blocked(
         weights, total = _softmax(scores, seen[:, None, None], softcap, added)
         if dropout_rate:
             assert dropout_key is not None
-            weights = _drop(weights, dropout_rate, jax.random.fold_in(dropout_key, start))
+            weights = dropped(weights, dropout_rate, jax.random.fold_in(dropout_key, start))
         part = wide_einsum("BKGTS,BKSH->BKGTH", weights.astype(v.dtype), v[:, :, keys])
         out.append((part / total).astype(v.dtype))
     merged = jnp.transpose(jnp.concatenate(out, axis=3), (0, 3, 1, 2, 4))  # [B, T, K, G, H]
@@ -268,7 +268,8 @@ def _softmax(
     return weights, jnp.maximum(total, jnp.finfo(scores.dtype).tiny)
 
 
-def _drop(weights: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropped(weights: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """The array with a share `rate` of its elements 0, and the others divided by 1 - rate."""
     if not rate:
         return weights
     assert key is not None

@@ -6,8 +6,8 @@
 
 The input table has a row for each word, and with `subwords` a row for each bucket of the hashed
 character n-grams after them: then a word's vector is the mean of its own row and those of its
-n-grams (fastText). Inputs start uniform in +-0.5 / D and outputs at 0, as in word2vec.c. A step
-reads and writes the rows of its words alone, so both tables are whole on every device.
+n-grams (fastText). Inputs start uniform in +-1 / D and outputs at 0, as in fastText and gensim. A
+step reads and writes the rows of its words alone, so both tables are whole on every device.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class WordVectorsModel(nnx.Module):
     def __init__(self, config: WordVectorsConfig, vocab_size: int, *, rngs: nnx.Rngs) -> None:
         self.config, self.vocab_size = config, vocab_size
         buckets = 0 if config.subwords is None else config.subwords.buckets
-        shape, half = (vocab_size + buckets, config.hidden_size), 0.5 / config.hidden_size
+        shape, half = (vocab_size + buckets, config.hidden_size), 1 / config.hidden_size
         start = jax.random.uniform(rngs.params(), shape, jnp.float32, -half, half)
         self.input = _table(start)
         self.output = _table(jnp.zeros((vocab_size, config.hidden_size), jnp.float32))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxlm.kernels.cudnn  # noqa: F401  (registers itself)
+import jaxlm.kernels.flash  # noqa: F401  (registers itself)
 import jaxlm.kernels.splash  # noqa: F401  (registers itself)
 from jaxlm.core.config import UserError, field
 from jaxlm.core.errors import shown
@@ -49,7 +50,7 @@ class CommonAttention(AttentionConfig, abstract=True):
     softcap: float | None = field(None, "bounds scores to +-this by a tanh", gt=0)
     is_causal: bool = field(True, "a token sees none that is later")
     dropout: float = field(0.0, "on attention weights", ge=0, lt=1)
-    impl: str = field("auto", "attention kernel: auto, reference, blocked, splash, cudnn")
+    impl: str = field("auto", "attention kernel: auto, reference, blocked, flash, splash, cudnn")
     context: str = field(
         "auto", "where a mesh splits the length: reference gathers keys, in ring they pass by; auto"
     )

@@ -9,10 +9,11 @@ import pytest
 
 from jaxlm.core.config import UserError
 from jaxlm.kernels import attention as module
+from jaxlm.kernels import flash
 from jaxlm.kernels.attention import attention
 from tests.nn.golden_nn import assert_close, load, under
 
-IMPLS = ["reference", "blocked"]
+IMPLS = ["reference", "blocked", "flash", "loops"]  # loops: flash as for long rows
 CASES = {"full": None, "window": 7}
 
 
@@ -21,9 +22,15 @@ def small_blocks(monkeypatch):
     """Several blocks, the last one ragged, in the rows of these tests."""
     monkeypatch.setattr(module, "MIN_BLOCK", 16)
     monkeypatch.setattr(module, "MAX_BLOCKS", 4)
+    for name, size in {"BLOCK": 16, "SHORT": 8, "LONG_QUERIES": 8, "LONG_KEYS": 16}.items():
+        monkeypatch.setattr(flash, name, size)
 
 
 def run(q, k, v, positions, segment_ids, **options):
+    if options.get("impl") == "loops":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(flash, "SHORT", 0)
+            return run(q, k, v, positions, segment_ids, **{**options, "impl": "flash"})
     return attention(
         q,
         k,
@@ -62,7 +69,7 @@ def test_values_and_gradients_are_torchs(impl, case):
     [{"scale": 0.7, "window": 1}, {"softcap": 1.0, "window": 13}],
     ids=str,
 )
-def test_blocked_is_reference(options):
+def test_all_are_reference(options):
     golden = load("nn_attention")
 
     def loss(q, k, v, impl):
@@ -75,7 +82,8 @@ def test_blocked_is_reference(options):
         )
         for impl in IMPLS
     ]
-    jax.tree.map(assert_close, *results)
+    for other in results[1:]:
+        jax.tree.map(assert_close, results[0], other)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -1,7 +1,8 @@
 """The computation of attention on a topology, and the memory of its scores.
 
-    splash    a kernel, like cudnn: no score leaves the chip, blocks on the diagonal are whole, and
-              backward costs 2.5 times as much as forward; parts of a split length are even work.
+    splash    a kernel, like cudnn and flash: no score leaves the chip, blocks on the diagonal are
+              whole, and backward costs 2.5 times as much as forward; parts of a split length are
+              even work.
               Backward, blocks are wider, and each of them leaves a gradient of all queries in
               memory until they are summed
     ring      keys rotate: scores of one pair of chunks at a time; backward 2.5 times
@@ -22,7 +23,7 @@ from jaxlm.kernels.splash import wide_columns
 from jaxlm.plan.closed_form.setting import Setting
 from jaxlm.plan.closed_form.stacks import Look, Stack, token_part
 
-KERNELS = ("splash", "cudnn")
+KERNELS = ("splash", "cudnn", "flash")
 BACKWARD = 2.5  # cost of a kernel's backward pass relative to forward, with equal blocks
 LANES = 128  # columns of a TPU's tile, which a narrower array fills as well
 SCORE_PASSES = 8  # times that float32 scores go through HBM where no kernel keeps them on the chip
