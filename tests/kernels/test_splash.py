@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlm.kernels import splash
 import jaxlm.kernels.flash  # noqa: F401  (registers itself)
+from jaxlm.kernels import splash
 from jaxlm.kernels.attention import attention, attention_kernels
 from jaxlm.kernels.context import context_kernels
 from jaxlm.kernels.registry import target_platform
