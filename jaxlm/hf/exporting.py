@@ -113,7 +113,7 @@ def family_for(run: RunDir, model: ModelConfig, name: str | None) -> Family:
             f"{run}: has vectors of words, for which Hugging Face's format has no place; write "
             f"them by `jaxlm export vectors {run} --out FILE`"
         )
-    if name is None and not model.descends:
+    if name is None and not hasattr(model, "family"):
         kind = type_name(type(model))
         raise UserError(f"{run}: model.type {kind} has no form in Hugging Face's format")
     if name is None:

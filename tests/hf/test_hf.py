@@ -36,11 +36,14 @@ from jaxlm.hf.shards import Header, split, write_shards
 from jaxlm.hf.stored import Stored
 from jaxlm.hf.token_ids import eos_ids, lacking_ids
 from jaxlm.mesh import MeshConfig
+from jaxlm.models.bag_of_words import BagOfWordsConfig
 from jaxlm.models.families import families, family_of
 from jaxlm.models.families.shared.table import read_params, write_tensors
 from jaxlm.models.presets import Preset, render
+from jaxlm.models.transformer import TransformerConfig
 from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.run import load_run, load_saved
+from jaxlm.runs.folder import RunDir
 from jaxlm.training.loading import load_trained, one_device_program
 from jaxlm.training.program import make_program
 from tests.models.golden_families import load_case
@@ -1096,3 +1099,10 @@ def test_transformers_reads_our_text_and_shards_as_we_do(tmp_path, gpt2_run):
     }
     found = model.logits(model(jnp.asarray([ids]), **rows).hidden)
     np.testing.assert_allclose(jax.device_get(found), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_has_no_form_there_is_said_to_have_none():
+    with pytest.raises(UserError, match="model.type bag_of_words has no form in Hugging Face's"):
+        exporting.family_for(RunDir("runs/bag"), BagOfWordsConfig(), None)
+    with pytest.raises(UserError, match="choose a family with --family"):
+        exporting.family_for(RunDir("runs/any"), TransformerConfig(), None)
