@@ -106,8 +106,13 @@ class TrainConfig(Config):
     def validate(self) -> None:
         if self.steps is not None and self.steps < 0:
             raise UserError(f"steps: {self.steps} is out of range; set it >= 1")
-        if (self.steps is None) == (self.epochs is None):
-            raise UserError("steps, epochs: set exactly one of the two")
+        if self.steps is None and self.epochs is None:
+            raise UserError("steps, epochs: both are null; set one of the two")
+        if self.steps is not None and self.epochs is not None:
+            raise UserError(
+                "steps, epochs: both are set; set the one that you do not want to null, such as "
+                "train.epochs=null"
+            )
         if self.rollback is not None and self.rollback.after > self.max_bad_steps:
             raise UserError(
                 f"rollback.after: {self.rollback.after} is never reached, the run stops after "

@@ -51,6 +51,7 @@ OTHER_NAMES: dict[str, str] = {
     "lora_dropout": "adapter.dropout",
     "lora_r": "adapter.rank",
     "lora_rank": "adapter.rank",
+    "r": "adapter.rank",
     "lora_target": "adapter.targets",
     "lora_target_modules": "adapter.targets",
     "target_modules": "adapter.targets",

@@ -88,7 +88,7 @@ def test_it_is_a_model_of_characters_whatever_the_tokens(tmp_path: Path) -> None
         assert values["bits_per_char"] == pytest.approx(nats / math.log(2) / characters)
         targets = sum(len(tokenizer.encode(t)) + 1 for t in HELD)
         assert values["loss"] == pytest.approx(nats / targets)
-        assert Ngram().title(data, "validation") == "character 6-grams"
+        assert Ngram().title(data, "validation") == "character 6-gram model"
 
 
 def test_without_a_mark_the_first_token_is_given(tmp_path: Path) -> None:

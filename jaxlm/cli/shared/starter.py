@@ -69,7 +69,8 @@ def _power(value: float, least: int, most: int) -> int:
 def summary(found: Found) -> list[str]:
     """The files found and the settings chosen, in lines."""
     sizes = sizes_of(found)
-    many = "records" if found.start else "rows" if found.columns else "files"
+    many = "record" if found.start else "row" if found.columns else "file"
+    many += "s" if found.num_texts != 1 else ""
     lines = [
         f"found: {found.num_texts:,} {many} ({found.kind}, {found.encoding}), "
         f"{found.num_chars:,} characters, mostly {found.script} script"

@@ -60,7 +60,7 @@ class Ngram(Baseline):
         tokenizer, splits = session.prepared.tokenizer, session.prepared.splits
         counted = share(tokenizer, documents_of(splits["train"]), self.most_counted)
         scored = share(tokenizer, documents_of(splits[split]), self.most_scored)
-        title = f"character {self.order}-grams"
+        title = f"character {self.order}-gram model"
         if counted < 1:
             title += f" of {counted:.1%} of the training text"
         return title if scored == 1 else f"{title}, on {scored:.1%} of the split"
