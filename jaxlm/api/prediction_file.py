@@ -43,6 +43,8 @@ def predict_file(
     checkpoint or input.
     """
     predictor, out = Predictor(run, batch_size, report, **writing), Path(out)
+    if out.exists() and Path(given).exists() and out.samefile(given):
+        raise UserError(f"{out}: is the input; name another file for the predictions")
     size = CHUNK * predictor.batch_size
     records = predictor.records(given)
     first = next(records, None)  # a wrong column costs no loading of weights
@@ -88,7 +90,7 @@ def _kept(out: Path, origin: dict[str, Any], size: int, report: Callable[[str], 
         return 0
     if not beside.exists():
         raise UserError(
-            f"{out}: exists, and nothing says of which run it is; remove it, or name another file"
+            f"{out}: exists, and nothing says of which run it is; name another file, or remove it"
         )
     before = read_json(beside, f"remove it and {out}")
     all_lines = before.pop("lines", None)  # of a file that is complete

@@ -84,6 +84,9 @@ def test_predictions_are_continued_in_their_order(run: jaxlm.Run, tmp_path: Path
     given.write_text(json.dumps(asked[0]) + "\n")
     with pytest.raises(UserError, match="has predictions of another input; remove it"):
         predict_file(run, str(given), out)
+    with pytest.raises(UserError, match="is the input; name another file"):
+        predict_file(run, str(given), given)
+    assert given.read_text() == json.dumps(asked[0]) + "\n"
     given.write_text('{"txt": "a"}\n')
     with pytest.raises(UserError, match="no column") as error:
         predict_file(run, str(given), tmp_path / "other.jsonl")

@@ -112,9 +112,9 @@ def _options(params: Iterable[click.Parameter]) -> list[str]:
 
 
 def _without_dashes(params: Iterable[click.Parameter], path: str) -> str:
-    """Where a verb takes settings: the form of its command, in which settings have no dashes."""
+    """Where a verb takes a config: the form of its command, in which settings have no dashes."""
     arguments = [param for param in params if isinstance(param, click.Argument)]
-    if "overrides" not in [param.name for param in arguments]:
+    if not {"config", "overrides"} <= {param.name for param in arguments}:
         return ""
     words = " ".join(str(param.metavar).strip("[]") for param in arguments)
     return f" Settings are written without dashes: `{path} {words}`"
