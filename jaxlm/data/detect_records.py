@@ -7,13 +7,18 @@ found.task, found.format          # "chat", "chat.jsonl: alpaca (instruction, ou
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxlm.core.config import UserError
 from jaxlm.data.detect import SAMPLE, Found, script_mostly
+from jaxlm.data.formats.shapes import Shape, Start
 from jaxlm.data.sources.files import Files
+
+LOOKED_AT = 5000  # records, by whose labels the task is chosen
+MOST = 20  # different numbers that are classes; more are a regression's
 
 
 def detect_records(patterns: Sequence[str]) -> Found | None:
@@ -29,9 +34,12 @@ def detect_records(patterns: Sequence[str]) -> Found | None:
     except UserError:
         return None
     shape = shapes[0]
-    if shape.plain or any(one != shape for one in shapes):
+    if any(one != shape for one in shapes):
         return None
-    if shape.start is None:
+    labelled = _labelled(source, shape) if shape.plain else None
+    if shape.plain and labelled is None:
+        return None
+    if shape.start is None and labelled is None:
         raise UserError(
             f"{line}: records of {shape.task}, for which there is no task to train; name files of "
             "another format (`jaxlm data formats` lists them)"
@@ -40,7 +48,7 @@ def detect_records(patterns: Sequence[str]) -> Found | None:
     for unit in source.units():
         for _, record in source.whole(unit, (), counts):
             full = full or all(record.get(name) for name in shape.optional)
-            texts = list(_texts([record[name] for name in shape.every]))
+            texts = list(_texts([record.get(name) for name in shape.every]))
             lengths.append(sum(map(len, texts)))
             if len(sample) < SAMPLE:
                 sample += "".join(itertools.islice(texts, 100))
@@ -49,13 +57,54 @@ def detect_records(patterns: Sequence[str]) -> Found | None:
         files=tuple(patterns),
         kind="files",
         columns=shape.every,
-        start=shape.fuller or shape.start if full else shape.start,
+        start=labelled or (shape.fuller or shape.start if full else shape.start),
         format=line,
         num_texts=len(lengths),
         num_chars=sum(lengths),
         long_text=longest[int(0.95 * (len(longest) - 1))],
         script=script_mostly(sample),
     )
+
+
+def _labelled(source: Files, shape: Shape) -> Start | None:
+    """The use of labelled texts that are pairs, or whose labels are lists or numbers; None of
+    others, which are a text and its class.
+    """
+    if "label" not in shape.every:
+        return None
+    counts = Counter[str]()
+    records = (record for unit in source.units() for _, record in source.whole(unit, (), counts))
+    try:
+        found = [*itertools.islice(records, LOOKED_AT)]
+    except UserError:
+        return None  # a table with rows that lack a label
+    labels = [record["label"] for record in found]
+    is_pair = all(record.get("text_b") for record in found)
+    several = any(isinstance(label, list) for label in labels)
+    numbers = not several and all(map(_is_number, labels)) and len({*map(str, labels)}) > MOST
+    if several:
+        name, about = "multi_label", "any number of classes"
+    elif numbers:
+        name, about = "regression", "a number"
+    elif is_pair:
+        name, about = "pair", "classification"
+    else:
+        return None
+    objective = "classification" if name == "pair" else name
+    second = ", text_b: text_b" if is_pair and name != "pair" else ""
+    return Start(
+        f"{about} of {'two texts' if is_pair else 'a text'}",
+        f"{{type: {name}{second}}}",
+        f"{{type: {objective}, head: {{pool: mean, dropout: 0.3}}}}",
+        False,
+    )
+
+
+def _is_number(label: Any) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except (TypeError, ValueError):
+        return False
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -175,3 +175,31 @@ def test_a_format_without_a_task_is_named(here, capsys):
     assert main(["init", "kto.jsonl"]) == 2
     assert "kto.jsonl: kto (" in capsys.readouterr().err
     assert not Path("kto.yaml").exists()
+
+
+def labelled_rows() -> dict[str, tuple[str, str, str]]:
+    """{file: (its text, the task, the objective)} of labels that are not classes of one text."""
+    draw = random.Random(0)
+    say = lambda: " ".join(draw.choices(["red", "cat", "sleeps", "big"], k=4))  # noqa: E731
+    pairs = [f"{say()}\t{say()}\t{kind}" for kind in ("same", "other") * 20]
+    near = [f"{say()},{say()},{draw.random():.3f}" for _ in range(40)]
+    lists = [json.dumps({"text": say(), "labels": ["a", "b"][: 1 + n % 2]}) for n in range(40)]
+    return {
+        "rte.tsv": ("\n".join(["sentence1\tsentence2\tlabel", *pairs]), "pair", "classification"),
+        "sts.csv": ("\n".join(["sentence1,sentence2,score", *near]), "regression", "regression"),
+        "topics.jsonl": ("\n".join(lists), "multi_label", "multi_label"),
+    }
+
+
+@pytest.mark.parametrize("name", labelled_rows())
+def test_labels_of_pairs_and_numbers_and_lists_have_their_tasks(here, capsys, name):
+    text, task, objective = labelled_rows()[name]
+    Path(name).write_text(text + "\n")
+    assert main(["init", name, "--out", "own.yaml"]) == 0
+    config = load_run("own.yaml").config
+    assert type_name(type(config.data.task)) == task
+    assert type_name(type(config.objective)) == objective
+    assert getattr(config.data.task, "text_b", None) == (
+        None if task == "multi_label" else "text_b"
+    )
+    assert main(["data", "inspect", "own.yaml", "--rows", "1"]) == 0
