@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -82,3 +83,28 @@ def test_a_ratio_above_one_means_that_the_first_side_is_faster(monkeypatch) -> N
     monkeypatch.setattr(sides, "cpu_seconds", lambda: next(clock))
     found = sides.compare({"a": lambda: None, "b": lambda: None}, work=10, rounds=2)
     assert found["ratio"] == {"b": 2.5} and found["per_second"] == {"a": 10, "b": 4}
+
+
+def test_all_benchmarks_leave_files_from_which_the_table_is_made(tmp_path: Path) -> None:
+    module = importlib.import_module("run")
+    sys.modules.pop("run")
+    page = tmp_path / "page.md"
+    page.write_text(f"Before\n{module.BEGIN}\nold\n{module.END}\nAfter\n")
+    row = {"name": "a", "unit": "steps", "cpu_seconds": {"jaxlm": 2.0, "peer": 3.0}}
+    row |= {"per_second": {"jaxlm": 0.5}, "ratio": {"peer": 1.5}, "share_of_peak": {"jaxlm": 0.7}}
+    (tmp_path / "one.json").write_text(json.dumps({"name": "one", "rows": [row]}))
+    assert module.main([str(tmp_path), "--table", "--page", str(page)]) == 0
+    first, *middle, last = page.read_text().splitlines()
+    assert (first, last) == ("Before", "After") and "old" not in middle
+    assert "| one: a | steps | jaxlm | 2 |  | 70% |  |" in middle
+    assert "|  |  | peer | 3 | 1.50 |  |  |" in middle
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="once each"):
+        module.main([str(tmp_path), "--table", "--page", str(page)])
+
+
+def test_every_benchmark_of_one_command_is_run_by_the_table() -> None:
+    module = importlib.import_module("run")
+    sys.modules.pop("run")
+    given = {"run", "sides", "torch_side", "flax_side", "ngrams", "vectors"}  # need files of others
+    assert set(module.COMMANDS) == {path.stem for path in BENCH.glob("*.py")} - given

@@ -68,6 +68,8 @@ ROWS = {
     "gpt_vocab": Row("gpt", 384, 6, 6, 256, 4, 50_304),
     "gpt_16_vocab": Row("gpt", 384, 6, 6, 256, 16, 50_304),
     "gpt_768": Row("gpt", 768, 12, 12, 512, 4, 50_304),
+    "gpt_4096": Row("gpt", 384, 6, 6, 4096, 1, 65, sides=("eager", "transformers")),
+    "gpt_8192": Row("gpt", 384, 6, 6, 8192, 1, 65, sides=("eager", "transformers")),
     "lstm": Row("lstm", 650, 2, 0, 70, 64, 10_000, sides=("eager",)),
     "llama": Row("llama", 192, 4, 6, 256, 8, 2048, sides=("transformers",)),
     "bert": Row("bert", 512, 4, 8, 128, 16, 30_522, sides=("transformers",)),
