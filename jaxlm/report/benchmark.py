@@ -2,7 +2,8 @@
 
     write_benchmark(Path("steps.json"))    # steps.html
 
-The file is JSON: {"name", "rows": [{"name", "unit", "cpu_seconds": {side: s}, "ratio": {side: r}}]}.
+The file is JSON: {"name", "rows": [{"name", "unit", "cpu_seconds": {...}, "ratio": {...}}]}, by
+side.
 `cpu_seconds` are those of one unit or of all the work; `ratio` is how much longer a side takes than
 the first one. `share_of_peak` and `peak_bytes` by side are shown where a row has them.
 """

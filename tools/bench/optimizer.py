@@ -93,11 +93,13 @@ def measured(name: str, size: tuple[int, int, int], options: Any) -> dict[str, A
     ends = {side: process.losses[-1] for side, process in running.items()}
     return {
         "name": name,
+        "unit": "updates",
         "parameters": count,
         "cpu_seconds": {side: statistics.median(values) for side, values in cpu.items()},
         "ratio": {
-            side: statistics.median(a / b for a, b in zip(cpu["jaxlm"], values, strict=True))
+            side: statistics.median(b / a for a, b in zip(cpu["jaxlm"], values, strict=True))
             for side, values in cpu.items()
+            if side != "jaxlm"
         },
         # from the side of torch that clips too
         "difference": abs(ends["jaxlm"] / ends.get(TORCH[0], ends["jaxlm"]) - 1),
@@ -123,9 +125,9 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
         rows.append(measured(name, size, options))
         print(f"{name}: {rows[-1]['parameters'] / 1e6:.1f} M parameters")
         for side, seconds in rows[-1]["cpu_seconds"].items():
-            print(
-                f"  {side:14} {seconds * 1e3:8.2f} ms  jaxlm / this: {rows[-1]['ratio'][side]:.2f}"
-            )
+            ratio = rows[-1]["ratio"].get(side)
+            beside = "" if ratio is None else f"  this / jaxlm: {ratio:.2f}"
+            print(f"  {side:14} {seconds * 1e3:8.2f} ms{beside}")
         if options.torch:
             print(f"  sums of the parameters differ by {rows[-1]['difference']:.1e}")
     if options.json:
