@@ -27,6 +27,7 @@ from typing import Any
 
 from jaxlm.core.chips import chip_of
 from jaxlm.core.config import UserError
+from jaxlm.distributed.memory import return_freed_memory
 
 # {maker's name, at the start of a device's kind: options}
 OPTIONS: dict[str, dict[str, str]] = {
@@ -60,7 +61,7 @@ def compile_with(lowered: Any, options: Mapping[str, str]) -> Any:
     """
     parsed = {name: _value(text) for name, text in options.items() if text}
     try:
-        return lowered.compile(compiler_options=parsed or None)
+        compiled = lowered.compile(compiler_options=parsed or None)
     except Exception as error:
         line = str(error).splitlines()[0]
         named = [name for name in parsed if re.search(rf"\b{re.escape(name)}\b", line)]
@@ -70,6 +71,8 @@ def compile_with(lowered: Any, options: Mapping[str, str]) -> Any:
             f"train.xla: {named[0]}={options[named[0]]!r}: this compiler says {line}; "
             f"correct it, or remove it by {named[0]}=''"
         ) from None
+    return_freed_memory()
+    return compiled
 
 
 def _value(text: str) -> bool | int | str:
