@@ -30,6 +30,7 @@ from jaxlm.core.types import (
     PositionConfig,
 )
 from jaxlm.kernels.quantized import Quantization, load_qwix
+from jaxlm.kernels.registry import platform
 from jaxlm.mesh import shard
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.dense import Dense
@@ -41,6 +42,8 @@ from jaxlm.nn.given import Found, Given
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import RotaryConfig, Rows
 from jaxlm.nn.stack import Remat, Run, apply_stack, named, runs_of, stack
+
+UNROLLED = 8  # layers that a CPU runs without a scan: a scan copies what the backward pass reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,11 @@ class StackConfig(Config):
     )
     saved: tuple[str, ...] = field((), "tensors of each layer that stay on the device")
     offloaded: tuple[str, ...] = field((), "tensors of each layer that are offloaded to the host")
-    scan_layers: bool = field(True, "compile one layer and scan, instead of unrolling all layers")
+    scan_layers: bool | None = field(
+        None,
+        "compile one layer and scan, instead of unrolling all layers; null: unrolled on CPUs, up "
+        f"to {UNROLLED} layers",
+    )
 
     def validate(self) -> None:
         self.attention.check(self.hidden_size)
@@ -110,8 +117,13 @@ class StackConfig(Config):
                     f"other_ffn.layers: there is no layer {layer}; "
                     f"number the {self.num_layers} layers from 0"
                 )
-
         self._check_remat()
+
+    def scans(self, count: int) -> bool:
+        """Whether `count` equal layers run by a scan on the platform that a program is made for."""
+        if self.scan_layers is not None:
+            return self.scan_layers and count > 1
+        return count > (UNROLLED if platform() == "cpu" else 1)
 
     def _check_remat(self) -> None:
         chosen = [*self.saved, *self.offloaded]
@@ -249,7 +261,7 @@ class Stack(nnx.Module):
                 shared=shared,
                 num_layers=run.count,
                 period=min(c.period, run.count),
-                scan=c.scan_layers and run.count > 1,
+                scan=c.scans(run.count),
                 remat=Remat(c.remat, c.saved, c.offloaded),
             )
             after[run.name], added, seen = found.by_row
@@ -289,7 +301,7 @@ class Stack(nnx.Module):
                 return x, Found(layer.cross.project_source(hidden))
 
             layers, none = getattr(self, run.name), jnp.zeros(())
-            scan = self.config.scan_layers
+            scan = self.config.scans(run.count)
             found = apply_stack(layers, body, none, num_layers=run.count, scan=scan)[1]
             out[run.name] = found.by_row
         return out

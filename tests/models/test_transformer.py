@@ -29,6 +29,7 @@ from jaxlm.core.config import (
 )
 from jaxlm.core.tree import flatten, unflatten
 from jaxlm.kernels.cross_entropy import cross_entropy
+from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, param_shardings
 from jaxlm.models.blocks import StackConfig
 from jaxlm.models.transformer import TransformerConfig
@@ -201,6 +202,7 @@ def kept(config):
 def test_named_tensors_are_kept_and_nothing_else(where):
     """And the gradients are the same, from where they wait."""
     arrays, config, params = golden("plain")
+    config = config.replace(scan_layers=True)
     names = ("query", "attention", "ffn_hidden")
     named = config.replace(remat="named", **{where: names})
     other = value_and_grad(named, params, batch_of(arrays))
@@ -225,7 +227,8 @@ def wide_batch():
 
 def test_what_is_between_the_products_is_split_as_heads_are():
     """A device keeps its part of the length of each layer's input for the backward pass."""
-    config = change(TINY, {"num_layers": 2, "vocab_size": 32, "remat": "full"})
+    whole = {"num_layers": 2, "vocab_size": 32, "remat": "full", "scan_layers": True}
+    config = change(TINY, whole)
     axes = graph_of(config)[2]
     mesh = MeshConfig(data=1, tensor=2, num_devices=2).build()
     with jax.set_mesh(mesh):
@@ -417,7 +420,7 @@ FIELDS = {
     "remat": ({}, "full"),
     "saved": ({"remat": "named", "offloaded": ["query"]}, ["ffn_gate"]),
     "offloaded": ({"remat": "named", "saved": ["query"]}, ["ffn_gate"]),
-    "scan_layers": ({}, False),
+    "scan_layers": ({}, True),  # few layers are unrolled on CPUs
 }
 # which tensors' names a file of another program uses, and what the generator begins with
 NAMES_ALONE = {"family", "prompt"}
@@ -618,3 +621,13 @@ def test_vocabulary_and_length_must_fit():
     rows = np.zeros((1, 9), np.int32)
     with pytest.raises(UserError, match="max_seq_len: 8 learned positions, but rows have 9"):
         forward(config)(zeros_of(config), rows, rows, rows + 1)
+
+
+def test_few_layers_are_unrolled_on_cpus_alone():
+    config = TransformerConfig(num_layers=4)
+    with target_platform("cpu"):
+        assert [config.scans(n) for n in (1, 8, 9)] == [False, False, True]
+        assert config.replace(scan_layers=True).scans(2)
+    with target_platform("tpu"):
+        assert [config.scans(n) for n in (1, 2)] == [False, True]
+        assert not config.replace(scan_layers=False).scans(40)
