@@ -82,19 +82,18 @@ def _labelled(source: Files, shape: Shape) -> Start | None:
     is_pair = all(record.get("text_b") for record in found)
     several = any(isinstance(label, list) for label in labels)
     numbers = not several and all(map(_is_number, labels)) and len({*map(str, labels)}) > MOST
+    second = ", text_b: text_b" if is_pair else ""
     if several:
-        name, about = "multi_label", "any number of classes"
+        objective, task, about = "multi_label", f"multi_label{second}", "any number of classes"
     elif numbers:
-        name, about = "regression", "a number"
+        objective, task, about = "regression", f"regression{second}", "a number"
     elif is_pair:
-        name, about = "pair", "classification"
+        objective, task, about = "classification", "pair", "classification"
     else:
         return None
-    objective = "classification" if name == "pair" else name
-    second = ", text_b: text_b" if is_pair and name != "pair" else ""
     return Start(
         f"{about} of {'two texts' if is_pair else 'a text'}",
-        f"{{type: {name}{second}}}",
+        f"{{type: {task}}}",
         f"{{type: {objective}, head: {{pool: mean, dropout: 0.3}}}}",
         False,
     )

@@ -7,7 +7,7 @@ XLA for CPUs takes the memory of a program's intermediate results at each call, 
 end. Under its defaults glibc returns so large a block to the kernel, and each step then finds it as
 pages that the kernel has to clear: 218 MB, 56,000 page faults and a tenth of the time of a step of
 the quick start. One arena, without mmap and without trimming, keeps it. What a compilation frees is
-returned once: it lies in small pieces, where no program's block fits (200 MB for six layers). This
+returned once: it is in small pieces, where no program's block fits (200 MB for six layers). This
 module reads the environment only, and does not import jax.
 """
 

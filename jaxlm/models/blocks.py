@@ -31,7 +31,7 @@ from jaxlm.core.types import (
 )
 from jaxlm.kernels.quantized import Quantization, load_qwix
 from jaxlm.kernels.registry import platform
-from jaxlm.mesh import shard
+from jaxlm.mesh import is_split, shard
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.dense import Dense
 from jaxlm.nn.dropout import dropout, split_key, split_keys
@@ -44,6 +44,8 @@ from jaxlm.nn.position import RotaryConfig, Rows
 from jaxlm.nn.stack import Remat, Run, apply_stack, named, runs_of, stack
 
 UNROLLED = 8  # layers that a CPU runs without a scan: a scan copies what the backward pass reads
+
+SPLIT = ("fsdp", "tensor", "expert")  # axes of a mesh that split weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ class StackConfig(Config):
     scan_layers: bool | None = field(
         None,
         "compile one layer and scan, instead of unrolling all layers; null: unrolled on CPUs, up "
-        f"to {UNROLLED} layers",
+        f"to {UNROLLED} layers whose weights no mesh splits",
     )
 
     def validate(self) -> None:
@@ -120,10 +122,14 @@ class StackConfig(Config):
         self._check_remat()
 
     def scans(self, count: int) -> bool:
-        """Whether `count` equal layers run by a scan on the platform that a program is made for."""
+        """Whether `count` equal layers run by a scan, on the platform and mesh of the program.
+
+        Where a mesh splits weights, a scan gathers those of one layer at a time.
+        """
         if self.scan_layers is not None:
             return self.scan_layers and count > 1
-        return count > (UNROLLED if platform() == "cpu" else 1)
+        unrolls = platform() == "cpu" and not any(map(is_split, SPLIT))
+        return count > (UNROLLED if unrolls else 1)
 
     def _check_remat(self) -> None:
         chosen = [*self.saved, *self.offloaded]

@@ -87,7 +87,7 @@ NOT_TRACED = {
     *(f"MaskedLM.{n}" for n in ("rate", "masked", "random", "whole_words", "mask")),
     *(f"SpanCorruption.{n}" for n in ("density", "mean_span", "sentinels", "start")),
     "SpanCorruption.multiple_of",
-    *(f"BlankInfilling.{n}" for n in ("density", "mean_span", "long_rows", "mask")),
+    *(f"BlankInfilling.{n}" for n in ("density", "mean_span", "long_rows", "mask", "answers")),
     *(f"BlankInfilling.{n}" for n in ("long_mask", "start", "end", "multiple_of")),
 }
 

@@ -103,7 +103,9 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
 
         def loss(q, k, v):
             out = attention(
-                *(q, k, v),
+                q,
+                k,
+                v,
                 q_positions=places,
                 k_positions=places,
                 q_segment_ids=jnp.ones_like(places),

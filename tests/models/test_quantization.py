@@ -71,7 +71,8 @@ def test_a_run_hardly_depends_on_how_it_is_computed():
 @needs_qwix
 def test_products_with_weights_are_of_integers_and_no_others():
     """7 in a layer, forward and twice backward; float32 are attention's 6 and the head's 3."""
-    products = re.findall(r"= (\w+)\[.* dot\(", trained("int8")[1])
+    text = trained("int8", tiny.ONE, "model.scan_layers=true")[1]
+    products = re.findall(r"= (\w+)\[.* dot\(", text)
     assert (products.count("s32"), set(products)) == (21, {"s32", "f32"})
     assert {x for x in re.findall(r"= (\w+)\[.* dot\(", trained(None)[1])} == {"f32"}
 

@@ -627,6 +627,10 @@ def test_few_layers_are_unrolled_on_cpus_alone():
     config = TransformerConfig(num_layers=4)
     with target_platform("cpu"):
         assert [config.scans(n) for n in (1, 8, 9)] == [False, False, True]
+        with jax.set_mesh(MeshConfig(data=8).build()):
+            assert not config.scans(2)
+        with jax.set_mesh(MeshConfig(data=4, fsdp=2).build()):
+            assert config.scans(2)
         assert config.replace(scan_layers=True).scans(2)
     with target_platform("tpu"):
         assert [config.scans(n) for n in (1, 2)] == [False, True]

@@ -1,4 +1,4 @@
-"""The page of a benchmark: its bars and figures, and files that are none."""
+"""The page of a benchmark: its bars and figures, and files that no benchmark wrote."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_page_has_the_figures_and_a_bar_for_each_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": []}', '{"name": "a", "rows": [1]}'])
-def test_a_file_that_is_no_benchmark_is_refused(content: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "other.json"
     file.write_text(content)
     with pytest.raises(UserError, match=r"other.json: is not the result of a benchmark"):

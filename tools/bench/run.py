@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
     failed = [] if options.table else [n for n in options.only if not run(n, options)]
     lines = table(options.folder)
     print("\n".join(lines))
-    page = options.page or (None if options.tiny else PAGE)  # a tiny size is no figure
+    page = options.page or (None if options.tiny else PAGE)  # tiny sizes are not for the page
     if page is not None:
         page.write_text(with_table(page.read_text(), lines))
     for name in failed:
