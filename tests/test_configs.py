@@ -191,6 +191,7 @@ TRAINED_LIKE_OTHERS = {
     "dialogues_en",
     "dialogues_zh",
     "dialogues_en_lora",
+    "dialogues_zh_lora",
     "sentiment_en_minilm",
     "sentiment_en_minilm_lora",
 }

@@ -152,6 +152,7 @@ def jaxlm_side(row: Row, folder: Path) -> Mapping[str, Any]:
         for _ in range(count):
             state, metrics = step(state, learner.frozen, next(place))
             found.append(metrics["objective"])
+            jax.block_until_ready(found[-2:-1])  # as the loop reads them, one step late
         return [float(total) / float(weight) for total, weight in jax.device_get(found)]
 
     square = jax.numpy.ones((1024, 1024))
