@@ -46,7 +46,7 @@ def load(
 
     step: a checkpoint, or "best" (`checkpoint.keep_best`); None: the newest good one.
     overrides: "key=value" texts, settings that the run is used with, such as
-    "data.task.too_long=cut". Raises `UserError` where there is no run.
+    "data.task.too_long=cut". Raises `UserError` for a folder without a run.
     """
     folder = run_of(folder)
     saved_config(folder)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlm.kernels.attention import attention_kernels, dropped, visible
+from jaxlm.kernels.attention import attention_kernels, dropped, visible, wide_einsum
 
 LEAST_QUERIES = 16  # fewer are left to "reference", whose keys stay in the layout of a cache
 BLOCK = 64  # queries of a block in short causal rows
@@ -114,7 +114,7 @@ def _backward(spec: Spec, saved: tuple, gradient: jax.Array) -> tuple:
     inner = _heads_first(inner, k.shape[1])[..., 0]
     gradient = _heads_first(gradient, k.shape[1])
     backward = _long_backward if spec.loops else _short_backward
-    dq, dk, dv = backward(spec, q, k, v, seen, gradient, sums, inner)
+    dq, dk, dv = backward(spec, Rows(q, gradient, sums, inner), k, v, seen)
     dq = jnp.transpose(dq * spec.scale, (0, 4, 1, 3, 2))  # [B, T, K, G, H]
     dq = dq.reshape(*out.shape[:3], q.shape[-1]).astype(q.dtype)
     return dq, *(x.swapaxes(1, 2).astype(k.dtype) for x in (dk, dv)), None
@@ -133,7 +133,7 @@ def _scores(
 
     q: [B, K, H, G, t]. k: [B, K, s, H]. Scores of keys that are not seen are the least number.
     """
-    scores = _product("BKSH,BKHGT->BKSGT", k, q)
+    scores = wide_einsum("BKSH,BKHGT->BKSGT", k, q)
     slope = None
     if spec.softcap is not None:
         bounded = jnp.tanh(scores / spec.softcap)
@@ -157,21 +157,17 @@ def _gradients(
     """(dq [B, K, H, G, t], dk [B, K, s, H], dv [B, K, s, H']) float32 of a block."""
     scores, slope = _scores(spec, _dim_first(rows.q), k, seen)
     weights = jnp.exp(scores - rows.sums[:, :, None])
-    back = _product("BKSH,BKHGT->BKSGT", v, _dim_first(rows.gradient))
+    back = wide_einsum("BKSH,BKHGT->BKSGT", v, _dim_first(rows.gradient))
     used = dropped(weights, spec.dropout_rate, seen.dropout_key)
     back = dropped(back, spec.dropout_rate, seen.dropout_key)
     ds = weights * (back - rows.inner[:, :, None])
     if slope is not None:
         ds = ds * slope
     ds, used = ds.astype(k.dtype), used.astype(v.dtype)
-    dq = _product("BKSH,BKSGT->BKHGT", k, ds)
-    dk = _product("BKSGT,BKGTH->BKSH", ds, rows.q)
-    dv = _product("BKSGT,BKGTH->BKSH", used, rows.gradient)
+    dq = wide_einsum("BKSH,BKSGT->BKHGT", k, ds)
+    dk = wide_einsum("BKSGT,BKGTH->BKSH", ds, rows.q)
+    dv = wide_einsum("BKSGT,BKGTH->BKSH", used, rows.gradient)
     return dq, dk, dv
-
-
-def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
 # --------------------------------------------------------------------------------------- short rows
@@ -211,26 +207,19 @@ def _short_forward(
         weights = jnp.exp(scores - top[:, :, None])
         total = jnp.maximum(weights.sum(2), TINY)
         used = dropped(weights, spec.dropout_rate, near.dropout_key).astype(v.dtype)
-        part = _product("BKSH,BKSGT->BKHGT", v[:, :, keys], used)
+        part = wide_einsum("BKSH,BKSGT->BKHGT", v[:, :, keys], used)
         out.append((part / total[:, :, None]).astype(v.dtype))
         sums.append(top + jnp.log(total))
     return jnp.concatenate(out, axis=4), jnp.concatenate(sums, axis=3)
 
 
 def _short_backward(
-    spec: Spec,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    seen: Seen,
-    gradient: jax.Array,
-    sums: jax.Array,
-    inner: jax.Array,
+    spec: Spec, rows: Rows, k: jax.Array, v: jax.Array, seen: Seen
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     dq, dk, dv = [], [], []
-    for rows, keys in _spans(spec, q.shape[3], k.shape[2]):
-        block = Rows(*(x[:, :, :, rows] for x in (q, gradient, sums, inner)))
-        near = _cut(seen, rows, keys)
+    for here, keys in _spans(spec, rows.q.shape[3], k.shape[2]):
+        block = Rows(*(x[:, :, :, here] for x in rows))
+        near = _cut(seen, here, keys)
         found = _gradients(spec, block, k[:, :, keys], v[:, :, keys], near)
         dq.append(found[0])
         around = (keys.start, k.shape[2] - keys.stop)
@@ -304,7 +293,7 @@ def _long_forward(
             most = jnp.maximum(top, scores.max(2))
             weights, before = jnp.exp(scores - most[:, :, None]), jnp.exp(top - most)
             used = dropped(weights, spec.dropout_rate, near.dropout_key).astype(v.dtype)
-            more = _product("BKSH,BKSGT->BKHGT", _rows(v, j, LONG_KEYS, 2), used)
+            more = wide_einsum("BKSH,BKSGT->BKHGT", _rows(v, j, LONG_KEYS, 2), used)
             return part * before[:, :, None] + more, most, total * before + weights.sum(2)
 
         start = tuple(jnp.zeros((*x.shape[:-1], LONG_QUERIES), jnp.float32) for x in carry)
@@ -324,17 +313,10 @@ def _long_forward(
 
 
 def _long_backward(
-    spec: Spec,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    seen: Seen,
-    gradient: jax.Array,
-    sums: jax.Array,
-    inner: jax.Array,
+    spec: Spec, rows: Rows, k: jax.Array, v: jax.Array, seen: Seen
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    long, length, keys = Long.of(spec, seen), q.shape[3], k.shape[2]
-    rows = Rows(*(_padded(x, 3, long.rows * LONG_QUERIES) for x in (q, gradient, sums, inner)))
+    long, length, keys = Long.of(spec, seen), rows.q.shape[3], k.shape[2]
+    rows = Rows(*(_padded(x, 3, long.rows * LONG_QUERIES) for x in rows))
     k, v = (_padded(x, 2, long.keys * LONG_KEYS) for x in (k, v))
 
     def of_rows(i: jax.Array, carry: tuple) -> tuple:

@@ -40,7 +40,7 @@ def write_benchmark(path: Path) -> Path:
         sections = [(row["name"] or name, _section(row)) for row in rows]
     except FileNotFoundError:
         raise UserError(
-            f"{path}: there is no such file; give a run, or a benchmark's file"
+            f"{path}: does not exist; give the folder of a run, or a benchmark's file"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(

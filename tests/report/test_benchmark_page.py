@@ -37,5 +37,5 @@ def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
     file.write_text(content)
     with pytest.raises(UserError, match=r"other.json: is not the result of a benchmark"):
         write_benchmark(file)
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="missing.json: does not exist; give"):
         write_benchmark(tmp_path / "missing.json")
