@@ -327,7 +327,7 @@ class AttentionConfig(Config):
         raise NotImplementedError
 
     def init_cache(self, dim: int, batch_size: int, max_len: int, dtype: Any) -> Any:
-        """One layer's empty slots, {name: [B, S, ...]}."""
+        """One layer's empty slots, {name: [B, ...]}, of `max_len` tokens along one of the dims."""
         raise NotImplementedError
 
 

@@ -41,7 +41,7 @@ from jaxlm.nn.flops import keys_met
 from jaxlm.nn.given import Found, Given
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import RotaryConfig, Rows
-from jaxlm.nn.stack import Remat, Run, apply_stack, named, runs_of, stack
+from jaxlm.nn.stack import Apart, Remat, Run, apply_stack, named, runs_of, stack
 
 UNROLLED = 8  # layers that a CPU runs without a scan: a scan copies what the backward pass reads
 
@@ -245,13 +245,17 @@ class Stack(nnx.Module):
         layer_keys = None if key is None else split_keys(key, c.num_layers)
         after, losses, states, load = {}, [], [], {}
         for run in self.runs:
+            apart = slots is not None and isinstance(slots[run.name], Apart)
 
-            def body(layer: Block, x: jax.Array, given: Given, run: Run = run) -> Any:
+            def body(
+                layer: Block, x: jax.Array, given: Given, run: Run = run, apart: bool = apart
+            ) -> Any:
                 kind = given.kind + run.first
                 window = c.attention.windows[kind % len(c.attention.windows)]
                 x, slots, losses = layer(x, given, kind=kind, window=window)
                 load = losses.pop(LOAD, None)
-                return x, Found((slots, losses, x if with_states else None), load)
+                own = Apart([slots]) if apart else slots
+                return x, Found((own, losses, x if with_states else None), load)
 
             xs = (
                 None if slots is None else slots[run.name],
@@ -288,23 +292,35 @@ class Stack(nnx.Module):
             getattr(self, name).ffn.adjust(by_layer)
 
     def init_slots(self, batch_size: int, max_len: int) -> Any:
-        """Empty slots of every layer, {run: {name: [L, B, S, ...]}}."""
+        """Empty slots of every layer, {run: {name: [L, B, ...]}}, or `Apart` of {name: [B, ...]}
+        where the layers run one by one."""
         c = self.config
-        one = c.attention.init_cache(c.hidden_size, batch_size, max_len, self.dtype)
-        return {
-            run.name: jax.tree.map(
-                lambda x, run=run: jnp.broadcast_to(x, (run.count, *x.shape)), one
-            )
-            for run in self.runs
-        }
+
+        def one() -> Any:
+            return c.attention.init_cache(c.hidden_size, batch_size, max_len, self.dtype)
+
+        def of(run: Run) -> Any:
+            if not self._stacks(run):
+                return Apart([one() for _ in range(run.count)])
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (run.count, *x.shape)), one())
+
+        return {run.name: of(run) for run in self.runs}
+
+    def _stacks(self, run: Run) -> bool:
+        """Whether the arrays of a run's layers have to be stacked."""
+        return self.config.scans(run.count) or is_split("stage")
 
     def project_source(self, hidden: jax.Array) -> Any:
-        """Keys and values of an encoder's output, for every layer: {run: {name: [L, B, S, ...]}}"""
+        """Keys and values of an encoder's output, for every layer, as `init_slots` has them."""
         out = {}
         for run in self.runs:
+            stacks = self._stacks(run)
 
-            def body(layer: Block, x: jax.Array, given: Given) -> tuple[jax.Array, Found]:
-                return x, Found(layer.cross.project_source(hidden))
+            def body(
+                layer: Block, x: jax.Array, given: Given, stacks: bool = stacks
+            ) -> tuple[jax.Array, Found]:
+                own = layer.cross.project_source(hidden)
+                return x, Found(own if stacks else Apart([own]))
 
             layers, none = getattr(self, run.name), jnp.zeros(())
             scan = self.config.scans(run.count)

@@ -33,7 +33,7 @@ from jaxlm.nn.flops import matmul_flops
 from jaxlm.nn.position import Rotary, Rows, apply_rotary
 from jaxlm.nn.stack import named
 
-Cache = dict[str, jax.Array]  # one layer's slots, [B, S, ...]
+Cache = dict[str, jax.Array]  # one layer's slots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class MultiHeadConfig(CommonAttention, type="multi_head"):
         return Attention(self, dim, norm=norm, **options)
 
     def init_cache(self, dim: int, batch_size: int, max_len: int, dtype: Any) -> Cache:
-        shape = (batch_size, max_len, self.kv_heads, self.head_size(dim))
+        shape = (batch_size, self.kv_heads, max_len, self.head_size(dim))
         return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
 
 
@@ -168,16 +168,15 @@ class Attention(nnx.Module):
         """
         q, k, v = self._queries(x, rotary), *self._keys_values(x, rotary)
         if cache is not None:
-            cache = write_slots(cache, {"k": k, "v": v}, start)
-            k, v = cache["k"], cache["v"]
+            cache = write_slots(cache, _by_head(k, v), start, dim=2)
+            k, v = _by_token(cache)
         y = attend(self.config, q, k, v, rows, keys, window=window, bias=bias, key=key)
         return self.out(y), cache
 
     @jax.named_scope("attention")
     def project_source(self, source: jax.Array) -> Cache:
         """Keys and values of an encoder's output [B, S, D], for `cross`."""
-        k, v = self._keys_values(source, None)
-        return {"k": k, "v": v}
+        return _by_head(*self._keys_values(source, None))
 
     def source_flops(self) -> float:
         return matmul_flops(self.key) + matmul_flops(self.value)
@@ -194,8 +193,8 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """Attention over a projected source: a token sees all of its own document's source."""
         keys = Rows(jnp.zeros_like(source_segment_ids), source_segment_ids)
-        q = self._queries(x, None)
-        return self.out(attend(self.config, q, source["k"], source["v"], rows, keys, key=key))
+        q, k, v = self._queries(x, None), *_by_token(source)
+        return self.out(attend(self.config, q, k, v, rows, keys, key=key))
 
     def _queries(self, x: jax.Array, rotary: Rotary | None) -> jax.Array:
         q = shard(self.query(x), "batch", "length", "act_heads", None)
@@ -214,6 +213,17 @@ class Attention(nnx.Module):
         if rotary is None:
             return x
         return apply_rotary(x, rotary, interleaved=self.rotary_interleaved)
+
+
+def _by_head(k: jax.Array, v: jax.Array) -> Cache:
+    """Keys and values [B, S, K, H] as they are kept, [B, K, S, H]: a head's own are neighbours, as
+    the products of a new query read them.
+    """
+    return {"k": jnp.swapaxes(k, 1, 2), "v": jnp.swapaxes(v, 1, 2)}
+
+
+def _by_token(cache: Cache) -> tuple[jax.Array, jax.Array]:
+    return jnp.swapaxes(cache["k"], 1, 2), jnp.swapaxes(cache["v"], 1, 2)
 
 
 def attend(
@@ -267,13 +277,11 @@ def attend(
     return named(shard(y, "batch", "length", "act_heads", None), "attention")
 
 
-def write_slots(cache: Cache, new: Cache, start: jax.Array | int) -> Cache:
-    """The cache with [B, T, ...] of each name in slots start .. start + T."""
+def write_slots(cache: Cache, new: Cache, start: jax.Array | int, *, dim: int = 1) -> Cache:
+    """The cache with new arrays in slots start .. start + T; the slots are along `dim`."""
     return {
-        name: jax.lax.dynamic_update_slice(
-            cache[name],
-            new[name].astype(cache[name].dtype),
-            (0, start, *(0,) * (cache[name].ndim - 2)),
+        name: jax.lax.dynamic_update_slice_in_dim(
+            slots, new[name].astype(slots.dtype), start, axis=dim
         )
-        for name in cache
+        for name, slots in cache.items()
     }

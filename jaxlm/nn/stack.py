@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,15 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, *, rngs: nnx.
     return nnx.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
 
 
+class Apart(NamedTuple):
+    """Arrays of several layers that are not stacked: each layer's own, in the order of the layers.
+
+    A loop that changes the arrays in place, as generation does its cache, copies what is stacked.
+    """
+
+    layers: list[Any]
+
+
 def apply_stack(
     layers: Any,
     body: Body,
@@ -114,7 +123,8 @@ def apply_stack(
     """Runs x [B, ...] through the layers; returns it with what all of them found, stacked [L, ...].
 
     `xs` is a pytree of arrays [L, ...], `keys` [L]; `rows` and `shared` are as `Given` has them.
-    `scan` False unrolls the loop: the same numbers from a longer program. Layers that do not fill a
+    `scan` False unrolls the loop: the same numbers from a longer program, in which a part of `xs`,
+    and of what a layer finds, may be `Apart`. Layers that do not fill a
     last period follow it unrolled. Within `pipelined`, on a mesh with stages, the layers are a
     pipeline: `keys` are [L, k] for its k micro-batches, and xs are [L, B, ...].
     """
@@ -187,8 +197,15 @@ def _loop(
     return x, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *parts)
 
 
+def _is_apart(x: Any) -> bool:
+    return isinstance(x, Apart)
+
+
 def _at(data: Any, index: int) -> Any:
-    return jax.tree.map(lambda a: a[index], data)
+    def one(x: Any) -> Any:
+        return x.layers[index] if _is_apart(x) else x[index]
+
+    return jax.tree.map(one, data, is_leaf=_is_apart)
 
 
 def _interleave(*arrays: jax.Array) -> jax.Array:
@@ -197,4 +214,9 @@ def _interleave(*arrays: jax.Array) -> jax.Array:
 
 
 def _stacked(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    def one(*leaves: Any) -> Any:
+        if _is_apart(leaves[0]):
+            return Apart([layer for leaf in leaves for layer in leaf.layers])
+        return jnp.stack(leaves)
+
+    return jax.tree.map(one, *trees, is_leaf=_is_apart)

@@ -1,6 +1,7 @@
 """Generation: the draw against numpy, and the compiled loop against one full forward a token."""
 
 import dataclasses
+import re
 from contextlib import contextmanager
 
 import jax
@@ -26,6 +27,7 @@ from jaxlm.generate import (
     ids_of,
     next_token,
 )
+from jaxlm.generate.sampling import likeliest
 from jaxlm.mesh import MeshConfig
 from jaxlm.nn.position import LearnedConfig
 from tests import tiny
@@ -69,6 +71,21 @@ def test_temperature_zero_is_greedy():
     assert set(draws(Sampling(temperature=0), 5)) == {0}
 
 
+def test_the_likeliest_id_is_numpys_and_draws_are_those_of_jax():
+    """Ties, infinities, a logit that is not a number, and the same draw for the same key."""
+    rng = np.random.default_rng(0)
+    logits = rng.integers(-3, 4, (50, 17)).astype(np.float32)
+    logits[:20, ::3] = -np.inf
+    np.testing.assert_array_equal(likeliest(jnp.asarray(logits)), logits.argmax(-1))
+    logits[0] = np.nan
+    found = np.asarray(likeliest(jnp.asarray(logits)))
+    assert 0 <= found[0] < 17
+    np.testing.assert_array_equal(found[1:], logits[1:].argmax(-1))
+    keys, given = jax.random.split(jax.random.key(0), 49), jnp.asarray(logits[1:])
+    want = jax.vmap(jax.random.categorical)(keys, given)
+    np.testing.assert_array_equal(next_token(given, keys, Sampling(temperature=1.0)), want)
+
+
 def setup(name: str, mesh: MeshConfig = tiny.ONE, *overrides: str):
     config, prepared = tiny.prepared(tiny.load(name, *overrides).config)
     program = tiny.program(config, mesh)
@@ -94,6 +111,45 @@ def test_greedy_is_the_argmax_of_full_forwards(name):
             tokens[0, : len(ids)], real[0, : len(ids)] = ids, 1
             ids.append(int(next_logits(tokens, real)[len(ids) - 1].argmax()))
         assert written == ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("name", ["transformer", "t5"])
+def test_layers_one_by_one_write_what_a_scan_writes(name):
+    found = []
+    for scan in ("true", "false"):
+        program, params, _ = setup(name, tiny.ONE, *_scanned(name, scan))
+        generate = Generator(program, Sampling(max_tokens=8), eos_id=None, pad_id=256)
+        found.append(generate(params, PROMPTS, seed=3))
+        beams = Sampling(max_tokens=8, num_beams=3)
+        found[-1] += Generator(program, beams, eos_id=None, pad_id=256)(params, PROMPTS)
+    assert found[0] == found[1]
+
+
+def _scanned(name: str, scan: str) -> list[str]:
+    sections = ["model"] if name == "transformer" else ["model", "model.encoder"]
+    return [f"{section}.scan_layers={scan}" for section in sections]
+
+
+def test_a_token_is_written_into_the_cache_without_a_copy_of_it():
+    """Layers that are not scanned change their slots in place, as a loop of tokens needs."""
+    program, params, _ = setup("transformer", tiny.ONE, "model.scan_layers=false")
+    model = program.model
+    size, heads = model.attention.head_size(model.hidden_size), model.attention.kv_heads
+
+    def write(params, cache):
+        def one(i, cache):
+            reader = nnx.merge(program.graphdef, params)
+            at = jnp.full((2, 1), i)
+            return reader(at, positions=at, segment_ids=jnp.ones_like(at), cache=cache)[1]
+
+        return jax.lax.fori_loop(0, 9, one, cache)
+
+    with jax.set_mesh(program.mesh):
+        made = nnx.merge(program.graphdef, params).init_cache(2, 37)
+        text = jax.jit(write, donate_argnums=1).lower(params, made).compile().as_text()
+    slots = rf"f32\[(?:\d+,)?2,{heads},37,{size}\]\S* "
+    assert len(re.findall(rf"dynamic-update-slice\S* = {slots}fusion\(", text)) == 4  # k and v
+    assert not re.findall(rf"{slots}(?:copy|concatenate|transpose|slice)\(", text)
 
 
 @pytest.mark.parametrize("name", ["lstm", "moe"])

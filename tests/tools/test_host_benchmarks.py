@@ -66,6 +66,13 @@ def test_steps_against_torch_without_torch() -> None:
     assert row["peak_bytes"]["jaxlm"] > row["grown_bytes"]["jaxlm"] >= 0
 
 
+def test_generation_without_torch() -> None:
+    module = importlib.import_module("generation")
+    (row,) = module.main(["--tiny"])
+    assert row["work"] == 2 * module.NEW and row["first_seconds"]["jaxlm"] > 0
+    assert row["per_second"]["jaxlm"] * row["cpu_seconds"]["jaxlm"] == pytest.approx(row["work"])
+
+
 @pytest.mark.parametrize("name", ["lstm", "llama", "bert", "t5"])
 def test_a_side_takes_the_steps_of_its_row(name: str, tmp_path: Path) -> None:
     module = importlib.import_module("against_torch")

@@ -35,9 +35,10 @@ COMMANDS: dict[str, list[str]] = {
     "step": [str(ROOT / "configs/quickstart.yaml")],
     "optimizer": [],
     "against_torch": [],
+    "generation": [],
 }
 QUICK = {"step": [SMOKE], "against_torch": ["--rows", "gpt"]}
-TORCH = ("optimizer", "against_torch")
+TORCH = ("optimizer", "against_torch", "generation")
 HEAD = ("what", "unit", "side", "CPU-seconds", "time / jaxlm's", "share of the peak", "peak memory")
 
 

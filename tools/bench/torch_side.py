@@ -1,4 +1,4 @@
-"""The sides of torch for `against_torch.py`, in a Python of their own that has torch and numpy.
+"""The sides of torch for the benchmarks, in a Python of their own that has torch and numpy.
 
 The modules are written as nanoGPT's and torch's examples are, and read the weights that jaxlm drew.
 """
@@ -132,6 +132,23 @@ def optimizer_alone(clips: bool, shapes: list[list[int]]) -> dict[str, Any]:
     return {"steps": steps}
 
 
+def writing(folder: Path, model: Any) -> dict[str, Any]:
+    """Greedy generation by transformers, for `generation.py`."""
+    from generation import NEW
+
+    prompts = torch.tensor(np.load(folder / "prompts.npy"))
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    model.eval()
+
+    def steps(count: int) -> list[float]:
+        for _ in range(count):
+            mask = torch.ones_like(prompts)
+            found = model.generate(prompts, attention_mask=mask, eos_token_id=None, **options)
+        return found[:, prompts.shape[1] :].flatten().double().tolist()
+
+    return {"steps": steps}
+
+
 def main() -> None:
     from against_torch import serve
 
@@ -142,6 +159,8 @@ def main() -> None:
     row = json.loads((folder / "row.json").read_text())
     with np.load(folder / "weights.npz") as file:
         weights = {name: torch.tensor(file[name]) for name in file.files}
+    if side == "write":
+        return serve(writing(folder, Transformers(folder, weights).model))
     model: Any
     if side == "transformers":
         model = Transformers(folder, weights)
