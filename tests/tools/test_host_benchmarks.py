@@ -66,6 +66,12 @@ def test_steps_against_torch_without_torch() -> None:
     assert row["peak_bytes"]["jaxlm"] > row["grown_bytes"]["jaxlm"] >= 0
 
 
+def test_own_steps() -> None:
+    rows = run("own_steps")
+    assert [row["name"] for row in rows] == ["LoRA", "bfloat16", "evaluation"]
+    assert all(len(row["ratio"]) == 1 and row["work"] > 0 for row in rows)
+
+
 def test_generation_without_torch() -> None:
     module = importlib.import_module("generation")
     (row,) = module.main(["--tiny"])

@@ -36,6 +36,7 @@ COMMANDS: dict[str, list[str]] = {
     "optimizer": [],
     "against_torch": [],
     "generation": [],
+    "own_steps": [],
 }
 QUICK = {"step": [SMOKE], "against_torch": ["--rows", "gpt"]}
 TORCH = ("optimizer", "against_torch", "generation")
