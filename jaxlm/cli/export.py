@@ -60,7 +60,9 @@ LAYOUTS = ("word2vec", "word2vec-binary", "glove", "fasttext")
     help="with peft: name or folder of the base model (default: where it was imported from)",
 )
 @click.option(
-    "--check/--no-check", default=True, help="read back what was written, and compare its logits"
+    "--check/--no-check",
+    default=True,
+    help="read back what was written, and compare its logits or vectors",
 )
 @click.option(
     "--format",
@@ -86,7 +88,8 @@ def command(
     the run has averaged weights, it writes those; an adapter is merged into its base, which
     init.from=DIR names if it was moved. `export peft` writes the adapter alone. What was written is
     read back: its logits may differ from the run's by 1e-4 of the largest one (float16: 0.02,
-    bfloat16: 0.1), else nothing is kept. `export vectors` writes a file of word vectors.
+    bfloat16: 0.1), else nothing is kept. `export vectors` writes a file of word vectors, and reads
+    it back: its words and numbers must be the run's, up to the 5 digits of fasttext.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"  # host work: an accelerator may be in use by a training run
     from pathlib import Path
@@ -97,7 +100,7 @@ def command(
 
     run = saved_config(run_dir).parent
     if form == "vectors":
-        print(_vectors(run, Path(out), layout or "word2vec", overrides, step))
+        print(_vectors(run, Path(out), layout or "word2vec", overrides, step, check))
         return
     if layout is not None:
         raise UserError("--format: is for `export vectors`; leave it out")
@@ -110,7 +113,12 @@ def command(
 
 
 def _vectors(
-    run: Path, out: Path, layout: str, overrides: tuple[str, ...], step: int | str | None
+    run: Path,
+    out: Path,
+    layout: str,
+    overrides: tuple[str, ...],
+    step: int | str | None,
+    check: bool,
 ) -> str:
     from jaxlm.api.run import load
     from jaxlm.vectors.files import write_vectors
@@ -120,5 +128,5 @@ def _vectors(
     if out.exists():
         raise UserError(f"--out: {out} exists already; name a new file")
     table = load(run, step=step).vectors
-    write_vectors(table, out, layout)
+    write_vectors(table, out, layout, check=check, report=say)
     return f"{out}: {len(table):,} words, {table.size} dimensions, {layout}"

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from jaxlm.core.errors import looked_from
 from jaxlm.core.files import disk_errors
 from jaxlm.core.optional import need
 from jaxlm.vectors.binary import read_binary, write_binary
+from jaxlm.vectors.checking import FASTTEXT_DIGITS, check_vectors
 from jaxlm.vectors.table import WordVectors
 from jaxlm.vectors.text import Report, header, opened, read_text, unique, write_text
 
@@ -42,7 +44,9 @@ READERS: dict[str, Reader] = {
 WRITERS: dict[str, Writer] = {
     "glove": lambda table, file: write_text(table, file, has_header=False),
     "word2vec": lambda table, file: write_text(table, file, has_header=True),
-    "fasttext": lambda table, file: write_text(table, file, has_header=True, digits=5, end=" "),
+    "fasttext": lambda table, file: write_text(
+        table, file, has_header=True, digits=FASTTEXT_DIGITS, end=" "
+    ),
     "word2vec-binary": write_binary,
 }
 
@@ -90,27 +94,65 @@ def recognised(path: Path) -> str:
     return "word2vec" if is_text else "word2vec-binary"
 
 
-def write_vectors(table: WordVectors, path: str | Path, form: str) -> None:
-    """Writes the whole file or nothing, some rows at a time, and its folder. form: one of
-    `WRITERS`.
+def write_vectors(
+    table: WordVectors,
+    path: str | Path,
+    form: str,
+    *,
+    check: bool = False,
+    report: Report = print,
+) -> None:
+    """Writes the whole file or nothing, some rows at a time, and its folder.
+
+    form: one of `WRITERS`. A name that ends in .gz gives a compressed file. check: the file is read
+    back before it has its name, and `report` gets the largest error; raises `UserError` where the
+    format's rounding does not explain it (`jaxlm.vectors.checking`).
     """
-    with disk_errors(path), _replaced(Path(path)) as file:
-        WRITERS[form](table, file)
+    path = Path(path)
+    with disk_errors(path), _replaced(path) as temporary:
+        with _created(temporary) as file:
+            WRITERS[form](table, file)
+        if check:
+            check_vectors(str(path), table, _read_back(temporary, path, form), form, report)
+
+
+def _read_back(temporary: Path, path: Path, form: str) -> WordVectors:
+    """The table of a file that was just written. Raises `UserError` with the name it is to have."""
+    again: list[str] = []  # words that come again: the caller's words differ then
+    try:
+        return READERS[form](temporary, again.append)
+    except UserError as error:
+        said = str(error).removeprefix(f"{temporary}: ")
+        raise UserError(
+            f"{path}: what was written cannot be read back: {said}; nothing was kept (--no-check "
+            "writes it in spite of that)"
+        ) from None
 
 
 @contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which has its name after the block."""
+def _replaced(path: Path) -> Iterator[Path]:
+    """The name of a file to write, which has its own name after the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # the suffix stays last: it says whether the file is compressed
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _created(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, compressed where its name ends in .gz, and on the disk after the block."""
+    with open(path, "wb") as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
+                yield packed  # type: ignore[misc]
+        else:
+            yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read_npy(path: Path, words: str | Path | None, report: Report) -> WordVectors:

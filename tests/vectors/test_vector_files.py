@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from jaxlm.core.config import UserError
+from jaxlm.vectors.binary import write_binary
 from jaxlm.vectors.files import READERS, WRITERS, read_vectors, recognised, write_vectors
 from jaxlm.vectors.table import WordVectors
+from jaxlm.vectors.text import write_text
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "vectors"
 WORDS = json.loads((FIXTURES / "golden.json").read_text())["words"]
@@ -45,6 +48,81 @@ def test_a_file_is_read_back(form: str, table: WordVectors, tmp_path: Path) -> N
     else:
         np.testing.assert_array_equal(found.vectors, table.vectors)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_written_file_is_compared_with_its_table(form: str, tmp_path: Path) -> None:
+    numbers = np.random.RandomState(0).randn(50, 7) * 10.0 ** np.arange(-44, 6).reshape(-1, 1)
+    table = WordVectors([f"w{i}" for i in range(50)], numbers.astype(np.float32))
+    lines: list[str] = []
+    write_vectors(table, tmp_path / "out", form, check=True, report=lines.append)
+    (line,) = lines
+    said = float(line.split("number is ")[1].split()[0])
+    assert "read back" in line and (said > 1e-5 if form == "fasttext" else said == 0)
+    # of numbers that are normal in float32, as their text gives them
+    rows = [[float(f"{x:.5g}") for x in row] for row in table.vectors[8:].tolist()]
+    error = np.abs(np.array(rows, np.float64) / table.vectors[8:] - 1).max()
+    assert form != "fasttext" or said == pytest.approx(error, rel=0.05)
+
+
+def _with(table: WordVectors, **changes: object) -> WordVectors:
+    return dataclasses.replace(table, **changes)  # type: ignore[arg-type]
+
+
+DAMAGED = {
+    "8 digits": ("glove", lambda t, f: write_text(t, f, has_header=False, digits=8), "differ"),
+    "4 digits": (
+        "fasttext",
+        lambda t, f: write_text(t, f, has_header=True, digits=4, end=" "),
+        "the bound for fasttext is 5e-05",
+    ),
+    "other words": (
+        "word2vec",
+        lambda t, f: write_text(_with(t, words=t.words[::-1]), f, has_header=True),
+        "not the run's 60 words",
+    ),
+    "fewer words": (
+        "word2vec-binary",
+        lambda t, f: write_binary(_with(t, words=t.words[:9], vectors=t.vectors[:9]), f),
+        "gives 9 words of 8 dimensions",
+    ),
+    "float16": (
+        "word2vec-binary",
+        lambda t, f: write_binary(_with(t, vectors=t.vectors.astype(np.float16)), f),
+        "differ from the run's",
+    ),
+    "cut": ("word2vec", lambda t, f: f.write(b"60 8\na 1 2 3 4 5 6 7 8\n"), "cannot be read back"),
+    "not finite": (
+        "glove",
+        lambda t, f: write_text(_with(t, vectors=t.vectors * np.nan), f, has_header=False),
+        "cannot be read back: line 1: has a number that is not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_file_that_is_not_the_table_is_not_kept(
+    damage: str, table: WordVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form, writer, message = DAMAGED[damage]
+    monkeypatch.setitem(WRITERS, form, writer)
+    with pytest.raises(UserError, match=message) as error:
+        write_vectors(table, tmp_path / "out", form, check=True, report=lambda line: None)
+    line = str(error.value)
+    assert line.startswith(f"{tmp_path / 'out'}: ") and "nothing was kept" in line
+    assert "\n" not in line and ".tmp" not in line
+    assert list(tmp_path.iterdir()) == []
+    write_vectors(table, tmp_path / "out", form)  # --no-check
+    assert (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_name_that_ends_in_gz_gives_a_compressed_file(
+    form: str, table: WordVectors, tmp_path: Path
+) -> None:
+    write_vectors(table, tmp_path / "out.gz", form, check=True, report=lambda line: None)
+    write_vectors(table, tmp_path / "out", form)
+    assert gzip.decompress((tmp_path / "out.gz").read_bytes()) == (tmp_path / "out").read_bytes()
 
 
 def test_the_forms_of_lines(tmp_path: Path) -> None:
