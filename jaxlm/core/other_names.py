@@ -1,6 +1,7 @@
 """The names that other tools have for settings, for the advice of an error.
 
     OTHER_NAMES["num_train_epochs"] == "train.epochs"
+    OTHER_TYPES["neftune"] == "train.embedding_noise"
 
 Tools: transformers' Trainer, PEFT, TRL, axolotl, LLaMA-Factory, nanoGPT and gensim.
 docs/coming-from.md has the most frequent ones side by side.
@@ -55,4 +56,13 @@ OTHER_NAMES: dict[str, str] = {
     "lora_target": "adapter.targets",
     "lora_target_modules": "adapter.targets",
     "target_modules": "adapter.targets",
+}
+
+# What has a `type:` elsewhere, or seems to need one, and is a key here.
+OTHER_TYPES: dict[str, str] = {
+    "neftune": "train.embedding_noise",
+    "noisy_embeddings": "train.embedding_noise",
+    "embedding_noise": "train.embedding_noise",
+    "qlora": "adapter.base_weights",
+    "rslora": "adapter.rslora",
 }

@@ -52,6 +52,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlm.core.errors import UserError, few, shown, suggest
 from jaxlm.core.kinds import Kind, files, installed, package_of
 from jaxlm.core.listing import listed
+from jaxlm.core.other_names import OTHER_TYPES
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -93,7 +94,9 @@ def find(base: type, name: Any) -> type:
         except UserError as error:
             raise UserError(f"{origin}: {error}") from error
         return _checked(cls, origin, base)
-    raise UserError(f"unknown type {shown(name)}; {suggest(name, names(base))}")
+    ours = OTHER_TYPES.get(name)
+    fix = f"jaxlm's key is {ours}" if ours else suggest(name, names(base))
+    raise UserError(f"unknown type {shown(name)}; {fix}")
 
 
 def names(base: type) -> list[str]:

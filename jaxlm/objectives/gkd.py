@@ -11,8 +11,8 @@ divergence alone. The names are those of TRL's GKDTrainer; `max_tokens` is its m
 
 Which steps these are follows from the seed and the step, as the texts do, so a run that was killed
 does the same again. No gradient goes through the draws. A `weight` below 1 adds the cross entropy
-of the records' completions: the student's own are not learnt as answers. With `packing` several of
-the student's texts share a row of the train step; each of the records' has a row of its own.
+of the records' completions: the student's own are not learnt as answers. With `objective.packing`
+several of the student's texts share a row of the train step; each of the records' has its own row.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ whose arithmetic differs (a cache, token by token): so the first ratio is exactl
 serves one step, they need no pass of their own. Dropout is off. On rows without a rollout, in an
 evaluation, the loss is that of the records' own completions.
 
-With `packing` several completions, each with its prompt, share a row of the train step.
+With `objective.packing` several completions, each with its prompt, share a row of the train step.
 
 With `beta` above 0, beta times an estimate of the KL from a frozen reference is added to each
 token's loss. The reference is the weights that the run starts from, or those of another run.

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from jaxlm.core import registry
-from jaxlm.core.config import Config, key_of
+from jaxlm.core.config import Config, ConfigError, UserError, key_of
+from jaxlm.core.other_names import OTHER_NAMES, OTHER_TYPES
 from jaxlm.core.renames import RENAMES
-from jaxlm.run import RunConfig
+from jaxlm.data.augment.base import Augment
+from jaxlm.run import RunConfig, load_run
 
-PACKAGE = Path(__file__).parents[2] / "jaxlm"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "jaxlm"
 SECTIONS = [key_of(spec) for spec in dataclasses.fields(RunConfig)]
 DOTTED = re.compile(
     rf"(?<![\w./<{{-])(?:{'|'.join(SECTIONS)})(?:\.[a-z][a-z0-9_]*)+(?![\w/(])"
@@ -87,3 +90,22 @@ def test_every_key_in_the_codes_texts_exists():
     assert len({key for key, _ in found}) > 40
     before = {key.partition("=")[0] for key in RENAMES}  # names of older versions
     assert {(key, path) for key, path in found if not exists(key) and key not in before} == set()
+
+
+def test_the_keys_that_other_names_lead_to_exist():
+    leading = {**OTHER_NAMES, **OTHER_TYPES}
+    assert {name: key for name, key in leading.items() if "." in key and not exists(key)} == {}
+
+
+@pytest.mark.parametrize("name", OTHER_TYPES)
+def test_a_type_that_is_a_key_here_names_it(name):
+    with pytest.raises(UserError) as error:
+        registry.find(Augment, name)
+    assert str(error.value) == f"unknown type {name!r}; jaxlm's key is {OTHER_TYPES[name]}"
+
+
+def test_neftune_among_augmentations_names_its_key():
+    config = ROOT / "configs" / "finetune" / "sentiment_en.yaml"
+    with pytest.raises(ConfigError, match="jaxlm's key is train.embedding_noise$") as error:
+        load_run(config, ["tokenizer.type=bytes", "data.augment=[{type: neftune}]"])
+    assert "data.augment.0.type: unknown type 'neftune'" in str(error.value)

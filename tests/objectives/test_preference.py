@@ -126,18 +126,14 @@ def check_equal(name: str, found: Any, want: Any, rtol: float = 1e-5) -> None:
         np.testing.assert_allclose(found[0][path], g, rtol=rtol, atol=rtol * largest, err_msg=path)
 
 
-# The others' sums over rows are those of these: DPO's and ORPO's.
-ROWS = [pytest.param(n, marks=[pytest.mark.slow] * (n in ("ipo", "simpo"))) for n in OBJECTIVES]
-
-
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_packed_rows_give_the_loss_and_the_gradient_of_unpacked_ones(name: str) -> None:
     packed = rows_of(name, True)
     assert packed["segment_ids"].max() > 2 and (packed["segment_ids"].max(1) > 0).sum() < 6
     check_equal(name, measured(name, packed=True), measured(name))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_micro_batches_give_the_gradient_of_the_whole_batch(name: str) -> None:
     check_equal(name, measured(name, accumulation=4), measured(name), rtol=2e-6)
 
@@ -190,9 +186,11 @@ def test_rows_of_a_reward_have_the_tokens_that_data_seq_len_says() -> None:
     ("name", "mesh", "num_layers"),
     [
         ("dpo", MeshConfig(data=2, context=2, stage=2), 2),  # which share the length at the head
-        *((name, MeshConfig(data=2, fsdp=2, tensor=2), 1) for name in ("ipo", "orpo", "reward")),
+        *(
+            (name, MeshConfig(data=2, fsdp=2, tensor=2), 1)
+            for name in ("ipo", "orpo", "reward", "kto")
+        ),
         ("simpo", MeshConfig(data=1, fsdp=4, context=2), 1),
-        pytest.param("kto", MeshConfig(data=2, fsdp=2, tensor=2), 1, marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_give_the_gradient_of_one(
