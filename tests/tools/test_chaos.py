@@ -30,7 +30,7 @@ SECOND_STAGE = [scenario.name for scenario in second_stage(Path("unused"))]
         (3, 6, "transformer"),
         # an LSTM that carries its state; killed in one process: training/test_bad_steps.py
         pytest.param(3, 0, "rollback", marks=pytest.mark.slow),
-        # cut in one process by the tests of each objective
+        # cut in one process: training/test_cut_second_stage.py, which names the others' tests
         *(pytest.param(3, 6, name, marks=pytest.mark.slow) for name in SECOND_STAGE),
     ],
 )
