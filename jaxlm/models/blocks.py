@@ -44,6 +44,7 @@ from jaxlm.nn.position import RotaryConfig, Rows
 from jaxlm.nn.stack import Apart, Remat, Run, apply_stack, named, runs_of, stack
 
 UNROLLED = 8  # layers that a CPU runs without a scan: a scan copies what the backward pass reads
+CACHED = 12  # the same with a cache, which a scan copies for each token
 
 SPLIT = ("fsdp", "tensor", "expert")  # axes of a mesh that split weights
 
@@ -121,15 +122,16 @@ class StackConfig(Config):
                 )
         self._check_remat()
 
-    def scans(self, count: int) -> bool:
+    def scans(self, count: int, most: int = UNROLLED) -> bool:
         """Whether `count` equal layers run by a scan, on the platform and mesh of the program.
 
-        Where a mesh splits weights, a scan gathers those of one layer at a time.
+        Where a mesh splits weights, a scan gathers those of one layer at a time. Otherwise CPUs run
+        up to `most` layers one by one.
         """
         if self.scan_layers is not None:
             return self.scan_layers and count > 1
         unrolls = platform() == "cpu" and not any(map(is_split, SPLIT))
-        return count > (UNROLLED if unrolls else 1)
+        return count > (most if unrolls else 1)
 
     def _check_remat(self) -> None:
         chosen = [*self.saved, *self.offloaded]
@@ -271,7 +273,7 @@ class Stack(nnx.Module):
                 shared=shared,
                 num_layers=run.count,
                 period=min(c.period, run.count),
-                scan=c.scans(run.count),
+                scan=c.scans(run.count) and not apart,
                 remat=Remat(c.remat, c.saved, c.offloaded),
             )
             after[run.name], added, seen = found.by_row
@@ -308,7 +310,7 @@ class Stack(nnx.Module):
 
     def _stacks(self, run: Run) -> bool:
         """Whether the arrays of a run's layers have to be stacked."""
-        return self.config.scans(run.count) or is_split("stage")
+        return self.config.scans(run.count, CACHED) or is_split("stage")
 
     def project_source(self, hidden: jax.Array) -> Any:
         """Keys and values of an encoder's output, for every layer, as `init_slots` has them."""
@@ -323,7 +325,7 @@ class Stack(nnx.Module):
                 return x, Found(own if stacks else Apart([own]))
 
             layers, none = getattr(self, run.name), jnp.zeros(())
-            scan = self.config.scans(run.count)
+            scan = stacks and self.config.scans(run.count)
             found = apply_stack(layers, body, none, num_layers=run.count, scan=scan)[1]
             out[run.name] = found.by_row
         return out

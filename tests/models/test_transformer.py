@@ -31,7 +31,7 @@ from jaxlm.core.tree import flatten, unflatten
 from jaxlm.kernels.cross_entropy import cross_entropy
 from jaxlm.kernels.registry import target_platform
 from jaxlm.mesh import MeshConfig, param_shardings
-from jaxlm.models.blocks import StackConfig
+from jaxlm.models.blocks import CACHED, StackConfig
 from jaxlm.models.transformer import TransformerConfig
 from jaxlm.nn.attention import MultiHeadConfig
 from jaxlm.nn.ffn import DenseConfig
@@ -627,6 +627,7 @@ def test_few_layers_are_unrolled_on_cpus_alone():
     config = TransformerConfig(num_layers=4)
     with target_platform("cpu"):
         assert [config.scans(n) for n in (1, 8, 9)] == [False, False, True]
+        assert [config.scans(n, CACHED) for n in (9, 12, 13)] == [False, False, True]
         with jax.set_mesh(MeshConfig(data=8).build()):
             assert not config.scans(2)
         with jax.set_mesh(MeshConfig(data=4, fsdp=2).build()):

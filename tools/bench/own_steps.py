@@ -1,6 +1,7 @@
 """Times jaxlm's own steps against each other: LoRA's, bfloat16's, and evaluation's.
 
     python tools/bench/own_steps.py --json own_steps.json
+    python tools/bench/own_steps.py model.hidden_size=384 model.num_layers=6 --pairs LoRA
     python tools/bench/own_steps.py --tiny               # a small model, seconds
 
 Three pairs, on the batches of configs/quickstart.yaml, in turn:
@@ -87,13 +88,15 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument(
         "--pairs", nargs="+", choices=("LoRA", "bfloat16", "evaluation"), help="default: all"
     )
-    options = parser.parse_args(words)
+    parser.add_argument("overrides", nargs="*", help="key=value, for all steps")
+    options = parser.parse_intermixed_args(words)
     keep_freed_memory()
     config = str(ROOT / ("configs/smoke/transformer" if options.tiny else "configs/quickstart"))
     config += ".yaml"
     count, rounds = (1, 1) if options.tiny else (options.steps, options.rounds)
     pairs = options.pairs or ("LoRA", "bfloat16", "evaluation")
-    full = Steps(config, "model.dtype=float32")
+    own = options.overrides
+    full = Steps(config, "model.dtype=float32", *own)
     step = partial(full.train, count)
     rows = []
     for name in pairs:
@@ -103,7 +106,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
         else:
             changed = {"LoRA": LORA, "bfloat16": "model.dtype=bfloat16"}[name]
             beside = "all parameters" if name == "LoRA" else "float32"
-            sides = {name: partial(Steps(config, changed).train, count), beside: step}
+            sides = {name: partial(Steps(config, changed, *own).train, count), beside: step}
         work = count * full.tokens
         rows.append(compare(sides, name=name, work=work, unit="tokens", rounds=rounds))
     emit("own_steps", rows, options.json)
