@@ -25,9 +25,12 @@ from jaxlm.core.errors import few
 from jaxlm.core.files import write_atomic
 from jaxlm.data.detect import detect
 from jaxlm.data.held_out import (
+    columns_of,
     file_column,
+    found_in,
     has_a_record_a_line,
     own_data,
+    own_encoding,
     own_source,
     unanswered_source,
 )
@@ -180,9 +183,10 @@ class Predictor:
 
     def _read_file(self, path: str) -> Iterator[tuple[str, Record]]:
         left_out: Counter[str] = Counter()
-        found = detect([path], with_text=False)
-        columns = self._task.asked_of(found.columns)
-        source = unanswered_source(found, columns, self._own)
+        found = detect([path], with_text=False, encoding=own_encoding(self._own))
+        columns = self._task.asked_of(columns_of(found))
+        source = unanswered_source(found, columns, self._own, self._task.column_names)
+        self._report(found_in(source, columns))
         if has_a_record_a_line(source):
             self._report(f"{path}: each line is a record; write JSON lines for longer texts")
         yield from source.records(columns, left_out)

@@ -10,6 +10,7 @@ every digit are those of a run without a pause.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ from jaxlm.api.prediction import Predictor
 from jaxlm.api.run import Run
 from jaxlm.core.config import UserError
 from jaxlm.core.files import file_sha256, read_json, write_atomic
+from jaxlm.data.reading.files import match_files
 from jaxlm.evals.written import Writing
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.identity import read_record
@@ -71,11 +73,19 @@ def _origin(run: Run, given: str, batch_size: int, writing: Writing) -> dict[str
     return {
         "run": None if record is None else record.identity.run_id,
         "step": run.step,
-        "input": file_sha256(given),
+        "input": _sha256_of(given),
         "batch_size": batch_size,
         **({"writing": writing} if writing else {}),
         **({"settings": [*run.overrides]} if run.overrides else {}),
     }
+
+
+def _sha256_of(given: str) -> str:
+    """The SHA-256 of a file, or of the names and contents of those that match a pattern."""
+    files = {name: file_sha256(path) for name, path in match_files([given]).items()}
+    if len(files) == 1:
+        return next(iter(files.values()))
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _beside(out: Path) -> Path:

@@ -87,11 +87,14 @@ class Found:
         return self.script in WIDE
 
 
-def detect(patterns: Sequence[str], *, with_text: bool = True) -> Found:
+def detect(
+    patterns: Sequence[str], *, with_text: bool = True, encoding: str | None = None
+) -> Found:
     """Reads the files once. Raises `UserError` where they are not of one kind, or hold no text.
 
     with_text: a table must have a column of texts; else it may hold lists alone, such as of words,
-    or no rows below its first line, which may be a record of a file without a header.
+    or no rows below its first line, which may be a record of a file without a header. encoding: one
+    that files which are not UTF-8 probably have, so that it is tried first.
     """
     files = match_files(patterns)
     kinds = {name: kind_of(path) for name, path in files.items()}
@@ -100,20 +103,21 @@ def detect(patterns: Sequence[str], *, with_text: bool = True) -> Found:
         listed = ", ".join(f"{name} is {kind}" for kind, name in first.items())
         raise UserError(f"files of several kinds ({listed}); name files of one kind")
     paths, kind = list(files.values()), next(iter(kinds.values()))
-    encoding = "utf-8" if kind == "parquet" else _encoding(paths)
+    found = "utf-8" if kind == "parquet" else _encoding(paths, encoding)
     if kind == "text":
-        return _texts(tuple(patterns), paths, encoding)
-    return _table(tuple(patterns), paths, kind, encoding, with_text)
+        return _texts(tuple(patterns), paths, found)
+    return _table(tuple(patterns), paths, kind, found, with_text)
 
 
 def kind_of(path: Path) -> str:
     return KINDS.get(Path(uncompressed_name(path.name).lower()).suffix, "text")
 
 
-def _encoding(paths: Iterable[Path]) -> str:
-    """The first encoding in which all files can be read."""
+def _encoding(paths: Iterable[Path], probable: str | None) -> str:
+    """The first encoding in which all files can be read; the probable one is tried after UTF-8."""
     first: UserError | None = None
-    for encoding in ENCODINGS:
+    utf_8, *others = ENCODINGS
+    for encoding in dict.fromkeys((utf_8, *([probable] if probable else []), *others)):
         try:
             letters: Counter[str] = Counter()
             for path in paths:

@@ -9,7 +9,7 @@ from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.measures import Measure
 from jaxlm.data.detect import Found, detect, source_of
-from jaxlm.data.held_out import measured_source
+from jaxlm.data.held_out import found_in, measured_source, own_data, own_encoding, own_source
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.prepared import Prepared
@@ -44,7 +44,8 @@ def evaluate_run(
     set or an override names other data.
     """
     # first: a wrong file costs no loading
-    found = detect(files, with_text=False) if files else None
+    own = own_source(load_saved(run_dir).config.data) if files else None
+    found = detect(files, with_text=False, encoding=own_encoding(own)) if files else None
     config, program, params, step = load_trained(
         run_dir, overrides=overrides, step=step, references=True, report=report
     )
@@ -52,8 +53,8 @@ def evaluate_run(
     beside, _ = read_references(config, program, reader, step)
     if found is not None:
         prepared = _measured(run_dir, config, found, report)
-        own = {k: e for k, e in config.evaluators.items() if e.split == "validation"}
-        config = config.replace(evaluators=own)
+        kept = {k: e for k, e in config.evaluators.items() if e.split == "validation"}
+        config = config.replace(evaluators=kept)
     else:
         prepared = prepare_data(config, report)
         if config.data == load_saved(run_dir).config.data:
@@ -84,8 +85,11 @@ def _measured(run_dir: str, config: RunConfig, found: Found, report: Any) -> Pre
         source = parse(Source, source_of(found))
         data = RecordData(source=source, task=marked(task, tokenizer), seq_len=seq_len)
         source = measured_source(found, data)
+        report(found_in(source, data.task.columns))
         return data.measured(source, tokenizer, folder, None, report)
     source = measured_source(found, config.data)
+    columns = getattr(getattr(own_data(config.data), "task", None), "columns", ("text",))
+    report(found_in(source, columns))
     return config.data.measured(source, tokenizer, folder, facts_of(run), report)
 
 

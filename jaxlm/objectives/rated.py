@@ -33,6 +33,10 @@ class Rated(Task):
     pairs: Preference = field(REQUIRED, "the task of the pairs that the model was trained on")
 
     @property
+    def column_names(self) -> dict[str, str]:
+        return self.pairs.column_names
+
+    @property
     def asked(self) -> tuple[str, ...]:
         return self.pairs.columns
 

@@ -14,6 +14,7 @@ it may be. The dataset cuts nothing: `encode` gets the room that it has. It adds
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
@@ -122,6 +123,20 @@ class Task(Config):
     def columns(self) -> tuple[str, ...]:
         """The columns of a source's records that it reads."""
         raise NotImplementedError
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """{the usual name of a column: its name in this task's records}, of those that are read.
+
+        They follow from the fields that name columns: a field's default is the usual name, or the
+        field's own name where the column is optional.
+        """
+        read, found = {*self.columns, *self.asked}, dict[str, str]()
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, str) and value in read:
+                found[one.default if isinstance(one.default, str) else one.name] = value
+        return found
 
     def without(self, column: str) -> str:
         """Advice for records that lack one of `columns`, beside that to add it; "": none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_each_line_of_a_text_is_a_record(run: jaxlm.Run, tmp_path: Path) -> None
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert found == run.predict(["good film", "bad film"])
     said = f"{tmp_path}/new.txt: each line is a record; write JSON lines for longer texts"
-    assert lines == [said]
+    assert lines == [f"{tmp_path}/new.txt: text, utf-8", said]
 
 
 def test_a_complete_file_is_not_predicted_again(run: jaxlm.Run, tmp_path: Path) -> None:
@@ -152,6 +153,39 @@ def test_settings_name_the_columns_of_a_file(run: jaxlm.Run, tmp_path: Path) -> 
     other = jaxlm.load(run.path, overrides=[*own.overrides, "data.seq_len=20"])
     with pytest.raises(UserError, match="predictions of another settings"):
         predict_file(other, given, out)
+
+
+def test_files_of_other_formats_and_folders_are_predicted_for(
+    run: jaxlm.Run, tmp_path: Path
+) -> None:
+    """As the same texts in a list are; a setting says what an unknown table's columns are."""
+    for name, text in (("pos/1.txt", "good film"), ("neg/1.txt", "bad film")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    (tmp_path / "new.txt").write_text("__label__bad bad film\n__label__good good film\n")
+    (tmp_path / "new.json").write_text('[{"review": "bad film"}, {"review": "good film"}]')
+    (tmp_path / "new.csv").write_text("frobnicate,blub\nbad film,1\ngood film,2\n")
+    with pytest.raises(UserError, match="no format fits") as caught:
+        run.predict(tmp_path / "new.csv")
+    advice = re.search(r"as (data\.source=\{.*\}) \(the", str(caught.value))
+    assert advice is not None
+    set_columns = (advice[1].replace("COLUMN", "frobnicate"),)
+    cases: dict[str, tuple[str, tuple[str, ...]]] = {
+        "*/*.txt": ("folders (text, label)", ()),
+        "new.txt": ("fasttext (__label__NAME, text)", ()),
+        "new.json": ("classification (review)", ()),
+        "new.csv": ("classification (frobnicate)", set_columns),
+    }
+    for number, (given, (format_name, settings)) in enumerate(cases.items()):
+        own, lines = jaxlm.load(run.path, overrides=settings), list[str]()
+        path, out = f"{tmp_path}/{given}", tmp_path / f"{number}.jsonl"
+        assert predict_file(own, path, out, report=lines.append) == 2
+        found = [json.loads(line) for line in out.read_text().splitlines()]
+        assert found == run.predict(["bad film", "good film"])
+        assert lines[0] == f"{path}: {format_name}, utf-8"
+    (tmp_path / "neg/1.txt").write_text("worse film")
+    with pytest.raises(UserError, match="has predictions of another input"):
+        predict_file(run, f"{tmp_path}/*/*.txt", tmp_path / "0.jsonl")
 
 
 @pytest.mark.parametrize(

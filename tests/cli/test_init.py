@@ -94,8 +94,8 @@ def test_a_classifier_of_ones_own_table(here, capsys):
     Path("bare.csv").write_text("review\ngood\nbad\n")
     for file, says in (
         ("odd.csv", "not classes: unknown"),
-        ("bare.csv", "no column label"),
-        ("my/1.txt", "no column label"),
+        ("bare.csv", "no column stars among review"),
+        ("my/1.txt", "text gives text, and the task reads text and label"),
         ("nothing.csv", "no such file"),
     ):
         assert main(["eval", "runs/reviews", "--data", file]) == 2

@@ -189,12 +189,18 @@ ERRORS = {
         "which lacks instruction, output or response; say which column that is, as "
         "data.source.columns={instruction: instructions}, or set data.source.format",
     ),
+    "a column that is near to one of another task": (
+        jsonl({"txt": "a"}),
+        ("tokens", "tags"),
+        "the nearest is tokens, which lacks tokens or words",
+    ),
     "no known column": (
         jsonl({"foo": "a", "bar": "b"}),
         ("text", "label"),
         "x.jsonl: has the columns foo, bar: no format fits, and none has columns of these names; "
-        "say which column is which, as data.source.columns={text: COLUMN, label: COLUMN} (the task "
-        "reads text and label)",
+        "the nearest is classification, which lacks text or sentence or content or 6 more, label "
+        "or labels or class or 10 more; say which column is which, as data.source.columns={text: "
+        "COLUMN, label: COLUMN} (the task reads text and label)",
     ),
     "no known column and no task": (
         jsonl({"foo": "a", "bar": 3}),
@@ -590,8 +596,12 @@ def test_one_line_of_a_table_without_a_header_is_read(tmp_path):
     assert records_of(asked, ("source",)) == [{"source": "Good day"}]
     measured = measured_source(found, RecordData(source=own, task=Translation()))
     assert records_of(measured, ("target",)) == [{"target": "Guten Tag"}]
-    with pytest.raises(UserError, match="a.tsv: holds no rows; name a table with a header"):
-        unanswered_source(found, ("source",), None)
+    assert records_of(unanswered_source(found, ("source",), None), ("source",)) == [
+        {"source": "Good day"}
+    ]
+    (tmp_path / "a.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match="a.csv: holds no rows; name a table with a header"):
+        unanswered_source(detect([f"{tmp_path}/a.csv"], with_text=False), ("text",), None)
 
 
 def test_a_table_is_not_running_text(tmp_path) -> None:

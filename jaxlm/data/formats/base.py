@@ -43,8 +43,8 @@ here opens a file: `jaxlm.data.sources.files` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from jaxlm.core.config import Config, Kind, UserError, type_name
 from jaxlm.data.formats.shapes import Record, Shape, shape_called
@@ -52,6 +52,15 @@ from jaxlm.data.formats.shapes import Record, Shape, shape_called
 Row = Mapping[str, Any]
 Placed = tuple[str, Any]  # where it is ("file:line"), and a row, a line or a record
 Failed = Callable[[UserError], None]  # gets the error of a row; raises it, or leaves the row out
+
+
+class Setting(Protocol):
+    def __call__(self, name: str, value: str | None = None) -> str: ...
+
+
+def own_setting(name: str, value: str | None = None) -> str:
+    """The setting of a source of files that an error advises: "data.source.format=alpaca"."""
+    return f"data.source.{name}" if value is None else f"data.source.{name}={value}"
 
 
 def refuse(error: UserError) -> None:
@@ -66,6 +75,8 @@ class Sample:
     their ends. columns: all that the rows have. names: {column: names of its numbers}, where the
     file says them. part: what the file is one of several of: "folders" (one folder for each class)
     or "pairs" (one file for each language). problem: why a file that has lines has no rows.
+    setting: what an error advises to set for an option of the source. called: {column: what the
+    file calls it}, where the user said so.
     """
 
     name: str
@@ -76,6 +87,8 @@ class Sample:
     part: str | None = None
     problem: UserError | None = None
     answered: bool = True
+    setting: Setting = own_setting
+    called: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

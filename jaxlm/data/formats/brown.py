@@ -17,6 +17,7 @@ class Brown(LineFormat):
     """lines of `word/TAG word/TAG`, a sentence a line"""
 
     task = "tagging"
+    version = 2
 
     separator: str = field("/", "between a word and its tag: the last one of a word counts")
 
@@ -25,12 +26,15 @@ class Brown(LineFormat):
             raise UserError("separator is empty or white space; set it to what is before a tag")
 
     def fit(self, sample: Sample) -> Fit:
-        words = [word for line in sample.lines for word in line.split()]
-        if not sample.answered and words:
-            return Fit()  # words with white space between them
-        if len(words) > 1 and all(self._pair(word) for word in words):
+        if self._has_tags(sample):
             return Fit((f"word{self.separator}TAG",))
+        if not sample.answered and any(map(str.strip, sample.lines)):
+            return Fit()  # words with white space between them
         return Fit((), (f"words with {self.separator} and a tag",))
+
+    def _has_tags(self, sample: Sample) -> bool:
+        words = [word for line in sample.lines for word in line.split()]
+        return len(words) > 1 and all(self._pair(word) for word in words)
 
     def _pair(self, text: str) -> tuple[str, str] | None:
         token, _, tag = text.rpartition(self.separator)
@@ -39,11 +43,12 @@ class Brown(LineFormat):
     def records(
         self, items: Iterable[Placed], sample: Sample, failed: Failed = refuse
     ) -> Iterator[tuple[str, Record]]:
+        has_tags = sample.answered or self._has_tags(sample)
         for here, line in items:
             words = line.split()
             if not words:
                 continue
-            if not sample.answered:
+            if not has_tags:
                 yield here, {"tokens": words}
                 continue
             pairs = [self._pair(one) for one in words]
@@ -53,7 +58,7 @@ class Brown(LineFormat):
                 failed(UserError(f"{here}: {shown(bad)} has no tag; {fix}"))
                 continue
             tokens, tags = zip(*(pair for pair in pairs if pair), strict=True)
-            yield here, {"tokens": [*tokens], "tags": [*tags]}
+            yield here, {"tokens": [*tokens], **({"tags": [*tags]} if sample.answered else {})}
 
     def write(self, records: Iterable[Record]) -> Iterator[str]:
         for record in records:

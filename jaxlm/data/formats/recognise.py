@@ -13,7 +13,7 @@ format gives what is wanted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -41,7 +41,12 @@ class Recognised:
         return type_name(type(self.format)) or type(self.format).__name__
 
     def __str__(self) -> str:
-        columns = f" ({', '.join(self.fit.columns)})" if self.fit.columns else ""
+        return self.described({})
+
+    def described(self, names: Mapping[str, str]) -> str:
+        """The format and the columns that it reads; names: what the file calls them."""
+        listed = ", ".join(names.get(name, name) for name in self.fit.columns)
+        columns = f" ({listed})" if listed else ""
         return f"{self.name}{columns}" + (f", {self.fit.note}" if self.fit.note else "")
 
     def convert(self, record: Record) -> list[Record]:

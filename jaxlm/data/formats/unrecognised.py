@@ -13,7 +13,6 @@ from jaxlm.core.errors import MissingColumn, few
 from jaxlm.data.formats.base import Fit, Format, Sample
 from jaxlm.data.formats.shapes import Shape
 
-KEY = "data.source.format"
 Fits = dict[str, tuple[Format, Fit]]
 
 
@@ -21,7 +20,7 @@ def several(sample: Sample, names: Sequence[str], fits: Mapping[str, Fit]) -> Us
     listed = " and ".join(f"{name} ({', '.join(fits[name].columns)})" for name in names)
     return UserError(
         f"{sample.name}: has {_seen(sample)}, and the formats {listed} fit; choose one: "
-        f"{KEY}={names[0]}"
+        f"{sample.setting('format', names[0])}"
     )
 
 
@@ -54,44 +53,48 @@ def none_fits(
         if sample.columns and _begins_with_data(sample):
             return _without_header(sample, wanted)
         if sample.columns and not any(_is_known(fit, sample) for _, fit in found.values()):
-            return _nothing_known(sample, wanted)
-    name = max(found, key=lambda name: _nearness(found[name][1], sample))
+            return _nothing_known(sample, found, wanted)
+    name = _nearest(sample, found, wanted)
     fit = found[name][1]
     lacks = few(fit.missing)
     if given is not None:
         what = f"is not of the format {name}, which lacks {lacks} here"
-        fix = f"remove {KEY}, or name another one"
+        fix = f"remove {sample.setting('format')}, or name another one"
     else:
         what = f"no format fits; the nearest is {name}, which lacks {lacks}"
-        fix = f"set {KEY}"
+        fix = f"set {sample.setting('format')}"
     names = _names(fit.missing[0])
     if sample.columns and " " not in names[0]:
         near = _column_for(names, fit, sample, found)
-        fix = f"say which column that is, as data.source.columns={{{names[0]}: {near}}}, or {fix}"
+        columns = sample.setting("columns", f"{{{names[0]}: {near}}}")
+        fix = f"say which column that is, as {columns}, or {fix}"
     return MissingColumn.of(f"{sample.name}: has {_seen(sample)}: {what}; {fix}", *names)
 
 
 def _without_header(sample: Sample, wanted: Sequence[str]) -> UserError:
-    names = ", ".join(["NAME"] * len(sample.columns))
+    names = sample.setting("header", f"[{', '.join(['NAME'] * len(sample.columns))}]")
     return UserError(
         f"{sample.name}: has {_seen(sample)}: no format fits, and the first row looks like data; "
-        f"where the file has no header, name its columns, as data.source.header=[{names}]"
+        f"where the file has no header, name its columns, as {names}"
         f"{_read(wanted)}"
     )
 
 
-def _nothing_known(sample: Sample, wanted: Sequence[str]) -> UserError:
+def _nothing_known(sample: Sample, found: Fits, wanted: Sequence[str]) -> UserError:
     columns = ", ".join(f"{name}: COLUMN" for name in wanted or ("text",))
+    nearest = _nearest(sample, found, wanted)
+    lacks = few(map(_first_names, found[nearest][1].missing))
     return UserError(
         f"{sample.name}: has {_seen(sample)}: no format fits, and none has columns of these names; "
-        f"say which column is which, as data.source.columns={{{columns}}}{_read(wanted)}"
+        f"the nearest is {nearest}, which lacks {lacks}; say which column is which, as "
+        f"{sample.setting('columns', f'{{{columns}}}')}{_read(wanted)}"
     )
 
 
 def _seen(sample: Sample) -> str:
     """The contents of a file."""
     if sample.columns:
-        return f"the columns {few(sample.columns)}"
+        return f"the columns {few(sample.called.get(name, name) for name in sample.columns)}"
     return "lines of text" if sample.lines else "no rows"
 
 
@@ -122,6 +125,13 @@ def _names(missing: str) -> list[str]:
     return missing.split(" or ")
 
 
+def _first_names(missing: str) -> str:
+    """The first three names of one of `Fit.missing`, and the number of the others."""
+    names = _names(missing)
+    rest = f" or {len(names) - 3} more" if len(names) > 3 else ""
+    return " or ".join(names[:3]) + rest
+
+
 def _is_known(fit: Fit, sample: Sample) -> bool:
     """Whether a file has a column of a format, or one that is named nearly so."""
     names = (name for missing in fit.missing for name in _names(missing))
@@ -143,6 +153,19 @@ def _column_for(names: Sequence[str], fit: Fit, sample: Sample, found: Fits) -> 
     groups = [need.split("|") for one, _ in found.values() for need in getattr(one, "needs", ())]
     same = {other for group in groups if names[0] in group for other in group}
     return next((name for name in free if name in same), "COLUMN")
+
+
+def _nearest(sample: Sample, found: Fits, wanted: Sequence[str]) -> str:
+    """The format that a file is nearest to, of those that give the wanted columns."""
+    known = {name: fit for name, (one, fit) in found.items() if _gives(one.shape, {*wanted})}
+    known = known or {name: fit for name, (_, fit) in found.items()}
+    return max(known, key=lambda name: _nearness(known[name], sample))
+
+
+def _gives(shape: Shape, wanted: set[str]) -> bool:
+    """Whether records of a shape have these columns, as they are or converted."""
+    others = ({*bridge.to.every, *shape.every} for bridge in shape.bridges())
+    return wanted <= {*shape.every} or any(wanted <= other for other in others)
 
 
 def _nearness(fit: Fit, sample: Sample) -> float:

@@ -16,11 +16,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxlm.core.config import UserError, field, type_name
 from jaxlm.core.errors import MissingColumn, few, suggest
-from jaxlm.data.formats.base import Format, Placed, Sample
+from jaxlm.data.formats.base import Format, Placed, Sample, own_setting
 from jaxlm.data.formats.recognise import Recognised, all_formats, format_called, recognise
 from jaxlm.data.formats.shapes import Shape
 from jaxlm.data.formats.text import Text
@@ -38,6 +38,9 @@ class Files(FileSource):
     """Files of any format, recognised by their columns; `jaxlm parts formats` lists the formats."""
 
     reading_version = 1
+
+    # Whether they are a run's `data.source`, whose settings an error names.
+    own_settings: ClassVar[bool] = True
 
     format: str | Format | None = field(
         None, "the format of the files, or its name; null: recognised by the columns"
@@ -70,8 +73,8 @@ class Files(FileSource):
     def recognised(self, columns: Sequence[str]) -> str:
         """One line: "x.jsonl: alpaca (instruction, output)"; raises as `recognise`."""
         found = Counter(
-            f"{(one := self._recognise(self._sample(unit), columns))}{_unread(one, columns)}"
-            for unit in self.units()
+            f"{one.described(self.columns)}{_unread(one, columns)}"
+            for one in (self._recognise(self._sample(unit), columns) for unit in self.units())
         )
         if len(found) == 1:
             return f"{', '.join(self.files)}: {next(iter(found))}"
@@ -87,6 +90,11 @@ class Files(FileSource):
     def shapes(self) -> list[Shape]:
         """The shape of each unit's records, where no columns are asked for."""
         return [self._recognise(self._sample(unit), ()).shape for unit in self.units()]
+
+    def all_columns(self) -> list[str]:
+        """The columns of the files' first rows, under the format's names."""
+        samples = map(self._sample, self.units())
+        return [*dict.fromkeys(name for sample in samples for name in sample.columns)]
 
     def is_running_text(self, columns: Sequence[str]) -> bool:
         """Whether the files are texts without a form of their own, which give these columns."""
@@ -132,7 +140,7 @@ class Files(FileSource):
         def failed(error: UserError) -> None:
             if self.bad_rows == "skip":
                 counts["bad rows"] += 1
-            elif self.answered:
+            elif self.answered and self.own_settings:
                 raise UserError(f"{error}, or leave such rows out by data.source.bad_rows=skip")
             else:  # every record to predict for has its line
                 raise error
@@ -179,7 +187,16 @@ class Files(FileSource):
             part=opened.part,
             problem=problem,
             answered=self.answered,
+            setting=self.setting,
+            called=self.columns,
         )
+
+    def setting(self, name: str, value: str | None = None) -> str:
+        """The setting that an error advises: "data.source.format=alpaca"."""
+        if self.own_settings:
+            return own_setting(name, value)
+        files, value = ", ".join(self.files), value or name.upper()
+        return f"data.source={{type: files, files: {files}, {name}: {value}}}"
 
     def _renamed(self, rows: Iterable[Placed]) -> Iterator[Placed]:
         """Rows with the format's names of their columns."""
