@@ -34,6 +34,7 @@ from jaxlm.objectives.graded import Graded
 from jaxlm.run import RunConfig, load_run
 from jaxlm.tasks.base import Task
 from jaxlm.tasks.fill_mask import FillMask
+from tests.data.formats_cases import CASES
 from tools.make_arithmetic_data import split
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -152,6 +153,25 @@ def test_survives_being_written_and_read_again(path):
     pretend_sources(path)
     Path("again.yaml").write_text(to_yaml(full(path)))
     assert diff(full(path), load("again.yaml", RunConfig).config) == []
+
+
+@pytest.mark.parametrize("name", ["squad 1", "squad 2", "cmrc", "conll", "conll-u", "brown"])
+def test_a_file_of_ones_own_in_place_of_the_data(name):
+    """As the first lines say, of each format that they name; a part of it is held out."""
+    case = CASES[name]
+    (file, text), *_ = case.files.items()
+    Path(file).write_text(text, encoding="utf-8")
+    path = CONFIGS / "finetune" / ("qa.yaml" if "answers" in case.columns else "tag_en.yaml")
+    assert "data.source.files=FILE data.validation=null" in header(path)
+    Path("start").mkdir()
+    start = with_sizes(full(CONFIGS / "finetune" / "tag_en.yaml"))
+    Path("start", "config.yaml").write_text(to_yaml(start))
+    own = [] if path.stem == "tag_en" else ["init.from=start"]
+    settings = [f"data.source.files={file}", "data.validation=null", *own]
+    data: Any = load_run(path, settings).config.data
+    found = [record for _, record in data.source.records(data.task.columns)]
+    assert found == [{c: one[c] for c in data.task.columns} for one in case.records]
+    assert data.validation is None and data.validation_fraction == 0.2
 
 
 @pytest.mark.parametrize("path", LADDERS, ids=name_of)

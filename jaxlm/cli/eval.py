@@ -61,8 +61,8 @@ class Measured(NamedTuple):
     multiple=True,
     type=PATH,
     metavar="FILE",
-    help="measure on this file instead: a text, or a table of labelled texts (CSV, TSV, JSON "
-    "lines, Parquet) for a classifier; may be repeated",
+    help="measure on this file instead: a text, or for a task records with their answers, in any "
+    "format (`jaxlm data formats` lists them); may be repeated",
 )
 @click.option(
     "--split", metavar="NAME", help="split of the run's data to measure (default: validation)"

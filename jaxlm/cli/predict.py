@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     required=True,
     type=PATH,
     metavar="FILE",
-    help="records without their answers (CSV, TSV, JSON lines, Parquet), or a text",
+    help="records without their answers, in any format (`jaxlm data formats` lists them), or a "
+    "text; or a pattern of files, in quotes",
 )
 @click.option(
     "--output",
@@ -81,8 +82,9 @@ def command(
 ) -> None:
     """Writes what the run predicts for each record, with its scores; a run that writes answers
     (chat, translation, summaries) writes them, and a reward model rates those that it gets. The
-    columns are those of the run's task, under the names of its own data or of the task; settings
-    say others, as data.source.columns={text: review}.
+    columns are those of the run's task, under the names of its own data or of the task; of other
+    files the format is recognised, and a line says which one. Settings say other names, as
+    data.source={type: files, files: FILE, columns: {text: opinion}}.
     """
     from jaxlm.api.prediction_file import predict_file
     from jaxlm.api.run import load

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import itertools
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from jaxlm.data.formats.shapes import Start
 from jaxlm.data.reading.compressed import open_file, uncompressed_name
 from jaxlm.data.reading.files import match_files
 from jaxlm.data.reading.rows import csv_rows, jsonl_rows
-from jaxlm.data.reading.text import decode
+from jaxlm.data.reading.text import WIDE, are_wide, decode, script_of
 
 KINDS = {
     **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),
@@ -56,7 +55,6 @@ LABEL_NAMES = (
     "rating",
 )
 SEPARATORS = ("\n\n", "\r\n\r\n", "\n", "\r\n")
-WIDE = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # scripts whose characters are syllables or words
 MOST_CLASSES = 50
 SAMPLE = 20_000  # rows, or characters of a text, that are looked at more closely
 
@@ -138,12 +136,7 @@ def _likely(letters: Counter[str], encoding: str, paths: Iterable[Path]) -> str 
     if encoding == "utf-16":
         marks = (b"\xff\xfe", b"\xfe\xff")
         return encoding if all(path.read_bytes()[:2] in marks for path in paths) else None
-    wide = sum(n for c, n in letters.items() if script_of(c) in WIDE)
-    return encoding if wide > letters.total() / 3 else None  # Latin-1's pairs of bytes are few
-
-
-def script_of(char: str) -> str:
-    return unicodedata.name(char, "?").partition(" ")[0]
+    return encoding if are_wide(letters) else None
 
 
 def script_mostly(text: str) -> str:

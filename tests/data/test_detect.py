@@ -9,6 +9,7 @@ import pytest
 
 from jaxlm.core.config import UserError
 from jaxlm.data.detect import detect, source_of
+from jaxlm.data.sources.text import TextFiles
 
 CHINESE = "床前明月光,疑是地上霜。举头望明月,低头思故乡。\n" * 5
 GERMAN = "Wer reitet so spät durch Nacht und Wind? Über Flüsse und Hügel.\n" * 5
@@ -41,6 +42,16 @@ def test_the_encoding_and_the_script_of_texts(tmp_path, text, encoding, script):
     assert (found.kind, found.encoding, found.script) == ("text", encoding, script)
     assert found.num_chars == len(text) and found.num_texts == 1
     assert source_of(found).get("encoding", "utf-8") == encoding
+
+
+def test_an_error_names_the_encoding_that_a_file_probably_has(tmp_path):
+    for text, encoding, hint in (
+        (CHINESE, "gb18030", "this looks like gb18030"),
+        (GERMAN, "cp1252", "old files are often latin-1"),
+    ):
+        files = written(tmp_path, a__txt=text.encode(encoding))
+        with pytest.raises(UserError, match=f"set the source's encoding .{hint}"):
+            list(TextFiles(files=tuple(files)).documents())
 
 
 def test_a_single_text_is_divided_at_blank_lines_or_else_at_lines(tmp_path):

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import IO
 
@@ -20,6 +22,7 @@ from jaxlm.core.errors import shown
 from jaxlm.data.reading.compressed import read_blocks
 
 MAX_DOCUMENT_CHARS = 1 << 28  # of one document, by default
+WIDE = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # scripts whose characters are syllables or words
 
 
 def decode(file: IO[bytes], where: str, encoding: str = "utf-8") -> Iterator[str]:
@@ -78,10 +81,32 @@ def _undecodable(
     if wide := _wide_encoding(block):
         return UserError(f"{where}: is {wide.upper()} text, not {encoding}; set encoding: {wide}")
     byte = f"0x{error.object[error.start]:02x}"
+    probable = "this looks like gb18030" if _is_gb18030(block) else "old files are often latin-1"
     return UserError(
         f"{where}: byte {byte} at offset {offset} is not {encoding} ({error.reason}); "
-        "convert the file to UTF-8, or set the source's encoding (old files are often latin-1)"
+        f"convert the file to UTF-8, or set the source's encoding ({probable})"
     )
+
+
+def _is_gb18030(block: bytes) -> bool:
+    """Whether bytes that begin a file are Chinese text in GB18030, GBK or GB2312."""
+    try:
+        text = codecs.getincrementaldecoder("gb18030")("strict").decode(block)
+    except UnicodeDecodeError:
+        return False
+    return are_wide(Counter(filter(str.isalpha, text)))
+
+
+def are_wide(letters: Counter[str]) -> bool:
+    """Whether letters are of scripts whose characters are syllables or words: more than a third,
+    which pairs of Latin-1's bytes are not.
+    """
+    wide = sum(number for char, number in letters.items() if script_of(char) in WIDE)
+    return wide > letters.total() / 3
+
+
+def script_of(char: str) -> str:
+    return unicodedata.name(char, "?").partition(" ")[0]
 
 
 def split_documents(
