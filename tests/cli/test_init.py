@@ -90,6 +90,15 @@ def test_a_classifier_of_ones_own_table(here, capsys):
     table = found["confusion"]["table"]
     assert [sum(row) for row in table] == [4, 5]  # true classes: neg, pos
     assert found["final"]["eval/accuracy"] == pytest.approx((table[0][0] + table[1][1]) / 9)
+    # the same records in other formats, whose labels are the run's classes
+    Path("other.json").write_text(json.dumps(other))
+    lines = [f"__label__{one['stars']} {one['review']}\n" for one in other]
+    Path("other.txt").write_text("".join(lines))
+    for file, form in (("other.json", "classification"), ("other.txt", "fasttext")):
+        assert main(["eval", "runs/reviews", "--data", file, "--json"]) == 0
+        said = capsys.readouterr()
+        assert f"{file}: {form} (" in said.err
+        assert json.loads(said.out)["confusion"]["table"] == table
     Path("odd.csv").write_text("review,stars\n" + "good,pos\nbad,unknown\nbad,neg\n" * 3)
     Path("bare.csv").write_text("review\ngood\nbad\n")
     for file, says in (
