@@ -1,4 +1,4 @@
-"""Writes docs/combinations.md: what combines with what, each cell tried at a tiny size.
+"""Writes docs/combinations.md: what combines with what, each cell of the page tried at a tiny size.
 
     python tools/combinations.py                      # all cells; prints each
     python tools/combinations.py --kept found.jsonl   # keeps outcomes, and tries the others only
@@ -7,8 +7,13 @@
 
 A cell is a task or method, a kind of model and an adapter: two steps of training, then what the
 task is for: predictions for its records, or an evaluation. What is refused is refused by one line,
-which the page gives. Adapters are tried with some methods only, see `WIDELY`: they are applied to
-the model, and no method knows which one it is.
+which the page gives. Not every product of the three is a cell:
+
+    each of METHODS with each of MODELS, all parameters trained
+    each of ADAPTERS with each of MODELS and the methods of `WIDELY` alone
+
+An adapter is applied to the model, and no method knows which one it is; adapters with the methods
+outside of `WIDELY` are not tried here.
 """
 
 from __future__ import annotations
@@ -281,19 +286,21 @@ def outcomes(cells: list[Cell]) -> Iterator[tuple[Cell, str]]:
 
 
 HEAD = """\
-<!-- made by tools/combinations.py, which tries every cell; edit that -->
+<!-- made by tools/combinations.py, which tries the cells of both tables; edit that -->
 # What combines with what
 
 A check mark is a run of a tiny model of this kind: two steps of training of all parameters, then
-predictions for some records, or an evaluation. A number is the line below the tables that refuses
-the combination, as a user sees it. A language model is trained as its kind is: encoders predict
-masked tokens, encoder-decoders spans, GLMs blanks, the others the next token.
+predictions for some records, or an evaluation. Each method is tried with each kind of model. A
+number is the line below the tables that refuses the combination, as a user sees it. A language
+model is trained as its kind is: encoders predict masked tokens, encoder-decoders spans, GLMs
+blanks, the others the next token.
 """
 OTHERS = """
 ## Adapters
 
-An adapter is applied to the model, and no method knows which one it is. So adapters were tried with
-a method of each kind: {methods}.
+An adapter is applied to the model, and no method knows which one it is. So each adapter was tried
+with each kind of model and a method of each kind: {methods}. With the other
+methods of the first table adapters were not tried for this page.
 """
 
 

@@ -19,11 +19,16 @@ def test_the_page_is_read_as_it_is_written() -> None:
     assert list(rows) == [*METHODS, *(adapter for adapter in ADAPTERS if adapter != FULL)]
     assert all(list(row) == list(MODELS) for row in rows.values())
     assert all(combinations.says_works(cell, rows) == (not found[cell]) for cell in cells)
-    assert Cell(WIDELY[0], "decoder", "DoRA") in cells
+    whole = {Cell(method, model, FULL) for method in METHODS for model in MODELS}
+    adapted = {Cell(method, m, a) for method in WIDELY for m in MODELS for a in ADAPTERS}
+    assert set(cells) == whole | adapted and len(cells) == len(set(cells))
 
 
-def test_the_page_has_every_row() -> None:
-    rows = combinations.rows_of(combinations.PAGE.read_text(encoding="utf-8"))
+def test_the_page_has_every_row_and_says_what_is_tried_with_what() -> None:
+    text = combinations.PAGE.read_text(encoding="utf-8")
+    assert text.startswith(combinations.HEAD)
+    assert combinations.OTHERS.format(methods=", ".join(WIDELY)) in text
+    rows = combinations.rows_of(text)
     assert list(rows) == [*METHODS, *(adapter for adapter in ADAPTERS if adapter != FULL)]
 
 
