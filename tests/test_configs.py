@@ -436,6 +436,8 @@ MADE = {
     "translation": lambda n: {"source": word(n), "target": word(-n)},
     "summarisation": lambda n: {"source": f"It reads {word(n)}.", "target": word(n)},
     "regression": lambda n: {"text": word(n), "label": (n % 8 - 4) / 8},
+    "multi_label": lambda n: {"text": word(n), "labels": ["a", "b"][: n % 3]},
+    "pair": lambda n: {"question": word(n), "passage": word(n % 5), "label": "ab"[n % 2]},
     "fill_mask": lambda n: {"text": f"{word(n)} [MASK]", "answer": word(n)[0]},
     "prompt_completion": lambda n: {"prompt": f"{n}+1=", "completion": f"{n + 1}"},
     "preference": lambda n: {"prompt": f"{n}+1=", "chosen": f"{n + 1}", "rejected": f"{n}"},
