@@ -17,11 +17,12 @@ from jaxlm.core.config import UserError
 from jaxlm.vectors.table import WordVectors
 
 FASTTEXT_DIGITS = 5
+ROUNDING = 2.0**-23  # float32's, relative
 BOUNDS = {
     "glove": 0.0,
     "word2vec": 0.0,
     "word2vec-binary": 0.0,
-    "fasttext": 0.5 * 10.0 ** (1 - FASTTEXT_DIGITS) + float(np.finfo(np.float32).eps),
+    "fasttext": 0.5 * 10.0 ** (1 - FASTTEXT_DIGITS) + ROUNDING,
 }
 
 
