@@ -20,6 +20,7 @@ from flax import nnx
 from jaxlm.data.prompt_formats.base import Prompts
 from jaxlm.data.prompts import format_of
 from jaxlm.generate.processors import Processors
+from jaxlm.models.blocks import unstack
 from jaxlm.training.program import Program
 
 
@@ -32,6 +33,7 @@ class Reader:
         if prompts.source is not None:
             source = dict(prompts.source)
             self.encoded = model.encode(source.pop("tokens"), **source)
+        unstack(model)
         self.rows = dict(prompts.read)
         self.tokens = self.rows.pop("tokens")
         self.first, self.step = prompts.first, format_of(program.model).step

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ from jaxlm.nn.flops import keys_met
 from jaxlm.nn.given import Found, Given
 from jaxlm.nn.norm import RMSNormConfig
 from jaxlm.nn.position import RotaryConfig, Rows
-from jaxlm.nn.stack import Apart, Remat, Run, apply_stack, named, runs_of, stack
+from jaxlm.nn.stack import Apart, Remat, Run, apply_stack, named, runs_of, stack, taken_apart
 
 UNROLLED = 8  # layers that a CPU runs without a scan: a scan copies what the backward pass reads
 CACHED = 12  # the same with a cache, which a scan copies for each token
@@ -308,6 +309,14 @@ class Stack(nnx.Module):
 
         return {run.name: of(run) for run in self.runs}
 
+    def unstack(self) -> None:
+        """Takes apart the weights of the layers that run one by one with a cache."""
+        for run in self.runs:
+            if not self._stacks(run):
+                layers = getattr(self, run.name)
+                state = nnx.state(layers)
+                nnx.update(layers, jax.tree.map(partial(taken_apart, run.count), state))
+
     def _stacks(self, run: Run) -> bool:
         """Whether the arrays of a run's layers have to be stacked."""
         return self.config.scans(run.count, CACHED) or is_split("stage")
@@ -343,6 +352,15 @@ class Stack(nnx.Module):
             for i in range(c.num_layers)
         )
         return c.attention.score_flops(c.hidden_size) * keys
+
+
+def unstack(model: nnx.Module) -> None:
+    """Takes apart the stacked weights of a model that runs layer by layer, once before a loop over
+    tokens that would copy each layer's part for each token. The model can then only be called.
+    """
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Stack):
+            module.unstack()
 
 
 class Block(nnx.Module):

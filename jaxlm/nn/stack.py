@@ -106,6 +106,11 @@ class Apart(NamedTuple):
     layers: list[Any]
 
 
+def taken_apart(num_layers: int, x: jax.Array) -> Apart:
+    """An array [L, ...] as one array for each of its layers."""
+    return Apart([x[index] for index in range(num_layers)])
+
+
 def apply_stack(
     layers: Any,
     body: Body,
