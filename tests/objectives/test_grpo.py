@@ -103,7 +103,7 @@ def test_advantages_are_those_of_trl_and_0_in_a_group_of_equal_rewards() -> None
     rewards = GOLDEN["rewards"].astype(np.float32)
     for scale in (True, False):
         found = group_advantages(rewards, 4, scale=scale).advantages
-        np.testing.assert_allclose(found, GOLDEN[f"advantages_{scale}"], atol=1e-5)
+        np.testing.assert_allclose(found, GOLDEN[f"advantages_{scale}"], atol=1e-6)
     equal = group_advantages(np.array([0.1] * 7 + [0.3] * 7, np.float32), 7)
     assert not np.any(equal.advantages) and not np.any(equal.std)
 
@@ -251,7 +251,7 @@ def test_the_loss_of_a_rollout_and_its_gradient(variant: str) -> None:
         *((out.metrics[n][i], [h.metrics[n][i] for h in halves])
           for n in out.metrics for i in (0, 1)),
     ):  # fmt: skip
-        np.testing.assert_allclose(whole, sum(parts), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(whole, sum(parts), rtol=1e-6, atol=1e-6)
     assert {*objective.train_displays} and {m.name for m in objective.train_displays} == {
         *out.metrics
     }
@@ -296,7 +296,7 @@ def test_the_kl_from_a_reference_is_added() -> None:
     own, reference = (in_numpy(x, HEAD, 0.0, batch["targets"], 0.8)[0] for x in (HIDDEN, other))
     d = reference - own
     kl = ((np.exp(d) - d - 1) * batch["loss_weights"]).sum()
-    np.testing.assert_allclose(out.metrics["kl"][0], kl, rtol=1e-5)
+    np.testing.assert_allclose(out.metrics["kl"][0], kl, rtol=1e-6)
     np.testing.assert_allclose(out.loss_sum - without.loss_sum, 0.1 * kl, rtol=1e-4)
     assert {m.name for m in objective.train_displays} == {*out.metrics}
 
