@@ -5,15 +5,9 @@
     python tools/combinations.py --only "DPO|GRPO"    # cells whose name matches, to the terminal
     python tools/combinations.py --check 6 --seed 1   # tries six cells, and compares with the page
 
-A cell is a task or method, a kind of model and an adapter: two steps of training, then what the
-task is for: predictions for its records, or an evaluation. What is refused is refused by one line,
-which the page gives. Not every product of the three is a cell:
-
-    each of METHODS with each of MODELS, all parameters trained
-    each of ADAPTERS with each of MODELS and the methods of `WIDELY` alone
-
-An adapter is applied to the model, and no method knows which one it is; adapters with the methods
-outside of `WIDELY` are not tried here.
+A cell is one of METHODS, one of MODELS and one of ADAPTERS, and every product of the three is
+tried: two steps of training, then what the task is for, predictions for its records or an
+evaluation. What is refused is refused by one line, which the page gives.
 """
 
 from __future__ import annotations
@@ -67,8 +61,6 @@ ADAPTERS = {
     "QLoRA": "{type: lora, rank: 2, targets: [all-linear], base_weights: nf4}",
     "DoRA": "{type: dora, rank: 2, targets: [all-linear]}",
 }
-# the methods with which adapters are tried: the model's own, one with a head, one with a reference
-WIDELY = ("language model", "classification", "DPO")
 WORDS = ("Ana", "Bo", "Chen", "Dee", "Eva")
 NUMBER = 24  # records
 FAILED = "FAILED: "
@@ -191,11 +183,7 @@ class Cell:
         return f"{self.method} / {self.model} / {self.adapter}"
 
 
-CELLS = [
-    Cell(*names)
-    for names in itertools.product(METHODS, MODELS, ADAPTERS)
-    if names[0] in WIDELY or names[2] == FULL
-]
+CELLS = [Cell(*names) for names in itertools.product(METHODS, MODELS, ADAPTERS)]
 
 
 def settings_of(model: str, folder: Path) -> tuple[Path, list[str]]:
@@ -286,21 +274,16 @@ def outcomes(cells: list[Cell]) -> Iterator[tuple[Cell, str]]:
 
 
 HEAD = """\
-<!-- made by tools/combinations.py, which tries the cells of both tables; edit that -->
+<!-- made by tools/combinations.py, which tries what the table says -->
 # What combines with what
 
-A check mark is a run of a tiny model of this kind: two steps of training of all parameters, then
-predictions for some records, or an evaluation. Each method is tried with each kind of model. A
-number is the line below the tables that refuses the combination, as a user sees it. A language
+Each method was tried with each kind of model in {number} ways:
+{adapters}.
+A trial is a run of a tiny model: two steps of training, then predictions for some records, or an
+evaluation. A check mark: all {number} work. Where only some work, their names follow the mark.
+A number is the line below the table that refuses the combination, as a user sees it. A language
 model is trained as its kind is: encoders predict masked tokens, encoder-decoders spans, GLMs
 blanks, the others the next token.
-"""
-OTHERS = """
-## Adapters
-
-An adapter is applied to the model, and no method knows which one it is. So each adapter was tried
-with each kind of model and a method of each kind: {methods}. With the other
-methods of the first table adapters were not tried for this page.
 """
 
 
@@ -321,33 +304,27 @@ class Reasons:
 
 def page(found: dict[Cell, str]) -> str:
     reasons = Reasons()
-
-    def row(name: str, cells: list[dict[str, str]]) -> str:
-        return f"| {' | '.join([name, *map(reasons.mark, cells)])} |"
-
-    head = [f"| | {' | '.join(MODELS)} |", "|---" * (len(MODELS) + 1) + "|"]
-    lines = [HEAD, *head]
+    *first, last = ADAPTERS
+    lines = [HEAD.format(adapters=f"{', '.join(first)} and {last}", number=len(ADAPTERS))]
+    lines += [f"| | {' | '.join(MODELS)} |", "|---" * (len(MODELS) + 1) + "|"]
     for method in METHODS:
-        lines.append(row(method, [{FULL: found[Cell(method, m, FULL)]} for m in MODELS]))
-    lines += [OTHERS.format(methods=", ".join(WIDELY)), *head]
-    for adapter in [name for name in ADAPTERS if name != FULL]:
-        every = [{m: found[Cell(m, model, adapter)] for m in WIDELY} for model in MODELS]
-        lines.append(row(adapter, every))
+        every = [{a: found[Cell(method, model, a)] for a in ADAPTERS} for model in MODELS]
+        lines.append(f"| {' | '.join([method, *map(reasons.mark, every)])} |")
     lines += ["", *(f"{number}. {reason}" for reason, number in reasons.numbers.items())]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def rows_of(text: str) -> dict[str, dict[str, str]]:
-    """{method or adapter: {model: what its cell says}} of the page."""
+    """{method: {model: what its cell says}} of the page."""
     table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {row[0]: dict(zip(MODELS, row[1:], strict=True)) for row in table if row[0] != "decoder"}
 
 
 def says_works(cell: Cell, rows: dict[str, dict[str, str]]) -> bool:
     """Whether the page says that a cell works."""
-    said = rows[cell.method if cell.adapter == FULL else cell.adapter][cell.model]
+    said = rows[cell.method][cell.model]
     names = re.sub(r" ?\(\d+\)", "", said).removeprefix("✓").strip()
-    return said.startswith("✓") and (not names or cell.method in names.split("; "))
+    return said.startswith("✓") and (not names or cell.adapter in names.split("; "))
 
 
 def check(number: int, seed: int) -> int:

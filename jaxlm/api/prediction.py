@@ -30,13 +30,12 @@ from jaxlm.data.held_out import (
     found_in,
     has_a_record_a_line,
     own_data,
-    own_encoding,
+    own_settings,
     own_source,
     unanswered_source,
 )
 from jaxlm.data.reading.rows import cell
 from jaxlm.data.reading.text import check_characters
-from jaxlm.data.sources.files import Files
 from jaxlm.data.store.prepared import DataConfig
 from jaxlm.evals.predictions import Answering, Predictions, RowPredictions, imported_task, marked
 from jaxlm.evals.run import facts_of
@@ -160,11 +159,12 @@ class Predictor:
             yield here, record
 
     def _as_in_files(self, given: Sequence[Any]) -> bool:
-        """Whether records have the columns of the run's files, which a format makes the task's."""
+        """Whether records have the columns of some format, which makes them the task's."""
         first = next(iter(given), None)
-        if not isinstance(first, Mapping) or not isinstance(self._own, Files):
+        if not isinstance(first, Mapping):
             return False
-        return not any(column in first for column in self._task.asked_of(first))
+        asked = self._task.asked_of(first)
+        return not any({column, file_column(self._own, column)} & {*first} for column in asked)
 
     def _read_as_file(self, given: Sequence[Any]) -> Iterator[tuple[str, Record]]:
         """Records of a list as a file with a line for each, whose format is recognised."""
@@ -183,7 +183,7 @@ class Predictor:
 
     def _read_file(self, path: str) -> Iterator[tuple[str, Record]]:
         left_out: Counter[str] = Counter()
-        found = detect([path], with_text=False, encoding=own_encoding(self._own))
+        found = detect([path], with_text=False, **own_settings(self._own))
         columns = self._task.asked_of(columns_of(found))
         source = unanswered_source(found, columns, self._own, self._task.column_names)
         self._report(found_in(source, columns))

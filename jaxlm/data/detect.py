@@ -21,7 +21,7 @@ from jaxlm.core.optional import need
 from jaxlm.data.formats.shapes import Start
 from jaxlm.data.reading.compressed import open_file, uncompressed_name
 from jaxlm.data.reading.files import match_files
-from jaxlm.data.reading.rows import csv_rows, jsonl_rows
+from jaxlm.data.reading.rows import csv_rows, first_cells, jsonl_rows
 from jaxlm.data.reading.text import WIDE, are_wide, decode, script_of
 
 KINDS = {
@@ -67,6 +67,7 @@ class Found:
     kind: str  # the type of the source: text, csv, jsonl, parquet or files
     encoding: str = "utf-8"
     delimiter: str | None = None  # of a CSV whose delimiter is not the usual one
+    header: tuple[str, ...] = ()  # the columns of a CSV without a header line
     columns: tuple[str, ...] = ()
     text_column: str | None = None
     label_column: str | None = None
@@ -86,13 +87,19 @@ class Found:
 
 
 def detect(
-    patterns: Sequence[str], *, with_text: bool = True, encoding: str | None = None
+    patterns: Sequence[str],
+    *,
+    with_text: bool = True,
+    encoding: str | None = None,
+    header: Sequence[str] = (),
 ) -> Found:
     """Reads the files once. Raises `UserError` where they are not of one kind, or hold no text.
 
     with_text: a table must have a column of texts; else it may hold lists alone, such as of words,
     or no rows below its first line, which may be a record of a file without a header. encoding: one
-    that files which are not UTF-8 probably have, so that it is tried first.
+    that files which are not UTF-8 probably have, so that it is tried first. header: the columns of
+    a CSV whose first line does not name them. Without it, where a table must have texts, a first
+    line whose label other rows have too is a row.
     """
     files = match_files(patterns)
     kinds = {name: kind_of(path) for name, path in files.items()}
@@ -104,7 +111,7 @@ def detect(
     found = "utf-8" if kind == "parquet" else _encoding(paths, encoding)
     if kind == "text":
         return _texts(tuple(patterns), paths, found)
-    return _table(tuple(patterns), paths, kind, found, with_text)
+    return _table(tuple(patterns), paths, kind, found, with_text, header)
 
 
 def kind_of(path: Path) -> str:
@@ -184,13 +191,19 @@ def _opening(text: str) -> str:
 
 
 def _table(
-    patterns: tuple[str, ...], paths: Sequence[Path], kind: str, encoding: str, with_text: bool
+    patterns: tuple[str, ...],
+    paths: Sequence[Path],
+    kind: str,
+    encoding: str,
+    with_text: bool,
+    header: Sequence[str],
 ) -> Found:
     delimiter = _delimiter(paths[0], encoding) if kind == "csv" else None
+    names = _missing_header(paths[0], encoding, delimiter, header) if kind == "csv" else ()
     rows: list[Mapping[str, Any]] = []
     total = 0
     for path in paths:
-        for row in _rows(path, kind, encoding, delimiter):
+        for row in _rows(path, kind, encoding, delimiter, names):
             total += 1
             if len(rows) < SAMPLE:
                 rows.append(row)
@@ -208,11 +221,16 @@ def _table(
     texts = [row[text] for row in rows if isinstance(row.get(text), str)] if text else [""]
     lengths = sorted(map(len, texts))
     values = {str(row[label]).strip() for row in rows if row.get(label)} if label else set()
+    if kind == "csv" and with_text and not names and label in values:
+        kinds = {text: "text", label: "label"}
+        named = [kinds.get(name, f"column_{n}") for n, name in enumerate(columns, 1)]
+        return _table(patterns, paths, kind, encoding, with_text, named)
     return Found(
         files=patterns,
         kind=kind,
         encoding=encoding,
         delimiter=delimiter,
+        header=tuple(names),
         columns=columns,
         text_column=text,
         label_column=label,
@@ -242,8 +260,19 @@ def kind_is_tab(path: Path) -> bool:
     return uncompressed_name(path.name).lower().endswith((".tsv", ".tab"))
 
 
+def _missing_header(
+    path: Path, encoding: str, delimiter: str | None, header: Sequence[str]
+) -> Sequence[str]:
+    """The names of the columns, where the first line has as many cells and does not name them."""
+    if not header:
+        return ()
+    with open_file(path) as file:
+        first = first_cells(decode(file, str(path), encoding), str(path), delimiter)
+    return header if len(first) == len(header) and not {*header} & {*first} else ()
+
+
 def _rows(
-    path: Path, kind: str, encoding: str, delimiter: str | None
+    path: Path, kind: str, encoding: str, delimiter: str | None, header: Sequence[str]
 ) -> Iterator[Mapping[str, Any]]:
     if kind == "parquet":
         parquet = need("pyarrow.parquet", "formats", "a Parquet source")
@@ -253,7 +282,7 @@ def _rows(
     with open_file(path) as file:
         pieces = decode(file, str(path), encoding)
         read: Iterable[tuple[str, Mapping[str, Any]]] = (
-            csv_rows(pieces, str(path), delimiter=delimiter)
+            csv_rows(pieces, str(path), delimiter=delimiter, columns=header)
             if kind == "csv"
             else jsonl_rows(pieces, str(path))
         )
@@ -299,6 +328,8 @@ def source_of(found: Found) -> dict[str, Any]:
         source["encoding"] = found.encoding
     if found.delimiter is not None:
         source["delimiter"] = found.delimiter
+    if found.header:
+        source["columns"] = list(found.header)
     if found.text_column is not None:
         source["text_column"] = found.text_column
     if found.label_column is not None:

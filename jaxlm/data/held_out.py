@@ -28,6 +28,7 @@ from jaxlm.data.formats.text import Text
 from jaxlm.data.mixture import MixtureData
 from jaxlm.data.sources.base import Record, Source, Unit
 from jaxlm.data.sources.base_rows import RowFiles
+from jaxlm.data.sources.csv import Csv
 from jaxlm.data.sources.files import Files
 from jaxlm.data.store.prepared import DataConfig
 
@@ -148,6 +149,7 @@ def found_in(source: Source, columns: Sequence[str]) -> str:
     if not line:
         names = [_column_of(source, column) for column in columns]
         shown = f" ({', '.join(names)})" if isinstance(source, RowFiles) else ""
+        shown += " without a header line" if _own_header(source) else ""
         line = f"{', '.join(getattr(source, 'files', ()))}: {type_name(type(source))}{shown}"
     encoding = getattr(source, "encoding", None)
     return line if encoding is None or _is_parquet(source) else f"{line}, {encoding}"
@@ -164,9 +166,14 @@ def columns_of(found: Found) -> Sequence[str]:
     return Files(files=found.files, encoding=found.encoding).all_columns()
 
 
-def own_encoding(own: Source | None) -> str | None:
-    """The encoding of a run's own files, where they have one."""
-    return getattr(own, "encoding", None)
+def own_settings(own: Source | None) -> dict[str, Any]:
+    """How other files are probably written, as a run's own are: arguments of `detect`."""
+    return {"encoding": getattr(own, "encoding", None), "header": _own_header(own)}
+
+
+def _own_header(own: Source | None) -> tuple[str, ...]:
+    """The names that a run gives to the columns of its CSV, which has no header line."""
+    return own.columns if isinstance(own, Csv) else ()
 
 
 def has_a_record_a_line(source: Source) -> bool:

@@ -9,7 +9,7 @@ from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.measures import Measure
 from jaxlm.data.detect import Found, detect, source_of
-from jaxlm.data.held_out import found_in, measured_source, own_data, own_encoding, own_source
+from jaxlm.data.held_out import found_in, measured_source, own_data, own_settings, own_source
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.store.prepared import Prepared
@@ -45,7 +45,7 @@ def evaluate_run(
     """
     # first: a wrong file costs no loading
     own = own_source(load_saved(run_dir).config.data) if files else None
-    found = detect(files, with_text=False, encoding=own_encoding(own)) if files else None
+    found = detect(files, with_text=False, **own_settings(own)) if files else None
     config, program, params, step = load_trained(
         run_dir, overrides=overrides, step=step, references=True, report=report
     )

@@ -114,6 +114,12 @@ def test_a_file_and_records_are_read_as_texts_are(
     assert run.predict(given) == run.predict(TEXTS)
 
 
+def test_records_of_a_format_are_predicted_for(run: jaxlm.Run) -> None:
+    """The columns are those of a format, not of the run's table; the labels are not read."""
+    records = [{"sentence": text, "label": 7} for text in TEXTS]
+    assert run.predict(records) == run.predict(TEXTS)
+
+
 def test_the_column_of_a_file_is_not_guessed(run: jaxlm.Run, tmp_path: Path) -> None:
     """`note` looks more like text than the task's column does."""
     (tmp_path / "new.csv").write_text("note,text\ngood film,1\nbad film,2\n")

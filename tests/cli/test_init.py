@@ -99,6 +99,14 @@ def test_a_classifier_of_ones_own_table(here, capsys):
         said = capsys.readouterr()
         assert f"{file}: {form} (" in said.err
         assert json.loads(said.out)["confusion"]["table"] == table
+    bare = [f"{one['review']},{one['stars']}\n" for one in other]
+    Path("headless.csv").write_text("".join(bare))
+    assert main(["init", "headless.csv"]) == 0
+    said = capsys.readouterr().err
+    assert "columns: text, label (the files have no header line); the text is 'text'" in said
+    assert "found: 9 rows" in said
+    source = load_run("headless.yaml").config.data.source
+    assert source.columns == ("text", "label") and source.label_column == "label"
     Path("odd.csv").write_text("review,stars\n" + "good,pos\nbad,unknown\nbad,neg\n" * 3)
     Path("bare.csv").write_text("review\ngood\nbad\n")
     for file, says in (

@@ -12,7 +12,12 @@ import pytest
 from jaxlm.core.config import UserError
 from jaxlm.data.detect import detect
 from jaxlm.data.formats.shapes import SHAPES
-from jaxlm.data.held_out import found_in, measured_source, unanswered_source
+from jaxlm.data.held_out import (
+    found_in,
+    measured_source,
+    own_settings,
+    unanswered_source,
+)
 from jaxlm.data.records import RecordData
 from jaxlm.data.sources.base import Source
 from jaxlm.data.sources.csv import Csv
@@ -276,3 +281,25 @@ def test_the_names_of_a_tasks_columns() -> None:
     pairs = Preference(template="plain", chosen_column="good")
     names = {"prompt": "prompt", "chosen": "good", "rejected": "rejected"}
     assert pairs.column_names == Rated(pairs=pairs).column_names == names
+
+
+def test_a_table_without_a_header_line_has_the_runs_columns(tmp_path: Path) -> None:
+    own = CSV.replace(columns=("review", "stars"))
+    data = RecordData(source=own, task=Classification())
+    files = {"a.csv": '"a, b",x\nc,y\n', "one.csv": "d,x\n", "named.csv": "stars,review\nx,e\n"}
+    paths = written(tmp_path, files)
+    texts = []
+    for path in paths:
+        found = detect([path], with_text=False, **own_settings(own))
+        measured = measured_source(found, data)
+        asked = unanswered_source(found, ("text",), own)
+        records = read(measured, ("text", "label"))
+        assert read(asked, ("text",)) == [{"text": record["text"]} for record in records]
+        texts.append([(record["text"], record["label"]) for record in records])
+        has_none = not path.endswith("named.csv")
+        assert found_in(asked, ("text",)).endswith(" without a header line, utf-8") == has_none
+    assert texts == [[("a, b", "x"), ("c", "y")], [("d", "x")], [("e", "x")]]
+    short = written(tmp_path, {"short.csv": "d\ne\n"})
+    found = detect(short, with_text=False, **own_settings(own))
+    with pytest.raises(UserError, match="short.csv: has the columns d: no format fits"):
+        read(unanswered_source(found, ("text",), own), ("text",))

@@ -78,7 +78,8 @@ def summary(found: Found) -> list[str]:
     if found.format:
         lines.append(f"format: {found.format}")
     if found.text_column:
-        lines.append(f"columns: {few(found.columns)}; the text is {found.text_column!r}")
+        why = " (the files have no header line)" if found.header else ""
+        lines.append(f"columns: {few(found.columns)}{why}; the text is {found.text_column!r}")
     if found.start:
         lines.append(f"task: {found.start.about}")
     elif found.label_column:

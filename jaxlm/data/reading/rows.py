@@ -102,19 +102,8 @@ def csv_rows(
     None and the delimiter is a tab, rows that a stray mark would join to one cell are an error.
     So is a row of more than `most` characters: a quoted cell may have any number of lines.
     """
-    if delimiter is None:
-        is_tab = uncompressed_name(where).lower().endswith((".tsv", ".tab", ".txt"))
-        delimiter = "\t" if is_tab else ","
-    check_joined = quotes is None and delimiter == "\t"
-    quotes = quotes is not False
-    csv.field_size_limit(sys.maxsize)  # Python's limit of 128 KiB is less than many a document
-    bounded = _RowLines(lines(pieces, where, most), where, most)
-    reader = csv.reader(
-        bounded,
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
-        strict=quotes,
-    )
+    reader, bounded = _cells(pieces, where, delimiter, quotes is not False, most)
+    check_joined = quotes is None and reader.dialect.delimiter == "\t"
     names = list(columns)
     try:
         for cells in reader:
@@ -145,6 +134,28 @@ def csv_rows(
             f"{where}:{reader.line_num}: not CSV ({error}); fix the row, or set quotes: false if "
             "quotation marks are ordinary characters there"
         ) from None
+
+
+def first_cells(pieces: Iterable[str], where: str, delimiter: str | None = None) -> list[str]:
+    """The cells of a table's first row, a header line or not; [] where it is empty or not CSV."""
+    reader, _ = _cells(pieces, where, delimiter, True, MAX_DOCUMENT_CHARS)
+    try:
+        return next(filter(None, reader), [])
+    except csv.Error:
+        return []
+
+
+def _cells(
+    pieces: Iterable[str], where: str, delimiter: str | None, quotes: bool, most: int
+) -> tuple[Any, _RowLines]:
+    """The rows of cells, and the lines that they are read from."""
+    if delimiter is None:
+        is_tab = uncompressed_name(where).lower().endswith((".tsv", ".tab", ".txt"))
+        delimiter = "\t" if is_tab else ","
+    csv.field_size_limit(sys.maxsize)  # Python's limit of 128 KiB is less than many a document
+    bounded = _RowLines(lines(pieces, where, most), where, most)
+    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    return csv.reader(bounded, delimiter=delimiter, quoting=quoting, strict=quotes), bounded
 
 
 class _RowLines:
