@@ -154,8 +154,13 @@ def _cells(
         delimiter = "\t" if is_tab else ","
     csv.field_size_limit(sys.maxsize)  # Python's limit of 128 KiB is less than many a document
     bounded = _RowLines(lines(pieces, where, most), where, most)
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    return csv.reader(bounded, delimiter=delimiter, quoting=quoting, strict=quotes), bounded
+    reader = csv.reader(
+        bounded,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        strict=quotes,
+    )
+    return reader, bounded
 
 
 class _RowLines:
