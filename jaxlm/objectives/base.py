@@ -73,6 +73,7 @@ class Objective(Config):
     # module:Class of the `Learner` that trains it
     learner: ClassVar[str] = "jaxlm.training.learner:GradientLearner"
     descends: ClassVar[bool] = True  # whether it is trained by an optimizer
+    cpu_threads: ClassVar[int | None] = None  # the fastest number for its steps; None: all cores
     on_policy: ClassVar[bool] = False  # whether it learns from texts that the model writes
     displays: ClassVar[tuple[Measure, ...]] = (LOSS,)  # how measures are shown, the main one first
     # Whether its model may be a backbone, whose config.json names a class without a head.

@@ -53,6 +53,7 @@ class Windows(Objective, abstract=True):
     """The base of objectives that learn vectors from pairs of words that are near each other."""
 
     learner: ClassVar[str] = "jaxlm.training.sparse:SparseLearner"
+    cpu_threads: ClassVar[int | None] = 1  # a block is many small operations
     displays: ClassVar[tuple[Measure, ...]] = (LOSS,)
 
     window: int = field(5, "the largest distance of two words that predict each other", ge=1)

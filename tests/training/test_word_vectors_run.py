@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 
 import jaxlm
 from jaxlm import api
+from jaxlm.cli import main
 from jaxlm.core.config import Resolved, UserError
 from jaxlm.info import describe_run
+from jaxlm.objectives.causal_lm import CausalLM
 from jaxlm.run import RunConfig, load_run, load_saved
 from tests import tiny
 
@@ -60,6 +63,18 @@ def config_of(folder: Path, name: str, *changes: str) -> Resolved[RunConfig]:
 def run(folder: Path) -> Path:
     assert api.fit(config_of(folder, "run")).code == 0
     return folder / "run"
+
+
+def test_the_command_trains_vectors_by_one_thread(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are many small operations, which more threads make slower; others get all cores."""
+    monkeypatch.setenv("NPROC", "")  # so that it is put back
+    monkeypatch.delenv("NPROC")
+    own = [f"run_dir={folder / 'one'}", f"cache_dir={tiny.cache_dir()}", "train.epochs=1"]
+    assert main(["train", str(folder / "config.yaml"), *own]) == 0
+    assert os.environ["NPROC"] == "1"
+    assert CausalLM.cpu_threads is None
 
 
 def final(run: Path) -> dict[str, Any]:

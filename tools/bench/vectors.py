@@ -69,7 +69,8 @@ def speed(options: argparse.Namespace, run: Any, folder: Path) -> None:
     """Words by second of processor time and by the clock, of jaxlm and of gensim in turn."""
     import jaxlm
 
-    settings = json.loads((folder / "settings.json").read_text())
+    text = (folder / "settings.json").read_text()
+    settings = json.loads(text)
     (folder / "settings.json").write_text(json.dumps({**settings, "epochs": 1}))
     words = len(np.load(folder / "rows.npz")["tokens"])
     epoch = round(run.config.train.steps / settings["epochs"])
@@ -91,6 +92,7 @@ def speed(options: argparse.Namespace, run: Any, folder: Path) -> None:
         for name, a, b in zip(("words/s", "words/s of CPU"), ours, theirs, strict=True):
             line = {name: round(a), "gensim": round(b), "ratio": round(a / b, 3)}
             print(json.dumps(line), flush=True)
+    (folder / "settings.json").write_text(text)
 
 
 def train_beside(options: argparse.Namespace, folder: Path, seed: int) -> None:
@@ -191,7 +193,9 @@ def shown(name: str, model: dict[str, np.ndarray], fixed: Fixed, others: dict[st
 
 def compare(options: argparse.Namespace) -> None:
     import jaxlm
+    from jaxlm.distributed.threads import limit_threads
 
+    limit_threads(1)  # as `jaxlm train` does
     runs = {path: jaxlm.load(path) for path in options.runs}
     first = next(iter(runs.values()))
     with tempfile.TemporaryDirectory() as made:

@@ -35,6 +35,7 @@ def run_training(
     from jaxlm.cli.shared.figures import print_figures
     from jaxlm.core.files import disk_errors
     from jaxlm.distributed.processes import failing_together, init_processes
+    from jaxlm.distributed.threads import limit_threads
     from jaxlm.runs.folder import RunDir
     from jaxlm.runs.measures import final_measures
 
@@ -42,6 +43,8 @@ def run_training(
     init_processes(starting["coordinator"], starting["num_processes"], starting["process_id"])
     with failing_together():
         resolved = read()
+        if (threads := resolved.config.objective.cpu_threads) is not None:
+            limit_threads(threads)
         with disk_errors(resolved.config.run_dir or ""):
             outcome = fit(resolved, must_exist=must_exist, accept_data=accept_data)
     import jax
