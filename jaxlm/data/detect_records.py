@@ -81,7 +81,7 @@ def _labelled(source: Files, shape: Shape) -> Start | None:
     labels = [record["label"] for record in found]
     is_pair = all(record.get("text_b") for record in found)
     several = any(isinstance(label, list) for label in labels)
-    numbers = not several and all(map(_is_number, labels)) and len({*map(str, labels)}) > MOST
+    numbers = not several and all(map(_is_number, labels)) and _are_scores(labels)
     second = ", text_b: text_b" if is_pair else ""
     if several:
         objective, task, about = "multi_label", f"multi_label{second}", "any number of classes"
@@ -97,6 +97,11 @@ def _labelled(source: Files, shape: Shape) -> Start | None:
         f"{{type: {objective}, head: {{pool: mean, dropout: 0.3}}}}",
         False,
     )
+
+
+def _are_scores(labels: Sequence[Any]) -> bool:
+    """Whether numbers are too many, or too fine, for classes."""
+    return len({*map(str, labels)}) > MOST or not all(float(label).is_integer() for label in labels)
 
 
 def _is_number(label: Any) -> bool:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -36,12 +36,20 @@ from jaxlm.data.sources.base import Source
 from jaxlm.data.store.content import source_files
 from jaxlm.data.store.duplicates import distinct
 from jaxlm.data.store.prepared import DataConfig, Prepared, Report, Split
-from jaxlm.data.store.records import RecordStore, prepare_records
+from jaxlm.data.store.records import RecordStore, name_hash, prepare_records
 from jaxlm.data.store.split import hash64, held_out, scores
 from jaxlm.data.text import report_shared_texts, store_facts
 from jaxlm.tasks.base import LeftOut, Record, Task
 
 FORMAT = "records, version 2"  # a run of another version: its files and counts are compared
+
+
+class Part(NamedTuple):
+    """The records of a split: the records `index` of a store, which come from a source."""
+
+    store: RecordStore
+    index: np.ndarray
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,18 +180,17 @@ class RecordData(DataConfig):
             index["train"] = _subset(
                 stores["train"], index["train"], self.max_records, self.subset_salt
             )
-        parts = {name: (stores.get(name, stores["train"]), index[name]) for name in index}
+        parts = {
+            name: Part(
+                stores.get(name, stores["train"]), index[name], sources.get(name, self.source)
+            )
+            for name in index
+        }
         prepared = self._prepared(parts, facts, tokenizer, report)
         prepared.manifest["splits"]["train"] |= too_long
         content = {
-            name: self._content(
-                *parts[name],
-                facts,
-                sources.get(name, self.source),
-                tokenizer,
-                self.augment if name == "train" else (),
-            )
-            for name in parts
+            name: self._content(part, facts, tokenizer, self.augment if name == "train" else ())
+            for name, part in parts.items()
         }
         prepared.manifest.update(
             stores={name: store_facts(store) for name, store in stores.items()}, content=content
@@ -235,11 +242,12 @@ class RecordData(DataConfig):
         everything = np.arange(store.manifest["records"])
         if facts is None:
             facts = self._task.resolve(store.records(everything))
-        return self._prepared({"validation": (store, everything)}, facts, tokenizer, report)
+        parts = {"validation": Part(store, everything, source)}
+        return self._prepared(parts, facts, tokenizer, report)
 
     def _prepared(
         self,
-        parts: Mapping[str, tuple[RecordStore, np.ndarray]],
+        parts: Mapping[str, Part],
         facts: Mapping[str, Any],
         tokenizer: Tokenizer,
         report: Report,
@@ -247,7 +255,7 @@ class RecordData(DataConfig):
         task = self._task.given(facts)
         spec = task.row_spec(self.seq_len, tokenizer.pad_id)
         splits: dict[str, Split] = {}
-        for name, (store, whole) in parts.items():
+        for name, (store, whole, source) in parts.items():
             train = name == "train"
             index = _trained(store, whole, spec.sizes["T"], name)
             for change in self.augment if train else ():
@@ -258,7 +266,8 @@ class RecordData(DataConfig):
             try:
                 own = task.counts(rows.records)
             except UserError as error:
-                raise UserError(f"the {name} split: {error}") from None
+                place = _first_wrong(task, Part(store, index, source))
+                raise UserError(f"{place or f'the {name} split'}: {error}") from None
             lengths = np.array(store.arrays["lengths"])[index]
             split = RecordSplit(
                 rows=rows,
@@ -284,22 +293,20 @@ class RecordData(DataConfig):
 
     def _content(
         self,
-        store: RecordStore,
-        index: np.ndarray,
+        part: Part,
         facts: Mapping[str, Any],
-        source: Source,
         tokenizer: Tokenizer,
         augment: tuple[Augment, ...],
     ) -> dict[str, Any]:
         """The content of a split, as one SHA-256 (see `jaxlm.data.store.content`)."""
         task = self._task.given(facts)
-        about = [store.fingerprint(), task.fingerprint(tokenizer), dict(facts)]
+        about = [part.store.fingerprint(), task.fingerprint(tokenizer), dict(facts)]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-        digest.update(np.ascontiguousarray(index, "<i8").tobytes())
+        digest.update(np.ascontiguousarray(part.index, "<i8").tobytes())
         tables = [each for change in augment for each in change.contents()]
         for _, sha256 in tables:
             digest.update(sha256.encode())
-        files = {**source_files({"source": source}), **dict(tables)}
+        files = {**source_files({"source": part.source}), **dict(tables)}
         return {"sha256": digest.hexdigest(), "files": files, "format": FORMAT}
 
 
@@ -327,6 +334,19 @@ def _subset(store: RecordStore, index: np.ndarray, size: int, salt: int) -> np.n
     chosen = np.zeros(len(first), bool)
     chosen[places[:size]] = True
     return index[chosen[number]]
+
+
+def _first_wrong(task: Task, part: Part) -> str | None:
+    """The place of the first record that the task refuses, such as "reviews.csv:3"."""
+    for number in range(len(part.index)):
+        one = part.index[number : number + 1]
+        try:
+            task.counts(part.store.records(one))
+        except UserError:
+            wanted = part.store.arrays["name_hashes"][one[0]]
+            names = (name for name, _ in part.source.records(task.columns))
+            return next((name for name in names if name_hash(name) == wanted), None)
+    return None
 
 
 def _trained(store: RecordStore, index: np.ndarray, room: int, name: str) -> np.ndarray:

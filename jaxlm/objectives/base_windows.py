@@ -16,8 +16,10 @@ counts `negatives / pool` times for each pair, so that the expected gradient is 
 drawn for each pair, while scores are products of matrices (Ji et al. 2016, arXiv:1604.04661). A
 word of skip-gram is in about `window + 1` pairs, so a negative of its block counts for more of them
 than one of CBOW: its outputs get longer and its inputs shorter than with negatives of each pair,
-the more words share a pool. Blocks of 8 words, not 16, halve this and take a sixth more time. As
-in word2vec.c, a negative that is the target of a pair does not count for it.
+the more words share a pool. Blocks of 8 words, not 16, halve this and take a sixth more time. The
+pool has one word from each of `pool` equal parts of the distribution: none is more or less likely,
+and the pools differ less. As in word2vec.c, a negative that is the target of a pair does not count
+for it.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from jaxlm.models.word_vectors import Subwords, WordVectorsConfig
 from jaxlm.nn.word_blocks import Block, Targets, added, block_of, gathered, score_loss
 from jaxlm.objectives.base import LOSS, Loss, Objective, Transform, record_rng
 from jaxlm.vectors.huffman import Tree, huffman
-from jaxlm.vectors.sampling import Drawing, keep_probability
+from jaxlm.vectors.sampling import Drawing, keep_probability, strata
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -142,7 +144,7 @@ class Windows(Objective, abstract=True):
             if tree is None:
                 used = -(-count // self.block)
                 made["negatives"] = np.zeros((blocks, self.pool), np.int32)
-                made["negatives"][:used] = draw(rng.random_sample((used, self.pool)))
+                made["negatives"][:used] = draw(strata(rng, used, self.pool))
             else:
                 made |= self._paths(tree, made["words"])
             if grams is not None:

@@ -30,6 +30,7 @@ class SkipGram(Windows):
     """Each word predicts the words around it."""
 
     block: int = field(8, "words of a row whose updates are made together", ge=1)
+    pool: int = field(56, "negatives drawn for the pairs of a block, which share them", ge=1)
 
     def inputs(self, block: Block) -> jax.Array:
         rows = self._rows(block.words, block.subwords)

@@ -74,8 +74,8 @@ class Classification(TextTask):
         found = Counter(records.column(self.label))
         if unknown := sorted(found.keys() - set(self.classes)):
             raise UserError(
-                f"labels that are not classes: {few(unknown)} (classes: {few(self.classes)}); name "
-                "all labels in data.task.classes, or drop those rows"
+                f"labels that are not classes: {few(unknown)} (classes: {few(self.classes)}); drop "
+                "those rows, or train with data.task.classes, which names all labels"
             )
         return {"classes": {name: found[name] for name in self.classes}}
 

@@ -135,8 +135,8 @@ class Tagging(Task):
         found = Counter(tag for tags in records.column(self.tags) for tag in tags)
         if unknown := sorted(found.keys() - set(self.classes)):
             raise UserError(
-                f"tags that training never saw: {few(unknown)} (known: {few(self.classes)}); name "
-                "all tags in data.task.classes, or drop those rows"
+                f"tags that training never saw: {few(unknown)} (known: {few(self.classes)}); drop "
+                "those rows, or train with data.task.classes, which names all tags"
             )
         return {"words": found.total()}
 

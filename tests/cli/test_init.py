@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from jaxlm.cli import main
 from jaxlm.core.registry import type_name
+from jaxlm.data.formats.shapes import SHAPES
 from jaxlm.data.tokenizers.base import Bytes
 from jaxlm.run import load_run
 
@@ -147,6 +149,7 @@ def write_records(name: str) -> None:
         ("tagging", "tagging", "tagging"),
         ("translation", "translation", "causal_lm"),
         ("preference", "preference", "orpo"),
+        ("kto", "kto", "kto"),
     ],
 )
 def test_a_recognised_format_decides_on_the_task(here, capsys, name, task, objective):
@@ -156,7 +159,7 @@ def test_a_recognised_format_decides_on_the_task(here, capsys, name, task, objec
     config = load_run(f"{name}.yaml").config
     assert type_name(type(config.data.task)) == task
     assert type_name(type(config.objective)) == objective
-    assert config.model.attention.is_causal == (objective in ("causal_lm", "orpo"))
+    assert config.model.attention.is_causal == (objective in ("causal_lm", "orpo", "kto"))
     records = config.data.source
     assert {*config.data.task.columns} <= {
         *next(records.whole(records.units()[0], (), Counter()))[1]
@@ -187,7 +190,8 @@ def test_a_chat_model_of_ones_own_instructions(here, capsys):
     assert "eval/loss" in capsys.readouterr().out
 
 
-def test_a_format_without_a_task_is_named(here, capsys):
+def test_a_format_without_a_task_is_named(here, capsys, monkeypatch):
+    monkeypatch.setitem(SHAPES, "kto", replace(SHAPES["kto"], start=None))
     write_records("kto")
     assert main(["init", "kto.jsonl"]) == 2
     assert "kto.jsonl: kto (" in capsys.readouterr().err
@@ -200,10 +204,14 @@ def labelled_rows() -> dict[str, tuple[str, str, str]]:
     say = lambda: " ".join(draw.choices(["red", "cat", "sleeps", "big"], k=4))  # noqa: E731
     pairs = [f"{say()}\t{say()}\t{kind}" for kind in ("same", "other") * 20]
     near = [f"{say()},{say()},{draw.random():.3f}" for _ in range(40)]
+    few = [f"{say()},{say()},{n % 4 / 3:.3f}" for n in range(40)]
+    marks = [f"{say()}\t{n % 3}.5" for n in range(40)]
     lists = [json.dumps({"text": say(), "labels": ["a", "b"][: 1 + n % 2]}) for n in range(40)]
     return {
         "rte.tsv": ("\n".join(["sentence1\tsentence2\tlabel", *pairs]), "pair", "classification"),
         "sts.csv": ("\n".join(["sentence1,sentence2,score", *near]), "regression", "regression"),
+        "few.csv": ("\n".join(["sentence1,sentence2,score", *few]), "regression", "regression"),
+        "marks.tsv": ("\n".join(["text\tscore", *marks]), "regression", "regression"),
         "topics.jsonl": ("\n".join(lists), "multi_label", "multi_label"),
     }
 
@@ -216,7 +224,5 @@ def test_labels_of_pairs_and_numbers_and_lists_have_their_tasks(here, capsys, na
     config = load_run("own.yaml").config
     assert type_name(type(config.data.task)) == task
     assert type_name(type(config.objective)) == objective
-    assert getattr(config.data.task, "text_b", None) == (
-        None if task == "multi_label" else "text_b"
-    )
+    assert getattr(config.data.task, "text_b", None) == ("text_b" if "sentence2" in text else None)
     assert main(["data", "inspect", "own.yaml", "--rows", "1"]) == 0

@@ -142,8 +142,21 @@ def test_given_classes_keep_their_order(reviews, tmp_path) -> None:
     _, source = reviews
     data = records(source, classes=("p", "n"), shuffle=False, validation_fraction=0)
     assert prepare(data, tmp_path).rows("train", batch_size=1, seed=0)[0]["labels"] == 0
-    with pytest.raises(UserError, match="labels that are not classes: p"):
+    with pytest.raises(UserError, match=r"reviews.csv:\d+: labels that are not classes: p"):
         prepare(data.replace(task=Classification(classes=("n", "q"))), tmp_path)
+
+
+def test_the_first_label_that_training_never_saw_is_named(reviews, tmp_path) -> None:
+    _, source = reviews
+    rows = [("good", "p"), ("bad", "n"), ("what", "strange"), ("odd", "other")]
+    write(tmp_path / "new.csv", rows)
+    new = Csv(files=(str(tmp_path / "new.csv"),), text_column="text", label_column="label")
+    says = r"new\.csv:4: labels that are not classes: other, strange \(classes: n, p\); drop"
+    with pytest.raises(UserError, match=says):
+        prepare(records(source, validation_fraction=0).replace(validation=new), tmp_path)
+    with pytest.raises(UserError, match=says):
+        facts = {"classes": ["n", "p"]}
+        records(source).measured(new, ByteTokenizer(), tmp_path, facts)
 
 
 def test_one_label_only_is_an_error(tmp_path) -> None:

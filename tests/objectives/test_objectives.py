@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from jaxlm.evals.evaluators import evaluators_of
 from jaxlm.generate import Ends, Generator, Sampling, Writer, encode_prompt
 from jaxlm.mesh import MeshConfig, local_rows
 from jaxlm.nn.heads.classify import Classify
+from jaxlm.objectives.base import record_rng
 from jaxlm.training.compatibility import check_fit
 from jaxlm.training.feed import Feed, batch_spec
 from jaxlm.training.session import Session
@@ -94,6 +96,23 @@ def _epoch(name: str, epoch: int, size: int):
         for index in range(epoch * size, (epoch + 1) * size):
             row = batches.row(index)
             yield row.pop("id"), row
+
+
+def test_the_draws_of_a_row_are_those_of_its_own_seed():
+    """Whatever was drawn before, in this thread or in another one."""
+
+    def drawn(index: int) -> np.ndarray:
+        rng = record_rng(3, index)
+        uniform, _ = rng.random_sample(5), rng.normal()  # which keeps a second number for later
+        return np.append(uniform, rng.normal())
+
+    places = [*range(50), 2**40]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(drawn, places * 4))
+    for index, numbers in zip(places * 4, found, strict=True):
+        rng = np.random.RandomState([3, index & 0xFFFFFFFF, index >> 32])
+        expected = [*rng.random_sample(5), *rng.normal(size=2)[1:]]
+        np.testing.assert_array_equal(numbers, expected)
 
 
 @pytest.mark.parametrize("name", DRAWN)

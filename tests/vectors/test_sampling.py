@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlm.vectors.huffman import huffman
-from jaxlm.vectors.sampling import Drawing, keep_probability
+from jaxlm.vectors.sampling import Drawing, keep_probability, strata
 from jaxlm.vectors.subwords import subword_table, subwords
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "word_vectors.json").read_text())
@@ -31,6 +31,25 @@ def test_negatives_are_drawn_by_a_power_of_the_counts() -> None:
         weights = COUNTS[2:] ** power
         expected = found.sum() * weights / weights.sum()
         assert (chi_square(found[2:], expected) < 4) == fits
+
+
+def test_a_row_has_a_number_from_each_part() -> None:
+    drawn = strata(np.random.RandomState(0), 5000, 8)
+    assert ((drawn >= 0) & (drawn < 1)).all()
+    assert (np.floor(drawn * 8) == np.arange(8)).all()
+    within = np.histogram(drawn * 8 % 1, bins=20, range=(0, 1))[0]
+    assert chi_square(within, np.full(20, drawn.size / 20)) < 4
+    # a word that has 3/8 of the distribution is drawn 3 times, not 3 +- 1.4 times
+    often = Drawing(np.array([5, 3]), power=1.0)(drawn).sum(axis=1)
+    assert (often == 3).all()
+
+
+def test_the_largest_number_is_below_1() -> None:
+    class Largest(np.random.RandomState):
+        def random_sample(self, size: object = None) -> np.ndarray:
+            return np.full(size, np.nextafter(1, 0))  # type: ignore[call-overload]
+
+    assert strata(Largest(), 1, 80).max() < 1
 
 
 @pytest.mark.parametrize("words", [1, 3, 500, 200_000])

@@ -124,7 +124,16 @@ PROMPT_COMPLETION: Shape = Shape(
     bridges=lambda: (Bridge(CHAT, one_turn),),
     start=Start("prompts and completions, which are learnt", TEMPLATED, ANSWERS, True),
 )
-KTO = Shape("kto", ("prompt", "completion", "label"))
+KTO = Shape(
+    "kto",
+    ("prompt", "completion", "label"),
+    start=Start(
+        "answers, each of which is desirable or not",
+        "{type: kto, template: plain}",
+        "{type: kto}",
+        True,
+    ),
+)
 PREFERENCE = Shape(
     "preference",
     ("prompt", "chosen", "rejected"),

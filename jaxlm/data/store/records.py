@@ -187,6 +187,11 @@ def _check_column(folder: Path, number: int, size: int) -> None:
         raise damaged(path, "does not rise at every record")
 
 
+def name_hash(name: str) -> int:
+    """What `name_hashes` has of the name of a source's record."""
+    return hash64(name.encode("utf-8", "surrogateescape"))
+
+
 # ----------------------------------------------------------------------------------------- writing
 
 
@@ -231,7 +236,7 @@ class RecordWriter:
                         value = json.dumps(one.get(column), ensure_ascii=False).encode("utf-8")
                         file.write(value)
                         ends.append(ends[-1] + len(value))
-                    arrays["name_hashes"].append(hash64(name.encode("utf-8", "surrogateescape")))
+                    arrays["name_hashes"].append(name_hash(name))
                     arrays["identity_hashes"].append(identity)
                     arrays["lengths"].append(extent.tokens)
                     arrays["trained"].append(-1 if extent.trained is None else extent.trained)
