@@ -119,10 +119,14 @@ class RecordData(DataConfig):
         out: Any = iter(lambda: False, True)  # nothing is held out
         if self._fraction > 0:
             hashes = [hash64(self.task.identity(record).encode()) for record in self._records()]
-            out = held_out(np.array(hashes, np.uint64), self._fraction, self.split_salt, "text")
+            out = self._held_out(np.array(hashes, np.uint64))
         for record, is_out in zip(self._records(), out, strict=False):
             if not is_out:
                 yield from self.task.texts(record)
+
+    def _held_out(self, hashes: np.ndarray) -> np.ndarray:
+        by = self.task.identified_by
+        return held_out(hashes, self._fraction, self.split_salt, by, "record")
 
     def _records(self) -> Iterator[Record]:
         """The source's records, without those that the task leaves out."""
@@ -165,7 +169,7 @@ class RecordData(DataConfig):
         stores, sources = {"train": stored(self.source)}, {"train": self.source}
         whole = self._kept(stores["train"], report)
         hashes = np.array(stores["train"].arrays["identity_hashes"])[whole]
-        out = held_out(hashes, self._fraction, self.split_salt, "text")
+        out = self._held_out(hashes)
         index = {"train": whole[~out]}
         if self.validation is not None:
             stores["validation"], sources["validation"] = stored(self.validation), self.validation

@@ -116,6 +116,8 @@ class Task(Config):
     places: ClassVar[tuple[str, ...]] = ()
     # Raise it when `expand` or `length` come to give others for the same records and options.
     version: ClassVar[int] = 1
+    # what `identity` is, as an error names it
+    identified_by: ClassVar[str] = "text"
 
     # ------------------------------------------------------------------------- at preparation
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class PromptTask(Conversations, abstract=True):
     """Records with a prompt. A task says what is `plain` of a record of texts, and `authors_of`
     it, and what `messages_of` another record are.
     """
+
+    identified_by: ClassVar[str] = "prompt"
 
     prompt_column: str = field("prompt", "the column of the prompt")
     keep: tuple[str, ...] = field(

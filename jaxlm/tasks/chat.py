@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxlm.chat.rendering import Rendering, Turns
 from jaxlm.core.config import UserError, field
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Chat(Conversations):
     """Conversations: answers are learnt."""
+
+    identified_by: ClassVar[str] = "messages before the first answer"
 
     messages: str = field("messages", "the column of the messages")
     tools: str | None = field(None, "the column of the tools' JSON schemas; null: no tools")

@@ -46,6 +46,7 @@ class Preference(Conversations):
     """A prompt with a chosen and a rejected answer."""
 
     version: ClassVar[int] = 2
+    identified_by: ClassVar[str] = "prompt"
 
     prompt_column: str = field("prompt", "the column of the prompt")
     chosen_column: str = field("chosen", "the column of the preferred answer")

@@ -62,6 +62,7 @@ class QuestionAnswering(Task):
     """The span of a context that answers a question."""
 
     scored: ClassVar[bool] = True
+    identified_by: ClassVar[str] = "context or group"
     baseline_title: ClassVar[str] = "first sentence"
     version: ClassVar[int] = 2
     has_places: ClassVar[bool] = True

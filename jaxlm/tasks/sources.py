@@ -61,6 +61,7 @@ class SourceTask(WrittenTask, abstract=True):
     """The base of tasks that write a target for a source."""
 
     scored: ClassVar[bool] = True
+    identified_by: ClassVar[str] = "source"
     version: ClassVar[int] = 2
 
     source: str = field("source", "the column of the source")

@@ -19,6 +19,8 @@ from jaxlm.data.store import preparation
 from jaxlm.data.store.records import RecordStore, prepare_records
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.prompt_completion import PromptCompletion
+from jaxlm.tasks.translation import Translation
 from tests.tasks.toy_tasks import Continuation
 
 
@@ -157,6 +159,22 @@ def test_the_first_label_that_training_never_saw_is_named(reviews, tmp_path) -> 
     with pytest.raises(UserError, match=says):
         facts = {"classes": ["n", "p"]}
         records(source).measured(new, ByteTokenizer(), tmp_path, facts)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "says"),
+    [
+        (PromptCompletion(), {"prompt": "q", "completion": "NEW"}, "prompt"),
+        (Classification(), {"text": "q", "label": "NEW"}, "text"),
+        (Translation(), {"source": "q", "target": "NEW"}, "source"),
+    ],
+)
+def test_what_records_have_in_common_is_named(tmp_path, task, row, says) -> None:
+    line = json.dumps(row)
+    (tmp_path / "x.jsonl").write_text("\n".join(line.replace("NEW", f"a{n}") for n in range(9)))
+    data = records(JsonLines(files=(str(tmp_path / "x.jsonl"),)), task=task)
+    with pytest.raises(UserError, match=f"9 records, all with the same {says}, stay together"):
+        prepare(data, tmp_path)
 
 
 def test_one_label_only_is_an_error(tmp_path) -> None:

@@ -99,8 +99,11 @@ def scores(hashes: np.ndarray, salt: int) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def held_out(hashes: np.ndarray, fraction: float, salt: int, by: str) -> np.ndarray:
-    """Boolean mask of the validation documents; [n] uint64 hashes, fraction in [0, 1).
+def held_out(
+    hashes: np.ndarray, fraction: float, salt: int, by: str, of: str = "document"
+) -> np.ndarray:
+    """Boolean mask of the validation documents; [n] uint64 hashes, fraction in [0, 1). `by` and
+    `of` say in the error what the hashes are, and of what.
 
     With fraction > 0 both sides get at least one document. Raises UserError where that cannot be.
     """
@@ -110,9 +113,9 @@ def held_out(hashes: np.ndarray, fraction: float, salt: int, by: str) -> np.ndar
     low, high = values.min(), values.max()
     if low == high:
         what = (
-            "one document"
+            f"one {of}"
             if len(hashes) == 1
-            else f"{len(hashes)} documents of one and the same {by}"
+            else f"{len(hashes)} {of}s, all with the same {by}, stay together, so they"
         )
         raise UserError(
             f"validation_fraction: {what} cannot be split into training and validation; "
