@@ -32,6 +32,7 @@ from jaxlm.data.sources.text import TextFiles
 from jaxlm.data.tokenizers.base import Bytes, ByteTokenizer
 from jaxlm.tasks.chat import Chat
 from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.pair import Pair
 from jaxlm.tasks.translation import Translation
 from tests.data.formats_cases import (
     ALPACA,
@@ -918,6 +919,18 @@ def test_a_column_of_tools_that_the_task_does_not_read_is_reported(tmp_path):
     )
     assert source.recognised(Chat(tools="tools").columns).endswith("openai (messages, tools)")
     assert source.recognised(()).endswith("openai (messages, tools)")
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_second_text_that_the_task_does_not_read_is_reported(tmp_path, answered):
+    row = {"sentence1": "a", "sentence2": "b", "label": "same"}
+    source = source_of(tmp_path, {"a.jsonl": jsonl(row)}).replace(answered=answered)
+    listed = "sentence1, sentence2, label" if answered else "sentence1, sentence2"
+    task, pair = (t if answered else t.asked for t in (Classification(), Pair()))
+    assert source.recognised(getattr(task, "columns", task)).endswith(
+        f"pairs ({listed}), without text_b, which the task does not read"
+    )
+    assert source.recognised(getattr(pair, "columns", pair)).endswith(f"pairs ({listed})")
 
 
 def test_another_version_of_a_format_is_another_source(tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ class Files(FileSource):
     def recognised(self, columns: Sequence[str]) -> str:
         """One line: "x.jsonl: alpaca (instruction, output)"; raises as `recognise`."""
         found = Counter(
-            f"{one.described(self.columns)}{_unread(one, columns)}"
+            f"{one.described(self.columns)}{self._unread(one, columns)}"
             for one in (self._recognise(self._sample(unit), columns) for unit in self.units())
         )
         if len(found) == 1:
@@ -198,6 +198,16 @@ class Files(FileSource):
         files, value = ", ".join(self.files), value or name.upper()
         return f"data.source={{type: files, files: {files}, {name}: {value}}}"
 
+    def _unread(self, found: Recognised, columns: Sequence[str]) -> str:
+        """The part of a format's line about an optional column that the task does not read."""
+        needed = {*found.shape.optional} - {*found.shape.unneeded} if columns else set()
+        unread = sorted((needed & {*found.fit.columns, *found.format.written}) - {*columns})
+        if not unread:
+            return ""
+        is_setting = self.own_settings and unread[0] in found.fit.columns
+        advice = f" (data.task.{unread[0]}={unread[0]} reads it)" if is_setting else ""
+        return f", without {few(unread)}, which the task does not read{advice}"
+
     def _renamed(self, rows: Iterable[Placed]) -> Iterator[Placed]:
         """Rows with the format's names of their columns."""
         if not self.columns:
@@ -214,18 +224,6 @@ class Files(FileSource):
     @property
     def _own(self) -> set[str]:
         return {*self.columns.values()}
-
-
-def _unread(found: Recognised, columns: Sequence[str]) -> str:
-    """The part of a format's line about an optional column that the task does not read."""
-    needed = {*found.shape.optional} - {*found.shape.unneeded} if columns else set()
-    unread = sorted((needed & {*found.fit.columns}) - {*columns})
-    if not unread:
-        return ""
-    return (
-        f", without {few(unread)}, which the task does not read (data.task.{unread[0]}={unread[0]} "
-        "reads it)"
-    )
 
 
 def check_columns_of(record: Record, columns: Sequence[str]) -> None:
