@@ -47,7 +47,7 @@ from jaxlm.core.errors import UserError
     metavar="N",
     help="processes that tokenise 32 MB and more (default: this one)",
 )
-@click.option("--to", metavar="FORMAT", help="convert: the format to write")
+@click.option("--to", metavar="FORMAT", help="convert: the format to write, or {type: FORMAT, ...}")
 @click.option("--out", type=PATH, metavar="FILE", help="convert: the file to write")
 @click.option("--force", is_flag=True, help="convert: replace a file that exists")
 def command(

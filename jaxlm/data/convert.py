@@ -12,18 +12,21 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import itertools
 import json
 import lzma
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
 from jaxlm.core.config import UserError, type_name
 from jaxlm.core.errors import few
 from jaxlm.core.files import disk_errors
+from jaxlm.core.optional import need
 from jaxlm.data.formats.base import Format, Record
 from jaxlm.data.formats.shapes import SHAPES
 from jaxlm.data.reading.compressed import uncompressed_name
@@ -31,30 +34,75 @@ from jaxlm.data.sources.base import empty_corpus
 from jaxlm.data.sources.files import Files
 
 PACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-ROWS = (".jsonl", ".json", ".csv", ".tsv")
+ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+MOST_OPEN = 64  # files at a time
+AT_A_TIME = 4096  # rows of a Parquet file, by whose first ones its types are found
 # Columns that a conversion must not leave out, where records have them.
 LOST = {column for s in SHAPES.values() for column in s.optional if column not in s.unneeded}
 
 
 def convert(source: Files, to: Format, out: Path, left_out: Counter[str] | None = None) -> int:
     """Writes the records of a source to a file, by whose ending it is JSON lines, JSON, CSV or TSV,
-    for a format of rows; .gz, .bz2 and .xz are packed. Returns their number.
+    for a format of rows, or Parquet; .gz, .bz2 and .xz are packed. A format of separate files puts
+    what it calls them behind `out`. Returns the number of records.
 
     left_out: counts the rows that are not read, by the reason.
     """
     left_out = Counter[str]() if left_out is None else left_out
     records = _counted(checked(_records(source, to, left_out), to), counts := Counter[str]())
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with disk_errors(out), _open(temporary, out.name) as file:
-            for piece in pieces(to, records, Path(uncompressed_name(out.name)).suffix):
-                file.write(piece)
-        os.replace(temporary, out)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with (
+        disk_errors(out),
+        tempfile.TemporaryDirectory(
+            prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True
+        ) as folder,
+    ):
+        temporary = Path(folder, out.name)
+        if to.separate:
+            _write_separate(to, records, temporary)
+        elif out.suffix == ".parquet" and to.reads == "rows":
+            _write_parquet(to, records, temporary)
+        else:
+            with _open(temporary, out.name) as file:
+                for piece in pieces(to, records, Path(uncompressed_name(out.name)).suffix):
+                    file.write(piece)
+        for made in Path(folder).iterdir():
+            os.replace(made, out.parent / made.name)
     return counts["records"]
+
+
+def _write_separate(to: Format, records: Iterable[Record], out: Path) -> None:
+    with ExitStack() as stack:
+        files: dict[str, IO[str]] = {}
+        for behind, text in to.write(records):
+            if behind not in files:
+                if len(files) == MOST_OPEN:
+                    stack.close()
+                    files.clear()
+                path = Path(f"{out}{behind}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files[behind] = stack.enter_context(open(path, "a", encoding="utf-8", newline=""))
+            files[behind].write(text)
+
+
+def _write_parquet(to: Format, records: Iterable[Record], out: Path) -> None:
+    """The types of columns are those of the first rows."""
+    arrow = need("pyarrow", "formats", "a Parquet file")
+    parquet = need("pyarrow.parquet", "formats", "a Parquet file")
+    rows = iter(to.write(records))
+    with ExitStack() as stack:
+        schema = writer = None
+        while some := [*itertools.islice(rows, AT_A_TIME)]:
+            try:
+                table = arrow.Table.from_pylist(some, schema=schema)
+            except arrow.ArrowException as error:
+                raise UserError(
+                    f"a column has values of several types ({error}); choose .jsonl"
+                ) from None
+            _check_columns(some, table.column_names)
+            if writer is None:
+                schema = table.schema
+                writer = stack.enter_context(parquet.ParquetWriter(out, schema))
+            writer.write_table(table)
 
 
 def _open(path: Path, name: str) -> IO[str]:
@@ -134,8 +182,7 @@ def _table(to: Format, rows: Iterable[dict[str, Any]], delimiter: str) -> Iterat
             names = [*row]
             writer.writerow(names)
             yield line.text
-        if more := [name for name in row if name not in names]:
-            raise UserError(f"rows have other columns ({few(more)}) than the first; choose .jsonl")
+        _check_columns([row], names)
         cells = [row.get(name) for name in names]
         lists = [n for n, c in zip(names, cells, strict=True) if isinstance(c, list | dict)]
         if lists and not to.cells:
@@ -145,6 +192,11 @@ def _table(to: Format, rows: Iterable[dict[str, Any]], delimiter: str) -> Iterat
             raise UserError("a text has tabs and line ends, which TSV cannot have; choose .csv")
         writer.writerow([_json(c) if isinstance(c, list | dict | bool) else c for c in cells])
         yield line.text
+
+
+def _check_columns(rows: Iterable[dict[str, Any]], names: Collection[str]) -> None:
+    if more := [name for row in rows for name in row if name not in names]:
+        raise UserError(f"rows have other columns ({few(more)}) than the first; choose .jsonl")
 
 
 class _Line:

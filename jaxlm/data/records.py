@@ -45,10 +45,10 @@ FORMAT = "records, version 2"  # a run of another version: its files and counts 
 
 
 class Part(NamedTuple):
-    """The records of a split: the records `index` of a store, which come from a source."""
+    """The records of a split: the records `numbers` of a store, which come from a source."""
 
     store: RecordStore
-    index: np.ndarray
+    numbers: np.ndarray
     source: Source
 
 
@@ -306,7 +306,7 @@ class RecordData(DataConfig):
         task = self._task.given(facts)
         about = [part.store.fingerprint(), task.fingerprint(tokenizer), dict(facts)]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-        digest.update(np.ascontiguousarray(part.index, "<i8").tobytes())
+        digest.update(np.ascontiguousarray(part.numbers, "<i8").tobytes())
         tables = [each for change in augment for each in change.contents()]
         for _, sha256 in tables:
             digest.update(sha256.encode())
@@ -342,8 +342,8 @@ def _subset(store: RecordStore, index: np.ndarray, size: int, salt: int) -> np.n
 
 def _first_wrong(task: Task, part: Part) -> str | None:
     """The place of the first record that the task refuses, such as "reviews.csv:3"."""
-    for number in range(len(part.index)):
-        one = part.index[number : number + 1]
+    for number in range(len(part.numbers)):
+        one = part.numbers[number : number + 1]
         try:
             task.counts(part.store.records(one))
         except UserError:

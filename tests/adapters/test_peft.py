@@ -248,5 +248,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     export_adapter(run, tmp_path / "out", overrides=ONE, report=quiet)
     note = tmp_path / "out/jaxlm.json"
     note.write_text(note.read_text().replace('"sha256": "', '"sha256": "0'))
-    with pytest.raises(UserError, match="^--base: .* was trained with a base of 0"):
-        import_adapter(tmp_path / "out", base, tmp_path / "fourth", ONE, report=quiet)
+    for named in (base, tmp_path / "model"):
+        says = f"^--base: {named} has SHA.* was trained with a base of 0"
+        with pytest.raises(UserError, match=says):
+            import_adapter(tmp_path / "out", named, tmp_path / "fourth", ONE, report=quiet)

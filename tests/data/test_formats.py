@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def test_converted_records_come_back(tmp_path, name):
     columns = shape.columns or case.columns
     tried = 0
     for other, form in all_formats().items():
-        if form.shape != shape:
+        if form.shape != shape or form.separate:
             continue
         whole = [r for unit in source.units() for r in source.whole(unit, columns, Counter())]
         ending = ".jsonl" if form.reads == "rows" else ".txt"
@@ -212,7 +213,9 @@ ERRORS = {
         "3,Wall St. Bears Claw Back,Reuters - Short\n4,Carlyle looks up,Reuters - Private\n",
         ("text", "label"),
         "no format fits, and the first row looks like data; where the file has no header, name its "
-        "columns, as data.source.header=[NAME, NAME, NAME] (the task reads text and label)",
+        "columns, as data.source.header=[NAME, NAME, NAME]; the nearest is classification, which "
+        "needs text or sentence or content or 6 more, label or labels or class or 10 more (the "
+        "task reads text and label)",
     ),
     "a table whose first row comes again": (
         "pos,fine\nneg,bad\npos,good\n",
@@ -738,7 +741,9 @@ def test_pairs_of_files_have_lines_of_the_same_number(tmp_path):
     assert records_of(named, ("source", "target")) == [{"source": "a", "target": "c"}]
 
 
-@pytest.mark.parametrize("ending", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.jsonl.gz"])
+@pytest.mark.parametrize(
+    "ending", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.jsonl.gz", "x.parquet"]
+)
 def test_a_converted_file_is_whole(tmp_path, ending):
     rows = [{"instruction": f"q {i}", "input": "a, b\n", "output": f"é{i}"} for i in range(30)]
     source = source_of(tmp_path, {"a.jsonl": jsonl(*rows)})
@@ -755,6 +760,37 @@ def test_a_converted_file_is_whole(tmp_path, ending):
     back = Files(files=(str(out),))
     assert records_of(back, ("messages",)) == records_of(source, ("messages",))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.jsonl", ending])
+
+
+def test_texts_become_files_in_folders_of_their_classes(tmp_path):
+    rows = [{"text": f"a\n\nb {n} \r\n", "label": f"class {n % 70}"} for n in range(150)]
+    source = source_of(tmp_path, {"x.jsonl": jsonl(*rows)})
+    assert convert(source, format_called("folders"), tmp_path / "made") == 150
+    back = Files(files=(f"{tmp_path}/made/*/*.txt",))
+    assert back.recognised(()).endswith("folders (text, label)")
+    by_text = operator.itemgetter("text")
+    assert sorted(records_of(back, ("text", "label")), key=by_text) == sorted(rows, key=by_text)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl", "made"}
+
+
+def test_translations_become_two_files(tmp_path):
+    rows = [{"translation": {"en": f"a {n}", "de": f"ä {n}"}} for n in range(20)]
+    source = source_of(tmp_path, {"x.jsonl": jsonl(*rows)})
+    with pytest.raises(UserError, match="are named by their languages; choose --to '{type: paired"):
+        convert(source, format_called("paired_files"), tmp_path / "made")
+    form = parse(Format, {"type": "paired_files", "source": "en", "target": "de"})
+    assert convert(source, form, tmp_path / "made") == 20
+    back = Files(files=(f"{tmp_path}/made.en", f"{tmp_path}/made.de"))
+    assert records_of(back, ("source", "target")) == records_of(source, ("source", "target"))
+    assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl", "made.en", "made.de"}
+
+
+def test_a_table_of_several_types_is_no_parquet_file(tmp_path):
+    rows = [{"text": f"a {n}", "label": "x" if n else 0} for n in range(9)]
+    source = source_of(tmp_path, {"x.jsonl": jsonl(*rows)})
+    with pytest.raises(UserError, match="a column has values of several types .*; choose .jsonl"):
+        convert(source, format_called("classification"), tmp_path / "made.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
 
 
 def test_squad_comes_back_exactly(tmp_path):
@@ -791,6 +827,7 @@ LABELLED = {"text": "a  fine film", "label": "very good"}
     [
         ("text", "o.txt", {"text": "one\n\ntwo"}, "a text has an empty line"),
         ({"type": "text", "by": "line"}, "o.txt", {"text": "one\ntwo"}, "several lines"),
+        ("folders", "o", {"text": "a", "label": "x/y"}, "'x/y' is not the name of a folder"),
         ("fasttext", "o.txt", LABELLED, "the label 'very good' has white space"),
         ("fasttext", "o.txt", {"text": "__label__x y", "label": "z"}, "would be a label"),
         ("classification", "o.csv", {"text": "a", "label": ["x", "y"]}, "cannot read label from"),
@@ -931,6 +968,29 @@ def test_a_second_text_that_the_task_does_not_read_is_reported(tmp_path, answere
         f"pairs ({listed}), without text_b, which the task does not read"
     )
     assert source.recognised(getattr(pair, "columns", pair)).endswith(f"pairs ({listed})")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        (
+            "one.jsonl",
+            jsonl({"foo": "x"}),
+            "the nearest is text_column, which lacks text or content",
+        ),
+        ("two.jsonl", jsonl({"foo": "x", "bar": 0}), "the nearest is classification, which lacks"),
+        (
+            "cola.tsv",
+            "gj04\t0\t*\tthe sailors rode\ngj04\t1\t\twe sang it\n",
+            "header=[NAME, NAME, NAME, NAME]; the nearest is pairs, which needs sentence1",
+        ),
+    ],
+)
+def test_the_nearest_format_has_as_many_columns_where_no_name_is_known(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as error:
+        Files(files=(str(tmp_path / name),)).recognised(())
+    assert says in str(error.value)
 
 
 def test_another_version_of_a_format_is_another_source(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 from jaxlm.core.config import UserError, parse
 from jaxlm.core.config_yaml import read_overrides
 from jaxlm.data.convert import convert
+from jaxlm.data.formats.base import Format
 from jaxlm.data.formats.recognise import all_formats, format_called
 from jaxlm.data.sources.files import Files
 
@@ -33,14 +34,23 @@ def convert_files(words: Sequence[str], to: str | None, out: str | None, force: 
     """Writes the records of files to one of another format."""
     if to is None or out is None:
         raise UserError("convert needs --to FORMAT and --out FILE; `jaxlm data formats` lists them")
-    form, path = format_called(to), Path(out)
-    if path.exists() and not force:
-        raise UserError(f"--out: {path} exists already; name another file, or add --force")
+    form, path = _format_of(to), Path(out)
+    behind = path.parent.glob(f"{glob.escape(path.name)}.*") if form.separate else ()
+    if not force and (taken := next((p for p in (path, *behind) if p.exists()), None)):
+        raise UserError(f"--out: {taken} exists already; name another file, or add --force")
     (source,) = sources_of(words)
     found = source.recognised((*form.written, *form.keeps))
     counts = Counter[str]()
     number = convert(source, form, path, counts)
     print(f"{found}, {number:,} records{_listed(counts)} -> {path}: {to}")
+
+
+def _format_of(to: str) -> Format:
+    """A format by its name, or with settings: "{type: text, by: line}"."""
+    if not to.startswith("{"):
+        return format_called(to)
+    form: Format = parse(Format, read_overrides([f"to={to}"]).values["to"])
+    return form
 
 
 def described(source: Files) -> str:

@@ -117,6 +117,8 @@ class Format(Config):
     as_it_is: ClassVar[bool] = False
     # The optional columns of its task that `write` keeps.
     keeps: ClassVar[tuple[str, ...]] = ()
+    # Whether it is several files: `write` gives (what follows --out in a file's name, text).
+    separate: ClassVar[bool] = False
     # Whether it reads a list or an object from its JSON in a table's cell.
     cells: ClassVar[bool] = False
     # What is beside the rows in a .json file that is one object; None: such a file is a list.
@@ -149,7 +151,9 @@ class Format(Config):
         return self.shape.columns
 
     def write(self, records: Iterable[Record]) -> Iterator[Any]:
-        """The rows, or the lines without their ends, that `records` reads as these records."""
+        """The rows, or the lines without their ends, that `records` reads as these records; of
+        separate files their pieces.
+        """
         raise UserError(f"nothing can be written as {type_name(type(self))}; choose another --to")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from jaxlm.core.config import UserError
+from jaxlm.core.errors import shown
 from jaxlm.data.formats.base import Fit, Record, Row, RowFormat, Sample, text_of
 
 
@@ -13,6 +16,7 @@ class Folders(RowFormat):
 
     task = "classification"
     needs = ("text", "label")
+    separate = True
 
     def fit(self, sample: Sample) -> Fit:
         if sample.part == "folders":
@@ -21,3 +25,13 @@ class Folders(RowFormat):
 
     def record(self, row: Row, sample: Sample) -> Record:
         return {"text": text_of(row, "text", blank=True), "label": row["label"]}
+
+    def write(self, records: Iterable[Record]) -> Iterator[tuple[str, str]]:
+        for number, record in enumerate(records):
+            label = str(record["label"])
+            if isinstance(record["label"], list) or "/" in label or label in ("", ".", ".."):
+                raise UserError(
+                    f"the label {shown(record['label'])} is not the name of a folder; choose "
+                    "classification"
+                )
+            yield f"/{label}/{number:06}.txt", record["text"]

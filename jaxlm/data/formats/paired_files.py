@@ -6,9 +6,10 @@ alphabet.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from jaxlm.core.config import field
+from jaxlm.core.config import UserError, field
 from jaxlm.data.formats.base import Fit, Record, Row, RowFormat, Sample, text_of
 from jaxlm.data.formats.translation import check_languages, direction
 
@@ -19,6 +20,7 @@ class PairedFiles(RowFormat):
 
     task = "translation"
     needs = ("source", "target")
+    separate = True
 
     source: str | None = field(None, "the language of the source; null: the first")
     target: str | None = field(None, "the language of the target; null: the other one")
@@ -34,3 +36,15 @@ class PairedFiles(RowFormat):
         check_languages(self.source, self.target, sample.columns)
         source, target = direction(self.source, self.target, sample.columns)
         return {"source": text_of(row, source), "target": text_of(row, target)}
+
+    def write(self, records: Iterable[Record]) -> Iterator[tuple[str, str]]:
+        if self.source is None or self.target is None:
+            raise UserError(
+                "paired_files are named by their languages; choose --to '{type: paired_files, "
+                "source: en, target: de}'"
+            )
+        for record in records:
+            for column, language in (("source", self.source), ("target", self.target)):
+                if len(record[column].splitlines()) != 1:
+                    raise UserError(f"the {column} has several lines or none; choose translation")
+                yield f".{language}", f"{record[column]}\n"

@@ -51,7 +51,7 @@ def none_fits(
         known = found.items()
         found = {n: one for n, one in known if one[0].reads == reads and not one[0].as_it_is}
         if sample.columns and _begins_with_data(sample):
-            return _without_header(sample, wanted)
+            return _without_header(sample, found, wanted)
         if sample.columns and not any(_is_known(fit, sample) for _, fit in found.values()):
             return _nothing_known(sample, found, wanted)
     name = _nearest(sample, found, wanted)
@@ -71,19 +71,19 @@ def none_fits(
     return MissingColumn.of(f"{sample.name}: has {_seen(sample)}: {what}; {fix}", *names)
 
 
-def _without_header(sample: Sample, wanted: Sequence[str]) -> UserError:
+def _without_header(sample: Sample, found: Fits, wanted: Sequence[str]) -> UserError:
+    nearest, needs = _nearest_by_number(sample, found, wanted)
     names = sample.setting("header", f"[{', '.join(['NAME'] * len(sample.columns))}]")
     return UserError(
         f"{sample.name}: has {_seen(sample)}: no format fits, and the first row looks like data; "
-        f"where the file has no header, name its columns, as {names}"
-        f"{_read(wanted)}"
+        f"where the file has no header, name its columns, as {names}; the nearest is {nearest}, "
+        f"which needs {needs}{_read(wanted)}"
     )
 
 
 def _nothing_known(sample: Sample, found: Fits, wanted: Sequence[str]) -> UserError:
     columns = ", ".join(f"{name}: COLUMN" for name in wanted or ("text",))
-    nearest = _nearest(sample, found, wanted)
-    lacks = few(map(_first_names, found[nearest][1].missing))
+    nearest, lacks = _nearest_by_number(sample, found, wanted)
     return UserError(
         f"{sample.name}: has {_seen(sample)}: no format fits, and none has columns of these names; "
         f"the nearest is {nearest}, which lacks {lacks}; say which column is which, as "
@@ -160,6 +160,23 @@ def _nearest(sample: Sample, found: Fits, wanted: Sequence[str]) -> str:
     known = {name: fit for name, (one, fit) in found.items() if _gives(one.shape, {*wanted})}
     known = known or {name: fit for name, (_, fit) in found.items()}
     return max(known, key=lambda name: _nearness(known[name], sample))
+
+
+def _nearest_by_number(sample: Sample, found: Fits, wanted: Sequence[str]) -> tuple[str, str]:
+    """The format that needs the nearest number of columns, of those that give the wanted ones, or a
+    text; and these columns. It is for a file that has none by their names.
+    """
+    asked = {*wanted} or {"text"}
+    size = {
+        name: len(fit.missing)
+        for name, (one, fit) in found.items()
+        if asked <= {*one.shape.every} and not any(" " in _names(m)[0] for m in fit.missing)
+    }
+    number = len(wanted) or len(sample.columns)
+    name = (
+        min(size, key=lambda n: abs(size[n] - number)) if size else _nearest(sample, found, wanted)
+    )
+    return name, few(map(_first_names, found[name][1].missing))
 
 
 def _gives(shape: Shape, wanted: set[str]) -> bool:

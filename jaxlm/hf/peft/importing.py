@@ -82,23 +82,24 @@ def import_adapter(
     read_tensors(folder)
     check_new(out.absolute())
     if (base / "config.yaml").exists() or not (base / "config.json").exists():
-        return _import(folder, settings, base, out, overrides, dtype, report)
+        return _import(folder, settings, base, base, out, overrides, dtype, report)
     run = out.with_name(f"{out.name}-base")
     report(import_model(base, run, overrides, dtype=dtype, report=report))
     with removed_after_error(run):
-        return _import(folder, settings, run, out, overrides, dtype, report)
+        return _import(folder, settings, run, base, out, overrides, dtype, report)
 
 
 def _import(
     folder: Path,
     settings: Settings,
     base: Path,
+    given: Path,
     out: Path,
     overrides: tuple[str, ...],
     dtype: str | None,
     report: Callable[[str], None],
 ) -> str:
-    """As `import_adapter`, of a base that is a run."""
+    """As `import_adapter`, of a base that is a run. given: what errors call it."""
     source = load_saved(base, overrides).config
     if dtype is not None:
         words = computing_in(dtype, source.model)
@@ -108,12 +109,12 @@ def _import(
     reader = CheckpointReader(RunDir(base).checkpoints, report=report)
     step = reader.choose(None)
     if step is None:
-        raise UserError(f"--base: {base}: no checkpoint yet; train it first")
+        raise UserError(f"--base: {given}: no checkpoint yet; train it first")
     paths = flatten(program.abstract_params)
     held = bases.read_pretrained(plain, program, paths, reader, step, report=report)
     if getattr(plain.model, "family", None) is None:
         raise UserError(
-            f"--base: {base} names no model.family, so no tensor of the adapter has a place in it; "
+            f"--base: {given} names no model.family, so no tensor of the adapter has a place in it; "
             "add model.family=NAME (`jaxlm presets` lists them)"
         )
     chosen = family_for(RunDir(base), plain.model, None)
@@ -121,7 +122,7 @@ def _import(
     adapter, adapted, params = read_adapter(folder, layout, plain, held, program.mesh)
     config = plain.replace(adapter=adapter)
     sha256 = param_sha256(adapted.base(params))
-    _check_base(folder, base, sha256)
+    _check_base(folder, given, sha256)
     named = {"run": config.init.from_, "step": step, "sha256": sha256}
     note = {
         "format": "peft",
