@@ -23,6 +23,7 @@ from jaxlm.data.prompts import asked_as, ends_of, ids_of
 from jaxlm.evals.run import evaluate_run
 from jaxlm.generate import Sampling, SamplingOptions, Writer, writer_of
 from jaxlm.hf.opened import run_of
+from jaxlm.nn.stored_kernel import StoredAs
 from jaxlm.run import RunConfig, load_saved, saved_config
 from jaxlm.runs.folder import RunDir
 from jaxlm.runs.trackers import read_metrics
@@ -38,7 +39,11 @@ MOST_WRITERS = 4  # ways to generate whose compiled programs a run keeps
 
 
 def load(
-    folder: str | Path, *, step: int | str | None = None, overrides: Iterable[str] = ()
+    folder: str | Path,
+    *,
+    step: int | str | None = None,
+    overrides: Iterable[str] = (),
+    weights: StoredAs | None = None,
 ) -> Run:
     """The run of a folder, for use: trained, or imported by `jaxlm import hf`.
 
@@ -46,21 +51,28 @@ def load(
 
     step: a checkpoint, or "best" (`checkpoint.keep_best`); None: the newest good one.
     overrides: "key=value" texts, settings that the run is used with, such as
-    "data.task.too_long=cut". Raises `UserError` for a folder without a run.
+    "data.task.too_long=cut". weights: "int8" or "nf4" stores kernels in 8 or 4 bits
+    (`jaxlm.training.narrow`); None: as the run has them. Raises `UserError` for a folder without a
+    run.
     """
     folder = run_of(folder)
     saved_config(folder)
-    return Run(folder, step=step, overrides=overrides)
+    return Run(folder, step=step, overrides=overrides, weights=weights)
 
 
 class Run:
     """A run that has weights."""
 
     def __init__(
-        self, folder: str | Path, *, step: int | str | None = None, overrides: Iterable[str] = ()
+        self,
+        folder: str | Path,
+        *,
+        step: int | str | None = None,
+        overrides: Iterable[str] = (),
+        weights: StoredAs | None = None,
     ) -> None:
         self.path = Path(folder)
-        self._step, self.overrides = step, tuple(overrides)
+        self._step, self.overrides, self._weights = step, tuple(overrides), weights
         self._writers: dict[tuple[bool | None, Sampling], Writer] = {}
 
     def __repr__(self) -> str:
@@ -99,7 +111,11 @@ class Run:
     @cached_property
     def _loaded(self) -> tuple[Program, dict[str, Any], int]:
         _, program, params, step = load_trained(
-            str(self.path), overrides=self.overrides, step=self._step, report=log.info
+            str(self.path),
+            overrides=self.overrides,
+            step=self._step,
+            weights=self._weights,
+            report=log.info,
         )
         return program, params, step
 

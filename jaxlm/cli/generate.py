@@ -16,6 +16,7 @@ from jaxlm.core.errors import UserError
 
 if TYPE_CHECKING:
     from jaxlm.core.sampling import SamplingOptions
+    from jaxlm.nn.stored_kernel import StoredAs
     from jaxlm.training.program import Program
 
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="with --draft: tokens drafted per step (default 4)",
 )
+@options.weights
 @options.step
 @options.json
 def command(
@@ -70,6 +72,7 @@ def command(
     seed: int,
     draft: str | None,
     num_drafts: int | None,
+    weights: StoredAs | None,
     step: int | str | None,
     as_json: bool,
     sampling: SamplingOptions,
@@ -96,7 +99,9 @@ def command(
     _check_writes(run_dir, config)
     run = RunDir(run_dir)
     tokenizer = saved_tokenizer(run)
-    _, program, params, step = load_trained(run_dir, overrides=overrides, step=step, report=say)
+    _, program, params, step = load_trained(
+        run_dir, overrides=overrides, step=step, weights=weights, report=say
+    )
     stored = {} if config.data is None else data_manifest(run)
     ends = asked_as(ends_of(config.data, stored, tokenizer), chat, system)
     ids = ids_of(tokenizer, config.sample.eos_ids, trained=config.data is not None, ends=ends)

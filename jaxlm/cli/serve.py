@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from jaxlm.cli.shared import options
 from jaxlm.cli.shared.training import say
 from jaxlm.cli.shared.values import WHOLE
 from jaxlm.cli.shared.verb import USING, verb
+
+if TYPE_CHECKING:
+    from jaxlm.nn.stored_kernel import StoredAs
 
 
 @verb(
@@ -29,8 +34,16 @@ from jaxlm.cli.shared.verb import USING, verb
     metavar="N",
     help="items of several requests that are answered together (default 16)",
 )
+@options.weights
 @options.step
-def command(run_dir: str, host: str, port: int, batch_size: int, step: int | str | None) -> None:
+def command(
+    run_dir: str,
+    host: str,
+    port: int,
+    batch_size: int,
+    weights: StoredAs | None,
+    step: int | str | None,
+) -> None:
     """Serves predictions at /predict, and texts at /v1/completions and /v1/chat/completions in the
     format of OpenAI's API, until it is stopped. A folder in Hugging Face's format is imported into
     the cache once, and used from there.
@@ -41,7 +54,7 @@ def command(run_dir: str, host: str, port: int, batch_size: int, step: int | str
     uvicorn = need("uvicorn", "serve", "jaxlm serve")
     from jaxlm.serving.app import application
 
-    run = load(run_dir, step=step)
+    run = load(run_dir, step=step, weights=weights)
     if run.program.objective.why_silent(run.config.model):
         run.predictor(batch_size)  # raises an error for a run that predicts nothing either
     say(f"{run_dir}: step {run.step}, at http://{host}:{port}")

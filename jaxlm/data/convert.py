@@ -43,8 +43,8 @@ LOST = {column for s in SHAPES.values() for column in s.optional if column not i
 
 def convert(source: Files, to: Format, out: Path, left_out: Counter[str] | None = None) -> int:
     """Writes the records of a source to a file, by whose ending it is JSON lines, JSON, CSV or TSV,
-    for a format of rows, or Parquet; .gz, .bz2 and .xz are packed. A format of separate files puts
-    what it calls them behind `out`. Returns the number of records.
+    for a format of rows, or Parquet; .gz, .bz2 and .xz are packed. The files of a separate
+    format have names that begin with `out`. Returns the number of records.
 
     left_out: counts the rows that are not read, by the reason.
     """
@@ -73,15 +73,15 @@ def convert(source: Files, to: Format, out: Path, left_out: Counter[str] | None 
 def _write_separate(to: Format, records: Iterable[Record], out: Path) -> None:
     with ExitStack() as stack:
         files: dict[str, IO[str]] = {}
-        for behind, text in to.write(records):
-            if behind not in files:
+        for suffix, text in to.write(records):
+            if suffix not in files:
                 if len(files) == MOST_OPEN:
                     stack.close()
                     files.clear()
-                path = Path(f"{out}{behind}")
+                path = Path(f"{out}{suffix}")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                files[behind] = stack.enter_context(open(path, "a", encoding="utf-8", newline=""))
-            files[behind].write(text)
+                files[suffix] = stack.enter_context(open(path, "a", encoding="utf-8", newline=""))
+            files[suffix].write(text)
 
 
 def _write_parquet(to: Format, records: Iterable[Record], out: Path) -> None:

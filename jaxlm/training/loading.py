@@ -14,10 +14,12 @@ from jaxlm.checkpoint.reader import CheckpointReader
 from jaxlm.core import config as configs
 from jaxlm.core.config import UserError
 from jaxlm.mesh import MeshConfig
+from jaxlm.nn.stored_kernel import StoredAs
 from jaxlm.run import RunConfig, load_saved
 from jaxlm.runs.folder import RunDir
 from jaxlm.training import base as bases
 from jaxlm.training.build import merged, program_of
+from jaxlm.training.narrow import narrowed
 from jaxlm.training.program import Program
 from jaxlm.training.session import use_compilation_cache
 
@@ -29,14 +31,16 @@ def load_trained(
     step: int | str | None = None,
     mesh: Mesh | None = None,
     merge: bool = False,
+    weights: StoredAs | None = None,
     references: bool = False,
     report: Any = print,
 ) -> tuple[RunConfig, Program, Any, int]:
     """(config, program, parameters, step) of a run, for use without training.
 
     On the mesh of its config, or on another. merge: a program without the run's adapter, and the
-    parameters that compute the same. references: with the frozen models that its loss needs.
-    Raises `UserError` where the folder is not a run, or has no checkpoint (yet).
+    parameters that compute the same. weights: how kernels are stored (`jaxlm.training.narrow`).
+    references: with the frozen models that its loss needs. Raises `UserError` where the folder is
+    not a run, or has no checkpoint (yet).
     """
     config = load_saved(run_dir, overrides).config
     use_compilation_cache(config)
@@ -49,6 +53,8 @@ def load_trained(
     params = bases.read_weights(config, program, reader, step, report=report)
     if merge:
         program, params = merged(config, program, params)
+    if weights is not None:
+        program, params = narrowed(config, program, params, weights)
     return config, program, params, step
 
 

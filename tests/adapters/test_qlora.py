@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxlm
 from jaxlm import api
 from jaxlm.adapters.dora import DoRA
 from jaxlm.adapters.lora import LoRA
+from jaxlm.cli import main
+from jaxlm.core.config import UserError
 from jaxlm.core.tree import flatten, join, unflatten
+from jaxlm.generate import Sampling, ends_of, ids_of, writer_of
 from jaxlm.info import describe_run
 from jaxlm.mesh import MeshConfig
 from jaxlm.nn.stored_kernel import as_plain, dequantize, quantize
@@ -195,3 +199,59 @@ def test_a_plan_has_the_bytes_that_are_stored(form) -> None:
     wide = facts_of(config.replace(adapter=LoRA(rank=2)))
     assert {a.path: a.size for a in facts.params} == {a.path: a.size for a in wide.params}
     assert facts.frozen == wide.frozen and facts.step_flops == wide.step_flops
+
+
+@pytest.mark.usefixtures("shared_programs")
+def test_a_trained_model_is_used_with_narrow_kernels(tmp_path: Path, capsys: Any) -> None:
+    """Its adapter is merged first; text is that of the rounded float32 kernels, on any mesh."""
+    run = tmp_path / "lora"
+    adapter = "adapter={type: lora, rank: 2, targets: [query], train: [norm]}"
+    assert api.fit(tiny.load("transformer", *SHORT, f"run_dir={run}", adapter)).code == 0
+    sampling = {"temperature": 0, "max_tokens": 12, "min_tokens": 12}
+    prompts = ["It was", "No"]
+    tokenizer = jaxlm.load(run).tokenizer
+    config, program, merged = load_trained(str(run), overrides=(ONE,), merge=True, report=str)[:3]
+    ends = ends_of(config.data, {}, tokenizer)
+    ids = ids_of(tokenizer, (), trained=True, ends=ends)
+    writer = writer_of(program, Sampling(**sampling), tokenizer, ids, ends)
+    for form in ("int8", "nf4"):
+        rounded = {
+            path: dequantize(quantize(x, form))
+            if path.startswith("layers/") and path.endswith("kernel")
+            else x
+            for path, x in flatten(merged).items()
+        }
+        texts = []
+        for mesh in (ONE, "mesh={data: 2, fsdp: 2, tensor: 2, num_devices: 8}"):
+            used = jaxlm.load(run, overrides=(mesh,), weights=form)
+            own = flatten(jax.device_get(used.params))
+            assert (
+                own["layers/attention/query/kernel/codes"].dtype
+                == {"int8": "i1", "nf4": "u1"}[form]
+            )
+            for path, value in jax.device_get(as_plain(own)).items():
+                np.testing.assert_allclose(value, rounded[path], atol=1e-6, err_msg=path)
+            texts.append(used.generate(prompts, **sampling))
+        assert texts == [writer(unflatten(rounded), prompts)] * 2
+    word = ["generate", str(run), "--prompt", "It was", "--temperature", "0", "--max-tokens", "12"]
+    assert main([*word, "--weights", "nf4", "--json", ONE]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])["text"]
+    assert said and texts[0][0].startswith(said)
+
+
+def test_a_model_without_kernels_is_named(tmp_path: Path) -> None:
+    run = tmp_path / "bag"
+    changes = (
+        "data={type: records, source: {type: synthetic, labels: [a, b]}, seq_len: 32}",
+        "data.task={type: classification}",
+        "model={type: bag_of_words}",
+        "objective={type: naive_bayes}",
+        "optimizer=null",
+        "sample.prompts=[]",
+    )
+    assert (
+        api.fit(tiny.load("transformer", ONE, *changes, f"run_dir={run}", "train.steps=2")).code
+        == 0
+    )
+    with pytest.raises(UserError, match="^weights: .*"):
+        jaxlm.load(run, weights="int8").params  # noqa: B018

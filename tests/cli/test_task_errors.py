@@ -195,7 +195,7 @@ def test_a_label_that_training_never_saw(fails: Fails) -> None:
     written([{"text": f"{n} fine", "label": "ab"[n % 2]} for n in range(20)])
     written([{"text": "1 fine", "label": "a"}, {"text": "2 poor", "label": "c"}], "held.jsonl")
     held = "data.validation={type: files, files: held.jsonl}"
-    says = ("the validation split", "not classes: c (classes: a, b)", "data.task.classes", "drop")
+    says = ("held.jsonl:2: labels", "not classes: c (classes: a, b)", "data.task.classes", "drop")
     fails(*CLASSES, held, says=says)
 
 

@@ -785,7 +785,7 @@ def test_translations_become_two_files(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl", "made.en", "made.de"}
 
 
-def test_a_table_of_several_types_is_no_parquet_file(tmp_path):
+def test_a_column_of_several_types_is_an_error_of_parquet(tmp_path):
     rows = [{"text": f"a {n}", "label": "x" if n else 0} for n in range(9)]
     source = source_of(tmp_path, {"x.jsonl": jsonl(*rows)})
     with pytest.raises(UserError, match="a column has values of several types .*; choose .jsonl"):

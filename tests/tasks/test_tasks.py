@@ -128,7 +128,9 @@ def test_the_tags_of_a_sentence_are_as_many_as_its_words() -> None:
 
 def test_a_tag_that_training_never_saw_is_an_error() -> None:
     task = Tagging(classes=("A", "B"))
-    with pytest.raises(UserError, match="tags that training never saw: D .known: A, B.; drop those rows"):
+    with pytest.raises(
+        UserError, match="tags that training never saw: D .known: A, B.; drop those rows"
+    ):
         task.counts(Table([{"tokens": ["x"], "tags": ["D"]}]))
 
 

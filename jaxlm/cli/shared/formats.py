@@ -35,8 +35,8 @@ def convert_files(words: Sequence[str], to: str | None, out: str | None, force: 
     if to is None or out is None:
         raise UserError("convert needs --to FORMAT and --out FILE; `jaxlm data formats` lists them")
     form, path = _format_of(to), Path(out)
-    behind = path.parent.glob(f"{glob.escape(path.name)}.*") if form.separate else ()
-    if not force and (taken := next((p for p in (path, *behind) if p.exists()), None)):
+    others = path.parent.glob(f"{glob.escape(path.name)}.*") if form.separate else ()
+    if not force and (taken := next((p for p in (path, *others) if p.exists()), None)):
         raise UserError(f"--out: {taken} exists already; name another file, or add --force")
     (source,) = sources_of(words)
     found = source.recognised((*form.written, *form.keeps))

@@ -70,6 +70,14 @@ def step(function: F) -> F:
     return click.option("--step", type=STEP, metavar="N", help=about)(function)
 
 
+def weights(function: F) -> F:
+    return click.option(
+        "--weights",
+        type=click.Choice(["int8", "nf4"]),
+        help="store kernels in 8 or 4 bits (default: as the run has them)",
+    )(function)
+
+
 def json(function: F) -> F:
     about = "print JSON"
     return click.option("--json", "as_json", is_flag=True, help=about)(function)

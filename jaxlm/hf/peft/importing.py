@@ -114,8 +114,8 @@ def _import(
     held = bases.read_pretrained(plain, program, paths, reader, step, report=report)
     if getattr(plain.model, "family", None) is None:
         raise UserError(
-            f"--base: {given} names no model.family, so no tensor of the adapter has a place in it; "
-            "add model.family=NAME (`jaxlm presets` lists them)"
+            f"--base: {given} names no model.family, so no tensor of the adapter has a place in "
+            "it; add model.family=NAME (`jaxlm presets` lists them)"
         )
     chosen = family_for(RunDir(base), plain.model, None)
     layout = _fitting_layout(folder, plain, program, chosen, imported_class(RunDir(base)), report)
